@@ -1,0 +1,134 @@
+//! How many detail records one CPU may make, and what each stands for.
+//!
+//! A budget is a number of records for each window of time. The clock is read only when a window
+//! may have ended: the caller hands in a cheap tick (jiffies) and a closure for the real time, so
+//! the common path costs a compare.
+
+/// Length of a window, nanoseconds.
+pub const WINDOW_NS: u64 = 100_000_000;
+
+/// The state of one budget on one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Budget {
+    /// When the current window began, nanoseconds.
+    window_start_ns: u64,
+    /// The tick at which the clock was last read.
+    checked_tick: u64,
+    /// Records left in this window.
+    left: u32,
+    /// Events since the last record of this kind.
+    skipped: u32,
+}
+
+impl Budget {
+    /// Begins a new window when the last one is over.
+    #[inline(always)]
+    fn refill(&mut self, per_window: u32, tick: u64, now_ns: impl FnOnce() -> u64) {
+        if self.left > 0 || tick == self.checked_tick {
+            return;
+        }
+        self.checked_tick = tick;
+        let now = now_ns();
+        if now.wrapping_sub(self.window_start_ns) >= WINDOW_NS {
+            self.window_start_ns = now;
+            self.left = per_window;
+        }
+    }
+
+    /// One more event of a sampled kind: the weight of its record if one is to be made.
+    ///
+    /// Within the budget every event gets a record; beyond it one in `one_in` (0: none). The
+    /// weight counts this event and those skipped before it, so that weights add up to events.
+    #[inline(always)]
+    pub fn sample(
+        &mut self,
+        per_window: u32,
+        one_in: u32,
+        tick: u64,
+        now_ns: impl FnOnce() -> u64,
+    ) -> Option<u32> {
+        self.refill(per_window, tick, now_ns);
+        let weight = self.skipped.wrapping_add(1);
+        if self.left > 0 {
+            self.left -= 1;
+        } else if one_in == 0 || weight < one_in {
+            self.skipped = weight;
+            return None;
+        }
+        self.skipped = 0;
+        Some(weight)
+    }
+
+    /// One more event of a kind that is never sampled: whether it may have a record.
+    #[inline(always)]
+    pub fn take(&mut self, per_window: u32, tick: u64, now_ns: impl FnOnce() -> u64) -> bool {
+        self.refill(per_window, tick, now_ns);
+        if self.left == 0 {
+            return false;
+        }
+        self.left -= 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn within_the_budget_each_event_has_a_record() {
+        let mut budget = Budget::default();
+        for _ in 0..10 {
+            assert_eq!(budget.sample(10, 64, 1, || WINDOW_NS), Some(1));
+        }
+        assert_eq!(budget.sample(10, 64, 1, || unreachable!("same tick")), None);
+    }
+
+    #[test]
+    fn beyond_the_budget_weights_add_up_to_events() {
+        let mut budget = Budget::default();
+        let (mut weights, mut events, mut records) = (0u64, 0u64, 0u64);
+        for tick in 1..=5_000u64 {
+            for _ in 0..7 {
+                events += 1;
+                if let Some(weight) = budget.sample(3, 10, tick, || tick * WINDOW_NS / 40) {
+                    weights += u64::from(weight);
+                    records += 1;
+                }
+            }
+        }
+        assert_eq!(weights + u64::from(budget.skipped), events);
+        assert!(records < events / 5, "{records} records for {events} events");
+    }
+
+    #[test]
+    fn one_in_zero_means_budget_only() {
+        let mut budget = Budget::default();
+        let made = (0..1000).filter(|_| budget.sample(5, 0, 1, || WINDOW_NS).is_some()).count();
+        assert_eq!(made, 5);
+    }
+
+    #[test]
+    fn a_new_window_refills_and_carries_what_was_skipped() {
+        let mut budget = Budget::default();
+        assert!(budget.take(1, 1, || WINDOW_NS));
+        assert!(!budget.take(1, 1, || WINDOW_NS * 9));
+        assert!(!budget.take(1, 2, || WINDOW_NS + WINDOW_NS / 2));
+        assert!(budget.take(1, 3, || WINDOW_NS * 2));
+
+        let mut budget = Budget::default();
+        assert_eq!(budget.sample(1, 0, 1, || WINDOW_NS), Some(1));
+        assert_eq!(budget.sample(1, 0, 1, || 0), None);
+        assert_eq!(budget.sample(1, 0, 1, || 0), None);
+        assert_eq!(budget.sample(1, 0, 2, || WINDOW_NS * 2), Some(3));
+    }
+
+    #[test]
+    fn a_budget_of_zero_gives_nothing() {
+        let mut budget = Budget::default();
+        for tick in 1..100 {
+            assert!(!budget.take(0, tick, || tick * WINDOW_NS));
+        }
+    }
+}

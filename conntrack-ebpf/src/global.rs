@@ -1,0 +1,72 @@
+//! Names of the read-only globals that user space sets before the programs are loaded.
+//!
+//! Rust has no CO-RE: offsets are looked up in the running kernel's BTF and handed over. Globals
+//! are frozen, so the verifier treats them as constants and drops the branches they switch off.
+
+/// An offset that this kernel does not have; what needs it is switched off.
+pub const MISSING: u32 = u32::MAX;
+
+/// One member of a kernel structure that the programs read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Name of the global that carries its offset in bytes.
+    pub global: &'static str,
+    /// Structure, as BTF has it.
+    pub structure: &'static str,
+    /// Path of members, outermost first.
+    pub members: &'static [&'static str],
+    /// Size in bytes that the programs read; BTF has to agree. 0: an embedded structure.
+    pub size: u32,
+    /// What is not known without it.
+    pub purpose: &'static str,
+}
+
+macro_rules! fields {
+    ($($global:literal $structure:literal $members:expr, $size:literal, $purpose:literal;)*) => {
+        /// Every offset that the programs use.
+        pub const FIELDS: &[Field] = &[$(Field {
+            global: $global,
+            structure: $structure,
+            members: &$members,
+            size: $size,
+            purpose: $purpose,
+        }),*];
+    };
+}
+
+fields! {
+    "CT_STATUS" "nf_conn" ["status"], 8, "evictions, clash and dying drops";
+    "CT_TIMEOUT" "nf_conn" ["timeout"], 4, "telling evictions from expired entries";
+    "CT_NET" "nf_conn" ["ct_net", "net"], 8, "netns of a record";
+    "CT_ZONE" "nf_conn" ["zone", "id"], 2, "zone of a record";
+    "CT_TUPLEHASH" "nf_conn" ["tuplehash"], 0, "tuples of a record";
+    "NET_INUM" "net" ["ns", "inum"], 4, "netns of a record";
+    "SKB_NFCT" "sk_buff" ["_nfct"], 8, "clash and dying drops, origin of inserts";
+    "SKB_SK" "sk_buff" ["sk"], 8, "socket cgroup";
+    "SKB_IIF" "sk_buff" ["skb_iif"], 4, "ingress interface";
+    "SK_STATE" "sock" ["__sk_common", "skc_state"], 1, "socket cgroup";
+    "SK_LISTENER" "sock" ["__sk_common", "skc_listener"], 8, "socket cgroup of an answered SYN";
+    "SK_CGROUP" "sock" ["sk_cgrp_data", "cgroup"], 8, "socket cgroup";
+    "CGROUP_KN" "cgroup" ["kn"], 8, "socket cgroup";
+    "KERNFS_ID" "kernfs_node" ["id"], 8, "socket cgroup";
+}
+
+/// Records of inserts for each window and CPU before sampling begins (`u32`).
+pub const INSERT_BUDGET: &str = "INSERT_BUDGET";
+/// Beyond the budget, one insert in this many has a record; 0: none (`u32`).
+pub const INSERT_ONE_IN: &str = "INSERT_ONE_IN";
+/// Records of drops for each window and CPU (`u32`).
+pub const DROP_BUDGET: &str = "DROP_BUDGET";
+/// Records of evictions for each window and CPU (`u32`).
+pub const EVICTION_BUDGET: &str = "EVICTION_BUDGET";
+/// 1: an insert's record is completed when `__nf_conntrack_confirm` returns (`u32`).
+pub const RECORD_AT_CONFIRM: &str = "RECORD_AT_CONFIRM";
+/// Bytes waiting in the ring from which on the reader is woken for inserts too (`u32`).
+pub const WAKE_AT_BYTES: &str = "WAKE_AT_BYTES";
+/// Jiffies after which an open `early_drop` is taken for a missed end (`u32`).
+pub const STALE_TICKS: &str = "STALE_TICKS";
+
+/// The ring buffer's map name.
+pub const EVENTS_MAP: &str = "EVENTS";
+/// The per-CPU state's map name.
+pub const STATE_MAP: &str = "STATE";

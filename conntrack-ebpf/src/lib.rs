@@ -1,0 +1,28 @@
+//! The ABI between the eBPF programs and user space, and the programs' pure logic.
+//!
+//! Everything here is `no_std` and free of BPF helpers, so that it is compiled for both sides and
+//! tested on the host:
+//!
+//! * [`record`]: what travels through the ring buffer, one record type for each event;
+//! * [`counter`]: what is counted exactly, for each CPU;
+//! * [`budget`]: how many records may be made, and what a record stands for;
+//! * [`frame`]: which new flow made the kernel evict, over nested contexts;
+//! * [`state`]: the value of the per-CPU map, made of the above;
+//! * [`global`]: the read-only globals that user space sets before loading.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod budget;
+pub mod counter;
+pub mod frame;
+pub mod global;
+pub mod record;
+pub mod state;
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: `PerCpuState` is `repr(C)`, has no padding (asserted in `state`), no pointers and no
+    // invalid bit patterns: any bytes that the kernel hands out are a value of it.
+    unsafe impl aya::Pod for crate::state::PerCpuState {}
+}

@@ -1,0 +1,326 @@
+//! Ring buffer records: fixed layout, versioned, one type for each event.
+//!
+//! Every record starts with a [`Header`]; [`Header::kind`] says which type follows. Integers are
+//! in host order except where a field says otherwise. [`View::parse`] reads them back safely.
+
+use core::mem::size_of;
+
+/// Layout version, in every record. Raised with any change of size, order or meaning.
+pub const VERSION: u8 = 1;
+
+/// What happened; [`Header::kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// [`InsertRecord`]
+    Insert = 1,
+    /// [`DropRecord`]
+    Drop = 2,
+    /// [`EvictionRecord`]
+    Eviction = 3,
+}
+
+/// Why a packet was dropped; [`Header::reason`] of a [`DropRecord`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum DropReason {
+    /// The table was full and `early_drop` found nothing to evict.
+    TableFull = 1,
+    /// Another entry holds the tuple, or NAT found no free port, and the kernel can't merge them.
+    Clash = 2,
+    /// The hash chain was too long.
+    ChainTooLong = 3,
+    /// The entry was removed while its first packet was still under way.
+    Dying = 4,
+    /// As [`DropReason::TableFull`], for an entry that ctnetlink or BPF wanted to create: no packet lost.
+    TableFullRequest = 5,
+}
+
+/// Set in [`Header::flags`]: [`DropRecord::original`] or [`EvictionRecord::cause`] is filled in.
+pub const FLAG_CAUSE_KNOWN: u8 = 1;
+/// Set in [`Header::flags`]: the socket was looked at, so a cgroup id of 0 means "no socket".
+pub const FLAG_SOCKET_SEEN: u8 = 2;
+
+/// `struct nf_conntrack_tuple` (include/net/netfilter/nf_conntrack_tuple.h), the same on every
+/// kernel from 5.4 to 7.3: one direction of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Tuple {
+    /// Source address, network order; IPv4 uses the first word.
+    pub src: [u32; 4],
+    /// Source port, ICMP id or GRE key, network order.
+    pub src_port: u16,
+    /// Address family: 2 (IPv4) or 10 (IPv6).
+    pub l3num: u16,
+    /// Destination address, network order.
+    pub dst: [u32; 4],
+    /// Destination port, ICMP type and code, or GRE key, network order.
+    pub dst_port: u16,
+    /// Protocol number (6 TCP, 17 UDP, ...).
+    pub protonum: u8,
+    /// 0 original, 1 reply.
+    pub dir: u8,
+}
+
+/// The start of every record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Header {
+    /// [`VERSION`]
+    pub version: u8,
+    /// [`Kind`]
+    pub kind: u8,
+    /// [`DropReason`] of a drop, else 0.
+    pub reason: u8,
+    /// `FLAG_*`
+    pub flags: u8,
+    /// The network namespace's inode number.
+    pub netns: u32,
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub time_ns: u64,
+    /// How many events of this kind on this CPU the record stands for: 1, or more when sampled.
+    pub weight: u32,
+    /// CPU on which it happened.
+    pub cpu: u32,
+}
+
+/// Where a packet came from, as far as it could be told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Origin {
+    /// cgroup v2 id of the sending socket; 0: no socket, or unknown.
+    pub cgroup: u64,
+    /// Interface by which the packet came in; 0: sent from this host, or unknown.
+    pub ifindex: u32,
+    /// Conntrack zone id.
+    pub zone: u16,
+    /// Always 0.
+    pub reserved: u16,
+}
+
+/// An entry was confirmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct InsertRecord {
+    /// `kind` is [`Kind::Insert`].
+    pub header: Header,
+    /// As the opener sent it.
+    pub original: Tuple,
+    /// As answers come: after NAT, its source is the real server.
+    pub reply: Tuple,
+    /// The packet's origin.
+    pub origin: Origin,
+}
+
+/// A packet was lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct DropRecord {
+    /// `kind` is [`Kind::Drop`].
+    pub header: Header,
+    /// As the opener sent it; valid with [`FLAG_CAUSE_KNOWN`].
+    pub original: Tuple,
+    /// All zero for a table-full drop: there was no entry yet.
+    pub reply: Tuple,
+    /// The packet's origin.
+    pub origin: Origin,
+}
+
+/// A live entry was removed to make room for a new one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EvictionRecord {
+    /// `kind` is [`Kind::Eviction`].
+    pub header: Header,
+    /// Original direction of the removed entry.
+    pub victim: Tuple,
+    /// Its reply direction.
+    pub victim_reply: Tuple,
+    /// The new flow that needed room; valid with [`FLAG_CAUSE_KNOWN`].
+    pub cause: Tuple,
+    /// Origin of the new flow's packet (zone: the victim's).
+    pub origin: Origin,
+    /// `ct->status` of the victim (`IPS_*`, include/uapi/linux/netfilter/nf_conntrack_common.h).
+    pub victim_status: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Tuple>() == 40 && align_of::<Tuple>() == 4);
+    assert!(size_of::<Header>() == 24 && align_of::<Header>() == 8);
+    assert!(size_of::<Origin>() == 16 && align_of::<Origin>() == 8);
+    assert!(size_of::<InsertRecord>() == 120 && align_of::<InsertRecord>() == 8);
+    assert!(size_of::<DropRecord>() == 120 && align_of::<DropRecord>() == 8);
+    assert!(size_of::<EvictionRecord>() == 168 && align_of::<EvictionRecord>() == 8);
+};
+
+impl DropReason {
+    /// All reasons.
+    pub const ALL: [Self; 5] =
+        [Self::TableFull, Self::Clash, Self::ChainTooLong, Self::Dying, Self::TableFullRequest];
+
+    /// The reason with this number.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::TableFull),
+            2 => Some(Self::Clash),
+            3 => Some(Self::ChainTooLong),
+            4 => Some(Self::Dying),
+            5 => Some(Self::TableFullRequest),
+            _ => None,
+        }
+    }
+
+    /// The name used in metrics and output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TableFull => "table_full",
+            Self::Clash => "clash",
+            Self::ChainTooLong => "chain_too_long",
+            Self::Dying => "dying",
+            Self::TableFullRequest => "table_full_request",
+        }
+    }
+}
+
+/// A record read back from bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// An insert.
+    Insert(InsertRecord),
+    /// A drop.
+    Drop(DropRecord),
+    /// An eviction.
+    Eviction(EvictionRecord),
+}
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// The length does not fit the kind (or is shorter than a header).
+    Length(usize),
+    /// Written by another version.
+    Version(u8),
+    /// No such kind.
+    Kind(u8),
+}
+
+/// Reads fields one after another; every record is made of integers only.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let mut out = [0; N];
+        if let Some((head, tail)) = self.0.split_at_checked(N) {
+            out.copy_from_slice(head);
+            self.0 = tail;
+        }
+        out
+    }
+
+    fn u8(&mut self) -> u8 {
+        self.take::<1>()[0]
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_ne_bytes(self.take())
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_ne_bytes(self.take())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_ne_bytes(self.take())
+    }
+
+    fn words(&mut self) -> [u32; 4] {
+        [self.u32(), self.u32(), self.u32(), self.u32()]
+    }
+
+    fn tuple(&mut self) -> Tuple {
+        Tuple {
+            src: self.words(),
+            src_port: self.u16(),
+            l3num: self.u16(),
+            dst: self.words(),
+            dst_port: self.u16(),
+            protonum: self.u8(),
+            dir: self.u8(),
+        }
+    }
+
+    fn origin(&mut self) -> Origin {
+        Origin {
+            cgroup: self.u64(),
+            ifindex: self.u32(),
+            zone: self.u16(),
+            reserved: self.u16(),
+        }
+    }
+}
+
+impl View {
+    /// Reads one record. Any bytes give a value or a [`Malformed`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut fields = Fields(bytes);
+        if bytes.len() < size_of::<Header>() {
+            return Err(Malformed::Length(bytes.len()));
+        }
+        let header = Header {
+            version: fields.u8(),
+            kind: fields.u8(),
+            reason: fields.u8(),
+            flags: fields.u8(),
+            netns: fields.u32(),
+            time_ns: fields.u64(),
+            weight: fields.u32(),
+            cpu: fields.u32(),
+        };
+        if header.version != VERSION {
+            return Err(Malformed::Version(header.version));
+        }
+        let (kind, length) = match header.kind {
+            1 => (Kind::Insert, size_of::<InsertRecord>()),
+            2 => (Kind::Drop, size_of::<DropRecord>()),
+            3 => (Kind::Eviction, size_of::<EvictionRecord>()),
+            other => return Err(Malformed::Kind(other)),
+        };
+        if bytes.len() != length {
+            return Err(Malformed::Length(bytes.len()));
+        }
+        Ok(match kind {
+            Kind::Insert => Self::Insert(InsertRecord {
+                header,
+                original: fields.tuple(),
+                reply: fields.tuple(),
+                origin: fields.origin(),
+            }),
+            Kind::Drop => Self::Drop(DropRecord {
+                header,
+                original: fields.tuple(),
+                reply: fields.tuple(),
+                origin: fields.origin(),
+            }),
+            Kind::Eviction => Self::Eviction(EvictionRecord {
+                header,
+                victim: fields.tuple(),
+                victim_reply: fields.tuple(),
+                cause: fields.tuple(),
+                origin: fields.origin(),
+                victim_status: fields.u64(),
+            }),
+        })
+    }
+
+    /// The header of whichever record it is.
+    pub const fn header(&self) -> &Header {
+        match self {
+            Self::Insert(record) => &record.header,
+            Self::Drop(record) => &record.header,
+            Self::Eviction(record) => &record.header,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,19 @@
+//! The user side of ctpressure, one room for each question:
+//!
+//! * [`sys`]: the only unsafe code: bpf(2), netlink sockets, perf events, capabilities;
+//! * [`kernel`]: what the running kernel is;
+//! * [`probes`]: which function is probed how, the loader, exact totals, the ring reader;
+//! * [`events`]: what a record means to a person or a script, and filters;
+//! * [`agent`]: the sampler and its snapshot, the life cycle of the probes;
+//! * [`serve`]: HTTP and the local socket;
+//! * [`cli`]: arguments and printing.
+
+#![deny(unsafe_code)]
+
+pub mod agent;
+pub mod cli;
+pub mod events;
+pub mod kernel;
+pub mod probes;
+pub mod serve;
+pub mod sys;

@@ -1,0 +1,3 @@
+//! `ctpressure`: see `conntrack_user::cli`.
+
+fn main() {}

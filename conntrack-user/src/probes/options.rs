@@ -1,0 +1,75 @@
+//! What can be chosen about the probes.
+
+use std::{fmt, str::FromStr};
+
+/// How a program is hung into a kernel function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mechanism {
+    /// fentry and fexit: BPF trampolines, cheap, need BTF of the function.
+    Fentry,
+    /// kprobe and kretprobe: work by symbol alone.
+    Kprobe,
+}
+
+/// The given text names no mechanism.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown mechanism `{0}`: use `fentry` or `kprobe`")]
+pub struct UnknownMechanism(String);
+
+impl fmt::Display for Mechanism {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+        })
+    }
+}
+
+impl FromStr for Mechanism {
+    type Err = UnknownMechanism;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "fentry" => Ok(Self::Fentry),
+            "kprobe" => Ok(Self::Kprobe),
+            other => Err(UnknownMechanism(other.to_owned())),
+        }
+    }
+}
+
+/// How the probes are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Use this mechanism only; `None`: the first that the kernel offers, hook by hook.
+    pub mechanism: Option<Mechanism>,
+    /// Insert records for each second and CPU before sampling begins.
+    pub insert_budget: u32,
+    /// Beyond the budget one insert in this many has a record; 0: none.
+    pub insert_one_in: u32,
+    /// Drop records for each second and CPU.
+    pub drop_budget: u32,
+    /// Eviction records for each second and CPU.
+    pub eviction_budget: u32,
+    /// Size of the ring buffer in bytes; rounded up to a power of two of at least a page.
+    pub ring_bytes: u32,
+    /// Functions to treat as if the kernel did not have them (for tests).
+    pub without_functions: Vec<String>,
+    /// Where vmlinux BTF is; `None`: /sys/kernel/btf/vmlinux.
+    pub btf: Option<std::path::PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            mechanism: None,
+            insert_budget: 1_000,
+            insert_one_in: 64,
+            drop_budget: 10_000,
+            eviction_budget: 10_000,
+            ring_bytes: 1 << 20,
+            without_functions: Vec::new(),
+            btf: None,
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! `cargo xtask`: everything a developer types.
+
+fn main() {}
