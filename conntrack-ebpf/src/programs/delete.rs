@@ -1,0 +1,103 @@
+//! An entry leaves the hash table; under `early_drop` a live one is an eviction.
+
+use aya_ebpf::{
+    macros::{fentry, kprobe},
+    programs::{FEntryContext, ProbeContext},
+};
+use conntrack_ebpf::{counter::Counter, frame::Frame, state::PerCpuState};
+
+use super::{
+    emit, globals,
+    maps::{FRAMES, count, count_atomic, early_drop_is_open, state},
+    read,
+};
+
+/// `IPS_ASSURED`: `early_drop` spares these; one that goes inside it was expired.
+const ASSURED: u64 = 1 << 2;
+
+#[inline(always)]
+fn left_the_table(ct: u64) {
+    let Some(state) = state() else { return };
+    count(state, Counter::Deletes);
+    if early_drop_is_open() {
+        evicted(state, ct);
+    }
+}
+
+/// Counts and records an eviction if this task is inside `early_drop` and the entry was live.
+///
+/// `early_drop` also reaps expired entries that it meets; the kernel doesn't count those either.
+#[inline(always)]
+fn evicted(state: *mut PerCpuState, ct: u64) {
+    let Some(frames) = FRAMES.get_ptr_mut(read::task_key()) else { return };
+    let tick = read::tick();
+    // SAFETY: a live map value that only this task, and softirqs on top of it, use.
+    let frames = unsafe { &mut *frames };
+    let Some(frame) = frames.top(tick, u64::from(globals::STALE_TICKS.load())) else { return };
+    let (Some(status), Some(timeout)) =
+        (read::ct_status(ct), read::member::<u32>(ct, globals::CT_TIMEOUT.load()))
+    else {
+        return;
+    };
+    // As nf_ct_is_expired(): both are 32-bit jiffies that wrap.
+    let expired = timeout.wrapping_sub(tick as u32) as i32 <= 0;
+    if status & ASSURED != 0 || expired {
+        return;
+    }
+    frame.evicted += 1;
+    count_atomic(state, Counter::Evictions, 1);
+    if frame.known == 0 || frame.tainted != 0 {
+        count_atomic(state, Counter::EvictionsCauseUnknown, 1);
+    }
+    let frame: &Frame = frame;
+    emit::eviction(state, ct, status, frame);
+}
+
+/// match: v6.1..v7.3 net/netfilter/nf_conntrack_core.c: void __nf_ct_delete_from_lists(ct)
+/// match: v5.4..v6.0 net/netfilter/nf_conntrack_core.c: void nf_ct_delete_from_lists(ct)
+///
+/// Called once for each entry that leaves, with softirqs off (6.1 and later).
+#[fentry]
+fn delete_fentry(ctx: FEntryContext) -> u32 {
+    left_the_table(ctx.arg::<*const u8>(0) as u64);
+    0
+}
+
+/// match: as above
+#[kprobe]
+fn delete_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(ct) = ctx.arg(0) {
+        left_the_table(ct);
+    }
+    0
+}
+
+/// `ct->ct_general.use`: a reference count at offset 0 of `struct nf_conn` on every kernel.
+const CT_USE: u32 = 0;
+
+/// `nf_ct_remove_expectations` is called twice for an entry, with softirqs off: when it leaves
+/// the table, and when its last reference is gone.
+#[inline(always)]
+fn expectations_removed(ct: u64) {
+    if read::member::<u32>(ct, CT_USE).is_some_and(|references| references != 0) {
+        left_the_table(ct);
+    }
+}
+
+/// match: v5.4..v7.3 net/netfilter/nf_conntrack_expect.c: void nf_ct_remove_expectations(ct)
+///
+/// For kernels whose compiler inlined the functions above.
+#[fentry]
+fn delete_expectations_fentry(ctx: FEntryContext) -> u32 {
+    expectations_removed(ctx.arg::<*const u8>(0) as u64);
+    0
+}
+
+/// match: as above
+#[kprobe]
+fn delete_expectations_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(ct) = ctx.arg(0) {
+        expectations_removed(ct);
+    }
+    0
+}

@@ -1,0 +1,172 @@
+//! The table is full: `early_drop` looks for something to evict, for the sake of one new flow.
+//!
+//! Never called below the limit, so none of this costs anything in a table with room.
+
+use aya_ebpf::{
+    macros::{fentry, fexit, kprobe, kretprobe},
+    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
+};
+use conntrack_ebpf::{
+    counter::Counter,
+    frame::{Frame, Frames},
+    record::DropReason,
+    state::PerCpuState,
+};
+
+use super::{
+    emit,
+    maps::{FRAMES, count_atomic, early_drop_closed, early_drop_opened, state},
+    read,
+};
+
+/// What the new flow is, as far as this CPU's last allocation fits the call.
+#[inline(always)]
+fn describe(state: *mut PerCpuState, net: u64, hash: u32, id: u64) -> Frame {
+    let mut frame = Frame { id, net, tick: read::tick(), ..Frame::default() };
+    // ctnetlink and BPF allocate with hash 0 (nf_conntrack_alloc).
+    frame.request = u8::from(hash == 0);
+    // SAFETY: `state` is a live map value of this CPU.
+    let flow = unsafe { (*state).new_flow };
+    if flow.net != net || (flow.hash != hash && flow.hash_alt != hash) {
+        return frame;
+    }
+    if let Some(tuple) = read::member(flow.tuple, 0) {
+        frame.cause = tuple;
+        frame.known = 1;
+        let (origin, flags) = read::origin(flow.skb, 0);
+        frame.origin = origin;
+        frame.flags = flags;
+    }
+    frame
+}
+
+#[inline(always)]
+fn begin(net: u64, hash: u32, id: u64) {
+    let Some(state) = state() else { return };
+    let frame = describe(state, net, hash, id);
+    let key = read::task_key();
+    early_drop_opened();
+    if let Some(frames) = FRAMES.get_ptr_mut(key) {
+        // SAFETY: a live map value that only this task, and softirqs on top of it, use.
+        if !unsafe { (*frames).push(&frame) } {
+            count_atomic(state, Counter::FramesLost, 1);
+        }
+        return;
+    }
+    let mut frames = Frames::default();
+    frames.push(&frame);
+    if FRAMES.insert(key, &frames, 0).is_err() {
+        count_atomic(state, Counter::FramesLost, 1);
+    }
+}
+
+#[inline(always)]
+fn end(id: u64, evicted: bool) {
+    let Some(state) = state() else { return };
+    early_drop_closed();
+    let key = read::task_key();
+    let Some(frames) = FRAMES.get_ptr_mut(key) else {
+        refused(state, evicted, None);
+        return;
+    };
+    // SAFETY: a live map value that only this task, and softirqs on top of it, use.
+    let frames = unsafe { &mut *frames };
+    refused(state, evicted, frames.pop(id));
+    if frames.depth() == 0 {
+        let _: Result<(), i32> = FRAMES.remove(key);
+    }
+}
+
+/// Nothing was evicted: the new flow is refused.
+#[inline(always)]
+fn refused(state: *mut PerCpuState, evicted: bool, frame: Option<&Frame>) {
+    if evicted {
+        return;
+    }
+    let Some(frame) = frame else {
+        // The begin was missed: a drop all the same, of which nothing more is known.
+        count_atomic(state, Counter::DropTableFull, 1);
+        count_atomic(state, Counter::DropsNotDetailed, 1);
+        return;
+    };
+    let (counter, reason) = if frame.request != 0 {
+        (Counter::RefusedTableFull, DropReason::TableFullRequest)
+    } else {
+        (Counter::DropTableFull, DropReason::TableFull)
+    };
+    count_atomic(state, counter, 1);
+    emit::drop_of_flow(state, reason, frame);
+}
+
+/// Names a call by its arguments: two open calls for the same flow in one task can't be.
+#[inline(always)]
+fn id_of_arguments(net: u64, hash: u32) -> u64 {
+    net ^ (u64::from(hash) << 32)
+}
+
+/// match: v5.4..v7.3 net/netfilter/nf_conntrack_core.c: unsigned int early_drop(net, hash)
+#[fentry]
+fn early_drop_fentry(ctx: FEntryContext) -> u32 {
+    let net: *const u8 = ctx.arg(0);
+    let hash: u32 = ctx.arg(1);
+    begin(net as u64, hash, id_of_arguments(net as u64, hash));
+    0
+}
+
+/// match: as above
+#[fexit]
+fn early_drop_fexit(ctx: FExitContext) -> u32 {
+    let net: *const u8 = ctx.arg(0);
+    let hash: u32 = ctx.arg(1);
+    let evicted: u32 = ctx.arg(2);
+    end(id_of_arguments(net as u64, hash), evicted & 0xff != 0);
+    0
+}
+
+/// The stack pointer at the call's begin names the call: contexts have different stacks, and calls
+/// in one context different depths.
+#[kprobe]
+fn early_drop_kprobe(ctx: ProbeContext) -> u32 {
+    let (Some(net), Some(hash)) = (ctx.arg::<u64>(0), ctx.arg::<u32>(1)) else {
+        return 0;
+    };
+    // SAFETY: the context of a kprobe is a `struct pt_regs`.
+    begin(net, hash, unsafe { stack_pointer(&raw const *ctx.regs) });
+    0
+}
+
+/// match: as above
+#[kretprobe]
+fn early_drop_kretprobe(ctx: RetProbeContext) -> u32 {
+    let evicted: u32 = ctx.ret();
+    // SAFETY: the context of a kretprobe is a `struct pt_regs`.
+    let pointer = unsafe { stack_pointer(&raw const *ctx.regs) };
+    end(pointer.wrapping_sub(RETURN_POPS), evicted & 0xff != 0);
+    0
+}
+
+/// What the return of a function takes off the stack.
+#[cfg(bpf_target_arch = "x86_64")]
+const RETURN_POPS: u64 = 8;
+#[cfg(not(bpf_target_arch = "x86_64"))]
+const RETURN_POPS: u64 = 0;
+
+/// # Safety
+///
+/// `regs` is the context of a kprobe or kretprobe.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn stack_pointer(regs: *const aya_ebpf::bindings::pt_regs) -> u64 {
+    // SAFETY: see above; the verifier checks the access.
+    unsafe { (*regs).rsp }
+}
+
+/// # Safety
+///
+/// `regs` is the context of a kprobe or kretprobe.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+unsafe fn stack_pointer(regs: *const aya_ebpf::bindings::user_pt_regs) -> u64 {
+    // SAFETY: see above; the verifier checks the access.
+    unsafe { (*regs).sp }
+}

@@ -1,0 +1,77 @@
+//! The maps, and the counters in them.
+
+use core::{
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    sync::atomic::AtomicU64,
+};
+
+use aya_ebpf::{
+    macros::map,
+    maps::{HashMap, PerCpuArray, RingBuf},
+};
+use conntrack_ebpf::{counter::Counter, frame::Frames, state::PerCpuState};
+
+/// See [`PerCpuState`]; one element.
+#[map]
+static STATE: PerCpuArray<PerCpuState> = PerCpuArray::with_max_entries(1, 0);
+
+/// Records for user space; the size is set when it is loaded.
+#[map]
+pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Open calls of `early_drop`, by task. An element lives as long as a call is open, so the number
+/// is bounded by the tasks that are inside at once: two for each CPU at the most, but for
+/// preempted ones.
+#[map]
+pub(super) static FRAMES: HashMap<u64, Frames> = HashMap::with_max_entries(4096, 0);
+
+/// Packets that `nf_ct_resolve_clash` refused, by `struct sk_buff *`, until
+/// `__nf_conntrack_confirm` returns: so that the drop isn't counted twice.
+#[map]
+pub(super) static CLASHED: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
+
+/// Open calls of `early_drop` on all CPUs. While it is 0 a delete needs no look-up.
+static EARLY_DROPS: AtomicU64 = AtomicU64::new(0);
+
+/// This CPU's state. It can't be missing: the element has index 0 of an array of one.
+#[inline(always)]
+pub(super) fn state() -> Option<*mut PerCpuState> {
+    STATE.get_ptr_mut(0)
+}
+
+/// Counts where softirqs are off, so that nothing else can run between load and store.
+#[inline(always)]
+pub(super) fn count(state: *mut PerCpuState, counter: Counter) {
+    // SAFETY: `state` is a live map value; the index is a constant below its length.
+    unsafe { (*state).counters[counter as usize] += 1 }
+}
+
+/// Counts where a softirq may interrupt (or for what is rare).
+#[inline(always)]
+pub(super) fn count_atomic(state: *mut PerCpuState, counter: Counter, by: u64) {
+    // SAFETY: a live, 8-byte aligned word of a map value. The target has no `fetch_add`, since it
+    // has no compare-and-swap, but one instruction that adds.
+    unsafe {
+        let word = &raw mut (*state).counters[counter as usize];
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, by);
+    }
+}
+
+#[inline(always)]
+pub(super) fn early_drop_opened() {
+    // SAFETY: as in `count_atomic`.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(EARLY_DROPS.as_ptr(), 1) };
+}
+
+#[inline(always)]
+pub(super) fn early_drop_closed() {
+    // SAFETY: as in `count_atomic`.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(EARLY_DROPS.as_ptr(), u64::MAX) };
+}
+
+#[inline(always)]
+pub(super) fn early_drop_is_open() -> bool {
+    // SAFETY: an aligned word that lives as long as the program; BPF loads of it don't tear. (The
+    // target's code generator has no atomic load.)
+    unsafe { EARLY_DROPS.as_ptr().read_volatile() != 0 }
+}

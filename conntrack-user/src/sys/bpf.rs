@@ -1,0 +1,249 @@
+//! bpf(2): what aya has no call for. See `include/uapi/linux/bpf.h`.
+//!
+//! Programs are loaded here because aya 0.14 can't hang a tracing program into a function of a
+//! kernel module (it never sets `attach_btf_obj_fd`).
+
+use std::{
+    ffi::{CStr, CString},
+    io,
+    mem::{size_of, zeroed},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+};
+
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_btf_info, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type,
+};
+
+/// A kernel function that a tracing program is hung into.
+#[derive(Clone, Copy, Debug)]
+pub struct TracingTarget<'a> {
+    /// Type id of its FUNC in the BTF of vmlinux or of the module.
+    pub btf_id: u32,
+    /// The module's BTF; `None`: vmlinux.
+    pub module: Option<BorrowedFd<'a>>,
+    /// At the return (fexit) instead of the entry (fentry).
+    pub at_return: bool,
+}
+
+/// What kind of program to load.
+#[derive(Clone, Copy, Debug)]
+pub enum ProgramKind<'a> {
+    /// fentry or fexit.
+    Tracing(TracingTarget<'a>),
+    /// kprobe or kretprobe.
+    Kprobe,
+}
+
+/// The kernel refused to load a program.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}{}", verifier_says(.log))]
+pub struct LoadError {
+    /// What bpf(2) returned.
+    pub error: io::Error,
+    /// The last lines of the verifier's log; empty if it said nothing.
+    pub log: String,
+}
+
+fn verifier_says(log: &str) -> String {
+    if log.is_empty() { String::new() } else { format!("; the verifier says: {log}") }
+}
+
+/// One call of bpf(2). `attr` has to hold for `cmd` valid pointers that outlive the call.
+fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
+    // SAFETY: `attr` is a whole, zero-extended `union bpf_attr`; pointers in it were taken by the
+    // callers below from values that live beyond this call. The kernel copies and checks the rest.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_bpf, cmd as libc::c_int, &raw mut *attr, size_of::<bpf_attr>())
+    };
+    if ret < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    RawFd::try_from(ret).map_err(io::Error::other)
+}
+
+fn bpf_fd(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    let fd = bpf(cmd, attr)?;
+    // SAFETY: for the commands used with this function the kernel returns a new descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn attr() -> bpf_attr {
+    // SAFETY: `union bpf_attr` is made of integers; all zero is its empty value.
+    unsafe { zeroed() }
+}
+
+fn address<T: ?Sized>(pointer: *const T) -> u64 {
+    pointer.cast::<u8>() as u64
+}
+
+/// `BPF_PROG_LOAD`. On failure it is tried once more to get the verifier's log.
+pub fn load_program(
+    name: &str,
+    kind: ProgramKind<'_>,
+    instructions: &[bpf_insn],
+    license: &CStr,
+) -> Result<OwnedFd, LoadError> {
+    let mut log = Vec::new();
+    match try_load(name, kind, instructions, license, &mut log) {
+        Ok(fd) => Ok(fd),
+        Err(error) => {
+            log.resize(1 << 20, 0);
+            let retried = try_load(name, kind, instructions, license, &mut log);
+            let text = CStr::from_bytes_until_nul(&log).map(CStr::to_string_lossy);
+            let text = text.unwrap_or_default();
+            let mut tail: Vec<&str> = text.lines().rev().skip(1).take(3).collect();
+            tail.reverse();
+            retried.map_err(|_| LoadError { error, log: tail.join(" | ") })
+        }
+    }
+}
+
+fn try_load(
+    name: &str,
+    kind: ProgramKind<'_>,
+    instructions: &[bpf_insn],
+    license: &CStr,
+    log: &mut [u8],
+) -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    // SAFETY: the members written belong to the variant of BPF_PROG_LOAD; all start as zero.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.insns = address(instructions.as_ptr());
+    load.insn_cnt = u32::try_from(instructions.len()).map_err(io::Error::other)?;
+    load.license = address(license.as_ptr());
+    // BPF_OBJ_NAME_LEN is 16 with the closing zero; longer names are cut.
+    for (to, from) in load.prog_name.iter_mut().zip(name.bytes().take(15)) {
+        *to = from.cast_signed();
+    }
+    match kind {
+        ProgramKind::Kprobe => load.prog_type = bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32,
+        ProgramKind::Tracing(target) => {
+            load.prog_type = bpf_prog_type::BPF_PROG_TYPE_TRACING as u32;
+            load.expected_attach_type = if target.at_return {
+                bpf_attach_type::BPF_TRACE_FEXIT as u32
+            } else {
+                bpf_attach_type::BPF_TRACE_FENTRY as u32
+            };
+            load.attach_btf_id = target.btf_id;
+            if let Some(module) = target.module {
+                load.__bindgen_anon_1.attach_btf_obj_fd = module.as_raw_fd().cast_unsigned();
+            }
+        }
+    }
+    if !log.is_empty() {
+        load.log_level = 1;
+        load.log_buf = address(log.as_ptr());
+        load.log_size = u32::try_from(log.len()).map_err(io::Error::other)?;
+    }
+    bpf_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr)
+}
+
+/// `BPF_RAW_TRACEPOINT_OPEN` without a name: attaches a loaded tracing program to its target.
+/// It is attached as long as the returned descriptor is open.
+pub fn attach_tracing(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    attr.raw_tracepoint.prog_fd = program.as_raw_fd().cast_unsigned();
+    bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
+}
+
+/// `BPF_MAP_UPDATE_ELEM` of element 0 of an array whose value is `value` (a data section).
+pub fn write_section(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+    let key = 0_u32;
+    let mut attr = attr();
+    // SAFETY: the members written belong to the variant of map element commands.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = map.as_raw_fd().cast_unsigned();
+    element.key = address(&raw const key);
+    element.__bindgen_anon_1.value = address(value.as_ptr());
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(|_| ())
+}
+
+/// `BPF_MAP_FREEZE`: user space can't write it any more, so the verifier may fold its values.
+pub fn freeze_map(map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = attr();
+    // SAFETY: as in `write_section`.
+    unsafe { attr.__bindgen_anon_2.map_fd = map.as_raw_fd().cast_unsigned() };
+    bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(|_| ())
+}
+
+/// What the kernel says of a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProgramInfo {
+    /// Times that it was skipped by the recursion guard (tracing: 5.12; kprobe: 6.8).
+    pub recursion_misses: u64,
+    /// Nanoseconds that it ran; 0 unless kernel.bpf_stats_enabled.
+    pub run_time_ns: u64,
+    /// Times that it ran; 0 as above.
+    pub run_count: u64,
+}
+
+/// `BPF_OBJ_GET_INFO_BY_FD` of a program.
+pub fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
+    // SAFETY: `struct bpf_prog_info` is made of integers and bit fields; all zero is valid.
+    let mut info: bpf_prog_info = unsafe { zeroed() };
+    object_info(program, &mut info)?;
+    Ok(ProgramInfo {
+        recursion_misses: info.recursion_misses,
+        run_time_ns: info.run_time_ns,
+        run_count: info.run_cnt,
+    })
+}
+
+/// `T` is the info struct that belongs to the kind of object.
+fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = attr();
+    attr.info.bpf_fd = object.as_raw_fd().cast_unsigned();
+    attr.info.info = address(&raw const *info);
+    attr.info.info_len = u32::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(|_| ())
+}
+
+/// The BTF object of a kernel module: all BTF objects are walked by id. Needs `CAP_SYS_ADMIN`.
+///
+/// `Ok(None)`: the kernel has no BTF of that module.
+pub fn module_btf(module: &str) -> io::Result<Option<OwnedFd>> {
+    let mut id = 0;
+    loop {
+        let mut next = attr();
+        // SAFETY: the member belongs to the variant of the commands by id.
+        unsafe { next.__bindgen_anon_6.__bindgen_anon_1.start_id = id };
+        match bpf(bpf_cmd::BPF_BTF_GET_NEXT_ID, &mut next) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        // SAFETY: as above; the kernel has filled it in.
+        id = unsafe { next.__bindgen_anon_6.next_id };
+        let mut by_id = attr();
+        // SAFETY: as above.
+        unsafe { by_id.__bindgen_anon_6.__bindgen_anon_1.btf_id = id };
+        let btf = match bpf_fd(bpf_cmd::BPF_BTF_GET_FD_BY_ID, &mut by_id) {
+            Ok(btf) => btf,
+            // Gone since: a program that carried it was unloaded.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
+            Err(error) => return Err(error),
+        };
+        if kernel_btf_name(&btf)?.as_deref() == Some(module) {
+            return Ok(Some(btf));
+        }
+    }
+}
+
+/// The name of a BTF object that belongs to the kernel (`vmlinux` or a module).
+fn kernel_btf_name(btf: &OwnedFd) -> io::Result<Option<String>> {
+    use std::os::fd::AsFd as _;
+
+    let mut name = [0_u8; 64];
+    // SAFETY: `struct bpf_btf_info` is made of integers; all zero is valid.
+    let mut info: bpf_btf_info = unsafe { zeroed() };
+    info.name = address(name.as_mut_ptr());
+    info.name_len = 64;
+    object_info(btf.as_fd(), &mut info)?;
+    let name = CStr::from_bytes_until_nul(&name).map_err(io::Error::other)?;
+    Ok((info.kernel_btf != 0).then(|| name.to_string_lossy().into_owned()))
+}
+
+/// Makes a C string of a name that the kernel gave; it can't have a zero inside.
+pub(super) fn c_string(text: &str) -> io::Result<CString> {
+    CString::new(text).map_err(io::Error::other)
+}
