@@ -1,0 +1,188 @@
+//! `ctgen`: new flows of chosen tuples for the tests and benchmarks of ctpressure.
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::{Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use ctpressure_tests::traffic::{
+    bench,
+    flow::{Addresses, Family, Plan, Ports, Protocol},
+    send::{self, Pace},
+    sockets::{self, Transport},
+};
+use ipnet::IpNet;
+
+/// Opens new flows of chosen tuples and counts what the kernel says to each. Every run prints one
+/// JSON object.
+#[derive(Parser)]
+#[command(name = "ctgen", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Sends one packet for each flow through raw sockets; the tuples are all distinct. Needs root
+    /// and a route to a place where nobody answers.
+    Send(Send),
+    /// Opens flows by real sockets to `ctgen serve`, answered, and holds them.
+    Connect(Connect),
+    /// Answers TCP connections and UDP datagrams until it is ended.
+    Serve {
+        /// Address and port of both.
+        #[arg(long, default_value = "[::]:7000")]
+        listen: SocketAddr,
+    },
+    /// Nanoseconds of `CLOCK_MONOTONIC` for new loopback UDP flows, the sends only.
+    BenchSend {
+        /// How many.
+        #[arg(long, default_value_t = 20_000)]
+        flows: u64,
+    },
+    /// Nanoseconds of `CLOCK_MONOTONIC` for the deletion of as many entries (a ctnetlink flush of
+    /// the whole table of this network namespace).
+    BenchEnd {
+        /// How many.
+        #[arg(long, default_value_t = 20_000)]
+        flows: u64,
+    },
+}
+
+#[derive(Args)]
+struct Send {
+    /// Kinds of packets, dealt out in turn.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "udp")]
+    protocol: Vec<Protocol>,
+    /// Address families, dealt out in turn.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "4")]
+    family: Vec<Family>,
+    /// IPv4 sources; they need not be addresses of this host.
+    #[arg(long, default_value = "198.18.0.0/16")]
+    source: IpNet,
+    /// IPv4 destinations.
+    #[arg(long, default_value = "198.19.0.0/16")]
+    destination: IpNet,
+    /// IPv6 sources.
+    #[arg(long, default_value = "fd00:c7:0:1::/112")]
+    source6: IpNet,
+    /// IPv6 destinations.
+    #[arg(long, default_value = "fd00:c7:0:2::/112")]
+    destination6: IpNet,
+    /// Source ports (ICMP: ids).
+    #[arg(long, default_value = "1024-65535")]
+    source_ports: Ports,
+    /// Destination ports.
+    #[arg(long, default_value = "7000")]
+    destination_ports: Ports,
+    /// How many flows.
+    #[arg(long, default_value_t = 1_000)]
+    flows: u64,
+    /// Number of the first flow: runs with disjoint numbers have disjoint tuples.
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// Flows a second, all threads together; without it as fast as it goes.
+    #[arg(long)]
+    rate: Option<u32>,
+    /// Stop after this many seconds even if flows are left.
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Sending threads; each takes one part of the flows.
+    #[arg(long, default_value_t = 1)]
+    threads: u32,
+    /// CPUs that the threads are pinned to, in turn.
+    #[arg(long, value_delimiter = ',')]
+    cpus: Vec<usize>,
+}
+
+#[derive(Args)]
+struct Connect {
+    /// Kind of socket.
+    #[arg(long, value_enum, default_value = "tcp")]
+    transport: Transport,
+    /// Where `ctgen serve` listens.
+    #[arg(long)]
+    destination: SocketAddr,
+    /// How many flows, each from a port of its own.
+    #[arg(long, default_value_t = 100)]
+    flows: u64,
+    /// Keep them open for this many seconds after the last one.
+    #[arg(long, default_value_t = 0.0)]
+    hold: f64,
+}
+
+impl Send {
+    fn run(self) -> Result<()> {
+        let seconds = self.seconds.unwrap_or(0.0);
+        ensure!(
+            seconds >= 0.0 && seconds.is_finite(),
+            "--seconds wants a number from 0 up"
+        );
+        let addresses: Vec<_> = self
+            .family
+            .iter()
+            .map(|family| match family {
+                Family::V4 => Addresses {
+                    source: self.source,
+                    destination: self.destination,
+                },
+                Family::V6 => Addresses {
+                    source: self.source6,
+                    destination: self.destination6,
+                },
+            })
+            .collect();
+        let plan = Plan::new(
+            &self.protocol,
+            &addresses,
+            self.source_ports,
+            self.destination_ports,
+            self.first,
+            self.flows,
+        )?;
+        let pace = Pace {
+            threads: self.threads,
+            cpus: self.cpus,
+            rate: self.rate,
+            limit: self.seconds.map(Duration::from_secs_f64),
+        };
+        print(&send::send(&plan, &pace)?)
+    }
+}
+
+fn print(value: &impl serde::Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Send(send) => send.run(),
+        Command::Connect(Connect {
+            transport,
+            destination,
+            flows,
+            hold,
+        }) => {
+            ensure!(
+                hold >= 0.0 && hold.is_finite(),
+                "--hold wants a number of seconds from 0 up"
+            );
+            let hold = Duration::from_secs_f64(hold);
+            print(&sockets::connect(transport, destination, flows, hold)?)
+        }
+        Command::Serve { listen } => sockets::serve(listen),
+        Command::BenchSend { flows } => print(&bench::send(flows)?),
+        Command::BenchEnd { flows } => print(&bench::end(flows)?),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ctgen: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Handles of a scenario on the machine that it runs on.

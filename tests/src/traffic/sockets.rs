@@ -1,0 +1,166 @@
+//! Flows with a real socket at both ends: answered, so that conntrack sees replies (and calls TCP
+//! entries ASSURED, which `early_drop` never evicts).
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+
+use super::tally::Tally;
+
+/// Which kind of socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Transport {
+    /// One datagram there, the same one back.
+    Udp,
+    /// Connect; one byte there and back.
+    Tcp,
+}
+
+/// How long a peer may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+/// Answers TCP connections and UDP datagrams on `address`, until the process is ended.
+///
+/// Prints one line when both are bound, so that a caller knows when to begin.
+pub fn serve(address: SocketAddr) -> Result<()> {
+    let udp = UdpSocket::bind(address).with_context(|| format!("binding UDP {address}"))?;
+    let tcp = TcpListener::bind(address).with_context(|| format!("binding TCP {address}"))?;
+    tcp.set_nonblocking(true)?;
+    thread::spawn(move || echo_datagrams(&udp));
+    println!("serving {}", tcp.local_addr()?);
+    io::stdout().flush()?;
+    let mut streams: Vec<TcpStream> = Vec::new();
+    loop {
+        loop {
+            match tcp.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(true)?;
+                    streams.push(stream);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error).context("accepting a connection"),
+            }
+        }
+        streams.retain_mut(echo_byte);
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn echo_datagrams(socket: &UdpSocket) {
+    let mut buffer = [0; 2048];
+    loop {
+        // An error here belongs to an earlier answer (ICMP); the socket itself goes on.
+        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            drop(socket.send_to(&buffer[..length], from));
+        }
+    }
+}
+
+/// Sends back what came; false when the peer is gone.
+fn echo_byte(stream: &mut TcpStream) -> bool {
+    let mut byte = [0];
+    match stream.read(&mut byte) {
+        Ok(0) => false,
+        Ok(_) => stream.write_all(&byte).is_ok(),
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
+}
+
+/// Opens `flows` flows to `address`, each from a port of its own, and keeps them open for `hold`
+/// after the last one.
+///
+/// A flow is accepted when its answer is back.
+pub fn connect(
+    transport: Transport,
+    address: SocketAddr,
+    flows: u64,
+    hold: Duration,
+) -> Result<Tally> {
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    let mut streams = Vec::new();
+    let mut sockets = Vec::new();
+    for _ in 0..flows {
+        match transport {
+            Transport::Tcp => match tcp_flow(address) {
+                Ok(stream) => {
+                    streams.push(stream);
+                    tally.count("tcp", Ok(()));
+                }
+                Err(error) => tally.count("tcp", Err(error)),
+            },
+            Transport::Udp => match udp_flow(address) {
+                Ok(socket) => {
+                    sockets.push(socket);
+                    tally.count("udp", Ok(()));
+                }
+                Err(error) => tally.count("udp", Err(error)),
+            },
+        }
+    }
+    tally.seconds = start.elapsed().as_secs_f64();
+    thread::sleep(hold);
+    Ok(tally)
+}
+
+fn tcp_flow(address: SocketAddr) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_LIMIT)?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+    stream.write_all(b"?")?;
+    stream.read_exact(&mut [0])?;
+    Ok(stream)
+}
+
+fn udp_flow(address: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = if address.is_ipv4() {
+        ([0, 0, 0, 0], 0).into()
+    } else {
+        ([0u16; 8], 0).into()
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(address)?;
+    socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+    socket.send(b"?")?;
+    socket.recv(&mut [0; 16])?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answered_flows_are_accepted_and_unanswered_ones_are_not() {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        thread::spawn(move || serve(port));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while TcpStream::connect(port).is_err() {
+            assert!(Instant::now() < deadline, "the server did not come up");
+            thread::sleep(Duration::from_millis(5));
+        }
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let tally = connect(transport, port, 5, Duration::ZERO).unwrap();
+            assert_eq!(
+                (tally.sent, tally.accepted),
+                (5, 5),
+                "{transport:?}: {:?}",
+                tally.errors
+            );
+        }
+        let closed = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let tally = connect(Transport::Tcp, closed, 2, Duration::ZERO).unwrap();
+        assert_eq!((tally.accepted, tally.error("ECONNREFUSED")), (0, 2));
+    }
+}
