@@ -1,7 +1,174 @@
 //! Which kernel function is probed, by which mechanism, and what the probes count.
+//!
+//! * `plan`: the hook plan, data;
+//! * `select`: which candidate a kernel offers, pure;
+//! * `object`, `attach`: the eBPF object is loaded and hung into the kernel;
+//! * `totals`, `ring`: what comes back, exact counts and detail.
 
+mod attach;
+mod error;
+mod object;
 mod options;
+pub mod plan;
+pub mod privileges;
+mod ring;
+pub mod select;
+mod status;
 mod totals;
 
+use std::{io, os::fd::AsFd as _};
+
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use conntrack_ebpf::{
+    counter::{COUNTERS, Counter, Counters},
+    state::PerCpuState,
+};
+
+pub use error::AttachError;
+pub use object::ObjectError;
 pub use options::{Mechanism, Options, UnknownMechanism};
+pub use ring::RingReader;
+pub use status::{FieldStatus, HookStatus, ProgramTime, Status};
 pub use totals::{Drops, Lost, Totals};
+
+use crate::{
+    kernel::{Root, conntrack::Presence},
+    sys::bpf,
+};
+
+/// The attached probes. Dropping them detaches everything; nothing is pinned, so the kernel does
+/// the same if the process dies.
+pub struct Probes {
+    // Detached in reverse order: see `Drop`.
+    attached: Vec<attach::Attached>,
+    state: PerCpuArray<MapData, PerCpuState>,
+    ring: Option<RingBuf<MapData>>,
+    status: Status,
+    counts_at_confirm: bool,
+    sees_confirm: bool,
+    presence: Presence,
+}
+
+impl std::fmt::Debug for Probes {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Probes").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Probes {
+    /// Loads the programs and attaches them by the hook plan.
+    ///
+    /// # Errors
+    /// [`AttachError::NotLoaded`] while there is nothing to probe yet; the others are final. An
+    /// event for which no hook can be had is not an error: see [`Probes::status`].
+    pub fn attach(options: &Options) -> Result<Self, AttachError> {
+        let outcome = attach::attach(options)?;
+        Ok(Self {
+            attached: outcome.attached,
+            state: outcome.maps.state,
+            ring: Some(outcome.maps.ring),
+            status: Status { hooks: outcome.hooks, fields: outcome.fields },
+            counts_at_confirm: outcome.counts_at_confirm,
+            sees_confirm: outcome.sees_confirm,
+            presence: outcome.presence,
+        })
+    }
+
+    /// What has been counted since they were attached, over all CPUs and namespaces.
+    ///
+    /// # Errors
+    /// If the map can't be read.
+    pub fn totals(&self) -> io::Result<Totals> {
+        let cpus = self.state.get(&0, 0).map_err(io::Error::other)?;
+        let mut sums: Counters = [0; COUNTERS];
+        for cpu in cpus.iter() {
+            for (sum, count) in sums.iter_mut().zip(cpu.counters) {
+                *sum += count;
+            }
+        }
+        let mut missed_runs = 0;
+        for program in &self.attached {
+            missed_runs += bpf::program_info(program.fd.as_fd())?.recursion_misses;
+        }
+        Ok(self.name(&sums, missed_runs))
+    }
+
+    /// What the counters mean under the chosen plan.
+    fn name(&self, sums: &Counters, missed_runs: u64) -> Totals {
+        let sum = |counter: Counter| sums[counter as usize];
+        let inserts = if self.counts_at_confirm {
+            (sum(Counter::Confirmed) + sum(Counter::CheckInserts))
+                .saturating_sub(sum(Counter::ClashMerges))
+        } else {
+            sum(Counter::HashInserts) + sum(Counter::ClashInserts)
+        };
+        let at_confirm = |counter| self.sees_confirm.then(|| sum(counter));
+        Totals {
+            inserts,
+            deletes: sum(Counter::Deletes),
+            evictions: sum(Counter::Evictions),
+            evictions_cause_unknown: sum(Counter::EvictionsCauseUnknown),
+            drops: Drops {
+                table_full: sum(Counter::DropTableFull),
+                clash: sum(Counter::DropClash),
+                chain_too_long: at_confirm(Counter::DropChainTooLong),
+                dying: at_confirm(Counter::DropDying),
+            },
+            refused_table_full: sum(Counter::RefusedTableFull),
+            lost: Lost {
+                insert_records: sum(Counter::LostInsertRecords),
+                insert_weight: sum(Counter::LostInsertWeight),
+                drop_records: sum(Counter::LostDropRecords),
+                eviction_records: sum(Counter::LostEvictionRecords),
+                drops_not_detailed: sum(Counter::DropsNotDetailed),
+                evictions_not_detailed: sum(Counter::EvictionsNotDetailed),
+                frames: sum(Counter::FramesLost),
+                missed_runs,
+            },
+        }
+    }
+
+    /// What is attached and which fields were found.
+    pub fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    /// What each program has cost; `None` unless kernel.bpf_stats_enabled is 1.
+    pub fn run_time(&self) -> Option<Vec<ProgramTime>> {
+        let times: Vec<ProgramTime> = self
+            .attached
+            .iter()
+            .filter_map(|program| {
+                let info = bpf::program_info(program.fd.as_fd()).ok()?;
+                Some(ProgramTime {
+                    program: program.program,
+                    function: program.function.clone(),
+                    #[expect(clippy::cast_precision_loss, reason = "52 bits of ns are 52 days")]
+                    seconds: info.run_time_ns as f64 / 1e9,
+                    runs: info.run_count,
+                })
+            })
+            .collect();
+        times.iter().any(|time| time.runs > 0).then_some(times)
+    }
+
+    /// The reading side of the ring buffer; only the first call gets it.
+    pub fn take_ring(&mut self) -> Option<RingReader> {
+        self.ring.take().map(RingReader::new)
+    }
+
+    /// Whether the probes are still in the conntrack that they were attached to: kprobes are
+    /// silently gone when the module is unloaded.
+    pub fn still_attached(&self) -> bool {
+        Presence::read(&Root::system()).is_ok_and(|presence| presence == self.presence)
+    }
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        // Last attached, first detached: nothing waits for an end that is no longer seen.
+        while let Some(program) = self.attached.pop() {
+            drop(program);
+        }
+    }
+}

@@ -3,4 +3,6 @@
 #![allow(unsafe_code, reason = "this is the room for it")]
 
 pub mod bpf;
+pub mod netlink;
+pub mod netns;
 pub mod perf;

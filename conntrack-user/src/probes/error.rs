@@ -1,0 +1,73 @@
+//! Why the probes can't be attached, each with what to do about it.
+
+use std::{io, path::PathBuf};
+
+use super::object::ObjectError;
+
+/// No probe is attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// Nothing is wrong: conntrack has not been needed yet. Try again later.
+    #[error("nf_conntrack is not loaded: this kernel tracks no connections yet")]
+    NotLoaded,
+    /// The kernel does not describe its types.
+    #[error("no usable BTF at {}: {error}", path.display())]
+    NoBtf {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What is wrong.
+        error: String,
+    },
+    /// A capability is not there.
+    #[error("{capability} is missing: it is needed to {purpose}")]
+    Capability {
+        /// Its name.
+        capability: &'static str,
+        /// What needs it.
+        purpose: &'static str,
+    },
+    /// Refused although the capabilities are there.
+    #[error("not permitted to {what}: {error}")]
+    NotPermitted {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Whether conntrack is there can't be told.
+    #[error("{0}")]
+    Presence(io::Error),
+    /// The names of functions can't be read.
+    #[error("cannot read /proc/kallsyms: {0}")]
+    Symbols(io::Error),
+    /// The object or its maps.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+}
+
+impl AttachError {
+    /// What to do about it, for a person.
+    pub const fn help(&self) -> &'static str {
+        match self {
+            Self::NotLoaded => {
+                "it is loaded with the first firewall or NAT rule that needs it, or by `modprobe nf_conntrack`"
+            }
+            Self::NoBtf { .. } => {
+                "offsets are read from the kernel's own type information and never guessed: run a kernel \
+                 with CONFIG_DEBUG_INFO_BTF=y (Debian 11, Ubuntu 20.04, RHEL 8.2 and later have it)"
+            }
+            Self::Capability { .. } => {
+                "run as root, or give the container the capabilities BPF, PERFMON and SYS_ADMIN"
+            }
+            Self::NotPermitted { .. } => {
+                "kernel lockdown, a seccomp profile or a security module may forbid bpf(2): see the kernel log"
+            }
+            Self::Presence(_) => "mount /sys",
+            Self::Symbols(_) => "mount /proc, and run as root",
+            Self::Object(ObjectError::LeftOut) => {
+                "run `cargo xtask setup` and build again: it brings bpf-linker and rust-src"
+            }
+            Self::Object(_) => "please report this with the output of `uname -a`",
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The embedded eBPF object: its globals are set, its maps made, its code made ready to load.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::CStr,
+    io, mem,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
+use aya_obj::{EbpfSectionKind, Object, generated::bpf_insn};
+use conntrack_ebpf::{
+    global::{EVENTS_MAP, STATE_MAP},
+    state::PerCpuState,
+};
+
+use crate::sys::bpf;
+
+/// The object that the build script made; empty if it had no BPF toolchain.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/conntrack"));
+
+/// Why the object can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// The program was built without a BPF toolchain.
+    #[error("this ctpressure was built without its eBPF programs")]
+    LeftOut,
+    /// The object and this program do not belong together.
+    #[error("the embedded eBPF object is not usable: {0}")]
+    Malformed(String),
+    /// The kernel refused a map.
+    #[error("cannot create the BPF map {name}: {error}")]
+    Map {
+        /// The map's name.
+        name: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+fn malformed(error: impl ToString) -> ObjectError {
+    ObjectError::Malformed(error.to_string())
+}
+
+/// Programs ready to load; their maps exist.
+pub(super) struct Programs {
+    object: Object,
+    /// Kept until the programs that use them are loaded.
+    _maps: Vec<MapData>,
+}
+
+/// The maps that user space reads.
+pub(super) struct Maps {
+    pub(super) state: PerCpuArray<MapData, PerCpuState>,
+    pub(super) ring: RingBuf<MapData>,
+}
+
+/// Reads the object, sets `globals` and makes the maps, the ring with `ring_bytes`.
+pub(super) fn open(
+    globals: &[(&str, u32)],
+    ring_bytes: u32,
+) -> Result<(Programs, Maps), ObjectError> {
+    if OBJECT.is_empty() {
+        return Err(ObjectError::LeftOut);
+    }
+    let mut object = Object::parse(OBJECT).map_err(malformed)?;
+    let values: Vec<(&str, [u8; 4])> =
+        globals.iter().map(|(name, value)| (*name, value.to_ne_bytes())).collect();
+    object
+        .patch_map_data(values.iter().map(|(name, value)| (*name, (&value[..], true))).collect())
+        .map_err(malformed)?;
+
+    let mut definitions = mem::take(&mut object.maps);
+    if let Some(ring) = definitions.get_mut(EVENTS_MAP) {
+        ring.set_max_entries(ring_bytes);
+    }
+    let mut made = HashMap::with_capacity(definitions.len());
+    for (name, definition) in &definitions {
+        made.insert(name.as_str(), create(name, definition.clone())?);
+    }
+
+    let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+    let by_fd = definitions.iter().filter_map(|(name, definition)| {
+        Some((name.as_str(), made.get(name.as_str())?.fd().as_fd().as_raw_fd(), definition))
+    });
+    object.relocate_maps(by_fd, &text).map_err(malformed)?;
+    object.relocate_calls(&text).map_err(malformed)?;
+
+    let mut take = |name: &str| {
+        let map = made.remove(name).ok_or_else(|| malformed(format!("it has no map {name}")))?;
+        Map::from_map_data(map).map_err(malformed)
+    };
+    let state = take(STATE_MAP)?.try_into().map_err(malformed)?;
+    let ring = take(EVENTS_MAP)?.try_into().map_err(malformed)?;
+    let programs = Programs { object, _maps: made.into_values().collect() };
+    Ok((programs, Maps { state, ring }))
+}
+
+/// Makes one map; a data section gets its content, the read-only one is frozen.
+fn create(name: &str, definition: aya_obj::Map) -> Result<MapData, ObjectError> {
+    let failed = |error| ObjectError::Map { name: name.to_owned(), error };
+    let content = definition.data().to_vec();
+    let frozen = definition.section_kind() == EbpfSectionKind::Rodata;
+    let map = MapData::create(definition, name, None).map_err(|error| match error {
+        aya::maps::MapError::CreateError { name, io_error } => {
+            ObjectError::Map { name, error: io_error }
+        }
+        other => failed(io::Error::other(other)),
+    })?;
+    if !content.is_empty() {
+        bpf::write_section(map.fd().as_fd(), &content).map_err(failed)?;
+    }
+    if frozen {
+        bpf::freeze_map(map.fd().as_fd()).map_err(failed)?;
+    }
+    Ok(map)
+}
+
+impl Programs {
+    /// The code and licence of a program.
+    pub(super) fn code(&self, name: &str) -> Result<(&[bpf_insn], &CStr), ObjectError> {
+        let missing = || malformed(format!("it has no program {name}"));
+        let program = self.object.programs.get(name).ok_or_else(missing)?;
+        let function = self.object.functions.get(&program.function_key()).ok_or_else(missing)?;
+        Ok((&function.instructions, &program.license))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conntrack_ebpf::global::FIELDS;
+
+    use super::super::plan::PLAN;
+
+    #[test]
+    fn the_object_has_every_program_and_global_that_is_asked_for() {
+        if super::OBJECT.is_empty() {
+            // Built without a BPF toolchain, as for clippy: `cargo xtask test` has one.
+            assert!(
+                std::env::var_os("CTPRESSURE_SKIP_EBPF").is_some(),
+                "the eBPF object was left out; run `cargo xtask setup` and build again"
+            );
+            return;
+        }
+        let mut object = aya_obj::Object::parse(super::OBJECT).expect("the object parses");
+        for event in PLAN {
+            for hook in event.candidates.iter().flat_map(|candidate| candidate.hooks) {
+                assert!(object.programs.contains_key(hook.program), "{}", hook.program);
+            }
+        }
+        let zero = [0; 4];
+        let globals = FIELDS.iter().map(|field| (field.global, (&zero[..], true))).collect();
+        object.patch_map_data(globals).expect("every field has its global");
+    }
+}

@@ -1,0 +1,222 @@
+//! The hook plan: for each event, in order of preference, which programs go where.
+//!
+//! Data only. `select.rs` takes the first candidate that the running kernel offers.
+
+use super::Mechanism;
+
+/// A kernel function's name in /proc/kallsyms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Function {
+    /// This name.
+    Exact(&'static str),
+    /// This name or, where the compiler made a variant of the function, the name with a suffix
+    /// such as `.isra.0` (never `.cold`: that is a part of it).
+    MaybeSuffixed(&'static str),
+}
+
+impl Function {
+    /// The name without a suffix.
+    pub const fn base(self) -> &'static str {
+        match self {
+            Self::Exact(name) | Self::MaybeSuffixed(name) => name,
+        }
+    }
+}
+
+/// Where in a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// fentry or kprobe.
+    Entry,
+    /// fexit or kretprobe.
+    Return,
+}
+
+/// One program in one function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// The program's name in the eBPF object.
+    pub program: &'static str,
+    /// The function.
+    pub function: Function,
+    /// Where in it.
+    pub point: Point,
+    /// How many parameters the program takes the function to have: fentry and fexit read them by
+    /// position, so a function that has another number is not the one that is meant.
+    pub parameters: u32,
+}
+
+/// One way to see an event: all of its hooks or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The mechanism of all its hooks.
+    pub mechanism: Mechanism,
+    /// Attached in this order, detached in reverse.
+    pub hooks: &'static [Hook],
+}
+
+/// What is to be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// Inserts, counted and sampled.
+    Insert,
+    /// Deletes; under `early_drop` evictions.
+    Delete,
+    /// Table-full drops, and the context of evictions.
+    EarlyDrop,
+    /// The new flow that a table-full drop or an eviction is about.
+    NewFlow,
+    /// Clash drops.
+    Clash,
+    /// The other losses at the confirmation, and the packet behind an insert.
+    Confirm,
+}
+
+/// An event and the ways to see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    /// Which.
+    pub kind: EventKind,
+    /// Name in `/status` and metrics.
+    pub name: &'static str,
+    /// What is missing when no candidate can be had.
+    pub without: &'static str,
+    /// In order of preference.
+    pub candidates: &'static [Candidate],
+}
+
+const fn entry(program: &'static str, function: &'static str, parameters: u32) -> Hook {
+    Hook { program, function: Function::Exact(function), point: Point::Entry, parameters }
+}
+
+const fn at_return(program: &'static str, function: &'static str, parameters: u32) -> Hook {
+    Hook { program, function: Function::Exact(function), point: Point::Return, parameters }
+}
+
+const fn fentry(hooks: &'static [Hook]) -> Candidate {
+    Candidate { mechanism: Mechanism::Fentry, hooks }
+}
+
+const fn kprobe(hooks: &'static [Hook]) -> Candidate {
+    Candidate { mechanism: Mechanism::Kprobe, hooks }
+}
+
+/// The program whose inserts are counted at the confirmation; it also does what
+/// [`EventKind::Confirm`] is for.
+pub const COUNTS_AT_CONFIRM: &str = "confirm_counting_fexit";
+
+/// All events, in the order in which they are attached.
+pub const PLAN: &[Event] = &[
+    Event {
+        kind: EventKind::NewFlow,
+        name: "new_flow",
+        without: "table-full drops and evictions are counted, but not which flow they are about",
+        candidates: &[
+            fentry(&[entry("new_flow_alloc_fentry", "__nf_conntrack_alloc", 6)]),
+            kprobe(&[Hook {
+                program: "new_flow_init_kprobe",
+                function: Function::MaybeSuffixed("init_conntrack"),
+                point: Point::Entry,
+                parameters: 6,
+            }]),
+            kprobe(&[entry("new_flow_alloc_kprobe", "__nf_conntrack_alloc", 6)]),
+        ],
+    },
+    Event {
+        kind: EventKind::EarlyDrop,
+        name: "early_drop",
+        without: "table-full drops and evictions are not seen; the kernel's own statistics have \
+                  their numbers",
+        // The end first: an end without a begin is taken for a drop, a begin without an end would
+        // be waited for.
+        candidates: &[
+            fentry(&[
+                at_return("early_drop_fexit", "early_drop", 2),
+                entry("early_drop_fentry", "early_drop", 2),
+            ]),
+            kprobe(&[
+                at_return("early_drop_kretprobe", "early_drop", 2),
+                entry("early_drop_kprobe", "early_drop", 2),
+            ]),
+        ],
+    },
+    Event {
+        kind: EventKind::Delete,
+        name: "delete",
+        without: "deletes and evictions are not counted",
+        candidates: &[
+            fentry(&[entry("delete_fentry", "__nf_ct_delete_from_lists", 1)]),
+            fentry(&[entry("delete_fentry", "nf_ct_delete_from_lists", 1)]),
+            fentry(&[entry("delete_expectations_fentry", "nf_ct_remove_expectations", 1)]),
+            kprobe(&[entry("delete_kprobe", "__nf_ct_delete_from_lists", 1)]),
+            kprobe(&[entry("delete_kprobe", "nf_ct_delete_from_lists", 1)]),
+            kprobe(&[entry("delete_expectations_kprobe", "nf_ct_remove_expectations", 1)]),
+        ],
+    },
+    Event {
+        kind: EventKind::Clash,
+        name: "clash",
+        without: "clash drops are not seen; the kernel's own statistics have their number",
+        candidates: &[
+            fentry(&[at_return("clash_fexit", "nf_ct_resolve_clash", 3)]),
+            kprobe(&[
+                at_return("clash_kretprobe", "nf_ct_resolve_clash", 3),
+                entry("clash_kprobe", "nf_ct_resolve_clash", 3),
+            ]),
+        ],
+    },
+    Event {
+        kind: EventKind::Insert,
+        name: "insert",
+        without: "inserts are not counted",
+        candidates: &[
+            fentry(&[entry("insert_fentry", "__nf_conntrack_hash_insert", 3)]),
+            fentry(&[
+                at_return(COUNTS_AT_CONFIRM, "__nf_conntrack_confirm", 1),
+                at_return("check_insert_fexit", "nf_conntrack_hash_check_insert", 1),
+            ]),
+            kprobe(&[entry("insert_kprobe", "__nf_conntrack_hash_insert", 3)]),
+        ],
+    },
+    Event {
+        kind: EventKind::Confirm,
+        name: "confirm",
+        // A kretprobe here would cost each new connection more than all the others together.
+        without: "chain-too-long and dying drops are not seen by a probe; the kernel's own \
+                  statistics have their numbers",
+        candidates: &[fentry(&[at_return("confirm_fexit", "__nf_conntrack_confirm", 1)])],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_of_one_event_are_whole() {
+        for event in PLAN {
+            assert!(!event.candidates.is_empty(), "{}", event.name);
+            for candidate in event.candidates {
+                assert!(!candidate.hooks.is_empty(), "{}", event.name);
+                for hook in candidate.hooks {
+                    let suffix = match (candidate.mechanism, hook.point) {
+                        (Mechanism::Fentry, Point::Entry) => "_fentry",
+                        (Mechanism::Fentry, Point::Return) => "_fexit",
+                        (Mechanism::Kprobe, Point::Entry) => "_kprobe",
+                        (Mechanism::Kprobe, Point::Return) => "_kretprobe",
+                    };
+                    assert!(hook.program.ends_with(suffix), "{}", hook.program);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fentry_comes_before_kprobe() {
+        for event in PLAN {
+            let order: Vec<_> =
+                event.candidates.iter().map(|c| c.mechanism == Mechanism::Kprobe).collect();
+            assert!(order.is_sorted(), "{}", event.name);
+        }
+    }
+}

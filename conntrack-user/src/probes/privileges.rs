@@ -1,0 +1,59 @@
+//! Capabilities: what is missing, and dropping what is not needed.
+
+use caps::{CapSet, Capability};
+
+use super::AttachError;
+
+/// What the agent keeps after attaching, and why.
+pub const KEPT: &[(Capability, &str)] = &[
+    (Capability::CAP_BPF, "read the counters"),
+    (Capability::CAP_PERFMON, "attach again when conntrack was loaded anew"),
+    (Capability::CAP_SYS_ADMIN, "enter other network namespaces, attach again to a module"),
+    (Capability::CAP_SYS_PTRACE, "find the network namespaces of other processes"),
+    (Capability::CAP_NET_ADMIN, "read conntrack statistics by netlink"),
+    (Capability::CAP_DAC_READ_SEARCH, "read /proc of other users"),
+];
+
+/// Checks for the capabilities without which nothing can be attached.
+///
+/// `CAP_SYS_ADMIN` includes both (include/linux/capability.h, `bpf_capable`, `perfmon_capable`).
+pub(super) fn require() -> Result<(), AttachError> {
+    if has(Capability::CAP_SYS_ADMIN) {
+        return Ok(());
+    }
+    let needed = [
+        (Capability::CAP_BPF, "CAP_BPF", "load eBPF programs and make their maps"),
+        (Capability::CAP_PERFMON, "CAP_PERFMON", "hang eBPF programs into kernel functions"),
+    ];
+    for (capability, name, purpose) in needed {
+        if !has(capability) {
+            return Err(AttachError::Capability { capability: name, purpose });
+        }
+    }
+    Ok(())
+}
+
+fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
+/// Gives up every capability that is not in [`KEPT`], for good; names those that are left.
+///
+/// # Errors
+/// If the kernel refuses; capabilities may be dropped in part.
+pub fn drop_unneeded() -> Result<Vec<String>, caps::errors::CapsError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let kept: caps::CapsHashSet =
+        permitted.iter().copied().filter(|cap| KEPT.iter().any(|(kept, _)| kept == cap)).collect();
+    caps::clear(None, CapSet::Inheritable)?;
+    for capability in caps::read(None, CapSet::Bounding)? {
+        if !kept.contains(&capability) && has(Capability::CAP_SETPCAP) {
+            caps::drop(None, CapSet::Bounding, capability)?;
+        }
+    }
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)?;
+    let mut names: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    names.sort_unstable();
+    Ok(names)
+}
