@@ -1,1 +1,20 @@
-//! (being written)
+//! What the running kernel is: its types ([`btf`]), functions ([`kallsyms`]), limits ([`sysctl`]),
+//! statistics ([`stats`]), tables ([`tables`]), and whether conntrack is there at all
+//! ([`conntrack`]).
+//!
+//! Every reader takes a [`Root`], so that the state of a kernel that is not booted can be read
+//! from a folder of captured files.
+
+pub mod btf;
+pub mod conntrack;
+pub mod kallsyms;
+pub mod release;
+mod root;
+pub mod stats;
+pub mod sysctl;
+pub mod tables;
+
+#[cfg(test)]
+pub(crate) mod fixtures;
+
+pub use root::Root;

@@ -83,7 +83,11 @@ impl Socket {
         )?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(PATIENCE, 0))?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        Ok(Self { socket, buffer: vec![0; BUFFER], sequence: 0 })
+        Ok(Self {
+            socket,
+            buffer: vec![0; BUFFER],
+            sequence: 0,
+        })
     }
 
     /// Asks for all of `message` of `subsystem` (`NFNL_SUBSYS_*`, `IPCTNL_MSG_*`) and calls `each` with every part of
@@ -101,8 +105,11 @@ impl Socket {
         let request = request(subsystem, message, self.sequence);
         send(self.socket.as_raw_fd(), &request, MsgFlags::empty())?;
         loop {
-            let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC)
-            {
+            let length = match recv(
+                self.socket.as_raw_fd(),
+                &mut self.buffer,
+                MsgFlags::MSG_TRUNC,
+            ) {
                 Ok(length) => length,
                 Err(Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
@@ -138,7 +145,9 @@ pub struct Part<'a> {
 impl<'a> Part<'a> {
     /// The attributes: type (without its flags) and value.
     pub fn attributes(&self) -> Attributes<'a> {
-        Attributes { rest: self.attributes }
+        Attributes {
+            rest: self.attributes,
+        }
     }
 }
 
@@ -167,9 +176,13 @@ fn read_answer(
         match half(4) {
             NLMSG_NOOP => {}
             NLMSG_ERROR | NLMSG_DONE => {
-                let status = body.first_chunk().map_or(0, |four| i32::from_ne_bytes(*four));
+                let status = body
+                    .first_chunk()
+                    .map_or(0, |four| i32::from_ne_bytes(*four));
                 if status < 0 {
-                    return Err(NetlinkError::Refused(Errno::from_raw(status.saturating_neg())));
+                    return Err(NetlinkError::Refused(Errno::from_raw(
+                        status.saturating_neg(),
+                    )));
                 }
                 return Ok(true);
             }
@@ -200,7 +213,10 @@ impl<'a> Iterator for Attributes<'a> {
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
         let kind = u16::from_ne_bytes([header[2], header[3]]) & !ATTRIBUTE_FLAGS;
         let value = self.rest.get(4..length)?;
-        self.rest = self.rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        self.rest = self
+            .rest
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
         Some((kind, value))
     }
 }
@@ -212,7 +228,10 @@ mod tests {
     use super::*;
 
     fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
-        let mut bytes = u32::try_from(HEADER + body.len()).unwrap().to_ne_bytes().to_vec();
+        let mut bytes = u32::try_from(HEADER + body.len())
+            .unwrap()
+            .to_ne_bytes()
+            .to_vec();
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(flags.to_ne_bytes());
         bytes.extend(sequence.to_ne_bytes());
@@ -225,8 +244,10 @@ mod tests {
     fn read(bytes: &[u8]) -> (Result<bool, NetlinkError>, Vec<(u16, Vec<(u16, Vec<u8>)>)>) {
         let mut parts = Vec::new();
         let result = read_answer(bytes, 7, &mut |part: &Part<'_>| {
-            let attributes =
-                part.attributes().map(|(kind, value)| (kind, value.to_vec())).collect();
+            let attributes = part
+                .attributes()
+                .map(|(kind, value)| (kind, value.to_vec()))
+                .collect();
             parts.push((part.resource, attributes));
         });
         (result, parts)
@@ -244,7 +265,10 @@ mod tests {
         bytes.extend(message(0x0104, 2, 7, &body));
         let (result, parts) = read(&bytes);
         assert!(!result.unwrap());
-        assert_eq!(parts, [(3, vec![(2, vec![1, 2, 3, 4, 5]), (10, vec![0, 0, 1, 0])])]);
+        assert_eq!(
+            parts,
+            [(3, vec![(2, vec![1, 2, 3, 4, 5]), (10, vec![0, 0, 1, 0])])]
+        );
 
         bytes.extend(message(NLMSG_DONE, 2, 7, &0_i32.to_ne_bytes()));
         assert!(read(&bytes).0.unwrap());
@@ -253,9 +277,15 @@ mod tests {
     #[test]
     fn refusals_and_changes_are_errors() {
         let refused = message(NLMSG_ERROR, 0, 7, &(-1_i32).to_ne_bytes());
-        assert!(matches!(read(&refused).0, Err(NetlinkError::Refused(Errno::EPERM))));
+        assert!(matches!(
+            read(&refused).0,
+            Err(NetlinkError::Refused(Errno::EPERM))
+        ));
         let late = message(NLMSG_DONE, 2, 7, &(-12_i32).to_ne_bytes());
-        assert!(matches!(read(&late).0, Err(NetlinkError::Refused(Errno::ENOMEM))));
+        assert!(matches!(
+            read(&late).0,
+            Err(NetlinkError::Refused(Errno::ENOMEM))
+        ));
         let changed = message(0x0104, NLM_F_DUMP_INTR, 7, &[0; 4]);
         assert!(matches!(read(&changed).0, Err(NetlinkError::Interrupted)));
         let cut = &message(0x0104, 2, 7, &[0; 40])[..30];
@@ -268,7 +298,10 @@ mod tests {
     fn the_kernel_refuses_what_it_does_not_know() {
         // Subsystem 0 is none, so nothing is loaded by asking for it.
         let refused = Socket::netfilter().unwrap().dump(0, 0, |_| ());
-        assert!(matches!(refused, Err(NetlinkError::Refused(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(NetlinkError::Refused(_))),
+            "{refused:?}"
+        );
     }
 
     proptest! {

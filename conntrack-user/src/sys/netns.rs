@@ -31,7 +31,10 @@ pub fn own_inode() -> io::Result<Inode> {
     fs::metadata("/proc/thread-self/ns/net").map(|found| inode(found.ino()))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the kernel's number has 32 bits")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel's number has 32 bits"
+)]
 fn inode(number: u64) -> Inode {
     number as Inode
 }
@@ -51,19 +54,27 @@ pub fn visit<T: Send + Sync, R: Send>(
     let enter = |target: &T| {
         let file = File::open(path(target))?;
         if inode(file.metadata()?.ino()) != expected(target) {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "another namespace is there now"));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "another namespace is there now",
+            ));
         }
         setns(&file, CloneFlags::CLONE_NEWNET)?;
         Ok(())
     };
     thread::scope(|scope| {
-        let visitor = thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {
-            targets.iter().map(|target| look(target, enter(target))).collect::<Vec<_>>()
-        });
+        let visitor = thread::Builder::new()
+            .name("netns".into())
+            .spawn_scoped(scope, || {
+                targets
+                    .iter()
+                    .map(|target| look(target, enter(target)))
+                    .collect::<Vec<_>>()
+            });
         match visitor {
-            Ok(visitor) => {
-                visitor.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            }
+            Ok(visitor) => visitor
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
             Err(error) => targets
                 .iter()
                 .map(|target| look(target, Err(io::Error::new(error.kind(), error.to_string()))))

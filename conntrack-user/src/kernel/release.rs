@@ -1,0 +1,69 @@
+//! The kernel's release and the CPUs that it can have.
+
+use std::{fs, io};
+
+use super::Root;
+
+/// The release, as `uname -r` prints it.
+///
+/// # Errors
+/// When `/proc/sys/kernel/osrelease` can't be read.
+pub fn release(root: &Root) -> io::Result<String> {
+    let path = root.proc("sys/kernel/osrelease");
+    let text = fs::read_to_string(&path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    Ok(text.trim().to_owned())
+}
+
+/// How many CPUs the kernel can ever have: the length of a per-CPU value in a BPF map.
+///
+/// # Errors
+/// When `/sys/devices/system/cpu/possible` can't be read or makes no sense.
+pub fn possible_cpus(root: &Root) -> io::Result<usize> {
+    let path = root.sys("devices/system/cpu/possible");
+    let explain = |text: &dyn std::fmt::Display| format!("{}: {text}", path.display());
+    let text =
+        fs::read_to_string(&path).map_err(|error| io::Error::new(error.kind(), explain(&error)))?;
+    count_cpus(text.trim()).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            explain(&format!("no list of CPUs: {text:?}")),
+        )
+    })
+}
+
+/// The number of CPUs in a list such as `0-3,6,8-9`.
+fn count_cpus(list: &str) -> Option<usize> {
+    let mut count = 0_usize;
+    for range in list.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+        count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
+    }
+    Some(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cpus() {
+        assert_eq!(count_cpus("0"), Some(1));
+        assert_eq!(count_cpus("0-127"), Some(128));
+        assert_eq!(count_cpus("0-3,6,8-9"), Some(7));
+        for wrong in ["", "a", "3-1", "0-", "0-18446744073709551615"] {
+            assert_eq!(count_cpus(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn of_this_machine() {
+        let uname = nix::sys::utsname::uname().unwrap();
+        assert_eq!(
+            release(&Root::system()).unwrap(),
+            uname.release().to_str().unwrap()
+        );
+        assert!(possible_cpus(&Root::system()).unwrap() >= 1);
+    }
+}

@@ -1,0 +1,63 @@
+//! Where the files are that say what the kernel is.
+
+use std::path::{Path, PathBuf};
+
+/// The folder in which `proc`, `sys` and `run` are: `/` of a running system, or captured state.
+///
+/// ```
+/// use std::path::Path;
+/// use conntrack_user::kernel::Root;
+///
+/// assert_eq!(Root::system().proc("kallsyms"), Path::new("/proc/kallsyms"));
+/// assert_eq!(Root::at("/captured").sys("module"), Path::new("/captured/sys/module"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    base: PathBuf,
+    live: bool,
+}
+
+impl Root {
+    /// The running system.
+    pub fn system() -> Self {
+        Self {
+            base: PathBuf::from("/"),
+            live: true,
+        }
+    }
+
+    /// State that was captured into `base` (`base/proc/...`, `base/sys/...`, `base/run/...`).
+    pub fn at(base: impl Into<PathBuf>) -> Self {
+        Self {
+            base: base.into(),
+            live: false,
+        }
+    }
+
+    /// Whether this is the running system: only there can a namespace be entered or a netlink
+    /// question be asked.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// The file `relative` of procfs.
+    pub fn proc(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.base.join("proc").join(relative)
+    }
+
+    /// The file `relative` of sysfs.
+    pub fn sys(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.base.join("sys").join(relative)
+    }
+
+    /// The file `relative` of `/run`.
+    pub fn run(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.base.join("run").join(relative)
+    }
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        Self::system()
+    }
+}

@@ -1,0 +1,191 @@
+//! The statistics that the kernel itself keeps for each table (`struct ip_conntrack_stat`).
+//!
+//! They are read from `/proc/net/stat/nf_conntrack` by the names in its first line (columns were
+//! renamed and their meaning changed between 5.4, 5.10 and 5.15), or, where a kernel has no such file (Ubuntu's
+//! generic ones), asked for by ctnetlink. What they mean is not what their names say:
+//!
+//! * `insert` counts only entries made by ctnetlink or BPF, `found` only NAT tuples that were taken;
+//! * `new`, `delete`, `ignore` and `searched` are always 0 on newer kernels: not read at all;
+//! * `drop` has packets lost to a full table and to unresolved clashes; chains that are too long and dying
+//!   entries are in `insert_failed` only;
+//! * live entries that the garbage collector evicts are in none of them.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use super::Root;
+
+mod accumulator;
+mod netlink;
+mod procfs;
+
+pub use accumulator::Accumulator;
+pub use netlink::{MAX_ATTRIBUTE, StatsMessage};
+pub use procfs::{parse, parse_entries};
+
+/// A number that the kernel counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+#[expect(missing_docs, reason = "the fields of KernelStats say it")]
+pub enum Stat {
+    Found = 0,
+    Invalid = 1,
+    Insert = 2,
+    InsertFailed = 3,
+    ClashResolve = 4,
+    Drop = 5,
+    EarlyDrop = 6,
+    IcmpError = 7,
+    SearchRestart = 8,
+    ChainTooLong = 9,
+    ExpectNew = 10,
+    ExpectCreate = 11,
+    ExpectDelete = 12,
+}
+
+/// How many [`Stat`]s there are.
+pub const STATS: usize = 13;
+
+/// The values of one CPU, by [`Stat`]; `None` where this kernel or this way of reading has none.
+pub type Row = [Option<u32>; STATS];
+
+/// One reading of a table's statistics: 32-bit numbers of each CPU, which wrap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Entries in the table, where the source says it.
+    pub entries: Option<u64>,
+    /// One row for each possible CPU, in order.
+    pub rows: Vec<Row>,
+}
+
+/// The statistics of one table, summed over the CPUs. `None`: this kernel, or the way to read it, has no such number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct KernelStats {
+    /// Tuples that NAT tried and found taken: rises with port shortage.
+    pub found: u64,
+    /// Packets that could not be tracked; they pass, without an entry.
+    pub invalid: u64,
+    /// Entries made by ctnetlink or BPF; not those made by packets.
+    pub insert: u64,
+    /// Entries that could not be inserted: clash, chain too long, dying.
+    pub insert_failed: u64,
+    /// Clashes that were resolved without loss (5.10 and later).
+    pub clash_resolve: Option<u64>,
+    /// Packets lost: table full, allocation failure, unresolved clash.
+    pub drop: u64,
+    /// Live entries evicted to make room for a new one.
+    pub early_drop: u64,
+    /// ICMP errors that belong to no entry, or are broken.
+    pub icmp_error: u64,
+    /// Look-ups that began anew because the table was being resized or changed.
+    pub search_restart: u64,
+    /// Entries not inserted because their hash chain was too long (5.15 and later).
+    pub chain_too_long: Option<u64>,
+    /// Expectations made in all (not by ctnetlink).
+    pub expect_new: Option<u64>,
+    /// Expectations made (not by ctnetlink).
+    pub expect_create: Option<u64>,
+    /// Expectations that ended (not by ctnetlink).
+    pub expect_delete: Option<u64>,
+}
+
+impl KernelStats {
+    fn from_totals(totals: &[Option<u64>; STATS]) -> Self {
+        let optional = |stat: Stat| totals[stat as usize];
+        let always = |stat: Stat| optional(stat).unwrap_or_default();
+        Self {
+            found: always(Stat::Found),
+            invalid: always(Stat::Invalid),
+            insert: always(Stat::Insert),
+            insert_failed: always(Stat::InsertFailed),
+            clash_resolve: optional(Stat::ClashResolve),
+            drop: always(Stat::Drop),
+            early_drop: always(Stat::EarlyDrop),
+            icmp_error: always(Stat::IcmpError),
+            search_restart: always(Stat::SearchRestart),
+            chain_too_long: optional(Stat::ChainTooLong),
+            expect_new: optional(Stat::ExpectNew),
+            expect_create: optional(Stat::ExpectCreate),
+            expect_delete: optional(Stat::ExpectDelete),
+        }
+    }
+}
+
+impl From<&Reading> for KernelStats {
+    /// The sums of one reading as they stand in the kernel. For numbers that never go back use an [`Accumulator`].
+    fn from(reading: &Reading) -> Self {
+        Accumulator::default().add(reading)
+    }
+}
+
+/// Why there are no statistics.
+#[derive(Debug, thiserror::Error)]
+pub enum StatsError {
+    /// The file could not be read.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// The text is not that of `/proc/net/stat/nf_conntrack`.
+    #[error("the kernel's conntrack statistics can't be read: {0}")]
+    Text(String),
+    /// There is no such file, and the kernel can't be asked.
+    #[error(
+        "this kernel has no {path} (CONFIG_NF_CONNTRACK_PROCFS is off), and asking by netlink failed: {source}\n\
+         help: `modprobe nf_conntrack_netlink`, and run with CAP_NET_ADMIN"
+    )]
+    Netlink {
+        /// The file that is not there.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: crate::sys::netlink::NetlinkError,
+    },
+}
+
+/// The statistics of the table of the calling thread's network namespace.
+///
+/// Ask only while conntrack is loaded: the question by netlink would make the kernel load it.
+///
+/// # Errors
+/// When neither the file nor ctnetlink gives them.
+pub fn read(root: &Root) -> Result<Reading, StatsError> {
+    let path = own_file(root);
+    match File::open(&path) {
+        Ok(file) => read_file(file).map_err(|error| match error {
+            StatsError::File { source, .. } => StatsError::File { path, source },
+            other => other,
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && root.is_live() => {
+            netlink::ask().map_err(|source| StatsError::Netlink { path, source })
+        }
+        Err(source) => Err(StatsError::File { path, source }),
+    }
+}
+
+/// The file with the statistics of the calling thread's namespace. `/proc/net` would be that of the
+/// process's first thread.
+pub(super) fn own_file(root: &Root) -> PathBuf {
+    root.proc(if root.is_live() {
+        "thread-self/net/stat/nf_conntrack"
+    } else {
+        "net/stat/nf_conntrack"
+    })
+}
+
+/// All rows of an open `/proc/.../net/stat/nf_conntrack`. The open file keeps its network namespace
+/// alive, so it is closed here.
+pub(super) fn read_file(mut file: File) -> Result<Reading, StatsError> {
+    let mut text = String::new();
+    file.read_to_string(&mut text)
+        .map_err(|source| StatsError::File {
+            path: PathBuf::new(),
+            source,
+        })?;
+    parse(&text)
+}

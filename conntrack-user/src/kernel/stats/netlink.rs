@@ -1,0 +1,110 @@
+//! `IPCTNL_MSG_CT_GET_STATS_CPU`: one message for each possible CPU, one attribute (`CTA_STATS_*`) for each number.
+
+use super::{Reading, Row, STATS, Stat};
+use crate::sys::netlink::{Attributes, NetlinkError, Socket};
+
+/// `NFNL_SUBSYS_CTNETLINK`.
+const CTNETLINK: u8 = 1;
+
+/// `IPCTNL_MSG_CT_GET_STATS_CPU`.
+const GET_STATS_CPU: u8 = 4;
+
+/// The highest `CTA_STATS_*` that is known.
+pub const MAX_ATTRIBUTE: u16 = 15;
+
+/// One CPU's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatsMessage {
+    /// The numbers in it.
+    pub row: Row,
+}
+
+impl StatsMessage {
+    /// Reads the attributes of one message. Those that are not known, or dead, are passed over.
+    pub fn read(attributes: Attributes<'_>) -> Self {
+        let mut row = [None; STATS];
+        for (kind, value) in attributes {
+            if let (Some(stat), Ok(value)) = (stat_of(kind), value.try_into()) {
+                row[stat as usize] = Some(u32::from_be_bytes(value));
+            }
+        }
+        Self { row }
+    }
+}
+
+/// What an attribute means (`enum ctattr_stats_cpu`).
+fn stat_of(attribute: u16) -> Option<Stat> {
+    Some(match attribute {
+        2 => Stat::Found,
+        4 => Stat::Invalid,
+        8 => Stat::Insert,
+        9 => Stat::InsertFailed,
+        10 => Stat::Drop,
+        11 => Stat::EarlyDrop,
+        12 => Stat::IcmpError,
+        13 => Stat::SearchRestart,
+        14 => Stat::ClashResolve,
+        MAX_ATTRIBUTE => Stat::ChainTooLong,
+        _ => return None,
+    })
+}
+
+/// Asks for the statistics of the calling thread's network namespace.
+pub(super) fn ask() -> Result<Reading, NetlinkError> {
+    let mut reading = Reading::default();
+    Socket::netfilter()?.dump(CTNETLINK, GET_STATS_CPU, |part| {
+        reading.rows.push(StatsMessage::read(part.attributes()).row);
+    })?;
+    if reading.rows.is_empty() {
+        return Err(NetlinkError::Malformed);
+    }
+    Ok(reading)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{Root, conntrack::Presence, stats};
+
+    #[test]
+    fn the_kernel_answers_both_ways_alike() {
+        let root = Root::system();
+        if !Presence::read(&root).unwrap().is_loaded() {
+            // Asking would load it.
+            let error = stats::read(&Root::at("/nonexistent")).unwrap_err();
+            assert!(error.to_string().contains("nf_conntrack"), "{error}");
+            return;
+        }
+        let by_netlink = match ask() {
+            Ok(reading) => reading,
+            Err(NetlinkError::Refused(error)) => {
+                // Without the module, or without the right to ask.
+                assert!(
+                    matches!(error as i32, libc::EINVAL | libc::EPERM | libc::EOPNOTSUPP),
+                    "{error}"
+                );
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let cpus = crate::kernel::release::possible_cpus(&root).unwrap();
+        assert_eq!(by_netlink.rows.len(), cpus);
+        for row in &by_netlink.rows {
+            assert!(row[Stat::Drop as usize].is_some() && row[Stat::EarlyDrop as usize].is_some());
+            assert!(row[Stat::ExpectNew as usize].is_none());
+        }
+        let path = stats::own_file(&root);
+        if path.exists() {
+            let by_file = stats::read(&root).unwrap();
+            assert_eq!(by_file.rows.len(), cpus);
+            for (file, netlink) in by_file.rows.iter().zip(&by_netlink.rows) {
+                for stat in [Stat::ClashResolve, Stat::ChainTooLong] {
+                    assert_eq!(
+                        file[stat as usize].is_some(),
+                        netlink[stat as usize].is_some()
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Every table: the entries of each network namespace against the one limit.
+//!
+//! A namespace with a process is read through `/proc/PID/net/stat/nf_conntrack`, which needs no
+//! entering. One without (made by `ip netns add`, or of a pod whose processes ended), and each on a kernel without
+//! that file, is entered for a moment by a thread made for it. Nothing of a namespace stays open
+//! from one reading to the next: that would keep it, and its entries, alive.
+//!
+//! Rights: `CAP_SYS_PTRACE` to see which namespace a process is in, `CAP_SYS_ADMIN` to enter one,
+//! `CAP_NET_ADMIN` for statistics where there is no file. Without them the reader's own table is read, and the problem is said.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::stats::{Accumulator, KernelStats, Reading};
+use super::sysctl::{self, SysctlError};
+use super::{Root, release};
+use crate::sys::netns::{self, Inode};
+
+mod discovery;
+mod reading;
+#[cfg(test)]
+mod tests;
+
+use discovery::Namespace;
+use reading::Outcome;
+
+/// How often namespaces are looked for.
+const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How soon they are looked for again when one that was known can't be read any more.
+const DISCOVERY_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many rows of statistics (one for each table and possible CPU) are read at once. Each costs the kernel
+/// about a microsecond; with this many, a second's readings stay within a few milliseconds.
+const ROWS_PER_READ: usize = 2048;
+
+/// One table, now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSample {
+    /// Inode of its network namespace.
+    pub netns: u32,
+    /// `host` (the namespace of process 1), the name in `/run/netns`, else the inode in digits.
+    pub name: String,
+    /// Entries in it.
+    pub entries: u64,
+    /// The kernel's statistics; those of other tables than the host's may be some seconds old where there are many
+    /// tables and CPUs. `None` where they can't be read.
+    pub stats: Option<KernelStats>,
+}
+
+/// All tables, now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TablesSample {
+    /// How many entries each table may hold (0: unlimited).
+    pub limit: u64,
+    /// Buckets of the hash table that all share.
+    pub buckets: u64,
+    /// The host's first, then by name.
+    pub tables: Vec<TableSample>,
+    /// What can't be seen, and what to do about it; each is said once.
+    pub problems: Vec<String>,
+}
+
+/// Why no table can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TablesError {
+    /// The limit or the buckets can't be read; most likely conntrack is not loaded.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// No table could be read at all.
+    #[error("no conntrack table could be read: {0}")]
+    None(String),
+}
+
+/// What is kept about a table between readings.
+#[derive(Debug)]
+struct Known {
+    namespace: Namespace,
+    sums: Accumulator,
+    stats: Option<KernelStats>,
+}
+
+/// Reads all tables.
+#[derive(Debug)]
+pub struct TableReader {
+    root: Root,
+    known: BTreeMap<Inode, Known>,
+    host: Option<Inode>,
+    looked: Option<Instant>,
+    missed: bool,
+    /// Where the next round of statistics begins.
+    turn: Inode,
+    full_reads: usize,
+    said: BTreeSet<String>,
+}
+
+impl TableReader {
+    /// A reader that has seen nothing yet.
+    pub fn new(root: Root) -> Self {
+        let cpus = release::possible_cpus(&root).unwrap_or(1).max(1);
+        Self {
+            root,
+            known: BTreeMap::new(),
+            host: None,
+            looked: None,
+            missed: false,
+            turn: 0,
+            full_reads: (ROWS_PER_READ / cpus).max(1),
+            said: BTreeSet::new(),
+        }
+    }
+
+    /// The tables as they are now. Every call reads every count; namespaces are looked for every few seconds.
+    ///
+    /// # Errors
+    /// When conntrack is not loaded, or no table can be read.
+    pub fn read(&mut self) -> Result<TablesSample, TablesError> {
+        let limit = sysctl::limit(&self.root)?;
+        let buckets = sysctl::buckets(&self.root)?;
+        let mut problems = Vec::new();
+        if self.is_time_to_look() {
+            self.look(&mut problems);
+        }
+        let plan = self.plan();
+        let mut tables = Vec::with_capacity(plan.len());
+        let mut failures = Vec::new();
+        for (inode, outcome) in reading::read_all(&self.root, &plan) {
+            let Some(known) = self.known.get_mut(&inode) else {
+                continue;
+            };
+            match outcome {
+                Outcome::Entries(entries) => tables.push(sample(inode, known, entries)),
+                Outcome::Full(entries, reading) => {
+                    match reading {
+                        Ok(reading) => known.stats = Some(known.sums.add(&reading)),
+                        Err(error) => problems.push(error.to_string()),
+                    }
+                    tables.push(sample(inode, known, entries));
+                }
+                Outcome::Gone => self.missed = true,
+                Outcome::Failed(error) => failures.push((inode, error)),
+            }
+        }
+        for (inode, error) in failures {
+            problems.push(self.explain(inode, &error));
+        }
+        if tables.is_empty() {
+            return Err(TablesError::None(problems.join("; ")));
+        }
+        let host = self.host;
+        tables.sort_by(|one, other| {
+            let key =
+                |table: &TableSample| (Some(table.netns) != host, table.name.clone(), table.netns);
+            key(one).cmp(&key(other))
+        });
+        problems.retain(|problem| self.said.insert(problem.clone()));
+        Ok(TablesSample {
+            limit,
+            buckets,
+            tables,
+            problems,
+        })
+    }
+
+    /// Looks for namespaces at the next reading, however short ago that was done.
+    pub fn look_again(&mut self) {
+        self.looked = None;
+    }
+
+    fn is_time_to_look(&self) -> bool {
+        let wait = if self.missed {
+            DISCOVERY_PAUSE
+        } else {
+            DISCOVERY_INTERVAL
+        };
+        self.looked.is_none_or(|looked| looked.elapsed() >= wait)
+    }
+
+    /// Finds the namespaces; those that are known keep their sums.
+    fn look(&mut self, problems: &mut Vec<String>) {
+        let found = discovery::discover(&self.root);
+        problems.extend(found.problems);
+        self.host = found.host;
+        let mut before = std::mem::take(&mut self.known);
+        for (inode, namespace) in found.namespaces {
+            let (sums, stats) = before
+                .remove(&inode)
+                .map_or_else(Default::default, |known| (known.sums, known.stats));
+            self.known.insert(
+                inode,
+                Known {
+                    namespace,
+                    sums,
+                    stats,
+                },
+            );
+        }
+        self.looked = Some(Instant::now());
+        self.missed = false;
+    }
+
+    /// Which tables to read, and of which the statistics too: the host's always, the others in turn.
+    fn plan(&mut self) -> Vec<reading::Job> {
+        let begin = self.turn;
+        let mut left = self.full_reads;
+        let host = self.host;
+        let order: Vec<Inode> = self
+            .known
+            .range(begin..)
+            .chain(self.known.range(..begin))
+            .map(|(inode, _)| *inode)
+            .collect();
+        let mut plan = Vec::with_capacity(order.len());
+        for inode in order {
+            let Some(known) = self.known.get(&inode) else {
+                continue;
+            };
+            let mut full = Some(inode) == host;
+            if !full && left > 0 {
+                full = true;
+                left -= 1;
+                self.turn = inode.wrapping_add(1);
+            }
+            plan.push(reading::Job {
+                namespace: known.namespace.clone(),
+                full,
+            });
+        }
+        plan
+    }
+
+    fn explain(&self, inode: Inode, error: &io::Error) -> String {
+        let name = self
+            .known
+            .get(&inode)
+            .map_or_else(|| inode.to_string(), |known| known.namespace.name.clone());
+        let help = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                " (help: run as root, or with CAP_SYS_ADMIN and CAP_SYS_PTRACE)"
+            }
+            _ => "",
+        };
+        format!("the conntrack table of network namespace {name} can't be read: {error}{help}")
+    }
+}
+
+fn sample(netns: Inode, known: &Known, entries: u64) -> TableSample {
+    TableSample {
+        netns,
+        name: known.namespace.name.clone(),
+        entries,
+        stats: known.stats,
+    }
+}

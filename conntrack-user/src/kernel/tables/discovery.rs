@@ -1,0 +1,157 @@
+//! Which network namespaces there are: those of processes, and those that are kept by a file.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirEntry};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::netns;
+use super::{Inode, Root};
+
+/// The folders below `/run` where namespaces are kept by name: `ip netns` and CNI, then Docker.
+const NAMED: [&str; 2] = ["netns", "docker/netns"];
+
+/// A network namespace and the ways to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Namespace {
+    pub(super) inode: Inode,
+    pub(super) name: String,
+    /// It is the reader's own.
+    pub(super) own: bool,
+    /// A process in it.
+    pub(super) process: Option<u32>,
+    /// A file that keeps it.
+    pub(super) file: Option<PathBuf>,
+}
+
+/// What a look around found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) namespaces: BTreeMap<Inode, Namespace>,
+    pub(super) host: Option<Inode>,
+    pub(super) problems: Vec<String>,
+}
+
+impl Found {
+    fn entry(&mut self, inode: Inode) -> &mut Namespace {
+        self.namespaces.entry(inode).or_insert_with(|| Namespace {
+            inode,
+            name: inode.to_string(),
+            own: false,
+            process: None,
+            file: None,
+        })
+    }
+}
+
+/// Looks for all namespaces.
+pub(super) fn discover(root: &Root) -> Found {
+    let mut found = Found::default();
+    let own = if root.is_live() {
+        netns::own_inode().ok()
+    } else {
+        namespace_of(&root.proc("thread-self/ns/net")).ok()
+    };
+    if let Some(own) = own {
+        found.entry(own).own = true;
+    }
+    processes(root, &mut found);
+    for folder in NAMED {
+        named(root, &root.run(folder), &mut found);
+    }
+    // In a container with its own process numbers this is the container's; that is what it can see.
+    found.host = namespace_of(&root.proc("1/ns/net")).ok().or(own);
+    if let Some(host) = found.host {
+        found.entry(host).name = "host".into();
+    }
+    found
+}
+
+/// The namespaces of processes, each by the process with the lowest number.
+fn processes(root: &Root, found: &mut Found) {
+    let folder = root.proc("");
+    let mut hidden = 0_u32;
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            found.problems.push(format!(
+                "{}: {error}; pods' tables can't be found",
+                folder.display()
+            ));
+            return;
+        }
+    };
+    for process in entries.flatten().filter_map(|entry| process_number(&entry)) {
+        match namespace_of(&root.proc(format!("{process}/ns/net"))) {
+            Ok(inode) => {
+                let lowest = &mut found.entry(inode).process;
+                *lowest = Some(lowest.map_or(process, |before| before.min(process)));
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => hidden += 1,
+            // It ended, or is a zombie that has no namespace any more.
+            Err(_) => {}
+        }
+    }
+    if hidden > 0 {
+        found.problems.push(
+            "the network namespaces of some processes can't be seen, so tables may be missing \
+             (help: run as root, or with CAP_SYS_PTRACE)"
+                .into(),
+        );
+    }
+}
+
+fn process_number(entry: &DirEntry) -> Option<u32> {
+    entry.file_name().to_str()?.parse().ok()
+}
+
+/// The namespaces that files in `folder` keep.
+fn named(root: &Root, folder: &Path, found: &mut Found) {
+    // Most machines have only one of these folders.
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    for file in files {
+        let inode = if root.is_live() {
+            netns::inode_of(&file)
+        } else {
+            namespace_of(&file).map(Some)
+        };
+        match inode {
+            Ok(Some(inode)) => {
+                let namespace = found.entry(inode);
+                if namespace.file.is_none() {
+                    if let Some(name) = file.file_name() {
+                        namespace.name = name.to_string_lossy().into_owned();
+                    }
+                    namespace.file = Some(file);
+                }
+            }
+            // Left of a namespace that is gone.
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => found.problems.push(format!("{}: {error}", file.display())),
+        }
+    }
+}
+
+/// The namespace that a link such as `/proc/PID/ns/net` names: `net:[4026531840]`.
+pub(super) fn namespace_of(link: &Path) -> io::Result<Inode> {
+    let target = fs::read_link(link)?;
+    target.to_str().and_then(parse_link).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("names no network namespace: {}", target.display()),
+        )
+    })
+}
+
+pub(super) fn parse_link(target: &str) -> Option<Inode> {
+    target
+        .strip_prefix("net:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
+}

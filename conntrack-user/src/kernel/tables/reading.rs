@@ -1,0 +1,165 @@
+//! Reading one table.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::sys::stat::Mode;
+
+use super::discovery::{Namespace, parse_link};
+use super::{Inode, Reading, Root, netns, sysctl};
+use crate::kernel::stats::{self, StatsError};
+
+/// Enough for the first line and row of the statistics. The kernel makes only as many rows as fit
+/// what is asked for, so a short read is cheap however many CPUs there are.
+const BEGINNING: usize = 512;
+
+/// What to read.
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    pub(super) namespace: Namespace,
+    /// The statistics too, not only the number of entries.
+    pub(super) full: bool,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Entries(u64),
+    Full(u64, Result<Reading, StatsError>),
+    /// The way to it leads nowhere, or elsewhere, now.
+    Gone,
+    Failed(io::Error),
+}
+
+/// Reads all tables: as many as possible from here, the others by entering their namespaces.
+pub(super) fn read_all(root: &Root, jobs: &[Job]) -> Vec<(Inode, Outcome)> {
+    let mut outcomes = Vec::with_capacity(jobs.len());
+    let mut to_enter = Vec::new();
+    for job in jobs {
+        match from_here(root, job) {
+            Some(outcome) => outcomes.push((job.namespace.inode, outcome)),
+            None => to_enter.extend(way_in(root, job).map(|path| (job, path))),
+        }
+    }
+    if !to_enter.is_empty() {
+        outcomes.extend(netns::visit(
+            &to_enter,
+            |(_, path)| path.as_path(),
+            |(job, _)| job.namespace.inode,
+            |(job, _), entered| {
+                let outcome = match entered {
+                    Ok(()) => current(root, job.full),
+                    Err(error) if is_gone(&error) => Outcome::Gone,
+                    Err(error) => Outcome::Failed(error),
+                };
+                (job.namespace.inode, outcome)
+            },
+        ));
+    }
+    outcomes
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(libc::ESRCH)
+        // A file in /run/netns that is no namespace any more.
+        || error.raw_os_error() == Some(libc::EINVAL)
+}
+
+/// The file to enter a namespace by.
+fn way_in(root: &Root, job: &Job) -> Option<PathBuf> {
+    let namespace = &job.namespace;
+    let process = || {
+        namespace
+            .process
+            .map(|process| root.proc(format!("{process}/ns/net")))
+    };
+    root.is_live()
+        .then(|| namespace.file.clone().or_else(process))
+        .flatten()
+}
+
+/// Reads a table without entering its namespace; `None` if that can't be done.
+fn from_here(root: &Root, job: &Job) -> Option<Outcome> {
+    if job.namespace.own {
+        return Some(current(root, job.full));
+    }
+    let process = job.namespace.process?;
+    match by_process(&root.proc(process.to_string()), job) {
+        // It ended, or moved: a file may still keep the namespace.
+        Ok(None) if job.namespace.file.is_some() => None,
+        Ok(None) => Some(Outcome::Gone),
+        Ok(Some(outcome)) => Some(outcome),
+        // A kernel without CONFIG_NF_CONNTRACK_PROCFS.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => Some(Outcome::Failed(error)),
+    }
+}
+
+/// Reads a table through a process in its namespace. `None`: the process ended, or is in another one
+/// now. "Not found" as an error: the process is there, the file is not.
+fn by_process(folder: &Path, job: &Job) -> io::Result<Option<Outcome>> {
+    // The folder stays that process's: its number may be given to another one meanwhile.
+    let folder = match File::open(folder) {
+        Ok(folder) => folder,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match readlinkat(&folder, "ns/net") {
+        Ok(link) if link.to_str().and_then(parse_link) == Some(job.namespace.inode) => {}
+        Ok(_) | Err(Errno::ENOENT | Errno::ESRCH) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let file = match openat(&folder, "net/stat/nf_conntrack", flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::ESRCH) => return Ok(None),
+        // Also when the process ended just now: then its link is gone too.
+        Err(Errno::ENOENT) if readlinkat(&folder, "ns/net").is_err() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    from_file(file, job.full).map(Some)
+}
+
+/// Reads the statistics of an open file, or just their beginning.
+fn from_file(mut file: File, full: bool) -> io::Result<Outcome> {
+    let senseless = || io::Error::new(io::ErrorKind::InvalidData, "the statistics make no sense");
+    if full {
+        let reading = stats::read_file(file).map_err(|error| match error {
+            StatsError::File { source, .. } => source,
+            other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
+        })?;
+        let entries = reading.entries.ok_or_else(senseless)?;
+        return Ok(Outcome::Full(entries, Ok(reading)));
+    }
+    let mut beginning = [0; BEGINNING];
+    let mut length = 0;
+    while length < beginning.len() {
+        match file.read(&mut beginning[length..])? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    let text = str::from_utf8(&beginning[..length]).map_err(|_| senseless())?;
+    stats::parse_entries(text)
+        .map(Outcome::Entries)
+        .ok_or_else(senseless)
+}
+
+/// Reads the table of the calling thread's namespace.
+fn current(root: &Root, full: bool) -> Outcome {
+    let entries = match sysctl::count(root) {
+        Ok(entries) => entries,
+        Err(error) => {
+            return Outcome::Failed(io::Error::new(error.source.kind(), error.to_string()));
+        }
+    };
+    if full {
+        Outcome::Full(entries, stats::read(root))
+    } else {
+        Outcome::Entries(entries)
+    }
+}
