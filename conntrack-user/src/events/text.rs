@@ -1,0 +1,253 @@
+//! One line for people: at most [`WIDTH`] columns, colour only when asked for.
+//!
+//! What does not fit is shortened in the middle: addresses first, then the cause of an eviction to
+//! its source. JSON has everything.
+
+use std::{net::IpAddr, time::SystemTime};
+
+use anstyle::{AnsiColor, Style};
+
+use super::{Event, LostEvent, Seen, Tuple};
+
+/// Columns of a line at most.
+pub const WIDTH: usize = 100;
+/// Columns of a network namespace's name.
+const NETNS: usize = 10;
+/// The longest IPv6 address in text.
+const WHOLE: usize = 45;
+
+/// The event in one line, without the line end.
+pub fn line(event: &Event, colour: bool) -> String {
+    let (verb, style) = match event {
+        Event::Insert(_) => ("insert", AnsiColor::Green.on_default()),
+        Event::Drop(_) => ("drop", AnsiColor::Red.on_default().bold()),
+        Event::Eviction(_) => ("evict", AnsiColor::Yellow.on_default()),
+        Event::Lost(_) => ("lost", AnsiColor::Magenta.on_default()),
+    };
+    let style = if colour { style } else { Style::new() };
+    let (time, rest) = match event {
+        Event::Insert(insert) => {
+            let weight = match insert.seen.weight {
+                0 | 1 => String::new(),
+                weight => format!(" x{weight}"),
+            };
+            let detail = |limit, _| flow(insert.original.as_ref(), limit) + &weight;
+            (insert.seen.time, placed(&insert.seen, detail))
+        }
+        Event::Drop(drop) => {
+            let detail =
+                |limit, _| format!("{} {}", flow(drop.original.as_ref(), limit), drop.reason);
+            (drop.seen.time, placed(&drop.seen, detail))
+        }
+        Event::Eviction(eviction) => {
+            let detail = |limit, whole| {
+                let cause = match (&eviction.cause, whole) {
+                    (Some(cause), false) => endpoint(cause, true, limit),
+                    (cause, _) => flow(cause.as_ref(), limit),
+                };
+                format!("{} for {cause}", flow(eviction.victim.as_ref(), limit))
+            };
+            (eviction.seen.time, placed(&eviction.seen, detail))
+        }
+        Event::Lost(lost) => (lost.time, lost_text(lost)),
+    };
+    format!("{} {style}{verb:<6}{style:#} {rest}", time_of_day(time))
+}
+
+/// `HH:MM:SS.mmm`, UTC.
+fn time_of_day(time: SystemTime) -> String {
+    let text = humantime::format_rfc3339_millis(time).to_string();
+    text.get(11..23).unwrap_or(&text).to_owned()
+}
+
+/// The widest form of the detail that fits behind the namespace and the protocol.
+///
+/// `detail` is given the longest address allowed, and whether the cause may be shown whole.
+fn placed(seen: &Seen, detail: impl Fn(usize, bool) -> String) -> String {
+    const FORMS: [(usize, bool); 7] = [
+        (WHOLE, true),
+        (21, true),
+        (15, true),
+        (WHOLE, false),
+        (21, false),
+        (15, false),
+        (9, false),
+    ];
+    let netns = shorten(&seen.netns_name, NETNS);
+    let protocol = seen.protocol.as_deref().unwrap_or("-");
+    let start = format!("{netns:<NETNS$} {protocol:<5} ");
+    // "HH:MM:SS.mmm insert " stands before it.
+    let room = WIDTH - 20 - start.chars().count();
+    let mut text = String::new();
+    for (limit, whole) in FORMS {
+        text = detail(limit, whole);
+        if text.chars().count() <= room {
+            break;
+        }
+    }
+    start + &shorten(&text, room)
+}
+
+fn flow(tuple: Option<&Tuple>, limit: usize) -> String {
+    let Some(tuple) = tuple else { return "unknown flow".to_owned() };
+    let text =
+        format!("{} > {}", endpoint(tuple, true, limit), endpoint(tuple, false, limit));
+    match (tuple.icmp_id, tuple.icmp_type, tuple.icmp_code) {
+        (Some(id), Some(kind), Some(code)) => format!("{text} type {kind}/{code} id {id}"),
+        _ => text,
+    }
+}
+
+fn endpoint(tuple: &Tuple, source: bool, limit: usize) -> String {
+    let (address, port) = if source {
+        (tuple.source, tuple.source_port)
+    } else {
+        (tuple.destination, tuple.destination_port)
+    };
+    let text = shorten(&address.to_string(), limit);
+    match (address, port) {
+        (_, None) => text,
+        (IpAddr::V4(_), Some(port)) => format!("{text}:{port}"),
+        (IpAddr::V6(_), Some(port)) => format!("[{text}]:{port}"),
+    }
+}
+
+fn lost_text(lost: &LostEvent) -> String {
+    let parts = [
+        (lost.watcher, "this watcher was too slow"),
+        (lost.drops + lost.evictions + lost.inserts, "the ring was full"),
+        (lost.drops_not_detailed + lost.evictions_not_detailed, "beyond the budget"),
+    ];
+    let parts: Vec<_> = parts
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, why)| format!("{number} {why}"))
+        .collect();
+    shorten(&format!("{} events: {}", lost.records, parts.join(", ")), WIDTH - 20)
+}
+
+/// The text with its middle left out if it has more than `limit` characters.
+fn shorten(text: &str, limit: usize) -> String {
+    let length = text.chars().count();
+    if length <= limit {
+        return text.to_owned();
+    }
+    let kept = limit.saturating_sub(1);
+    let head = kept.div_ceil(2);
+    let tail: String = text.chars().skip(length - (kept - head)).collect();
+    text.chars().take(head).chain(['…']).collect::<String>() + &tail
+}
+
+#[cfg(test)]
+mod tests {
+    use conntrack_ebpf::record::{DropReason, View};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::events::{Clock, Names, sample};
+
+    fn text(view: &View) -> String {
+        let names: Names = [(4_026_531_840, "host".to_owned())].into_iter().collect();
+        let line = line(&Event::new(view, &mut Clock::default(), &names), false);
+        assert_eq!(line.chars().filter(|char| *char == ':').take(2).count(), 2);
+        line.get(13..).expect("a time before it").to_owned()
+    }
+
+    #[test]
+    fn one_of_each() {
+        assert_eq!(
+            text(&sample::insert()),
+            "insert host       udp   10.0.0.1:1234 > 10.0.0.2:53"
+        );
+        assert_eq!(
+            text(&sample::icmpv6_drop()),
+            "drop   4026532177 icmpv6 fd00::1 > fd00::2 type 128/0 id 7 table_full"
+        );
+        assert_eq!(
+            text(&sample::eviction()),
+            "evict  host       tcp   10.0.0.9:40000 > 10.0.0.2:80 for 10.0.0.1:1234 > 10.0.0.2:53"
+        );
+    }
+
+    #[test]
+    fn a_sampled_insert_says_how_many() {
+        let mut view = sample::insert();
+        if let View::Insert(record) = &mut view {
+            record.header.weight = 64;
+        }
+        assert!(text(&view).ends_with("10.0.0.2:53 x64"));
+    }
+
+    #[test]
+    fn colour_only_when_asked_for() {
+        let event = Event::new(&sample::insert(), &mut Clock::default(), &Names::default());
+        assert!(!line(&event, false).contains('\u{1b}'));
+        assert!(line(&event, true).contains("\u{1b}[32minsert"));
+    }
+
+    #[test]
+    fn losses_say_why() {
+        let lost = LostEvent {
+            time: SystemTime::UNIX_EPOCH,
+            records: 12,
+            watcher: 2,
+            drops: 3,
+            evictions: 0,
+            inserts: 0,
+            drops_not_detailed: 7,
+            evictions_not_detailed: 0,
+        };
+        assert_eq!(
+            line(&Event::Lost(lost), false),
+            "00:00:00.000 lost   12 events: 2 this watcher was too slow, 3 the ring was full, \
+             7 beyond the budget"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_line_fits(
+            addresses: [[u16; 8]; 4],
+            ports: [u16; 4],
+            protocol: u8,
+            v4: bool,
+            reason in prop::sample::select(DropReason::ALL.to_vec()),
+            name in ".{0,70}",
+        ) {
+            let tuple = |n: usize| {
+                if v4 {
+                    let short = |address: [u16; 8]| {
+                        let ([a, b], [c, d]) = (address[0].to_be_bytes(), address[1].to_be_bytes());
+                        [a, b, c, d]
+                    };
+                    let [from, to] = [short(addresses[n]), short(addresses[n + 1])];
+                    sample::tuple_v4(protocol, (from, ports[n]), (to, ports[n + 1]))
+                } else {
+                    let [from, to] = [addresses[n], addresses[n + 1]];
+                    sample::tuple_v6(protocol, (from, ports[n]), (to, ports[n + 1]))
+                }
+            };
+            let names: Names = [(4_026_531_840, name)].into_iter().collect();
+            let mut views = [sample::insert(), sample::icmpv6_drop(), sample::eviction()];
+            for view in &mut views {
+                match view {
+                    View::Insert(record) => {
+                        record.header.weight = u32::MAX;
+                        record.original = tuple(0);
+                    }
+                    View::Drop(record) => {
+                        record.header.reason = reason as u8;
+                        record.original = tuple(0);
+                    }
+                    View::Eviction(record) => {
+                        record.victim = tuple(0);
+                        record.cause = tuple(2);
+                    }
+                }
+                let event = Event::new(view, &mut Clock::default(), &names);
+                let columns = line(&event, false).chars().count();
+                prop_assert!(columns <= WIDTH, "{columns}: {}", line(&event, false));
+            }
+        }
+    }
+}
