@@ -1,3 +1,48 @@
 //! `cargo xtask`: everything a developer types.
 
-fn main() {}
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod apt;
+mod cache;
+mod command;
+mod cpio;
+#[path = "../guest/frame.rs"]
+mod frame;
+mod guest_tools;
+mod initramfs;
+mod kernels;
+mod modules;
+mod project;
+mod qemu;
+mod vm;
+mod vm_command;
+
+/// Set-up, guest machines, tests, benchmarks and the demo of ctpressure.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Boot a kernel and run a script in it
+    Vm(vm_command::Arguments),
+}
+
+fn main() -> ExitCode {
+    let done: Result<i32> = match Arguments::parse().task {
+        Task::Vm(arguments) => vm_command::run(&arguments),
+    };
+    match done {
+        Ok(status) => u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from),
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! A private apt: Debian packages of any suite, downloaded and unpacked into the cache. Nothing is installed into the
+//! system, its lists and its configuration stay as they are, and no root is needed.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::Cache;
+use crate::command;
+
+/// Debian's key ring; the lists are checked against it.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const DEFAULT_MIRROR: &str = "http://deb.debian.org";
+/// A stable suite changes every few weeks; a list of yesterday still names packages that are there.
+const LISTS_STAY_FRESH: Duration = Duration::from_secs(24 * 3600);
+
+/// Suites whose kernels and guest tools are used, oldest first.
+pub(crate) const ALL_SUITES: &[&str] = &[
+    "bullseye",
+    "bullseye-security",
+    "bookworm",
+    "bookworm-security",
+    "bookworm-backports",
+    "trixie",
+    "trixie-security",
+    "trixie-backports",
+    "testing",
+];
+
+/// Which packages count as installed when apt works out what else is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Installed {
+    /// Those of this machine: only what it lacks is fetched.
+    OfThisMachine,
+    /// None: the packages and all that they depend on are fetched, for a guest.
+    Nothing,
+}
+
+/// One configuration with its lists and archives.
+#[derive(Debug)]
+pub(crate) struct Apt {
+    folder: PathBuf,
+    suites: Vec<String>,
+    installed: Installed,
+}
+
+impl Apt {
+    /// The apt for kernels and guest tools: every suite.
+    pub(crate) fn for_guests(cache: &Cache) -> Result<Self> {
+        let suites = ALL_SUITES.iter().map(|suite| (*suite).to_owned()).collect();
+        Self::new(cache.apt("apt"), suites, Installed::Nothing)
+    }
+
+    /// The apt for programs that run on this machine: its own suite and the backports of that.
+    pub(crate) fn for_this_machine(cache: &Cache, suite: &str) -> Result<Self> {
+        let suites = ["", "-security", "-backports"]
+            .iter()
+            .map(|part| format!("{suite}{part}"))
+            .collect();
+        Self::new(cache.apt("apt-qemu"), suites, Installed::OfThisMachine)
+    }
+
+    fn new(folder: PathBuf, suites: Vec<String>, installed: Installed) -> Result<Self> {
+        for program in ["apt-get", "apt-cache", "dpkg"] {
+            if command::find(program).is_none() {
+                bail!(
+                    "`{program}` is missing: kernels and tools come from Debian's archive, and this machine \
+                     has no apt.\nOn another system, do this in a Debian 12 or 13 container or machine and set \
+                     CTPRESSURE_CACHE to a folder that both see."
+                );
+            }
+        }
+        if !Path::new(KEYRING).exists() {
+            bail!(
+                "{KEYRING} is missing: without it packages can't be checked. \
+                 Install it: sudo apt-get install debian-archive-keyring"
+            );
+        }
+        let apt = Self {
+            folder,
+            suites,
+            installed,
+        };
+        apt.configure()?;
+        Ok(apt)
+    }
+
+    fn configure(&self) -> Result<()> {
+        for folder in ["etc", "lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(self.folder.join(folder))
+                .with_context(|| format!("make {}", self.folder.join(folder).display()))?;
+        }
+        let mirror = env::var("CTPRESSURE_DEBIAN_MIRROR").unwrap_or_else(|_| DEFAULT_MIRROR.into());
+        let mirror = mirror.trim_end_matches('/');
+        let sources = self.suites.iter().map(|suite| {
+            let archive = if suite.ends_with("-security") {
+                "debian-security"
+            } else {
+                "debian"
+            };
+            format!("deb [arch=amd64 signed-by={KEYRING}] {mirror}/{archive} {suite} main\n")
+        });
+        write_if_changed(
+            &self.folder.join("etc/sources.list"),
+            &sources.collect::<String>(),
+        )?;
+
+        let folder = self.folder.display();
+        let mut configuration = format!(
+            "Dir::Etc::SourceList \"{folder}/etc/sources.list\";\n\
+             Dir::Etc::SourceParts \"/dev/null\";\n\
+             Dir::Etc::Preferences \"/dev/null\";\n\
+             Dir::Etc::PreferencesParts \"/dev/null\";\n\
+             Dir::State::Lists \"{folder}/lists\";\n\
+             Dir::Cache \"{folder}/cache\";\n\
+             Acquire::Languages \"none\";\n\
+             Acquire::Retries \"3\";\n\
+             // Needs no lock of the system: nothing is installed.\n\
+             Debug::NoLocking \"1\";\n\
+             // Root would change to a user who can't write into the cache.\n\
+             APT::Sandbox::User \"root\";\n\
+             // What the system does after its own updates, and lists that only its desktop needs.\n"
+        );
+        for section in [
+            "APT::Update::Pre-Invoke",
+            "APT::Update::Post-Invoke",
+            "APT::Update::Post-Invoke-Success",
+            "DPkg::Post-Invoke",
+            "Acquire::IndexTargets::deb::DEP-11",
+            "Acquire::IndexTargets::deb::DEP-11-icons",
+            "Acquire::IndexTargets::deb::DEP-11-icons-small",
+            "Acquire::IndexTargets::deb::DEP-11-icons-hidpi",
+            "Acquire::IndexTargets::deb::CNF",
+        ] {
+            configuration.push_str(&format!("#clear {section};\n"));
+        }
+        if self.installed == Installed::Nothing {
+            configuration.push_str("Dir::State::Status \"/dev/null\";\n");
+        }
+        write_if_changed(&self.folder.join("etc/apt.conf"), &configuration)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.arg("-c").arg(self.folder.join("etc/apt.conf"));
+        command
+            .env("LC_ALL", "C.UTF-8")
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    }
+
+    /// Fetches the lists of packages, unless they are of today.
+    pub(crate) fn update(&self, even_if_fresh: bool) -> Result<()> {
+        let stamp = self.folder.join("updated");
+        let sources = self.folder.join("etc/sources.list");
+        if !even_if_fresh && is_fresh(&stamp, &sources) {
+            return Ok(());
+        }
+        command::say(&format!(
+            "fetching the package lists of {}",
+            self.suites.join(", ")
+        ));
+        let mut update = self.command("apt-get");
+        if !command::watched() {
+            update.arg("-qq");
+        }
+        command::run(update.args(["-o", "APT::Update::Error-Mode=any", "update"])).context(
+            "Debian's archive could not be reached: check the network or set CTPRESSURE_DEBIAN_MIRROR",
+        )?;
+        fs::write(&stamp, "").with_context(|| format!("write {}", stamp.display()))
+    }
+
+    /// All package names that begin so.
+    pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        let names = command::output(self.command("apt-cache").args(["pkgnames", prefix]))?;
+        Ok(names.lines().map(str::to_owned).collect())
+    }
+
+    /// Downloads just these packages and unpacks them into a folder.
+    pub(crate) fn unpack_only(&self, packages: &[String], target: &Path) -> Result<()> {
+        self.fetch_and_unpack(target, |apt| {
+            let mut download = apt.command("apt-get");
+            // Into the folder that it runs in.
+            download
+                .current_dir(apt.archives())
+                .arg("download")
+                .args(packages);
+            download
+        })
+    }
+
+    /// Downloads packages and all that they depend on and that counts as missing, and unpacks them into a folder.
+    pub(crate) fn unpack_with_dependencies(
+        &self,
+        packages: &[&str],
+        suite: &str,
+        target: &Path,
+    ) -> Result<()> {
+        self.fetch_and_unpack(target, |apt| {
+            let mut install = apt.command("apt-get");
+            install.args([
+                "install",
+                "--download-only",
+                "--no-install-recommends",
+                "--yes",
+            ]);
+            install.args(["-t", suite]).args(packages);
+            install
+        })
+    }
+
+    fn archives(&self) -> PathBuf {
+        self.folder.join("cache/archives")
+    }
+
+    fn fetch_and_unpack(&self, target: &Path, command: impl Fn(&Self) -> Command) -> Result<()> {
+        let mut fetch = command(self);
+        if !command::watched() {
+            fetch.arg("-qq");
+        }
+        command::run(&mut fetch)?;
+        fs::create_dir_all(target).with_context(|| format!("make {}", target.display()))?;
+        for package in packages_in(&self.archives())? {
+            command::output(Command::new("dpkg").arg("-x").arg(&package).arg(target))?;
+            // What is unpacked need not be kept, and the next job finds only its own packages.
+            fs::remove_file(&package).with_context(|| format!("remove {}", package.display()))?;
+        }
+        Ok(())
+    }
+}
+
+fn packages_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
+    let mut packages = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "deb") {
+            packages.push(path);
+        }
+    }
+    packages.sort();
+    Ok(packages)
+}
+
+fn is_fresh(stamp: &Path, sources: &Path) -> bool {
+    let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
+    let (Some(updated), Some(sources)) = (modified(stamp), modified(sources)) else {
+        return false;
+    };
+    let age = SystemTime::now()
+        .duration_since(updated)
+        .unwrap_or_default();
+    updated >= sources && age < LISTS_STAY_FRESH
+}
+
+fn write_if_changed(path: &Path, content: &str) -> Result<()> {
+    if fs::read_to_string(path).is_ok_and(|old| old == content) {
+        return Ok(());
+    }
+    fs::write(path, content).with_context(|| format!("write {}", path.display()))
+}
+
+/// The Debian suite of this machine, e.g. `bookworm`.
+pub(crate) fn suite_of_this_machine() -> Result<String> {
+    let text = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .map(|value| value.trim_matches('"').to_owned())
+    };
+    match (field("ID").as_deref(), field("VERSION_CODENAME")) {
+        (Some("debian"), Some(suite)) => Ok(suite),
+        (id, _) => bail!(
+            "this machine is not Debian (ID={}), so a package of its suite can't be chosen",
+            id.unwrap_or("unknown")
+        ),
+    }
+}
+
+/// The numbers in a version, for comparing: `6.12.107+deb13` is 6, 12, 107, 13.
+pub(crate) fn version_numbers(version: &str) -> Vec<u64> {
+    version
+        .split(|character: char| !character.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect()
+}

@@ -1,0 +1,123 @@
+//! Where everything that setup fetches lies: one folder outside of the source tree, so that checkouts
+//! share it and `cargo clean` keeps it.
+
+use std::env;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The cache folder and the places in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Cache {
+    root: PathBuf,
+}
+
+impl Cache {
+    /// `$CTPRESSURE_CACHE`, else `ctpressure` in the user's cache folder. Made if it is not there.
+    pub(crate) fn open() -> Result<Self> {
+        let set = |name| {
+            env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        let root = set("CTPRESSURE_CACHE")
+            .or_else(|| set("XDG_CACHE_HOME").map(|folder| folder.join("ctpressure")))
+            .or_else(|| set("HOME").map(|folder| folder.join(".cache/ctpressure")))
+            .context(
+                "neither HOME nor CTPRESSURE_CACHE is set: nowhere to keep kernels and tools",
+            )?;
+        fs::create_dir_all(&root).with_context(|| {
+            format!(
+                "make the cache folder {} (set CTPRESSURE_CACHE to another)",
+                root.display()
+            )
+        })?;
+        Ok(Self {
+            root: fs::canonicalize(root)?,
+        })
+    }
+
+    /// Programs that `cargo install` put there, and links to others.
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.root.join("tools/bin")
+    }
+
+    /// The root for `cargo install --root`.
+    pub(crate) fn tools(&self) -> PathBuf {
+        self.root.join("tools")
+    }
+
+    /// QEMU as unpacked from packages.
+    pub(crate) fn qemu(&self) -> PathBuf {
+        self.root.join("tools/qemu")
+    }
+
+    /// One unpacked kernel package set a folder, named by the kernel's full version.
+    pub(crate) fn kernels(&self) -> PathBuf {
+        self.root.join("kernels")
+    }
+
+    /// Parts of the initramfs, and the packages that they are made of.
+    pub(crate) fn guest(&self) -> PathBuf {
+        self.root.join("guest")
+    }
+
+    /// A private apt: configuration, lists, archives.
+    pub(crate) fn apt(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Waits until no other xtask changes the cache, and keeps others out while the value lives.
+    pub(crate) fn lock(&self) -> Result<File> {
+        let path = self.root.join("lock");
+        let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
+        if file.try_lock().is_err() {
+            eprintln!("waiting for another xtask that is filling the cache ...");
+            file.lock()
+                .with_context(|| format!("lock {}", path.display()))?;
+        }
+        Ok(file)
+    }
+
+    /// A place for a new folder or file that nobody sees half made: [`Staged::publish`] renames it.
+    pub(crate) fn stage(&self, target: &Path) -> Result<Staged> {
+        let parent = target
+            .parent()
+            .context("a path in the cache has a parent")?;
+        fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+        let folder = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempdir_in(parent)
+            .with_context(|| format!("make a folder in {}", parent.display()))?;
+        Ok(Staged {
+            folder,
+            target: target.to_owned(),
+        })
+    }
+}
+
+/// See [`Cache::stage`].
+#[derive(Debug)]
+pub(crate) struct Staged {
+    folder: tempfile::TempDir,
+    target: PathBuf,
+}
+
+impl Staged {
+    /// Where to write: a path that does not exist yet.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("new")
+    }
+
+    /// Puts what was written in the place of the target, replacing what was there.
+    pub(crate) fn publish(self) -> Result<()> {
+        let old = self.folder.path().join("old");
+        if self.target.is_dir() {
+            fs::rename(&self.target, &old)
+                .with_context(|| format!("move {} away", self.target.display()))?;
+        }
+        fs::rename(self.path(), &self.target)
+            .with_context(|| format!("put {} in place", self.target.display()))
+    }
+}

@@ -1,0 +1,366 @@
+//! The programs that a guest has besides ours: busybox, ip, nft, iptables, conntrack, bpftool, kmod, and bpftrace
+//! where it is asked for; each with the libraries that it needs, from Debian's packages, never from this machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use object::read::elf::{Dyn, FileHeader, ProgramHeader};
+use object::{Endianness, elf};
+
+use crate::apt::Apt;
+use crate::cache::Cache;
+use crate::command;
+use crate::cpio::Archive;
+
+/// The suite of the tools. Guests of every kernel have the same ones.
+const SUITE: &str = "trixie";
+const LOADER: &str = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
+const LIBRARY_FOLDERS: &[&str] = &["usr/lib/x86_64-linux-gnu", "usr/lib", "usr/lib64"];
+
+/// A group of tools that goes into a guest together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// What every guest has.
+    Base,
+    /// bpftrace, which brings 200 MB of compiler: only where it is asked for.
+    Bpftrace,
+}
+
+impl Group {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Bpftrace => "bpftrace",
+        }
+    }
+
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Base => &[
+                "busybox-static",
+                "dash",
+                "conntrack",
+                "iproute2",
+                "nftables",
+                "iptables",
+                "bpftool",
+                "kmod",
+                "netbase",
+                "libcap2-bin",
+            ],
+            Self::Bpftrace => &["bpftrace"],
+        }
+    }
+
+    fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Base => &[
+                "dash",
+                "conntrack",
+                "ip",
+                "ss",
+                "tc",
+                "bridge",
+                "nstat",
+                "nft",
+                "xtables-nft-multi",
+                "xtables-legacy-multi",
+                "bpftool",
+                "kmod",
+                "setcap",
+                "getcap",
+                "capsh",
+            ],
+            Self::Bpftrace => &["bpftrace"],
+        }
+    }
+
+    /// Files that programs open by themselves.
+    fn folders(self) -> &'static [&'static str] {
+        match self {
+            Self::Base => &[
+                "usr/lib/x86_64-linux-gnu/xtables",
+                "usr/share/iproute2",
+                "etc",
+            ],
+            Self::Bpftrace => &[],
+        }
+    }
+
+    fn links(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Base => &[
+                // Not busybox's shell: that one prefers busybox's `ip` and `modprobe` to the real ones.
+                ("usr/bin/sh", "dash"),
+                ("usr/sbin/iptables", "xtables-nft-multi"),
+                ("usr/sbin/iptables-save", "xtables-nft-multi"),
+                ("usr/sbin/iptables-restore", "xtables-nft-multi"),
+                ("usr/sbin/iptables-nft", "xtables-nft-multi"),
+                ("usr/sbin/ip6tables", "xtables-nft-multi"),
+                ("usr/sbin/ip6tables-save", "xtables-nft-multi"),
+                ("usr/sbin/ip6tables-restore", "xtables-nft-multi"),
+                ("usr/sbin/ip6tables-nft", "xtables-nft-multi"),
+                ("usr/sbin/iptables-legacy", "xtables-legacy-multi"),
+                ("usr/sbin/ip6tables-legacy", "xtables-legacy-multi"),
+                ("usr/sbin/modprobe", "../bin/kmod"),
+                ("usr/sbin/insmod", "../bin/kmod"),
+                ("usr/sbin/rmmod", "../bin/kmod"),
+                ("usr/sbin/lsmod", "../bin/kmod"),
+                ("usr/sbin/modinfo", "../bin/kmod"),
+            ],
+            Self::Bpftrace => &[],
+        }
+    }
+}
+
+/// Where the packages of a group are unpacked.
+fn root(cache: &Cache, group: Group) -> PathBuf {
+    cache.guest().join(format!("{}-root", group.name()))
+}
+
+/// Whether the group's packages are there.
+pub(crate) fn present(cache: &Cache, group: Group) -> bool {
+    root(cache, group).is_dir()
+}
+
+/// Downloads and unpacks the packages of a group, if they aren't there.
+pub(crate) fn fetch(cache: &Cache, group: Group) -> Result<()> {
+    let target = root(cache, group);
+    if target.is_dir() {
+        return Ok(());
+    }
+    command::say(&format!(
+        "downloading guest tools: {}",
+        group.packages().join(", ")
+    ));
+    let apt = Apt::for_guests(cache)?;
+    apt.update(false)?;
+    let staged = cache.stage(&target)?;
+    apt.unpack_with_dependencies(group.packages(), SUITE, &staged.path())?;
+    staged.publish()
+}
+
+/// The group as a cpio archive; made once, then taken from the cache.
+pub(crate) fn archive(cache: &Cache, group: Group) -> Result<PathBuf> {
+    fetch(cache, group)?;
+    let target = cache.guest().join(format!("{}.cpio", group.name()));
+    // The archive's making is part of xtask: a newer xtask may make another one.
+    let maker = std::env::current_exe().context("where this program is")?;
+    if crate::kernels::newer(&target, &maker) && crate::kernels::newer(&target, &root(cache, group))
+    {
+        return Ok(target);
+    }
+    let staged = cache.stage(&target)?;
+    fs::write(staged.path(), pack(cache, group)?)
+        .with_context(|| format!("write {}", staged.path().display()))?;
+    staged.publish()?;
+    Ok(target)
+}
+
+/// kmod's `depmod`, run by its own loader with its own libraries.
+pub(crate) fn depmod(cache: &Cache) -> Result<Command> {
+    fetch(cache, Group::Base)?;
+    let tree = Tree {
+        root: root(cache, Group::Base),
+    };
+    let mut command = Command::new(tree.root.join(LOADER));
+    let kmod = tree.program("kmod")?;
+    command
+        .arg("--library-path")
+        .arg(tree.root.join(LIBRARY_FOLDERS[0]));
+    // One program with many names: it goes by the name that it is called with.
+    command
+        .args(["--argv0", "depmod"])
+        .arg(tree.root.join(kmod));
+    Ok(command)
+}
+
+fn pack(cache: &Cache, group: Group) -> Result<Vec<u8>> {
+    let tree = Tree {
+        root: root(cache, group),
+    };
+    let mut files: BTreeMap<String, bool> = BTreeMap::new();
+    let mut archive = Archive::default();
+    if group == Group::Base {
+        skeleton(&mut archive);
+        busybox(&tree, &mut archive)?;
+    }
+    for program in group.programs() {
+        tree.add_with_libraries(tree.program(program)?, &mut files)?;
+    }
+    for folder in group.folders() {
+        for path in tree.files_below(folder)? {
+            if path.contains(".so") {
+                tree.add_with_libraries(path, &mut files)?;
+            } else {
+                files.insert(path, false);
+            }
+        }
+    }
+    for (path, executable) in files {
+        let content = fs::read(tree.root.join(&path)).with_context(|| format!("read {path}"))?;
+        archive.file(&path, executable, &content);
+    }
+    for (path, target) in group.links() {
+        archive.symlink(path, target);
+    }
+    Ok(archive.finish())
+}
+
+/// Folders and links that a Debian system has, and the two devices that a process needs before `/dev` is there.
+fn skeleton(archive: &mut Archive) {
+    for folder in [
+        "usr/bin",
+        "usr/sbin",
+        "usr/lib",
+        "usr/lib64",
+        "usr/local/bin",
+        "root",
+        "tmp",
+        "run",
+        "proc",
+        "sys",
+        "dev",
+        "var/lib",
+        "var/log",
+    ] {
+        archive.directory(folder);
+    }
+    for folder in ["bin", "sbin", "lib", "lib64"] {
+        archive.symlink(folder, &format!("usr/{folder}"));
+    }
+    archive.symlink("var/run", "/run");
+    archive.symlink("usr/lib64/ld-linux-x86-64.so.2", &format!("/{LOADER}"));
+    archive.symlink("etc/mtab", "/proc/self/mounts");
+    archive.character_device("dev/console", 5, 1);
+    archive.character_device("dev/null", 1, 3);
+    archive.file(
+        "etc/passwd",
+        false,
+        b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    );
+    archive.file("etc/group", false, b"root:x:0:\nnogroup:x:65534:\n");
+    archive.file("etc/hosts", false, b"127.0.0.1 localhost\n::1 localhost\n");
+    archive.file(
+        "etc/nsswitch.conf",
+        false,
+        b"passwd: files\ngroup: files\nhosts: files\nprotocols: files\nservices: files\n",
+    );
+}
+
+/// busybox under each of its names, except where the real program is there.
+fn busybox(tree: &Tree, archive: &mut Archive) -> Result<()> {
+    let path = tree.program("busybox")?;
+    let program = tree.root.join(&path);
+    archive.file(
+        "usr/bin/busybox",
+        true,
+        &fs::read(&program).context("read busybox")?,
+    );
+    let names = command::output(Command::new(&program).arg("--list"))?;
+    for name in names.lines() {
+        let real = Group::Base
+            .links()
+            .iter()
+            .any(|(link, _)| link.ends_with(&format!("/{name}")))
+            || Group::Base.programs().contains(&name);
+        if !real && name != "busybox" {
+            archive.symlink(&format!("usr/bin/{name}"), "busybox");
+        }
+    }
+    Ok(())
+}
+
+/// A folder into which packages were unpacked. Paths in it are relative and begin with `usr` or `etc`.
+struct Tree {
+    root: PathBuf,
+}
+
+impl Tree {
+    fn program(&self, name: &str) -> Result<String> {
+        let folders = ["usr/sbin", "usr/bin", "sbin", "bin"];
+        let found = folders
+            .iter()
+            .map(|folder| format!("{folder}/{name}"))
+            .find(|path| self.exists(path));
+        found.with_context(|| {
+            format!(
+                "{name} is not in the unpacked packages; remove {} and try again",
+                self.root.display()
+            )
+        })
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.root.join(path).is_file()
+    }
+
+    /// Adds a file and the libraries that it needs, and those that they need.
+    fn add_with_libraries(&self, path: String, files: &mut BTreeMap<String, bool>) -> Result<()> {
+        if files.contains_key(&path) {
+            return Ok(());
+        }
+        let content = fs::read(self.root.join(&path)).with_context(|| format!("read {path}"))?;
+        files.insert(path.clone(), true);
+        for library in needed(&content).with_context(|| format!("read {path}"))? {
+            let mut places = LIBRARY_FOLDERS
+                .iter()
+                .map(|folder| format!("{folder}/{library}"));
+            let Some(place) = places.find(|place| self.exists(place)) else {
+                bail!("{path} needs {library}, which none of the unpacked packages holds");
+            };
+            self.add_with_libraries(place, files)?;
+        }
+        Ok(())
+    }
+
+    fn files_below(&self, folder: &str) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let mut pending = vec![self.root.join(folder)];
+        while let Some(next) = pending.pop() {
+            for entry in fs::read_dir(&next).with_context(|| format!("list {}", next.display()))? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    pending.push(path);
+                } else if path.is_file() {
+                    found.push(
+                        path.strip_prefix(&self.root)?
+                            .to_string_lossy()
+                            .into_owned(),
+                    );
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+}
+
+/// The `DT_NEEDED` names of an ELF file, and its loader if it names one; none for anything else.
+fn needed(content: &[u8]) -> Result<Vec<String>> {
+    if !content.starts_with(&elf::ELFMAG) {
+        return Ok(Vec::new());
+    }
+    let header = elf::FileHeader64::<Endianness>::parse(content)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, content)?;
+    let mut names = Vec::new();
+    if let Some((entries, link)) = sections.dynamic(endian, content)? {
+        let strings = sections.strings(endian, content, link)?;
+        for entry in entries
+            .iter()
+            .filter(|entry| i64::from(entry.d_tag(endian)) == elf::DT_NEEDED)
+        {
+            names.push(String::from_utf8(entry.string(endian, strings)?.to_vec())?);
+        }
+    }
+    for segment in header.program_headers(endian, content)? {
+        if segment.p_type(endian) == elf::PT_INTERP {
+            names.push("ld-linux-x86-64.so.2".to_owned());
+        }
+    }
+    Ok(names)
+}
