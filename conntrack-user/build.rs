@@ -36,6 +36,11 @@ fn main() -> Result<()> {
     if env::var_os(BOOTSTRAP).is_none_or(|value| value != "1") {
         let status = Command::new(env::current_exe()?)
             .env(BOOTSTRAP, "1")
+            // What somebody sets for the program must not reach the eBPF code: less optimised it
+            // does not pass the verifier.
+            .env_remove("CARGO_PROFILE_RELEASE_OPT_LEVEL")
+            .env_remove("CARGO_PROFILE_RELEASE_DEBUG")
+            .env("RUST_BACKTRACE", "0")
             .env("PATH", path_with_tools()?)
             .status()
             .context("cannot run the build script again")?;

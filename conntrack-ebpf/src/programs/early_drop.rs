@@ -98,10 +98,12 @@ fn refused(state: *mut PerCpuState, evicted: bool, frame: Option<&Frame>) {
     emit::drop_of_flow(state, reason, frame);
 }
 
-/// Names a call by its arguments: two open calls for the same flow in one task can't be.
+/// Names a call by the flow's hash: two calls for the same flow can't be open in one task.
+///
+/// Not by `net` as well: the verifier refuses arithmetic with it.
 #[inline(always)]
-fn id_of_arguments(net: u64, hash: u32) -> u64 {
-    net ^ (u64::from(hash) << 32)
+fn id_of_flow(hash: u32) -> u64 {
+    u64::from(hash) | (1 << 63)
 }
 
 /// match: v5.4..v7.3 net/netfilter/nf_conntrack_core.c: unsigned int early_drop(net, hash)
@@ -109,17 +111,16 @@ fn id_of_arguments(net: u64, hash: u32) -> u64 {
 fn early_drop_fentry(ctx: FEntryContext) -> u32 {
     let net: *const u8 = ctx.arg(0);
     let hash: u32 = ctx.arg(1);
-    begin(net as u64, hash, id_of_arguments(net as u64, hash));
+    begin(net as u64, hash, id_of_flow(hash));
     0
 }
 
 /// match: as above
 #[fexit]
 fn early_drop_fexit(ctx: FExitContext) -> u32 {
-    let net: *const u8 = ctx.arg(0);
     let hash: u32 = ctx.arg(1);
     let evicted: u32 = ctx.arg(2);
-    end(id_of_arguments(net as u64, hash), evicted & 0xff != 0);
+    end(id_of_flow(hash), evicted & 0xff != 0);
     0
 }
 

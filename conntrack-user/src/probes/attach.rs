@@ -131,11 +131,29 @@ pub(super) fn attach(options: &Options) -> Result<Outcome, AttachError> {
         without: &options.without_functions,
     };
 
-    let (mut globals, fields) = find_fields(&vmlinux);
+    // Whether inserts leave their record to the confirmation is frozen before anything is
+    // attached; if the hook there then fails after all, once more without it.
     let plan = choose(options, &running);
-    let record_at_confirm = plan.iter().any(|(event, chosen)| {
-        event.kind == EventKind::Confirm && chosen.iter().any(Result::is_ok)
+    let offered = plan.iter().any(|(event, candidates)| {
+        event.kind == EventKind::Confirm && candidates.iter().any(Result::is_ok)
     });
+    let outcome = attach_plan(options, &running, presence, plan, offered)?;
+    if offered && !outcome.sees_confirm {
+        drop(outcome);
+        return attach_plan(options, &running, presence, choose(options, &running), false);
+    }
+    Ok(outcome)
+}
+
+/// Makes the maps and attaches what is in the plan.
+fn attach_plan(
+    options: &Options,
+    running: &Running<'_>,
+    presence: Presence,
+    plan: Vec<(&'static Event, Candidates)>,
+    record_at_confirm: bool,
+) -> Result<Outcome, AttachError> {
+    let (mut globals, fields) = find_fields(running.vmlinux);
     globals.extend(settings(options, record_at_confirm));
     let (programs, maps) = object::open(&globals, ring_size(options.ring_bytes))?;
 
@@ -305,8 +323,8 @@ enum Failure {
     Fatal(AttachError),
 }
 
-impl From<super::object::ObjectError> for Failure {
-    fn from(error: super::object::ObjectError) -> Self {
+impl From<object::ObjectError> for Failure {
+    fn from(error: object::ObjectError) -> Self {
         Self::Fatal(error.into())
     }
 }

@@ -49,7 +49,7 @@ impl RingReader {
     /// # Errors
     /// If the ring can't be polled.
     pub async fn run(self, mut sink: impl FnMut(&View)) -> io::Result<()> {
-        let mut ring = AsyncFd::with_interest(self.ring, Interest::READABLE)?;
+        let mut ring = AsyncFd::register_with_interest(self.ring, Interest::READABLE)?;
         loop {
             // A time-out is not an error: inserts wait without a wake-up.
             if let Ok(ready) = timeout(LOOK_EVERY, ring.readable_mut()).await {
