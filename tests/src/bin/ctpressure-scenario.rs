@@ -1,2 +1,240 @@
-//! soon
-fn main() {}
+//! `ctpressure-scenario`: what has to hold, run inside a guest.
+//!
+//! Each scenario has a process and a process group of its own: one that hangs or panics is ended
+//! with all that it started, and the next one begins on a clean machine.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    os::unix::process::CommandExt as _,
+    process::{Child, Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Parser, Subcommand};
+use ctpressure_tests::{
+    guest::{agent::Mechanism, command, kernel, net},
+    scenarios::{self, Scenario, With},
+    traffic::bench::flush_table,
+};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+
+/// End-to-end scenarios of ctpressure. They change sysctls and unload modules: run them in a guest
+/// (`cargo xtask vm`), as root.
+#[derive(Parser)]
+#[command(name = "ctpressure-scenario", version)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Names every scenario and says what it shows.
+    List,
+    /// Runs those whose name contains NAME.
+    Run {
+        /// Part of a name.
+        name: String,
+        /// With this mechanism only.
+        #[arg(long, value_enum)]
+        mechanism: Option<Mechanism>,
+    },
+    /// Runs every scenario with every mechanism that this kernel allows.
+    All,
+    /// Runs one scenario in this process: what `run` starts.
+    #[command(hide = true)]
+    Only {
+        name: String,
+        #[arg(long, value_enum)]
+        mechanism: Option<Mechanism>,
+    },
+    /// Becomes COMMAND without some capabilities.
+    #[command(hide = true)]
+    ExecWithout {
+        capabilities: String,
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+}
+
+/// A scenario with the mechanism to run it with.
+type Turn = (&'static Scenario, Option<Mechanism>);
+
+fn turns(name: &str, only: Option<Mechanism>) -> Vec<Turn> {
+    let allowed = Mechanism::allowed();
+    let mechanisms = |with| match with {
+        With::Any => vec![only],
+        With::KprobeOnly => vec![Some(Mechanism::Kprobe)],
+        With::Each => allowed.iter().copied().map(Some).collect(),
+    };
+    scenarios::ALL
+        .iter()
+        .filter(|scenario| scenario.name.contains(name))
+        .flat_map(|scenario| {
+            mechanisms(scenario.with)
+                .into_iter()
+                .map(move |mechanism| (scenario, mechanism))
+        })
+        .filter(|(_, mechanism)| only.is_none() || mechanism.is_none() || *mechanism == only)
+        .collect()
+}
+
+fn title((scenario, mechanism): &Turn) -> String {
+    mechanism.map_or_else(
+        || scenario.name.to_owned(),
+        |mechanism| format!("{}[{}]", scenario.name, mechanism.name()),
+    )
+}
+
+/// Loads what the scenarios stand on and remembers the sysctls as they are.
+fn prepare() -> Result<BTreeMap<String, String>> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "scenarios have to run as root"
+    );
+    for module in ["nf_conntrack", "nf_conntrack_netlink"] {
+        kernel::load_module(module)?;
+    }
+    kernel::all_sysctls()
+}
+
+/// Puts the machine back as it was before the first scenario.
+fn put_back(sysctls: &BTreeMap<String, String>) -> Result<()> {
+    for module in ["nf_conntrack", "nf_conntrack_netlink"] {
+        kernel::load_module(module)?;
+    }
+    net::clean_up()?;
+    flush_table()?;
+    kernel::restore_sysctls(sysctls)
+}
+
+fn run_all(turns: &[Turn]) -> Result<bool> {
+    ensure!(
+        !turns.is_empty(),
+        "no scenario has such a name; see `ctpressure-scenario list`"
+    );
+    // Asked before: loading the module makes its BTF appear.
+    let sysctls = prepare()?;
+    let mut all_ok = true;
+    for turn in turns {
+        let start = Instant::now();
+        let result = put_back(&sysctls)
+            .context("putting the machine back before it")
+            .and_then(|()| run_one(turn));
+        let name = title(turn);
+        match result {
+            Ok(()) => println!("RESULT {name} ok {:.1}", start.elapsed().as_secs_f64()),
+            Err(error) => {
+                all_ok = false;
+                println!(
+                    "RESULT {name} FAIL {}",
+                    command::one_line(&format!("{error:#}"))
+                );
+            }
+        }
+        std::io::stdout().flush()?;
+    }
+    println!("RESULTS {}", turns.len());
+    Ok(all_ok)
+}
+
+/// Runs one scenario in a process group of its own; its message is the last line of its stderr.
+fn run_one(turn: &Turn) -> Result<()> {
+    let (scenario, mechanism) = turn;
+    let mut command = Command::new(std::env::current_exe().context("finding this program's file")?);
+    command.args(["only", scenario.name]);
+    if let Some(mechanism) = mechanism {
+        command.args(["--mechanism", mechanism.name()]);
+    }
+    command
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    let mut child = command::spawn(&mut command)?;
+    let group = Pid::from_raw(i32::try_from(child.id())?);
+    let errors = pass_errors_on(&mut child)?;
+    let ended = command::wait(&mut child, Duration::from_secs(scenario.limit_seconds))?;
+    // Agents and generators that are left; none is the rule.
+    drop(killpg(group, Signal::SIGKILL));
+    if ended.is_none() {
+        child.wait().context("waiting for the end of a scenario")?;
+    }
+    let said = errors.join().unwrap_or_default();
+    let last = said
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("");
+    match ended {
+        Some(status) if status.success() => Ok(()),
+        Some(status) if status.code() == Some(1) => bail!("{last}"),
+        Some(status) => bail!("{status}: {}", command::one_line(&said)),
+        None => bail!(
+            "not done after {} s; last words: {last}",
+            scenario.limit_seconds
+        ),
+    }
+}
+
+/// Copies a child's stderr to ours and keeps it.
+fn pass_errors_on(child: &mut Child) -> Result<thread::JoinHandle<String>> {
+    let mut pipe = child.stderr.take().context("a scenario without stderr")?;
+    Ok(thread::spawn(move || {
+        let mut said = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+            said.extend_from_slice(&buffer[..length]);
+            // Nobody may be listening any more; the result line matters.
+            drop(std::io::stderr().write_all(&buffer[..length]));
+        }
+        String::from_utf8_lossy(&said).into_owned()
+    }))
+}
+
+fn run(cli: Cli) -> Result<bool> {
+    match cli.what {
+        What::List => {
+            for scenario in scenarios::ALL {
+                println!("{:28} {}", scenario.name, scenario.shows);
+            }
+            Ok(true)
+        }
+        What::All => {
+            kernel::load_module("nf_conntrack")?;
+            run_all(&turns("", None))
+        }
+        What::Run { name, mechanism } => {
+            kernel::load_module("nf_conntrack")?;
+            run_all(&turns(&name, mechanism))
+        }
+        What::Only { name, mechanism } => {
+            let scenario = scenarios::ALL.iter().find(|scenario| scenario.name == name);
+            (scenario.context("no such scenario")?.run)(mechanism)?;
+            Ok(true)
+        }
+        What::ExecWithout {
+            capabilities,
+            command,
+        } => {
+            scenarios::exec_without(&capabilities, &command)?;
+            Ok(false)
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{}", command::one_line(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,11 @@
-//! Handles of a scenario on the machine that it runs on.
+//! The handles of a scenario on the machine that it runs on.
+
+pub mod agent;
+pub mod bpf;
+pub mod checks;
+pub mod command;
+pub mod generator;
+pub mod kernel;
+pub mod net;
+pub mod prom;
+pub mod watch;

@@ -1,1 +1,85 @@
-//! What has to hold.
+//! What has to hold, one function for each.
+//!
+//! Each runs in a process of its own on a machine that is put back before it: no rules, no
+//! devices or namespaces of earlier ones, sysctls as at boot, empty table.
+
+use anyhow::Result;
+
+use crate::guest::agent::Mechanism;
+
+mod conditions;
+mod counts;
+mod detail;
+mod life;
+mod metrics;
+mod nat;
+mod nested;
+mod setting;
+mod tables;
+mod watching;
+
+pub use conditions::exec_without;
+
+/// Which mechanisms a scenario is run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum With {
+    /// Each that the kernel allows, one after another.
+    Each,
+    /// kprobe only: it shows what fentry does not allow (unloading the module).
+    KprobeOnly,
+    /// None is asked for: ctpressure chooses, or the scenario is about something else.
+    Any,
+}
+
+/// One scenario.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// Name on the command line and in the result line.
+    pub name: &'static str,
+    /// What it shows, for `list`.
+    pub shows: &'static str,
+    /// By which mechanisms.
+    pub with: With,
+    /// Seconds after which it is ended as failed.
+    pub limit_seconds: u64,
+    /// The scenario itself.
+    pub run: fn(Option<Mechanism>) -> Result<()>,
+}
+
+macro_rules! scenarios {
+    ($($name:ident $run:path, $with:ident, $limit:literal s, $shows:literal;)*) => {
+        /// All scenarios, in the order in which they are run.
+        pub const ALL: &[Scenario] = &[$(Scenario {
+            name: stringify!($name),
+            shows: $shows,
+            with: With::$with,
+            limit_seconds: $limit,
+            run: $run,
+        }),*];
+    };
+}
+
+scenarios! {
+    exact_counts counts::exact, Each, 180 s, "200,000 flows from two CPUs at a limit of 20,000: every count is the kernel's and the generator's";
+    exact_counts_reader_stopped counts::exact_reader_stopped, Each, 180 s, "the same while the agent is stopped for 5 s: counts exact, lost events counted";
+    expiry counts::expiry, Each, 90 s, "entries that expire are counted as deletes";
+    nested_softirq nested::nested_softirq, Each, 120 s, "flows in process context interrupted by flows in softirq: counts exact, causes never wrong";
+    latency detail::latency, Each, 90 s, "from the drop to the line of watch at 1,000 drops/s";
+    memory detail::memory, Each, 120 s, "the agent stays under 32 MiB with a record for every insert";
+    watch_filters watching::filters, Each, 90 s, "filters give what they should, and all of it";
+    watch_alone watching::alone, Each, 90 s, "watch without an agent loads the programs itself and leaves none behind";
+    netns_table tables::netns_table, Each, 90 s, "a table of another network namespace fills up: seen, named, told apart";
+    nat_exhausted nat::exhausted, Each, 90 s, "NAT ports exhausted: drops by clash equal insert_failed";
+    chain_too_long nat::chain_too_long, Each, 120 s, "too long hash chains: drops equal chaintoolong";
+    metrics metrics::exposition, Any, 90 s, "every metric of the contract with help and type; kernel statistics equal; node_exporter's names";
+    pages metrics::pages, Any, 60 s, "/healthz, /readyz, /status and wrong requests";
+    kill9 life::kill9, Each, 240 s, "kill -9 at 20 moments leaves no program, map or link";
+    not_loaded life::not_loaded, Any, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";
+    module_reload life::module_reload, KprobeOnly, 120 s, "the module is unloaded and loaded again: attaches again, counters go on";
+    not_root conditions::not_root, Any, 60 s, "not root: says what is missing, exit status 1";
+    no_cap_bpf conditions::no_cap_bpf, Any, 60 s, "root without CAP_BPF: names it, exit status 1";
+    unknown_symbol conditions::unknown_symbol, Any, 90 s, "a function that the kernel lacks: the fallback is chosen, counts stay exact";
+    port_taken conditions::port_taken, Any, 60 s, "the port is taken: says which, exit status 1";
+    wrong_flags conditions::wrong_flags, Any, 60 s, "wrong flags: usage, exit status 2";
+    no_btf conditions::no_btf, Any, 60 s, "no BTF: says what works without it";
+}

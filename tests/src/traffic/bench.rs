@@ -76,6 +76,11 @@ pub fn end(flows: u64) -> Result<Measurement> {
     Ok(Measurement::new(before, time))
 }
 
+/// Deletes every entry of this network namespace's table.
+pub fn flush_table() -> Result<()> {
+    Flusher::open()?.flush().map(drop)
+}
+
 fn entries() -> Result<u64> {
     fs::read_to_string(COUNT)
         .with_context(|| format!("reading {COUNT}: load the module with `modprobe nf_conntrack`"))?

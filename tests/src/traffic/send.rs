@@ -134,10 +134,7 @@ fn send_part(
         if let Some(gap) = gap {
             thread::sleep((start + gap * turn).saturating_duration_since(Instant::now()));
         }
-        if pace
-            .limit
-            .is_some_and(|limit| turn % 64 == 0 && start.elapsed() >= limit)
-        {
+        if pace.limit.is_some_and(|limit| start.elapsed() >= limit) {
             break;
         }
         let flow = plan.flow(index);

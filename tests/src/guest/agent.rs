@@ -1,0 +1,254 @@
+//! `ctpressure run` as a process, and what it says about itself.
+
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use super::{
+    command::{self, wait_for},
+    prom::Metrics,
+};
+
+/// How programs are attached; what `--mechanism` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mechanism {
+    /// fentry and fexit.
+    Fentry,
+    /// kprobe and kretprobe.
+    Kprobe,
+}
+
+impl Mechanism {
+    /// What this kernel allows: fentry needs BTF of the conntrack module (or built-in).
+    pub fn allowed() -> Vec<Self> {
+        let btf = |name: &str| PathBuf::from("/sys/kernel/btf").join(name).exists();
+        let built_in = !PathBuf::from("/sys/module/nf_conntrack/initstate").exists();
+        if btf("nf_conntrack") || (built_in && btf("vmlinux")) {
+            vec![Self::Fentry, Self::Kprobe]
+        } else {
+            vec![Self::Kprobe]
+        }
+    }
+
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+        }
+    }
+}
+
+/// How long attaching may take: the verifier is slow under emulation.
+const READY_LIMIT: Duration = Duration::from_mins(1);
+
+/// A running agent; killed when dropped.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+impl Agent {
+    /// Starts `ctpressure run` with these further arguments (split at spaces) and waits until it
+    /// is ready.
+    pub fn start(mechanism: Option<Mechanism>, arguments: &str) -> Result<Self> {
+        let agent = Self::launch(mechanism, arguments)?;
+        agent.wait_until_ready()
+    }
+
+    /// Starts `ctpressure run` and does not wait.
+    pub fn launch(mechanism: Option<Mechanism>, arguments: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("ctp-agent-").tempdir()?;
+        let address = free_address()?;
+        let mut command = Command::new("ctpressure");
+        command.args(["run", "--listen", &address.to_string(), "--socket"]);
+        command.arg(folder.path().join("socket"));
+        if let Some(mechanism) = mechanism {
+            command.args(["--mechanism", mechanism.name()]);
+        }
+        command.args(arguments.split_whitespace());
+        let log = File::create(folder.path().join("log"))?;
+        let child = command::spawn(
+            command
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log),
+        )?;
+        Ok(Self {
+            child,
+            address,
+            folder,
+        })
+    }
+
+    /// Waits for `/readyz` to say 200.
+    pub fn wait_until_ready(mut self) -> Result<Self> {
+        let deadline = Instant::now() + READY_LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!(
+                    "ctpressure run ended with {status}: {}",
+                    command::one_line(&self.log())
+                );
+            }
+            if matches!(self.get("/readyz"), Ok((200, _))) {
+                return Ok(self);
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "ctpressure run was not ready after {} s: {}",
+                    READY_LIMIT.as_secs(),
+                    command::one_line(&self.log())
+                );
+            }
+            thread::sleep(command::POLL);
+        }
+    }
+
+    /// Status and body of a page.
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
+        let response = minreq::get(format!("http://{}{path}", self.address))
+            .with_timeout(10)
+            .send()
+            .with_context(|| format!("asking the agent for {path}"))?;
+        let status = response.status_code;
+        Ok((
+            status,
+            response
+                .as_str()
+                .context("a page that is not UTF-8")?
+                .to_owned(),
+        ))
+    }
+
+    /// `/metrics` now: a sample of at most a second ago.
+    pub fn scrape(&self) -> Result<Metrics> {
+        let (status, body) = self.get("/metrics")?;
+        ensure!(status == 200, "/metrics answered {status}");
+        Metrics::parse(&body)
+    }
+
+    /// `/status` as JSON.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let (status, body) = self.get("/status")?;
+        ensure!(status == 200, "/status answered {status}");
+        serde_json::from_str(&body).context("/status is not JSON")
+    }
+
+    /// `/metrics` once nothing is counted any more: the same in samples two seconds apart.
+    pub fn settled(&self) -> Result<Metrics> {
+        let counts = |metrics: &Metrics| -> Result<Vec<u64>> {
+            [
+                "inserts_total",
+                "deletes_total",
+                "drops_total",
+                "evictions_total",
+                "table_entries",
+            ]
+            .iter()
+            .map(|name| metrics.count(&format!("ctpressure_{name}"), &[]))
+            .collect()
+        };
+        let mut last: Option<(Instant, Vec<u64>)> = None;
+        wait_for(
+            "the agent's counts to settle",
+            Duration::from_mins(1),
+            || {
+                let metrics = self.scrape()?;
+                let now = counts(&metrics)?;
+                match &last {
+                    Some((since, same)) if *same == now => {
+                        return Ok(
+                            (since.elapsed() >= Duration::from_millis(2_500)).then_some(metrics)
+                        );
+                    }
+                    _ => last = Some((Instant::now(), now)),
+                }
+                thread::sleep(Duration::from_millis(250));
+                Ok(None)
+            },
+        )
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Its local socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("socket")
+    }
+
+    /// Where it serves HTTP.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(pid, signal).with_context(|| format!("sending {signal} to the agent"))
+    }
+
+    /// A value of `/proc/PID/status` in KiB, such as `VmHWM`.
+    pub fn memory_kib(&self, name: &str) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+            .with_context(|| format!("{path} has no {name}"))
+    }
+
+    /// Waits for it to end by itself.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        command::wait(&mut self.child, limit)?
+            .with_context(|| format!("the agent still runs after {} s", limit.as_secs()))
+    }
+
+    /// Ends it as systemd does; it has to exit with status 0 within five seconds.
+    pub fn stop(mut self) -> Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        let status = self.wait(Duration::from_secs(5))?;
+        ensure!(
+            status.success(),
+            "after SIGTERM the agent ended with {status}: {}",
+            command::one_line(&self.log())
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Either it is already gone, or it is to be.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// An address on loopback whose port nobody had a moment ago.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr())?)
+}

@@ -1,0 +1,108 @@
+//! Counts are exact: equal to the kernel's own and to the generator's, to the entry.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::setting::{MANY_BUCKETS, MIXED, Setting};
+use crate::{
+    guest::{
+        agent::Mechanism,
+        checks::Checks,
+        command::wait_for,
+        generator,
+        kernel::{self, online_cpus},
+    },
+    traffic::tally::Tally,
+};
+
+const FLOWS: u64 = 200_000;
+const LIMIT: u64 = 20_000;
+
+fn overfull(mechanism: Option<Mechanism>) -> Result<Setting> {
+    ensure!(
+        online_cpus() >= 2,
+        "two CPUs are needed and {} is online",
+        online_cpus()
+    );
+    kernel::set_sysctl("nf_conntrack_buckets", MANY_BUCKETS)?;
+    Setting::new(mechanism, LIMIT, "")
+}
+
+/// The traffic was what the scenario is about.
+fn check_traffic(checks: &mut Checks, tally: &Tally, evictions: u64) {
+    checks.equal("flows sent", tally.sent, "asked for", FLOWS);
+    checks.equal("protocols and families", tally.accepted_by.len(), "all", 12);
+    checks.at_least("EPERM", tally.error("EPERM"), 1_000);
+    checks.at_least("evictions_total", evictions, 1_000);
+}
+
+pub(super) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
+    let setting = overfull(mechanism)?;
+    let tally = generator::send(None, &format!("{MIXED} --flows {FLOWS}"))?;
+    let growth = setting.growth()?;
+    let mut checks = Checks::new();
+    growth.check_exact(&mut checks, &tally)?;
+    let evictions = growth.counter("evictions_total", &[("role", "victim")])?;
+    check_traffic(&mut checks, &tally, evictions);
+    checks.finish()?;
+    drop(growth);
+    setting.agent.stop()
+}
+
+pub(super) fn exact_reader_stopped(mechanism: Option<Mechanism>) -> Result<()> {
+    let setting = overfull(mechanism)?;
+    let sending = generator::start(None, &format!("{MIXED} --flows {FLOWS}"))?;
+    thread::sleep(Duration::from_millis(500));
+    setting.agent.signal(Signal::SIGSTOP)?;
+    thread::sleep(Duration::from_secs(5));
+    setting.agent.signal(Signal::SIGCONT)?;
+    let tally = sending.finish()?;
+    let growth = setting.growth()?;
+    let mut checks = Checks::new();
+    growth.check_exact(&mut checks, &tally)?;
+    let evictions = growth.counter("evictions_total", &[("role", "victim")])?;
+    check_traffic(&mut checks, &tally, evictions);
+    let lost: u64 = ["insert_records", "drop_records", "eviction_records"]
+        .iter()
+        .map(|kind| growth.counter("events_lost_total", &[("kind", kind)]))
+        .sum::<Result<u64>>()?;
+    checks.at_least("events_lost_total of records", lost, 1);
+    checks.finish()?;
+    drop(growth);
+    setting.agent.stop()
+}
+
+pub(super) fn expiry(mechanism: Option<Mechanism>) -> Result<()> {
+    const FLOWS: u64 = 10_000;
+    let setting = Setting::new(mechanism, 2 * FLOWS, "")?;
+    kernel::set_sysctl("nf_conntrack_udp_timeout", 1)?;
+    let tally = generator::send(None, &format!("--family 4,6 --flows {FLOWS}"))?;
+    // gc_worker comes by at most a minute later; the flush at the end shows the other way out.
+    wait_for(
+        "half of the entries to expire",
+        Duration::from_secs(70),
+        || Ok((kernel::entries()? <= setting.entries + FLOWS / 2).then_some(())),
+    )?;
+    crate::traffic::bench::flush_table()?;
+    let growth = setting.growth()?;
+    let mut checks = Checks::new();
+    growth.check_exact(&mut checks, &tally)?;
+    checks.equal("accepted", tally.accepted, "flows", FLOWS);
+    checks.equal(
+        "deletes_total",
+        growth.counter("deletes_total", &[])?,
+        "flows",
+        FLOWS,
+    );
+    checks.equal(
+        "evictions_total",
+        growth.counter("evictions_total", &[])?,
+        "zero",
+        0,
+    );
+    checks.finish()?;
+    drop(growth);
+    setting.agent.stop()
+}

@@ -1,0 +1,115 @@
+//! Detail: how late it comes, and what it costs in memory.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+use super::setting::{MANY_BUCKETS, MIXED, Setting};
+use crate::guest::{
+    agent::Mechanism,
+    checks::Checks,
+    generator, kernel,
+    watch::{Line, Watch},
+};
+
+/// A table that is full of nothing that could be evicted in reach: with so many buckets nearly
+/// every new flow is refused.
+const TINY_LIMIT: u64 = 20;
+
+pub(super) fn latency(mechanism: Option<Mechanism>) -> Result<()> {
+    kernel::set_sysctl("nf_conntrack_buckets", MANY_BUCKETS)?;
+    let setting = Setting::new(mechanism, TINY_LIMIT, "")?;
+    let watch = Watch::start(&setting.agent.socket(), "--kind drop")?;
+    let warm_up = generator::start(
+        None,
+        "--first 1000000 --flows 20000 --rate 200 --seconds 30",
+    )?;
+    watch.wait_for("the first drop", |line| line.kind() == "drop")?;
+    drop(warm_up);
+    thread::sleep(Duration::from_secs(1));
+    let skipped = watch.len();
+    let tally = generator::send(None, "--flows 10000 --rate 1000 --cpus 0")?;
+    thread::sleep(Duration::from_secs(2));
+    let lines = watch.stop()?;
+    let mut delays = lines[skipped..]
+        .iter()
+        .filter(|line| line.kind() == "drop")
+        .map(delay_ms)
+        .collect::<Result<Vec<f64>>>()?;
+    delays.sort_by(f64::total_cmp);
+    let (median, p99) = (quantile(&delays, 50)?, quantile(&delays, 99)?);
+    println!(
+        "drop to line: median {median:.2} ms, p99 {p99:.2} ms, {} drops in {:.1} s",
+        delays.len(),
+        tally.seconds
+    );
+    let mut checks = Checks::new();
+    checks.equal(
+        "drop lines",
+        delays.len() as u64,
+        "EPERM",
+        tally.error("EPERM"),
+    );
+    checks.at_least("drops", delays.len(), 9_000);
+    checks.at_least("earliest line after its drop, ms", delays[0], -1.0);
+    checks.at_most("p99 from drop to line, ms", p99, 20.0);
+    checks.finish()?;
+    setting.agent.stop()
+}
+
+fn delay_ms(line: &Line) -> Result<f64> {
+    let happened = line.happened()?;
+    Ok(match line.arrived.duration_since(happened) {
+        Ok(after) => after.as_secs_f64() * 1e3,
+        Err(before) => before.duration().as_secs_f64() * -1e3,
+    })
+}
+
+/// The smallest value that `percent` of the sorted values don't exceed.
+fn quantile(sorted: &[f64], percent: usize) -> Result<f64> {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().context("no drop was seen")
+}
+
+pub(super) fn memory(mechanism: Option<Mechanism>) -> Result<()> {
+    const MOST_KIB: u64 = 32 * 1_024;
+    const FLOWS: u64 = 100_000;
+    let everything = "--insert-budget 4000000000 --drop-budget 4000000000 \
+                      --eviction-budget 4000000000";
+    let setting = Setting::new(mechanism, 20_000, everything)?;
+    let watch = Watch::start(&setting.agent.socket(), "--inserts")?;
+    let tally = generator::send(None, &format!("{MIXED} --flows {FLOWS}"))?;
+    let growth = setting.growth()?;
+    let peak = setting.agent.memory_kib("VmHWM")?;
+    println!(
+        "peak resident memory {peak} KiB at {:.0} flows/s",
+        rate(tally.sent, tally.seconds)
+    );
+    let mut checks = Checks::new();
+    checks.at_least("lines", watch.len(), 1_000);
+    checks.at_most("VmHWM, KiB", peak, MOST_KIB);
+    growth.check_exact(&mut checks, &tally)?;
+    checks.finish()?;
+    drop(growth);
+    watch.stop()?;
+    setting.agent.stop()
+}
+
+fn rate(count: u64, seconds: f64) -> f64 {
+    u32::try_from(count).map_or(0.0, f64::from) / seconds.max(1e-9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_of_the_sample() {
+        let sorted: Vec<f64> = (1..=100).map(f64::from).collect();
+        let close = |percent, expected: f64| {
+            (quantile(&sorted, percent).unwrap() - expected).abs() < f64::EPSILON
+        };
+        assert!(close(50, 50.0) && close(99, 99.0) && close(100, 100.0) && close(0, 1.0));
+        assert!(quantile(&[], 50).is_err());
+    }
+}

@@ -1,0 +1,179 @@
+//! The agent's life: killed, waiting for conntrack, outliving it.
+
+use std::{fs, path::Path, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::setting::Setting;
+use crate::{
+    guest::{
+        agent::{Agent, Mechanism},
+        bpf::Inventory,
+        checks::Checks,
+        command::wait_for,
+        generator, kernel, net,
+    },
+    traffic::bench::flush_table,
+};
+
+pub(super) fn kill9(mechanism: Option<Mechanism>) -> Result<()> {
+    const TIMES: u64 = 20;
+    kernel::set_limit(2_000)?;
+    net::track_into_dead_end(None)?;
+    let before = Inventory::take()?;
+    let sending = generator::start(None, "--flows 1000000 --rate 1000 --seconds 230")?;
+    let mut caught = 0;
+    for turn in 0..TIMES {
+        let mut agent = Agent::launch(mechanism, "")?;
+        // Moments from the first system calls to well after the attach, none twice.
+        thread::sleep(Duration::from_millis(20 + turn * 733 % 2_000));
+        let there = Inventory::take()?.beyond(&before);
+        agent.signal(Signal::SIGKILL)?;
+        agent.wait(Duration::from_secs(5))?;
+        caught += u64::from(there.0 > 0);
+        // Freeing is deferred by the kernel (RCU); staying is what must not be.
+        wait_for(
+            "programs, maps and links to go",
+            Duration::from_secs(10),
+            || Ok((Inventory::take()?.beyond(&before) == (0, 0, 0)).then_some(())),
+        )
+        .with_context(|| {
+            let left = Inventory::take().map(|now| now.beyond(&before));
+            format!("kill {turn}: programs, maps, links were {there:?}, left are {left:?}")
+        })?;
+        no_probe_left().with_context(|| format!("kill {turn}"))?;
+    }
+    drop(sending);
+    ensure!(
+        caught >= 3,
+        "only {caught} of {TIMES} kills met a loaded program: nothing was shown"
+    );
+    Ok(())
+}
+
+/// No kprobe on conntrack is left (where the kernel lists them).
+fn no_probe_left() -> Result<()> {
+    let list = Path::new("/sys/kernel/debug/kprobes/list");
+    if let Ok(text) = fs::read_to_string(list) {
+        let left = text
+            .lines()
+            .find(|line| line.contains("conntrack") || line.contains("early_drop"));
+        ensure!(left.is_none(), "a kprobe is left: {left:?}");
+    }
+    Ok(())
+}
+
+/// Takes conntrack out of the kernel: no rules, no entries, no module.
+fn unload_conntrack() -> Result<()> {
+    net::clean_up()?;
+    kernel::unload_module("nf_conntrack")?;
+    ensure!(
+        !kernel::has_module("nf_conntrack"),
+        "nf_conntrack is still loaded"
+    );
+    Ok(())
+}
+
+pub(super) fn not_loaded(mechanism: Option<Mechanism>) -> Result<()> {
+    const FLOWS: u64 = 300;
+    unload_conntrack()?;
+    let agent = Agent::launch(mechanism, "")?;
+    let status = wait_for(
+        "the agent to say that it waits",
+        Duration::from_secs(30),
+        || {
+            Ok(agent
+                .status()
+                .ok()
+                .filter(|status| status["state"] == "waiting"))
+        },
+    )?;
+    let mut checks = Checks::new();
+    let reason = status["reason"].as_str().unwrap_or("").to_owned();
+    checks.holds(reason.contains("nf_conntrack"), || {
+        format!("the reason is `{reason}`")
+    });
+    checks.holds(agent.log().contains("nf_conntrack"), || {
+        format!("the log is `{}`", agent.log())
+    });
+    let (ready, body) = agent.get("/readyz")?;
+    checks.equal("/readyz while waiting", ready, "expected", 503);
+    checks.holds(body.contains("nf_conntrack"), || {
+        format!("/readyz says `{body}`")
+    });
+    checks.equal(
+        "/healthz while waiting",
+        agent.get("/healthz")?.0,
+        "expected",
+        200,
+    );
+    checks.equal(
+        "/metrics while waiting",
+        agent.get("/metrics")?.0,
+        "expected",
+        200,
+    );
+
+    kernel::load_module("nf_conntrack")?;
+    net::track_into_dead_end(None)?;
+    let setting = Setting::with_agent(agent.wait_until_ready()?)?;
+    let tally = generator::send(None, &format!("--flows {FLOWS} --family 4,6"))?;
+    let growth = setting.growth()?;
+    growth.check_exact(&mut checks, &tally)?;
+    checks.equal("accepted", tally.accepted, "flows", FLOWS);
+    checks.finish()?;
+    drop(growth);
+    setting.agent.stop()
+}
+
+pub(super) fn module_reload(mechanism: Option<Mechanism>) -> Result<()> {
+    const FLOWS: u64 = 300;
+    let setting = Setting::new(mechanism, 10_000, "")?;
+    generator::send(None, &format!("--flows {FLOWS}"))?;
+    let mut checks = Checks::new();
+    let before = setting.growth()?;
+    checks.equal(
+        "inserts before",
+        before.counter("inserts_total", &[])?,
+        "flows",
+        FLOWS,
+    );
+    drop(before);
+    flush_table()?;
+    thread::sleep(Duration::from_secs(1));
+    unload_conntrack()?;
+    wait_for(
+        "the agent to notice the unload",
+        Duration::from_secs(15),
+        || Ok((setting.agent.get("/readyz")?.0 == 503).then_some(())),
+    )?;
+    let away = setting
+        .agent
+        .scrape()?
+        .count("ctpressure_inserts_total", &[])?;
+    kernel::load_module("nf_conntrack")?;
+    net::track_into_dead_end(None)?;
+    wait_for("the agent to attach again", Duration::from_secs(30), || {
+        Ok((setting.agent.get("/readyz")?.0 == 200).then_some(()))
+    })?;
+    generator::send(None, &format!("--first 5000 --flows {FLOWS}"))?;
+    let metrics = setting.agent.settled()?;
+    let inserts = metrics.count("ctpressure_inserts_total", &[])?;
+    let base = setting.metrics.count("ctpressure_inserts_total", &[])?;
+    checks.at_least("inserts_total while unloaded", away, base + FLOWS);
+    checks.equal(
+        "inserts_total at the end",
+        inserts,
+        "flows of both loads",
+        base + 2 * FLOWS,
+    );
+    checks.equal(
+        "table_entries",
+        metrics.value("ctpressure_table_entries", &[("netns", "host")]),
+        "flows",
+        Some(300.0),
+    );
+    checks.finish()?;
+    setting.agent.stop()
+}

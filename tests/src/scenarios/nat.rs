@@ -1,0 +1,102 @@
+//! Losses that are not the table's size: NAT without free ports, too long hash chains.
+
+use anyhow::Result;
+
+use super::setting::Setting;
+use crate::guest::{agent::Mechanism, checks::Checks, generator, kernel, net};
+
+/// Ten ports for whatever leaves by the dead end.
+const MASQUERADE: &str = "
+table ip ctp_nat {
+  chain post {
+    type nat hook postrouting priority srcnat;
+    oifname \"ctp0\" meta l4proto udp masquerade to :10000-10009
+  }
+}
+";
+
+pub(super) fn exhausted(mechanism: Option<Mechanism>) -> Result<()> {
+    const FLOWS: u64 = 40;
+    const PORTS: u64 = 10;
+    let setting = Setting::new(mechanism, 10_000, "")?;
+    net::nft(None, MASQUERADE)?;
+    let one_destination = "--source 192.0.2.1/32 --destination 198.19.0.1/32";
+    let tally = generator::send(None, &format!("{one_destination} --flows {FLOWS}"))?;
+    let growth = setting.growth()?;
+    let mut checks = Checks::new();
+    checks.equal("flows", tally.sent, "asked for", FLOWS);
+    let failed = growth.kernel("insert_failed");
+    checks.at_least("kernel insert_failed", failed, FLOWS - PORTS - 1);
+    let clashes = growth.counter("drops_total", &[("reason", "clash")])?;
+    checks.equal(
+        "drops_total{clash}",
+        clashes,
+        "kernel insert_failed",
+        failed,
+    );
+    checks.equal("drops_total{clash}", clashes, "EPERM", tally.error("EPERM"));
+    let full = growth.counter("drops_total", &[("reason", "table_full")])?;
+    checks.equal("drops_total{table_full}", full, "zero", 0);
+    let inserts = growth.counter("inserts_total", &[])?;
+    checks.equal("inserts_total", inserts, "accepted", tally.accepted);
+    let deletes = growth.counter("deletes_total", &[])?;
+    checks.equal(
+        "deletes + live",
+        deletes + growth.entries(),
+        "inserts_total",
+        inserts,
+    );
+    checks.finish()?;
+    drop(growth);
+    setting.agent.stop()
+}
+
+pub(super) fn chain_too_long(mechanism: Option<Mechanism>) -> Result<()> {
+    const FLOWS: u64 = 24_000;
+    let setting = Setting::new(mechanism, 10 * FLOWS, "")?;
+    // Two nodes for each entry in 512 buckets: chains of 94 if none were refused, and the kernel
+    // (5.15 and later) stops at 50 to 79.
+    kernel::set_sysctl("nf_conntrack_buckets", 512)?;
+    let tally = generator::send(None, &format!("--family 4,6 --flows {FLOWS}"))?;
+    let growth = setting.growth()?;
+    let mut checks = Checks::new();
+    // /proc calls the statistic chaintoolong `chainlength`; older kernels have neither.
+    let has_limit = setting.statistics.has("chainlength");
+    let too_long = growth.kernel("chainlength");
+    if has_limit {
+        checks.at_least("kernel chaintoolong", too_long, 100);
+    }
+    checks.equal(
+        "kernel chaintoolong",
+        too_long,
+        "EPERM",
+        tally.error("EPERM"),
+    );
+    let reason = [("reason", "chain_too_long")];
+    if growth
+        .metrics
+        .select("ctpressure_drops_total", &reason)
+        .next()
+        .is_some()
+    {
+        let drops = growth.counter("drops_total", &reason)?;
+        checks.equal(
+            "drops_total{chain_too_long}",
+            drops,
+            "kernel chaintoolong",
+            too_long,
+        );
+    } else {
+        // Then it has to say so itself: no probe here can tell.
+        checks.holds(mechanism == Some(Mechanism::Kprobe) || !has_limit, || {
+            "drops_total{chain_too_long} is absent with fentry".to_owned()
+        });
+    }
+    let full = growth.counter("drops_total", &[("reason", "table_full")])?;
+    checks.equal("drops_total{table_full}", full, "zero", 0);
+    let inserts = growth.counter("inserts_total", &[])?;
+    checks.equal("inserts_total", inserts, "accepted", tally.accepted);
+    checks.finish()?;
+    drop(growth);
+    setting.agent.stop()
+}
