@@ -161,7 +161,7 @@ fn run_one(turn: &Turn) -> Result<()> {
     let errors = pass_errors_on(&mut child)?;
     let ended = command::wait(&mut child, Duration::from_secs(scenario.limit_seconds))?;
     // Agents and generators that are left; none is the rule.
-    drop(killpg(group, Signal::SIGKILL));
+    let _: nix::Result<()> = killpg(group, Signal::SIGKILL);
     if ended.is_none() {
         child.wait().context("waiting for the end of a scenario")?;
     }
