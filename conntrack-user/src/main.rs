@@ -1,3 +1,7 @@
 //! `ctpressure`: see `conntrack_user::cli`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    conntrack_user::cli::main()
+}

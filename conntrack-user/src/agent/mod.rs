@@ -1,1 +1,20 @@
-//! (being written)
+//! The agent: keeps the probes attached, samples once a second, and hands out what it knows.
+//!
+//! There is one writer. Once a second it makes a [`Snapshot`]; whoever wants numbers reads that,
+//! and nobody else touches a BPF map. Events go out by [`Handle::subscribe`]: a watcher that is too slow
+//! loses some and is told how many; it never slows the agent down.
+
+mod hub;
+mod memory;
+mod own;
+pub mod pressure;
+mod reconcile;
+mod snapshot;
+mod supervisor;
+
+pub use hub::{Closed, Handle, Publisher, Subscription, channel};
+pub use memory::table_bytes;
+pub use own::Own;
+pub use reconcile::{Explained, Reconciler, Unexplained};
+pub use snapshot::{Drift, KernelInfo, Snapshot, State, Table};
+pub use supervisor::{AgentOptions, run};

@@ -1,1 +1,81 @@
-//! (being written)
+//! The command line: one file for each subcommand, nothing but arguments and printing.
+
+mod args;
+mod failure;
+mod logging;
+mod run;
+mod signals;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+pub use failure::Failure;
+
+/// Exit status after wrong usage.
+const USAGE: u8 = 2;
+
+/// See who fills the conntrack table, and whom it costs packets
+#[derive(Debug, Parser)]
+#[command(name = "ctpressure", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    Watch(watch::Watch),
+}
+
+/// Runs the program with the arguments of the process; the exit status is 0 if all went well, 1
+/// after an error, 2 after wrong usage.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let result = match cli.command {
+        Command::Run(run) => run.run(),
+        Command::Watch(watch) => watch.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("{}", failure::explain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints help and version as asked for, and anything else as an error of ours.
+fn usage(error: &clap::Error) -> ExitCode {
+    let printed = match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A closed pipe is no error: whoever closed it has seen enough.
+            drop(error.print());
+            return ExitCode::SUCCESS;
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            "error: a subcommand is missing\n".to_owned()
+        }
+        _ => error.render().to_string(),
+    };
+    let text = printed.split("\nFor more information").next().unwrap_or(&printed).trim_end();
+    eprintln!("ctpressure: {text}\nhelp: `ctpressure --help` and `ctpressure <COMMAND> --help` say what there is");
+    ExitCode::from(USAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

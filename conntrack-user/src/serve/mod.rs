@@ -1,1 +1,10 @@
-//! (being written)
+//! What the agent answers: HTTP for monitoring systems ([`http`]), and the local socket for its own
+//! command line ([`socket`]).
+
+pub mod http;
+pub mod metrics;
+mod node_exporter;
+pub mod socket;
+mod status;
+
+pub use status::Status;

@@ -1,0 +1,354 @@
+//! From the one writer to its readers: the latest snapshot, and events to whoever watches.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use conntrack_ebpf::record::View;
+use tokio::sync::{broadcast, watch};
+
+use super::Snapshot;
+use crate::{
+    events::{Clock, Event, Filter, Kind, LostEvent, Names},
+    probes::Lost,
+};
+
+/// Records that wait for the slowest watcher at most: about 1.5 MB.
+const WAITING: usize = 8192;
+/// Events in one go at most, so that a storm is written in pieces.
+const BATCH: usize = 512;
+
+/// What watchers could not take, and namespaces in events that nobody knows yet.
+#[derive(Debug, Default)]
+struct Shared {
+    watchers_lost: AtomicU64,
+    unknown_netns: AtomicBool,
+    known_netns: Mutex<HashSet<u32>>,
+}
+
+/// The writing side; there is one.
+#[derive(Debug)]
+pub struct Publisher {
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    events: broadcast::Sender<View>,
+    shared: Arc<Shared>,
+}
+
+/// The reading side; made as often as needed.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    events: broadcast::WeakSender<View>,
+    shared: Arc<Shared>,
+}
+
+/// One watcher's view of the events.
+#[derive(Debug)]
+pub struct Subscription {
+    filter: Filter,
+    events: broadcast::Receiver<View>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    shared: Arc<Shared>,
+    names: Arc<Names>,
+    lost: Lost,
+    clock: Clock,
+}
+
+/// The agent has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the agent has ended")]
+pub struct Closed;
+
+/// Both sides.
+pub fn channel() -> (Publisher, Handle) {
+    let (snapshots, latest) = watch::channel(Arc::new(Snapshot::default()));
+    let (events, _) = broadcast::channel(WAITING);
+    let shared = Arc::new(Shared::default());
+    let handle =
+        Handle { snapshots: latest, events: events.downgrade(), shared: Arc::clone(&shared) };
+    (Publisher { snapshots, events, shared }, handle)
+}
+
+impl Publisher {
+    /// Replaces the snapshot.
+    pub fn publish(&self, snapshot: Snapshot) {
+        let mut known = self.shared.known_netns.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clear();
+        known.extend(snapshot.tables.iter().map(|table| table.netns));
+        drop(known);
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    /// The last snapshot.
+    pub fn latest(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// What hands records to the watchers; costs next to nothing while there are none.
+    pub fn sink(&self) -> impl FnMut(&View) + use<> {
+        let events = self.events.clone();
+        let shared = Arc::clone(&self.shared);
+        let mut last = None;
+        move |view| {
+            let netns = view.header().netns;
+            if last != Some(netns) {
+                last = Some(netns);
+                let known = shared.known_netns.lock().unwrap_or_else(PoisonError::into_inner);
+                if !known.contains(&netns) {
+                    shared.unknown_netns.store(true, Ordering::Relaxed);
+                }
+            }
+            if events.receiver_count() > 0 {
+                // An error says that the last watcher has just left.
+                let _: Result<_, _> = events.send(*view);
+            }
+        }
+    }
+
+    /// Whether an event came from a namespace that is not in the snapshot, since last asked.
+    pub fn take_unknown_netns(&self) -> bool {
+        self.shared.unknown_netns.swap(false, Ordering::Relaxed)
+    }
+
+    /// Records that watchers were too slow to take.
+    pub fn watchers_lost(&self) -> u64 {
+        self.shared.watchers_lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Handle {
+    /// The last snapshot.
+    pub fn latest(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// Follows the snapshots.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.clone()
+    }
+
+    /// Events from now on.
+    ///
+    /// # Errors
+    /// [`Closed`] after the agent has ended.
+    pub fn subscribe(&self, filter: Filter) -> Result<Subscription, Closed> {
+        let mut snapshots = self.snapshots.clone();
+        let latest = Arc::clone(&snapshots.borrow_and_update());
+        Ok(Subscription {
+            filter,
+            events: self.events.upgrade().ok_or(Closed)?.subscribe(),
+            snapshots,
+            shared: Arc::clone(&self.shared),
+            names: Arc::clone(&latest.names),
+            lost: latest.totals.lost,
+            clock: Clock::default(),
+        })
+    }
+}
+
+impl Subscription {
+    /// Waits for events that pass the filter, and appends those that are there.
+    ///
+    /// May be cancelled: what was not appended comes with the next call.
+    ///
+    /// # Errors
+    /// [`Closed`] after the agent has ended.
+    pub async fn next(&mut self, events: &mut Vec<Event>) -> Result<(), Closed> {
+        let before = events.len();
+        while events.len() == before {
+            tokio::select! {
+                received = self.events.recv() => match received {
+                    Ok(view) => {
+                        self.append(&view, events);
+                        self.append_waiting(events);
+                    }
+                    Err(broadcast::error::RecvError::Lagged(number)) => {
+                        self.too_slow(number, events);
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return Err(Closed),
+                },
+                changed = self.snapshots.changed() => {
+                    changed.map_err(|_| Closed)?;
+                    self.take_snapshot(events);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, view: &View, events: &mut Vec<Event>) {
+        if self.filter.passes(view, &self.names) {
+            events.push(Event::new(view, &mut self.clock, &self.names));
+        }
+    }
+
+    fn append_waiting(&mut self, events: &mut Vec<Event>) {
+        for _ in 0..BATCH {
+            match self.events.try_recv() {
+                Ok(view) => self.append(&view, events),
+                Err(broadcast::error::TryRecvError::Lagged(number)) => {
+                    self.too_slow(number, events);
+                }
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn too_slow(&self, number: u64, events: &mut Vec<Event>) {
+        self.shared.watchers_lost.fetch_add(number, Ordering::Relaxed);
+        events.push(Event::Lost(LostEvent { watcher: number, ..nothing_lost() }.summed()));
+    }
+
+    fn take_snapshot(&mut self, events: &mut Vec<Event>) {
+        let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+        self.names = Arc::clone(&snapshot.names);
+        let (before, now) = (self.lost, snapshot.totals.lost);
+        self.lost = now;
+        let wanted = |kind, now: u64, before: u64| {
+            if self.filter.wants(kind) { now.saturating_sub(before) } else { 0 }
+        };
+        let lost = LostEvent {
+            drops: wanted(Kind::Drop, now.drop_records, before.drop_records),
+            evictions: wanted(Kind::Eviction, now.eviction_records, before.eviction_records),
+            inserts: wanted(Kind::Insert, now.insert_records, before.insert_records),
+            drops_not_detailed: wanted(
+                Kind::Drop,
+                now.drops_not_detailed,
+                before.drops_not_detailed,
+            ),
+            evictions_not_detailed: wanted(
+                Kind::Eviction,
+                now.evictions_not_detailed,
+                before.evictions_not_detailed,
+            ),
+            ..nothing_lost()
+        }
+        .summed();
+        if lost.records > 0 {
+            events.push(Event::Lost(lost));
+        }
+    }
+}
+
+fn nothing_lost() -> LostEvent {
+    LostEvent {
+        time: SystemTime::now(),
+        records: 0,
+        watcher: 0,
+        drops: 0,
+        evictions: 0,
+        inserts: 0,
+        drops_not_detailed: 0,
+        evictions_not_detailed: 0,
+    }
+}
+
+impl LostEvent {
+    /// With `records` as the sum of the others.
+    fn summed(self) -> Self {
+        Self {
+            records: self.watcher
+                + self.drops
+                + self.evictions
+                + self.inserts
+                + self.drops_not_detailed
+                + self.evictions_not_detailed,
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        events::sample,
+        probes::{Drops, Totals},
+    };
+
+    fn filter(kinds: &[Kind]) -> Filter {
+        Filter { kinds: kinds.to_vec(), ..Filter::default() }
+    }
+
+    #[tokio::test]
+    async fn events_that_pass_arrive_in_order() {
+        let (publisher, handle) = channel();
+        let mut watcher =
+            handle.subscribe(filter(&[Kind::Drop, Kind::Eviction])).expect("the agent runs");
+        let mut sink = publisher.sink();
+        for view in [sample::insert(), sample::eviction(), sample::icmpv6_drop()] {
+            sink(&view);
+        }
+        let mut events = Vec::new();
+        watcher.next(&mut events).await.expect("the agent runs");
+        assert!(
+            matches!(events.as_slice(), [Event::Eviction(_), Event::Drop(_)]),
+            "{events:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_slow_watcher_is_told_how_many_it_lost() {
+        let (publisher, handle) = channel();
+        let mut watcher = handle.subscribe(filter(&[Kind::Drop])).expect("the agent runs");
+        let mut sink = publisher.sink();
+        let sent = WAITING as u64 + 100;
+        for _ in 0..sent {
+            sink(&sample::icmpv6_drop());
+        }
+        let mut events = Vec::new();
+        while events.len() < WAITING {
+            watcher.next(&mut events).await.expect("the agent runs");
+        }
+        let lost: u64 = events
+            .iter()
+            .map(|event| if let Event::Lost(lost) = event { lost.watcher } else { 0 })
+            .sum();
+        let drops = events.iter().filter(|event| matches!(event, Event::Drop(_))).count() as u64;
+        assert_eq!(lost, 100);
+        assert_eq!(lost + drops, sent);
+        assert_eq!(publisher.watchers_lost(), 100);
+    }
+
+    #[tokio::test]
+    async fn losses_in_the_kernel_are_told_by_kind() {
+        let (publisher, handle) = channel();
+        let mut watcher = handle.subscribe(filter(&[Kind::Drop])).expect("the agent runs");
+        let lost = Lost {
+            drop_records: 3,
+            drops_not_detailed: 4,
+            insert_records: 50,
+            ..Lost::default()
+        };
+        let totals = Totals { drops: Drops::default(), lost, ..Totals::default() };
+        publisher.publish(Snapshot { totals, ..Snapshot::default() });
+        let mut events = Vec::new();
+        watcher.next(&mut events).await.expect("the agent runs");
+        let [Event::Lost(lost)] = events.as_slice() else { panic!("{events:?}") };
+        assert_eq!((lost.records, lost.drops, lost.drops_not_detailed), (7, 3, 4));
+        assert_eq!(lost.inserts, 0, "inserts were not asked for");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_agent_ends_the_stream() {
+        let (publisher, handle) = channel();
+        let mut watcher = handle.subscribe(filter(&[Kind::Drop])).expect("the agent runs");
+        drop(publisher);
+        assert_eq!(watcher.next(&mut Vec::new()).await, Err(Closed));
+        assert!(handle.subscribe(filter(&[])).is_err());
+    }
+
+    #[test]
+    fn an_event_of_an_unknown_namespace_asks_for_a_look() {
+        let (publisher, _handle) = channel();
+        assert!(!publisher.take_unknown_netns());
+        publisher.sink()(&sample::insert());
+        assert!(publisher.take_unknown_netns());
+        assert!(!publisher.take_unknown_netns());
+    }
+}

@@ -1,0 +1,93 @@
+//! Arguments that several subcommands have.
+
+use std::path::PathBuf;
+
+use clap::{Args, builder::TypedValueParser as _, builder::PossibleValuesParser};
+
+use super::logging::LogFormat;
+use crate::{
+    probes::{Mechanism, Options},
+    serve::socket,
+};
+
+/// Where the agent is.
+#[derive(Args, Debug)]
+pub(super) struct SocketArgs {
+    /// Unix socket by which commands ask the running agent
+    #[arg(long, env = "CTPRESSURE_SOCKET", value_name = "PATH", default_value = socket::DEFAULT_PATH)]
+    pub(super) socket: PathBuf,
+}
+
+/// What is logged.
+#[derive(Args, Debug)]
+pub(super) struct LogArgs {
+    /// How messages on stderr look
+    #[arg(long, env = "CTPRESSURE_LOG", value_name = "FORMAT", value_enum, default_value_t)]
+    pub(super) log: LogFormat,
+    /// Say more; twice: still more
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+}
+
+/// How the probes are made.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Probes")]
+pub(super) struct ProbeArgs {
+    /// Use only this mechanism [default: for each event the first that the kernel offers]
+    #[arg(
+        long,
+        env = "CTPRESSURE_MECHANISM",
+        value_parser = PossibleValuesParser::new(["fentry", "kprobe"])
+            .try_map(|text| text.parse::<Mechanism>())
+    )]
+    mechanism: Option<Mechanism>,
+    /// Insert records for each second and CPU before sampling begins
+    #[arg(long, env = "CTPRESSURE_INSERT_BUDGET", value_name = "N")]
+    insert_budget: Option<u32>,
+    /// Beyond the budget, one insert in N has a record; 0: none
+    #[arg(long, env = "CTPRESSURE_INSERT_ONE_IN", value_name = "N")]
+    insert_one_in: Option<u32>,
+    /// Drop records for each second and CPU
+    #[arg(long, env = "CTPRESSURE_DROP_BUDGET", value_name = "N")]
+    drop_budget: Option<u32>,
+    /// Eviction records for each second and CPU
+    #[arg(long, env = "CTPRESSURE_EVICTION_BUDGET", value_name = "N")]
+    eviction_budget: Option<u32>,
+    /// Size of the ring buffer in bytes
+    #[arg(long, env = "CTPRESSURE_RING_SIZE", value_name = "BYTES")]
+    ring_size: Option<u32>,
+    /// Treat the kernel as if it did not have these functions
+    #[arg(
+        long,
+        env = "CTPRESSURE_WITHOUT_FUNCTION",
+        value_name = "NAME",
+        value_delimiter = ',',
+        num_args = 1..,
+        hide = true
+    )]
+    without_function: Vec<String>,
+    /// Where the kernel's BTF is
+    #[arg(long, env = "CTPRESSURE_BTF", value_name = "PATH", hide = true)]
+    btf: Option<PathBuf>,
+}
+
+impl ProbeArgs {
+    /// What was asked for; the rest by default, where inserts have no records unless somebody
+    /// wants them.
+    pub(super) fn options(&self, inserts: bool) -> Options {
+        let default = Options::default();
+        let (insert_budget, insert_one_in) =
+            if inserts { (default.insert_budget, default.insert_one_in) } else { (0, 0) };
+        Options {
+            mechanism: self.mechanism,
+            insert_budget: self.insert_budget.unwrap_or(insert_budget),
+            insert_one_in: self.insert_one_in.unwrap_or(insert_one_in),
+            drop_budget: self.drop_budget.unwrap_or(default.drop_budget),
+            eviction_budget: self.eviction_budget.unwrap_or(default.eviction_budget),
+            ring_bytes: self.ring_size.unwrap_or(default.ring_bytes),
+            without_functions: self.without_function.clone(),
+            btf: self.btf.clone(),
+            ..default
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! `ctpressure watch`: events as they happen.
+
+use std::{
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use tokio::{
+    io::{AsyncWriteExt as _, Stdout},
+    runtime,
+    task::LocalSet,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    args::{LogArgs, ProbeArgs, SocketArgs},
+    logging, signals,
+};
+use crate::{
+    agent::{self, AgentOptions, State, Subscription},
+    events::{Event, Filter, Kind, Netns, parse_network, parse_protocol, text},
+    serve::socket::Remote,
+};
+
+/// Bytes that are written in one go at most.
+const WRITE_BYTES: usize = 64 << 10;
+/// How long the end may take: somebody may have stopped reading our output.
+const END: Duration = Duration::from_millis(200);
+
+/// Print drops and evictions as they happen
+///
+/// Asks the running agent; loads the probes itself while none runs. Times are UTC.
+#[derive(Args, Debug)]
+pub(super) struct Watch {
+    /// Text for people, or one JSON object a line
+    #[arg(short, long, env = "CTPRESSURE_OUTPUT", value_name = "FORMAT", value_enum, default_value_t)]
+    output: Output,
+    /// Only these kinds [default: drop,eviction]
+    #[arg(long, env = "CTPRESSURE_KIND", value_enum, value_delimiter = ',')]
+    kind: Vec<Kind>,
+    /// Inserts too (sampled beyond the agent's budget: `weight` says how many one stands for)
+    #[arg(long, env = "CTPRESSURE_INSERTS")]
+    inserts: bool,
+    /// Only these protocols, by name or number
+    #[arg(long, env = "CTPRESSURE_PROTOCOL", value_delimiter = ',', value_parser = parse_protocol)]
+    protocol: Vec<u8>,
+    /// Only these addresses or prefixes, as source or destination, before or after NAT
+    #[arg(long, env = "CTPRESSURE_ADDRESS", value_delimiter = ',', value_parser = parse_network)]
+    address: Vec<IpNet>,
+    /// Only these ports, as source or destination, before or after NAT
+    #[arg(long, env = "CTPRESSURE_PORT", value_delimiter = ',')]
+    port: Vec<u16>,
+    /// Only these network namespaces: `host`, a name in /run/netns, or an inode number
+    #[arg(long, env = "CTPRESSURE_NETNS", value_delimiter = ',')]
+    netns: Vec<Netns>,
+    /// End after this many events
+    #[arg(long, env = "CTPRESSURE_COUNT", value_name = "N")]
+    count: Option<u64>,
+    /// End after this time, such as 10, 10s or 5m
+    #[arg(long, env = "CTPRESSURE_DURATION", value_name = "TIME", value_parser = parse_duration)]
+    duration: Option<Duration>,
+    #[command(flatten)]
+    socket: SocketArgs,
+    #[command(flatten)]
+    probes: ProbeArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// How events are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// One line of at most 100 columns each
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Seconds, or a number with a unit.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
+    }
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// Where events come from.
+enum Source {
+    /// The running agent.
+    Agent(Remote),
+    /// Probes of our own.
+    Own(Subscription),
+}
+
+impl Source {
+    /// Waits for events and appends them; false at the end of the stream. May be cancelled.
+    async fn next(&mut self, events: &mut Vec<Event>) -> anyhow::Result<bool> {
+        match self {
+            Self::Own(subscription) => Ok(subscription.next(events).await.is_ok()),
+            Self::Agent(remote) => {
+                let Some(event) = remote.next().await? else { return Ok(false) };
+                events.push(event);
+                Ok(true)
+            }
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        match self {
+            Self::Agent(remote) => remote.has_more(),
+            Self::Own(_) => false,
+        }
+    }
+}
+
+/// Prints events, each with the line's end at once.
+struct Printer {
+    out: Stdout,
+    output: Output,
+    colour: bool,
+    /// Events that may still be printed.
+    left: Option<u64>,
+    bytes: Vec<u8>,
+}
+
+/// Whether to go on.
+#[derive(PartialEq, Eq)]
+enum Next {
+    More,
+    Enough,
+}
+
+impl Printer {
+    fn format(&mut self, event: &Event) -> Next {
+        // What was lost is not one of the events that were asked for.
+        if !matches!(event, Event::Lost(_))
+            && let Some(left) = &mut self.left
+        {
+            if *left == 0 {
+                return Next::Enough;
+            }
+            *left -= 1;
+        }
+        match self.output {
+            Output::Json => event.write_json(&mut self.bytes),
+            Output::Text => {
+                self.bytes.extend_from_slice(text::line(event, self.colour).as_bytes());
+                self.bytes.push(b'\n');
+            }
+        }
+        if self.left == Some(0) { Next::Enough } else { Next::More }
+    }
+
+    /// Writes what is formatted; `Enough` when nobody reads any more.
+    async fn flush(&mut self) -> io::Result<Next> {
+        let written = async {
+            self.out.write_all(&self.bytes).await?;
+            self.out.flush().await
+        };
+        match written.await {
+            Ok(()) => {
+                self.bytes.clear();
+                Ok(Next::More)
+            }
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Next::Enough),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Watch {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        logging::start(self.log.log, self.log.verbose, tracing::Level::WARN);
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let tasks = LocalSet::new();
+        let result = tasks.block_on(&runtime, self.watch());
+        drop(tasks);
+        runtime.shutdown_timeout(END);
+        result
+    }
+
+    fn filter(&self) -> Filter {
+        let mut kinds = self.kind.clone();
+        if kinds.is_empty() {
+            kinds.extend([Kind::Drop, Kind::Eviction]);
+        }
+        if self.inserts && !kinds.contains(&Kind::Insert) {
+            kinds.push(Kind::Insert);
+        }
+        Filter {
+            kinds,
+            protocols: self.protocol.clone(),
+            networks: self.address.clone(),
+            ports: self.port.clone(),
+            netns: self.netns.clone(),
+        }
+    }
+
+    async fn watch(self) -> anyhow::Result<()> {
+        let end = signals::end()?;
+        let filter = self.filter();
+        let printer = Printer {
+            out: tokio::io::stdout(),
+            output: self.output,
+            colour: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+            left: self.count,
+            bytes: Vec::new(),
+        };
+        if let Some(remote) = Remote::watch(&self.socket.socket, &filter).await? {
+            tracing::info!(socket = %self.socket.socket.display(), "asking the running agent");
+            self.note_terminal("watching through the running agent");
+            tokio::select! {
+                result = self.print(Source::Agent(remote), printer) => result,
+                () = end => Ok(()),
+            }
+        } else {
+            let (publisher, handle) = agent::channel();
+            let options = AgentOptions {
+                probes: self.probes.options(filter.wants(Kind::Insert)),
+                drop_capabilities: false,
+            };
+            let source = Source::Own(handle.subscribe(filter)?);
+            let mut snapshots = handle.snapshots();
+            let print = async {
+                // The first snapshot says what can be seen.
+                if snapshots.changed().await.is_ok() {
+                    let snapshot = std::sync::Arc::clone(&snapshots.borrow());
+                    match (snapshot.state, &snapshot.reason) {
+                        (State::Attached, _) => self.note_terminal("watching with own probes"),
+                        (_, reason) => {
+                            let reason = reason.as_deref().unwrap_or("unknown reason");
+                            tracing::warn!("not everything can be seen: {reason}");
+                        }
+                    }
+                }
+                self.print(source, printer).await
+            };
+            tokio::select! {
+                never = agent::run(options, publisher) => match never? {},
+                result = print => result,
+                () = end => Ok(()),
+            }
+        }
+    }
+
+    /// A word to whoever looks at an empty screen; nothing when the output goes elsewhere.
+    fn note_terminal(&self, text: &str) {
+        if self.output == Output::Text && io::stdout().is_terminal() {
+            eprintln!("ctpressure: {text}; Ctrl-C ends");
+        }
+    }
+
+    /// Prints until there is enough, time is up, or nobody reads or sends any more.
+    async fn print(&self, mut source: Source, mut printer: Printer) -> anyhow::Result<()> {
+        if self.count == Some(0) {
+            return Ok(());
+        }
+        let deadline = self.duration.map(|duration| Instant::now() + duration);
+        let mut events = Vec::new();
+        loop {
+            let time_is_up = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                more = source.next(&mut events) => if !more? { return Ok(()) },
+                () = time_is_up => return Ok(()),
+            }
+            let mut next = Next::More;
+            for event in events.drain(..) {
+                next = printer.format(&event);
+                if next == Next::Enough {
+                    break;
+                }
+                if printer.bytes.len() >= WRITE_BYTES && printer.flush().await? == Next::Enough {
+                    return Ok(());
+                }
+            }
+            if next == Next::More && source.has_more() && printer.bytes.len() < WRITE_BYTES {
+                continue;
+            }
+            if printer.flush().await? == Next::Enough || next == Next::Enough {
+                return Ok(());
+            }
+        }
+    }
+}
