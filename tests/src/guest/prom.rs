@@ -96,7 +96,10 @@ impl Metrics {
     ///
     /// When the sum is no whole number.
     pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
-        let sum: f64 = self.select(name, labels).map(|sample| sample.value).sum();
+        // From +0.0: the sum of nothing is -0.0 otherwise.
+        let sum = self
+            .select(name, labels)
+            .fold(0.0, |sum, sample| sum + sample.value);
         // Text is the exact way from f64 to u64.
         format!("{sum:.0}")
             .parse()
