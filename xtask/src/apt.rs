@@ -16,7 +16,7 @@ use crate::command;
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const DEFAULT_MIRROR: &str = "http://deb.debian.org";
 /// A stable suite changes every few weeks; a list of yesterday still names packages that are there.
-const LISTS_STAY_FRESH: Duration = Duration::from_secs(24 * 3600);
+const LISTS_STAY_FRESH: Duration = Duration::from_hours(24);
 
 /// Suites whose kernels and guest tools are used, oldest first.
 pub(crate) const ALL_SUITES: &[&str] = &[
@@ -136,7 +136,7 @@ impl Apt {
             "Acquire::IndexTargets::deb::DEP-11-icons-hidpi",
             "Acquire::IndexTargets::deb::CNF",
         ] {
-            configuration.push_str(&format!("#clear {section};\n"));
+            configuration.extend(["#clear ", section, ";\n"]);
         }
         if self.installed == Installed::Nothing {
             configuration.push_str("Dir::State::Status \"/dev/null\";\n");
@@ -178,6 +178,20 @@ impl Apt {
     pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let names = command::output(self.command("apt-cache").args(["pkgnames", prefix]))?;
         Ok(names.lines().map(str::to_owned).collect())
+    }
+
+    /// The version of a package that begins so and ends there or before another part.
+    pub(crate) fn version(&self, package: &str, prefix: &str) -> Result<Option<String>> {
+        let lines = command::output(self.command("apt-cache").args(["madison", package]))?;
+        Ok(lines
+            .lines()
+            .filter_map(|line| line.split('|').nth(1))
+            .map(str::trim)
+            .find(|version| {
+                let rest = version.strip_prefix(prefix);
+                rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+            })
+            .map(str::to_owned))
     }
 
     /// Downloads just these packages and unpacks them into a folder.

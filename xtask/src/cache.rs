@@ -79,9 +79,20 @@ impl Cache {
         }
         Ok(file)
     }
+}
 
+/// A new folder or file on its way to its place.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    folder: tempfile::TempDir,
+    target: PathBuf,
+}
+
+impl Staged {
     /// A place for a new folder or file that nobody sees half made: [`Staged::publish`] renames it.
-    pub(crate) fn stage(&self, target: &Path) -> Result<Staged> {
+    ///
+    /// The new thing is made beside its target, so that the renaming never crosses file systems.
+    pub(crate) fn new(target: &Path) -> Result<Self> {
         let parent = target
             .parent()
             .context("a path in the cache has a parent")?;
@@ -90,21 +101,12 @@ impl Cache {
             .prefix(".new-")
             .tempdir_in(parent)
             .with_context(|| format!("make a folder in {}", parent.display()))?;
-        Ok(Staged {
+        Ok(Self {
             folder,
             target: target.to_owned(),
         })
     }
-}
 
-/// See [`Cache::stage`].
-#[derive(Debug)]
-pub(crate) struct Staged {
-    folder: tempfile::TempDir,
-    target: PathBuf,
-}
-
-impl Staged {
     /// Where to write: a path that does not exist yet.
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("new")

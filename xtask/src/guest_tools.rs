@@ -11,7 +11,7 @@ use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, elf};
 
 use crate::apt::Apt;
-use crate::cache::Cache;
+use crate::cache::{Cache, Staged};
 use crate::command;
 use crate::cpio::Archive;
 
@@ -19,6 +19,9 @@ use crate::cpio::Archive;
 const SUITE: &str = "trixie";
 const LOADER: &str = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
 const LIBRARY_FOLDERS: &[&str] = &["usr/lib/x86_64-linux-gnu", "usr/lib", "usr/lib64"];
+
+/// The file that says what an unpacked group is made of.
+const RECIPE: &str = ".recipe";
 
 /// A group of tools that goes into a guest together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,11 @@ pub(crate) enum Group {
 }
 
 impl Group {
+    /// What an unpacked group is made of: another recipe means that it has to be fetched anew.
+    fn recipe(self) -> String {
+        format!("{SUITE} {}", self.packages().join(" "))
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Base => "base",
@@ -41,6 +49,7 @@ impl Group {
         match self {
             Self::Base => &[
                 "busybox-static",
+                "coreutils",
                 "dash",
                 "conntrack",
                 "iproute2",
@@ -59,6 +68,7 @@ impl Group {
         match self {
             Self::Base => &[
                 "dash",
+                "date",
                 "conntrack",
                 "ip",
                 "ss",
@@ -121,9 +131,11 @@ fn root(cache: &Cache, group: Group) -> PathBuf {
     cache.guest().join(format!("{}-root", group.name()))
 }
 
-/// Whether the group's packages are there.
-pub(crate) fn present(cache: &Cache, group: Group) -> bool {
-    root(cache, group).is_dir()
+/// Where the group's packages are unpacked, if they are the ones that this xtask wants.
+pub(crate) fn present(cache: &Cache, group: Group) -> Option<String> {
+    let folder = root(cache, group);
+    let recipe = fs::read_to_string(folder.join(RECIPE)).ok()?;
+    (recipe == group.recipe()).then(|| folder.display().to_string())
 }
 
 /// Downloads and unpacks the packages of a group, if they aren't there.
@@ -138,8 +150,10 @@ pub(crate) fn fetch(cache: &Cache, group: Group) -> Result<()> {
     ));
     let apt = Apt::for_guests(cache)?;
     apt.update(false)?;
-    let staged = cache.stage(&target)?;
+    let staged = Staged::new(&target)?;
     apt.unpack_with_dependencies(group.packages(), SUITE, &staged.path())?;
+    let recipe = staged.path().join(RECIPE);
+    fs::write(&recipe, group.recipe()).with_context(|| format!("write {}", recipe.display()))?;
     staged.publish()
 }
 
@@ -153,7 +167,7 @@ pub(crate) fn archive(cache: &Cache, group: Group) -> Result<PathBuf> {
     {
         return Ok(target);
     }
-    let staged = cache.stage(&target)?;
+    let staged = Staged::new(&target)?;
     fs::write(staged.path(), pack(cache, group)?)
         .with_context(|| format!("write {}", staged.path().display()))?;
     staged.publish()?;
@@ -189,12 +203,12 @@ fn pack(cache: &Cache, group: Group) -> Result<Vec<u8>> {
         busybox(&tree, &mut archive)?;
     }
     for program in group.programs() {
-        tree.add_with_libraries(tree.program(program)?, &mut files)?;
+        tree.add_with_libraries(&tree.program(program)?, &mut files)?;
     }
     for folder in group.folders() {
         for path in tree.files_below(folder)? {
             if path.contains(".so") {
-                tree.add_with_libraries(path, &mut files)?;
+                tree.add_with_libraries(&path, &mut files)?;
             } else {
                 files.insert(path, false);
             }
@@ -299,12 +313,12 @@ impl Tree {
     }
 
     /// Adds a file and the libraries that it needs, and those that they need.
-    fn add_with_libraries(&self, path: String, files: &mut BTreeMap<String, bool>) -> Result<()> {
-        if files.contains_key(&path) {
+    fn add_with_libraries(&self, path: &str, files: &mut BTreeMap<String, bool>) -> Result<()> {
+        if files.contains_key(path) {
             return Ok(());
         }
-        let content = fs::read(self.root.join(&path)).with_context(|| format!("read {path}"))?;
-        files.insert(path.clone(), true);
+        let content = fs::read(self.root.join(path)).with_context(|| format!("read {path}"))?;
+        files.insert(path.to_owned(), true);
         for library in needed(&content).with_context(|| format!("read {path}"))? {
             let mut places = LIBRARY_FOLDERS
                 .iter()
@@ -312,7 +326,7 @@ impl Tree {
             let Some(place) = places.find(|place| self.exists(place)) else {
                 bail!("{path} needs {library}, which none of the unpacked packages holds");
             };
-            self.add_with_libraries(place, files)?;
+            self.add_with_libraries(&place, files)?;
         }
         Ok(())
     }
@@ -352,7 +366,7 @@ fn needed(content: &[u8]) -> Result<Vec<String>> {
         let strings = sections.strings(endian, content, link)?;
         for entry in entries
             .iter()
-            .filter(|entry| i64::from(entry.d_tag(endian)) == elf::DT_NEEDED)
+            .filter(|entry| entry.d_tag(endian) == elf::DT_NEEDED)
         {
             names.push(String::from_utf8(entry.string(endian, strings)?.to_vec())?);
         }

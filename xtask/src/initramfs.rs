@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Staged};
 use crate::cpio::Archive;
 use crate::guest_tools::{self, Group};
 use crate::kernels::{self, Kernel};
 use crate::{command, frame, modules, project};
 
 /// What goes into one guest.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Content<'a> {
     pub(crate) script: &'a [u8],
     pub(crate) init: &'a Path,
@@ -89,7 +89,7 @@ fn kernel_archive(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
     let base = format!("usr/lib/modules/{}", kernel.version);
 
     // depmod wants a tree of files; the archive gets the same files and what depmod adds.
-    let staged = cache.stage(&target)?;
+    let staged = Staged::new(&target)?;
     let tree = tempfile::tempdir().context("make a folder for the modules")?;
     let tree_folder = tree.path().join(&base);
     for (_, module) in &closure {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::apt::{self, Apt};
-use crate::cache::Cache;
+use crate::cache::{Cache, Staged};
 use crate::command;
 
 /// What the tests run on: the oldest that Debian still has, the stable ones, the newest.
@@ -88,13 +88,19 @@ pub(crate) fn available(cache: &Cache) -> Result<Vec<String>> {
         .names("linux-image-")?
         .iter()
         .filter_map(|name| name.strip_prefix("linux-image-"))
-        .filter(|version| {
-            version.starts_with(|first: char| first.is_ascii_digit()) && version.ends_with(FLAVOUR)
-        })
+        .filter(|version| is_version(version))
         .map(str::to_owned)
         .collect();
     versions.sort_by_key(|version| Reverse(apt::version_numbers(version)));
     Ok(versions)
+}
+
+/// A full version of the flavour: `linux-image-6.1-cloud-amd64` only depends on the newest one.
+fn is_version(name: &str) -> bool {
+    name.strip_suffix(FLAVOUR).is_some_and(|version| {
+        version.starts_with(|first: char| first.is_ascii_digit())
+            && apt::version_numbers(version).len() >= 3
+    })
 }
 
 /// The newest cached kernel that matches, without asking the network; else it is fetched.
@@ -139,14 +145,13 @@ pub(crate) fn fetch(cache: &Cache, prefix: &str) -> Result<Kernel> {
                 .filter(|name| name.ends_with(version.as_str())),
         );
     }
-    let staged = cache.stage(&folder)?;
+    let staged = Staged::new(&folder)?;
     apt.unpack_only(&packages, &staged.path())?;
     staged.publish()?;
     kernel.image()?;
     Ok(kernel)
 }
 
-/// The flavour has no modules for older kernels' real hardware; any version may be asked for.
 fn matches(version: &str, prefix: &str) -> bool {
     version == prefix || version.strip_prefix(prefix).is_some_and(ends_a_number)
 }
@@ -165,7 +170,7 @@ pub(crate) fn part(cache: &Cache, kernel: &Kernel, name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Whether a path is newer than another, or the other isn't there.
+/// Whether a file is there and newer than another, or the other isn't there.
 pub(crate) fn newer(path: &Path, than: &Path) -> bool {
     let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
     match (modified(path), modified(than)) {
@@ -185,6 +190,14 @@ mod tests {
         assert!(matches("6.12.107+deb13-cloud-amd64", "6.12.107"));
         assert!(matches("7.3.4+deb13-cloud-amd64", "7"));
         assert!(!matches("17.3.4+deb13-cloud-amd64", "7"));
+    }
+
+    #[test]
+    fn a_package_that_only_depends_is_no_version() {
+        assert!(is_version("6.1.0-56-cloud-amd64"));
+        assert!(!is_version("6.1-cloud-amd64"));
+        assert!(!is_version("cloud-amd64"));
+        assert!(!is_version("6.1.0-56-cloud-amd64-unsigned"));
     }
 
     #[test]

@@ -11,12 +11,15 @@ mod command;
 mod cpio;
 #[path = "../guest/frame.rs"]
 mod frame;
+mod guest_tests;
 mod guest_tools;
 mod initramfs;
 mod kernels;
 mod modules;
 mod project;
 mod qemu;
+mod setup;
+mod test;
 mod vm;
 mod vm_command;
 
@@ -30,12 +33,18 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Bring what this machine lacks: eBPF toolchain, QEMU, kernels, guest tools
+    Setup(setup::Arguments),
+    /// Run every test: lints, unit tests, and the scenarios on each kernel
+    Test(test::Arguments),
     /// Boot a kernel and run a script in it
     Vm(vm_command::Arguments),
 }
 
 fn main() -> ExitCode {
     let done: Result<i32> = match Arguments::parse().task {
+        Task::Setup(arguments) => setup::run(&arguments),
+        Task::Test(arguments) => test::run(&arguments),
         Task::Vm(arguments) => vm_command::run(&arguments),
     };
     match done {

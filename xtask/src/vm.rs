@@ -208,7 +208,7 @@ fn accept(listener: &UnixListener, qemu: &mut Running, started: Instant) -> Resu
         if qemu.0.try_wait().context("wait for QEMU")?.is_some() {
             bail!("QEMU did not start:\n{}", complaint(&mut qemu.0));
         }
-        if started.elapsed() > Duration::from_secs(60) {
+        if started.elapsed() > Duration::from_mins(1) {
             bail!("QEMU did not start within 60 s");
         }
         thread::sleep(Duration::from_millis(5));

@@ -12,7 +12,7 @@ use crate::initramfs::Content;
 use crate::kernels::{self, Kernel};
 use crate::qemu::{Machine, Qemu};
 use crate::vm::{Ended, Guest, Outcome, Stream};
-use crate::{command, project};
+use crate::{command, project, setup};
 
 /// What `cargo xtask vm` takes.
 #[derive(Args, Debug)]
@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         (false, cpus) => cpus.unwrap_or(2),
     };
     let script = std::fs::read(script).with_context(|| format!("read {}", script.display()))?;
-    let (qemu, kernel) = prepare(&cache, prefix)?;
+    let (qemu, kernel) = prepare(&cache, prefix, !arguments.bare)?;
     let init = project::init()?;
     let binaries = if arguments.bare {
         Vec::new()
@@ -129,12 +129,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
 }
 
 /// What every guest needs, fetched if it isn't there.
-pub(crate) fn prepare(cache: &Cache, prefix: &str) -> Result<(Qemu, Kernel)> {
+pub(crate) fn prepare(cache: &Cache, prefix: &str, binaries: bool) -> Result<(Qemu, Kernel)> {
+    setup::ensure(cache, &setup::steps_for_guests(binaries))?;
     let Some(qemu) = Qemu::find(cache) else {
         bail!("no QEMU of version 8 or newer: run `cargo xtask setup`, which fetches one");
     };
-    let kernel = kernels::get(cache, prefix)?;
-    Ok((qemu, kernel))
+    setup::ensure(cache, &[setup::Step::Kernel(prefix.to_owned())])?;
+    Ok((qemu, kernels::get(cache, prefix)?))
 }
 
 /// Hands the script's output on as it comes.

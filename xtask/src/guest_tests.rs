@@ -1,0 +1,277 @@
+//! The end-to-end scenarios: on each kernel a guest that runs all of them.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::cache::Cache;
+use crate::initramfs::Content;
+use crate::kernels::Kernel;
+use crate::qemu::{Machine, Qemu};
+use crate::test::Tally;
+use crate::vm::{Ended, Guest, Outcome};
+use crate::{command, project, setup, vm_command};
+
+/// The scenarios send from two CPUs at once.
+const CPUS: u32 = 2;
+const MEMORY_MIB: u32 = 2048;
+/// A guest that takes longer hangs. Each scenario has a limit of its own that is far below.
+const TIMEOUT: Duration = Duration::from_mins(25);
+
+/// What one guest reported, line by line.
+#[derive(Debug, Default)]
+struct Report {
+    partial: Vec<u8>,
+    passed: usize,
+    failures: Vec<String>,
+    /// The number of scenarios that were run, by the guest's own last line.
+    announced: Option<usize>,
+}
+
+impl Report {
+    /// Takes output of the guest; hands back the lines that it completed.
+    fn take(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.partial.extend_from_slice(bytes);
+        let mut lines = Vec::new();
+        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            self.line(&line);
+            lines.push(line);
+        }
+        lines
+    }
+
+    fn line(&mut self, line: &str) {
+        if let Some(count) = line.strip_prefix("RESULTS ") {
+            self.announced = count.trim().parse().ok();
+        } else if let Some(result) = line.strip_prefix("RESULT ") {
+            let (name, rest) = result.split_once(' ').unwrap_or((result, ""));
+            if rest == "ok" || rest.starts_with("ok ") {
+                self.passed += 1;
+            } else {
+                let message = rest.strip_prefix("FAIL").unwrap_or(rest).trim();
+                self.failures.push(format!("{name}: {message}"));
+            }
+        }
+    }
+
+    /// What is wrong besides the scenarios that failed by themselves.
+    fn faults(&self, ended: &Ended) -> Vec<String> {
+        let reported = self.passed + self.failures.len();
+        let mut faults = Vec::new();
+        match &ended.outcome {
+            Outcome::Exited(0) => {}
+            Outcome::Exited(_) if !self.failures.is_empty() => {}
+            Outcome::Exited(status) => {
+                faults.push(format!(
+                    "the scenarios ended with status {status} and named no failure"
+                ));
+            }
+            Outcome::TimedOut => faults.push(format!("the guest hung after {reported} results")),
+            Outcome::Died(why) => {
+                faults.push(format!("the guest died after {reported} results: {why}"));
+            }
+        }
+        match self.announced {
+            Some(announced) if announced != reported => {
+                faults.push(format!(
+                    "{announced} scenarios were run but {reported} have a result"
+                ));
+            }
+            None if matches!(ended.outcome, Outcome::Exited(_)) => {
+                faults.push("the last line (RESULTS and a number) is missing".to_owned());
+            }
+            _ => {}
+        }
+        faults
+    }
+}
+
+/// Runs the scenarios on each kernel, as many guests at once as there are CPUs for.
+pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> Result<Tally> {
+    setup::ensure(cache, &setup::steps_for_guests(true))?;
+    let mut tally = Tally::default();
+    let mut kernels: VecDeque<(Qemu, Kernel)> = VecDeque::new();
+    for prefix in prefixes {
+        match vm_command::prepare(cache, prefix, true) {
+            Ok(prepared) => kernels.push_back(prepared),
+            Err(error) => tally.fail(format!("[{prefix}] no guest: {error:#}")),
+        }
+    }
+    let init = project::init()?;
+    let binaries = project::binaries("release")?;
+    let script = match filter {
+        // Quoted, with every quote in it ended and escaped.
+        Some(name) => format!(
+            "exec ctpressure-scenario run '{}'\n",
+            name.replace('\'', r"'\''")
+        ),
+        None => "exec ctpressure-scenario all\n".to_owned(),
+    };
+    let put: Vec<(PathBuf, String)> = setup::promtool(cache)
+        .into_iter()
+        .map(|path| (path, "usr/local/bin/promtool".to_owned()))
+        .collect();
+    let content = Content {
+        script: script.as_bytes(),
+        init: &init,
+        binaries: &binaries,
+        bpftrace: false,
+        put: &put,
+        fetch: &[],
+    };
+
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let at_once = (cores / CPUS as usize).clamp(1, kernels.len().max(1));
+    let queue = Mutex::new(kernels);
+    let tally = Mutex::new(tally);
+    thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                loop {
+                    let next = queue
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .pop_front();
+                    let Some((qemu, kernel)) = next else {
+                        return;
+                    };
+                    let result = one(cache, &qemu, &kernel, &content);
+                    tally
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .add(result);
+                }
+            });
+        }
+    });
+    Ok(tally.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn one(cache: &Cache, qemu: &Qemu, kernel: &Kernel, content: &Content<'_>) -> Tally {
+    let mut tally = Tally::default();
+    let short = kernel
+        .version
+        .split("-cloud")
+        .next()
+        .unwrap_or(&kernel.version);
+    let mut report = Report::default();
+    command::say(&format!("[{short}] booting"));
+    match guest(cache, qemu, kernel, content, short, &mut report) {
+        Ok((ended, folder)) => {
+            tally.pass(report.passed);
+            for failure in &report.failures {
+                tally.fail(format!("[{short}] {failure}"));
+            }
+            for mut fault in report.faults(&ended) {
+                if !matches!(ended.outcome, Outcome::Exited(_)) {
+                    let tail = ended.console_tail.join("\n  ");
+                    fault = format!("{fault}\nthe end of its console:\n  {tail}");
+                }
+                tally.fail(format!(
+                    "[{short}] {fault}\nall that it said: {}",
+                    folder.display()
+                ));
+            }
+        }
+        Err(error) => tally.fail(format!("[{short}] no guest: {error:#}")),
+    }
+    tally
+}
+
+fn guest(
+    cache: &Cache,
+    qemu: &Qemu,
+    kernel: &Kernel,
+    content: &Content<'_>,
+    short: &str,
+    report: &mut Report,
+) -> Result<(Ended, PathBuf)> {
+    let folder = command::repository()
+        .join("target/guest-tests")
+        .join(&kernel.version);
+    crate::test::folder(&folder)?;
+    let console = folder.join("console");
+    let path = folder.join("output");
+    let mut log = File::create(&path).with_context(|| format!("write {}", path.display()))?;
+    let guest = Guest {
+        qemu,
+        kernel,
+        machine: Machine {
+            cpus: CPUS,
+            memory_mib: MEMORY_MIB,
+            icount: false,
+        },
+        timeout: TIMEOUT,
+        content: *content,
+        fetch_to: &[],
+        console: Some(&console),
+    };
+    let ended = guest.run(cache, &mut |stream, bytes| {
+        log.write_all(bytes).context("write the log of a guest")?;
+        if stream == crate::vm::Stream::Out {
+            for line in report.take(bytes) {
+                eprintln!("[{short}] {line}");
+            }
+        }
+        Ok(())
+    })?;
+    Ok((ended, folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(outcome: Outcome) -> Ended {
+        Ended {
+            outcome,
+            console_tail: Vec::new(),
+            missing: Vec::new(),
+        }
+    }
+
+    fn report(text: &str) -> Report {
+        let mut report = Report::default();
+        // In pieces, as a guest sends it.
+        for piece in text.as_bytes().chunks(7) {
+            report.take(piece);
+        }
+        report
+    }
+
+    #[test]
+    fn a_whole_run_has_no_faults() {
+        let report = report("noise\nRESULT a ok 1.2\nRESULT b ok 3\nRESULTS 2\n");
+        assert_eq!(report.passed, 2);
+        assert!(report.faults(&ended(Outcome::Exited(0))).is_empty());
+    }
+
+    #[test]
+    fn a_failed_scenario_is_reported_once() {
+        let report = report("RESULT a FAIL counts differ\nRESULTS 1\n");
+        assert_eq!(report.failures, ["a: counts differ"]);
+        assert!(report.faults(&ended(Outcome::Exited(1))).is_empty());
+    }
+
+    #[test]
+    fn what_is_missing_is_a_fault() {
+        let died = Outcome::Died("Kernel panic".into());
+        for (text, outcome) in [
+            ("RESULT a ok 1\n", Outcome::Exited(0)),
+            ("RESULT a ok 1\nRESULTS 2\n", Outcome::Exited(0)),
+            ("RESULT a ok 1\nRESULTS 1\n", Outcome::Exited(3)),
+            ("RESULT a ok 1\n", Outcome::TimedOut),
+            ("RESULT a ok 1\nRESULTS 1\n", died),
+        ] {
+            assert!(!report(text).faults(&ended(outcome)).is_empty(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! What a fresh machine lacks, brought step by step. A step looks before it does anything, leaves nothing half made, and
+//! says what it is for. Nothing is installed into the system.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::apt::{self, Apt};
+use crate::cache::{Cache, Staged};
+use crate::command;
+use crate::guest_tools::{self, Group};
+use crate::kernels;
+use crate::qemu::Qemu;
+
+/// The linker is made for the LLVM of the pinned compiler: both move together.
+const BPF_LINKER: &str = "0.10.4";
+const CARGO_DENY: &str = "0.20.2";
+/// The compiler that rust-toolchain.toml names.
+const COMPILER: &str = env!("CARGO_PKG_RUST_VERSION");
+const MUSL: &str = "x86_64-unknown-linux-musl";
+
+/// What `cargo xtask setup` takes.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// Kernels to fetch, by version prefix
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = kernels::MATRIX.iter().map(|prefix| (*prefix).to_owned()))]
+    kernels: Vec<String>,
+}
+
+/// One thing that a machine may lack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The source of `core`, from which it is built for eBPF.
+    RustSource,
+    /// The target of the static binaries that run in guests.
+    MuslTarget,
+    /// Links eBPF objects.
+    BpfLinker,
+    /// The machine emulator.
+    Qemu,
+    /// busybox, ip, nft, conntrack and so on, for guests.
+    GuestTools,
+    /// bpftrace for guests: the benchmark compares with it.
+    Bpftrace,
+    /// Checks the metrics page.
+    Promtool,
+    /// Checks licences and sources of dependencies.
+    CargoDeny,
+    /// A kernel by version prefix.
+    Kernel(String),
+}
+
+impl Step {
+    fn name(&self) -> String {
+        match self {
+            Self::RustSource => "rust-src: the source of core, built for eBPF".into(),
+            Self::MuslTarget => format!("{MUSL}: static binaries for guests"),
+            Self::BpfLinker => format!("bpf-linker {BPF_LINKER}: links the eBPF object"),
+            Self::Qemu => "QEMU: boots guests".into(),
+            Self::GuestTools => {
+                "guest tools: busybox, ip, nft, iptables, conntrack, bpftool".into()
+            }
+            Self::Bpftrace => "bpftrace for guests: the benchmark compares with it".into(),
+            Self::Promtool => "promtool: checks the metrics page".into(),
+            Self::CargoDeny => {
+                format!("cargo-deny {CARGO_DENY}: licences and sources of dependencies")
+            }
+            Self::Kernel(prefix) => format!("kernel {prefix}"),
+        }
+    }
+
+    /// What is there already.
+    fn present(&self, cache: &Cache) -> Result<Option<String>> {
+        let path = |path: PathBuf| path.exists().then(|| path.display().to_string());
+        Ok(match self {
+            Self::RustSource => {
+                path(sysroot()?.join("lib/rustlib/src/rust/library/core/src/lib.rs"))
+            }
+            Self::MuslTarget => path(sysroot()?.join("lib/rustlib").join(MUSL)),
+            Self::BpfLinker => program_of_version(cache, "bpf-linker", BPF_LINKER),
+            Self::CargoDeny => program_of_version(cache, "cargo-deny", CARGO_DENY),
+            Self::Qemu => Qemu::find(cache).map(|qemu| qemu.describe()),
+            Self::GuestTools => guest_tools::present(cache, Group::Base),
+            Self::Bpftrace => guest_tools::present(cache, Group::Bpftrace),
+            Self::Promtool => promtool(cache).map(|path| path.display().to_string()),
+            Self::Kernel(prefix) => {
+                kernels::newest_cached(cache, prefix)?.map(|kernel| kernel.version)
+            }
+        })
+    }
+
+    fn bring(&self, cache: &Cache) -> Result<()> {
+        match self {
+            Self::RustSource => bring_rust_source(cache),
+            Self::MuslTarget => {
+                let mut rustup = rustup("brings the standard library for static binaries")?;
+                command::run(rustup.args(["target", "add", MUSL]))
+            }
+            Self::BpfLinker => cargo_install(
+                cache,
+                "bpf-linker",
+                BPF_LINKER,
+                &[
+                    "--no-default-features",
+                    "--features",
+                    "llvm-22,rust-llvm-22",
+                ],
+            ),
+            Self::CargoDeny => cargo_install(cache, "cargo-deny", CARGO_DENY, &[]),
+            Self::Qemu => bring_qemu(cache),
+            Self::GuestTools => guest_tools::fetch(cache, Group::Base),
+            Self::Bpftrace => guest_tools::fetch(cache, Group::Bpftrace),
+            Self::Promtool => bring_promtool(cache),
+            Self::Kernel(prefix) => kernels::fetch(cache, prefix).map(|_| ()),
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
+    let cache = Cache::open()?;
+    check_programs()?;
+    let mut steps = vec![
+        Step::RustSource,
+        Step::MuslTarget,
+        Step::BpfLinker,
+        Step::Qemu,
+        Step::GuestTools,
+        Step::Bpftrace,
+        Step::Promtool,
+        Step::CargoDeny,
+    ];
+    steps.extend(arguments.kernels.iter().cloned().map(Step::Kernel));
+    let _lock = cache.lock()?;
+    let mut failures = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        let title = format!("[{}/{}] {}", index + 1, steps.len(), step.name());
+        // One step's failure does not keep the others from being done: the next run has less to do.
+        if let Err(error) = one(step, &title, &cache) {
+            eprintln!("xtask: error: {}: {error:#}", step.name());
+            failures.push(step.name());
+        }
+    }
+    if failures.is_empty() {
+        command::say("everything is there");
+        Ok(0)
+    } else {
+        eprintln!("xtask: error: still missing: {}", failures.join("; "));
+        eprintln!("help: what worked is kept; run `cargo xtask setup` again for the rest");
+        Ok(1)
+    }
+}
+
+fn one(step: &Step, title: &str, cache: &Cache) -> Result<()> {
+    let present = step.present(cache)?;
+    if let (Step::Kernel(prefix), Some(old)) = (step, &present) {
+        // A newer one may have come out. Without a network the one that is there does.
+        match kernels::fetch(cache, prefix) {
+            Ok(kernel) => command::say(&format!("{title}: {}", kernel.version)),
+            Err(error) => command::say(&format!("{title}: {old} (not refreshed: {error:#})")),
+        }
+        return Ok(());
+    }
+    if let Some(there) = present {
+        command::say(&format!("{title}: there already ({there})"));
+        return Ok(());
+    }
+    command::say(title);
+    step.bring(cache)
+}
+
+/// Brings those of the steps that are missing, and says nothing of the others.
+pub(crate) fn ensure(cache: &Cache, steps: &[Step]) -> Result<()> {
+    for step in steps {
+        if step.present(cache)?.is_some() {
+            continue;
+        }
+        let _lock = cache.lock()?;
+        // Another xtask may have brought it while this one waited.
+        if step.present(cache)?.is_none() {
+            command::say(&step.name());
+            step.bring(cache)?;
+        }
+    }
+    Ok(())
+}
+
+/// The steps without which no guest boots; with this project's binaries, or without.
+pub(crate) fn steps_for_guests(binaries: bool) -> Vec<Step> {
+    let mut steps = vec![Step::MuslTarget, Step::Qemu, Step::GuestTools];
+    if binaries {
+        steps.extend([Step::RustSource, Step::BpfLinker]);
+    }
+    steps
+}
+
+fn check_programs() -> Result<()> {
+    for (program, package, purpose) in [
+        ("apt-get", "apt", "downloads packages"),
+        ("dpkg", "dpkg", "unpacks packages"),
+        ("xz", "xz-utils", "unpacks kernel modules"),
+        ("setpriv", "util-linux", "ends guests when xtask is killed"),
+        ("cc", "gcc libc6-dev", "links programs"),
+    ] {
+        command::required(program, package, purpose)?;
+    }
+    Ok(())
+}
+
+fn sysroot() -> Result<PathBuf> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut rustc = Command::new(rustc);
+    rustc
+        .current_dir(command::repository())
+        .args(["--print", "sysroot"]);
+    Ok(PathBuf::from(command::output(&mut rustc)?.trim()))
+}
+
+fn rustup(purpose: &str) -> Result<Command> {
+    let Some(path) = command::find("rustup") else {
+        bail!("`rustup` is missing: it {purpose}. Install it: https://rustup.rs");
+    };
+    let mut command = Command::new(path);
+    // There rust-toolchain.toml says which compiler is meant.
+    command.current_dir(command::repository());
+    Ok(command)
+}
+
+fn bring_rust_source(cache: &Cache) -> Result<()> {
+    let by_rustup = rustup("brings the source of the compiler's libraries")
+        .and_then(|mut rustup| command::run(rustup.args(["component", "add", "rust-src"])));
+    let Err(error) = by_rustup else {
+        return Ok(());
+    };
+    command::say(&format!(
+        "{error:#}; trying Debian's package of the same version"
+    ));
+    let apt = Apt::for_guests(cache)?;
+    apt.update(false)?;
+    let version = apt.version("rust-src", COMPILER)?.with_context(|| {
+        format!("Debian has no rust-src {COMPILER}. By hand: rustup component add rust-src")
+    })?;
+    let target = cache.tools().join(format!("rust-src-{COMPILER}"));
+    let staged = Staged::new(&target)?;
+    apt.unpack_only(&[format!("rust-src={version}")], &staged.path())?;
+    staged.publish()?;
+    let source = target.join("usr/src");
+    let entries = fs::read_dir(&source).with_context(|| format!("list {}", source.display()))?;
+    let library = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.join("library/core").is_dir())
+        .with_context(|| format!("no library/core below {}", source.display()))?;
+    let link = sysroot()?.join("lib/rustlib/src/rust");
+    let parent = link.parent().context("the link has a parent")?;
+    let hint = || format!("link {} to {}", link.display(), library.display());
+    fs::create_dir_all(parent).with_context(hint)?;
+    if link.is_symlink() {
+        fs::remove_file(&link).with_context(hint)?;
+    }
+    symlink(&library, &link).with_context(hint)
+}
+
+fn cargo_install(cache: &Cache, name: &str, version: &str, options: &[&str]) -> Result<()> {
+    command::say("built from source: this takes some minutes");
+    let mut cargo = command::cargo();
+    cargo.args([
+        "install",
+        name,
+        "--version",
+        version,
+        "--locked",
+        "--force",
+        "--root",
+    ]);
+    cargo.arg(cache.tools()).args(options);
+    if !command::watched() {
+        cargo.arg("--quiet");
+    }
+    command::run(&mut cargo)
+        .with_context(|| format!("by hand: `cargo install {name} --version {version} --locked`"))
+}
+
+fn program_of_version(cache: &Cache, name: &str, version: &str) -> Option<String> {
+    let own = cache.programs().join(name);
+    [Some(own), command::find(name)]
+        .into_iter()
+        .flatten()
+        .find_map(|path| {
+            let said = command::output(Command::new(&path).arg("--version")).ok()?;
+            said.split_whitespace()
+                .any(|word| word == version)
+                .then(|| path.display().to_string())
+        })
+}
+
+fn bring_qemu(cache: &Cache) -> Result<()> {
+    let suite = apt::suite_of_this_machine()
+        .context("install QEMU 8 or newer by hand (program qemu-system-x86_64)")?;
+    // Bookworm's own QEMU 7.2 corrupts guests; its backports have a sound one.
+    let from = if suite == "bookworm" {
+        "bookworm-backports".to_owned()
+    } else {
+        suite.clone()
+    };
+    let apt = Apt::for_this_machine(cache, &suite)?;
+    apt.update(false)?;
+    let staged = Staged::new(&cache.qemu())?;
+    apt.unpack_with_dependencies(&["qemu-system-x86"], &from, &staged.path())
+        .with_context(|| {
+            format!(
+                "by hand: sudo apt-get install -t {from} --no-install-recommends qemu-system-x86"
+            )
+        })?;
+    staged.publish()?;
+    match Qemu::find(cache) {
+        Some(_) => Ok(()),
+        None => bail!(
+            "the unpacked QEMU does not start; remove {}",
+            cache.qemu().display()
+        ),
+    }
+}
+
+/// `promtool` in the cache or on PATH.
+pub(crate) fn promtool(cache: &Cache) -> Option<PathBuf> {
+    let own = cache.programs().join("promtool");
+    if own.is_file() {
+        Some(own)
+    } else {
+        command::find("promtool")
+    }
+}
+
+fn bring_promtool(cache: &Cache) -> Result<()> {
+    // Of this machine's suite, whose C library it is linked with.
+    let suite = apt::suite_of_this_machine()
+        .context("install Prometheus' promtool by hand so that it is on PATH")?;
+    let apt = Apt::for_this_machine(cache, &suite)?;
+    apt.update(false)?;
+    let folder = tempfile::tempdir().context("make a folder")?;
+    apt.unpack_only(&[format!("prometheus/{suite}")], folder.path())
+        .context("by hand: sudo apt-get install prometheus")?;
+    let target = cache.programs().join("promtool");
+    let staged = Staged::new(&target)?;
+    fs::copy(folder.path().join("usr/bin/promtool"), staged.path()).context("copy promtool")?;
+    staged.publish()
+}
