@@ -140,10 +140,10 @@ pub(crate) fn present(cache: &Cache, group: Group) -> Option<String> {
 
 /// Downloads and unpacks the packages of a group, if they aren't there.
 pub(crate) fn fetch(cache: &Cache, group: Group) -> Result<()> {
-    let target = root(cache, group);
-    if target.is_dir() {
+    if present(cache, group).is_some() {
         return Ok(());
     }
+    let target = root(cache, group);
     command::say(&format!(
         "downloading guest tools: {}",
         group.packages().join(", ")

@@ -6,9 +6,11 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod apt;
+mod bench;
 mod cache;
 mod command;
 mod cpio;
+mod demo;
 #[path = "../guest/frame.rs"]
 mod frame;
 mod guest_tests;
@@ -35,6 +37,10 @@ struct Arguments {
 enum Task {
     /// Bring what this machine lacks: eBPF toolchain, QEMU, kernels, guest tools
     Setup(setup::Arguments),
+    /// See a table fill up in a guest, and what ctpressure says about it
+    Demo(demo::Arguments),
+    /// Measure what ctpressure and its peers cost the kernel per connection
+    Bench(bench::Arguments),
     /// Run every test: lints, unit tests, and the scenarios on each kernel
     Test(test::Arguments),
     /// Boot a kernel and run a script in it
@@ -44,6 +50,8 @@ enum Task {
 fn main() -> ExitCode {
     let done: Result<i32> = match Arguments::parse().task {
         Task::Setup(arguments) => setup::run(&arguments),
+        Task::Demo(arguments) => demo::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Vm(arguments) => vm_command::run(&arguments),
     };
