@@ -43,8 +43,10 @@ pub const FLAG_SOCKET_SEEN: u8 = 2;
 
 /// `struct nf_conntrack_tuple` (include/net/netfilter/nf_conntrack_tuple.h), the same on every
 /// kernel from 5.4 to 7.3: one direction of a connection.
+///
+/// Aligned to 8, other than in the kernel, so that it is copied by words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Tuple {
     /// Source address, network order; IPv4 uses the first word.
     pub src: [u32; 4],
@@ -145,7 +147,7 @@ pub struct EvictionRecord {
 }
 
 const _: () = {
-    assert!(size_of::<Tuple>() == 40 && align_of::<Tuple>() == 4);
+    assert!(size_of::<Tuple>() == 40 && align_of::<Tuple>() == 8);
     assert!(size_of::<Header>() == 24 && align_of::<Header>() == 8);
     assert!(size_of::<Origin>() == 16 && align_of::<Origin>() == 8);
     assert!(size_of::<InsertRecord>() == 120 && align_of::<InsertRecord>() == 8);

@@ -5,6 +5,7 @@ use core::mem::size_of;
 use crate::{
     budget::Budget,
     counter::{COUNTERS, Counters},
+    record::InsertRecord,
 };
 
 /// The last new flow that this CPU saw being allocated; `early_drop`, deep inside the allocation,
@@ -42,13 +43,13 @@ pub struct PerCpuState {
     pub evictions: Budget,
     /// `struct nf_conn *` of an insert whose record waits for the end of its confirmation.
     pub pending_ct: u64,
-    /// The weight of that record.
-    pub pending_weight: u64,
+    /// That record as far as the entry tells it.
+    pub pending: InsertRecord,
 }
 
 const _: () = {
     assert!(size_of::<NewFlow>() == 32);
     assert!(size_of::<Budget>() == 24);
-    assert!(size_of::<PerCpuState>() == 8 * COUNTERS + 32 + 3 * 24 + 16);
+    assert!(size_of::<PerCpuState>() == 8 * COUNTERS + 32 + 3 * 24 + 8 + 120);
     assert!(align_of::<PerCpuState>() == 8);
 };

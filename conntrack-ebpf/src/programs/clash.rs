@@ -27,7 +27,7 @@ static RESOLVING: HashMap<u64, u64> = HashMap::with_max_entries(1024, 0);
 #[inline(always)]
 fn resolved(skb: u64, verdict: u32) {
     let Some(state) = state() else { return };
-    let ct = read::skb_ct(skb).map_or(0, |(ct, _)| ct);
+    let ct = read::skb_ct::<read::ByHelper>(skb).map_or(0, |(ct, _)| ct);
     if verdict == DROP {
         count_atomic(state, Counter::DropClash, 1);
         let _: Result<(), i32> = CLASHED.insert(skb, 1, 0);

@@ -6,7 +6,7 @@ use conntrack_ebpf::{counter::Counter, record::DropReason, state::PerCpuState};
 use super::{
     emit, insert,
     maps::{CLASHED, count_atomic, state},
-    read,
+    read::{self, ByHelper, Typed},
 };
 
 /// `NF_DROP`
@@ -31,13 +31,13 @@ fn confirm_fexit(ctx: FExitContext) -> u32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
     if verdict == DROP {
         lost(state, skb);
-    } else if read::skb_ct(skb).is_some_and(|(ct, _)| ct == pending) {
+    } else if read::skb_ct::<Typed>(skb).is_some_and(|(ct, _)| ct == pending) {
         // SAFETY: as above.
-        let weight = unsafe {
+        let prepared = unsafe {
             (*state).pending_ct = 0;
-            (*state).pending_weight
+            &raw const (*state).pending
         };
-        emit::insert(state, pending, skb, weight as u32);
+        emit::insert_prepared::<Typed>(state, prepared, skb);
     }
     0
 }
@@ -55,10 +55,10 @@ fn confirm_counting_fexit(ctx: FExitContext) -> u32 {
         lost(state, skb);
         return 0;
     }
-    let Some((ct, false)) = read::skb_ct(skb) else { return 0 };
+    let Some((ct, false)) = read::skb_ct::<Typed>(skb) else { return 0 };
     count_atomic(state, Counter::Confirmed, 1);
     if let Some(weight) = insert::sampled(state) {
-        emit::insert(state, ct, skb, weight);
+        emit::insert::<ByHelper>(state, ct, skb, weight);
     }
     0
 }
@@ -69,7 +69,7 @@ fn lost(state: *mut PerCpuState, skb: u64) {
     if CLASHED.remove(skb).is_ok() {
         return;
     }
-    let Some((ct, _)) = read::skb_ct(skb) else { return };
+    let Some((ct, _)) = read::skb_ct::<ByHelper>(skb) else { return };
     let Some(status) = read::ct_status(ct) else { return };
     let (counter, reason) = if status & DYING != 0 {
         (Counter::DropDying, DropReason::Dying)

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use conntrack_ebpf::{
     counter::Counter,
     frame::{Frame, Frames},
-    record::DropReason,
+    record::{DropReason, Tuple},
     state::PerCpuState,
 };
 
@@ -30,10 +30,10 @@ fn describe(state: *mut PerCpuState, net: u64, hash: u32, id: u64) -> Frame {
     if flow.net != net || (flow.hash != hash && flow.hash_alt != hash) {
         return frame;
     }
-    if let Some(tuple) = read::member(flow.tuple, 0) {
+    if let Some(tuple) = read::member::<Tuple>(flow.tuple, 0) {
         frame.cause = tuple;
         frame.known = 1;
-        let (origin, flags) = read::origin(flow.skb, 0);
+        let (origin, flags) = read::origin::<read::ByHelper>(flow.skb, 0);
         frame.origin = origin;
         frame.flags = flags;
     }

@@ -17,7 +17,7 @@ use conntrack_ebpf::{
 use super::{
     globals,
     maps::{EVENTS, count_atomic},
-    read,
+    read::{self, ByHelper, Memory},
 };
 
 #[inline(always)]
@@ -36,33 +36,103 @@ fn header(kind: Kind, reason: u8, flags: u8, netns: u32, weight: u32) -> Header 
 }
 
 /// How a record of an insert wakes the reader: not at all while there is room. The reader looks
-/// by itself a few times a second.
+/// by itself a few times a second. Whether there is room is asked for one record in
+/// [`ROOM_EVERY`].
 #[inline(always)]
-fn lazy_wake() -> u64 {
-    if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(globals::WAKE_AT_BYTES.load()) {
+fn lazy_wake(state: *mut PerCpuState) -> u64 {
+    // SAFETY: `state` is a live map value of this CPU.
+    let records = unsafe { &mut (*state).counters[Counter::Records as usize] };
+    *records += 1;
+    if *records % ROOM_EVERY == 0
+        && EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(globals::WAKE_AT_BYTES.load())
+    {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
         u64::from(BPF_RB_NO_WAKEUP)
     }
 }
 
-/// The record of an insert. `skb` 0: not at hand.
+/// See [`lazy_wake`]: 32 records are 4 KiB of the ring.
+const ROOM_EVERY: u64 = 32;
+
+/// The record of an insert, made at once. `skb` 0: not at hand.
 #[inline(always)]
-pub(super) fn insert(state: *mut PerCpuState, ct: u64, skb: u64, weight: u32) {
+pub(super) fn insert<M: Memory>(state: *mut PerCpuState, ct: u64, skb: u64, weight: u32) {
     let Some(mut record) = EVENTS.reserve::<InsertRecord>(0) else {
-        count_atomic(state, Counter::LostInsertRecords, 1);
-        count_atomic(state, Counter::LostInsertWeight, u64::from(weight));
+        insert_lost(state, weight);
         return;
     };
-    let (origin, flags) = read::origin(skb, read::ct_zone(ct));
-    record.write(InsertRecord {
-        header: header(Kind::Insert, 0, flags, read::netns(read::ct_net(ct)), weight),
-        original: read::ct_tuple(ct, 0),
-        reply: read::ct_tuple(ct, 1),
-        origin,
-    });
-    record.submit(lazy_wake());
-    count_atomic(state, Counter::Records, 1);
+    let place = record.as_mut_ptr();
+    let (origin, flags) = read::origin::<M>(skb, read::ct_zone::<M>(ct));
+    let netns = read::netns::<M>(read::ct_net::<M>(ct));
+    // SAFETY: the reserved place is as large as the record; all of its bytes are written.
+    unsafe {
+        (*place).header = header(Kind::Insert, 0, flags, netns, weight);
+        read::copy_ct_tuple::<M, 0>(ct, &raw mut (*place).original);
+        read::copy_ct_tuple::<M, 1>(ct, &raw mut (*place).reply);
+        (*place).origin = origin;
+    }
+    record.submit(lazy_wake(state));
+}
+
+/// An insert whose record was due but is not delivered.
+#[inline(always)]
+pub(super) fn insert_lost(state: *mut PerCpuState, weight: u32) {
+    count_atomic(state, Counter::LostInsertRecords, 1);
+    count_atomic(state, Counter::LostInsertWeight, u64::from(weight));
+}
+
+/// What the entry says of an insert, kept until its packet is at hand too.
+#[inline(always)]
+pub(super) fn prepare_insert<M: Memory>(pending: *mut InsertRecord, ct: u64, weight: u32) {
+    // SAFETY: `pending` is in this CPU's state, and softirqs are off.
+    unsafe {
+        (*pending).header.weight = weight;
+        (*pending).header.netns = read::netns::<M>(read::ct_net::<M>(ct));
+        read::copy_ct_tuple::<M, 0>(ct, &raw mut (*pending).original);
+        read::copy_ct_tuple::<M, 1>(ct, &raw mut (*pending).reply);
+        (*pending).origin.zone = read::ct_zone::<M>(ct);
+    }
+}
+
+/// The record of an insert that was prepared, with what its packet says.
+#[inline(always)]
+pub(super) fn insert_prepared<M: Memory>(
+    state: *mut PerCpuState,
+    pending: *const InsertRecord,
+    skb: u64,
+) {
+    // SAFETY: `pending` is in this CPU's state, a live map value.
+    let prepared = unsafe { &*pending };
+    let weight = prepared.header.weight;
+    let Some(mut record) = EVENTS.reserve::<InsertRecord>(0) else {
+        insert_lost(state, weight);
+        return;
+    };
+    let place = record.as_mut_ptr();
+    let (origin, flags) = read::origin::<M>(skb, prepared.origin.zone);
+    // SAFETY: the reserved place is as large as the record; all of its bytes are written.
+    unsafe {
+        (*place).header = header(Kind::Insert, 0, flags, prepared.header.netns, weight);
+        copy_words(&raw const prepared.original, &raw mut (*place).original);
+        copy_words(&raw const prepared.reply, &raw mut (*place).reply);
+        (*place).origin = origin;
+    }
+    record.submit(lazy_wake(state));
+}
+
+/// Copies a tuple by words; left alone the compiler calls a function that copies by bytes.
+///
+/// # Safety
+///
+/// `from` can be read and `to` be written.
+#[inline(always)]
+unsafe fn copy_words(from: *const Tuple, to: *mut Tuple) {
+    const WORDS: usize = size_of::<Tuple>() / size_of::<u64>();
+    for word in 0..WORDS {
+        // SAFETY: see the contract; a tuple is aligned for words.
+        unsafe { to.cast::<u64>().add(word).write(from.cast::<u64>().add(word).read_volatile()) }
+    }
 }
 
 /// Whether a drop may have a record; if not, it is counted as not detailed.
@@ -88,12 +158,12 @@ pub(super) fn drop_of_entry(state: *mut PerCpuState, reason: DropReason, ct: u64
         count_atomic(state, Counter::LostDropRecords, 1);
         return;
     };
-    let (origin, flags) = read::origin(skb, read::ct_zone(ct));
-    let netns = read::netns(read::ct_net(ct));
+    let (origin, flags) = read::origin::<ByHelper>(skb, read::ct_zone::<ByHelper>(ct));
+    let netns = read::netns::<ByHelper>(read::ct_net::<ByHelper>(ct));
     record.write(DropRecord {
         header: header(Kind::Drop, reason as u8, flags | FLAG_CAUSE_KNOWN, netns, 1),
-        original: read::ct_tuple(ct, 0),
-        reply: read::ct_tuple(ct, 1),
+        original: read::ct_tuple::<0>(ct),
+        reply: read::ct_tuple::<1>(ct),
         origin,
     });
     record.submit(0);
@@ -111,8 +181,9 @@ pub(super) fn drop_of_flow(state: *mut PerCpuState, reason: DropReason, frame: &
         return;
     };
     let known = if frame.known != 0 { FLAG_CAUSE_KNOWN } else { 0 };
+    let netns = read::netns::<ByHelper>(frame.net);
     record.write(DropRecord {
-        header: header(Kind::Drop, reason as u8, frame.flags | known, read::netns(frame.net), 1),
+        header: header(Kind::Drop, reason as u8, frame.flags | known, netns, 1),
         original: frame.cause,
         reply: Tuple::default(),
         origin: frame.origin,
@@ -121,7 +192,7 @@ pub(super) fn drop_of_flow(state: *mut PerCpuState, reason: DropReason, frame: &
     count_atomic(state, Counter::Records, 1);
 }
 
-/// The record of an eviction. `frame` `None`: the cause could not be told.
+/// The record of an eviction; `frame` says for which new flow.
 #[inline(always)]
 pub(super) fn eviction(state: *mut PerCpuState, ct: u64, status: u64, frame: &Frame) {
     // SAFETY: as in `drop_has_budget`.
@@ -140,11 +211,12 @@ pub(super) fn eviction(state: *mut PerCpuState, ct: u64, status: u64, frame: &Fr
     } else {
         (Tuple::default(), Default::default(), 0)
     };
-    origin.zone = read::ct_zone(ct);
+    origin.zone = read::ct_zone::<ByHelper>(ct);
+    let netns = read::netns::<ByHelper>(read::ct_net::<ByHelper>(ct));
     record.write(EvictionRecord {
-        header: header(Kind::Eviction, 0, flags, read::netns(read::ct_net(ct)), 1),
-        victim: read::ct_tuple(ct, 0),
-        victim_reply: read::ct_tuple(ct, 1),
+        header: header(Kind::Eviction, 0, flags, netns, 1),
+        victim: read::ct_tuple::<0>(ct),
+        victim_reply: read::ct_tuple::<1>(ct),
         cause,
         origin,
         victim_status: status,

@@ -9,7 +9,7 @@ use conntrack_ebpf::{counter::Counter, state::PerCpuState};
 use super::{
     emit, globals,
     maps::{count, count_atomic, state},
-    read,
+    read::{self, ByHelper, Memory, Typed},
 };
 
 /// An insert was counted: a record if the budget has one.
@@ -30,23 +30,22 @@ pub(super) fn sampled(state: *mut PerCpuState) -> Option<u32> {
 /// `__nf_conntrack_hash_insert`: all checks are passed, softirqs are off, the bucket locks held.
 /// So no program can be running here already on this CPU, and none of these calls is missed.
 #[inline(always)]
-fn hash_insert(ct: u64) {
+fn hash_insert<M: Memory>(ct: u64) {
     let Some(state) = state() else { return };
     count(state, Counter::HashInserts);
     let Some(weight) = sampled(state) else { return };
     if globals::RECORD_AT_CONFIRM.load() == 0 {
-        emit::insert(state, ct, origin_skb(state, ct), weight);
+        emit::insert::<ByHelper>(state, ct, origin_skb(state, ct), weight);
         return;
     }
     // The packet is only known to `__nf_conntrack_confirm`, whose end is near: see `confirm.rs`.
     // SAFETY: `state` is a live map value of this CPU.
     unsafe {
         if (*state).pending_ct != 0 {
-            count_atomic(state, Counter::LostInsertRecords, 1);
-            count_atomic(state, Counter::LostInsertWeight, (*state).pending_weight);
+            emit::insert_lost(state, (*state).pending.header.weight);
         }
         (*state).pending_ct = ct;
-        (*state).pending_weight = u64::from(weight);
+        emit::prepare_insert::<M>(&raw mut (*state).pending, ct, weight);
     }
 }
 
@@ -55,8 +54,8 @@ fn hash_insert(ct: u64) {
 fn origin_skb(state: *mut PerCpuState, ct: u64) -> u64 {
     // SAFETY: `state` is a live map value of this CPU.
     let skb = unsafe { (*state).new_flow.skb };
-    match read::skb_ct(skb) {
-        Some((entry, _)) if skb != 0 && entry == ct => skb,
+    match read::skb_ct::<ByHelper>(skb) {
+        Some((entry, _)) if entry == ct => skb,
         _ => 0,
     }
 }
@@ -64,7 +63,7 @@ fn origin_skb(state: *mut PerCpuState, ct: u64) -> u64 {
 /// match: v5.4..v7.3 net/netfilter/nf_conntrack_core.c: void __nf_conntrack_hash_insert(ct, hash, reply_hash)
 #[fentry]
 fn insert_fentry(ctx: FEntryContext) -> u32 {
-    hash_insert(ctx.arg::<*const u8>(0) as u64);
+    hash_insert::<Typed>(ctx.arg::<*const u8>(0) as u64);
     0
 }
 
@@ -72,7 +71,7 @@ fn insert_fentry(ctx: FEntryContext) -> u32 {
 #[kprobe]
 fn insert_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(ct) = ctx.arg(0) {
-        hash_insert(ct);
+        hash_insert::<ByHelper>(ct);
     }
     0
 }

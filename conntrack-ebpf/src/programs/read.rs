@@ -1,5 +1,4 @@
-//! Reads of kernel memory by offsets from BTF. All of them are on rare paths, so all go through
-//! the helper, which takes any address and fails on a bad one.
+//! Reads of kernel memory by offsets from BTF.
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_probe_read_kernel, generated,
@@ -16,22 +15,96 @@ const NFCT_INFO_MASK: u64 = 7;
 /// `enum ip_conntrack_info`: from here on the packet goes in the reply direction.
 const CTINFO_FIRST_REPLY: u64 = 3;
 /// `struct nf_conntrack_tuple_hash`: 16 bytes of list node, then the tuple (5.4 to 7.3).
-const TUPLE_IN_HASH: u64 = 16;
-const TUPLE_HASH_SIZE: u64 = 56;
+const TUPLE_IN_HASH: u32 = 16;
+const TUPLE_HASH_SIZE: u32 = 56;
+/// `AF_INET`
+const IPV4: u16 = 2;
 /// `TCP_TIME_WAIT`, `TCP_NEW_SYN_RECV` (include/net/tcp_states.h).
 const TIME_WAIT: u8 = 6;
 const NEW_SYN_RECV: u8 = 12;
 
-/// Reads a `T` at `base + offset`; `None` if the kernel has no such member or it can't be read.
-#[inline(always)]
-pub(super) fn member<T>(base: u64, offset: u32) -> Option<T> {
-    if offset == MISSING || base == 0 {
-        return None;
+/// How kernel memory is read. A kprobe has addresses, which only the helper may follow. fentry and
+/// fexit have typed pointers, which the verifier lets the program follow by itself, as long as it
+/// knows the type: from an argument, by pointer members, with offsets that are constants. That
+/// costs a few instructions instead of a call.
+pub(super) trait Memory {
+    /// Reads an integer at `base + offset`; `None` if the kernel has no such member or it can't be
+    /// read.
+    fn load<T: Copy>(base: u64, offset: u32) -> Option<T>;
+
+    /// Copies the tuple at `base + offset` to `place`; zero if it can't be read.
+    ///
+    /// # Safety
+    ///
+    /// `place` can be written.
+    unsafe fn copy_tuple(base: u64, offset: u32, place: *mut Tuple);
+}
+
+/// Through `bpf_probe_read_kernel`.
+pub(super) struct ByHelper;
+
+/// By the program itself; `base` is an argument of the probed function, or was loaded from one.
+pub(super) struct Typed;
+
+impl Memory for ByHelper {
+    #[inline(always)]
+    fn load<T: Copy>(base: u64, offset: u32) -> Option<T> {
+        if offset == MISSING || base == 0 {
+            return None;
+        }
+        let address = base.wrapping_add(u64::from(offset)) as *const T;
+        // SAFETY: the helper checks the address and fails where it can't be read; `T` is only
+        // ever an integer or a struct of integers.
+        unsafe { bpf_probe_read_kernel(address) }.ok()
     }
-    let address = base.wrapping_add(u64::from(offset)) as *const T;
-    // SAFETY: the helper checks the address and fails where it can't be read; `T` is only ever an
-    // integer or a struct of integers.
-    unsafe { bpf_probe_read_kernel(address) }.ok()
+
+    #[inline(always)]
+    unsafe fn copy_tuple(base: u64, offset: u32, place: *mut Tuple) {
+        // SAFETY: see the contract.
+        unsafe { *place = Self::load(base, offset).unwrap_or_default() }
+    }
+}
+
+impl Memory for Typed {
+    #[inline(always)]
+    fn load<T: Copy>(base: u64, offset: u32) -> Option<T> {
+        if offset == MISSING {
+            return None;
+        }
+        let address = base.wrapping_add(u64::from(offset)) as *const T;
+        // SAFETY: the verifier refuses the program unless this is a member of the structure that
+        // `base` points to; a bad pointer reads as 0. Volatile, because loads that the compiler
+        // joins across members are refused.
+        Some(unsafe { address.read_volatile() })
+    }
+
+    #[inline(always)]
+    unsafe fn copy_tuple(base: u64, offset: u32, place: *mut Tuple) {
+        let from = base.wrapping_add(u64::from(offset)) as *const Tuple;
+        // SAFETY: for `from` as in `load`, for `place` see the contract. Word by word, since the
+        // verifier knows the members and no larger unit. (`dir` is left out: it is known.)
+        unsafe {
+            let family = (&raw const (*from).l3num).read_volatile();
+            (*place).l3num = family;
+            (*place).src = [(&raw const (*from).src[0]).read_volatile(), 0, 0, 0];
+            (*place).dst = [(&raw const (*from).dst[0]).read_volatile(), 0, 0, 0];
+            if family != IPV4 {
+                for word in 1..4 {
+                    (*place).src[word] = (&raw const (*from).src[word]).read_volatile();
+                    (*place).dst[word] = (&raw const (*from).dst[word]).read_volatile();
+                }
+            }
+            (*place).src_port = (&raw const (*from).src_port).read_volatile();
+            (*place).dst_port = (&raw const (*from).dst_port).read_volatile();
+            (*place).protonum = (&raw const (*from).protonum).read_volatile();
+        }
+    }
+}
+
+/// [`ByHelper`], for rare paths.
+#[inline(always)]
+pub(super) fn member<T: Copy>(base: u64, offset: u32) -> Option<T> {
+    ByHelper::load(base, offset)
 }
 
 /// Jiffies. The verifier turns the call into one load.
@@ -61,14 +134,14 @@ pub(super) fn task_key() -> u64 {
 
 /// Inode number of a `struct net`; 0 if unknown.
 #[inline(always)]
-pub(super) fn netns(net: u64) -> u32 {
-    member(net, globals::NET_INUM.load()).unwrap_or(0)
+pub(super) fn netns<M: Memory>(net: u64) -> u32 {
+    M::load(net, globals::NET_INUM.load()).unwrap_or(0)
 }
 
 /// `ct->ct_net`
 #[inline(always)]
-pub(super) fn ct_net(ct: u64) -> u64 {
-    member(ct, globals::CT_NET.load()).unwrap_or(0)
+pub(super) fn ct_net<M: Memory>(ct: u64) -> u64 {
+    M::load(ct, globals::CT_NET.load()).unwrap_or(0)
 }
 
 /// `ct->status`
@@ -79,50 +152,80 @@ pub(super) fn ct_status(ct: u64) -> Option<u64> {
 
 /// `ct->zone.id`; 0 where the kernel is built without zones.
 #[inline(always)]
-pub(super) fn ct_zone(ct: u64) -> u16 {
-    member(ct, globals::CT_ZONE.load()).unwrap_or(0)
+pub(super) fn ct_zone<M: Memory>(ct: u64) -> u16 {
+    M::load(ct, globals::CT_ZONE.load()).unwrap_or(0)
 }
 
-/// One tuple of an entry: `reply` 0 original, 1 reply.
+/// One tuple of an entry: `REPLY` 0 original, 1 reply.
+///
+/// # Safety
+///
+/// `place` can be written.
 #[inline(always)]
-pub(super) fn ct_tuple(ct: u64, reply: u64) -> Tuple {
-    let place = ct.wrapping_add(reply * TUPLE_HASH_SIZE + TUPLE_IN_HASH);
-    member(place, globals::CT_TUPLEHASH.load()).unwrap_or_default()
+pub(super) unsafe fn copy_ct_tuple<M: Memory, const REPLY: u32>(ct: u64, place: *mut Tuple) {
+    let hashes = globals::CT_TUPLEHASH.load();
+    // SAFETY: see the contract.
+    unsafe {
+        if hashes == MISSING {
+            *place = Tuple::default();
+        } else {
+            M::copy_tuple(ct, hashes + REPLY * TUPLE_HASH_SIZE + TUPLE_IN_HASH, place);
+        }
+        (*place).dir = REPLY as u8;
+    }
+}
+
+/// As [`copy_ct_tuple`] by helper, for rare paths.
+#[inline(always)]
+pub(super) fn ct_tuple<const REPLY: u32>(ct: u64) -> Tuple {
+    let mut tuple = Tuple::default();
+    // SAFETY: a local of the right type.
+    unsafe { copy_ct_tuple::<ByHelper, REPLY>(ct, &raw mut tuple) };
+    tuple
 }
 
 /// The entry of a packet, and whether the packet goes in the reply direction.
 #[inline(always)]
-pub(super) fn skb_ct(skb: u64) -> Option<(u64, bool)> {
-    let nfct: u64 = member(skb, globals::SKB_NFCT.load())?;
+pub(super) fn skb_ct<M: Memory>(skb: u64) -> Option<(u64, bool)> {
+    let nfct: u64 = M::load(skb, globals::SKB_NFCT.load())?;
     Some((nfct & !NFCT_INFO_MASK, nfct & NFCT_INFO_MASK >= CTINFO_FIRST_REPLY))
 }
 
 /// Where a packet came from, and the `FLAG_*` that go with it.
 #[inline(always)]
-pub(super) fn origin(skb: u64, zone: u16) -> (Origin, u8) {
+pub(super) fn origin<M: Memory>(skb: u64, zone: u16) -> (Origin, u8) {
     let mut origin = Origin { zone, ..Origin::default() };
     if skb == 0 {
         return (origin, 0);
     }
-    origin.ifindex = member(skb, globals::SKB_IIF.load()).unwrap_or(0);
-    let Some(socket) = member::<u64>(skb, globals::SKB_SK.load()) else {
+    origin.ifindex = M::load(skb, globals::SKB_IIF.load()).unwrap_or(0);
+    let Some(socket) = M::load::<u64>(skb, globals::SKB_SK.load()) else {
         return (origin, 0);
     };
-    origin.cgroup = socket_cgroup(socket).unwrap_or(0);
+    if socket != 0 {
+        origin.cgroup = socket_cgroup::<M>(socket).unwrap_or(0);
+    }
     (origin, FLAG_SOCKET_SEEN)
 }
 
 /// The cgroup v2 id of a socket. An answered SYN has a request_sock, which points to its
 /// listener; a TIME_WAIT socket has no cgroup.
 #[inline(always)]
-fn socket_cgroup(socket: u64) -> Option<u64> {
-    let mut socket = socket;
-    match member::<u8>(socket, globals::SK_STATE.load())? {
-        TIME_WAIT => return None,
-        NEW_SYN_RECV => socket = member(socket, globals::SK_LISTENER.load())?,
-        _ => {}
+fn socket_cgroup<M: Memory>(socket: u64) -> Option<u64> {
+    match M::load::<u8>(socket, globals::SK_STATE.load())? {
+        TIME_WAIT => None,
+        // In a union, so that the verifier takes it for a number: by helper from here on.
+        NEW_SYN_RECV => {
+            let listener: u64 = M::load(socket, globals::SK_LISTENER.load())?;
+            full_socket_cgroup::<ByHelper>(listener)
+        }
+        _ => full_socket_cgroup::<M>(socket),
     }
-    let cgroup: u64 = member(socket, globals::SK_CGROUP.load())?;
-    let node: u64 = member(cgroup, globals::CGROUP_KN.load())?;
-    member(node, globals::KERNFS_ID.load())
+}
+
+#[inline(always)]
+fn full_socket_cgroup<M: Memory>(socket: u64) -> Option<u64> {
+    let cgroup: u64 = M::load(socket, globals::SK_CGROUP.load())?;
+    let node: u64 = M::load(cgroup, globals::CGROUP_KN.load())?;
+    M::load(node, globals::KERNFS_ID.load())
 }
