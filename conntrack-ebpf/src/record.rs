@@ -45,6 +45,7 @@ pub const FLAG_SOCKET_SEEN: u8 = 2;
 /// kernel from 5.4 to 7.3: one direction of a connection.
 ///
 /// Aligned to 8, other than in the kernel, so that it is copied by words.
+#[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromBytes))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C, align(8))]
 pub struct Tuple {
@@ -65,6 +66,7 @@ pub struct Tuple {
 }
 
 /// The start of every record.
+#[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromBytes))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Header {
@@ -87,6 +89,7 @@ pub struct Header {
 }
 
 /// Where a packet came from, as far as it could be told.
+#[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromBytes))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Origin {
@@ -101,6 +104,7 @@ pub struct Origin {
 }
 
 /// An entry was confirmed.
+#[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromBytes))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct InsertRecord {
@@ -115,6 +119,7 @@ pub struct InsertRecord {
 }
 
 /// A packet was lost.
+#[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromBytes))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct DropRecord {
@@ -129,6 +134,7 @@ pub struct DropRecord {
 }
 
 /// A live entry was removed to make room for a new one.
+#[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromBytes))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct EvictionRecord {
@@ -184,145 +190,11 @@ impl DropReason {
     }
 }
 
-/// A record read back from bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum View {
-    /// An insert.
-    Insert(InsertRecord),
-    /// A drop.
-    Drop(DropRecord),
-    /// An eviction.
-    Eviction(EvictionRecord),
-}
+#[cfg(not(target_arch = "bpf"))]
+pub use view::{Malformed, View};
 
-/// Why bytes are not a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Malformed {
-    /// The length does not fit the kind (or is shorter than a header).
-    Length(usize),
-    /// Written by another version.
-    Version(u8),
-    /// No such kind.
-    Kind(u8),
-}
-
-/// Reads fields one after another; every record is made of integers only.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let mut out = [0; N];
-        if let Some((head, tail)) = self.0.split_at_checked(N) {
-            out.copy_from_slice(head);
-            self.0 = tail;
-        }
-        out
-    }
-
-    fn u8(&mut self) -> u8 {
-        self.take::<1>()[0]
-    }
-
-    fn u16(&mut self) -> u16 {
-        u16::from_ne_bytes(self.take())
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_ne_bytes(self.take())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_ne_bytes(self.take())
-    }
-
-    fn words(&mut self) -> [u32; 4] {
-        [self.u32(), self.u32(), self.u32(), self.u32()]
-    }
-
-    fn tuple(&mut self) -> Tuple {
-        Tuple {
-            src: self.words(),
-            src_port: self.u16(),
-            l3num: self.u16(),
-            dst: self.words(),
-            dst_port: self.u16(),
-            protonum: self.u8(),
-            dir: self.u8(),
-        }
-    }
-
-    fn origin(&mut self) -> Origin {
-        Origin {
-            cgroup: self.u64(),
-            ifindex: self.u32(),
-            zone: self.u16(),
-            reserved: self.u16(),
-        }
-    }
-}
-
-impl View {
-    /// Reads one record. Any bytes give a value or a [`Malformed`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut fields = Fields(bytes);
-        if bytes.len() < size_of::<Header>() {
-            return Err(Malformed::Length(bytes.len()));
-        }
-        let header = Header {
-            version: fields.u8(),
-            kind: fields.u8(),
-            reason: fields.u8(),
-            flags: fields.u8(),
-            netns: fields.u32(),
-            time_ns: fields.u64(),
-            weight: fields.u32(),
-            cpu: fields.u32(),
-        };
-        if header.version != VERSION {
-            return Err(Malformed::Version(header.version));
-        }
-        let (kind, length) = match header.kind {
-            1 => (Kind::Insert, size_of::<InsertRecord>()),
-            2 => (Kind::Drop, size_of::<DropRecord>()),
-            3 => (Kind::Eviction, size_of::<EvictionRecord>()),
-            other => return Err(Malformed::Kind(other)),
-        };
-        if bytes.len() != length {
-            return Err(Malformed::Length(bytes.len()));
-        }
-        Ok(match kind {
-            Kind::Insert => Self::Insert(InsertRecord {
-                header,
-                original: fields.tuple(),
-                reply: fields.tuple(),
-                origin: fields.origin(),
-            }),
-            Kind::Drop => Self::Drop(DropRecord {
-                header,
-                original: fields.tuple(),
-                reply: fields.tuple(),
-                origin: fields.origin(),
-            }),
-            Kind::Eviction => Self::Eviction(EvictionRecord {
-                header,
-                victim: fields.tuple(),
-                victim_reply: fields.tuple(),
-                cause: fields.tuple(),
-                origin: fields.origin(),
-                victim_status: fields.u64(),
-            }),
-        })
-    }
-
-    /// The header of whichever record it is.
-    pub const fn header(&self) -> &Header {
-        match self {
-            Self::Insert(record) => &record.header,
-            Self::Drop(record) => &record.header,
-            Self::Eviction(record) => &record.header,
-        }
-    }
-}
+#[cfg(not(target_arch = "bpf"))]
+mod view;
 
 #[cfg(test)]
 mod tests;
