@@ -69,15 +69,29 @@ pub fn channel() -> (Publisher, Handle) {
     let (snapshots, latest) = watch::channel(Arc::new(Snapshot::default()));
     let (events, _) = broadcast::channel(WAITING);
     let shared = Arc::new(Shared::default());
-    let handle =
-        Handle { snapshots: latest, events: events.downgrade(), shared: Arc::clone(&shared) };
-    (Publisher { snapshots, events, shared }, handle)
+    let handle = Handle {
+        snapshots: latest,
+        events: events.downgrade(),
+        shared: Arc::clone(&shared),
+    };
+    (
+        Publisher {
+            snapshots,
+            events,
+            shared,
+        },
+        handle,
+    )
 }
 
 impl Publisher {
     /// Replaces the snapshot.
     pub fn publish(&self, snapshot: Snapshot) {
-        let mut known = self.shared.known_netns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self
+            .shared
+            .known_netns
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         known.clear();
         known.extend(snapshot.tables.iter().map(|table| table.netns));
         drop(known);
@@ -98,7 +112,10 @@ impl Publisher {
             let netns = view.header().netns;
             if last != Some(netns) {
                 last = Some(netns);
-                let known = shared.known_netns.lock().unwrap_or_else(PoisonError::into_inner);
+                let known = shared
+                    .known_netns
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 if !known.contains(&netns) {
                     shared.unknown_netns.store(true, Ordering::Relaxed);
                 }
@@ -200,8 +217,16 @@ impl Subscription {
     }
 
     fn too_slow(&self, number: u64, events: &mut Vec<Event>) {
-        self.shared.watchers_lost.fetch_add(number, Ordering::Relaxed);
-        events.push(Event::Lost(LostEvent { watcher: number, ..nothing_lost() }.summed()));
+        self.shared
+            .watchers_lost
+            .fetch_add(number, Ordering::Relaxed);
+        events.push(Event::Lost(
+            LostEvent {
+                watcher: number,
+                ..nothing_lost()
+            }
+            .summed(),
+        ));
     }
 
     fn take_snapshot(&mut self, events: &mut Vec<Event>) {
@@ -210,11 +235,19 @@ impl Subscription {
         let (before, now) = (self.lost, snapshot.totals.lost);
         self.lost = now;
         let wanted = |kind, now: u64, before: u64| {
-            if self.filter.wants(kind) { now.saturating_sub(before) } else { 0 }
+            if self.filter.wants(kind) {
+                now.saturating_sub(before)
+            } else {
+                0
+            }
         };
         let lost = LostEvent {
             drops: wanted(Kind::Drop, now.drop_records, before.drop_records),
-            evictions: wanted(Kind::Eviction, now.eviction_records, before.eviction_records),
+            evictions: wanted(
+                Kind::Eviction,
+                now.eviction_records,
+                before.eviction_records,
+            ),
             inserts: wanted(Kind::Insert, now.insert_records, before.insert_records),
             drops_not_detailed: wanted(
                 Kind::Drop,
@@ -272,14 +305,18 @@ mod tests {
     };
 
     fn filter(kinds: &[Kind]) -> Filter {
-        Filter { kinds: kinds.to_vec(), ..Filter::default() }
+        Filter {
+            kinds: kinds.to_vec(),
+            ..Filter::default()
+        }
     }
 
     #[tokio::test]
     async fn events_that_pass_arrive_in_order() {
         let (publisher, handle) = channel();
-        let mut watcher =
-            handle.subscribe(filter(&[Kind::Drop, Kind::Eviction])).expect("the agent runs");
+        let mut watcher = handle
+            .subscribe(filter(&[Kind::Drop, Kind::Eviction]))
+            .expect("the agent runs");
         let mut sink = publisher.sink();
         for view in [sample::insert(), sample::eviction(), sample::icmpv6_drop()] {
             sink(&view);
@@ -295,7 +332,9 @@ mod tests {
     #[tokio::test]
     async fn a_slow_watcher_is_told_how_many_it_lost() {
         let (publisher, handle) = channel();
-        let mut watcher = handle.subscribe(filter(&[Kind::Drop])).expect("the agent runs");
+        let mut watcher = handle
+            .subscribe(filter(&[Kind::Drop]))
+            .expect("the agent runs");
         let mut sink = publisher.sink();
         let sent = WAITING as u64 + 100;
         for _ in 0..sent {
@@ -307,9 +346,18 @@ mod tests {
         }
         let lost: u64 = events
             .iter()
-            .map(|event| if let Event::Lost(lost) = event { lost.watcher } else { 0 })
+            .map(|event| {
+                if let Event::Lost(lost) = event {
+                    lost.watcher
+                } else {
+                    0
+                }
+            })
             .sum();
-        let drops = events.iter().filter(|event| matches!(event, Event::Drop(_))).count() as u64;
+        let drops = events
+            .iter()
+            .filter(|event| matches!(event, Event::Drop(_)))
+            .count() as u64;
         assert_eq!(lost, 100);
         assert_eq!(lost + drops, sent);
         assert_eq!(publisher.watchers_lost(), 100);
@@ -318,26 +366,42 @@ mod tests {
     #[tokio::test]
     async fn losses_in_the_kernel_are_told_by_kind() {
         let (publisher, handle) = channel();
-        let mut watcher = handle.subscribe(filter(&[Kind::Drop])).expect("the agent runs");
+        let mut watcher = handle
+            .subscribe(filter(&[Kind::Drop]))
+            .expect("the agent runs");
         let lost = Lost {
             drop_records: 3,
             drops_not_detailed: 4,
             insert_records: 50,
             ..Lost::default()
         };
-        let totals = Totals { drops: Drops::default(), lost, ..Totals::default() };
-        publisher.publish(Snapshot { totals, ..Snapshot::default() });
+        let totals = Totals {
+            drops: Drops::default(),
+            lost,
+            ..Totals::default()
+        };
+        publisher.publish(Snapshot {
+            totals,
+            ..Snapshot::default()
+        });
         let mut events = Vec::new();
         watcher.next(&mut events).await.expect("the agent runs");
-        let [Event::Lost(lost)] = events.as_slice() else { panic!("{events:?}") };
-        assert_eq!((lost.records, lost.drops, lost.drops_not_detailed), (7, 3, 4));
+        let [Event::Lost(lost)] = events.as_slice() else {
+            panic!("{events:?}")
+        };
+        assert_eq!(
+            (lost.records, lost.drops, lost.drops_not_detailed),
+            (7, 3, 4)
+        );
         assert_eq!(lost.inserts, 0, "inserts were not asked for");
     }
 
     #[tokio::test]
     async fn the_end_of_the_agent_ends_the_stream() {
         let (publisher, handle) = channel();
-        let mut watcher = handle.subscribe(filter(&[Kind::Drop])).expect("the agent runs");
+        let mut watcher = handle
+            .subscribe(filter(&[Kind::Drop]))
+            .expect("the agent runs");
         drop(publisher);
         assert_eq!(watcher.next(&mut Vec::new()).await, Err(Closed));
         assert!(handle.subscribe(filter(&[])).is_err());

@@ -8,7 +8,7 @@ use crate::kernel::Root;
 const BUCKET_BYTES: u64 = 8;
 
 /// Bytes of the pages that hold entries (of all namespaces: they share one slab cache,
-/// /sys/kernel/slab/nf_conntrack) and of the hash buckets. Extensions (NAT, accounting, labels)
+/// `/sys/kernel/slab/nf_conntrack`) and of the hash buckets. Extensions (NAT, accounting, labels)
 /// are not in it. `None` where the kernel does not tell.
 pub fn table_bytes(root: &Root, buckets: u64) -> Option<u64> {
     let read = |name: &str| {
@@ -16,8 +16,11 @@ pub fn table_bytes(root: &Root, buckets: u64) -> Option<u64> {
         // "12 N0=12": the sum first, then each NUMA node.
         text.split_whitespace().next()?.parse::<u64>().ok()
     };
-    let pages = read("slabs")?.checked_mul(1_u64.checked_shl(u32::try_from(read("order")?).ok()?)?)?;
-    pages.checked_mul(procfs::page_size())?.checked_add(buckets.checked_mul(BUCKET_BYTES)?)
+    let pages =
+        read("slabs")?.checked_mul(1_u64.checked_shl(u32::try_from(read("order")?).ok()?)?)?;
+    pages
+        .checked_mul(procfs::page_size())?
+        .checked_add(buckets.checked_mul(BUCKET_BYTES)?)
 }
 
 #[cfg(test)]
@@ -33,7 +36,10 @@ mod tests {
         fs::create_dir_all(&slab).expect("a folder");
         fs::write(slab.join("slabs"), "12 N0=12\n").expect("a file");
         fs::write(slab.join("order"), "1\n").expect("a file");
-        assert_eq!(table_bytes(&root, 1024), Some(12 * 2 * procfs::page_size() + 8192));
+        assert_eq!(
+            table_bytes(&root, 1024),
+            Some(12 * 2 * procfs::page_size() + 8192)
+        );
         fs::write(slab.join("order"), "64\n").expect("a file");
         assert_eq!(table_bytes(&root, 1024), None);
     }

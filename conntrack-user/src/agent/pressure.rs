@@ -13,7 +13,7 @@ const WINDOW: usize = 15;
 /// Fewer samples make no slope.
 const ENOUGH: usize = 4;
 /// A forecast beyond this is none.
-const HORIZON: Duration = Duration::from_secs(24 * 60 * 60);
+const HORIZON: Duration = Duration::from_hours(24);
 /// A drop says "table full" only if the table was at least this full, per cent: the kernel's
 /// statistic also counts packets lost to a clash of tuples.
 const DROPS_COUNT_FROM: u64 = 50;
@@ -174,7 +174,12 @@ mod tests {
     const LIMIT: u64 = 1000;
 
     fn sample(second: u64, entries: u64) -> Sample {
-        Sample { at: Duration::from_secs(second), entries, limit: LIMIT, drops: Some(0) }
+        Sample {
+            at: Duration::from_secs(second),
+            entries,
+            limit: LIMIT,
+            drops: Some(0),
+        }
     }
 
     fn after(entries: impl IntoIterator<Item = u64>) -> Tracker {
@@ -228,22 +233,37 @@ mod tests {
     #[test]
     fn a_drop_keeps_it_full_for_ten_seconds() {
         let mut tracker = after([800, 800]);
-        tracker.add(Sample { drops: Some(3), ..sample(2, 800) });
+        tracker.add(Sample {
+            drops: Some(3),
+            ..sample(2, 800)
+        });
         assert_eq!(tracker.pressure(), Pressure::Full);
-        tracker.add(Sample { drops: Some(3), ..sample(11, 800) });
+        tracker.add(Sample {
+            drops: Some(3),
+            ..sample(11, 800)
+        });
         assert_eq!(tracker.pressure(), Pressure::Full);
-        tracker.add(Sample { drops: Some(3), ..sample(12, 800) });
+        tracker.add(Sample {
+            drops: Some(3),
+            ..sample(12, 800)
+        });
         assert_eq!(tracker.pressure(), Pressure::High);
     }
 
     #[test]
     fn drops_before_the_first_sample_and_clashes_in_an_empty_table_say_nothing() {
         let mut tracker = Tracker::default();
-        tracker.add(Sample { drops: Some(70), ..sample(0, 800) });
+        tracker.add(Sample {
+            drops: Some(70),
+            ..sample(0, 800)
+        });
         assert_eq!(tracker.pressure(), Pressure::High);
 
         let mut tracker = after([10]);
-        tracker.add(Sample { drops: Some(1), ..sample(1, 10) });
+        tracker.add(Sample {
+            drops: Some(1),
+            ..sample(1, 10)
+        });
         assert_eq!(tracker.pressure(), Pressure::Calm);
     }
 
@@ -251,9 +271,15 @@ mod tests {
     fn no_limit_is_calm_and_never_full() {
         let mut tracker = Tracker::default();
         for second in 0..20 {
-            tracker.add(Sample { limit: 0, ..sample(second, second * 1000) });
+            tracker.add(Sample {
+                limit: 0,
+                ..sample(second, second * 1000)
+            });
         }
-        assert_eq!((tracker.pressure(), tracker.seconds_to_full()), (Pressure::Calm, None));
+        assert_eq!(
+            (tracker.pressure(), tracker.seconds_to_full()),
+            (Pressure::Calm, None)
+        );
     }
 
     #[test]

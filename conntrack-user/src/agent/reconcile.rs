@@ -54,7 +54,11 @@ impl Ledger {
             self.told = self.told.max(u64::try_from(both).unwrap_or(0));
         }
         self.before = Some(difference);
-        self.rested = if self.sides == (kernel, ours) { self.rested + 1 } else { 0 };
+        self.rested = if self.sides == (kernel, ours) {
+            self.rested + 1
+        } else {
+            0
+        };
         self.sides = (kernel, ours);
         // At rest the two sides can be compared exactly. If the kernel's lacks something then (a
         // namespace ended between two samples), later differences must not hide in the gap.
@@ -68,7 +72,11 @@ impl Ledger {
 
     /// Both sides begin at 0 again.
     fn restart(&mut self) {
-        *self = Self { told: self.told, offset: -i128::from(self.told), ..Self::default() };
+        *self = Self {
+            told: self.told,
+            offset: -i128::from(self.told),
+            ..Self::default()
+        };
     }
 }
 
@@ -116,7 +124,10 @@ impl Reconciler {
                 None => None,
                 Some(known) => known.stats,
             };
-            let entry = known.entry(table.netns).or_insert(Known { stats: before, unseen: 0 });
+            let entry = known.entry(table.netns).or_insert(Known {
+                stats: before,
+                unseen: 0,
+            });
             entry.unseen = 0;
             let Some(now) = now else { continue };
             entry.stats = Some(now);
@@ -158,7 +169,11 @@ mod tests {
             netns,
             name: netns.to_string(),
             entries: 0,
-            stats: Some(KernelStats { drop, early_drop, ..KernelStats::default() }),
+            stats: Some(KernelStats {
+                drop,
+                early_drop,
+                ..KernelStats::default()
+            }),
         }
     }
 
@@ -181,11 +196,21 @@ mod tests {
     fn a_difference_that_stays_is_told_and_not_taken_back() {
         let mut reconciler = Reconciler::default();
         reconciler.add(&[table(1, 0, 0)], ours(0, 0));
-        assert_eq!(reconciler.add(&[table(1, 9, 4)], ours(5, 4)).drops, 0, "once is no proof");
+        assert_eq!(
+            reconciler.add(&[table(1, 9, 4)], ours(5, 4)).drops,
+            0,
+            "once is no proof"
+        );
         assert_eq!(reconciler.add(&[table(1, 9, 4)], ours(5, 4)).drops, 4);
         assert_eq!(reconciler.add(&[table(1, 9, 4)], ours(5, 4)).drops, 4);
         let late = reconciler.add(&[table(1, 9, 4)], ours(9, 4));
-        assert_eq!(late, Unexplained { drops: 4, evictions: 0 });
+        assert_eq!(
+            late,
+            Unexplained {
+                drops: 4,
+                evictions: 0
+            }
+        );
     }
 
     #[test]
@@ -194,8 +219,7 @@ mod tests {
         reconciler.add(&[table(1, 0, 0)], ours(0, 0));
         // The kernel's side was read a little earlier: 20 drops behind, all through the storm.
         for second in 1..=30 {
-            let found =
-                reconciler.add(&[table(1, second * 1000 - 20, 0)], ours(second * 1000, 0));
+            let found = reconciler.add(&[table(1, second * 1000 - 20, 0)], ours(second * 1000, 0));
             assert_eq!(found, Unexplained::default());
         }
         for _ in 0..3 {
@@ -227,7 +251,10 @@ mod tests {
             assert_eq!(found, Unexplained::default());
         }
         for _ in 0..3 {
-            assert_eq!(reconciler.add(&[table(1, 5, 0)], ours(35, 3)), Unexplained::default());
+            assert_eq!(
+                reconciler.add(&[table(1, 5, 0)], ours(35, 3)),
+                Unexplained::default()
+            );
         }
         // Its inode number is used again.
         for _ in 0..3 {
@@ -241,7 +268,10 @@ mod tests {
     #[test]
     fn statistics_that_come_late_are_no_difference() {
         let mut reconciler = Reconciler::default();
-        let unread = TableSample { stats: None, ..table(2, 0, 0) };
+        let unread = TableSample {
+            stats: None,
+            ..table(2, 0, 0)
+        };
         reconciler.add(&[table(1, 0, 0), unread.clone()], ours(0, 0));
         reconciler.add(&[table(1, 0, 0), unread], ours(50, 0));
         // Its turn: 400 from before attaching, and some of the 50 since.

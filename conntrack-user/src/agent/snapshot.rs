@@ -93,7 +93,7 @@ pub struct Snapshot {
     pub watchers_lost: u64,
     /// Entries against counts; `None` until attached.
     pub drift: Option<Drift>,
-    /// What the programs cost; empty unless kernel.bpf_stats_enabled is 1.
+    /// What the programs cost; empty unless `kernel.bpf_stats_enabled` is 1.
     pub programs: Vec<ProgramTime>,
     /// What the agent costs.
     pub own: Own,

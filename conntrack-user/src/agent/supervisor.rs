@@ -1,7 +1,7 @@
 //! Keeps the probes attached and samples once a second.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
@@ -47,7 +47,10 @@ enum Life {
     /// Conntrack is not loaded.
     Waiting,
     /// Attached; the task reads the ring.
-    Attached { probes: Probes, reader: JoinHandle<()> },
+    Attached {
+        probes: Box<Probes>,
+        reader: JoinHandle<()>,
+    },
     /// Attaching anew went wrong.
     Failed { reason: String, since: Instant },
 }
@@ -130,10 +133,21 @@ impl Supervisor {
         let status = probes.status();
         for hook in status.hooks.iter().filter(|hook| hook.attached) {
             let mechanism = hook.mechanism.map(|mechanism| mechanism.to_string());
-            tracing::debug!(event = hook.event, function = hook.function, mechanism, "attached");
+            tracing::debug!(
+                event = hook.event,
+                function = hook.function,
+                mechanism,
+                "attached"
+            );
         }
-        tracing::info!(hooks = status.hooks.iter().filter(|hook| hook.attached).count(), "attached");
-        self.life = Life::Attached { probes, reader };
+        tracing::info!(
+            hooks = status.hooks.iter().filter(|hook| hook.attached).count(),
+            "attached"
+        );
+        self.life = Life::Attached {
+            probes: Box::new(probes),
+            reader,
+        };
         self.attached_once = true;
         self.baseline = None;
         self.reconciler.restart();
@@ -178,7 +192,10 @@ impl Supervisor {
             Err(error) => {
                 let reason = format!("cannot attach again: {error}");
                 tracing::error!(help = error.help(), "{reason}");
-                self.life = Life::Failed { reason, since: Instant::now() };
+                self.life = Life::Failed {
+                    reason,
+                    since: Instant::now(),
+                };
                 Ok(())
             }
         }
@@ -217,7 +234,11 @@ impl Supervisor {
                 let mut missing: Vec<String> = status
                     .missing()
                     .map(|hook| {
-                        format!("{}: {}", hook.event, hook.reason.as_deref().unwrap_or("no hook"))
+                        format!(
+                            "{}: {}",
+                            hook.event,
+                            hook.reason.as_deref().unwrap_or("no hook")
+                        )
                     })
                     .collect();
                 if reader.is_finished() {
@@ -232,11 +253,8 @@ impl Supervisor {
                                 evictions: totals.evictions,
                             };
                             snapshot.unexplained = self.reconciler.add(&tables.tables, ours);
-                            snapshot.drift = Some(drift(
-                                &mut self.baseline,
-                                entries(tables),
-                                &snapshot.totals,
-                            ));
+                            snapshot.drift =
+                                Some(drift(&mut self.baseline, entries(tables), &snapshot.totals));
                         }
                         snapshot.ready = tables.is_some();
                     }
@@ -250,8 +268,11 @@ impl Supervisor {
                 }
                 snapshot.programs = probes.run_time().unwrap_or_default();
                 snapshot.status = Arc::new(status);
-                snapshot.state =
-                    if missing.is_empty() { State::Attached } else { State::Degraded };
+                snapshot.state = if missing.is_empty() {
+                    State::Attached
+                } else {
+                    State::Degraded
+                };
                 snapshot.reason = (!missing.is_empty()).then(|| missing.join("; "));
             }
         }
@@ -262,7 +283,10 @@ impl Supervisor {
     /// The tables, read on another thread: many namespaces take milliseconds, and the ring does
     /// not wait.
     async fn read_tables(&mut self) -> Option<TablesSample> {
-        let mut reader = self.tables.take().unwrap_or_else(|| TableReader::new(Root::system()));
+        let mut reader = self
+            .tables
+            .take()
+            .unwrap_or_else(|| TableReader::new(Root::system()));
         if self.publisher.take_unknown_netns() {
             reader.look_again();
         }
@@ -307,36 +331,46 @@ impl Supervisor {
     /// Fills in what the tables say.
     fn describe(&mut self, sample: &TablesSample, snapshot: &mut Snapshot) {
         let at = self.began.elapsed();
-        self.trackers.retain(|netns, _| sample.tables.iter().any(|table| table.netns == *netns));
+        self.trackers
+            .retain(|netns, _| sample.tables.iter().any(|table| table.netns == *netns));
         snapshot.limit = Some(sample.limit);
         snapshot.buckets = Some(sample.buckets);
         snapshot.table_bytes = table_bytes(&Root::system(), sample.buckets);
-        snapshot.tables = sample
+        let mut taken = HashSet::new();
+        for table in &sample.tables {
+            let tracker = self.trackers.entry(table.netns).or_default();
+            tracker.add(Sample {
+                at,
+                entries: table.entries,
+                limit: sample.limit,
+                drops: table.stats.map(|stats| stats.drop),
+            });
+            // A metric must not come twice: somebody may have called a namespace "host".
+            let name = if taken.insert(table.name.as_str()) {
+                table.name.clone()
+            } else {
+                table.netns.to_string()
+            };
+            snapshot.tables.push(Table {
+                netns: table.netns,
+                name,
+                entries: table.entries,
+                pressure: tracker.pressure(),
+                seconds_to_full: tracker.seconds_to_full(),
+                stats: table.stats,
+            });
+        }
+        let before = self.publisher.latest();
+        let names: Names = snapshot
             .tables
             .iter()
-            .map(|table| {
-                let tracker = self.trackers.entry(table.netns).or_default();
-                tracker.add(Sample {
-                    at,
-                    entries: table.entries,
-                    limit: sample.limit,
-                    drops: table.stats.map(|stats| stats.drop),
-                });
-                Table {
-                    netns: table.netns,
-                    name: table.name.clone(),
-                    entries: table.entries,
-                    pressure: tracker.pressure(),
-                    seconds_to_full: tracker.seconds_to_full(),
-                    stats: table.stats,
-                }
-            })
+            .map(|table| (table.netns, table.name.clone()))
             .collect();
-        let before = self.publisher.latest();
-        let names: Names =
-            sample.tables.iter().map(|table| (table.netns, table.name.clone())).collect();
-        snapshot.names =
-            if *before.names == names { Arc::clone(&before.names) } else { Arc::new(names) };
+        snapshot.names = if *before.names == names {
+            Arc::clone(&before.names)
+        } else {
+            Arc::new(names)
+        };
     }
 }
 
@@ -349,7 +383,11 @@ fn drift(baseline: &mut Option<i64>, entries: u64, totals: &Totals) -> Drift {
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let grown = signed(totals.inserts) - signed(totals.deletes);
     let expected = *baseline.get_or_insert_with(|| signed(entries) - grown) + grown;
-    Drift { entries, expected, difference: signed(entries) - expected }
+    Drift {
+        entries,
+        expected,
+        difference: signed(entries) - expected,
+    }
 }
 
 #[cfg(test)]
@@ -359,12 +397,37 @@ mod tests {
     #[test]
     fn drift_is_against_the_entries_at_attaching() {
         let mut baseline = None;
-        let totals = |inserts, deletes| Totals { inserts, deletes, ..Totals::default() };
+        let totals = |inserts, deletes| Totals {
+            inserts,
+            deletes,
+            ..Totals::default()
+        };
         let at_first = drift(&mut baseline, 500, &totals(20, 10));
-        assert_eq!(at_first, Drift { entries: 500, expected: 500, difference: 0 });
+        assert_eq!(
+            at_first,
+            Drift {
+                entries: 500,
+                expected: 500,
+                difference: 0
+            }
+        );
         let later = drift(&mut baseline, 540, &totals(120, 70));
-        assert_eq!(later, Drift { entries: 540, expected: 540, difference: 0 });
+        assert_eq!(
+            later,
+            Drift {
+                entries: 540,
+                expected: 540,
+                difference: 0
+            }
+        );
         let missed = drift(&mut baseline, 537, &totals(120, 70));
-        assert_eq!(missed, Drift { entries: 537, expected: 540, difference: -3 });
+        assert_eq!(
+            missed,
+            Drift {
+                entries: 537,
+                expected: 540,
+                difference: -3
+            }
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, builder::TypedValueParser as _, builder::PossibleValuesParser};
+use clap::{Args, builder::PossibleValuesParser, builder::TypedValueParser as _};
 
 use super::logging::LogFormat;
 use crate::{
@@ -22,7 +22,13 @@ pub(super) struct SocketArgs {
 #[derive(Args, Debug)]
 pub(super) struct LogArgs {
     /// How messages on stderr look
-    #[arg(long, env = "CTPRESSURE_LOG", value_name = "FORMAT", value_enum, default_value_t)]
+    #[arg(
+        long,
+        env = "CTPRESSURE_LOG",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
     pub(super) log: LogFormat,
     /// Say more; twice: still more
     #[arg(short, long, action = clap::ArgAction::Count)]
@@ -76,8 +82,11 @@ impl ProbeArgs {
     /// wants them.
     pub(super) fn options(&self, inserts: bool) -> Options {
         let default = Options::default();
-        let (insert_budget, insert_one_in) =
-            if inserts { (default.insert_budget, default.insert_one_in) } else { (0, 0) };
+        let (insert_budget, insert_one_in) = if inserts {
+            (default.insert_budget, default.insert_one_in)
+        } else {
+            (0, 0)
+        };
         Options {
             mechanism: self.mechanism,
             insert_budget: self.insert_budget.unwrap_or(insert_budget),
@@ -87,7 +96,6 @@ impl ProbeArgs {
             ring_bytes: self.ring_size.unwrap_or(default.ring_bytes),
             without_functions: self.without_function.clone(),
             btf: self.btf.clone(),
-            ..default
         }
     }
 }

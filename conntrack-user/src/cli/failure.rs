@@ -44,7 +44,10 @@ mod tests {
     fn an_error_says_what_to_do() {
         let error = anyhow::Error::from(AttachError::NotLoaded).context("cannot watch");
         let text = explain(&error);
-        assert!(text.starts_with("ctpressure: error: cannot watch\nhelp: it is loaded"), "{text}");
+        assert!(
+            text.starts_with("ctpressure: error: cannot watch\nhelp: it is loaded"),
+            "{text}"
+        );
         assert!(text.ends_with('\n'));
     }
 }

@@ -19,7 +19,12 @@ pub(super) enum LogFormat {
 
 /// Begins to log; more of it with each `-v`.
 pub(super) fn start(format: LogFormat, verbose: u8, base: tracing::Level) {
-    let levels = [tracing::Level::WARN, tracing::Level::INFO, tracing::Level::DEBUG, tracing::Level::TRACE];
+    let levels = [
+        tracing::Level::WARN,
+        tracing::Level::INFO,
+        tracing::Level::DEBUG,
+        tracing::Level::TRACE,
+    ];
     let first = levels.iter().position(|level| *level == base).unwrap_or(0);
     let level = levels[(first + usize::from(verbose)).min(levels.len() - 1)];
     // Libraries speak up only when something is wrong.
@@ -34,5 +39,7 @@ pub(super) fn start(format: LogFormat, verbose: u8, base: tracing::Level) {
         }
         LogFormat::Json => layer.json().boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(targets)).init();
+    tracing_subscriber::registry()
+        .with(layer.with_filter(targets))
+        .init();
 }

@@ -18,7 +18,12 @@ const USAGE: u8 = 2;
 
 /// See who fills the conntrack table, and whom it costs packets
 #[derive(Debug, Parser)]
-#[command(name = "ctpressure", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "ctpressure",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -63,8 +68,14 @@ fn usage(error: &clap::Error) -> ExitCode {
         }
         _ => error.render().to_string(),
     };
-    let text = printed.split("\nFor more information").next().unwrap_or(&printed).trim_end();
-    eprintln!("ctpressure: {text}\nhelp: `ctpressure --help` and `ctpressure <COMMAND> --help` say what there is");
+    let text = printed
+        .split("\nFor more information")
+        .next()
+        .unwrap_or(&printed)
+        .trim_end();
+    eprintln!(
+        "ctpressure: {text}\nhelp: `ctpressure --help` and `ctpressure <COMMAND> --help` say what there is"
+    );
     ExitCode::from(USAGE)
 }
 

@@ -24,23 +24,30 @@ const END: Duration = Duration::from_secs(1);
 #[derive(Args, Debug)]
 pub(super) struct Run {
     /// Address of /metrics, /healthz, /readyz and /status
-    #[arg(long, env = "CTPRESSURE_LISTEN", value_name = "ADDRESS:PORT", default_value = "[::]:9743")]
+    #[arg(
+        long,
+        env = "CTPRESSURE_LISTEN",
+        value_name = "ADDRESS:PORT",
+        default_value = "[::]:9743"
+    )]
     listen: SocketAddr,
     #[command(flatten)]
     socket: SocketArgs,
-    /// Export the host's table under the names of node_exporter too
+    /// Export the host's table under the names of `node_exporter` too
     #[arg(long, env = "CTPRESSURE_NODE_EXPORTER_NAMES")]
     node_exporter_names: bool,
     #[command(flatten)]
-    probes: ProbeArgs,
-    #[command(flatten)]
     log: LogArgs,
+    #[command(flatten)]
+    probes: ProbeArgs,
 }
 
 impl Run {
     pub(super) fn run(self) -> anyhow::Result<()> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::INFO);
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let tasks = LocalSet::new();
         let result = tasks.block_on(&runtime, self.agent());
         // Tasks first: they hold the ring and the connections.
@@ -61,8 +68,10 @@ impl Run {
             socket = %self.socket.socket.display(),
             "ctpressure begins"
         );
-        let options =
-            AgentOptions { probes: self.probes.options(true), drop_capabilities: true };
+        let options = AgentOptions {
+            probes: self.probes.options(true),
+            drop_capabilities: true,
+        };
         tokio::select! {
             never = agent::run(options, publisher) => match never? {},
             never = http::serve(listener, handle.clone(), exporter) => match never {},

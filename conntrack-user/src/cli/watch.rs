@@ -35,7 +35,14 @@ const END: Duration = Duration::from_millis(200);
 #[derive(Args, Debug)]
 pub(super) struct Watch {
     /// Text for people, or one JSON object a line
-    #[arg(short, long, env = "CTPRESSURE_OUTPUT", value_name = "FORMAT", value_enum, default_value_t)]
+    #[arg(
+        short,
+        long,
+        env = "CTPRESSURE_OUTPUT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
     output: Output,
     /// Only these kinds [default: drop,eviction]
     #[arg(long, env = "CTPRESSURE_KIND", value_enum, value_delimiter = ',')]
@@ -64,9 +71,9 @@ pub(super) struct Watch {
     #[command(flatten)]
     socket: SocketArgs,
     #[command(flatten)]
-    probes: ProbeArgs,
-    #[command(flatten)]
     log: LogArgs,
+    #[command(flatten)]
+    probes: ProbeArgs,
 }
 
 /// How events are printed.
@@ -101,7 +108,9 @@ impl Source {
         match self {
             Self::Own(subscription) => Ok(subscription.next(events).await.is_ok()),
             Self::Agent(remote) => {
-                let Some(event) = remote.next().await? else { return Ok(false) };
+                let Some(event) = remote.next().await? else {
+                    return Ok(false);
+                };
                 events.push(event);
                 Ok(true)
             }
@@ -147,11 +156,16 @@ impl Printer {
         match self.output {
             Output::Json => event.write_json(&mut self.bytes),
             Output::Text => {
-                self.bytes.extend_from_slice(text::line(event, self.colour).as_bytes());
+                self.bytes
+                    .extend_from_slice(text::line(event, self.colour).as_bytes());
                 self.bytes.push(b'\n');
             }
         }
-        if self.left == Some(0) { Next::Enough } else { Next::More }
+        if self.left == Some(0) {
+            Next::Enough
+        } else {
+            Next::More
+        }
     }
 
     /// Writes what is formatted; `Enough` when nobody reads any more.
@@ -174,7 +188,9 @@ impl Printer {
 impl Watch {
     pub(super) fn run(self) -> anyhow::Result<()> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::WARN);
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let tasks = LocalSet::new();
         let result = tasks.block_on(&runtime, self.watch());
         drop(tasks);

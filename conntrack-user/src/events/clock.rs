@@ -17,7 +17,10 @@ pub struct Clock {
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { boot: time_of_day_at_zero(), measured: Instant::now() }
+        Self {
+            boot: time_of_day_at_zero(),
+            measured: Instant::now(),
+        }
     }
 }
 
@@ -33,8 +36,7 @@ impl Clock {
 
 fn time_of_day_at_zero() -> SystemTime {
     // The clock exists on every Linux; an error would only put events at the time of reading.
-    let monotonic =
-        clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
     let now = SystemTime::now();
     now.checked_sub(monotonic).unwrap_or(now)
 }
@@ -49,7 +51,9 @@ mod tests {
             Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock")).as_nanos();
         let told = Clock::default().time_of_day(u64::try_from(monotonic).expect("fits"));
         let now = SystemTime::now();
-        let apart = now.duration_since(told).unwrap_or_else(|error| error.duration());
+        let apart = now
+            .duration_since(told)
+            .unwrap_or_else(|error| error.duration());
         assert!(apart < Duration::from_millis(500), "{apart:?} apart");
     }
 }

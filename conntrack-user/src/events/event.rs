@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Clock, is_icmp, protocol_name};
 
-/// `IPS_SEEN_REPLY`, include/uapi/linux/netfilter/nf_conntrack_common.h
+/// `IPS_SEEN_REPLY`, `include/uapi/linux/netfilter/nf_conntrack_common.h`
 const SEEN_REPLY: u64 = 1 << 1;
 /// `IPS_ASSURED`
 const ASSURED: u64 = 1 << 2;
@@ -175,7 +175,10 @@ pub struct Names(HashMap<u32, String>);
 impl Names {
     /// The name, or the inode number in digits.
     pub fn name(&self, netns: u32) -> String {
-        self.0.get(&netns).cloned().unwrap_or_else(|| netns.to_string())
+        self.0
+            .get(&netns)
+            .cloned()
+            .unwrap_or_else(|| netns.to_string())
     }
 
     /// Whether this namespace goes by `name`.
@@ -229,8 +232,7 @@ impl Event {
                     victim: Tuple::new(&record.victim),
                     victim_reply: Tuple::new(&record.victim_reply),
                     cause: known.and_then(Tuple::new),
-                    cause_protocol: known
-                        .map(|cause| protocol_name(cause.protonum).into_owned()),
+                    cause_protocol: known.map(|cause| protocol_name(cause.protonum).into_owned()),
                     assured: record.victim_status & ASSURED != 0,
                     seen_reply: record.victim_status & SEEN_REPLY != 0,
                     origin: Origin::new(record.origin),
@@ -320,7 +322,7 @@ mod tests {
         let mut line = Vec::new();
         event.write_json(&mut line);
         assert_eq!(line.last(), Some(&b'\n'));
-        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(line.split(|byte| *byte == b'\n').count(), 2);
         let read: Event = serde_json::from_slice(&line).expect("its own JSON");
         assert_eq!(read, event);
         let mut value: Value = serde_json::from_slice(&line).expect("JSON");

@@ -35,7 +35,9 @@ impl FromStr for Netns {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Inode))
+        Ok(text
+            .parse()
+            .map_or_else(|_| Self::Name(text.to_owned()), Self::Inode))
     }
 }
 
@@ -51,7 +53,9 @@ pub fn parse_protocol(text: &str) -> Result<u8, UnknownProtocol> {
 
 /// An address, or a prefix such as `10.0.0.0/8`.
 pub fn parse_network(text: &str) -> Result<IpNet, ipnet::AddrParseError> {
-    text.parse::<IpAddr>().map(IpNet::from).or_else(|_| text.parse())
+    text.parse::<IpAddr>()
+        .map(IpNet::from)
+        .or_else(|_| text.parse())
 }
 
 /// What to let through; an empty list of anything but kinds lets everything through.
@@ -83,12 +87,14 @@ impl Filter {
     pub fn passes(&self, view: &View, names: &Names) -> bool {
         let known = view.header().flags & FLAG_CAUSE_KNOWN != 0;
         let (kind, tuples): (Kind, [Option<&Tuple>; 3]) = match view {
-            View::Insert(record) => {
-                (Kind::Insert, [Some(&record.original), Some(&record.reply), None])
-            }
-            View::Drop(record) => {
-                (Kind::Drop, [known.then_some(&record.original), Some(&record.reply), None])
-            }
+            View::Insert(record) => (
+                Kind::Insert,
+                [Some(&record.original), Some(&record.reply), None],
+            ),
+            View::Drop(record) => (
+                Kind::Drop,
+                [known.then_some(&record.original), Some(&record.reply), None],
+            ),
             View::Eviction(record) => (
                 Kind::Eviction,
                 [
@@ -105,7 +111,9 @@ impl Filter {
                 Netns::Inode(inode) => *inode == view.header().netns,
                 Netns::Name(name) => names.is(view.header().netns, name),
             })
-            && any(&self.protocols, |number| tuples().any(|tuple| tuple.protonum == *number))
+            && any(&self.protocols, |number| {
+                tuples().any(|tuple| tuple.protonum == *number)
+            })
             && any(&self.ports, |port| {
                 tuples().any(|tuple| {
                     !is_icmp(tuple.protonum)
@@ -113,9 +121,11 @@ impl Filter {
                 })
             })
             && any(&self.networks, |network| {
-                tuples().filter_map(|tuple| addresses(tuple)).any(|(source, destination)| {
-                    network.contains(&source) || network.contains(&destination)
-                })
+                tuples()
+                    .filter_map(|tuple| addresses(tuple))
+                    .any(|(source, destination)| {
+                        network.contains(&source) || network.contains(&destination)
+                    })
             })
     }
 }
@@ -131,14 +141,20 @@ mod tests {
     use crate::events::sample;
 
     fn all() -> Filter {
-        Filter { kinds: vec![Kind::Drop, Kind::Eviction, Kind::Insert], ..Filter::default() }
+        Filter {
+            kinds: vec![Kind::Drop, Kind::Eviction, Kind::Insert],
+            ..Filter::default()
+        }
     }
 
     /// Which of (insert, drop, eviction) pass.
     fn passing(filter: &Filter) -> [bool; 3] {
-        let names = [(4_026_531_840, "host".to_owned()), (4_026_532_177, "red".to_owned())]
-            .into_iter()
-            .collect();
+        let names = [
+            (4_026_531_840, "host".to_owned()),
+            (4_026_532_177, "red".to_owned()),
+        ]
+        .into_iter()
+        .collect();
         [sample::insert(), sample::icmpv6_drop(), sample::eviction()]
             .map(|view| filter.passes(&view, &names))
     }
@@ -147,28 +163,72 @@ mod tests {
     fn kinds() {
         assert_eq!(passing(&all()), [true, true, true]);
         assert_eq!(passing(&Filter::default()), [false, false, false]);
-        let drops = Filter { kinds: vec![Kind::Drop], ..Filter::default() };
+        let drops = Filter {
+            kinds: vec![Kind::Drop],
+            ..Filter::default()
+        };
         assert_eq!(passing(&drops), [false, true, false]);
     }
 
     #[test]
     fn protocols_look_at_victim_and_cause() {
-        assert_eq!(passing(&Filter { protocols: vec![17], ..all() }), [true, false, true]);
-        assert_eq!(passing(&Filter { protocols: vec![6], ..all() }), [false, false, true]);
-        assert_eq!(passing(&Filter { protocols: vec![58, 17], ..all() }), [true, true, true]);
+        assert_eq!(
+            passing(&Filter {
+                protocols: vec![17],
+                ..all()
+            }),
+            [true, false, true]
+        );
+        assert_eq!(
+            passing(&Filter {
+                protocols: vec![6],
+                ..all()
+            }),
+            [false, false, true]
+        );
+        assert_eq!(
+            passing(&Filter {
+                protocols: vec![58, 17],
+                ..all()
+            }),
+            [true, true, true]
+        );
     }
 
     #[test]
     fn ports_are_not_icmp_ids() {
-        assert_eq!(passing(&Filter { ports: vec![53], ..all() }), [true, false, true]);
-        assert_eq!(passing(&Filter { ports: vec![7, 0x8000], ..all() }), [false; 3]);
-        assert_eq!(passing(&Filter { ports: vec![40_000], ..all() }), [false, false, true]);
+        assert_eq!(
+            passing(&Filter {
+                ports: vec![53],
+                ..all()
+            }),
+            [true, false, true]
+        );
+        assert_eq!(
+            passing(&Filter {
+                ports: vec![7, 0x8000],
+                ..all()
+            }),
+            [false; 3]
+        );
+        assert_eq!(
+            passing(&Filter {
+                ports: vec![40_000],
+                ..all()
+            }),
+            [false, false, true]
+        );
     }
 
     #[test]
     fn addresses_and_prefixes() {
         let network = |text| vec![parse_network(text).expect(text)];
-        let passes = |text| passing(&Filter { networks: network(text), ..all() });
+        let passes = |text| {
+            passing(&Filter {
+                networks: network(text),
+                ..all()
+            })
+        };
         assert_eq!(passes("10.0.0.1"), [true, false, true]);
         assert_eq!(passes("10.0.0.9"), [false, false, true]);
         assert_eq!(passes("10.0.0.8/31"), [false, false, true]);
@@ -181,7 +241,10 @@ mod tests {
     #[test]
     fn namespaces_by_inode_and_by_name() {
         let passes = |text: &str| {
-            passing(&Filter { netns: vec![text.parse().expect("infallible")], ..all() })
+            passing(&Filter {
+                netns: vec![text.parse().expect("infallible")],
+                ..all()
+            })
         };
         assert_eq!(passes("host"), [true, false, true]);
         assert_eq!(passes("red"), [false, true, false]);
@@ -191,7 +254,11 @@ mod tests {
 
     #[test]
     fn fields_must_all_fit() {
-        let filter = Filter { protocols: vec![6], ports: vec![9], ..all() };
+        let filter = Filter {
+            protocols: vec![6],
+            ports: vec![9],
+            ..all()
+        };
         assert_eq!(passing(&filter), [false; 3]);
     }
 
@@ -203,9 +270,21 @@ mod tests {
         }
         let names = Names::default();
         assert!(all().passes(&view, &names));
-        assert!(!Filter { protocols: vec![58], ..all() }.passes(&view, &names));
+        assert!(
+            !Filter {
+                protocols: vec![58],
+                ..all()
+            }
+            .passes(&view, &names)
+        );
         let everywhere = vec![parse_network("::/0").expect("a prefix")];
-        assert!(!Filter { networks: everywhere, ..all() }.passes(&view, &names));
+        assert!(
+            !Filter {
+                networks: everywhere,
+                ..all()
+            }
+            .passes(&view, &names)
+        );
     }
 
     #[test]
@@ -218,6 +297,9 @@ mod tests {
             ..all()
         };
         let text = serde_json::to_string(&filter).expect("JSON");
-        assert_eq!(serde_json::from_str::<Filter>(&text).expect("its own JSON"), filter);
+        assert_eq!(
+            serde_json::from_str::<Filter>(&text).expect("its own JSON"),
+            filter
+        );
     }
 }

@@ -19,7 +19,10 @@ pub fn protocol_name(number: u8) -> Cow<'static, str> {
     NAMES
         .iter()
         .find(|(_, known)| *known == number)
-        .map_or_else(|| Cow::Owned(number.to_string()), |(name, _)| Cow::Borrowed(*name))
+        .map_or_else(
+            || Cow::Owned(number.to_string()),
+            |(name, _)| Cow::Borrowed(*name),
+        )
 }
 
 /// The number of a protocol given by name (any case) or by number.

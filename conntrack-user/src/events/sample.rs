@@ -40,7 +40,11 @@ pub(crate) fn header(kind: Kind) -> Header {
     Header {
         version: VERSION,
         kind: kind as u8,
-        reason: if kind == Kind::Drop { DropReason::TableFull as u8 } else { 0 },
+        reason: if kind == Kind::Drop {
+            DropReason::TableFull as u8
+        } else {
+            0
+        },
         flags: FLAG_CAUSE_KNOWN,
         netns: 4_026_531_840,
         time_ns: 1_000_000_000,
@@ -63,10 +67,19 @@ pub(crate) fn insert() -> View {
 pub(crate) fn icmpv6_drop() -> View {
     let address = |last| [0xfd00, 0, 0, 0, 0, 0, 0, last];
     View::Drop(DropRecord {
-        header: Header { netns: 4_026_532_177, cpu: 0, ..header(Kind::Drop) },
+        header: Header {
+            netns: 4_026_532_177,
+            cpu: 0,
+            ..header(Kind::Drop)
+        },
         original: tuple_v6(58, (address(1), 7), (address(2), 128 << 8)),
         reply: Tuple::default(),
-        origin: Origin { cgroup: 77, ifindex: 2, zone: 3, reserved: 0 },
+        origin: Origin {
+            cgroup: 77,
+            ifindex: 2,
+            zone: 3,
+            reserved: 0,
+        },
     })
 }
 

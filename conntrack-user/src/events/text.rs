@@ -89,9 +89,14 @@ fn placed(seen: &Seen, detail: impl Fn(usize, bool) -> String) -> String {
 }
 
 fn flow(tuple: Option<&Tuple>, limit: usize) -> String {
-    let Some(tuple) = tuple else { return "unknown flow".to_owned() };
-    let text =
-        format!("{} > {}", endpoint(tuple, true, limit), endpoint(tuple, false, limit));
+    let Some(tuple) = tuple else {
+        return "unknown flow".to_owned();
+    };
+    let text = format!(
+        "{} > {}",
+        endpoint(tuple, true, limit),
+        endpoint(tuple, false, limit)
+    );
     match (tuple.icmp_id, tuple.icmp_type, tuple.icmp_code) {
         (Some(id), Some(kind), Some(code)) => format!("{text} type {kind}/{code} id {id}"),
         _ => text,
@@ -115,15 +120,24 @@ fn endpoint(tuple: &Tuple, source: bool, limit: usize) -> String {
 fn lost_text(lost: &LostEvent) -> String {
     let parts = [
         (lost.watcher, "this watcher was too slow"),
-        (lost.drops + lost.evictions + lost.inserts, "the ring was full"),
-        (lost.drops_not_detailed + lost.evictions_not_detailed, "beyond the budget"),
+        (
+            lost.drops + lost.evictions + lost.inserts,
+            "the ring was full",
+        ),
+        (
+            lost.drops_not_detailed + lost.evictions_not_detailed,
+            "beyond the budget",
+        ),
     ];
     let parts: Vec<_> = parts
         .iter()
         .filter(|(number, _)| *number > 0)
         .map(|(number, why)| format!("{number} {why}"))
         .collect();
-    shorten(&format!("{} events: {}", lost.records, parts.join(", ")), WIDTH - 20)
+    shorten(
+        &format!("{} events: {}", lost.records, parts.join(", ")),
+        WIDTH - 20,
+    )
 }
 
 /// The text with its middle left out if it has more than `limit` characters.

@@ -100,7 +100,9 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
 }
 
 async fn listen_exactly(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ListenError { address, source })
 }
 
 /// Answers requests for as long as it is polled, inside a [`tokio::task::LocalSet`].
@@ -122,7 +124,10 @@ pub async fn serve(listener: TcpListener, agent: Handle, exporter: Arc<Exporter>
         };
         let (agent, exporter) = (agent.clone(), Arc::clone(&exporter));
         spawn_local(async move {
-            if timeout(CONNECTION_TIME, connection(stream, agent, exporter)).await.is_err() {
+            if timeout(CONNECTION_TIME, connection(stream, agent, exporter))
+                .await
+                .is_err()
+            {
                 tracing::debug!("a connection took too long");
             }
             drop(slot);
@@ -160,7 +165,9 @@ pub fn answer<B: Body>(
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     let snapshot = agent.latest();
@@ -169,9 +176,10 @@ pub fn answer<B: Body>(
             Ok(metrics) => reply(StatusCode::OK, metrics::CONTENT_TYPE, metrics),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
-        "/healthz" if snapshot.at.elapsed() > STALE => {
-            text(StatusCode::SERVICE_UNAVAILABLE, "no sample for 30 seconds\n")
-        }
+        "/healthz" if snapshot.at.elapsed() > STALE => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no sample for 30 seconds\n",
+        ),
         "/healthz" => text(StatusCode::OK, "alive\n"),
         "/readyz" => match readiness(&snapshot) {
             Ok(()) => text(StatusCode::OK, "ready\n"),

@@ -24,13 +24,16 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// An exporter of this agent's snapshots; `node_exporter_names`: the names of node_exporter too.
+    /// An exporter of this agent's snapshots; `node_exporter_names`: the names of `node_exporter` too.
     ///
     /// # Errors
     /// If the registry refuses the collector.
     pub fn new(agent: Handle, node_exporter_names: bool) -> prometheus::Result<Self> {
         let registry = Registry::new();
-        registry.register(Box::new(Metrics { agent, node_exporter_names }))?;
+        registry.register(Box::new(Metrics {
+            agent,
+            node_exporter_names,
+        }))?;
         Ok(Self { registry })
     }
 
@@ -68,7 +71,7 @@ impl Collector for Metrics {
 
 /// A family that is being filled.
 pub(super) struct Family {
-    family: MetricFamily,
+    described: MetricFamily,
     kind: MetricType,
     samples: Vec<Metric>,
 }
@@ -87,7 +90,11 @@ impl Family {
         family.set_name(name.to_owned());
         family.set_help(help.to_owned());
         family.set_field_type(kind);
-        Self { family, kind, samples: Vec::new() }
+        Self {
+            described: family,
+            kind,
+            samples: Vec::new(),
+        }
     }
 
     /// Adds a sample.
@@ -137,8 +144,8 @@ impl Family {
         if self.samples.is_empty() {
             return None;
         }
-        self.family.set_metric(self.samples);
-        Some(self.family)
+        self.described.set_metric(self.samples);
+        Some(self.described)
     }
 }
 
@@ -166,11 +173,15 @@ fn statistics(stats: &KernelStats) -> [(&'static str, Option<u64>); 13] {
     ]
 }
 
-/// Everything but node_exporter's names.
+/// Everything but `node_exporter`'s names.
 fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     tables(snapshot)
         .into_iter()
-        .chain(if snapshot.ready { counts(snapshot).into() } else { Vec::new() })
+        .chain(if snapshot.ready {
+            counts(snapshot).into()
+        } else {
+            Vec::new()
+        })
         .chain(own_state(snapshot))
         .filter_map(Family::finish)
         .collect()
@@ -232,7 +243,9 @@ fn tables(snapshot: &Snapshot) -> [Family; 7] {
 
 fn counts(snapshot: &Snapshot) -> [Family; 5] {
     let totals = &snapshot.totals;
-    let expected = snapshot.drift.and_then(|drift| u64::try_from(drift.expected).ok());
+    let expected = snapshot
+        .drift
+        .and_then(|drift| u64::try_from(drift.expected).ok());
     [
         Family::counter(
             "ctpressure_inserts_total",
@@ -335,7 +348,10 @@ fn own_state(snapshot: &Snapshot) -> [Family; 8] {
 fn programs(snapshot: &Snapshot) -> Vec<(&'static str, f64)> {
     let mut sums: Vec<(&'static str, f64)> = Vec::new();
     for time in &snapshot.programs {
-        match sums.iter_mut().find(|(program, _)| *program == time.program) {
+        match sums
+            .iter_mut()
+            .find(|(program, _)| *program == time.program)
+        {
             Some((_, seconds)) => *seconds += time.seconds,
             None => sums.push((time.program, time.seconds)),
         }
@@ -345,7 +361,12 @@ fn programs(snapshot: &Snapshot) -> Vec<(&'static str, f64)> {
 
 /// Whether the agent can answer for its node; the reason if not.
 pub fn readiness(snapshot: &Snapshot) -> Result<(), String> {
-    let reason = || snapshot.reason.clone().unwrap_or_else(|| "no sample yet".to_owned());
+    let reason = || {
+        snapshot
+            .reason
+            .clone()
+            .unwrap_or_else(|| "no sample yet".to_owned())
+    };
     match snapshot.state {
         State::Waiting => Err(reason()),
         _ if !snapshot.ready => Err(reason()),
@@ -357,4 +378,4 @@ pub fn readiness(snapshot: &Snapshot) -> Result<(), String> {
 pub type SharedExporter = Arc<Exporter>;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

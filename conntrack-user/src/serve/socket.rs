@@ -50,7 +50,8 @@ const WRITE_TIME: Duration = Duration::from_secs(5);
 /// The agent's first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Hello {
-    hello: String,
+    #[serde(rename = "hello")]
+    program: String,
     protocol: u32,
     version: String,
 }
@@ -103,7 +104,9 @@ impl SocketError {
         match self {
             Self::Taken(_) => "stop it first, or choose another path with --socket",
             Self::NotASocket(_) => "move it away, or choose another path with --socket",
-            Self::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => "run as root",
+            Self::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                "run as root"
+            }
             Self::Io { .. } => "choose another path with --socket",
             Self::Protocol { .. } => {
                 "use the ctpressure of the same version as the running agent (see /status)"
@@ -131,7 +134,9 @@ impl Drop for Socket {
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    fs::symlink_metadata(path)
+        .ok()
+        .map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl Socket {
@@ -140,9 +145,19 @@ impl Socket {
     /// # Errors
     /// If another agent listens there, or the file can't be made.
     pub async fn bind(path: &Path) -> Result<Self, SocketError> {
-        let failed = |source| SocketError::Io { path: path.to_owned(), source };
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(failed)?;
+        let failed = |source| SocketError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        if let Some(folder) = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(folder)
+                .map_err(failed)?;
         }
         match fs::symlink_metadata(path) {
             Ok(metadata) if !metadata.file_type().is_socket() => {
@@ -164,7 +179,11 @@ impl Socket {
         let bound = UnixListener::bind(path);
         umask(before);
         let listener = bound.map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned(), identity: identity(path) })
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            identity: identity(path),
+        })
     }
 
     /// Serves clients for as long as it is polled, inside a [`tokio::task::LocalSet`].
@@ -198,11 +217,14 @@ impl Socket {
 async fn client(stream: UnixStream, agent: &Handle) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
-        return Err(io::Error::new(ErrorKind::PermissionDenied, format!("user {peer}")));
+        return Err(io::Error::new(
+            ErrorKind::PermissionDenied,
+            format!("user {peer}"),
+        ));
     }
     let (reader, mut writer) = stream.into_split();
     let hello = Hello {
-        hello: "ctpressure".to_owned(),
+        program: "ctpressure".to_owned(),
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
@@ -257,11 +279,17 @@ impl Remote {
     /// # Errors
     /// If there is one but it can't be asked.
     pub async fn watch(path: &Path, filter: &Filter) -> Result<Option<Self>, SocketError> {
-        let failed = |source| SocketError::Io { path: path.to_owned(), source };
+        let failed = |source| SocketError::Io {
+            path: path.to_owned(),
+            source,
+        };
         let stream = match UnixStream::connect(path).await {
             Ok(stream) => stream,
             Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) =>
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::ConnectionRefused
+                ) =>
             {
                 return Ok(None);
             }
@@ -275,18 +303,28 @@ impl Remote {
             .await
             .map_err(|error| failed(error.into()))?
             .map_err(failed)?;
-        let wrong = |reason| SocketError::Protocol { path: path.to_owned(), reason };
+        let wrong = |reason| SocketError::Protocol {
+            path: path.to_owned(),
+            reason,
+        };
         let hello: Hello = serde_json::from_slice(&line)
             .map_err(|error| wrong(format!("no hello line ({error})")))?;
-        if hello.hello != "ctpressure" || hello.protocol != PROTOCOL {
+        if hello.program != "ctpressure" || hello.protocol != PROTOCOL {
             return Err(wrong(format!(
                 "{} {} has protocol {}, this is {PROTOCOL}",
-                hello.hello, hello.version, hello.protocol
+                hello.program, hello.version, hello.protocol
             )));
         }
-        write_line(&mut writer, &Request::Watch(filter.clone())).await.map_err(failed)?;
+        write_line(&mut writer, &Request::Watch(filter.clone()))
+            .await
+            .map_err(failed)?;
         line.clear();
-        Ok(Some(Self { path: path.to_owned(), reader, _writer: writer, line }))
+        Ok(Some(Self {
+            path: path.to_owned(),
+            reader,
+            _writer: writer,
+            line,
+        }))
     }
 
     /// Waits for the next event; `None` when the agent has ended. May be cancelled.
@@ -295,14 +333,20 @@ impl Remote {
     /// If what comes is not an event.
     pub async fn next(&mut self) -> Result<Option<Event>, SocketError> {
         let read = self.reader.read_until(b'\n', &mut self.line).await;
-        read.map_err(|source| SocketError::Io { path: self.path.clone(), source })?;
+        read.map_err(|source| SocketError::Io {
+            path: self.path.clone(),
+            source,
+        })?;
         if self.line.last() != Some(&b'\n') {
             return Ok(None);
         }
         let event = serde_json::from_slice(&self.line).map_err(|error| {
             let reason = serde_json::from_slice::<Refusal>(&self.line)
                 .map_or_else(|_| error.to_string(), |refusal| refusal.error);
-            SocketError::Protocol { path: self.path.clone(), reason }
+            SocketError::Protocol {
+                path: self.path.clone(),
+                reason,
+            }
         })?;
         self.line.clear();
         Ok(Some(event))

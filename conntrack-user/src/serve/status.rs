@@ -58,7 +58,9 @@ impl<'a> From<&'a Snapshot> for Status<'a> {
             drift: snapshot.drift,
             programs: &snapshot.programs,
             own: snapshot.own,
-            capabilities: Capabilities { kept: &snapshot.capabilities },
+            capabilities: Capabilities {
+                kept: &snapshot.capabilities,
+            },
             problems: &snapshot.problems,
         }
     }

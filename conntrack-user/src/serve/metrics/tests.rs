@@ -1,1 +1,168 @@
-//! t
+use super::*;
+use crate::{
+    agent::{Drift, Own, Table, Unexplained, channel},
+    probes::{Drops, HookStatus, Lost, Mechanism, ProgramTime, Status, Totals},
+};
+
+/// Every family has a sample.
+pub(in crate::serve) fn full() -> Snapshot {
+    let stats = KernelStats {
+        found: 1,
+        drop: 7,
+        early_drop: 3,
+        clash_resolve: Some(2),
+        ..KernelStats::default()
+    };
+    let hook = HookStatus {
+        event: "insert",
+        function: "__nf_conntrack_hash_insert".to_owned(),
+        mechanism: Some(Mechanism::Fentry),
+        at_return: false,
+        module: Some("nf_conntrack".to_owned()),
+        attached: true,
+        reason: None,
+    };
+    let time = ProgramTime {
+        program: "insert_fentry",
+        function: "__nf_conntrack_hash_insert".to_owned(),
+        seconds: 0.5,
+        runs: 9,
+    };
+    Snapshot {
+        state: State::Attached,
+        reason: None,
+        ready: true,
+        status: Arc::new(Status {
+            hooks: vec![
+                hook.clone(),
+                HookStatus {
+                    event: "eviction",
+                    function: "early_drop".to_owned(),
+                    at_return: true,
+                    ..hook.clone()
+                },
+                HookStatus {
+                    event: "delete",
+                    attached: false,
+                    mechanism: None,
+                    ..hook
+                },
+            ],
+            fields: Vec::new(),
+        }),
+        limit: Some(1000),
+        buckets: Some(1024),
+        table_bytes: Some(65_536),
+        tables: vec![
+            Table {
+                netns: 1,
+                name: "host".to_owned(),
+                entries: 900,
+                pressure: Pressure::High,
+                seconds_to_full: Some(12.5),
+                stats: Some(stats),
+            },
+            Table {
+                netns: 2,
+                name: "a\"b\\c".to_owned(),
+                entries: 0,
+                pressure: Pressure::Calm,
+                seconds_to_full: None,
+                stats: None,
+            },
+        ],
+        totals: Totals {
+            inserts: 5000,
+            deletes: 4100,
+            evictions: 3,
+            evictions_cause_unknown: 1,
+            drops: Drops {
+                table_full: 6,
+                clash: 1,
+                chain_too_long: Some(0),
+                dying: None,
+            },
+            refused_table_full: 0,
+            lost: Lost {
+                insert_records: 11,
+                missed_runs: 1,
+                ..Lost::default()
+            },
+        },
+        unexplained: Unexplained {
+            drops: 2,
+            evictions: 0,
+        },
+        watchers_lost: 4,
+        drift: Some(Drift {
+            entries: 900,
+            expected: 899,
+            difference: 1,
+        }),
+        programs: vec![time.clone(), time],
+        own: Own {
+            rss_bytes: 9_000_000,
+            cpu_seconds: 1.25,
+            start_time_seconds: 1_700_000_000.0,
+            open_fds: 12,
+        },
+        ..Snapshot::default()
+    }
+}
+
+fn exposition(snapshot: Snapshot, node_exporter_names: bool) -> String {
+    let (publisher, handle) = channel();
+    publisher.publish(snapshot);
+    let exporter = Exporter::new(handle, node_exporter_names).expect("an exporter");
+    String::from_utf8(exporter.text().expect("metrics")).expect("UTF-8")
+}
+
+/// The whole text, which `promtool check metrics` accepts as it stands in the file.
+#[test]
+fn everything_in_text() {
+    let text = exposition(full(), true);
+    let expected = include_str!("expected.prom").replace("VERSION", env!("CARGO_PKG_VERSION"));
+    assert!(
+        text == expected,
+        "metrics have changed; now they are:\n{text}"
+    );
+}
+
+#[test]
+fn nothing_is_claimed_before_the_first_sample() {
+    let text = exposition(Snapshot::default(), true);
+    for name in [
+        "inserts_total",
+        "drops_total",
+        "table_entries",
+        "table_limit",
+        "node_nf",
+    ] {
+        assert!(!text.contains(name), "{name} in:\n{text}");
+    }
+    for name in ["ctpressure_build_info", "ctpressure_events_lost_total"] {
+        assert!(text.contains(name), "no {name} in:\n{text}");
+    }
+}
+
+#[test]
+fn node_exporters_names_only_when_asked_for() {
+    assert!(!exposition(full(), false).contains("node_nf_conntrack"));
+}
+
+#[test]
+fn ready_only_with_a_sample() {
+    assert!(readiness(&Snapshot::default()).is_err());
+    assert!(readiness(&full()).is_ok());
+    let degraded = Snapshot {
+        state: State::Degraded,
+        ..full()
+    };
+    assert!(readiness(&degraded).is_ok(), "what is seen can be scraped");
+    let waiting = Snapshot {
+        state: State::Waiting,
+        reason: Some("no module".to_owned()),
+        ..full()
+    };
+    assert_eq!(readiness(&waiting), Err("no module".to_owned()));
+}

@@ -1,1 +1,186 @@
-//! t
+use std::os::unix::fs::PermissionsExt as _;
+
+use tempfile::TempDir;
+use tokio::task::LocalSet;
+
+use super::*;
+use crate::{
+    agent::{Publisher, channel},
+    events::{Kind, sample},
+};
+
+fn place() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("made/by/bind/socket");
+    (folder, path)
+}
+
+fn drops() -> Filter {
+    Filter {
+        kinds: vec![Kind::Drop],
+        ..Filter::default()
+    }
+}
+
+/// Runs an agent's socket while `test` talks to it.
+async fn served<F: Future<Output = ()>>(test: impl FnOnce(PathBuf, Publisher) -> F) {
+    let (folder, path) = place();
+    let socket = Socket::bind(&path).await.expect("a socket");
+    let (publisher, handle) = channel();
+    LocalSet::new()
+        .run_until(async move {
+            tokio::select! {
+                never = socket.serve(handle) => match never {},
+                () = test(path, publisher) => {}
+            }
+        })
+        .await;
+    drop(folder);
+}
+
+/// Sends drops until one arrives: the subscription begins some time after the request.
+async fn first_drop(remote: &mut Remote, publisher: &Publisher) -> Event {
+    let mut sink = publisher.sink();
+    loop {
+        sink(&sample::insert());
+        sink(&sample::icmpv6_drop());
+        match timeout(Duration::from_millis(20), remote.next()).await {
+            Ok(event) => return event.expect("an event").expect("the agent runs"),
+            Err(_) => continue,
+        }
+    }
+}
+
+#[tokio::test]
+async fn events_come_through() {
+    served(|path, publisher| async move {
+        let mut remote = Remote::watch(&path, &drops())
+            .await
+            .expect("an answer")
+            .expect("an agent");
+        let event = first_drop(&mut remote, &publisher).await;
+        let Event::Drop(drop) = event else {
+            panic!("{event:?}")
+        };
+        assert_eq!(drop.reason, "table_full");
+        assert_eq!(drop.seen.netns, 4_026_532_177);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_root_may_open_it_and_it_goes_with_the_agent() {
+    let (_folder, path) = place();
+    let socket = Socket::bind(&path).await.expect("a socket");
+    let mode = fs::metadata(&path).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    drop(socket);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_second_agent_is_refused_and_leaves_the_first_alone() {
+    let (_folder, path) = place();
+    let first = Socket::bind(&path).await.expect("a socket");
+    let error = Socket::bind(&path).await.expect_err("it is taken");
+    assert!(matches!(error, SocketError::Taken(_)), "{error}");
+    assert!(path.exists());
+    drop(first);
+}
+
+#[tokio::test]
+async fn a_socket_that_nobody_listens_on_is_replaced() {
+    let (_folder, path) = place();
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+    assert!(path.exists());
+    assert!(
+        Remote::watch(&path, &drops())
+            .await
+            .expect("no error")
+            .is_none()
+    );
+    Socket::bind(&path).await.expect("it is replaced");
+}
+
+#[tokio::test]
+async fn a_file_is_not_replaced() {
+    let (_folder, path) = place();
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    fs::write(&path, "precious").expect("a file");
+    let error = Socket::bind(&path).await.expect_err("it is a file");
+    assert!(matches!(error, SocketError::NotASocket(_)), "{error}");
+    assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
+}
+
+#[tokio::test]
+async fn no_agent_is_no_error() {
+    let (_folder, path) = place();
+    assert!(
+        Remote::watch(&path, &drops())
+            .await
+            .expect("no error")
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn another_protocol_is_refused() {
+    let (_folder, path) = place();
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    for hello in [
+        "{\"hello\":\"ctpressure\",\"protocol\":2,\"version\":\"9.0\"}\n",
+        "SSH-2.0\n",
+        "",
+    ] {
+        drop(fs::remove_file(&path));
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let other = async {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            stream.write_all(hello.as_bytes()).await.expect("written");
+        };
+        let filter = drops();
+        let (result, ()) = tokio::join!(Remote::watch(&path, &filter), other);
+        let error = result.expect_err("not an agent of ours");
+        assert!(matches!(error, SocketError::Protocol { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_known_gets_an_error_line() {
+    served(|path, _publisher| async move {
+        let mut stream = UnixStream::connect(&path).await.expect("a connection");
+        stream
+            .write_all(b"{\"explode\":{}}\n")
+            .await
+            .expect("written");
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.expect("read");
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.len(), 2, "{said}");
+        assert!(
+            lines[0].starts_with("{\"hello\":\"ctpressure\",\"protocol\":1,"),
+            "{said}"
+        );
+        assert!(lines[1].starts_with("{\"error\":\""), "{said}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_agent_is_the_end_of_the_stream() {
+    served(|path, publisher| async move {
+        let mut remote = Remote::watch(&path, &drops())
+            .await
+            .expect("an answer")
+            .expect("an agent");
+        first_drop(&mut remote, &publisher).await;
+        drop(publisher);
+        loop {
+            if remote.next().await.expect("no error").is_none() {
+                break;
+            }
+        }
+    })
+    .await;
+}
