@@ -139,7 +139,7 @@ fn is_same_function(suffix: &str) -> bool {
 /// `ffffffffc0a01230 t early_drop\t[nf_conntrack]`
 fn parse_line(line: &[u8], prefixes: &[&str]) -> Option<Symbol> {
     let mut words = line
-        .split(|byte| byte.is_ascii_whitespace())
+        .split(u8::is_ascii_whitespace)
         .filter(|word| !word.is_empty())
         .skip(1);
     let kind = words.next()?;

@@ -33,10 +33,10 @@ pub fn possible_cpus(root: &Root) -> io::Result<usize> {
 }
 
 /// The number of CPUs in a list such as `0-3,6,8-9`.
-fn count_cpus(list: &str) -> Option<usize> {
+fn count_cpus(cpus: &str) -> Option<usize> {
     let mut count = 0_usize;
-    for range in list.split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
+    for part in cpus.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
         count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
     }

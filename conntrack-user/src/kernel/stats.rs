@@ -21,7 +21,7 @@ mod netlink;
 mod procfs;
 
 pub use accumulator::Accumulator;
-pub use netlink::{MAX_ATTRIBUTE, StatsMessage};
+pub use netlink::ask;
 pub use procfs::{parse, parse_entries};
 
 /// A number that the kernel counts.
@@ -162,7 +162,7 @@ pub fn read(root: &Root) -> Result<Reading, StatsError> {
             other => other,
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound && root.is_live() => {
-            netlink::ask().map_err(|source| StatsError::Netlink { path, source })
+            ask().map_err(|source| StatsError::Netlink { path, source })
         }
         Err(source) => Err(StatsError::File { path, source }),
     }

@@ -35,6 +35,9 @@ const DISCOVERY_PAUSE: Duration = Duration::from_secs(1);
 /// about a microsecond; with this many, a second's readings stay within a few milliseconds.
 const ROWS_PER_READ: usize = 2048;
 
+/// How many problems are remembered as said. Some name a namespace, and those come and go.
+const MOST_SAID: usize = 1000;
+
 /// One table, now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableSample {
@@ -154,6 +157,9 @@ impl TableReader {
                 |table: &TableSample| (Some(table.netns) != host, table.name.clone(), table.netns);
             key(one).cmp(&key(other))
         });
+        if self.said.len() > MOST_SAID {
+            self.said.clear();
+        }
         problems.retain(|problem| self.said.insert(problem.clone()));
         Ok(TablesSample {
             limit,
@@ -230,18 +236,19 @@ impl TableReader {
         plan
     }
 
+    /// What to say about a table that can't be read. What would be the same for each is said without its name.
     fn explain(&self, inode: Inode, error: &io::Error) -> String {
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            return format!(
+                "the conntrack tables of some network namespaces can't be read: {error} \
+                 (help: run as root, or with CAP_SYS_ADMIN and CAP_SYS_PTRACE)"
+            );
+        }
         let name = self
             .known
             .get(&inode)
             .map_or_else(|| inode.to_string(), |known| known.namespace.name.clone());
-        let help = match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                " (help: run as root, or with CAP_SYS_ADMIN and CAP_SYS_PTRACE)"
-            }
-            _ => "",
-        };
-        format!("the conntrack table of network namespace {name} can't be read: {error}{help}")
+        format!("the conntrack table of network namespace {name} can't be read: {error}")
     }
 }
 

@@ -64,7 +64,7 @@ impl From<Errno> for NetlinkError {
 /// It keeps that namespace alive, so don't hold it longer than the question takes.
 #[derive(Debug)]
 pub struct Socket {
-    socket: OwnedFd,
+    file: OwnedFd,
     buffer: Vec<u8>,
     sequence: u32,
 }
@@ -84,7 +84,7 @@ impl Socket {
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(PATIENCE, 0))?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         Ok(Self {
-            socket,
+            file: socket,
             buffer: vec![0; BUFFER],
             sequence: 0,
         })
@@ -103,10 +103,10 @@ impl Socket {
     ) -> Result<(), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let request = request(subsystem, message, self.sequence);
-        send(self.socket.as_raw_fd(), &request, MsgFlags::empty())?;
+        send(self.file.as_raw_fd(), &request, MsgFlags::empty())?;
         loop {
             let length = match recv(
-                self.socket.as_raw_fd(),
+                self.file.as_raw_fd(),
                 &mut self.buffer,
                 MsgFlags::MSG_TRUNC,
             ) {
@@ -241,7 +241,10 @@ mod tests {
         bytes
     }
 
-    fn read(bytes: &[u8]) -> (Result<bool, NetlinkError>, Vec<(u16, Vec<(u16, Vec<u8>)>)>) {
+    /// `res_id` and attributes.
+    type Seen = (u16, Vec<(u16, Vec<u8>)>);
+
+    fn read(bytes: &[u8]) -> (Result<bool, NetlinkError>, Vec<Seen>) {
         let mut parts = Vec::new();
         let result = read_answer(bytes, 7, &mut |part: &Part<'_>| {
             let attributes = part
@@ -296,8 +299,8 @@ mod tests {
 
     #[test]
     fn the_kernel_refuses_what_it_does_not_know() {
-        // Subsystem 0 is none, so nothing is loaded by asking for it.
-        let refused = Socket::netfilter().unwrap().dump(0, 0, |_| ());
+        // There is no subsystem 0, so nothing is loaded by asking for it.
+        let refused = Socket::netfilter().unwrap().dump(0, 100, |_| ());
         assert!(
             matches!(refused, Err(NetlinkError::Refused(_))),
             "{refused:?}"
@@ -307,7 +310,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read(&bytes);
+            drop(read(&bytes));
         }
 
         #[test]

@@ -99,7 +99,6 @@ pub(super) fn length(types: &[u8], at: usize, id: u32) -> Result<usize, BtfError
     Ok(length)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "five bits")]
 const fn kind_number(info: u32) -> u8 {
     (info >> 24) as u8 & 0x1f
 }

@@ -9,27 +9,15 @@ const CTNETLINK: u8 = 1;
 /// `IPCTNL_MSG_CT_GET_STATS_CPU`.
 const GET_STATS_CPU: u8 = 4;
 
-/// The highest `CTA_STATS_*` that is known.
-pub const MAX_ATTRIBUTE: u16 = 15;
-
-/// One CPU's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StatsMessage {
-    /// The numbers in it.
-    pub row: Row,
-}
-
-impl StatsMessage {
-    /// Reads the attributes of one message. Those that are not known, or dead, are passed over.
-    pub fn read(attributes: Attributes<'_>) -> Self {
-        let mut row = [None; STATS];
-        for (kind, value) in attributes {
-            if let (Some(stat), Ok(value)) = (stat_of(kind), value.try_into()) {
-                row[stat as usize] = Some(u32::from_be_bytes(value));
-            }
+/// Reads the attributes of one message. Those that are not known, or dead, are passed over.
+fn row_of(attributes: Attributes<'_>) -> Row {
+    let mut row = [None; STATS];
+    for (kind, value) in attributes {
+        if let (Some(stat), Ok(value)) = (stat_of(kind), value.try_into()) {
+            row[stat as usize] = Some(u32::from_be_bytes(value));
         }
-        Self { row }
     }
+    row
 }
 
 /// What an attribute means (`enum ctattr_stats_cpu`).
@@ -44,16 +32,20 @@ fn stat_of(attribute: u16) -> Option<Stat> {
         12 => Stat::IcmpError,
         13 => Stat::SearchRestart,
         14 => Stat::ClashResolve,
-        MAX_ATTRIBUTE => Stat::ChainTooLong,
+        15 => Stat::ChainTooLong,
         _ => return None,
     })
 }
 
-/// Asks for the statistics of the calling thread's network namespace.
-pub(super) fn ask() -> Result<Reading, NetlinkError> {
+/// Asks for the statistics of the calling thread's network namespace. They come without the number
+/// of entries and without those of expectations.
+///
+/// # Errors
+/// When `nf_conntrack_netlink` is not there (`EINVAL`), or `CAP_NET_ADMIN` is missing (`EPERM`).
+pub fn ask() -> Result<Reading, NetlinkError> {
     let mut reading = Reading::default();
     Socket::netfilter()?.dump(CTNETLINK, GET_STATS_CPU, |part| {
-        reading.rows.push(StatsMessage::read(part.attributes()).row);
+        reading.rows.push(row_of(part.attributes()));
     })?;
     if reading.rows.is_empty() {
         return Err(NetlinkError::Malformed);
