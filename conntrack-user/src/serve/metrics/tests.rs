@@ -6,89 +6,16 @@ use crate::{
 
 /// Every family has a sample.
 pub(in crate::serve) fn full() -> Snapshot {
-    let stats = KernelStats {
-        found: 1,
-        drop: 7,
-        early_drop: 3,
-        clash_resolve: Some(2),
-        ..KernelStats::default()
-    };
-    let hook = HookStatus {
-        event: "insert",
-        function: "__nf_conntrack_hash_insert".to_owned(),
-        mechanism: Some(Mechanism::Fentry),
-        at_return: false,
-        module: Some("nf_conntrack".to_owned()),
-        attached: true,
-        reason: None,
-    };
-    let time = ProgramTime {
-        program: "insert_fentry",
-        function: "__nf_conntrack_hash_insert".to_owned(),
-        seconds: 0.5,
-        runs: 9,
-    };
     Snapshot {
         state: State::Attached,
         reason: None,
         ready: true,
-        status: Arc::new(Status {
-            hooks: vec![
-                hook.clone(),
-                HookStatus {
-                    event: "eviction",
-                    function: "early_drop".to_owned(),
-                    at_return: true,
-                    ..hook.clone()
-                },
-                HookStatus {
-                    event: "delete",
-                    attached: false,
-                    mechanism: None,
-                    ..hook
-                },
-            ],
-            fields: Vec::new(),
-        }),
+        status: Arc::new(status()),
         limit: Some(1000),
         buckets: Some(1024),
         table_bytes: Some(65_536),
-        tables: vec![
-            Table {
-                netns: 1,
-                name: "host".to_owned(),
-                entries: 900,
-                pressure: Pressure::High,
-                seconds_to_full: Some(12.5),
-                stats: Some(stats),
-            },
-            Table {
-                netns: 2,
-                name: "a\"b\\c".to_owned(),
-                entries: 0,
-                pressure: Pressure::Calm,
-                seconds_to_full: None,
-                stats: None,
-            },
-        ],
-        totals: Totals {
-            inserts: 5000,
-            deletes: 4100,
-            evictions: 3,
-            evictions_cause_unknown: 1,
-            drops: Drops {
-                table_full: 6,
-                clash: 1,
-                chain_too_long: Some(0),
-                dying: None,
-            },
-            refused_table_full: 0,
-            lost: Lost {
-                insert_records: 11,
-                missed_runs: 1,
-                ..Lost::default()
-            },
-        },
+        tables: tables(),
+        totals: totals(),
         unexplained: Unexplained {
             drops: 2,
             evictions: 0,
@@ -99,7 +26,7 @@ pub(in crate::serve) fn full() -> Snapshot {
             expected: 899,
             difference: 1,
         }),
-        programs: vec![time.clone(), time],
+        programs: vec![run_time(), run_time()],
         own: Own {
             rss_bytes: 9_000_000,
             cpu_seconds: 1.25,
@@ -107,6 +34,92 @@ pub(in crate::serve) fn full() -> Snapshot {
             open_fds: 12,
         },
         ..Snapshot::default()
+    }
+}
+
+fn status() -> Status {
+    let hook = HookStatus {
+        event: "insert",
+        function: "__nf_conntrack_hash_insert".to_owned(),
+        mechanism: Some(Mechanism::Fentry),
+        at_return: false,
+        module: Some("nf_conntrack".to_owned()),
+        attached: true,
+        reason: None,
+    };
+    let at_return = HookStatus {
+        event: "eviction",
+        function: "early_drop".to_owned(),
+        at_return: true,
+        ..hook.clone()
+    };
+    let missing = HookStatus {
+        event: "delete",
+        attached: false,
+        mechanism: None,
+        ..hook.clone()
+    };
+    Status {
+        hooks: vec![hook, at_return, missing],
+        fields: Vec::new(),
+    }
+}
+
+/// One of two tables has all, the other nothing that can be absent, and an odd name.
+fn tables() -> Vec<Table> {
+    let stats = KernelStats {
+        found: 1,
+        drop: 7,
+        early_drop: 3,
+        clash_resolve: Some(2),
+        ..KernelStats::default()
+    };
+    let host = Table {
+        netns: 1,
+        name: "host".to_owned(),
+        entries: 900,
+        pressure: Pressure::High,
+        seconds_to_full: Some(12.5),
+        stats: Some(stats),
+    };
+    let odd = Table {
+        netns: 2,
+        name: "a\"b\\c".to_owned(),
+        entries: 0,
+        pressure: Pressure::Calm,
+        seconds_to_full: None,
+        stats: None,
+    };
+    vec![host, odd]
+}
+
+fn totals() -> Totals {
+    Totals {
+        inserts: 5000,
+        deletes: 4100,
+        evictions: 3,
+        evictions_cause_unknown: 1,
+        drops: Drops {
+            table_full: 6,
+            clash: 1,
+            chain_too_long: Some(0),
+            dying: None,
+        },
+        refused_table_full: 0,
+        lost: Lost {
+            insert_records: 11,
+            missed_runs: 1,
+            ..Lost::default()
+        },
+    }
+}
+
+fn run_time() -> ProgramTime {
+    ProgramTime {
+        program: "insert_fentry",
+        function: "__nf_conntrack_hash_insert".to_owned(),
+        seconds: 0.5,
+        runs: 9,
     }
 }
 

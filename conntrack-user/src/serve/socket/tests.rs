@@ -44,9 +44,8 @@ async fn first_drop(remote: &mut Remote, publisher: &Publisher) -> Event {
     loop {
         sink(&sample::insert());
         sink(&sample::icmpv6_drop());
-        match timeout(Duration::from_millis(20), remote.next()).await {
-            Ok(event) => return event.expect("an event").expect("the agent runs"),
-            Err(_) => continue,
+        if let Ok(event) = timeout(Duration::from_millis(20), remote.next()).await {
+            return event.expect("an event").expect("the agent runs");
         }
     }
 }
