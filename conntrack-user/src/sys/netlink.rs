@@ -105,11 +105,7 @@ impl Socket {
         let request = request(subsystem, message, self.sequence);
         send(self.file.as_raw_fd(), &request, MsgFlags::empty())?;
         loop {
-            let length = match recv(
-                self.file.as_raw_fd(),
-                &mut self.buffer,
-                MsgFlags::MSG_TRUNC,
-            ) {
+            let length = match recv(self.file.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
                 Ok(length) => length,
                 Err(Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
