@@ -41,6 +41,8 @@ fn main() -> Result<()> {
             .env_remove("CARGO_PROFILE_RELEASE_OPT_LEVEL")
             .env_remove("CARGO_PROFILE_RELEASE_DEBUG")
             .env("RUST_BACKTRACE", "0")
+            // Each line of the inner build would come out as a warning of this one.
+            .env("CARGO_TERM_QUIET", "true")
             .env("PATH", path_with_tools()?)
             .status()
             .context("cannot run the build script again")?;
@@ -51,10 +53,16 @@ fn main() -> Result<()> {
     }
 
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conntrack-ebpf");
-    let root = root.to_str().context("the path of the checkout is not UTF-8")?;
+    let root = root
+        .to_str()
+        .context("the path of the checkout is not UTF-8")?;
     let toolchain = env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "1.95.0".to_owned());
     aya_build::build_ebpf(
-        [Package { name: "conntrack-ebpf", root_dir: root, ..Package::default() }],
+        [Package {
+            name: "conntrack-ebpf",
+            root_dir: root,
+            ..Package::default()
+        }],
         Toolchain::Custom(&toolchain),
     )
 }
@@ -77,7 +85,10 @@ fn skip_reason() -> Option<String> {
         }
     }
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let sysroot = Command::new(rustc).args(["--print", "sysroot"]).output().ok()?;
+    let sysroot = Command::new(rustc)
+        .args(["--print", "sysroot"])
+        .output()
+        .ok()?;
     let sysroot = String::from_utf8_lossy(&sysroot.stdout).trim().to_owned();
     let core = Path::new(&sysroot).join("lib/rustlib/src/rust/library/core");
     if !core.is_dir() {
@@ -97,5 +108,7 @@ fn path_with_tools() -> Result<std::ffi::OsString> {
     });
     let path = env::var_os("PATH").unwrap_or_default();
     let tools = cache.map(|cache| cache.join("tools/bin"));
-    Ok(env::join_paths(tools.into_iter().chain(env::split_paths(&path)))?)
+    Ok(env::join_paths(
+        tools.into_iter().chain(env::split_paths(&path)),
+    )?)
 }

@@ -99,13 +99,18 @@ mod tests {
             }
         }
         assert_eq!(weights + u64::from(budget.skipped), events);
-        assert!(records < events / 5, "{records} records for {events} events");
+        assert!(
+            records < events / 5,
+            "{records} records for {events} events"
+        );
     }
 
     #[test]
     fn one_in_zero_means_budget_only() {
         let mut budget = Budget::default();
-        let made = (0..1000).filter(|_| budget.sample(5, 0, 1, || WINDOW_NS).is_some()).count();
+        let made = (0..1000)
+            .filter(|_| budget.sample(5, 0, 1, || WINDOW_NS).is_some())
+            .count();
         assert_eq!(made, 5);
     }
 

@@ -113,7 +113,11 @@ mod tests {
     use super::*;
 
     fn frame(id: u64) -> Frame {
-        Frame { id, tick: 100, ..Frame::default() }
+        Frame {
+            id,
+            tick: 100,
+            ..Frame::default()
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //! checked, documented and tested without a BPF toolchain.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
-#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "the only way to an atomic add"))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "the only way to an atomic add")
+)]
 
 #[cfg(target_arch = "bpf")]
 mod programs;

@@ -163,8 +163,13 @@ const _: () = {
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [Self; 5] =
-        [Self::TableFull, Self::Clash, Self::ChainTooLong, Self::Dying, Self::TableFullRequest];
+    pub const ALL: [Self; 5] = [
+        Self::TableFull,
+        Self::Clash,
+        Self::ChainTooLong,
+        Self::Dying,
+        Self::TableFullRequest,
+    ];
 
     /// The reason with this number.
     pub const fn from_number(number: u8) -> Option<Self> {

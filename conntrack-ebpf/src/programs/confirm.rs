@@ -55,7 +55,9 @@ fn confirm_counting_fexit(ctx: FExitContext) -> u32 {
         lost(state, skb);
         return 0;
     }
-    let Some((ct, false)) = read::skb_ct::<Typed>(skb) else { return 0 };
+    let Some((ct, false)) = read::skb_ct::<Typed>(skb) else {
+        return 0;
+    };
     count_atomic(state, Counter::Confirmed, 1);
     if let Some(weight) = insert::sampled(state) {
         emit::insert::<ByHelper>(state, ct, skb, weight);
@@ -69,8 +71,12 @@ fn lost(state: *mut PerCpuState, skb: u64) {
     if CLASHED.remove(skb).is_ok() {
         return;
     }
-    let Some((ct, _)) = read::skb_ct::<ByHelper>(skb) else { return };
-    let Some(status) = read::ct_status(ct) else { return };
+    let Some((ct, _)) = read::skb_ct::<ByHelper>(skb) else {
+        return;
+    };
+    let Some(status) = read::ct_status(ct) else {
+        return;
+    };
     let (counter, reason) = if status & DYING != 0 {
         (Counter::DropDying, DropReason::Dying)
     } else if status & CONFIRMED != 0 {

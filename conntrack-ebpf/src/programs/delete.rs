@@ -29,14 +29,19 @@ fn left_the_table(ct: u64) {
 /// `early_drop` also reaps expired entries that it meets; the kernel doesn't count those either.
 #[inline(always)]
 fn evicted(state: *mut PerCpuState, ct: u64) {
-    let Some(frames) = FRAMES.get_ptr_mut(read::task_key()) else { return };
+    let Some(frames) = FRAMES.get_ptr_mut(read::task_key()) else {
+        return;
+    };
     let tick = read::tick();
     // SAFETY: a live map value that only this task, and softirqs on top of it, use.
     let frames = unsafe { &mut *frames };
-    let Some(frame) = frames.top(tick, u64::from(globals::STALE_TICKS.load())) else { return };
-    let (Some(status), Some(timeout)) =
-        (read::ct_status(ct), read::member::<u32>(ct, globals::CT_TIMEOUT.load()))
-    else {
+    let Some(frame) = frames.top(tick, u64::from(globals::STALE_TICKS.load())) else {
+        return;
+    };
+    let (Some(status), Some(timeout)) = (
+        read::ct_status(ct),
+        read::member::<u32>(ct, globals::CT_TIMEOUT.load()),
+    ) else {
         return;
     };
     // As nf_ct_is_expired(): both are 32-bit jiffies that wrap.

@@ -3,9 +3,11 @@
 //! Never called below the limit, so none of this costs anything in a table with room.
 
 use aya_ebpf::{
+    EbpfContext,
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
+use aya_log_ebpf::debug;
 use conntrack_ebpf::{
     counter::Counter,
     frame::{Frame, Frames},
@@ -22,7 +24,12 @@ use super::{
 /// What the new flow is, as far as this CPU's last allocation fits the call.
 #[inline(always)]
 fn describe(state: *mut PerCpuState, net: u64, hash: u32, id: u64) -> Frame {
-    let mut frame = Frame { id, net, tick: read::tick(), ..Frame::default() };
+    let mut frame = Frame {
+        id,
+        net,
+        tick: read::tick(),
+        ..Frame::default()
+    };
     // ctnetlink and BPF allocate with hash 0 (nf_conntrack_alloc).
     frame.request = u8::from(hash == 0);
     // SAFETY: `state` is a live map value of this CPU.
@@ -41,37 +48,41 @@ fn describe(state: *mut PerCpuState, net: u64, hash: u32, id: u64) -> Frame {
 }
 
 #[inline(always)]
-fn begin(net: u64, hash: u32, id: u64) {
+fn begin(ctx: &impl EbpfContext, net: u64, hash: u32, id: u64) {
     let Some(state) = state() else { return };
     let frame = describe(state, net, hash, id);
     let key = read::task_key();
-    early_drop_opened();
-    if let Some(frames) = FRAMES.get_ptr_mut(key) {
+    let kept = match FRAMES.get_ptr_mut(key) {
         // SAFETY: a live map value that only this task, and softirqs on top of it, use.
-        if !unsafe { (*frames).push(&frame) } {
-            count_atomic(state, Counter::FramesLost, 1);
+        Some(frames) => unsafe { (*frames).push(&frame) },
+        None => {
+            let mut frames = Frames::default();
+            frames.push(&frame);
+            FRAMES.insert(key, &frames, 0).is_ok()
         }
-        return;
-    }
-    let mut frames = Frames::default();
-    frames.push(&frame);
-    if FRAMES.insert(key, &frames, 0).is_err() {
+    };
+    if kept {
+        early_drop_opened();
+    } else {
         count_atomic(state, Counter::FramesLost, 1);
+        debug!(ctx, "early_drop: no place to keep its context");
     }
 }
 
 #[inline(always)]
-fn end(id: u64, evicted: bool) {
+fn end(ctx: &impl EbpfContext, id: u64, evicted: bool) {
     let Some(state) = state() else { return };
-    early_drop_closed();
     let key = read::task_key();
     let Some(frames) = FRAMES.get_ptr_mut(key) else {
+        debug!(ctx, "early_drop: its begin was not seen");
         refused(state, evicted, None);
         return;
     };
     // SAFETY: a live map value that only this task, and softirqs on top of it, use.
     let frames = unsafe { &mut *frames };
+    let open = frames.depth();
     refused(state, evicted, frames.pop(id));
+    early_drop_closed(open.wrapping_sub(frames.depth()));
     if frames.depth() == 0 {
         let _: Result<(), i32> = FRAMES.remove(key);
     }
@@ -111,7 +122,7 @@ fn id_of_flow(hash: u32) -> u64 {
 fn early_drop_fentry(ctx: FEntryContext) -> u32 {
     let net: *const u8 = ctx.arg(0);
     let hash: u32 = ctx.arg(1);
-    begin(net as u64, hash, id_of_flow(hash));
+    begin(&ctx, net as u64, hash, id_of_flow(hash));
     0
 }
 
@@ -120,7 +131,7 @@ fn early_drop_fentry(ctx: FEntryContext) -> u32 {
 fn early_drop_fexit(ctx: FExitContext) -> u32 {
     let hash: u32 = ctx.arg(1);
     let evicted: u32 = ctx.arg(2);
-    end(id_of_flow(hash), evicted & 0xff != 0);
+    end(&ctx, id_of_flow(hash), evicted & 0xff != 0);
     0
 }
 
@@ -132,7 +143,8 @@ fn early_drop_kprobe(ctx: ProbeContext) -> u32 {
         return 0;
     };
     // SAFETY: the context of a kprobe is a `struct pt_regs`.
-    begin(net, hash, unsafe { stack_pointer(&raw const *ctx.regs) });
+    let id = unsafe { stack_pointer(&raw const *ctx.regs) };
+    begin(&ctx, net, hash, id);
     0
 }
 
@@ -142,7 +154,7 @@ fn early_drop_kretprobe(ctx: RetProbeContext) -> u32 {
     let evicted: u32 = ctx.ret();
     // SAFETY: the context of a kretprobe is a `struct pt_regs`.
     let pointer = unsafe { stack_pointer(&raw const *ctx.regs) };
-    end(pointer.wrapping_sub(RETURN_POPS), evicted & 0xff != 0);
+    end(&ctx, pointer.wrapping_sub(RETURN_POPS), evicted & 0xff != 0);
     0
 }
 

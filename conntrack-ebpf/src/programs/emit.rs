@@ -8,8 +8,8 @@ use conntrack_ebpf::{
     counter::Counter,
     frame::Frame,
     record::{
-        DropReason, DropRecord, EvictionRecord, FLAG_CAUSE_KNOWN, Header, InsertRecord, Kind, Tuple,
-        VERSION,
+        DropReason, DropRecord, EvictionRecord, FLAG_CAUSE_KNOWN, Header, InsertRecord, Kind,
+        Tuple, VERSION,
     },
     state::PerCpuState,
 };
@@ -131,7 +131,11 @@ unsafe fn copy_words(from: *const Tuple, to: *mut Tuple) {
     const WORDS: usize = size_of::<Tuple>() / size_of::<u64>();
     for word in 0..WORDS {
         // SAFETY: see the contract; a tuple is aligned for words.
-        unsafe { to.cast::<u64>().add(word).write(from.cast::<u64>().add(word).read_volatile()) }
+        unsafe {
+            to.cast::<u64>()
+                .add(word)
+                .write(from.cast::<u64>().add(word).read_volatile())
+        }
     }
 }
 
@@ -180,7 +184,11 @@ pub(super) fn drop_of_flow(state: *mut PerCpuState, reason: DropReason, frame: &
         count_atomic(state, Counter::LostDropRecords, 1);
         return;
     };
-    let known = if frame.known != 0 { FLAG_CAUSE_KNOWN } else { 0 };
+    let known = if frame.known != 0 {
+        FLAG_CAUSE_KNOWN
+    } else {
+        0
+    };
     let netns = read::netns::<ByHelper>(frame.net);
     record.write(DropRecord {
         header: header(Kind::Drop, reason as u8, frame.flags | known, netns, 1),

@@ -30,7 +30,7 @@ pub(super) static FRAMES: HashMap<u64, Frames> = HashMap::with_max_entries(4096,
 #[map]
 pub(super) static CLASHED: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
 
-/// Open calls of `early_drop` on all CPUs. While it is 0 a delete needs no look-up.
+/// Contexts in [`FRAMES`]. While it is 0 a delete needs no look-up.
 static EARLY_DROPS: AtomicU64 = AtomicU64::new(0);
 
 /// This CPU's state. It can't be missing: the element has index 0 of an array of one.
@@ -63,10 +63,12 @@ pub(super) fn early_drop_opened() {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(EARLY_DROPS.as_ptr(), 1) };
 }
 
+/// So many contexts are closed: more than one where ends were missed.
 #[inline(always)]
-pub(super) fn early_drop_closed() {
+pub(super) fn early_drop_closed(contexts: u32) {
+    let closed = u64::from(contexts).wrapping_neg();
     // SAFETY: as in `count_atomic`.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(EARLY_DROPS.as_ptr(), u64::MAX) };
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(EARLY_DROPS.as_ptr(), closed) };
 }
 
 #[inline(always)]

@@ -14,3 +14,4 @@ mod insert;
 mod maps;
 mod new_flow;
 mod read;
+mod ring_fill;

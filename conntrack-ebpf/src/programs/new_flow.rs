@@ -24,7 +24,13 @@ fn remember(flow: NewFlow) {
 fn new_flow_alloc_fentry(ctx: FEntryContext) -> u32 {
     let (net, tuple): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(2));
     let hash: u32 = ctx.arg(5);
-    remember(NewFlow { net: net as u64, tuple: tuple as u64, skb: 0, hash, hash_alt: hash });
+    remember(NewFlow {
+        net: net as u64,
+        tuple: tuple as u64,
+        skb: 0,
+        hash,
+        hash_alt: hash,
+    });
     0
 }
 
@@ -35,7 +41,13 @@ fn new_flow_alloc_kprobe(ctx: ProbeContext) -> u32 {
     let (Some(net), Some(tuple), Some(hash)) = (net, tuple, hash) else {
         return 0;
     };
-    remember(NewFlow { net, tuple, skb: 0, hash, hash_alt: hash });
+    remember(NewFlow {
+        net,
+        tuple,
+        skb: 0,
+        hash,
+        hash_alt: hash,
+    });
     0
 }
 
@@ -51,6 +63,12 @@ fn new_flow_init_kprobe(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let (hash, hash_alt) = (hash.unwrap_or(0), hash_alt.unwrap_or(0));
-    remember(NewFlow { net, tuple, skb, hash, hash_alt });
+    remember(NewFlow {
+        net,
+        tuple,
+        skb,
+        hash,
+        hash_alt,
+    });
     0
 }

@@ -188,13 +188,19 @@ pub(super) fn ct_tuple<const REPLY: u32>(ct: u64) -> Tuple {
 #[inline(always)]
 pub(super) fn skb_ct<M: Memory>(skb: u64) -> Option<(u64, bool)> {
     let nfct: u64 = M::load(skb, globals::SKB_NFCT.load())?;
-    Some((nfct & !NFCT_INFO_MASK, nfct & NFCT_INFO_MASK >= CTINFO_FIRST_REPLY))
+    Some((
+        nfct & !NFCT_INFO_MASK,
+        nfct & NFCT_INFO_MASK >= CTINFO_FIRST_REPLY,
+    ))
 }
 
 /// Where a packet came from, and the `FLAG_*` that go with it.
 #[inline(always)]
 pub(super) fn origin<M: Memory>(skb: u64, zone: u16) -> (Origin, u8) {
-    let mut origin = Origin { zone, ..Origin::default() };
+    let mut origin = Origin {
+        zone,
+        ..Origin::default()
+    };
     if skb == 0 {
         return (origin, 0);
     }

@@ -38,14 +38,25 @@ fn insert_is_read_back_field_by_field() {
     assert_eq!(record.original.dst[0].to_ne_bytes(), [10, 0, 0, 2]);
     assert_eq!(record.original.dst_port, 53_u16.to_be());
     assert_eq!(record.original.protonum, 17);
-    assert_eq!(record.origin, Origin { cgroup: 99, ifindex: 3, zone: 5, reserved: 0 });
+    assert_eq!(
+        record.origin,
+        Origin {
+            cgroup: 99,
+            ifindex: 3,
+            zone: 5,
+            reserved: 0
+        }
+    );
 }
 
 #[test]
 fn every_cut_is_refused() {
     let bytes = insert_bytes();
     for length in 0..bytes.len() {
-        assert_eq!(View::parse(&bytes[..length]), Err(Malformed::Length(length)));
+        assert_eq!(
+            View::parse(&bytes[..length]),
+            Err(Malformed::Length(length))
+        );
     }
 }
 

@@ -37,15 +37,15 @@ impl View {
             return Err(Malformed::Version(bytes[0]));
         }
         match bytes[1] {
-            kind if kind == Kind::Insert as u8 => {
-                InsertRecord::read_from_bytes(bytes).map(Self::Insert).map_err(|_| length())
-            }
-            kind if kind == Kind::Drop as u8 => {
-                DropRecord::read_from_bytes(bytes).map(Self::Drop).map_err(|_| length())
-            }
-            kind if kind == Kind::Eviction as u8 => {
-                EvictionRecord::read_from_bytes(bytes).map(Self::Eviction).map_err(|_| length())
-            }
+            kind if kind == Kind::Insert as u8 => InsertRecord::read_from_bytes(bytes)
+                .map(Self::Insert)
+                .map_err(|_| length()),
+            kind if kind == Kind::Drop as u8 => DropRecord::read_from_bytes(bytes)
+                .map(Self::Drop)
+                .map_err(|_| length()),
+            kind if kind == Kind::Eviction as u8 => EvictionRecord::read_from_bytes(bytes)
+                .map(Self::Eviction)
+                .map_err(|_| length()),
             other => Err(Malformed::Kind(other)),
         }
     }

@@ -118,6 +118,14 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
     }
 }
 
+/// Hands on what the eBPF programs log; for debugging them, so a look now and then is enough.
+async fn forward_log(mut logger: aya_log::EbpfLogger<&'static dyn log::Log>) {
+    loop {
+        logger.flush();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 impl Supervisor {
     /// Attaches; on success the ring is being read.
     fn attach(&mut self) -> Result<(), AttachError> {
@@ -130,6 +138,12 @@ impl Supervisor {
                 tracing::error!(%error, "the ring can't be read: events are not seen any more");
             }
         });
+        if self.options.probes.ebpf_log_level > 0 {
+            match probes.ebpf_logger() {
+                Ok(logger) => drop(spawn_local(forward_log(logger))),
+                Err(error) => tracing::warn!(%error, "what the eBPF programs log can't be read"),
+            }
+        }
         let status = probes.status();
         for hook in status.hooks.iter().filter(|hook| hook.attached) {
             let mechanism = hook.mechanism.map(|mechanism| mechanism.to_string());

@@ -72,6 +72,16 @@ pub(super) struct ProbeArgs {
         hide = true
     )]
     without_function: Vec<String>,
+    /// What the eBPF programs log, for debugging them: 0 nothing to 5 everything
+    #[arg(
+        long,
+        env = "CTPRESSURE_EBPF_LOG",
+        value_name = "LEVEL",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=5),
+        hide = true
+    )]
+    ebpf_log: u8,
     /// Where the kernel's BTF is
     #[arg(long, env = "CTPRESSURE_BTF", value_name = "PATH", hide = true)]
     btf: Option<PathBuf>,
@@ -94,6 +104,7 @@ impl ProbeArgs {
             drop_budget: self.drop_budget.unwrap_or(default.drop_budget),
             eviction_budget: self.eviction_budget.unwrap_or(default.eviction_budget),
             ring_bytes: self.ring_size.unwrap_or(default.ring_bytes),
+            ebpf_log_level: self.ebpf_log,
             without_functions: self.without_function.clone(),
             btf: self.btf.clone(),
         }

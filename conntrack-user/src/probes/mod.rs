@@ -7,11 +7,14 @@
 
 mod attach;
 mod error;
+mod globals;
 mod object;
 mod options;
 pub mod plan;
 pub mod privileges;
 mod ring;
+mod ring_filler;
+mod running;
 pub mod select;
 mod status;
 mod totals;
@@ -19,6 +22,7 @@ mod totals;
 use std::{io, os::fd::AsFd as _};
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya_log::EbpfLogger;
 use conntrack_ebpf::{
     counter::{COUNTERS, Counter, Counters},
     state::PerCpuState,
@@ -28,6 +32,7 @@ pub use error::AttachError;
 pub use object::ObjectError;
 pub use options::{Mechanism, Options, UnknownMechanism};
 pub use ring::RingReader;
+pub use ring_filler::RingFiller;
 pub use status::{FieldStatus, HookStatus, ProgramTime, Status};
 pub use totals::{Drops, Lost, Totals};
 
@@ -51,7 +56,10 @@ pub struct Probes {
 
 impl std::fmt::Debug for Probes {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Probes").field("status", &self.status).finish_non_exhaustive()
+        formatter
+            .debug_struct("Probes")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
     }
 }
 
@@ -67,7 +75,10 @@ impl Probes {
             attached: outcome.attached,
             state: outcome.maps.state,
             ring: Some(outcome.maps.ring),
-            status: Status { hooks: outcome.hooks, fields: outcome.fields },
+            status: Status {
+                hooks: outcome.hooks,
+                fields: outcome.fields,
+            },
             counts_at_confirm: outcome.counts_at_confirm,
             sees_confirm: outcome.sees_confirm,
             presence: outcome.presence,
@@ -155,6 +166,24 @@ impl Probes {
     /// The reading side of the ring buffer; only the first call gets it.
     pub fn take_ring(&mut self) -> Option<RingReader> {
         self.ring.take().map(RingReader::new)
+    }
+
+    /// What the eBPF programs log, when [`Options::ebpf_log_level`] is not 0; needs
+    /// `CAP_SYS_ADMIN`, so ask before dropping it.
+    ///
+    /// # Errors
+    /// If the log's map can't be found.
+    pub fn ebpf_logger(&self) -> io::Result<EbpfLogger<&'static dyn log::Log>> {
+        // Only programs that log hold the map.
+        let mut last = io::Error::other("no program that logs is attached");
+        for program in &self.attached {
+            let id = bpf::program_info(program.fd.as_fd())?.id;
+            match EbpfLogger::init_from_id(id) {
+                Ok(logger) => return Ok(logger),
+                Err(error) => last = io::Error::other(error),
+            }
+        }
+        Err(last)
     }
 
     /// Whether the probes are still in the conntrack that they were attached to: kprobes are

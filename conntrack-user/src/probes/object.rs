@@ -55,56 +55,87 @@ pub(super) struct Maps {
     pub(super) ring: RingBuf<MapData>,
 }
 
+/// aya-log's level and its ring buffer, which is as small as can be while nothing is logged.
+const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+const LOG_MAP: &str = "AYA_LOGS";
+const SMALLEST_RING: u32 = 1 << 16;
+
 /// Reads the object, sets `globals` and makes the maps, the ring with `ring_bytes`.
 pub(super) fn open(
     globals: &[(&str, u32)],
     ring_bytes: u32,
+    log_level: u8,
 ) -> Result<(Programs, Maps), ObjectError> {
     if OBJECT.is_empty() {
         return Err(ObjectError::LeftOut);
     }
     let mut object = Object::parse(OBJECT).map_err(malformed)?;
-    let values: Vec<(&str, [u8; 4])> =
-        globals.iter().map(|(name, value)| (*name, value.to_ne_bytes())).collect();
-    object
-        .patch_map_data(values.iter().map(|(name, value)| (*name, (&value[..], true))).collect())
-        .map_err(malformed)?;
+    let values: Vec<(&str, [u8; 4])> = globals
+        .iter()
+        .map(|(name, value)| (*name, value.to_ne_bytes()))
+        .collect();
+    let level = [log_level];
+    let values = values
+        .iter()
+        .map(|(name, value)| (*name, (&value[..], true)))
+        .chain([(LOG_LEVEL, (&level[..], true))]);
+    object.patch_map_data(values.collect()).map_err(malformed)?;
 
     let mut definitions = mem::take(&mut object.maps);
     if let Some(ring) = definitions.get_mut(EVENTS_MAP) {
         ring.set_max_entries(ring_bytes);
+    }
+    if let (0, Some(log)) = (log_level, definitions.get_mut(LOG_MAP)) {
+        log.set_max_entries(SMALLEST_RING);
     }
     let mut made = HashMap::with_capacity(definitions.len());
     for (name, definition) in &definitions {
         made.insert(name.as_str(), create(name, definition.clone())?);
     }
 
-    let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+    let text: HashSet<usize> = object
+        .functions
+        .keys()
+        .map(|(section, _)| *section)
+        .collect();
     let by_fd = definitions.iter().filter_map(|(name, definition)| {
-        Some((name.as_str(), made.get(name.as_str())?.fd().as_fd().as_raw_fd(), definition))
+        Some((
+            name.as_str(),
+            made.get(name.as_str())?.fd().as_fd().as_raw_fd(),
+            definition,
+        ))
     });
     object.relocate_maps(by_fd, &text).map_err(malformed)?;
     object.relocate_calls(&text).map_err(malformed)?;
 
     let mut take = |name: &str| {
-        let map = made.remove(name).ok_or_else(|| malformed(format!("it has no map {name}")))?;
+        let map = made
+            .remove(name)
+            .ok_or_else(|| malformed(format!("it has no map {name}")))?;
         Map::from_map_data(map).map_err(malformed)
     };
     let state = take(STATE_MAP)?.try_into().map_err(malformed)?;
     let ring = take(EVENTS_MAP)?.try_into().map_err(malformed)?;
-    let programs = Programs { object, _maps: made.into_values().collect() };
+    let programs = Programs {
+        object,
+        _maps: made.into_values().collect(),
+    };
     Ok((programs, Maps { state, ring }))
 }
 
 /// Makes one map; a data section gets its content, the read-only one is frozen.
 fn create(name: &str, definition: aya_obj::Map) -> Result<MapData, ObjectError> {
-    let failed = |error| ObjectError::Map { name: name.to_owned(), error };
+    let failed = |error| ObjectError::Map {
+        name: name.to_owned(),
+        error,
+    };
     let content = definition.data().to_vec();
     let frozen = definition.section_kind() == EbpfSectionKind::Rodata;
     let map = MapData::create(definition, name, None).map_err(|error| match error {
-        aya::maps::MapError::CreateError { name, io_error } => {
-            ObjectError::Map { name, error: io_error }
-        }
+        aya::maps::MapError::CreateError { name, io_error } => ObjectError::Map {
+            name,
+            error: io_error,
+        },
         other => failed(io::Error::other(other)),
     })?;
     if !content.is_empty() {
@@ -121,7 +152,11 @@ impl Programs {
     pub(super) fn code(&self, name: &str) -> Result<(&[bpf_insn], &CStr), ObjectError> {
         let missing = || malformed(format!("it has no program {name}"));
         let program = self.object.programs.get(name).ok_or_else(missing)?;
-        let function = self.object.functions.get(&program.function_key()).ok_or_else(missing)?;
+        let function = self
+            .object
+            .functions
+            .get(&program.function_key())
+            .ok_or_else(missing)?;
         Ok((&function.instructions, &program.license))
     }
 }
@@ -144,12 +179,25 @@ mod tests {
         }
         let mut object = aya_obj::Object::parse(super::OBJECT).expect("the object parses");
         for event in PLAN {
-            for hook in event.candidates.iter().flat_map(|candidate| candidate.hooks) {
-                assert!(object.programs.contains_key(hook.program), "{}", hook.program);
+            for hook in event
+                .candidates
+                .iter()
+                .flat_map(|candidate| candidate.hooks)
+            {
+                assert!(
+                    object.programs.contains_key(hook.program),
+                    "{}",
+                    hook.program
+                );
             }
         }
         let zero = [0; 4];
-        let globals = FIELDS.iter().map(|field| (field.global, (&zero[..], true))).collect();
-        object.patch_map_data(globals).expect("every field has its global");
+        let globals = FIELDS
+            .iter()
+            .map(|field| (field.global, (&zero[..], true)))
+            .collect();
+        object
+            .patch_map_data(globals)
+            .expect("every field has its global");
     }
 }

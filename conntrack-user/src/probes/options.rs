@@ -53,6 +53,9 @@ pub struct Options {
     pub eviction_budget: u32,
     /// Size of the ring buffer in bytes; rounded up to a power of two of at least a page.
     pub ring_bytes: u32,
+    /// What the eBPF programs log (aya-log), for debugging them; 0: nothing, 1: errors, up to
+    /// 5: everything. At 0 the verifier removes the calls.
+    pub ebpf_log_level: u8,
     /// Functions to treat as if the kernel did not have them (for tests).
     pub without_functions: Vec<String>,
     /// Where vmlinux BTF is; `None`: /sys/kernel/btf/vmlinux.
@@ -68,6 +71,7 @@ impl Default for Options {
             drop_budget: 10_000,
             eviction_budget: 10_000,
             ring_bytes: 1 << 20,
+            ebpf_log_level: 0,
             without_functions: Vec::new(),
             btf: None,
         }

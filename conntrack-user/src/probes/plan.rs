@@ -86,19 +86,35 @@ pub struct Event {
 }
 
 const fn entry(program: &'static str, function: &'static str, parameters: u32) -> Hook {
-    Hook { program, function: Function::Exact(function), point: Point::Entry, parameters }
+    Hook {
+        program,
+        function: Function::Exact(function),
+        point: Point::Entry,
+        parameters,
+    }
 }
 
 const fn at_return(program: &'static str, function: &'static str, parameters: u32) -> Hook {
-    Hook { program, function: Function::Exact(function), point: Point::Return, parameters }
+    Hook {
+        program,
+        function: Function::Exact(function),
+        point: Point::Return,
+        parameters,
+    }
 }
 
 const fn fentry(hooks: &'static [Hook]) -> Candidate {
-    Candidate { mechanism: Mechanism::Fentry, hooks }
+    Candidate {
+        mechanism: Mechanism::Fentry,
+        hooks,
+    }
 }
 
 const fn kprobe(hooks: &'static [Hook]) -> Candidate {
-    Candidate { mechanism: Mechanism::Kprobe, hooks }
+    Candidate {
+        mechanism: Mechanism::Kprobe,
+        hooks,
+    }
 }
 
 /// The program whose inserts are counted at the confirmation; it also does what
@@ -147,10 +163,18 @@ pub const PLAN: &[Event] = &[
         candidates: &[
             fentry(&[entry("delete_fentry", "__nf_ct_delete_from_lists", 1)]),
             fentry(&[entry("delete_fentry", "nf_ct_delete_from_lists", 1)]),
-            fentry(&[entry("delete_expectations_fentry", "nf_ct_remove_expectations", 1)]),
+            fentry(&[entry(
+                "delete_expectations_fentry",
+                "nf_ct_remove_expectations",
+                1,
+            )]),
             kprobe(&[entry("delete_kprobe", "__nf_ct_delete_from_lists", 1)]),
             kprobe(&[entry("delete_kprobe", "nf_ct_delete_from_lists", 1)]),
-            kprobe(&[entry("delete_expectations_kprobe", "nf_ct_remove_expectations", 1)]),
+            kprobe(&[entry(
+                "delete_expectations_kprobe",
+                "nf_ct_remove_expectations",
+                1,
+            )]),
         ],
     },
     Event {
@@ -184,7 +208,11 @@ pub const PLAN: &[Event] = &[
         // A kretprobe here would cost each new connection more than all the others together.
         without: "chain-too-long and dying drops are not seen by a probe; the kernel's own \
                   statistics have their numbers",
-        candidates: &[fentry(&[at_return("confirm_fexit", "__nf_conntrack_confirm", 1)])],
+        candidates: &[fentry(&[at_return(
+            "confirm_fexit",
+            "__nf_conntrack_confirm",
+            1,
+        )])],
     },
 ];
 
@@ -214,8 +242,11 @@ mod tests {
     #[test]
     fn fentry_comes_before_kprobe() {
         for event in PLAN {
-            let order: Vec<_> =
-                event.candidates.iter().map(|c| c.mechanism == Mechanism::Kprobe).collect();
+            let order: Vec<_> = event
+                .candidates
+                .iter()
+                .map(|c| c.mechanism == Mechanism::Kprobe)
+                .collect();
             assert!(order.is_sorted(), "{}", event.name);
         }
     }

@@ -7,10 +7,22 @@ use super::AttachError;
 /// What the agent keeps after attaching, and why.
 pub const KEPT: &[(Capability, &str)] = &[
     (Capability::CAP_BPF, "read the counters"),
-    (Capability::CAP_PERFMON, "attach again when conntrack was loaded anew"),
-    (Capability::CAP_SYS_ADMIN, "enter other network namespaces, attach again to a module"),
-    (Capability::CAP_SYS_PTRACE, "find the network namespaces of other processes"),
-    (Capability::CAP_NET_ADMIN, "read conntrack statistics by netlink"),
+    (
+        Capability::CAP_PERFMON,
+        "attach again when conntrack was loaded anew",
+    ),
+    (
+        Capability::CAP_SYS_ADMIN,
+        "enter other network namespaces, attach again to a module",
+    ),
+    (
+        Capability::CAP_SYS_PTRACE,
+        "find the network namespaces of other processes",
+    ),
+    (
+        Capability::CAP_NET_ADMIN,
+        "read conntrack statistics by netlink",
+    ),
     (Capability::CAP_DAC_READ_SEARCH, "read /proc of other users"),
 ];
 
@@ -22,12 +34,23 @@ pub(super) fn require() -> Result<(), AttachError> {
         return Ok(());
     }
     let needed = [
-        (Capability::CAP_BPF, "CAP_BPF", "load eBPF programs and make their maps"),
-        (Capability::CAP_PERFMON, "CAP_PERFMON", "hang eBPF programs into kernel functions"),
+        (
+            Capability::CAP_BPF,
+            "CAP_BPF",
+            "load eBPF programs and make their maps",
+        ),
+        (
+            Capability::CAP_PERFMON,
+            "CAP_PERFMON",
+            "hang eBPF programs into kernel functions",
+        ),
     ];
     for (capability, name, purpose) in needed {
         if !has(capability) {
-            return Err(AttachError::Capability { capability: name, purpose });
+            return Err(AttachError::Capability {
+                capability: name,
+                purpose,
+            });
         }
     }
     Ok(())
@@ -43,8 +66,11 @@ fn has(capability: Capability) -> bool {
 /// If the kernel refuses; capabilities may be dropped in part.
 pub fn drop_unneeded() -> Result<Vec<String>, caps::errors::CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
-    let kept: caps::CapsHashSet =
-        permitted.iter().copied().filter(|cap| KEPT.iter().any(|(kept, _)| kept == cap)).collect();
+    let kept: caps::CapsHashSet = permitted
+        .iter()
+        .copied()
+        .filter(|cap| KEPT.iter().any(|(kept, _)| kept == cap))
+        .collect();
     caps::clear(None, CapSet::Inheritable)?;
     for capability in caps::read(None, CapSet::Bounding)? {
         if !kept.contains(&capability) && has(Capability::CAP_SETPCAP) {

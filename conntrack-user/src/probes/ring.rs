@@ -8,10 +8,9 @@ use std::{io, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use conntrack_ebpf::record::View;
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
+
+use crate::sys::readiness::watch_ring;
 
 /// How long a quiet ring is left alone; inserts are seen after this time at the latest.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -49,7 +48,7 @@ impl RingReader {
     /// # Errors
     /// If the ring can't be polled.
     pub async fn run(self, mut sink: impl FnMut(&View)) -> io::Result<()> {
-        let mut ring = AsyncFd::register_with_interest(self.ring, Interest::READABLE)?;
+        let mut ring = watch_ring(self.ring)?;
         loop {
             // A time-out is not an error: inserts wait without a wake-up.
             if let Ok(ready) = timeout(LOOK_EVERY, ring.readable_mut()).await {
@@ -72,11 +71,7 @@ impl RingReader {
     }
 }
 
-fn read_batch(
-    ring: &mut RingBuf<MapData>,
-    limit: usize,
-    sink: &mut impl FnMut(&View),
-) -> usize {
+fn read_batch(ring: &mut RingBuf<MapData>, limit: usize, sink: &mut impl FnMut(&View)) -> usize {
     for read in 0..limit {
         let Some(item) = ring.next() else { return read };
         match View::parse(&item) {

@@ -61,7 +61,11 @@ impl Resolved {
 
 /// All hooks of a candidate on this kernel, or why it can't be had.
 pub fn resolve(candidate: &Candidate, kernel: &impl Kernel) -> Result<Vec<Resolved>, String> {
-    candidate.hooks.iter().map(|hook| resolve_hook(hook, candidate.mechanism, kernel)).collect()
+    candidate
+        .hooks
+        .iter()
+        .map(|hook| resolve_hook(hook, candidate.mechanism, kernel))
+        .collect()
 }
 
 fn resolve_hook(
@@ -91,5 +95,13 @@ fn resolve_hook(
             Some(function)
         }
     };
-    Ok(Resolved { program: hook.program, symbol, point: hook.point, btf })
+    Ok(Resolved {
+        program: hook.program,
+        symbol,
+        point: hook.point,
+        btf,
+    })
 }
+
+#[cfg(test)]
+mod tests;

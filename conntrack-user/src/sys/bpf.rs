@@ -32,6 +32,8 @@ pub enum ProgramKind<'a> {
     Tracing(TracingTarget<'a>),
     /// kprobe or kretprobe.
     Kprobe,
+    /// Run on demand by [`run_program`].
+    SocketFilter,
 }
 
 /// The kernel refused to load a program.
@@ -45,7 +47,11 @@ pub struct LoadError {
 }
 
 fn verifier_says(log: &str) -> String {
-    if log.is_empty() { String::new() } else { format!("; the verifier says: {log}") }
+    if log.is_empty() {
+        String::new()
+    } else {
+        format!("; the verifier says: {log}")
+    }
 }
 
 /// One call of bpf(2). `attr` has to hold for `cmd` valid pointers that outlive the call.
@@ -53,7 +59,12 @@ fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
     // SAFETY: `attr` is a whole, zero-extended `union bpf_attr`; pointers in it were taken by the
     // callers below from values that live beyond this call. The kernel copies and checks the rest.
     let ret = unsafe {
-        libc::syscall(libc::SYS_bpf, cmd as libc::c_int, &raw mut *attr, size_of::<bpf_attr>())
+        libc::syscall(
+            libc::SYS_bpf,
+            cmd as libc::c_int,
+            &raw mut *attr,
+            size_of::<bpf_attr>(),
+        )
     };
     if ret < 0 {
         return Err(io::Error::last_os_error());
@@ -93,7 +104,10 @@ pub fn load_program(
             let text = text.unwrap_or_default();
             let mut tail: Vec<&str> = text.lines().rev().skip(1).take(3).collect();
             tail.reverse();
-            retried.map_err(|_| LoadError { error, log: tail.join(" | ") })
+            retried.map_err(|_| LoadError {
+                error,
+                log: tail.join(" | "),
+            })
         }
     }
 }
@@ -117,6 +131,9 @@ fn try_load(
     }
     match kind {
         ProgramKind::Kprobe => load.prog_type = bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32,
+        ProgramKind::SocketFilter => {
+            load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SOCKET_FILTER as u32;
+        }
         ProgramKind::Tracing(target) => {
             load.prog_type = bpf_prog_type::BPF_PROG_TYPE_TRACING as u32;
             load.expected_attach_type = if target.at_return {
@@ -146,6 +163,17 @@ pub fn attach_tracing(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
 }
 
+/// `BPF_PROG_TEST_RUN` of a socket filter, so many times, on an empty packet.
+pub fn run_program(program: BorrowedFd<'_>, times: u32) -> io::Result<()> {
+    let packet = [0_u8; 64];
+    let mut attr = attr();
+    attr.test.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.test.data_in = address(packet.as_ptr());
+    attr.test.data_size_in = 64;
+    attr.test.repeat = times;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(|_| ())
+}
+
 /// `BPF_MAP_UPDATE_ELEM` of element 0 of an array whose value is `value` (a data section).
 pub fn write_section(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
     let key = 0_u32;
@@ -161,14 +189,15 @@ pub fn write_section(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
 /// `BPF_MAP_FREEZE`: user space can't write it any more, so the verifier may fold its values.
 pub fn freeze_map(map: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = attr();
-    // SAFETY: as in `write_section`.
-    unsafe { attr.__bindgen_anon_2.map_fd = map.as_raw_fd().cast_unsigned() };
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd().cast_unsigned();
     bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(|_| ())
 }
 
 /// What the kernel says of a program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProgramInfo {
+    /// The kernel's number for it.
+    pub id: u32,
     /// Times that it was skipped by the recursion guard (tracing: 5.12; kprobe: 6.8).
     pub recursion_misses: u64,
     /// Nanoseconds that it ran; 0 unless kernel.bpf_stats_enabled.
@@ -183,6 +212,7 @@ pub fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     let mut info: bpf_prog_info = unsafe { zeroed() };
     object_info(program, &mut info)?;
     Ok(ProgramInfo {
+        id: info.id,
         recursion_misses: info.recursion_misses,
         run_time_ns: info.run_time_ns,
         run_count: info.run_cnt,
@@ -205,18 +235,16 @@ pub fn module_btf(module: &str) -> io::Result<Option<OwnedFd>> {
     let mut id = 0;
     loop {
         let mut next = attr();
-        // SAFETY: the member belongs to the variant of the commands by id.
-        unsafe { next.__bindgen_anon_6.__bindgen_anon_1.start_id = id };
+        next.__bindgen_anon_6.__bindgen_anon_1.start_id = id;
         match bpf(bpf_cmd::BPF_BTF_GET_NEXT_ID, &mut next) {
             Ok(_) => {}
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
             Err(error) => return Err(error),
         }
-        // SAFETY: as above; the kernel has filled it in.
+        // SAFETY: the member belongs to the variant of this command; the kernel has filled it in.
         id = unsafe { next.__bindgen_anon_6.next_id };
         let mut by_id = attr();
-        // SAFETY: as above.
-        unsafe { by_id.__bindgen_anon_6.__bindgen_anon_1.btf_id = id };
+        by_id.__bindgen_anon_6.__bindgen_anon_1.btf_id = id;
         let btf = match bpf_fd(bpf_cmd::BPF_BTF_GET_FD_BY_ID, &mut by_id) {
             Ok(btf) => btf,
             // Gone since: a program that carried it was unloaded.

@@ -6,3 +6,4 @@ pub mod bpf;
 pub mod netlink;
 pub mod netns;
 pub mod perf;
+pub mod readiness;

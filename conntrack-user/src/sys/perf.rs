@@ -40,7 +40,14 @@ pub fn attach_kprobe(
     // SAFETY: `attr` and the name in it live beyond the call. All processes, CPU 0: a kprobe is
     // not bound to a CPU, but the call wants one.
     let fd = unsafe {
-        libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attr,
+            -1,
+            0,
+            -1,
+            PERF_FLAG_FD_CLOEXEC,
+        )
     };
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -58,13 +65,20 @@ const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 fn ioctl(event: &OwnedFd, request: libc::c_ulong, argument: RawFd) -> io::Result<()> {
     // SAFETY: both requests take a number, not a pointer. (musl declares the request as an int.)
     let ret = unsafe { libc::ioctl(event.as_raw_fd(), request as _, argument) };
-    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// A number from a file of one line, behind `prefix`.
 fn read_number(path: &str, prefix: &str) -> io::Result<u32> {
     let text = fs::read_to_string(path)
         .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
-    let number = text.trim().strip_prefix(prefix).and_then(|number| number.parse().ok());
+    let number = text
+        .trim()
+        .strip_prefix(prefix)
+        .and_then(|number| number.parse().ok());
     number.ok_or_else(|| io::Error::other(format!("{path}: unexpected `{}`", text.trim())))
 }

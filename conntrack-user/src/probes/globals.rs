@@ -1,0 +1,58 @@
+//! The values of the programs' read-only globals: offsets of the running kernel, and settings.
+
+use conntrack_ebpf::{
+    budget::WINDOW_NS,
+    global::{self, FIELDS, MISSING},
+};
+
+use super::{Options, status::FieldStatus};
+use crate::kernel::btf::Btf;
+
+/// How long `early_drop` can take at the most, in jiffies of any HZ: a quarter of a second at
+/// 1000, a second at 250.
+const STALE_TICKS: u32 = 250;
+
+/// Offsets of every field that the programs read.
+pub(super) fn find_fields(vmlinux: &Btf<'_>) -> (Vec<(&'static str, u32)>, Vec<FieldStatus>) {
+    FIELDS
+        .iter()
+        .map(|field| {
+            let name = format!("{}.{}", field.structure, field.members.join("."));
+            let found = match vmlinux.member(field.structure, field.members) {
+                Ok(member) if field.size == 0 || member.size == field.size => {
+                    Ok(member.offset_bytes)
+                }
+                Ok(member) => Err(format!("has {} bytes, not {}", member.size, field.size)),
+                Err(error) => Err(error.to_string()),
+            };
+            let offset = found.as_ref().copied().unwrap_or(MISSING);
+            let status = FieldStatus {
+                field: name,
+                offset: found.as_ref().ok().copied(),
+                purpose: field.purpose,
+                reason: found.err(),
+            };
+            ((field.global, offset), status)
+        })
+        .unzip()
+}
+
+/// The globals that are not offsets.
+pub(super) fn settings(options: &Options, record_at_confirm: bool) -> [(&'static str, u32); 7] {
+    let windows_a_second = u32::try_from(1_000_000_000 / WINDOW_NS).unwrap_or(1);
+    let per_window = |per_second: u32| per_second.div_ceil(windows_a_second);
+    [
+        (global::INSERT_BUDGET, per_window(options.insert_budget)),
+        (global::INSERT_ONE_IN, options.insert_one_in),
+        (global::DROP_BUDGET, per_window(options.drop_budget)),
+        (global::EVICTION_BUDGET, per_window(options.eviction_budget)),
+        (global::RECORD_AT_CONFIRM, u32::from(record_at_confirm)),
+        (global::WAKE_AT_BYTES, ring_size(options.ring_bytes) / 4),
+        (global::STALE_TICKS, STALE_TICKS),
+    ]
+}
+
+/// A size that the kernel takes: a power of two, at least a page of any architecture.
+pub(super) fn ring_size(bytes: u32) -> u32 {
+    bytes.clamp(1 << 16, 1 << 30).next_power_of_two()
+}

@@ -1,0 +1,16 @@
+//! epoll(7) on a BPF ring buffer, through tokio.
+
+use std::io;
+
+use aya::maps::{MapData, RingBuf};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Watches a ring buffer for records. It is edge-triggered: read it until it is empty.
+///
+/// # Errors
+/// Without a tokio runtime with I/O, or if epoll refuses.
+pub fn watch_ring(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the ring owns its descriptor, always gives the same one, and closes it only when it
+    // is dropped, which is after `AsyncFd` has taken it off the watch.
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(io::Error::from)
+}
