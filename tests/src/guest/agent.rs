@@ -185,6 +185,23 @@ impl Agent {
         )
     }
 
+    /// Waits until it knows the table of a named network namespace by its name: namespaces are
+    /// looked for every few seconds.
+    pub fn wait_for_table(&self, name: &str) -> Result<()> {
+        wait_for(
+            "the agent to name the table",
+            Duration::from_secs(20),
+            || {
+                let status = self.status()?;
+                let tables = status["tables"].as_array();
+                Ok(tables
+                    .is_some_and(|tables| tables.iter().any(|table| table["name"] == name))
+                    .then_some(()))
+            },
+        )
+        .with_context(|| format!("/status has no table `{name}`"))
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()

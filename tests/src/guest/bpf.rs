@@ -1,8 +1,10 @@
 //! Which programs, maps and links the kernel holds.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, thread};
 
 use anyhow::{Context as _, Result};
+
+use super::command::POLL;
 
 /// Ids of everything BPF in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,7 +16,20 @@ pub struct Inventory {
 
 impl Inventory {
     /// Asks the kernel (`BPF_PROG_GET_NEXT_ID` and its siblings; needs `CAP_SYS_ADMIN`).
+    ///
+    /// What comes and goes while it is listed is an error of the kernel's (`ENOENT`, or `EAGAIN`
+    /// for a link that is just being made): then once more.
     pub fn take() -> Result<Self> {
+        for _ in 0..20 {
+            if let Ok(inventory) = Self::try_take() {
+                return Ok(inventory);
+            }
+            thread::sleep(POLL);
+        }
+        Self::try_take()
+    }
+
+    fn try_take() -> Result<Self> {
         let programs = aya::programs::loaded_programs()
             .map(|program| Ok(program?.id()))
             .collect::<Result<_, aya::programs::ProgramError>>()

@@ -29,9 +29,10 @@ pub(super) fn netns_table(mechanism: Option<Mechanism>) -> Result<()> {
     net::add_namespace(POD)?;
     net::dead_end(Some(POD))?;
     net::nft(Some(POD), POD_RULES)?;
-    let watch = Watch::start(&setting.agent.socket(), "")?;
     generator::send(None, &format!("--flows {HOST_FLOWS}"))?;
-    let warm_up = generator::send(Some(POD), "--flows 600 --first 100000")?;
+    setting.agent.wait_for_table(POD)?;
+    let watch = Watch::start(&setting.agent.socket(), "")?;
+    let warm_up = generator::send(Some(POD), "--flows 2000 --rate 1000 --first 100000")?;
     watch.wait_for("a drop in the pod", |line| line.kind() == "drop")?;
     let tally = generator::send(Some(POD), &format!("--flows {FLOWS} --rate 3000"))?;
     let growth = setting.growth()?;
@@ -87,20 +88,15 @@ pub(super) fn netns_table(mechanism: Option<Mechanism>) -> Result<()> {
 
     let inode = namespace_inode(POD)?;
     checks.at_least("lines", lines.len(), 100);
-    for line in lines.iter().filter(|line| line.kind() != "lost") {
-        checks.equal(
-            "netns of a line",
-            line.event["netns"].as_u64(),
-            "the pod's inode",
-            Some(inode),
-        );
-        checks.equal(
-            "netns_name of a line",
-            line.text("/netns_name"),
-            "the pod's name",
-            POD,
-        );
-    }
+    let events = || lines.iter().filter(|line| line.kind() != "lost");
+    let strange = events().find(|line| line.event["netns"].as_u64() != Some(inode));
+    checks.holds(strange.is_none(), || {
+        format!("not of the pod's inode {inode}: {strange:?}")
+    });
+    let strange = events().find(|line| line.text("/netns_name") != POD);
+    checks.holds(strange.is_none(), || {
+        format!("not of the name {POD}: {strange:?}")
+    });
     let in_status = status["tables"].as_array().is_some_and(|tables| {
         tables
             .iter()

@@ -36,6 +36,7 @@ pub(super) fn filters(mechanism: Option<Mechanism>) -> Result<()> {
     net::dead_end(Some(POD))?;
     net::nft(Some(POD), POD_RULES)?;
     let inode = namespace_inode(POD)?;
+    setting.agent.wait_for_table(POD)?;
 
     let (udp, tcp6, icmp, pod, sctp) = (20, 30, 10, 15, 7);
     let all = udp + tcp6 + icmp + pod + sctp;
