@@ -5,8 +5,9 @@
 //! cargo run -p conntrack-user --example capture_kernel -- OUT [ROOT [WITHOUT...]]
 //! ```
 //!
-//! `ROOT` (default `/`) is where `proc` and `sys` are; functions named `WITHOUT` are left out. BTF is cut down to the structures and functions that ctpressure asks
-//! about, with what they hold by value; the symbols to those of conntrack. Addresses are left out.
+//! `ROOT` (default `/`) is where `proc` and `sys` are; functions named `WITHOUT` are left out. BTF
+//! is cut down to the structures and functions that ctpressure asks about, with what they hold by
+//! value; the symbols to those of conntrack. Addresses are left out.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -159,7 +160,8 @@ fn roots(btf: &Btf<'_>, structures: &[&str], without: &[String]) -> BTreeSet<u32
     ids
 }
 
-/// The symbols of conntrack, in the order of the file, with all addresses 0 (as `kptr_restrict` shows them).
+/// The symbols of conntrack, in the order of the file, with all addresses 0 (as `kptr_restrict`
+/// shows them).
 fn capture_symbols(root: &Path, out: &Path, without: &[String]) -> anyhow::Result<()> {
     let text = String::from_utf8(read(root, "proc/kallsyms")?)?;
     let mut kept = String::new();

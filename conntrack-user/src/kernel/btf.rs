@@ -1,10 +1,11 @@
-//! Where members are in the kernel's structures: a walker over raw BTF (`Documentation/bpf/btf.rst`).
+//! Where members are in the kernel's structures: a walker over raw BTF
+//! (`Documentation/bpf/btf.rst`).
 //!
-//! A kernel describes its types in `/sys/kernel/btf/vmlinux` (about 5 MB, more than 120,000 types) and
-//! those of a module in `/sys/kernel/btf/MODULE`, whose type ids and string offsets go on where
+//! A kernel describes its types in `/sys/kernel/btf/vmlinux` (about 5 MB, more than 120,000 types)
+//! and those of a module in `/sys/kernel/btf/MODULE`, whose type ids and string offsets go on where
 //! those of vmlinux end ("split" BTF). Nothing is allocated for a type: one pass checks that every
-//! record lies within the file and notes the offset of one type in 64, so that a type can be
-//! found by its id. Bytes that are no valid BTF give an error or a miss, never a panic or a loop.
+//! record lies within the file and notes the offset of one type in 64, so that a type can be found
+//! by its id. Bytes that are no valid BTF give an error or a miss, never a panic or a loop.
 
 use std::ops::ControlFlow;
 
@@ -180,7 +181,8 @@ impl<'a> Btf<'a> {
         Type::at(self.types, at, id)
     }
 
-    /// Calls `visit` with each type that this BTF itself holds (not its base), in order of id, until it breaks.
+    /// Calls `visit` with each type that this BTF itself holds (not its base), in order of id,
+    /// until it breaks.
     pub fn each_type<B>(&self, mut visit: impl FnMut(Type<'a>) -> ControlFlow<B>) -> Option<B> {
         let (mut at, mut id) = (0, self.first_id);
         while let Some(found) = Type::at(self.types, at, id) {

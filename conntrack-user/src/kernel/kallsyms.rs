@@ -21,8 +21,8 @@ pub struct Symbol {
 }
 
 impl Symbol {
-    /// The name as a kprobe takes it: `module:name` if it is in a module, as only this form works on
-    /// every kernel (Ubuntu's 5.4 refuses the plain one, and names can be there twice).
+    /// The name as a kprobe takes it: `module:name` if it is in a module, as only this form works
+    /// on every kernel (Ubuntu's 5.4 refuses the plain one, and names can be there twice).
     pub fn probe_name(&self) -> String {
         match &self.module {
             Some(module) => format!("{module}:{}", self.name),
@@ -39,7 +39,8 @@ pub struct Symbols {
 }
 
 impl Symbols {
-    /// Reads the symbols whose names begin with one of `prefixes`, in one pass; the others are not kept.
+    /// Reads the symbols whose names begin with one of `prefixes`, in one pass; the others are not
+    /// kept.
     ///
     /// # Errors
     /// When the file can't be read, or is empty (a kernel without `CONFIG_KALLSYMS`).
@@ -79,7 +80,8 @@ impl Symbols {
         Ok((lines > 0).then_some(Self { symbols }))
     }
 
-    /// The function with exactly that name; of several the first in the file (built in before modules).
+    /// The function with exactly that name; of several the first in the file (built in before
+    /// modules).
     pub fn exact(&self, name: &str) -> Option<&Symbol> {
         self.at(name).find(|symbol| symbol.code)
     }
@@ -103,7 +105,8 @@ impl Symbols {
             .take_while(move |symbol| symbol.name == name)
     }
 
-    /// The functions that are `base` with other arguments: `base.isra.0`, `base.constprop.0`, and so on.
+    /// The functions that are `base` with other arguments: `base.isra.0`, `base.constprop.0`, and
+    /// so on.
     ///
     /// Never a part of it (`.cold`, `.part.0`) and never padding (`__pfx_base`). A part can be
     /// asked for by its own name: `with_suffix("nf_ct_delete.part")`.

@@ -1,12 +1,15 @@
 //! The statistics that the kernel itself keeps for each table (`struct ip_conntrack_stat`).
 //!
 //! They are read from `/proc/net/stat/nf_conntrack` by the names in its first line (columns were
-//! renamed and their meaning changed between 5.4, 5.10 and 5.15), or, where a kernel has no such file (Ubuntu's
-//! generic ones), asked for by ctnetlink. What they mean is not what their names say:
+//! renamed and their meaning changed between 5.4, 5.10 and 5.15), or, where a kernel has no such
+//! file (Ubuntu's generic ones), asked for by ctnetlink. What they mean is not what their names
+//! say:
 //!
-//! * `insert` counts only entries made by ctnetlink or BPF, `found` only NAT tuples that were taken;
+//! * `insert` counts only entries made by ctnetlink or BPF, `found` only NAT tuples that were
+//!   taken;
 //! * `new`, `delete`, `ignore` and `searched` are always 0 on newer kernels: not read at all;
-//! * `drop` has packets lost to a full table and to unresolved clashes; chains that are too long and dying
+//! * `drop` has packets lost to a full table and to unresolved clashes; chains that are too long
+//!   and dying
 //!   entries are in `insert_failed` only;
 //! * live entries that the garbage collector evicts are in none of them.
 
@@ -59,7 +62,8 @@ pub struct Reading {
     pub rows: Vec<Row>,
 }
 
-/// The statistics of one table, summed over the CPUs. `None`: this kernel, or the way to read it, has no such number.
+/// The statistics of one table, summed over the CPUs. `None`: this kernel, or the way to read it,
+/// has no such number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct KernelStats {
     /// Tuples that NAT tried and found taken: rises with port shortage.
@@ -113,7 +117,8 @@ impl KernelStats {
 }
 
 impl From<&Reading> for KernelStats {
-    /// The sums of one reading as they stand in the kernel. For numbers that never go back use an [`Accumulator`].
+    /// The sums of one reading as they stand in the kernel. For numbers that never go back use an
+    /// [`Accumulator`].
     fn from(reading: &Reading) -> Self {
         Accumulator::default().add(reading)
     }

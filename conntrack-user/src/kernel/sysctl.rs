@@ -28,7 +28,8 @@ fn help(error: &io::Error) -> &'static str {
     }
 }
 
-/// `nf_conntrack_max`: how many entries each table may hold. One number for all namespaces; 0 means unlimited (up to 6.18).
+/// `nf_conntrack_max`: how many entries each table may hold. One number for all namespaces; 0 means
+/// unlimited (up to 6.18).
 ///
 /// # Errors
 /// When the file can't be read, most likely because conntrack is not loaded.

@@ -1,12 +1,13 @@
 //! Every table: the entries of each network namespace against the one limit.
 //!
 //! A namespace with a process is read through `/proc/PID/net/stat/nf_conntrack`, which needs no
-//! entering. One without (made by `ip netns add`, or of a pod whose processes ended), and each on a kernel without
-//! that file, is entered for a moment by a thread made for it. Nothing of a namespace stays open
-//! from one reading to the next: that would keep it, and its entries, alive.
+//! entering. One without (made by `ip netns add`, or of a pod whose processes ended), and each on a
+//! kernel without that file, is entered for a moment by a thread made for it. Nothing of a
+//! namespace stays open from one reading to the next: that would keep it, and its entries, alive.
 //!
 //! Rights: `CAP_SYS_PTRACE` to see which namespace a process is in, `CAP_SYS_ADMIN` to enter one,
-//! `CAP_NET_ADMIN` for statistics where there is no file. Without them the reader's own table is read, and the problem is said.
+//! `CAP_NET_ADMIN` for statistics where there is no file. Without them the reader's own table is
+//! read, and the problem is said.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -31,8 +32,9 @@ const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
 /// How soon they are looked for again when one that was known can't be read any more.
 const DISCOVERY_PAUSE: Duration = Duration::from_secs(1);
 
-/// How many rows of statistics (one for each table and possible CPU) are read at once. Each costs the kernel
-/// about a microsecond; with this many, a second's readings stay within a few milliseconds.
+/// How many rows of statistics (one for each table and possible CPU) are read at once. Each costs
+/// the kernel about a microsecond; with this many, a second's readings stay within a few
+/// milliseconds.
 const ROWS_PER_READ: usize = 2048;
 
 /// How many problems are remembered as said. Some name a namespace, and those come and go.
@@ -47,8 +49,8 @@ pub struct TableSample {
     pub name: String,
     /// Entries in it.
     pub entries: u64,
-    /// The kernel's statistics; those of other tables than the host's may be some seconds old where there are many
-    /// tables and CPUs. `None` where they can't be read.
+    /// The kernel's statistics; those of other tables than the host's may be some seconds old where
+    /// there are many tables and CPUs. `None` where they can't be read.
     pub stats: Option<KernelStats>,
 }
 
@@ -114,7 +116,8 @@ impl TableReader {
         }
     }
 
-    /// The tables as they are now. Every call reads every count; namespaces are looked for every few seconds.
+    /// The tables as they are now. Every call reads every count; namespaces are looked for every
+    /// few seconds.
     ///
     /// # Errors
     /// When conntrack is not loaded, or no table can be read.
@@ -206,7 +209,8 @@ impl TableReader {
         self.missed = false;
     }
 
-    /// Which tables to read, and of which the statistics too: the host's always, the others in turn.
+    /// Which tables to read, and of which the statistics too: the host's always, the others in
+    /// turn.
     fn plan(&mut self) -> Vec<reading::Job> {
         let begin = self.turn;
         let mut left = self.full_reads;
@@ -236,7 +240,8 @@ impl TableReader {
         plan
     }
 
-    /// What to say about a table that can't be read. What would be the same for each is said without its name.
+    /// What to say about a table that can't be read. What would be the same for each is said
+    /// without its name.
     fn explain(&self, inode: Inode, error: &io::Error) -> String {
         if error.kind() == io::ErrorKind::PermissionDenied {
             return format!(

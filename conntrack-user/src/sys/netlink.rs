@@ -1,4 +1,5 @@
-//! Questions to the kernel's netfilter over netlink (`struct nlmsghdr`, `struct nfgenmsg`, `struct nlattr`).
+//! Questions to the kernel's netfilter over netlink (`struct nlmsghdr`, `struct nfgenmsg`,
+//! `struct nlattr`).
 //!
 //! Only questions: this socket joins no multicast group. A listener for conntrack events would
 //! make every new entry of every namespace larger (`nf_conntrack_events=2`).
@@ -33,7 +34,8 @@ const ATTRIBUTE_FLAGS: u16 = 0xc000;
 /// The kernel fills at most this much at once (`NLMSG_GOODSIZE` is at most 8 KiB, a dump 32 KiB).
 const BUFFER: usize = 1 << 16;
 
-/// No answer of the kernel takes this long, seconds; without it a lost answer would hang the caller.
+/// No answer of the kernel takes this long, seconds; without it a lost answer would hang the
+/// caller.
 const PATIENCE: i64 = 5;
 
 /// Why there was no whole answer.
@@ -90,8 +92,8 @@ impl Socket {
         })
     }
 
-    /// Asks for all of `message` of `subsystem` (`NFNL_SUBSYS_*`, `IPCTNL_MSG_*`) and calls `each` with every part of
-    /// the answer.
+    /// Asks for all of `message` of `subsystem` (`NFNL_SUBSYS_*`, `IPCTNL_MSG_*`) and calls `each`
+    /// with every part of the answer.
     ///
     /// # Errors
     /// When the kernel refuses (without `CAP_NET_ADMIN`: `EPERM`), or the answer is not whole.

@@ -39,12 +39,13 @@ fn inode(number: u64) -> Inode {
     number as Inode
 }
 
-/// Calls `look` with each of `targets`, in a thread that has entered the network namespace which its path
-/// names, and gives back the results.
+/// Calls `look` with each of `targets`, in a thread that has entered the network namespace which
+/// its path names, and gives back the results.
 ///
 /// The thread is a new one that ends with the call, and each namespace is left before the next
 /// is entered, so that no namespace lives longer because of it. `look` gets an error when the
-/// namespace could not be entered: it is gone, is not the one that was meant, or `CAP_SYS_ADMIN` is missing.
+/// namespace could not be entered: it is gone, is not the one that was meant, or `CAP_SYS_ADMIN` is
+/// missing.
 pub fn visit<T: Send + Sync, R: Send>(
     targets: &[T],
     path: impl Fn(&T) -> &Path + Sync,

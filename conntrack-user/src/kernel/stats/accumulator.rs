@@ -4,7 +4,8 @@ use super::{KernelStats, Reading, Row, STATS};
 
 /// What one table's statistics add up to.
 ///
-/// The first reading is taken as it stands, so that the sums equal the kernel's own until one of its numbers wraps.
+/// The first reading is taken as it stands, so that the sums equal the kernel's own until one of
+/// its numbers wraps.
 #[derive(Clone, Debug, Default)]
 pub struct Accumulator {
     last: Vec<Row>,
@@ -14,8 +15,9 @@ pub struct Accumulator {
 impl Accumulator {
     /// Adds what has been counted since the last reading, and gives the sums.
     ///
-    /// A number that is lower than before has wrapped if it was in the upper half, so read at least once every 2^31 events
-    /// of a CPU; otherwise it began anew (the module was loaded again), and what it shows now is added.
+    /// A number that is lower than before has wrapped if it was in the upper half, so read at least
+    /// once every 2^31 events of a CPU; otherwise it began anew (the module was loaded again), and
+    /// what it shows now is added.
     pub fn add(&mut self, reading: &Reading) -> KernelStats {
         self.last
             .resize(self.last.len().max(reading.rows.len()), [None; STATS]);

@@ -1,4 +1,5 @@
-//! `IPCTNL_MSG_CT_GET_STATS_CPU`: one message for each possible CPU, one attribute (`CTA_STATS_*`) for each number.
+//! `IPCTNL_MSG_CT_GET_STATS_CPU`: one message for each possible CPU, one attribute (`CTA_STATS_*`)
+//! for each number.
 
 use super::{Reading, Row, STATS, Stat};
 use crate::sys::netlink::{Attributes, NetlinkError, Socket};

@@ -1,4 +1,5 @@
-//! `/proc/net/stat/nf_conntrack`: a line of names, then one row of hexadecimal numbers for each possible CPU.
+//! `/proc/net/stat/nf_conntrack`: a line of names, then one row of hexadecimal numbers for each
+//! possible CPU.
 
 use super::{Reading, STATS, Stat, StatsError};
 

@@ -99,8 +99,8 @@ fn from_here(root: &Root, job: &Job) -> Option<Outcome> {
     }
 }
 
-/// Reads a table through a process in its namespace. `None`: the process ended, or is in another one
-/// now. "Not found" as an error: the process is there, the file is not.
+/// Reads a table through a process in its namespace. `None`: the process ended, or is in another
+/// one now. "Not found" as an error: the process is there, the file is not.
 fn by_process(folder: &Path, job: &Job) -> io::Result<Option<Outcome>> {
     // The folder stays that process's: its number may be given to another one meanwhile.
     let folder = match File::open(folder) {
