@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    Failure,
     args::{LogArgs, ProbeArgs, SocketArgs},
     logging, signals,
 };
@@ -284,7 +285,7 @@ impl Watch {
                 }
             };
             tokio::select! {
-                more = source.next(&mut events) => if !more? { return Ok(()) },
+                more = source.next(&mut events) => if !more? { return Err(ended().into()) },
                 () = time_is_up => return Ok(()),
             }
             let mut next = Next::More;
@@ -304,5 +305,13 @@ impl Watch {
                 return Ok(());
             }
         }
+    }
+}
+
+fn ended() -> Failure {
+    Failure {
+        what: "the agent has ended, and with it the events".to_owned(),
+        help: "start it again; while none runs, `ctpressure watch` loads the probes itself"
+            .to_owned(),
     }
 }
