@@ -46,7 +46,7 @@ sleep 1
 tail -n +1 -f /tmp/watch.log | awk '{ kind = $0 ~ /drop/ ? "drop" : $0 ~ /evict/ ? "eviction" : "insert"
     if (++seen[kind] <= 8) { print "  " $0; fflush() }
     else if (seen[kind] == 9) { print "  ... and more of kind " kind; fflush() } }' &
-ip netns exec pod ctgen send --protocol udp --flows "$flows" --rate 1500 >/tmp/sent.json
+ip netns exec pod ctgen send --protocol udp --source 10.42.0.2/32 --destination 10.96.0.0/24 --destination-ports 53 --flows "$flows" --rate 1500 >/tmp/sent.json
 sleep 2
 kill "$watch" 2>/dev/null || true
 

@@ -11,7 +11,7 @@ use crate::cache::Cache;
 use crate::initramfs::Content;
 use crate::qemu::Machine;
 use crate::vm::{Guest, Outcome, Stream};
-use crate::{command, project, setup, vm_command};
+use crate::{bench_ring, command, project, setup, vm_command};
 
 const SCRIPT: &str = include_str!("../guest/bench.sh");
 /// The contestant that the others are compared with.
@@ -59,6 +59,12 @@ const CONTESTANTS: &[Contestant] = &[
         title: "conntrack -E -e NEW to a file",
         budget: None,
     },
+    // How far the base moved during the run.
+    Contestant {
+        name: "bare-again",
+        title: "nothing attached, again at the end",
+        budget: None,
+    },
 ];
 
 /// One line of the table.
@@ -83,7 +89,7 @@ pub(crate) struct Arguments {
     /// Kernel to boot, by version prefix
     #[arg(long, value_name = "PREFIX", default_value = "6.12")]
     kernel: String,
-    /// Fail when a figure is above its budget
+    /// Exit with status 1 when a figure misses its budget or could not be measured
     #[arg(long)]
     check: bool,
 }
@@ -159,7 +165,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     for line in &over {
         eprintln!("xtask: error: {line}");
     }
-    Ok(i32::from(arguments.check && !over.is_empty()))
+    // What was measured in the guest is shown and kept even where this machine allows no BPF.
+    let ring_fast = bench_ring::run().unwrap_or_else(|error| {
+        eprintln!("xtask: error: the ring reader was not measured: {error:#}");
+        false
+    });
+    Ok(i32::from(
+        arguments.check && !(over.is_empty() && ring_fast),
+    ))
 }
 
 /// The figures of one contestant from the lines of the guest.

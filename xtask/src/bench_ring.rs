@@ -1,0 +1,64 @@
+//! The part of the benchmark that runs on this machine: how fast the agent's reader takes records from the ring.
+
+use std::fs;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::command;
+
+/// Records a second on one core that the reader has to take.
+const LEAST: f64 = 3e6;
+
+/// Runs conntrack-user's `ring_reader`, prints its figure and keeps its JSON; false when it is too slow.
+pub(crate) fn run() -> Result<bool> {
+    command::say("measuring the ring reader on this machine");
+    let mut cargo = command::cargo();
+    cargo.args([
+        "bench",
+        "--quiet",
+        "--package",
+        "conntrack-user",
+        "--bench",
+        "ring_reader",
+    ]);
+    let output = cargo
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("start `{}`", command::shown(&cargo)))?;
+    if !output.status.success() {
+        bail!(
+            "`{}` failed; it needs root, and a kernel that allows BPF",
+            command::shown(&cargo)
+        );
+    }
+    let value: Value = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .find_map(|line| serde_json::from_str(line).ok())
+        .context("the benchmark of the ring reader printed no JSON")?;
+    let figure = |name: &str| value["records_per_second"][name].as_f64();
+    let (Some(min), Some(median), Some(max)) = (figure("min"), figure("median"), figure("max"))
+    else {
+        bail!("the benchmark of the ring reader printed no records_per_second: {value}");
+    };
+    println!(
+        "ring reader: {:.1} million records/s on one core of this machine ({:.1} to {:.1})",
+        median / 1e6,
+        min / 1e6,
+        max / 1e6
+    );
+    let folder = command::repository().join("target/bench");
+    crate::test::folder(&folder)?;
+    let path = folder.join("ring-reader.json");
+    fs::write(&path, format!("{value:#}\n"))
+        .with_context(|| format!("write {}", path.display()))?;
+    if median < LEAST {
+        eprintln!(
+            "xtask: error: the ring reader takes fewer than {:.0} million records/s",
+            LEAST / 1e6
+        );
+    }
+    Ok(median >= LEAST)
+}
