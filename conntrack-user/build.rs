@@ -75,15 +75,13 @@ fn skip_reason() -> Option<String> {
     let found = env::split_paths(&path_with_tools().ok()?)
         .map(|dir| dir.join("bpf-linker"))
         .find(|path| path.is_file());
-    match found {
-        Some(path) => println!("cargo:rerun-if-changed={}", path.display()),
-        None => {
-            // A file that is not there makes cargo run this script each time, so that the object
-            // is built as soon as the linker is.
-            println!("cargo:rerun-if-changed=bpf-linker-is-missing");
-            return Some("bpf-linker is not installed (`cargo xtask setup` brings it)".to_owned());
-        }
-    }
+    let Some(path) = found else {
+        // A file that is not there makes cargo run this script each time, so that the object is
+        // built as soon as the linker is.
+        println!("cargo:rerun-if-changed=bpf-linker-is-missing");
+        return Some("bpf-linker is not installed (`cargo xtask setup` brings it)".to_owned());
+    };
+    println!("cargo:rerun-if-changed={}", path.display());
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let sysroot = Command::new(rustc)
         .args(["--print", "sysroot"])

@@ -12,6 +12,10 @@
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_op_in_unsafe_fn)]
+#![allow(
+    clippy::inline_always,
+    reason = "a BPF function takes five arguments at most and its calls cost; these are all hot"
+)]
 
 pub mod budget;
 pub mod counter;

@@ -41,7 +41,7 @@ pub const FLAG_CAUSE_KNOWN: u8 = 1;
 /// Set in [`Header::flags`]: the socket was looked at, so a cgroup id of 0 means "no socket".
 pub const FLAG_SOCKET_SEEN: u8 = 2;
 
-/// `struct nf_conntrack_tuple` (include/net/netfilter/nf_conntrack_tuple.h), the same on every
+/// `struct nf_conntrack_tuple` (`include/net/netfilter/nf_conntrack_tuple.h`), the same on every
 /// kernel from 5.4 to 7.3: one direction of a connection.
 ///
 /// Aligned to 8, other than in the kernel, so that it is copied by words.
@@ -148,7 +148,7 @@ pub struct EvictionRecord {
     pub cause: Tuple,
     /// Origin of the new flow's packet (zone: the victim's).
     pub origin: Origin,
-    /// `ct->status` of the victim (`IPS_*`, include/uapi/linux/netfilter/nf_conntrack_common.h).
+    /// `ct->status` of the victim (`IPS_*`, `include/uapi/linux/netfilter/nf_conntrack_common.h`).
     pub victim_status: u64,
 }
 

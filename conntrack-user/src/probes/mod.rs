@@ -144,7 +144,7 @@ impl Probes {
         self.status.clone()
     }
 
-    /// What each program has cost; `None` unless kernel.bpf_stats_enabled is 1.
+    /// What each program has cost; `None` unless `kernel.bpf_stats_enabled` is 1.
     pub fn run_time(&self) -> Option<Vec<ProgramTime>> {
         let times: Vec<ProgramTime> = self
             .attached

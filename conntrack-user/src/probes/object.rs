@@ -38,6 +38,8 @@ pub enum ObjectError {
     },
 }
 
+/// For `map_err`, so by value.
+#[expect(clippy::needless_pass_by_value, reason = "map_err hands over a value")]
 fn malformed(error: impl ToString) -> ObjectError {
     ObjectError::Malformed(error.to_string())
 }

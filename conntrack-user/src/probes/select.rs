@@ -49,7 +49,7 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// The function as perf_event_open(2) wants it: with its module, because some kernels refuse
+    /// The function as `perf_event_open(2)` wants it: with its module, because some kernels refuse
     /// a plain name that a module has (kernel.md 7.2: EADDRNOTAVAIL).
     pub fn kprobe_target(&self) -> String {
         match &self.symbol.module {

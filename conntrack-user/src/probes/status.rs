@@ -52,7 +52,7 @@ impl Status {
     }
 }
 
-/// What a program has cost; known only while kernel.bpf_stats_enabled is 1.
+/// What a program has cost; known only while `kernel.bpf_stats_enabled` is 1.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ProgramTime {
     /// The program's name in the eBPF object.

@@ -94,11 +94,10 @@ pub fn load_program(
     instructions: &[bpf_insn],
     license: &CStr,
 ) -> Result<OwnedFd, LoadError> {
-    let mut log = Vec::new();
-    match try_load(name, kind, instructions, license, &mut log) {
+    match try_load(name, kind, instructions, license, &mut []) {
         Ok(fd) => Ok(fd),
         Err(error) => {
-            log.resize(1 << 20, 0);
+            let mut log = vec![0; 1 << 20];
             let retried = try_load(name, kind, instructions, license, &mut log);
             let text = CStr::from_bytes_until_nul(&log).map(CStr::to_string_lossy);
             let text = text.unwrap_or_default();
@@ -200,7 +199,7 @@ pub struct ProgramInfo {
     pub id: u32,
     /// Times that it was skipped by the recursion guard (tracing: 5.12; kprobe: 6.8).
     pub recursion_misses: u64,
-    /// Nanoseconds that it ran; 0 unless kernel.bpf_stats_enabled.
+    /// Nanoseconds that it ran; 0 unless `kernel.bpf_stats_enabled`.
     pub run_time_ns: u64,
     /// Times that it ran; 0 as above.
     pub run_count: u64,

@@ -1,4 +1,4 @@
-//! perf_event_open(2) of a kprobe or kretprobe, with a BPF program on it.
+//! `perf_event_open(2)` of a kprobe or kretprobe, with a BPF program on it.
 //! See `kernel/trace/trace_event_perf.c`, `create_local_trace_kprobe`.
 
 use std::{
@@ -11,7 +11,7 @@ use aya_obj::generated::perf_event_attr;
 
 use super::bpf::c_string;
 
-/// `_IOW('$', 8, __u32)`, include/uapi/linux/perf_event.h
+/// `_IOW('$', 8, __u32)`, `include/uapi/linux/perf_event.h`
 const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
 /// `_IO('$', 0)`
 const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
