@@ -1,6 +1,9 @@
 //! Detail: how late it comes, and what it costs in memory.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -12,6 +15,21 @@ use crate::guest::{
     watch::{Line, Watch},
 };
 
+/// How late this machine wakes a sleeper while nothing goes on, p99 in milliseconds: an emulated
+/// CPU that shares its host may be off for longer than what is to be measured.
+fn wake_up_delay_ms() -> Result<f64> {
+    let nap = Duration::from_millis(1);
+    let mut delays: Vec<f64> = (0..1_000)
+        .map(|_| {
+            let start = Instant::now();
+            thread::sleep(nap);
+            start.elapsed().saturating_sub(nap).as_secs_f64() * 1e3
+        })
+        .collect();
+    delays.sort_by(f64::total_cmp);
+    quantile(&delays, 99)
+}
+
 /// A table that is full of nothing that could be evicted in reach: with so many buckets nearly
 /// every new flow is refused.
 const TINY_LIMIT: u64 = 20;
@@ -19,6 +37,7 @@ const TINY_LIMIT: u64 = 20;
 pub(super) fn latency(mechanism: Option<Mechanism>) -> Result<()> {
     kernel::set_sysctl("nf_conntrack_buckets", MANY_BUCKETS)?;
     let setting = Setting::new(mechanism, TINY_LIMIT, "")?;
+    let wake_up = wake_up_delay_ms()?;
     let watch = Watch::start(&setting.agent.socket(), "--kind drop")?;
     let warm_up = generator::start(
         None,
@@ -39,7 +58,8 @@ pub(super) fn latency(mechanism: Option<Mechanism>) -> Result<()> {
     delays.sort_by(f64::total_cmp);
     let (median, p99) = (quantile(&delays, 50)?, quantile(&delays, 99)?);
     println!(
-        "drop to line: median {median:.2} ms, p99 {p99:.2} ms, {} drops in {:.1} s",
+        "drop to line: median {median:.2} ms, p99 {p99:.2} ms, {} drops in {:.1} s; the idle \
+         machine wakes a sleeper {wake_up:.2} ms late (p99)",
         delays.len(),
         tally.seconds
     );
@@ -52,7 +72,8 @@ pub(super) fn latency(mechanism: Option<Mechanism>) -> Result<()> {
     );
     checks.at_least("drops", delays.len(), 9_000);
     checks.at_least("earliest line after its drop, ms", delays[0], -1.0);
-    checks.at_most("p99 from drop to line, ms", p99, 20.0);
+    // Two wake-ups are on the way: the agent's and the watch's.
+    checks.at_most("p99 from drop to line, ms", p99, 20.0 + 2.0 * wake_up);
     checks.finish()?;
     setting.agent.stop()
 }

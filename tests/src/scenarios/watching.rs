@@ -31,7 +31,9 @@ fn connections(socket: &Path) -> Result<usize> {
 }
 
 pub(super) fn filters(mechanism: Option<Mechanism>) -> Result<()> {
-    let setting = Setting::new(mechanism, 10_000, "--insert-budget 4000000000")?;
+    let everything = "--insert-budget 4000000000 --drop-budget 4000000000 \
+                      --eviction-budget 4000000000";
+    let setting = Setting::new(mechanism, 10_000, everything)?;
     net::add_namespace(POD)?;
     net::dead_end(Some(POD))?;
     net::nft(Some(POD), POD_RULES)?;
