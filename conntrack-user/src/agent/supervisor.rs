@@ -4,10 +4,12 @@ use std::{
     collections::{HashMap, HashSet},
     convert::Infallible,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use tokio::{
+    sync::oneshot,
     task::{JoinHandle, spawn_blocking, spawn_local},
     time::{MissedTickBehavior, interval},
 };
@@ -20,7 +22,9 @@ use super::{
 use crate::{
     events::Names,
     kernel::{
-        Root, release,
+        Root,
+        conntrack::Presence,
+        release,
         tables::{TableReader, TablesError, TablesSample},
     },
     probes::{AttachError, Options, Probes, Totals, privileges},
@@ -98,7 +102,7 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
         problems: Vec::new(),
         kernel: Arc::new(KernelInfo { release }),
     };
-    match supervisor.attach() {
+    match supervisor.attach().await {
         Ok(()) => {}
         Err(AttachError::NotLoaded) => {
             tracing::info!(
@@ -113,7 +117,7 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        supervisor.tend()?;
+        supervisor.tend().await?;
         supervisor.sample().await;
     }
 }
@@ -128,8 +132,8 @@ async fn forward_log(mut logger: aya_log::EbpfLogger<&'static dyn log::Log>) {
 
 impl Supervisor {
     /// Attaches; on success the ring is being read.
-    fn attach(&mut self) -> Result<(), AttachError> {
-        let mut probes = Probes::attach(&self.options.probes)?;
+    async fn attach(&mut self) -> Result<(), AttachError> {
+        let mut probes = attach_elsewhere(&self.options.probes).await?;
         let ring = probes.take_ring();
         let sink = self.publisher.sink();
         let reader = spawn_local(async move {
@@ -177,7 +181,7 @@ impl Supervisor {
     }
 
     /// Sees to it that the probes are where they should be.
-    fn tend(&mut self) -> Result<(), AttachError> {
+    async fn tend(&mut self) -> Result<(), AttachError> {
         if let Life::Attached { probes, reader } = &self.life {
             if probes.still_attached() {
                 return Ok(());
@@ -196,7 +200,7 @@ impl Supervisor {
         {
             return Ok(());
         }
-        match self.attach() {
+        match self.attach().await {
             Ok(()) => Ok(()),
             Err(AttachError::NotLoaded) => {
                 self.life = Life::Waiting;
@@ -385,6 +389,29 @@ impl Supervisor {
         } else {
             Arc::new(names)
         };
+    }
+}
+
+/// Attaches on a thread of its own, so that requests and signals are answered meanwhile: the
+/// verifier can take seconds. The thread ends at once, as it has all capabilities.
+async fn attach_elsewhere(options: &Options) -> Result<Probes, AttachError> {
+    if !Presence::read(&Root::system()).is_ok_and(Presence::is_loaded) {
+        // Quickly refused.
+        return Probes::attach(options);
+    }
+    let (sender, attached) = oneshot::channel();
+    let owned = options.clone();
+    let attach = move || drop(sender.send(Probes::attach(&owned)));
+    match thread::Builder::new()
+        .name("attach".to_owned())
+        .spawn(attach)
+    {
+        Ok(_) => match attached.await {
+            Ok(result) => result,
+            // It panicked: let it be seen.
+            Err(_) => Probes::attach(options),
+        },
+        Err(_) => Probes::attach(options),
     }
 }
 

@@ -19,7 +19,7 @@ use std::{
 use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -163,12 +163,13 @@ impl Socket {
             Ok(metadata) if !metadata.file_type().is_socket() => {
                 return Err(SocketError::NotASocket(path.to_owned()));
             }
-            Ok(_) => match UnixStream::connect(path).await {
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                    fs::remove_file(path).map_err(failed)?;
-                }
-                Ok(_) => return Err(SocketError::Taken(path.to_owned())),
-                Err(error) => return Err(failed(error)),
+            Ok(_) if is_served(path).await.map_err(failed)? => {
+                return Err(SocketError::Taken(path.to_owned()));
+            }
+            Ok(_) => match fs::remove_file(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+                // Removed, or an agent that was just ending did it.
+                _ => {}
             },
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
@@ -200,6 +201,8 @@ impl Socket {
             };
             let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
                 tracing::warn!("too many clients on the local socket");
+                // Fits into an empty socket buffer; and if not, it still ends.
+                drop(stream.try_write(b"{\"error\":\"the agent has too many clients\"}\n"));
                 continue;
             };
             let agent = agent.clone();
@@ -263,6 +266,52 @@ async fn write_line(writer: &mut OwnedWriteHalf, line: &impl Serialize) -> io::R
     timeout(WRITE_TIME, writer.write_all(&bytes)).await?
 }
 
+/// The first line of whoever listens; `None` if it hangs up without a word: an agent that was
+/// killed accepts until the kernel has taken it apart, which can take a second.
+async fn greeting(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let mut limited = reader.take(LINE_BYTES);
+    match timeout(GREETING_TIME, limited.read_until(b'\n', &mut line)).await? {
+        Ok(0) => Ok(None),
+        Ok(_) => Ok(Some(line)),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether somebody serves the socket; waits while one who was killed is being taken apart.
+async fn is_served(path: &Path) -> io::Result<bool> {
+    for _ in 0..20 {
+        let stream = match UnixStream::connect(path).await {
+            Ok(stream) => stream,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionRefused | ErrorKind::NotFound
+                ) =>
+            {
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        match greeting(&mut BufReader::new(stream)).await {
+            Ok(None) => sleep(Duration::from_millis(250)).await,
+            Ok(Some(_)) => return Ok(true),
+            // It is there but does not speak: stopped, perhaps.
+            Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+/// What a refusal says, if the line is one.
+fn refusal(line: &[u8]) -> Option<String> {
+    serde_json::from_slice(line)
+        .ok()
+        .map(|refusal: Refusal| refusal.error)
+}
+
 /// Events from a running agent.
 #[derive(Debug)]
 pub struct Remote {
@@ -297,18 +346,16 @@ impl Remote {
         };
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
-        let mut line = Vec::new();
-        let mut limited = (&mut reader).take(LINE_BYTES);
-        timeout(GREETING_TIME, limited.read_until(b'\n', &mut line))
-            .await
-            .map_err(|error| failed(error.into()))?
-            .map_err(failed)?;
+        let Some(line) = greeting(&mut reader).await.map_err(failed)? else {
+            return Ok(None);
+        };
         let wrong = |reason| SocketError::Protocol {
             path: path.to_owned(),
             reason,
         };
-        let hello: Hello = serde_json::from_slice(&line)
-            .map_err(|error| wrong(format!("no hello line ({error})")))?;
+        let hello: Hello = serde_json::from_slice(&line).map_err(|error| {
+            wrong(refusal(&line).unwrap_or_else(|| format!("no hello line ({error})")))
+        })?;
         if hello.program != "ctpressure" || hello.protocol != PROTOCOL {
             return Err(wrong(format!(
                 "{} {} has protocol {}, this is {PROTOCOL}",
@@ -318,12 +365,11 @@ impl Remote {
         write_line(&mut writer, &Request::Watch(filter.clone()))
             .await
             .map_err(failed)?;
-        line.clear();
         Ok(Some(Self {
             path: path.to_owned(),
             reader,
             _writer: writer,
-            line,
+            line: Vec::new(),
         }))
     }
 
@@ -341,8 +387,7 @@ impl Remote {
             return Ok(None);
         }
         let event = serde_json::from_slice(&self.line).map_err(|error| {
-            let reason = serde_json::from_slice::<Refusal>(&self.line)
-                .map_or_else(|_| error.to_string(), |refusal| refusal.error);
+            let reason = refusal(&self.line).unwrap_or_else(|| error.to_string());
             SocketError::Protocol {
                 path: self.path.clone(),
                 reason,

@@ -81,10 +81,19 @@ async fn only_root_may_open_it_and_it_goes_with_the_agent() {
 async fn a_second_agent_is_refused_and_leaves_the_first_alone() {
     let (_folder, path) = place();
     let first = Socket::bind(&path).await.expect("a socket");
-    let error = Socket::bind(&path).await.expect_err("it is taken");
-    assert!(matches!(error, SocketError::Taken(_)), "{error}");
-    assert!(path.exists());
-    drop(first);
+    let (_publisher, handle) = channel();
+    LocalSet::new()
+        .run_until(async {
+            tokio::select! {
+                never = first.serve(handle) => match never {},
+                () = async {
+                    let error = Socket::bind(&path).await.expect_err("it is taken");
+                    assert!(matches!(error, SocketError::Taken(_)), "{error}");
+                    assert!(path.exists());
+                } => {}
+            }
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -130,7 +139,6 @@ async fn another_protocol_is_refused() {
     for hello in [
         "{\"hello\":\"ctpressure\",\"protocol\":2,\"version\":\"9.0\"}\n",
         "SSH-2.0\n",
-        "",
     ] {
         drop(fs::remove_file(&path));
         let listener = UnixListener::bind(&path).expect("a socket");
@@ -143,6 +151,29 @@ async fn another_protocol_is_refused() {
         let error = result.expect_err("not an agent of ours");
         assert!(matches!(error, SocketError::Protocol { .. }), "{error}");
     }
+}
+
+#[tokio::test]
+async fn one_that_hangs_up_without_a_word_is_no_agent() {
+    let (_folder, path) = place();
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let dying = async {
+        drop(listener.accept().await.expect("a client"));
+        drop(listener);
+    };
+    let filter = drops();
+    let (remote, ()) = tokio::join!(Remote::watch(&path, &filter), dying);
+    assert!(remote.expect("no error").is_none());
+
+    drop(fs::remove_file(&path));
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let dying = async {
+        drop(listener.accept().await.expect("a client"));
+        drop(listener);
+    };
+    let (socket, ()) = tokio::join!(Socket::bind(&path), dying);
+    socket.expect("its place is free");
 }
 
 #[tokio::test]
