@@ -38,6 +38,35 @@ pub struct Frame {
     pub flags: u8,
 }
 
+impl Frame {
+    /// Nothing known.
+    pub const EMPTY: Self = Self {
+        id: 0,
+        net: 0,
+        tick: 0,
+        cause: Tuple {
+            src: [0; 4],
+            src_port: 0,
+            l3num: 0,
+            dst: [0; 4],
+            dst_port: 0,
+            protonum: 0,
+            dir: 0,
+        },
+        origin: Origin {
+            cgroup: 0,
+            ifindex: 0,
+            zone: 0,
+            reserved: 0,
+        },
+        evicted: 0,
+        known: 0,
+        tainted: 0,
+        request: 0,
+        flags: 0,
+    };
+}
+
 /// The open contexts of one task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -54,21 +83,35 @@ impl Frames {
         self.depth
     }
 
-    /// Opens a context; false if none could be kept.
+    /// No context; what a task's element begins with.
+    pub const EMPTY: Self = Self {
+        depth: 0,
+        reserved: 0,
+        outer: Frame::EMPTY,
+        inner: Frame::EMPTY,
+    };
+
+    /// Where the next context is written before [`Frames::open`]; `None` if none can be kept.
+    ///
+    /// In place, because the stack of a program is small.
     #[inline(always)]
-    pub fn push(&mut self, frame: &Frame) -> bool {
+    pub fn vacant(&mut self) -> Option<&mut Frame> {
         match self.depth {
-            0 => self.outer = *frame,
-            1 => self.inner = *frame,
+            0 => Some(&mut self.outer),
+            1 => Some(&mut self.inner),
             _ => {
                 // Ends were missed. Nothing here can be trusted any more.
                 self.outer.tainted = 1;
                 self.inner.tainted = 1;
-                return false;
+                None
             }
         }
+    }
+
+    /// Opens the context that was written to [`Frames::vacant`].
+    #[inline(always)]
+    pub fn open(&mut self) {
         self.depth += 1;
-        true
     }
 
     /// The innermost open context, unless it is older than `max_age` ticks (its end was missed).
@@ -112,19 +155,24 @@ impl Frames {
 mod tests {
     use super::*;
 
-    fn frame(id: u64) -> Frame {
-        Frame {
+    fn push(frames: &mut Frames, id: u64) -> bool {
+        let Some(frame) = frames.vacant() else {
+            return false;
+        };
+        *frame = Frame {
             id,
             tick: 100,
-            ..Frame::default()
-        }
+            ..Frame::EMPTY
+        };
+        frames.open();
+        true
     }
 
     #[test]
     fn the_softirq_inside_is_the_cause_while_it_lasts() {
         let mut frames = Frames::default();
-        assert!(frames.push(&frame(1)));
-        assert!(frames.push(&frame(2)));
+        assert!(push(&mut frames, 1));
+        assert!(push(&mut frames, 2));
         assert_eq!(frames.top(100, 50).map(|frame| frame.id), Some(2));
         assert_eq!(frames.pop(2).map(|frame| frame.id), Some(2));
         assert_eq!(frames.top(100, 50).map(|frame| frame.id), Some(1));
@@ -136,7 +184,7 @@ mod tests {
     #[test]
     fn a_missed_begin_taints_whom_it_could_be_charged_to() {
         let mut frames = Frames::default();
-        assert!(frames.push(&frame(1)));
+        assert!(push(&mut frames, 1));
         assert_eq!(frames.pop(2), None);
         assert_eq!(frames.top(100, 50).map(|frame| frame.tainted), Some(1));
         assert_eq!(frames.pop(1).map(|frame| frame.id), Some(1));
@@ -146,8 +194,8 @@ mod tests {
     #[test]
     fn a_missed_end_is_swept_by_the_outer_one() {
         let mut frames = Frames::default();
-        assert!(frames.push(&frame(1)));
-        assert!(frames.push(&frame(2)));
+        assert!(push(&mut frames, 1));
+        assert!(push(&mut frames, 2));
         assert_eq!(frames.pop(1).map(|frame| frame.tainted), Some(1));
         assert_eq!(frames.depth(), 0);
     }
@@ -155,15 +203,15 @@ mod tests {
     #[test]
     fn too_deep_is_refused_and_taints() {
         let mut frames = Frames::default();
-        assert!(frames.push(&frame(1)) && frames.push(&frame(2)));
-        assert!(!frames.push(&frame(3)));
+        assert!(push(&mut frames, 1) && push(&mut frames, 2));
+        assert!(!push(&mut frames, 3));
         assert_eq!(frames.top(100, 50).map(|frame| frame.tainted), Some(1));
     }
 
     #[test]
     fn a_stale_context_is_nobodys_cause() {
         let mut frames = Frames::default();
-        assert!(frames.push(&frame(1)));
+        assert!(push(&mut frames, 1));
         assert_eq!(frames.top(151, 50), None);
         assert_eq!(frames.top(150, 50).map(|frame| frame.id), Some(1));
     }

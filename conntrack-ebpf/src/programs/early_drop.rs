@@ -11,7 +11,7 @@ use aya_log_ebpf::debug;
 use conntrack_ebpf::{
     counter::Counter,
     frame::{Frame, Frames},
-    record::{DropReason, Tuple},
+    record::DropReason,
     state::PerCpuState,
 };
 
@@ -21,52 +21,54 @@ use super::{
     read,
 };
 
+/// What a task's element begins with.
+static EMPTY: Frames = Frames::EMPTY;
+
 /// What the new flow is, as far as this CPU's last allocation fits the call.
 #[inline(always)]
-fn describe(state: *mut PerCpuState, net: u64, hash: u32, id: u64) -> Frame {
-    let mut frame = Frame {
-        id,
-        net,
-        tick: read::tick(),
-        ..Frame::default()
-    };
+fn describe(frame: &mut Frame, state: *mut PerCpuState, net: u64, hash: u32, id: u64) {
+    frame.id = id;
+    frame.net = net;
+    frame.tick = read::tick();
+    frame.evicted = 0;
+    frame.known = 0;
+    frame.tainted = 0;
     // ctnetlink and BPF allocate with hash 0 (nf_conntrack_alloc).
     frame.request = u8::from(hash == 0);
+    frame.flags = 0;
     // SAFETY: `state` is a live map value of this CPU.
-    let flow = unsafe { (*state).new_flow };
+    let flow = unsafe { &(*state).new_flow };
+    let skb = flow.skb;
     if flow.net != net || (flow.hash != hash && flow.hash_alt != hash) {
-        return frame;
+        return;
     }
-    if let Some(tuple) = read::member::<Tuple>(flow.tuple, 0) {
-        frame.cause = tuple;
-        frame.known = 1;
-        let (origin, flags) = read::origin::<read::ByHelper>(flow.skb, 0);
-        frame.origin = origin;
-        frame.flags = flags;
-    }
-    frame
+    // SAFETY: the frame is a live map value.
+    unsafe { read::copy_tuple_at(flow.tuple, &raw mut frame.cause) };
+    frame.known = u8::from(frame.cause.l3num != 0);
+    (frame.origin, frame.flags) = read::origin::<read::ByHelper>(skb, 0);
 }
 
 #[inline(always)]
 fn begin(ctx: &impl EbpfContext, net: u64, hash: u32, id: u64) {
     let Some(state) = state() else { return };
-    let frame = describe(state, net, hash, id);
     let key = read::task_key();
-    let kept = match FRAMES.get_ptr_mut(key) {
-        // SAFETY: a live map value that only this task, and softirqs on top of it, use.
-        Some(frames) => unsafe { (*frames).push(&frame) },
-        None => {
-            let mut frames = Frames::default();
-            frames.push(&frame);
-            FRAMES.insert(key, &frames, 0).is_ok()
-        }
-    };
-    if kept {
-        early_drop_opened();
-    } else {
-        count_atomic(state, Counter::FramesLost, 1);
-        debug!(ctx, "early_drop: no place to keep its context");
+    let mut frames = FRAMES.get_ptr_mut(key);
+    if frames.is_none() {
+        let _: Result<(), i32> = FRAMES.insert(key, &EMPTY, 0);
+        frames = FRAMES.get_ptr_mut(key);
     }
+    // SAFETY: a live map value that only this task, and softirqs on top of it, use.
+    if let Some(frames) = frames.map(|frames| unsafe { &mut *frames })
+        && let Some(frame) = frames.vacant()
+    {
+        describe(frame, state, net, hash, id);
+        // Last: until now a softirq on top of this finds no context that is not its own.
+        frames.open();
+        early_drop_opened();
+        return;
+    }
+    count_atomic(state, Counter::FramesLost, 1);
+    debug!(ctx, "early_drop: no place to keep its context");
 }
 
 #[inline(always)]
@@ -82,8 +84,10 @@ fn end(ctx: &impl EbpfContext, id: u64, evicted: bool) {
     let frames = unsafe { &mut *frames };
     let open = frames.depth();
     refused(state, evicted, frames.pop(id));
-    early_drop_closed(open.wrapping_sub(frames.depth()));
-    if frames.depth() == 0 {
+    let closed = open.wrapping_sub(frames.depth());
+    early_drop_closed(closed);
+    // Not when its begin was missed: then this task may be about to open the element's first.
+    if closed > 0 && frames.depth() == 0 {
         let _: Result<(), i32> = FRAMES.remove(key);
     }
 }

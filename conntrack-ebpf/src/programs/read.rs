@@ -61,7 +61,7 @@ impl Memory for ByHelper {
     #[inline(always)]
     unsafe fn copy_tuple(base: u64, offset: u32, place: *mut Tuple) {
         // SAFETY: see the contract.
-        unsafe { *place = Self::load(base, offset).unwrap_or_default() }
+        unsafe { copy_tuple_at(base.wrapping_add(u64::from(offset)), place) }
     }
 }
 
@@ -98,6 +98,23 @@ impl Memory for Typed {
             (*place).dst_port = (&raw const (*from).dst_port).read_volatile();
             (*place).protonum = (&raw const (*from).protonum).read_volatile();
         }
+    }
+}
+
+/// Copies a tuple from an address by helper, in place; zero if it can't be read.
+///
+/// # Safety
+///
+/// `place` can be written.
+#[inline(always)]
+pub(super) unsafe fn copy_tuple_at(address: u64, place: *mut Tuple) {
+    // SAFETY: the helper checks the address, and fills the place with zeroes if it fails.
+    unsafe {
+        generated::bpf_probe_read_kernel(
+            place.cast(),
+            size_of::<Tuple>() as u32,
+            address as *const core::ffi::c_void,
+        );
     }
 }
 
