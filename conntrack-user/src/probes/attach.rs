@@ -11,7 +11,7 @@ use super::{
     error::AttachError,
     globals::{find_fields, ring_size, settings},
     object::{self, Maps, Programs},
-    plan::{COUNTS_AT_CONFIRM, Event, EventKind, PLAN, Point},
+    plan::{COUNTS_AT_CONFIRM, Candidate, Event, EventKind, PLAN, Point},
     privileges,
     running::{Running, SYMBOLS},
     select::{self, Kernel, Resolved},
@@ -147,21 +147,26 @@ fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 type Candidates = Vec<Result<(Mechanism, Vec<Resolved>), String>>;
 
-/// For each event its candidates as this kernel has them, and why it lacks the others.
+/// For each event the candidates of the mechanisms asked for: as this kernel has them, or why it
+/// does not.
 fn choose(options: &Options, kernel: &impl Kernel) -> Vec<(&'static Event, Candidates)> {
-    let resolve = |candidate: &super::plan::Candidate| {
-        if options
+    let asked = |candidate: &&Candidate| {
+        options
             .mechanism
-            .is_some_and(|forced| forced != candidate.mechanism)
-        {
-            return Err(format!("{} was not asked for", candidate.mechanism));
-        }
+            .is_none_or(|mechanism| mechanism == candidate.mechanism)
+    };
+    let resolve = |candidate: &Candidate| {
         let hooks = select::resolve(candidate, kernel)
             .map_err(|reason| format!("{}: {reason}", candidate.mechanism))?;
         Ok((candidate.mechanism, hooks))
     };
     PLAN.iter()
-        .map(|event| (event, event.candidates.iter().map(resolve).collect()))
+        .map(|event| {
+            (
+                event,
+                event.candidates.iter().filter(asked).map(resolve).collect(),
+            )
+        })
         .collect()
 }
 
@@ -224,6 +229,9 @@ fn attach_event(
             Err(Failure::Fatal(error)) => return Err(error),
             Err(Failure::Here(reason)) => reasons.push(format!("{mechanism}: {reason}")),
         }
+    }
+    if reasons.is_empty() {
+        reasons.push("not to be had by the mechanism that was asked for".to_owned());
     }
     let reason = format!("{}: {}", event.without, reasons.join("; "));
     tracing::warn!(event = event.name, reason, "no hook for this event");
