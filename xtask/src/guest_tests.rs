@@ -14,7 +14,7 @@ use crate::cache::Cache;
 use crate::initramfs::Content;
 use crate::kernels::Kernel;
 use crate::qemu::{Machine, Qemu};
-use crate::test::Tally;
+use crate::test::{QUICK, Tally};
 use crate::vm::{Ended, Guest, Outcome};
 use crate::{command, project, setup, vm_command};
 
@@ -107,12 +107,16 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
     }
     let init = project::init()?;
     let binaries = project::binaries("release")?;
-    let script = match filter {
+    let script = |kernel: &Kernel| match filter {
         // Quoted, with every quote in it ended and escaped.
         Some(name) => format!(
             "exec ctpressure-scenario run '{}'\n",
             name.replace('\'', r"'\''")
         ),
+        // What does not depend on the kernel is shown on one, or the whole run takes too long.
+        None if prefixes.len() > 1 && !kernel.version.starts_with(QUICK) => {
+            "exec ctpressure-scenario all --of-kernel\n".to_owned()
+        }
         None => "exec ctpressure-scenario all\n".to_owned(),
     };
     let put: Vec<(PathBuf, String)> = setup::promtool(cache)
@@ -120,7 +124,7 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
         .map(|path| (path, "usr/local/bin/promtool".to_owned()))
         .collect();
     let content = Content {
-        script: script.as_bytes(),
+        script: &[],
         init: &init,
         binaries: &binaries,
         bpftrace: false,
@@ -142,6 +146,11 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
                         .pop_front();
                     let Some((qemu, kernel)) = next else {
                         return;
+                    };
+                    let script = script(&kernel);
+                    let content = Content {
+                        script: script.as_bytes(),
+                        ..content
                     };
                     let result = one(cache, &qemu, &kernel, &content);
                     tally

@@ -43,6 +43,7 @@ pub(crate) const WANTED: &[&str] = &[
     "nft_hash",
     "nft_numgen",
     "nft_counter",
+    "nft_objref",
     "nft_flow_offload",
     "nft_connlimit",
     "nf_flow_table",

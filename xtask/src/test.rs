@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::{command, guest_tests, kernels, setup};
 
 /// What `--quick` boots: the kernel that most of the work is done with.
-const QUICK: &str = "6.12";
+pub(crate) const QUICK: &str = "6.12";
 
 /// What `cargo xtask test` takes.
 #[derive(Args, Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     /// Only unit tests and scenarios with this in their name; no lints, no docs
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
-    /// Boot only 6.12
+    /// Boot only 6.12, on which every scenario is run
     #[arg(long, conflicts_with = "kernels")]
     quick: bool,
     /// Boot nothing: format, lints, docs, unit tests, licences

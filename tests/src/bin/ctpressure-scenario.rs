@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use ctpressure_tests::{
     guest::{agent::Mechanism, command, kernel, net},
-    scenarios::{self, Scenario, With},
+    scenarios::{self, On, Scenario, With},
     traffic::bench::flush_table,
 };
 use nix::{
@@ -46,7 +46,11 @@ enum What {
         mechanism: Option<Mechanism>,
     },
     /// Runs every scenario with every mechanism that this kernel allows.
-    All,
+    All {
+        /// Only those that show what depends on the kernel.
+        #[arg(long)]
+        of_kernel: bool,
+    },
     /// Runs one scenario in this process: what `run` starts.
     #[command(hide = true)]
     Only {
@@ -205,9 +209,11 @@ fn run(cli: Cli) -> Result<bool> {
             }
             Ok(true)
         }
-        What::All => {
+        What::All { of_kernel } => {
             kernel::load_module("nf_conntrack")?;
-            run_all(&turns("", None))
+            let mut turns = turns("", None);
+            turns.retain(|(scenario, _)| !of_kernel || scenario.on == On::EachKernel);
+            run_all(&turns)
         }
         What::Run { name, mechanism } => {
             kernel::load_module("nf_conntrack")?;

@@ -31,6 +31,15 @@ pub enum With {
     Any,
 }
 
+/// On which kernels of a matrix a scenario is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// On each: what it shows depends on the kernel.
+    EachKernel,
+    /// One is enough: it shows what ctpressure does by itself.
+    OneKernel,
+}
+
 /// One scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
@@ -40,6 +49,8 @@ pub struct Scenario {
     pub shows: &'static str,
     /// By which mechanisms.
     pub with: With,
+    /// Where it is run.
+    pub on: On,
     /// Seconds after which it is ended as failed.
     pub limit_seconds: u64,
     /// The scenario itself.
@@ -47,12 +58,13 @@ pub struct Scenario {
 }
 
 macro_rules! scenarios {
-    ($($name:ident $run:path, $with:ident, $limit:literal s, $shows:literal;)*) => {
+    ($($name:ident $run:path, $with:ident, $on:ident, $limit:literal s, $shows:literal;)*) => {
         /// All scenarios, in the order in which they are run.
         pub const ALL: &[Scenario] = &[$(Scenario {
             name: stringify!($name),
             shows: $shows,
             with: With::$with,
+            on: On::$on,
             limit_seconds: $limit,
             run: $run,
         }),*];
@@ -60,26 +72,26 @@ macro_rules! scenarios {
 }
 
 scenarios! {
-    exact_counts counts::exact, Each, 180 s, "200,000 flows from two CPUs at a limit of 20,000: every count is the kernel's and the generator's";
-    exact_counts_reader_stopped counts::exact_reader_stopped, Each, 180 s, "the same while the agent is stopped for 5 s: counts exact, lost events counted";
-    expiry counts::expiry, Each, 90 s, "entries that expire are counted as deletes";
-    nested_softirq nested::nested_softirq, Each, 120 s, "flows in process context interrupted by flows in softirq: counts exact, causes never wrong";
-    latency detail::latency, Each, 90 s, "from the drop to the line of watch at 1,000 drops/s";
-    memory detail::memory, Each, 120 s, "the agent stays under 32 MiB with a record for every insert";
-    watch_filters watching::filters, Each, 90 s, "filters give what they should, and all of it";
-    watch_alone watching::alone, Each, 90 s, "watch without an agent loads the programs itself and leaves none behind";
-    netns_table tables::netns_table, Each, 90 s, "a table of another network namespace fills up: seen, named, told apart";
-    nat_exhausted nat::exhausted, Each, 90 s, "NAT ports exhausted: drops by clash equal insert_failed";
-    chain_too_long nat::chain_too_long, Each, 120 s, "too long hash chains: drops equal chaintoolong";
-    metrics metrics::exposition, Any, 90 s, "every metric of the contract with help and type; kernel statistics equal; node_exporter's names";
-    pages metrics::pages, Any, 60 s, "/healthz, /readyz, /status and wrong requests";
-    kill9 life::kill9, Each, 240 s, "kill -9 at 20 moments leaves no program, map or link";
-    not_loaded life::not_loaded, Any, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";
-    module_reload life::module_reload, KprobeOnly, 120 s, "the module is unloaded and loaded again: attaches again, counters go on";
-    not_root conditions::not_root, Any, 60 s, "not root: says what is missing, exit status 1";
-    no_cap_bpf conditions::no_cap_bpf, Any, 60 s, "root without CAP_BPF: names it, exit status 1";
-    unknown_symbol conditions::unknown_symbol, Any, 90 s, "a function that the kernel lacks: the fallback is chosen, counts stay exact";
-    port_taken conditions::port_taken, Any, 60 s, "the port is taken: says which, exit status 1";
-    wrong_flags conditions::wrong_flags, Any, 60 s, "wrong flags: usage, exit status 2";
-    no_btf conditions::no_btf, Any, 60 s, "no BTF: says what works without it";
+    exact_counts counts::exact, Each, EachKernel, 180 s, "200,000 flows from two CPUs at a limit of 20,000: every count is the kernel's and the generator's";
+    exact_counts_reader_stopped counts::exact_reader_stopped, Each, EachKernel, 180 s, "the same while the agent is stopped for 5 s: counts exact, lost events counted";
+    expiry counts::expiry, Each, EachKernel, 90 s, "entries that expire are counted as deletes";
+    nested_softirq nested::nested_softirq, Each, EachKernel, 120 s, "flows in process context interrupted by flows in softirq: counts exact, causes never wrong";
+    latency detail::latency, Each, OneKernel, 90 s, "from the drop to the line of watch at 1,000 drops/s";
+    memory detail::memory, Each, OneKernel, 120 s, "the agent stays under 32 MiB with a record for every insert";
+    watch_filters watching::filters, Each, OneKernel, 90 s, "filters give what they should, and all of it";
+    watch_alone watching::alone, Each, OneKernel, 90 s, "watch without an agent loads the programs itself and leaves none behind";
+    netns_table tables::netns_table, Each, EachKernel, 90 s, "a table of another network namespace fills up: seen, named, told apart";
+    nat_exhausted nat::exhausted, Each, EachKernel, 90 s, "NAT ports exhausted: drops by clash equal insert_failed";
+    chain_too_long nat::chain_too_long, Each, EachKernel, 120 s, "too long hash chains: drops equal chaintoolong";
+    metrics metrics::exposition, Any, OneKernel, 90 s, "every metric of the contract with help and type; kernel statistics equal; node_exporter's names";
+    pages metrics::pages, Any, OneKernel, 60 s, "/healthz, /readyz, /status and wrong requests";
+    kill9 life::kill9, Each, EachKernel, 240 s, "kill -9 at 20 moments leaves no program, map or link";
+    not_loaded life::not_loaded, Any, EachKernel, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";
+    module_reload life::module_reload, KprobeOnly, EachKernel, 120 s, "the module is unloaded and loaded again: attaches again, counters go on";
+    not_root conditions::not_root, Any, OneKernel, 60 s, "not root: says what is missing, exit status 1";
+    no_cap_bpf conditions::no_cap_bpf, Any, OneKernel, 60 s, "root without CAP_BPF: names it, exit status 1";
+    unknown_symbol conditions::unknown_symbol, Any, EachKernel, 90 s, "a function that the kernel lacks: the fallback is chosen, counts stay exact";
+    port_taken conditions::port_taken, Any, OneKernel, 60 s, "the port is taken: says which, exit status 1";
+    wrong_flags conditions::wrong_flags, Any, OneKernel, 60 s, "wrong flags: usage, exit status 2";
+    no_btf conditions::no_btf, Any, OneKernel, 60 s, "no BTF: says what works without it";
 }
