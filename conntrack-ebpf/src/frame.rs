@@ -91,21 +91,21 @@ impl Frames {
         inner: Frame::EMPTY,
     };
 
-    /// Where the next context is written before [`Frames::open`]; `None` if none can be kept.
+    /// Where the next context is written before [`Frames::open`].
     ///
-    /// In place, because the stack of a program is small.
+    /// In place, because the stack of a program is small. There can't be more than [`DEPTH`]
+    /// contexts, so with that many open the end of the inner one was missed: it makes room.
     #[inline(always)]
-    pub fn vacant(&mut self) -> Option<&mut Frame> {
-        match self.depth {
-            0 => Some(&mut self.outer),
-            1 => Some(&mut self.inner),
-            _ => {
-                // Ends were missed. Nothing here can be trusted any more.
-                self.outer.tainted = 1;
-                self.inner.tainted = 1;
-                None
-            }
+    pub fn vacant(&mut self, tick: u64, max_age: u64) -> &mut Frame {
+        if self.depth == 1 && tick.wrapping_sub(self.outer.tick) > max_age {
+            // Its end was missed, long ago.
+            self.depth = 0;
         }
+        if self.depth == 0 {
+            return &mut self.outer;
+        }
+        self.depth = 1;
+        &mut self.inner
     }
 
     /// Opens the context that was written to [`Frames::vacant`].
@@ -155,24 +155,24 @@ impl Frames {
 mod tests {
     use super::*;
 
-    fn push(frames: &mut Frames, id: u64) -> bool {
-        let Some(frame) = frames.vacant() else {
-            return false;
-        };
-        *frame = Frame {
+    fn push_at(frames: &mut Frames, id: u64, tick: u64) {
+        *frames.vacant(tick, 50) = Frame {
             id,
-            tick: 100,
+            tick,
             ..Frame::EMPTY
         };
         frames.open();
-        true
+    }
+
+    fn push(frames: &mut Frames, id: u64) {
+        push_at(frames, id, 100);
     }
 
     #[test]
     fn the_softirq_inside_is_the_cause_while_it_lasts() {
         let mut frames = Frames::default();
-        assert!(push(&mut frames, 1));
-        assert!(push(&mut frames, 2));
+        push(&mut frames, 1);
+        push(&mut frames, 2);
         assert_eq!(frames.top(100, 50).map(|frame| frame.id), Some(2));
         assert_eq!(frames.pop(2).map(|frame| frame.id), Some(2));
         assert_eq!(frames.top(100, 50).map(|frame| frame.id), Some(1));
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_missed_begin_taints_whom_it_could_be_charged_to() {
         let mut frames = Frames::default();
-        assert!(push(&mut frames, 1));
+        push(&mut frames, 1);
         assert_eq!(frames.pop(2), None);
         assert_eq!(frames.top(100, 50).map(|frame| frame.tainted), Some(1));
         assert_eq!(frames.pop(1).map(|frame| frame.id), Some(1));
@@ -194,24 +194,39 @@ mod tests {
     #[test]
     fn a_missed_end_is_swept_by_the_outer_one() {
         let mut frames = Frames::default();
-        assert!(push(&mut frames, 1));
-        assert!(push(&mut frames, 2));
+        push(&mut frames, 1);
+        push(&mut frames, 2);
         assert_eq!(frames.pop(1).map(|frame| frame.tainted), Some(1));
         assert_eq!(frames.depth(), 0);
     }
 
     #[test]
-    fn too_deep_is_refused_and_taints() {
+    fn missed_ends_do_not_block_what_comes_after() {
         let mut frames = Frames::default();
-        assert!(push(&mut frames, 1) && push(&mut frames, 2));
-        assert!(!push(&mut frames, 3));
-        assert_eq!(frames.top(100, 50).map(|frame| frame.tainted), Some(1));
+        for id in 1..100 {
+            push(&mut frames, id);
+            assert_eq!(frames.top(100, 50).map(|frame| frame.id), Some(id));
+        }
+        assert_eq!(frames.depth(), DEPTH);
+        assert_eq!(frames.pop(99).map(|frame| frame.id), Some(99));
+        push(&mut frames, 200);
+        assert_eq!(frames.pop(200).map(|frame| frame.tainted), Some(0));
+    }
+
+    #[test]
+    fn a_stale_outer_context_makes_room() {
+        let mut frames = Frames::default();
+        push(&mut frames, 1);
+        push_at(&mut frames, 2, 151);
+        assert_eq!(frames.depth(), 1);
+        assert_eq!(frames.pop(2).map(|frame| frame.tainted), Some(0));
+        assert_eq!(frames.depth(), 0);
     }
 
     #[test]
     fn a_stale_context_is_nobodys_cause() {
         let mut frames = Frames::default();
-        assert!(push(&mut frames, 1));
+        push(&mut frames, 1);
         assert_eq!(frames.top(151, 50), None);
         assert_eq!(frames.top(150, 50).map(|frame| frame.id), Some(1));
     }

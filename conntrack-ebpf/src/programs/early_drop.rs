@@ -17,7 +17,7 @@ use conntrack_ebpf::{
 
 use super::{
     emit,
-    maps::{FRAMES, count_atomic, early_drop_closed, early_drop_opened, state},
+    maps::{FRAMES, count_atomic, early_drops_changed, state},
     read,
 };
 
@@ -57,18 +57,24 @@ fn begin(ctx: &impl EbpfContext, net: u64, hash: u32, id: u64) {
         let _: Result<(), i32> = FRAMES.insert(key, &EMPTY, 0);
         frames = FRAMES.get_ptr_mut(key);
     }
-    // SAFETY: a live map value that only this task, and softirqs on top of it, use.
-    if let Some(frames) = frames.map(|frames| unsafe { &mut *frames })
-        && let Some(frame) = frames.vacant()
-    {
-        describe(frame, state, net, hash, id);
-        // Last: until now a softirq on top of this finds no context that is not its own.
-        frames.open();
-        early_drop_opened();
+    let Some(frames) = frames else {
+        count_atomic(state, Counter::FramesLost, 1);
+        debug!(ctx, "early_drop: no place to keep its context");
         return;
-    }
-    count_atomic(state, Counter::FramesLost, 1);
-    debug!(ctx, "early_drop: no place to keep its context");
+    };
+    // SAFETY: a live map value that only this task, and softirqs on top of it, use.
+    let frames = unsafe { &mut *frames };
+    let open = frames.depth();
+    describe(
+        frames.vacant(read::tick(), read::stale_ticks()),
+        state,
+        net,
+        hash,
+        id,
+    );
+    // Last: until now a softirq on top of this finds no context that is not its own.
+    frames.open();
+    early_drops_changed(frames.depth().wrapping_sub(open));
 }
 
 #[inline(always)]
@@ -85,7 +91,7 @@ fn end(ctx: &impl EbpfContext, id: u64, evicted: bool) {
     let open = frames.depth();
     refused(state, evicted, frames.pop(id));
     let closed = open.wrapping_sub(frames.depth());
-    early_drop_closed(closed);
+    early_drops_changed(closed.wrapping_neg());
     // Not when its begin was missed: then this task may be about to open the element's first.
     if closed > 0 && frames.depth() == 0 {
         let _: Result<(), i32> = FRAMES.remove(key);

@@ -57,18 +57,12 @@ pub(super) fn count_atomic(state: *mut PerCpuState, counter: Counter, by: u64) {
     }
 }
 
+/// So many contexts more, or fewer (as a negative number), are in [`FRAMES`].
 #[inline(always)]
-pub(super) fn early_drop_opened() {
+pub(super) fn early_drops_changed(contexts: u32) {
+    let contexts = i64::from(contexts.cast_signed()).cast_unsigned();
     // SAFETY: as in `count_atomic`.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(EARLY_DROPS.as_ptr(), 1) };
-}
-
-/// So many contexts are closed: more than one where ends were missed.
-#[inline(always)]
-pub(super) fn early_drop_closed(contexts: u32) {
-    let closed = u64::from(contexts).wrapping_neg();
-    // SAFETY: as in `count_atomic`.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(EARLY_DROPS.as_ptr(), closed) };
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(EARLY_DROPS.as_ptr(), contexts) };
 }
 
 #[inline(always)]

@@ -131,6 +131,12 @@ pub(super) fn tick() -> u64 {
     unsafe { generated::bpf_jiffies64() }
 }
 
+/// Ticks after which an open `early_drop` is taken for one whose end was missed.
+#[inline(always)]
+pub(super) fn stale_ticks() -> u64 {
+    u64::from(globals::STALE_TICKS.load())
+}
+
 /// `CLOCK_MONOTONIC`, nanoseconds.
 #[inline(always)]
 pub(super) fn now_ns() -> u64 {

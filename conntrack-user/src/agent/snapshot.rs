@@ -71,8 +71,10 @@ pub struct Snapshot {
     pub state: State,
     /// Why not all.
     pub reason: Option<String>,
-    /// Whether the probes were attached and a first sample was taken.
+    /// Whether the probes are attached and the tables were read.
     pub ready: bool,
+    /// Whether there are counts: probes are, or were, attached.
+    pub counting: bool,
     /// The kernel.
     pub kernel: Arc<KernelInfo>,
     /// What is attached; empty while nothing is.
@@ -113,6 +115,7 @@ impl Default for Snapshot {
             state: State::default(),
             reason: Some("not attached yet".to_owned()),
             ready: false,
+            counting: false,
             kernel: Arc::default(),
             status: Arc::default(),
             limit: None,

@@ -27,7 +27,7 @@ use crate::{
         release,
         tables::{TableReader, TablesError, TablesSample},
     },
-    probes::{AttachError, Options, Probes, Totals, privileges},
+    probes::{AttachError, Options, Probes, Status, Totals, privileges},
 };
 
 /// How often the counters are read.
@@ -54,9 +54,18 @@ enum Life {
     Attached {
         probes: Box<Probes>,
         reader: JoinHandle<()>,
+        status: Arc<Status>,
     },
     /// Attaching anew went wrong.
     Failed { reason: String, since: Instant },
+}
+
+/// What is read from files for one sample.
+#[derive(Default)]
+struct Readings {
+    tables: Option<TablesSample>,
+    table_bytes: Option<u64>,
+    own: Own,
 }
 
 struct Supervisor {
@@ -165,6 +174,7 @@ impl Supervisor {
         self.life = Life::Attached {
             probes: Box::new(probes),
             reader,
+            status: Arc::new(status),
         };
         self.attached_once = true;
         self.baseline = None;
@@ -182,7 +192,7 @@ impl Supervisor {
 
     /// Sees to it that the probes are where they should be.
     async fn tend(&mut self) -> Result<(), AttachError> {
-        if let Life::Attached { probes, reader } = &self.life {
+        if let Life::Attached { probes, reader, .. } = &self.life {
             if probes.still_attached() {
                 return Ok(());
             }
@@ -222,16 +232,19 @@ impl Supervisor {
     /// Reads everything and publishes it.
     async fn sample(&mut self) {
         // Tables first: see `Reconciler::add`.
-        let tables = match &self.life {
-            Life::Waiting => None,
-            Life::Attached { .. } | Life::Failed { .. } => self.read_tables().await,
-        };
+        let Readings {
+            tables,
+            table_bytes,
+            own,
+        } = self.read().await;
         let mut snapshot = Snapshot {
             uptime_seconds: self.began.elapsed().as_secs_f64(),
             kernel: Arc::clone(&self.kernel),
             capabilities: self.capabilities.clone().unwrap_or_default(),
             watchers_lost: self.publisher.watchers_lost(),
-            own: Own::read().unwrap_or_default(),
+            own,
+            table_bytes,
+            counting: self.attached_once,
             totals: self.base,
             unexplained: self.publisher.latest().unexplained,
             ..Snapshot::default()
@@ -247,8 +260,11 @@ impl Supervisor {
                 snapshot.state = State::Degraded;
                 snapshot.reason = Some(reason.clone());
             }
-            Life::Attached { probes, reader } => {
-                let status = probes.status();
+            Life::Attached {
+                probes,
+                reader,
+                status,
+            } => {
                 let mut missing: Vec<String> = status
                     .missing()
                     .map(|hook| {
@@ -285,7 +301,7 @@ impl Supervisor {
                     missing.push("tables: they can't be read".to_owned());
                 }
                 snapshot.programs = probes.run_time().unwrap_or_default();
-                snapshot.status = Arc::new(status);
+                snapshot.status = Arc::clone(status);
                 snapshot.state = if missing.is_empty() {
                     State::Attached
                 } else {
@@ -298,9 +314,10 @@ impl Supervisor {
         self.publisher.publish(snapshot);
     }
 
-    /// The tables, read on another thread: many namespaces take milliseconds, and the ring does
-    /// not wait.
-    async fn read_tables(&mut self) -> Option<TablesSample> {
+    /// What is in files, read on another thread: with many namespaces it takes milliseconds, and
+    /// events do not wait.
+    async fn read(&mut self) -> Readings {
+        let loaded = !matches!(self.life, Life::Waiting);
         let mut reader = self
             .tables
             .take()
@@ -308,13 +325,29 @@ impl Supervisor {
         if self.publisher.take_unknown_netns() {
             reader.look_again();
         }
-        let (reader, result) = spawn_blocking(move || {
-            let result = reader.read();
-            (reader, result)
-        })
-        .await
-        .ok()?;
+        let read = spawn_blocking(move || {
+            let tables = loaded.then(|| reader.read());
+            let table_bytes = match &tables {
+                Some(Ok(tables)) => table_bytes(&Root::system(), tables.buckets),
+                _ => None,
+            };
+            (reader, tables, table_bytes, Own::read().unwrap_or_default())
+        });
+        let Ok((reader, tables, table_bytes, own)) = read.await else {
+            // It panicked, which was printed; the next one begins anew.
+            return Readings::default();
+        };
         self.tables = Some(reader);
+        let tables = tables.and_then(|result| self.note_problems(result));
+        Readings {
+            tables,
+            table_bytes,
+            own,
+        }
+    }
+
+    /// Says what went wrong, if it is new.
+    fn note_problems(&mut self, result: Result<TablesSample, TablesError>) -> Option<TablesSample> {
         match result {
             Ok(sample) => {
                 for problem in &sample.problems {
@@ -353,7 +386,6 @@ impl Supervisor {
             .retain(|netns, _| sample.tables.iter().any(|table| table.netns == *netns));
         snapshot.limit = Some(sample.limit);
         snapshot.buckets = Some(sample.buckets);
-        snapshot.table_bytes = table_bytes(&Root::system(), sample.buckets);
         let mut taken = HashSet::new();
         for table in &sample.tables {
             let tracker = self.trackers.entry(table.netns).or_default();

@@ -31,8 +31,25 @@ pub(super) struct Attached {
     pub(super) program: &'static str,
     pub(super) function: String,
     // Declared, and so closed, before `fd`.
-    _link: OwnedFd,
+    link: Link,
     pub(super) fd: OwnedFd,
+}
+
+/// What keeps a program attached.
+enum Link {
+    Tracing { _link: OwnedFd },
+    Kprobe(perf::Kprobe),
+}
+
+impl Attached {
+    /// Times that the kernel skipped the program because one of ours was running on that CPU.
+    pub(super) fn missed_runs(&self) -> io::Result<u64> {
+        let probe = match &self.link {
+            Link::Tracing { .. } => 0,
+            Link::Kprobe(probe) => probe.missed(),
+        };
+        Ok(bpf::program_info(self.fd.as_fd())?.recursion_misses + probe)
+    }
 }
 
 /// Everything that [`attach`] made.
@@ -312,15 +329,17 @@ fn attach_hook(
         here("load", &error)
     })?;
     let link = if hook.btf.is_some() {
-        bpf::attach_tracing(fd.as_fd()).map_err(|error| here("attach", &error))?
+        let link = bpf::attach_tracing(fd.as_fd()).map_err(|error| here("attach", &error))?;
+        Link::Tracing { _link: link }
     } else {
-        perf::attach_kprobe(&hook.kprobe_target(), at_return, fd.as_fd())
-            .map_err(|error| here("attach", &kprobe_refusal(&error)))?
+        let probe = perf::attach_kprobe(&hook.kprobe_target(), at_return, fd.as_fd())
+            .map_err(|error| here("attach", &kprobe_refusal(&error)))?;
+        Link::Kprobe(probe)
     };
     Ok(Attached {
         program: hook.program,
         function: hook.symbol.name.clone(),
-        _link: link,
+        link,
         fd,
     })
 }

@@ -8,9 +8,9 @@ use conntrack_ebpf::{
 use super::{Options, status::FieldStatus};
 use crate::kernel::btf::Btf;
 
-/// How long `early_drop` can take at the most, in jiffies of any HZ: a quarter of a second at
-/// 1000, a second at 250.
-const STALE_TICKS: u32 = 250;
+/// How long `early_drop` can take, interrupted by softirqs (2 ms at a time) or preempted, in jiffies:
+/// 50 ms at HZ 1000, 200 ms at 250.
+const STALE_TICKS: u32 = 50;
 
 /// Offsets of every field that the programs read.
 pub(super) fn find_fields(vmlinux: &Btf<'_>) -> (Vec<(&'static str, u32)>, Vec<FieldStatus>) {

@@ -99,7 +99,7 @@ impl Probes {
         }
         let mut missed_runs = 0;
         for program in &self.attached {
-            missed_runs += bpf::program_info(program.fd.as_fd())?.recursion_misses;
+            missed_runs += program.missed_runs()?;
         }
         Ok(self.name(&sums, missed_runs))
     }

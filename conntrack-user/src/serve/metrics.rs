@@ -177,7 +177,7 @@ fn statistics(stats: &KernelStats) -> [(&'static str, Option<u64>); 13] {
 fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     tables(snapshot)
         .into_iter()
-        .chain(if snapshot.ready {
+        .chain(if snapshot.counting {
             counts(snapshot).into()
         } else {
             Vec::new()

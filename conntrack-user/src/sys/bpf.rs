@@ -11,7 +11,8 @@ use std::{
 };
 
 use aya_obj::generated::{
-    bpf_attach_type, bpf_attr, bpf_btf_info, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type,
+    bpf_attach_type, bpf_attr, bpf_btf_info, bpf_cmd, bpf_insn, bpf_link_info, bpf_prog_info,
+    bpf_prog_type,
 };
 
 /// A kernel function that a tracing program is hung into.
@@ -160,6 +161,31 @@ pub fn attach_tracing(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attr = attr();
     attr.raw_tracepoint.prog_fd = program.as_raw_fd().cast_unsigned();
     bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
+}
+
+/// `BPF_LINK_CREATE` of a program on a perf event (5.15 and later).
+pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.__bindgen_anon_2.target_fd = event.as_raw_fd().cast_unsigned();
+    attr.link_create.attach_type = bpf_attach_type::BPF_PERF_EVENT as u32;
+    bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Times that the kernel did not run a linked kprobe, because another one was being handled on
+/// that CPU (6.8 and later; 0 before).
+pub fn kprobe_missed(link: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: `struct bpf_link_info` is made of integers; all zero is valid.
+    let mut info: bpf_link_info = unsafe { zeroed() };
+    object_info(link, &mut info)?;
+    // SAFETY: the link is one of a kprobe, so the kernel has filled in this variant or nothing.
+    Ok(unsafe {
+        info.__bindgen_anon_1
+            .perf_event
+            .__bindgen_anon_1
+            .kprobe
+            .missed
+    })
 }
 
 /// `BPF_PROG_TEST_RUN` of a socket filter, so many times, on an empty packet.

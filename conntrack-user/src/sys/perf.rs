@@ -4,12 +4,12 @@
 use std::{
     fs, io,
     mem::{size_of, zeroed},
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
 };
 
 use aya_obj::generated::perf_event_attr;
 
-use super::bpf::c_string;
+use super::bpf::{self, c_string};
 
 /// `_IOW('$', 8, __u32)`, `include/uapi/linux/perf_event.h`
 const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
@@ -18,15 +18,28 @@ const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
 const KPROBE_TYPE: &str = "/sys/bus/event_source/devices/kprobe/type";
 const RETPROBE_BIT: &str = "/sys/bus/event_source/devices/kprobe/format/retprobe";
 
+/// A kprobe with its program. It is there as long as this lives, and silently gone when the
+/// module is unloaded.
+#[derive(Debug)]
+pub struct Kprobe {
+    /// On kernels that have such links; detached before the event is closed.
+    link: Option<OwnedFd>,
+    _event: OwnedFd,
+}
+
+impl Kprobe {
+    /// Times that the kernel skipped it; 0 where the kernel does not tell (before 6.8).
+    pub fn missed(&self) -> u64 {
+        let link = self.link.as_ref().map(OwnedFd::as_fd);
+        link.and_then(|link| bpf::kprobe_missed(link).ok())
+            .unwrap_or(0)
+    }
+}
+
 /// Hangs `program` at the entry (or, with `at_return`, the return) of a kernel function.
 ///
-/// `symbol` is a name in /proc/kallsyms, or `module:name`. The probe is there as long as the
-/// returned descriptor is open, and silently gone when the module is unloaded.
-pub fn attach_kprobe(
-    symbol: &str,
-    at_return: bool,
-    program: BorrowedFd<'_>,
-) -> io::Result<OwnedFd> {
+/// `symbol` is a name in /proc/kallsyms, or `module:name`.
+pub fn attach_kprobe(symbol: &str, at_return: bool, program: BorrowedFd<'_>) -> io::Result<Kprobe> {
     let name = c_string(symbol)?;
     // SAFETY: `struct perf_event_attr` is made of integers; all zero is its default.
     let mut attr: perf_event_attr = unsafe { zeroed() };
@@ -55,9 +68,16 @@ pub fn attach_kprobe(
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor.
     let event = unsafe { OwnedFd::from_raw_fd(fd) };
-    ioctl(&event, PERF_EVENT_IOC_SET_BPF, program.as_raw_fd())?;
+    let link = bpf::link_perf_event(program, event.as_fd()).ok();
+    if link.is_none() {
+        // Before 5.15.
+        ioctl(&event, PERF_EVENT_IOC_SET_BPF, program.as_raw_fd())?;
+    }
     ioctl(&event, PERF_EVENT_IOC_ENABLE, 0)?;
-    Ok(event)
+    Ok(Kprobe {
+        link,
+        _event: event,
+    })
 }
 
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;

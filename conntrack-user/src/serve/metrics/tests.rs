@@ -10,6 +10,7 @@ pub(in crate::serve) fn full() -> Snapshot {
         state: State::Attached,
         reason: None,
         ready: true,
+        counting: true,
         status: Arc::new(status()),
         limit: Some(1000),
         buckets: Some(1024),
@@ -156,6 +157,19 @@ fn nothing_is_claimed_before_the_first_sample() {
     for name in ["ctpressure_build_info", "ctpressure_events_lost_total"] {
         assert!(text.contains(name), "no {name} in:\n{text}");
     }
+}
+
+#[test]
+fn counters_stay_while_conntrack_is_unloaded() {
+    let unloaded = Snapshot {
+        state: State::Waiting,
+        ready: false,
+        tables: Vec::new(),
+        ..full()
+    };
+    let text = exposition(unloaded, false);
+    assert!(text.contains("ctpressure_inserts_total 5000"), "{text}");
+    assert!(!text.contains("ctpressure_table_entries{"), "{text}");
 }
 
 #[test]
