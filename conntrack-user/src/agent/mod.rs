@@ -4,6 +4,7 @@
 //! and nobody else touches a BPF map. Events go out by [`Handle::subscribe`]: a watcher that is too slow
 //! loses some and is told how many; it never slows the agent down.
 
+mod drift;
 mod hub;
 mod memory;
 mod own;

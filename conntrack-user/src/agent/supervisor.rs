@@ -1,7 +1,7 @@
 //! Keeps the probes attached and samples once a second.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     convert::Infallible,
     sync::Arc,
     thread,
@@ -10,32 +10,22 @@ use std::{
 
 use tokio::{
     sync::oneshot,
-    task::{JoinHandle, spawn_blocking, spawn_local},
+    task::{JoinHandle, spawn_local},
     time::{MissedTickBehavior, interval},
 };
 
-use super::{
-    Drift, Explained, KernelInfo, Own, Publisher, Reconciler, Snapshot, State, Table,
-    pressure::{Sample, Tracker},
-    table_bytes,
-};
+use super::{KernelInfo, Publisher, Reconciler, pressure::Tracker};
 use crate::{
-    events::Names,
-    kernel::{
-        Root,
-        conntrack::Presence,
-        release,
-        tables::{TableReader, TablesError, TablesSample},
-    },
+    kernel::{Root, conntrack::Presence, release, tables::TableReader},
     probes::{AttachError, Options, Probes, Status, Totals, privileges},
 };
+
+mod sampling;
 
 /// How often the counters are read.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait after attaching anew went wrong.
 const RETRY: Duration = Duration::from_secs(10);
-/// Problems that are kept for /status.
-const PROBLEMS: usize = 32;
 
 /// How the agent runs.
 #[derive(Clone, Debug, Default)]
@@ -58,14 +48,6 @@ enum Life {
     },
     /// Attaching anew went wrong.
     Failed { reason: String, since: Instant },
-}
-
-/// What is read from files for one sample.
-#[derive(Default)]
-struct Readings {
-    tables: Option<TablesSample>,
-    table_bytes: Option<u64>,
-    own: Own,
 }
 
 struct Supervisor {
@@ -228,200 +210,6 @@ impl Supervisor {
             }
         }
     }
-
-    /// Reads everything and publishes it.
-    async fn sample(&mut self) {
-        // Tables first: see `Reconciler::add`.
-        let Readings {
-            tables,
-            table_bytes,
-            own,
-        } = self.read().await;
-        let mut snapshot = Snapshot {
-            uptime_seconds: self.began.elapsed().as_secs_f64(),
-            kernel: Arc::clone(&self.kernel),
-            capabilities: self.capabilities.clone().unwrap_or_default(),
-            watchers_lost: self.publisher.watchers_lost(),
-            own,
-            table_bytes,
-            counting: self.attached_once,
-            totals: self.base,
-            unexplained: self.publisher.latest().unexplained,
-            ..Snapshot::default()
-        };
-        if let Some(tables) = &tables {
-            self.describe(tables, &mut snapshot);
-        }
-        match &self.life {
-            Life::Waiting => {
-                snapshot.reason = Some(AttachError::NotLoaded.to_string());
-            }
-            Life::Failed { reason, .. } => {
-                snapshot.state = State::Degraded;
-                snapshot.reason = Some(reason.clone());
-            }
-            Life::Attached {
-                probes,
-                reader,
-                status,
-            } => {
-                let mut missing: Vec<String> = status
-                    .missing()
-                    .map(|hook| {
-                        format!(
-                            "{}: {}",
-                            hook.event,
-                            hook.reason.as_deref().unwrap_or("no hook")
-                        )
-                    })
-                    .collect();
-                if reader.is_finished() {
-                    missing.push("events: the ring can't be read".to_owned());
-                }
-                match probes.totals() {
-                    Ok(totals) => {
-                        snapshot.totals = self.base + totals;
-                        if let Some(tables) = &tables {
-                            let ours = Explained {
-                                drops: totals.drops.table_full + totals.drops.clash,
-                                evictions: totals.evictions,
-                            };
-                            snapshot.unexplained = self.reconciler.add(&tables.tables, ours);
-                            snapshot.drift =
-                                Some(drift(&mut self.baseline, entries(tables), &snapshot.totals));
-                        }
-                        snapshot.ready = tables.is_some();
-                    }
-                    Err(error) => {
-                        snapshot.totals = self.publisher.latest().totals;
-                        missing.push(format!("counters: {error}"));
-                    }
-                }
-                if tables.is_none() {
-                    missing.push("tables: they can't be read".to_owned());
-                }
-                snapshot.programs = probes.run_time().unwrap_or_default();
-                snapshot.status = Arc::clone(status);
-                snapshot.state = if missing.is_empty() {
-                    State::Attached
-                } else {
-                    State::Degraded
-                };
-                snapshot.reason = (!missing.is_empty()).then(|| missing.join("; "));
-            }
-        }
-        snapshot.problems.clone_from(&self.problems);
-        self.publisher.publish(snapshot);
-    }
-
-    /// What is in files, read on another thread: with many namespaces it takes milliseconds, and
-    /// events do not wait.
-    async fn read(&mut self) -> Readings {
-        let loaded = !matches!(self.life, Life::Waiting);
-        let mut reader = self
-            .tables
-            .take()
-            .unwrap_or_else(|| TableReader::new(Root::system()));
-        if self.publisher.take_unknown_netns() {
-            reader.look_again();
-        }
-        let read = spawn_blocking(move || {
-            let tables = loaded.then(|| reader.read());
-            let table_bytes = match &tables {
-                Some(Ok(tables)) => table_bytes(&Root::system(), tables.buckets),
-                _ => None,
-            };
-            (reader, tables, table_bytes, Own::read().unwrap_or_default())
-        });
-        let Ok((reader, tables, table_bytes, own)) = read.await else {
-            // It panicked, which was printed; the next one begins anew.
-            return Readings::default();
-        };
-        self.tables = Some(reader);
-        let tables = tables.and_then(|result| self.note_problems(result));
-        Readings {
-            tables,
-            table_bytes,
-            own,
-        }
-    }
-
-    /// Says what went wrong, if it is new.
-    fn note_problems(&mut self, result: Result<TablesSample, TablesError>) -> Option<TablesSample> {
-        match result {
-            Ok(sample) => {
-                for problem in &sample.problems {
-                    self.remember(problem);
-                }
-                Some(sample)
-            }
-            Err(error) => {
-                // Nothing to say when conntrack has just gone: `tend` will.
-                let gone = matches!(&error, TablesError::Sysctl(error)
-                    if error.source.kind() == std::io::ErrorKind::NotFound);
-                if !gone {
-                    self.remember(&error.to_string());
-                }
-                None
-            }
-        }
-    }
-
-    /// Says a problem once and keeps it for /status.
-    fn remember(&mut self, problem: &str) {
-        if self.problems.iter().any(|known| known == problem) {
-            return;
-        }
-        tracing::warn!("{problem}");
-        if self.problems.len() == PROBLEMS {
-            self.problems.remove(0);
-        }
-        self.problems.push(problem.to_owned());
-    }
-
-    /// Fills in what the tables say.
-    fn describe(&mut self, sample: &TablesSample, snapshot: &mut Snapshot) {
-        let at = self.began.elapsed();
-        self.trackers
-            .retain(|netns, _| sample.tables.iter().any(|table| table.netns == *netns));
-        snapshot.limit = Some(sample.limit);
-        snapshot.buckets = Some(sample.buckets);
-        let mut taken = HashSet::new();
-        for table in &sample.tables {
-            let tracker = self.trackers.entry(table.netns).or_default();
-            tracker.add(Sample {
-                at,
-                entries: table.entries,
-                limit: sample.limit,
-                drops: table.stats.map(|stats| stats.drop),
-            });
-            // A metric must not come twice: somebody may have called a namespace "host".
-            let name = if taken.insert(table.name.as_str()) {
-                table.name.clone()
-            } else {
-                table.netns.to_string()
-            };
-            snapshot.tables.push(Table {
-                netns: table.netns,
-                name,
-                entries: table.entries,
-                pressure: tracker.pressure(),
-                seconds_to_full: tracker.seconds_to_full(),
-                stats: table.stats,
-            });
-        }
-        let before = self.publisher.latest();
-        let names: Names = snapshot
-            .tables
-            .iter()
-            .map(|table| (table.netns, table.name.clone()))
-            .collect();
-        snapshot.names = if *before.names == names {
-            Arc::clone(&before.names)
-        } else {
-            Arc::new(names)
-        };
-    }
 }
 
 /// Attaches on a thread of its own, so that requests and signals are answered meanwhile: the
@@ -444,63 +232,5 @@ async fn attach_elsewhere(options: &Options) -> Result<Probes, AttachError> {
             Err(_) => Probes::attach(options),
         },
         Err(_) => Probes::attach(options),
-    }
-}
-
-fn entries(sample: &TablesSample) -> u64 {
-    sample.tables.iter().map(|table| table.entries).sum()
-}
-
-/// Entries against counts; the first call after attaching sets the baseline.
-fn drift(baseline: &mut Option<i64>, entries: u64, totals: &Totals) -> Drift {
-    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    let grown = signed(totals.inserts) - signed(totals.deletes);
-    let expected = *baseline.get_or_insert_with(|| signed(entries) - grown) + grown;
-    Drift {
-        entries,
-        expected,
-        difference: signed(entries) - expected,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn drift_is_against_the_entries_at_attaching() {
-        let mut baseline = None;
-        let totals = |inserts, deletes| Totals {
-            inserts,
-            deletes,
-            ..Totals::default()
-        };
-        let at_first = drift(&mut baseline, 500, &totals(20, 10));
-        assert_eq!(
-            at_first,
-            Drift {
-                entries: 500,
-                expected: 500,
-                difference: 0
-            }
-        );
-        let later = drift(&mut baseline, 540, &totals(120, 70));
-        assert_eq!(
-            later,
-            Drift {
-                entries: 540,
-                expected: 540,
-                difference: 0
-            }
-        );
-        let missed = drift(&mut baseline, 537, &totals(120, 70));
-        assert_eq!(
-            missed,
-            Drift {
-                entries: 537,
-                expected: 540,
-                difference: -3
-            }
-        );
     }
 }
