@@ -113,6 +113,11 @@ impl Watch {
     }
 
     /// Lines so far.
+    pub fn lines(&self) -> Vec<Line> {
+        lock(&self.lines).clone()
+    }
+
+    /// Number of lines so far.
     pub fn len(&self) -> usize {
         lock(&self.lines).len()
     }
