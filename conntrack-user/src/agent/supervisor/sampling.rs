@@ -6,12 +6,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Life, Supervisor};
 use crate::{
-    agent::{
-        Explained, Own, Snapshot, State, Table,
-        drift::drift,
-        pressure::{Sample, Tracker},
-        table_bytes,
-    },
+    agent::{Explained, Own, Snapshot, State, Table, drift::drift, pressure::Sample, table_bytes},
     events::Names,
     kernel::{
         Root,
