@@ -281,8 +281,10 @@ fn cargo_install(cache: &Cache, name: &str, version: &str, options: &[&str]) -> 
     if !command::watched() {
         cargo.arg("--quiet");
     }
-    command::run(&mut cargo)
-        .with_context(|| format!("by hand: `cargo install {name} --version {version} --locked`"))
+    command::run(&mut cargo).with_context(|| {
+        let options = options.join(" ");
+        format!("by hand: `cargo install {name} --version {version} --locked {options}`")
+    })
 }
 
 fn program_of_version(cache: &Cache, name: &str, version: &str) -> Option<String> {
