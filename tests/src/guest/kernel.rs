@@ -1,11 +1,20 @@
 //! The kernel's side: sysctls, its own conntrack statistics, modules.
 
-use std::{collections::BTreeMap, fs, path::Path, str::FromStr as _};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    str::FromStr as _,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::command;
 
+/// How long a module that is still in use is waited for.
+const UNLOAD_LIMIT: Duration = Duration::from_secs(10);
 const SYSCTLS: &str = "/proc/sys/net/netfilter";
 
 /// A conntrack sysctl of this network namespace, such as `nf_conntrack_max`.
@@ -149,7 +158,15 @@ pub fn unload_module(name: &str) -> Result<()> {
     for holder in fs::read_dir(&holders).with_context(|| format!("{name} is built in"))? {
         unload_module(&holder?.file_name().to_string_lossy())?;
     }
-    command::output("rmmod", &[name]).map(drop)
+    // Rules that were deleted a moment ago are freed by a worker, and hold the module until then.
+    let deadline = Instant::now() + UNLOAD_LIMIT;
+    loop {
+        match command::output("rmmod", &[name]) {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => thread::sleep(command::POLL),
+        }
+    }
 }
 
 /// Number of CPUs that are online.
