@@ -66,11 +66,12 @@ pub(super) struct Outcome {
 /// Finds out what the kernel offers, loads and attaches.
 pub(super) fn attach(options: &Options) -> Result<Outcome, AttachError> {
     let root = Root::system();
+    // First: who lacks them should not be told to wait for conntrack.
+    privileges::require()?;
     let presence = Presence::read(&root).map_err(AttachError::Presence)?;
     if !presence.is_loaded() {
         return Err(AttachError::NotLoaded);
     }
-    privileges::require()?;
     let path = options.btf.as_deref().unwrap_or(Path::new(VMLINUX_BTF));
     let vmlinux_bytes = fs::read(path).map_err(|error| AttachError::NoBtf {
         path: path.to_owned(),

@@ -66,8 +66,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             mechanism: None,
-            insert_budget: 1_000,
-            insert_one_in: 64,
+            insert_budget: 500,
+            insert_one_in: 128,
             drop_budget: 10_000,
             eviction_budget: 10_000,
             ring_bytes: 1 << 20,
