@@ -171,7 +171,7 @@ pub fn unload_module(name: &str) -> Result<()> {
 
 /// Number of CPUs that are online.
 pub fn online_cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// How often softirq `name` (such as `NET_RX`) ran on `cpu`.
