@@ -24,15 +24,20 @@ pub struct Budget {
 impl Budget {
     /// Begins a new window when the last one is over.
     #[inline(always)]
-    fn refill(&mut self, per_window: u32, tick: u64, now_ns: impl FnOnce() -> u64) {
-        if self.left > 0 || tick == self.checked_tick {
+    fn refill(
+        &mut self,
+        per_window: impl FnOnce() -> u32,
+        tick: u64,
+        now_ns: impl FnOnce() -> u64,
+    ) {
+        if tick == self.checked_tick {
             return;
         }
         self.checked_tick = tick;
         let now = now_ns();
         if now.wrapping_sub(self.window_start_ns) >= WINDOW_NS {
             self.window_start_ns = now;
-            self.left = per_window;
+            self.left = per_window();
         }
     }
 
@@ -40,21 +45,29 @@ impl Budget {
     ///
     /// Within the budget every event gets a record; beyond it one in `one_in` (0: none). The
     /// weight counts this event and those skipped before it, so that weights add up to events.
+    ///
+    /// All but the state is asked for by closures: this is on the path of each new connection,
+    /// where an unneeded load counts.
     #[inline(always)]
     pub fn sample(
         &mut self,
-        per_window: u32,
-        one_in: u32,
-        tick: u64,
+        per_window: impl FnOnce() -> u32,
+        one_in: impl FnOnce() -> u32,
+        tick: impl FnOnce() -> u64,
         now_ns: impl FnOnce() -> u64,
     ) -> Option<u32> {
-        self.refill(per_window, tick, now_ns);
         let weight = self.skipped.wrapping_add(1);
+        if self.left == 0 {
+            self.refill(per_window, tick(), now_ns);
+        }
         if self.left > 0 {
             self.left -= 1;
-        } else if one_in == 0 || weight < one_in {
-            self.skipped = weight;
-            return None;
+        } else {
+            let one_in = one_in();
+            if one_in == 0 || weight < one_in {
+                self.skipped = weight;
+                return None;
+            }
         }
         self.skipped = 0;
         Some(weight)
@@ -63,7 +76,9 @@ impl Budget {
     /// One more event of a kind that is never sampled: whether it may have a record.
     #[inline(always)]
     pub fn take(&mut self, per_window: u32, tick: u64, now_ns: impl FnOnce() -> u64) -> bool {
-        self.refill(per_window, tick, now_ns);
+        if self.left == 0 {
+            self.refill(|| per_window, tick, now_ns);
+        }
         if self.left == 0 {
             return false;
         }
@@ -80,9 +95,12 @@ mod tests {
     fn within_the_budget_each_event_has_a_record() {
         let mut budget = Budget::default();
         for _ in 0..10 {
-            assert_eq!(budget.sample(10, 64, 1, || WINDOW_NS), Some(1));
+            assert_eq!(budget.sample(|| 10, || 64, || 1, || WINDOW_NS), Some(1));
         }
-        assert_eq!(budget.sample(10, 64, 1, || unreachable!("same tick")), None);
+        assert_eq!(
+            budget.sample(|| 10, || 64, || 1, || unreachable!("same tick")),
+            None
+        );
     }
 
     #[test]
@@ -92,7 +110,8 @@ mod tests {
         for tick in 1..=5_000u64 {
             for _ in 0..7 {
                 events += 1;
-                if let Some(weight) = budget.sample(3, 10, tick, || tick * WINDOW_NS / 40) {
+                if let Some(weight) = budget.sample(|| 3, || 10, || tick, || tick * WINDOW_NS / 40)
+                {
                     weights += u64::from(weight);
                     records += 1;
                 }
@@ -109,7 +128,7 @@ mod tests {
     fn one_in_zero_means_budget_only() {
         let mut budget = Budget::default();
         let made = (0..1000)
-            .filter(|_| budget.sample(5, 0, 1, || WINDOW_NS).is_some())
+            .filter(|_| budget.sample(|| 5, || 0, || 1, || WINDOW_NS).is_some())
             .count();
         assert_eq!(made, 5);
     }
@@ -123,10 +142,10 @@ mod tests {
         assert!(budget.take(1, 3, || WINDOW_NS * 2));
 
         let mut budget = Budget::default();
-        assert_eq!(budget.sample(1, 0, 1, || WINDOW_NS), Some(1));
-        assert_eq!(budget.sample(1, 0, 1, || 0), None);
-        assert_eq!(budget.sample(1, 0, 1, || 0), None);
-        assert_eq!(budget.sample(1, 0, 2, || WINDOW_NS * 2), Some(3));
+        assert_eq!(budget.sample(|| 1, || 0, || 1, || WINDOW_NS), Some(1));
+        assert_eq!(budget.sample(|| 1, || 0, || 1, || 0), None);
+        assert_eq!(budget.sample(|| 1, || 0, || 1, || 0), None);
+        assert_eq!(budget.sample(|| 1, || 0, || 2, || WINDOW_NS * 2), Some(3));
     }
 
     #[test]

@@ -20,9 +20,9 @@ pub(super) fn sampled(state: *mut PerCpuState) -> Option<u32> {
     // SAFETY: `state` is a live map value of this CPU.
     let inserts = unsafe { &mut (*state).inserts };
     inserts.sample(
-        globals::INSERT_BUDGET.load(),
-        globals::INSERT_ONE_IN.load(),
-        read::tick(),
+        || globals::INSERT_BUDGET.load(),
+        || globals::INSERT_ONE_IN.load(),
+        read::tick,
         read::now_ns,
     )
 }
