@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use tokio::task::spawn_blocking;
+use tokio::task::yield_now;
 
 use super::{Life, Supervisor};
 use crate::{
@@ -112,11 +112,10 @@ impl Supervisor {
         self.publisher.publish(snapshot);
     }
 
-    /// What is in files, read on another thread: with many namespaces it takes milliseconds, and
-    /// events do not wait.
+    /// What is in files. Events have a turn after each part. (Another thread would compete with
+    /// this one for the CPU on a small node: it made the slowest events slower.)
     async fn read(&mut self) -> Readings {
         if matches!(self.life, Life::Waiting) {
-            // No other thread yet: capabilities are given up thread by thread, after attaching.
             return Readings {
                 own: Own::read().unwrap_or_default(),
                 ..Readings::default()
@@ -129,18 +128,15 @@ impl Supervisor {
         if self.publisher.take_unknown_netns() {
             reader.look_again();
         }
-        let read = spawn_blocking(move || {
-            let tables = reader.read();
-            let table_bytes = match &tables {
-                Ok(tables) => table_bytes(&Root::system(), tables.buckets),
-                Err(_) => None,
-            };
-            (reader, tables, table_bytes, Own::read().unwrap_or_default())
-        });
-        let Ok((reader, tables, table_bytes, own)) = read.await else {
-            // It panicked, which was printed; the next one begins anew.
-            return Readings::default();
+        let tables = reader.read();
+        yield_now().await;
+        let table_bytes = match &tables {
+            Ok(tables) => table_bytes(&Root::system(), tables.buckets),
+            Err(_) => None,
         };
+        yield_now().await;
+        let own = Own::read().unwrap_or_default();
+        yield_now().await;
         self.tables = Some(reader);
         let tables = self.note_problems(tables);
         Readings {
