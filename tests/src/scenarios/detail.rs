@@ -36,7 +36,7 @@ const TINY_LIMIT: u64 = 20;
 
 /// Attempts of the latency measurement: an emulated CPU that shares its host with others can be
 /// away for longer than what is to be measured, so one good run is what shows the latency.
-const ATTEMPTS: u64 = 5;
+const ATTEMPTS: u64 = 3;
 /// The most that the p99 from a drop to its line may be.
 const MOST_MS: f64 = 20.0;
 
