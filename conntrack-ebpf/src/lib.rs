@@ -6,6 +6,7 @@
 //! * [`record`]: what travels through the ring buffer, one record type for each event;
 //! * [`counter`]: what is counted exactly, for each CPU;
 //! * [`budget`]: how many records may be made, and what a record stands for;
+//! * [`owner`]: who an entry is charged to, and what is counted for each;
 //! * [`frame`]: which new flow made the kernel evict, over nested contexts;
 //! * [`state`]: the value of the per-CPU map, made of the above;
 //! * [`global`]: the read-only globals that user space sets before loading.
@@ -21,11 +22,25 @@ pub mod budget;
 pub mod counter;
 pub mod frame;
 pub mod global;
+pub mod owner;
 pub mod record;
 pub mod state;
 
 #[cfg(feature = "user")]
 mod pod {
+    use crate::owner::{Address, Claim, OwnerCounts, Party, TagKey};
+
+    // SAFETY: `repr(C)` integers without padding (sizes asserted in `owner`), so any bytes are a
+    // value.
+    unsafe impl aya::Pod for Address {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Claim {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for TagKey {}
+    // SAFETY: `repr(transparent)` over an integer.
+    unsafe impl aya::Pod for Party {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for OwnerCounts {}
     // SAFETY: `PerCpuState` is `repr(C)`, has no padding (asserted in `state`), no pointers and no
     // invalid bit patterns: any bytes that the kernel hands out are a value of it.
     unsafe impl aya::Pod for crate::state::PerCpuState {}

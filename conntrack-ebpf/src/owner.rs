@@ -1,0 +1,195 @@
+//! Who an entry is charged to: the kernel's side of the owner map.
+//!
+//! User space gives each owner of the node a slot and keeps three maps, from an address, a cgroup
+//! and a network namespace to a slot. The programs look an entry up once when it enters the table
+//! and once when it leaves, and count by slot, for each CPU and direction.
+//!
+//! An entry has to be charged to the same owner when it leaves. Its addresses tell, unless its
+//! address has changed hands since, or is the host's and only the socket told whose it was. Those
+//! entries are tagged when they enter: see [`FLAG_TAGGED`].
+
+use core::mem::size_of;
+
+use crate::record::{DropReason, Tuple};
+
+/// The slot of what belongs to nobody that is known.
+pub const UNKNOWN: u32 = 0;
+/// The slot of the host itself: its addresses, and sockets of no known cgroup.
+pub const HOST: u32 = 1;
+/// The first slot that is given to an owner.
+pub const FIRST: u32 = 2;
+/// Slots unless told otherwise; the counters of one take 144 bytes for each possible CPU.
+pub const DEFAULT_SLOTS: u32 = 1024;
+/// Slots at most: a record has 16 bits for one.
+pub const MAX_SLOTS: u32 = 1 << 16;
+
+/// Key of the address map: an IPv6 address, or an IPv4 one as `::ffff:a.b.c.d`, network order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Address {
+    /// Four words as in memory.
+    pub words: [u32; 4],
+}
+
+/// Value of the address map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Claim {
+    /// Who has the address now: charged for what enters the table.
+    pub slot: u32,
+    /// With [`FLAG_TAGGED`]: charged for what leaves the table without a tag.
+    pub base: u32,
+    /// `FLAG_*` of this module.
+    pub flags: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// Set in [`Claim::flags`]: entries with this address may belong to others than [`Claim::slot`].
+/// Those that enter are tagged with their owner; those that leave without a tag are `base`'s.
+pub const FLAG_TAGGED: u32 = 1;
+/// Set in [`Claim::flags`], with [`FLAG_TAGGED`]: an address of the host, so the sending socket's
+/// cgroup is asked. `slot` and `base` are [`HOST`].
+pub const FLAG_SOCKET: u32 = 2;
+
+/// Key of the tag map: one entry. Its original tuple is unique in its table and zone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct TagKey {
+    /// The original direction.
+    pub tuple: Tuple,
+    /// Inode number of the entry's network namespace.
+    pub netns: u32,
+    /// Its conntrack zone.
+    pub zone: u32,
+}
+
+/// Which way a connection goes, seen from its owner; index into [`OwnerState`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Direction {
+    /// The owner opened it.
+    Egress = 0,
+    /// The owner is its real server, after DNAT.
+    Ingress = 1,
+}
+
+/// A slot and a direction in one word: the slot below, the direction in the highest bit.
+///
+/// Value of the tag map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Party(u32);
+
+impl Party {
+    const INGRESS: u32 = 1 << 31;
+
+    /// `slot` in `direction`.
+    #[inline(always)]
+    pub const fn new(slot: u32, direction: Direction) -> Self {
+        match direction {
+            Direction::Egress => Self(slot),
+            Direction::Ingress => Self(slot | Self::INGRESS),
+        }
+    }
+
+    /// Whose.
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        self.0 & !Self::INGRESS
+    }
+
+    /// Which way.
+    #[inline(always)]
+    pub const fn direction(self) -> Direction {
+        if self.0 & Self::INGRESS == 0 {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        }
+    }
+}
+
+/// What is counted for one owner in one direction, on one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct OwnerCounts {
+    /// Entries that entered the table.
+    pub inserts: u64,
+    /// Entries that left it.
+    pub deletes: u64,
+    /// Live entries of this owner that `early_drop` removed; part of `deletes`.
+    pub victims: u64,
+    /// Live entries that were removed to make room for a connection of this owner.
+    pub causes: u64,
+    /// Packets lost, by [`DropReason`] less 1.
+    pub drops: [u64; DropReason::ALL.len()],
+}
+
+/// Value of the per-CPU map of slots: by [`Direction`].
+pub type OwnerState = [OwnerCounts; 2];
+
+const _: () = {
+    assert!(size_of::<Address>() == 16);
+    assert!(size_of::<Claim>() == 16);
+    assert!(size_of::<TagKey>() == 48);
+    assert!(size_of::<OwnerCounts>() == 72);
+    assert!(size_of::<OwnerState>() == 144);
+};
+
+impl Address {
+    /// `::ffff:0:0/96` as the third word is in memory.
+    const MAPPED: u32 = 0xffff_u32.to_be();
+
+    /// An IPv4 address, network order.
+    #[inline(always)]
+    pub const fn v4(address: u32) -> Self {
+        Self {
+            words: [0, 0, Self::MAPPED, address],
+        }
+    }
+
+    /// The key of an address.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn of(address: core::net::IpAddr) -> Self {
+        let octets = match address {
+            core::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            core::net::IpAddr::V6(v6) => v6.octets(),
+        };
+        let mut words = [0; 4];
+        for (word, four) in words.iter_mut().zip(octets.chunks_exact(4)) {
+            *word = u32::from_ne_bytes([four[0], four[1], four[2], four[3]]);
+        }
+        Self { words }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[test]
+    fn keys_are_those_that_the_kernel_side_makes() {
+        let v4 = Ipv4Addr::new(10, 42, 0, 7);
+        assert_eq!(
+            Address::of(IpAddr::V4(v4)),
+            Address::v4(u32::from_ne_bytes(v4.octets()))
+        );
+        let v6: Ipv6Addr = "fd00:42::7".parse().unwrap();
+        let words = Address::of(IpAddr::V6(v6)).words;
+        assert_eq!(words[0], u32::from_ne_bytes([0xfd, 0, 0, 0x42]));
+        assert_eq!(words[3], u32::from_ne_bytes([0, 0, 0, 7]));
+    }
+
+    #[test]
+    fn a_party_is_a_slot_and_a_direction() {
+        for direction in [Direction::Egress, Direction::Ingress] {
+            for slot in [0, 1, 2, MAX_SLOTS - 1] {
+                let party = Party::new(slot, direction);
+                assert_eq!((party.slot(), party.direction()), (slot, direction));
+            }
+        }
+    }
+}
