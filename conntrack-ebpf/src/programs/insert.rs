@@ -4,11 +4,15 @@ use aya_ebpf::{
     macros::{fentry, fexit, kprobe},
     programs::{FEntryContext, FExitContext, ProbeContext},
 };
-use conntrack_ebpf::{counter::Counter, state::PerCpuState};
+use conntrack_ebpf::{
+    counter::Counter,
+    state::{DUE_RECORD, DUE_SOCKET, Pending, PerCpuState},
+};
 
 use super::{
     emit, globals,
     maps::{count, count_atomic, state},
+    owner,
     read::{self, ByHelper, Memory, Typed},
 };
 
@@ -33,19 +37,91 @@ pub(super) fn sampled(state: *mut PerCpuState) -> Option<u32> {
 fn hash_insert<M: Memory>(ct: u64) {
     let Some(state) = state() else { return };
     count(state, Counter::HashInserts);
-    let Some(weight) = sampled(state) else { return };
+    let netns = read::netns::<M>(read::ct_net::<M>(ct));
+    let found = owner::of_entry::<M>(ct, netns);
+    let weight = sampled(state);
     if globals::RECORD_AT_CONFIRM.load() == 0 {
-        emit::insert::<ByHelper>(state, ct, origin_skb(state, ct), weight);
+        let skb = origin_skb(state, ct);
+        entered::<M>(state, found, ct, skb, netns, weight);
         return;
     }
     // The packet is only known to `__nf_conntrack_confirm`, whose end is near: see `confirm.rs`.
+    let mut due = 0;
+    if found.asks_socket() {
+        due |= DUE_SOCKET;
+    } else {
+        owner::entered::<M>(state, found, ct, netns);
+    }
+    if weight.is_some() {
+        due |= DUE_RECORD;
+    }
+    if due == 0 {
+        return;
+    }
+    let place = vacant(state);
+    // SAFETY: a live map value of this CPU, and softirqs are off.
+    unsafe {
+        (*place).ct = ct;
+        (*place).due = due;
+        (*place).record.header.netns = netns;
+        (*place).record.origin.owner = found.party.slot() as u16;
+        (*place).record.header.flags = owner::flags(found.party);
+        emit::prepare_insert::<M>(&raw mut (*place).record, ct, weight);
+    }
+}
+
+/// Charges an entry whose packet is at hand (0: it has none that could be found), and makes its
+/// record if one is due.
+#[inline(always)]
+pub(super) fn entered<M: Memory>(
+    state: *mut PerCpuState,
+    found: owner::Found,
+    ct: u64,
+    skb: u64,
+    netns: u32,
+    weight: Option<u32>,
+) {
+    let mut party = found.party;
+    if found.asks_socket() {
+        let cgroup = read::packet_cgroup(skb);
+        party = owner::entered_by_socket(state, cgroup, &owner::tag_key::<M>(ct, netns));
+    } else {
+        owner::entered_interruptible::<M>(state, found, ct, netns);
+    }
+    if let Some(weight) = weight {
+        emit::insert::<ByHelper>(state, ct, skb, weight, party);
+    }
+}
+
+/// Where an insert can wait. If both places are taken, the ends of their calls were missed, or
+/// this CPU was left in between: the later one makes room, since it may be the softirq's.
+#[inline(always)]
+fn vacant(state: *mut PerCpuState) -> *mut Pending {
     // SAFETY: `state` is a live map value of this CPU.
     unsafe {
-        if (*state).pending_ct != 0 {
-            emit::insert_lost(state, (*state).pending.header.weight);
+        if (*state).pending[0].ct == 0 {
+            return &raw mut (*state).pending[0];
         }
-        (*state).pending_ct = ct;
-        emit::prepare_insert::<M>(&raw mut (*state).pending, ct, weight);
+        let place = &raw mut (*state).pending[1];
+        if (*place).ct != 0 {
+            given_up(state, place);
+        }
+        place
+    }
+}
+
+/// An insert whose packet is not going to be seen.
+#[inline(always)]
+pub(super) fn given_up(state: *mut PerCpuState, pending: *mut Pending) {
+    // SAFETY: `pending` is a live map value of this CPU.
+    unsafe {
+        if (*pending).due & DUE_SOCKET != 0 {
+            owner::entered_without_socket(state);
+        }
+        if (*pending).due & DUE_RECORD != 0 {
+            emit::insert_lost(state, (*pending).record.header.weight);
+        }
+        (*pending).ct = 0;
     }
 }
 
@@ -84,6 +160,10 @@ fn check_insert_fexit(ctx: FExitContext) -> u32 {
     let ret: i32 = ctx.arg(1);
     if let (0, Some(state)) = (ret, state()) {
         count_atomic(state, Counter::CheckInserts, 1);
+        let ct = ctx.arg::<*const u8>(0) as u64;
+        let netns = read::netns::<Typed>(read::ct_net::<Typed>(ct));
+        let found = owner::of_entry::<Typed>(ct, netns);
+        entered::<Typed>(state, found, ct, 0, netns, None);
     }
     0
 }

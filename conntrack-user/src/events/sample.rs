@@ -78,7 +78,7 @@ pub(crate) fn icmpv6_drop() -> View {
             cgroup: 77,
             ifindex: 2,
             zone: 3,
-            reserved: 0,
+            owner: 0,
         },
     })
 }
@@ -92,5 +92,7 @@ pub(crate) fn eviction() -> View {
         cause: tuple_v4(17, ([10, 0, 0, 1], 1234), ([10, 0, 0, 2], 53)),
         origin: Origin::default(),
         victim_status: 0b1010,
+        victim_owner: 0,
+        reserved: [0; 3],
     })
 }

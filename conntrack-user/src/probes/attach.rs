@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     kernel::{Root, btf::Btf, conntrack::Presence, kallsyms::Symbols},
-    sys::{bpf, perf},
+    sys::{bpf, netns, perf},
 };
 
 /// The module that conntrack is in, where it is one.
@@ -132,10 +132,15 @@ fn attach_plan(
     record_at_confirm: bool,
 ) -> Result<Outcome, AttachError> {
     let (mut globals, fields) = find_fields(running.vmlinux);
-    globals.extend(settings(options, record_at_confirm));
+    globals.extend(settings(
+        options,
+        record_at_confirm,
+        host_netns(&Root::system()),
+    ));
     let (programs, maps) = object::open(
         &globals,
         ring_size(options.ring_bytes),
+        options.owner_slots,
         options.ebpf_log_level,
     )?;
 
@@ -153,6 +158,16 @@ fn attach_plan(
         attach_event(event, candidates, &programs, &mut module_fd, &mut outcome)?;
     }
     Ok(outcome)
+}
+
+/// The network namespace of process 1; of this process if that can't be looked at (it is then one
+/// that a container has to itself).
+fn host_netns(root: &Root) -> u32 {
+    netns::inode_of(&root.proc("1/ns/net"))
+        .ok()
+        .flatten()
+        .or_else(|| netns::own_inode().ok())
+        .unwrap_or_default()
 }
 
 fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
