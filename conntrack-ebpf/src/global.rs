@@ -72,10 +72,12 @@ pub const HOST_NETNS: &str = "HOST_NETNS";
 pub const EVENTS_MAP: &str = "EVENTS";
 /// The per-CPU state's map name.
 pub const STATE_MAP: &str = "STATE";
-/// Map `Address -> Claim`; see [`crate::owner`].
+/// Two tables `Address -> Claim`; see [`crate::place`].
 pub const ADDRESSES_MAP: &str = "ADDRESSES";
-/// Map `cgroup id -> slot`.
+/// Two tables `cgroup id -> slot`.
 pub const CGROUPS_MAP: &str = "CGROUPS";
+/// Which of the two is read.
+pub const ACTIVE_MAP: &str = "ACTIVE";
 /// Map `inode number of a network namespace -> slot`.
 pub const NAMESPACES_MAP: &str = "NAMESPACES";
 /// Map `TagKey -> Party`.

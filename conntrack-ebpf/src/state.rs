@@ -37,7 +37,7 @@ pub struct Pending {
     pub due: u32,
     /// Always 0.
     pub reserved: u32,
-    /// Its record as far as the entry tells it; without [`DUE_RECORD`] only what a tag needs.
+    /// With [`DUE_RECORD`]: its record as far as the entry tells it.
     pub record: InsertRecord,
 }
 

@@ -35,9 +35,8 @@ fn resolved(skb: u64, verdict: u32) {
         emit::drop_of_entry(state, DropReason::Clash, ct, skb);
     } else if read::ct_status(ct).is_some_and(|status| status & NAT_CLASH != 0) {
         count_atomic(state, Counter::ClashInserts, 1);
-        let netns = read::netns::<ByHelper>(read::ct_net::<ByHelper>(ct));
-        let found = owner::of_entry::<ByHelper>(ct, netns);
-        insert::entered::<ByHelper>(state, found, ct, skb, netns, None);
+        let found = owner::of_entry::<ByHelper>(ct);
+        insert::entered::<ByHelper>(state, found, ct, skb, None);
     } else {
         count_atomic(state, Counter::ClashMerges, 1);
     }

@@ -3,7 +3,6 @@
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 use conntrack_ebpf::{
     counter::Counter,
-    owner::TagKey,
     record::DropReason,
     state::{DUE_RECORD, DUE_SOCKET, Pending, PerCpuState},
 };
@@ -59,17 +58,12 @@ fn arrived(state: *mut PerCpuState, pending: *mut Pending, skb: u64, verdict: u3
     }
     // SAFETY: a live map value of this CPU. An insert of a softirq that comes in between takes the
     // place only once it is free.
-    let (due, record) = unsafe { ((*pending).due, &raw mut (*pending).record) };
+    let (due, ct, record) = unsafe { ((*pending).due, (*pending).ct, &raw mut (*pending).record) };
     let (origin, flags) = read::origin::<Typed>(skb, 0);
     // SAFETY: as above.
     let record = unsafe { &mut *record };
     if due & DUE_SOCKET != 0 {
-        let key = TagKey {
-            tuple: record.original,
-            netns: record.header.netns,
-            zone: u32::from(record.origin.zone),
-        };
-        let party = owner::entered_by_socket(state, origin.cgroup, &key);
+        let party = owner::entered_by_socket(state, origin.cgroup, ct);
         record.origin.owner = party.slot() as u16;
         record.header.flags = owner::flags(party);
     }
@@ -97,10 +91,9 @@ fn confirm_counting_fexit(ctx: FExitContext) -> u32 {
         return 0;
     };
     count_atomic(state, Counter::Confirmed, 1);
-    let netns = read::netns::<ByHelper>(read::ct_net::<ByHelper>(ct));
-    let found = owner::of_entry::<ByHelper>(ct, netns);
+    let found = owner::of_entry::<ByHelper>(ct);
     let weight = insert::sampled(state);
-    insert::entered::<ByHelper>(state, found, ct, skb, netns, weight);
+    insert::entered::<ByHelper>(state, found, ct, skb, weight);
     0
 }
 

@@ -20,8 +20,7 @@ const ASSURED: u64 = 1 << 2;
 fn left_the_table<M: Memory>(ct: u64) {
     let Some(state) = state() else { return };
     count(state, Counter::Deletes);
-    let netns = read::netns::<M>(read::ct_net::<M>(ct));
-    let party = owner::of_leaving::<M>(ct, netns);
+    let party = owner::of_leaving::<M>(ct);
     owner::count_delete(party);
     if early_drop_is_open() {
         evicted(state, ct, party);

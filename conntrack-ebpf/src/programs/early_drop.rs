@@ -47,8 +47,7 @@ fn describe(frame: &mut Frame, state: *mut PerCpuState, net: u64, hash: u32, id:
     unsafe { read::copy_tuple_at(flow.tuple, &raw mut frame.cause) };
     frame.known = u8::from(frame.cause.l3num != 0);
     (frame.origin, frame.flags) = read::origin::<read::ByHelper>(skb, 0);
-    let netns = read::netns::<read::ByHelper>(net);
-    frame.party = owner::of_packet(&frame.cause, netns, frame.origin.cgroup);
+    frame.party = owner::of_packet(&frame.cause, net, frame.origin.cgroup);
 }
 
 #[inline(always)]

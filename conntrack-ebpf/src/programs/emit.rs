@@ -92,18 +92,23 @@ pub(super) fn insert_lost(state: *mut PerCpuState, weight: u32) {
     count_atomic(state, Counter::LostInsertWeight, u64::from(weight));
 }
 
-/// What the entry says of an insert, kept until its packet is at hand too. Without a `weight`
-/// there will be no record, and only what a tag needs is kept.
+/// What the entry says of an insert, kept until its packet is at hand too.
 #[inline(always)]
-pub(super) fn prepare_insert<M: Memory>(pending: *mut InsertRecord, ct: u64, weight: Option<u32>) {
+pub(super) fn prepare_insert<M: Memory>(
+    pending: *mut InsertRecord,
+    ct: u64,
+    weight: u32,
+    party: Party,
+) {
     // SAFETY: `pending` is in this CPU's state, and softirqs are off.
     unsafe {
+        (*pending).header.weight = weight;
+        (*pending).header.netns = read::netns::<M>(read::ct_net::<M>(ct));
+        (*pending).header.flags = owner::flags(party);
         read::copy_ct_tuple::<M, 0>(ct, &raw mut (*pending).original);
+        read::copy_ct_tuple::<M, 1>(ct, &raw mut (*pending).reply);
         (*pending).origin.zone = read::ct_zone::<M>(ct);
-        if let Some(weight) = weight {
-            (*pending).header.weight = weight;
-            read::copy_ct_tuple::<M, 1>(ct, &raw mut (*pending).reply);
-        }
+        (*pending).origin.owner = party.slot() as u16;
     }
 }
 
@@ -171,7 +176,7 @@ fn drop_has_budget(state: *mut PerCpuState) -> bool {
 pub(super) fn drop_of_entry(state: *mut PerCpuState, reason: DropReason, ct: u64, skb: u64) {
     let (mut origin, flags) = read::origin::<ByHelper>(skb, read::ct_zone::<ByHelper>(ct));
     let netns = read::netns::<ByHelper>(read::ct_net::<ByHelper>(ct));
-    let party = owner::of_lost_entry(ct, netns, origin.cgroup);
+    let party = owner::of_lost_entry(ct, origin.cgroup);
     owner::count_drop(party, reason);
     if !drop_has_budget(state) {
         return;

@@ -37,12 +37,15 @@ pub(super) fn sampled(state: *mut PerCpuState) -> Option<u32> {
 fn hash_insert<M: Memory>(ct: u64) {
     let Some(state) = state() else { return };
     count(state, Counter::HashInserts);
-    let netns = read::netns::<M>(read::ct_net::<M>(ct));
-    let found = owner::of_entry::<M>(ct, netns);
+    let found = owner::of_entry::<M>(ct);
     let weight = sampled(state);
     if globals::RECORD_AT_CONFIRM.load() == 0 {
-        let skb = origin_skb(state, ct);
-        entered::<M>(state, found, ct, skb, netns, weight);
+        let skb = if found.asks_socket() || weight.is_some() {
+            origin_skb(state, ct)
+        } else {
+            0
+        };
+        entered::<M>(state, found, ct, skb, weight);
         return;
     }
     // The packet is only known to `__nf_conntrack_confirm`, whose end is near: see `confirm.rs`.
@@ -50,7 +53,7 @@ fn hash_insert<M: Memory>(ct: u64) {
     if found.asks_socket() {
         due |= DUE_SOCKET;
     } else {
-        owner::entered::<M>(state, found, ct, netns);
+        owner::entered::<M>(state, found, ct);
     }
     if weight.is_some() {
         due |= DUE_RECORD;
@@ -63,10 +66,9 @@ fn hash_insert<M: Memory>(ct: u64) {
     unsafe {
         (*place).ct = ct;
         (*place).due = due;
-        (*place).record.header.netns = netns;
-        (*place).record.origin.owner = found.party.slot() as u16;
-        (*place).record.header.flags = owner::flags(found.party);
-        emit::prepare_insert::<M>(&raw mut (*place).record, ct, weight);
+        if let Some(weight) = weight {
+            emit::prepare_insert::<M>(&raw mut (*place).record, ct, weight, found.party);
+        }
     }
 }
 
@@ -78,15 +80,13 @@ pub(super) fn entered<M: Memory>(
     found: owner::Found,
     ct: u64,
     skb: u64,
-    netns: u32,
     weight: Option<u32>,
 ) {
     let mut party = found.party;
     if found.asks_socket() {
-        let cgroup = read::packet_cgroup(skb);
-        party = owner::entered_by_socket(state, cgroup, &owner::tag_key::<M>(ct, netns));
+        party = owner::entered_by_socket(state, read::packet_cgroup(skb), ct);
     } else {
-        owner::entered_interruptible::<M>(state, found, ct, netns);
+        owner::entered_interruptible::<M>(state, found, ct);
     }
     if let Some(weight) = weight {
         emit::insert::<ByHelper>(state, ct, skb, weight, party);
@@ -161,9 +161,8 @@ fn check_insert_fexit(ctx: FExitContext) -> u32 {
     if let (0, Some(state)) = (ret, state()) {
         count_atomic(state, Counter::CheckInserts, 1);
         let ct = ctx.arg::<*const u8>(0) as u64;
-        let netns = read::netns::<Typed>(read::ct_net::<Typed>(ct));
-        let found = owner::of_entry::<Typed>(ct, netns);
-        entered::<Typed>(state, found, ct, 0, netns, None);
+        let found = owner::of_entry::<Typed>(ct);
+        entered::<Typed>(state, found, ct, 0, None);
     }
     0
 }

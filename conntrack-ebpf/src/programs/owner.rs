@@ -11,8 +11,9 @@
 //! A packet that never got an entry has its destination in place of the source of replies.
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{HashMap, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray},
 };
 use conntrack_ebpf::{
     counter::Counter,
@@ -20,6 +21,7 @@ use conntrack_ebpf::{
         Address, Claim, DEFAULT_SLOTS, Direction, FLAG_SOCKET, FLAG_TAGGED, HOST, OwnerCounts,
         OwnerState, Party, TagKey, UNKNOWN,
     },
+    place::{Addresses, Cgroups},
     record::{DropReason, FLAG_INGRESS, Tuple},
     state::PerCpuState,
 };
@@ -30,13 +32,17 @@ use super::{
     read::{self, ByHelper, Memory},
 };
 
-/// Addresses of owners; written by user space.
+/// Addresses of owners: two tables, of which [`ACTIVE`] says which is read.
 #[map]
-static ADDRESSES: HashMap<Address, Claim> = HashMap::with_max_entries(8192, 0);
+static ADDRESSES: Array<Addresses> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 
-/// cgroup v2 ids of owners that share the host's addresses; written by user space.
+/// cgroup v2 ids of owners that share the host's addresses, likewise.
 #[map]
-static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(8192, 0);
+static CGROUPS: Array<Cgroups> = Array::with_max_entries(2, BPF_F_MMAPABLE);
+
+/// Index of the tables that are read.
+#[map]
+static ACTIVE: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Network namespaces of owners; written by user space.
 #[map]
@@ -75,26 +81,45 @@ impl Found {
     }
 }
 
+/// The tables that are read now.
 #[inline(always)]
-fn claim_of(address: Address) -> Option<&'static Claim> {
-    // SAFETY: user space replaces an element as a whole; a reader sees the old one or the new.
-    unsafe { ADDRESSES.get(address) }
+fn active() -> u32 {
+    ACTIVE.get(0).copied().unwrap_or(0)
+}
+
+/// What user space says about addresses now.
+#[inline(always)]
+fn addresses() -> Option<&'static Addresses> {
+    ADDRESSES.get(active())
 }
 
 /// The claim on the source of one direction of an entry.
 #[inline(always)]
-fn claim<M: Memory, const REPLY: u32>(ct: u64) -> Option<&'static Claim> {
-    claim_of(read::ct_source::<M, REPLY>(ct))
+fn claim<M: Memory, const REPLY: u32>(
+    addresses: &'static Addresses,
+    ct: u64,
+) -> Option<&'static Claim> {
+    addresses.find(read::ct_source::<M, REPLY>(ct))
 }
 
 /// The slot of a namespace that is not the host's, if it has an owner.
 #[inline(always)]
-fn slot_of_namespace(netns: u32) -> Option<u32> {
+fn slot_of_namespace(addresses: &Addresses, netns: impl FnOnce() -> u32) -> Option<u32> {
+    if addresses.namespaces == 0 {
+        return None;
+    }
+    let netns = netns();
     if netns == globals::HOST_NETNS.load() {
         return None;
     }
-    // SAFETY: as in `claim_of`.
+    // SAFETY: user space replaces an element as a whole; a reader sees the old one or the new.
     unsafe { NAMESPACES.get(netns) }.copied()
+}
+
+/// The inode number of an entry's network namespace.
+#[inline(always)]
+fn netns<M: Memory>(ct: u64) -> u32 {
+    read::netns::<M>(read::ct_net::<M>(ct))
 }
 
 /// Which way a connection in the own table of `slot` goes.
@@ -114,10 +139,13 @@ fn direction_within(
 
 /// Who an entry that enters the table is charged to.
 #[inline(always)]
-pub(super) fn of_entry<M: Memory>(ct: u64, netns: u32) -> Found {
-    let source = claim::<M, 0>(ct);
-    if let Some(slot) = slot_of_namespace(netns) {
-        let direction = direction_within(slot, source, || claim::<M, 1>(ct));
+pub(super) fn of_entry<M: Memory>(ct: u64) -> Found {
+    let Some(addresses) = addresses() else {
+        return Found::plain(NOBODY);
+    };
+    let source = claim::<M, 0>(addresses, ct);
+    if let Some(slot) = slot_of_namespace(addresses, || netns::<M>(ct)) {
+        let direction = direction_within(slot, source, || claim::<M, 1>(addresses, ct));
         return Found::plain(Party::new(slot, direction));
     }
     if let Some(claim) = source {
@@ -126,7 +154,7 @@ pub(super) fn of_entry<M: Memory>(ct: u64, netns: u32) -> Found {
             flags: claim.flags,
         };
     }
-    match claim::<M, 1>(ct) {
+    match claim::<M, 1>(addresses, ct) {
         Some(claim) => Found {
             party: Party::new(claim.slot, Direction::Ingress),
             // Whoever sent it is elsewhere: there is no socket to ask.
@@ -142,37 +170,32 @@ pub(super) fn of_entry<M: Memory>(ct: u64, netns: u32) -> Found {
 
 /// Charges an entry that entered the table to whom its addresses tell. Softirqs are off.
 #[inline(always)]
-pub(super) fn entered<M: Memory>(state: *mut PerCpuState, found: Found, ct: u64, netns: u32) {
+pub(super) fn entered<M: Memory>(state: *mut PerCpuState, found: Found, ct: u64) {
     if let Some(counts) = counts(found.party) {
         // SAFETY: a live map value of this CPU.
         unsafe { (*counts).inserts += 1 }
     }
     if found.is_tagged() {
-        tag(state, &tag_key::<M>(ct, netns), found.party);
+        tag::<M>(state, ct, found.party);
     }
 }
 
 /// As [`entered`], where a softirq may interrupt.
 #[inline(always)]
-pub(super) fn entered_interruptible<M: Memory>(
-    state: *mut PerCpuState,
-    found: Found,
-    ct: u64,
-    netns: u32,
-) {
+pub(super) fn entered_interruptible<M: Memory>(state: *mut PerCpuState, found: Found, ct: u64) {
     count_insert(found.party);
     if found.is_tagged() {
-        tag(state, &tag_key::<M>(ct, netns), found.party);
+        tag::<M>(state, ct, found.party);
     }
 }
 
 /// Charges an entry at an address of the host to the owner of its socket's cgroup, else the host.
 #[inline(always)]
-pub(super) fn entered_by_socket(state: *mut PerCpuState, cgroup: u64, key: &TagKey) -> Party {
+pub(super) fn entered_by_socket(state: *mut PerCpuState, cgroup: u64, ct: u64) -> Party {
     let party = of_socket(cgroup);
     count_insert(party);
     if party.slot() != HOST {
-        tag(state, key, party);
+        tag::<ByHelper>(state, ct, party);
     }
     party
 }
@@ -186,36 +209,35 @@ pub(super) fn entered_without_socket(state: *mut PerCpuState) {
 
 #[inline(always)]
 fn of_socket(cgroup: u64) -> Party {
-    let slot = if cgroup == 0 {
-        None
-    } else {
-        // SAFETY: as in `claim_of`.
-        unsafe { CGROUPS.get(cgroup) }
+    let slot = match CGROUPS.get(active()) {
+        Some(cgroups) if cgroup != 0 => cgroups.find(cgroup),
+        _ => None,
     };
-    Party::new(slot.copied().unwrap_or(HOST), Direction::Egress)
+    let slot = slot.map_or(HOST, |slot| *slot as u32);
+    Party::new(slot, Direction::Egress)
 }
 
 #[inline(always)]
-fn tag(state: *mut PerCpuState, key: &TagKey, party: Party) {
-    if TAGS.insert(key, party, 0).is_err() {
+fn tag<M: Memory>(state: *mut PerCpuState, ct: u64, party: Party) {
+    if TAGS.insert(tag_key::<M>(ct), party, 0).is_err() {
         count_atomic(state, Counter::TagsLost, 1);
     }
 }
 
 #[inline(always)]
-pub(super) fn tag_key<M: Memory>(ct: u64, netns: u32) -> TagKey {
+fn tag_key<M: Memory>(ct: u64) -> TagKey {
     let mut key = TagKey::default();
     // SAFETY: a local of the right type.
     unsafe { read::copy_ct_tuple::<M, 0>(ct, &raw mut key.tuple) };
-    key.netns = netns;
+    key.netns = netns::<M>(ct);
     key.zone = u32::from(read::ct_zone::<M>(ct));
     key
 }
 
 /// The tag of an entry, removed.
 #[inline(always)]
-fn take_tag<M: Memory>(ct: u64, netns: u32) -> Option<Party> {
-    let key = tag_key::<M>(ct, netns);
+fn take_tag<M: Memory>(ct: u64) -> Option<Party> {
+    let key = tag_key::<M>(ct);
     // SAFETY: only the insert and the delete of this entry touch its element.
     let party = unsafe { TAGS.get(key) }.copied()?;
     let _: Result<(), i32> = TAGS.remove(key);
@@ -224,17 +246,21 @@ fn take_tag<M: Memory>(ct: u64, netns: u32) -> Option<Party> {
 
 /// Who an entry was charged to when it entered the table, now that it leaves.
 #[inline(always)]
-pub(super) fn of_leaving<M: Memory>(ct: u64, netns: u32) -> Party {
-    let source = claim::<M, 0>(ct);
-    if let Some(slot) = slot_of_namespace(netns) {
-        return Party::new(slot, direction_within(slot, source, || claim::<M, 1>(ct)));
+pub(super) fn of_leaving<M: Memory>(ct: u64) -> Party {
+    let Some(addresses) = addresses() else {
+        return NOBODY;
+    };
+    let source = claim::<M, 0>(addresses, ct);
+    if let Some(slot) = slot_of_namespace(addresses, || netns::<M>(ct)) {
+        let direction = direction_within(slot, source, || claim::<M, 1>(addresses, ct));
+        return Party::new(slot, direction);
     }
     let mut tag_looked_for = false;
     if let Some(claim) = source {
         if claim.flags & FLAG_TAGGED == 0 {
             return Party::new(claim.slot, Direction::Egress);
         }
-        if let Some(party) = take_tag::<M>(ct, netns) {
+        if let Some(party) = take_tag::<M>(ct) {
             return party;
         }
         // Entries from before anybody had the address were charged by the rules that follow.
@@ -243,13 +269,13 @@ pub(super) fn of_leaving<M: Memory>(ct: u64, netns: u32) -> Party {
         }
         tag_looked_for = true;
     }
-    let Some(claim) = claim::<M, 1>(ct) else {
+    let Some(claim) = claim::<M, 1>(addresses, ct) else {
         return NOBODY;
     };
     if claim.flags & FLAG_TAGGED == 0 || claim.flags & FLAG_SOCKET != 0 {
         return Party::new(claim.slot, Direction::Ingress);
     }
-    if !tag_looked_for && let Some(party) = take_tag::<M>(ct, netns) {
+    if !tag_looked_for && let Some(party) = take_tag::<M>(ct) {
         return party;
     }
     if claim.base == UNKNOWN {
@@ -260,17 +286,20 @@ pub(super) fn of_leaving<M: Memory>(ct: u64, netns: u32) -> Party {
 
 /// Who a packet is charged to that got no entry.
 #[inline(always)]
-pub(super) fn of_packet(tuple: &Tuple, netns: u32, cgroup: u64) -> Party {
-    let address = |words: [u32; 4]| {
-        if tuple.l3num == read::IPV4 {
+pub(super) fn of_packet(tuple: &Tuple, net: u64, cgroup: u64) -> Party {
+    let Some(addresses) = addresses() else {
+        return NOBODY;
+    };
+    let claim_of = |words: [u32; 4]| {
+        addresses.find(if tuple.l3num == read::IPV4 {
             Address::v4(words[0])
         } else {
             Address { words }
-        }
+        })
     };
-    let source = claim_of(address(tuple.src));
-    if let Some(slot) = slot_of_namespace(netns) {
-        let direction = direction_within(slot, source, || claim_of(address(tuple.dst)));
+    let source = claim_of(tuple.src);
+    if let Some(slot) = slot_of_namespace(addresses, || read::netns::<ByHelper>(net)) {
+        let direction = direction_within(slot, source, || claim_of(tuple.dst));
         return Party::new(slot, direction);
     }
     if let Some(claim) = source {
@@ -279,7 +308,7 @@ pub(super) fn of_packet(tuple: &Tuple, netns: u32, cgroup: u64) -> Party {
         }
         return Party::new(claim.slot, Direction::Egress);
     }
-    match claim_of(address(tuple.dst)) {
+    match claim_of(tuple.dst) {
         Some(claim) => Party::new(claim.slot, Direction::Ingress),
         None => NOBODY,
     }
@@ -287,21 +316,13 @@ pub(super) fn of_packet(tuple: &Tuple, netns: u32, cgroup: u64) -> Party {
 
 /// Who a packet is charged to whose entry did not reach the table.
 #[inline(always)]
-pub(super) fn of_lost_entry(ct: u64, netns: u32, cgroup: u64) -> Party {
-    let found = of_entry::<ByHelper>(ct, netns);
+pub(super) fn of_lost_entry(ct: u64, cgroup: u64) -> Party {
+    let found = of_entry::<ByHelper>(ct);
     if found.asks_socket() {
         of_socket(cgroup)
     } else {
         found.party
     }
-}
-
-/// This CPU's counters of a party; there are none for a slot beyond the map.
-#[inline(always)]
-fn counts(party: Party) -> Option<*mut OwnerCounts> {
-    let state = OWNERS.get_ptr_mut(party.slot())?;
-    // SAFETY: a live map value; a direction is 0 or 1.
-    Some(unsafe { &raw mut (*state)[party.direction() as usize] })
 }
 
 /// The direction as a flag of a record.
@@ -311,6 +332,14 @@ pub(super) const fn flags(party: Party) -> u8 {
         Direction::Egress => 0,
         Direction::Ingress => FLAG_INGRESS,
     }
+}
+
+/// This CPU's counters of a party; there are none for a slot beyond the map.
+#[inline(always)]
+fn counts(party: Party) -> Option<*mut OwnerCounts> {
+    let state = OWNERS.get_ptr_mut(party.slot())?;
+    // SAFETY: a live map value; a direction is 0 or 1.
+    Some(unsafe { &raw mut (*state)[party.direction() as usize] })
 }
 
 /// Counts an insert where a softirq may interrupt.

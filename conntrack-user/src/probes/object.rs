@@ -11,14 +11,15 @@ use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use aya_obj::{EbpfSectionKind, Object, generated::bpf_insn};
 use conntrack_ebpf::{
     global::{
-        ADDRESSES_MAP, CGROUPS_MAP, EVENTS_MAP, NAMESPACES_MAP, OWNERS_MAP, STATE_MAP, TAGS_MAP,
+        ACTIVE_MAP, ADDRESSES_MAP, CGROUPS_MAP, EVENTS_MAP, NAMESPACES_MAP, OWNERS_MAP, STATE_MAP,
+        TAGS_MAP,
     },
     owner,
     state::PerCpuState,
 };
 
 use super::owner_maps::OwnerMaps;
-use crate::sys::bpf;
+use crate::sys::{bpf, mapping::MappedArray};
 
 /// The object that the build script made; empty if it had no BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/conntrack"));
@@ -62,6 +63,8 @@ pub(super) struct Maps {
     pub(super) owners: OwnerMaps,
 }
 
+/// Of each table of owners there are two, see [`conntrack_ebpf::place`].
+const TABLES: usize = 2;
 /// aya-log's level and its ring buffer, which is as small as can be while nothing is logged.
 const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 const LOG_MAP: &str = "AYA_LOGS";
@@ -125,6 +128,13 @@ pub(super) fn open(
             .ok_or_else(|| malformed(format!("it has no map {name}")))?;
         map.fd().as_fd().try_clone_to_owned().map_err(malformed)
     };
+    let mapped = |name: &'static str| {
+        move |error| ObjectError::Map {
+            name: name.to_owned(),
+            error,
+        }
+    };
+    let (addresses_fd, cgroups_fd) = (fd_of(ADDRESSES_MAP)?, fd_of(CGROUPS_MAP)?);
     let (tags_fd, counts_fd) = (fd_of(TAGS_MAP)?, fd_of(OWNERS_MAP)?);
     let mut take = |name: &str| {
         let map = made
@@ -135,8 +145,9 @@ pub(super) fn open(
     let state = take(STATE_MAP)?.try_into().map_err(malformed)?;
     let ring = take(EVENTS_MAP)?.try_into().map_err(malformed)?;
     let owners = OwnerMaps {
-        addresses: take(ADDRESSES_MAP)?.try_into().map_err(malformed)?,
-        cgroups: take(CGROUPS_MAP)?.try_into().map_err(malformed)?,
+        addresses: MappedArray::new(addresses_fd.as_fd(), TABLES).map_err(mapped(ADDRESSES_MAP))?,
+        cgroups: MappedArray::new(cgroups_fd.as_fd(), TABLES).map_err(mapped(CGROUPS_MAP))?,
+        active: take(ACTIVE_MAP)?.try_into().map_err(malformed)?,
         namespaces: take(NAMESPACES_MAP)?.try_into().map_err(malformed)?,
         tags: take(TAGS_MAP)?.try_into().map_err(malformed)?,
         counts: take(OWNERS_MAP)?.try_into().map_err(malformed)?,

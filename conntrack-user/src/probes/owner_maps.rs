@@ -6,10 +6,17 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
-use conntrack_ebpf::owner::{Address, Claim, OwnerCounts, OwnerState, Party, TagKey};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use conntrack_ebpf::{
+    owner::{Address, Claim, OwnerCounts, OwnerState, Party, TagKey},
+    place::{self, Addresses, Cgroups},
+};
+use zerocopy::FromZeros as _;
 
-use crate::sys::bpf::{self, Batch};
+use crate::sys::{
+    bpf::{self, Batch},
+    mapping::MappedArray,
+};
 
 /// Slots read by one call.
 const SLOTS_A_CALL: u32 = 128;
@@ -18,8 +25,9 @@ const TAGS_A_CALL: u32 = 4096;
 
 /// The maps of owners; see [`conntrack_ebpf::owner`]. There is one writer.
 pub struct OwnerMaps {
-    pub(super) addresses: HashMap<MapData, Address, Claim>,
-    pub(super) cgroups: HashMap<MapData, u64, u32>,
+    pub(super) addresses: MappedArray<Addresses>,
+    pub(super) cgroups: MappedArray<Cgroups>,
+    pub(super) active: Array<MapData, u32>,
     pub(super) namespaces: HashMap<MapData, u32, u32>,
     pub(super) tags: HashMap<MapData, TagKey, Party>,
     pub(super) counts: PerCpuArray<MapData, OwnerState>,
@@ -27,6 +35,17 @@ pub struct OwnerMaps {
     pub(super) tags_fd: OwnedFd,
     pub(super) counts_fd: OwnedFd,
     pub(super) slots: u32,
+}
+
+/// Who is charged for what; all of it changes at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Charges {
+    /// Claims on addresses.
+    pub addresses: StdHashMap<Address, Claim>,
+    /// Slots of cgroups, by their v2 id.
+    pub cgroups: StdHashMap<u64, u32>,
+    /// Slots of network namespaces, by their inode number; not the host's.
+    pub namespaces: StdHashMap<u32, u32>,
 }
 
 impl std::fmt::Debug for OwnerMaps {
@@ -64,37 +83,55 @@ impl OwnerMaps {
         self.slots
     }
 
-    /// Gives an address to an owner; `None`: to nobody.
+    /// Tells the programs who is charged from now on. Gives how many addresses and cgroups found no
+    /// room (see [`conntrack_ebpf::place`]): they are charged as if nobody had them.
+    ///
+    /// The tables that were read before the last change are written over: a program that runs has
+    /// left them long ago, as long as changes are some milliseconds apart.
     ///
     /// # Errors
-    /// If the map is full (8,192 addresses).
-    pub fn set_address(&mut self, address: Address, claim: Option<Claim>) -> io::Result<()> {
-        match claim {
-            Some(claim) => self.addresses.insert(address, claim, 0).map_err(error),
-            None => absent_is_fine(self.addresses.remove(&address)),
-        }
+    /// If a map can't be written.
+    pub fn charge(&mut self, charges: &Charges) -> io::Result<usize> {
+        let mut left_out = 0;
+        let next = 1 - self.active.get(&0, 0).map_err(error)?.min(1);
+        let addresses: Vec<_> = charges.addresses.iter().map(copied).collect();
+        let mut table: Box<Addresses> =
+            Addresses::new_box_zeroed().map_err(|_| io::ErrorKind::OutOfMemory)?;
+        left_out += place::fill(&mut table, &addresses);
+        table.namespaces = u32::try_from(charges.namespaces.len()).unwrap_or(u32::MAX);
+        self.addresses.write(next as usize, &table);
+        drop(table);
+
+        let cgroups: Vec<_> = charges
+            .cgroups
+            .iter()
+            .map(|(id, slot)| (*id, u64::from(*slot)))
+            .collect();
+        let mut table: Box<Cgroups> =
+            Cgroups::new_box_zeroed().map_err(|_| io::ErrorKind::OutOfMemory)?;
+        left_out += place::fill(&mut table, &cgroups);
+        self.cgroups.write(next as usize, &table);
+
+        self.charge_namespaces(&charges.namespaces)?;
+        self.active.set(0, next, 0).map_err(error)?;
+        Ok(left_out)
     }
 
-    /// Gives a cgroup (v2 id) to a slot; `None`: to nobody.
-    ///
-    /// # Errors
-    /// If the map is full (8,192 cgroups).
-    pub fn set_cgroup(&mut self, cgroup: u64, slot: Option<u32>) -> io::Result<()> {
-        match slot {
-            Some(slot) => self.cgroups.insert(cgroup, slot, 0).map_err(error),
-            None => absent_is_fine(self.cgroups.remove(&cgroup)),
+    fn charge_namespaces(&mut self, wanted: &StdHashMap<u32, u32>) -> io::Result<()> {
+        let there: Vec<u32> = self
+            .namespaces
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(error)?;
+        for netns in there {
+            if !wanted.contains_key(&netns) {
+                absent_is_fine(self.namespaces.remove(&netns))?;
+            }
         }
-    }
-
-    /// Gives a network namespace (inode number) to a slot; `None`: to nobody.
-    ///
-    /// # Errors
-    /// If the map is full (4,096 namespaces).
-    pub fn set_namespace(&mut self, netns: u32, slot: Option<u32>) -> io::Result<()> {
-        match slot {
-            Some(slot) => self.namespaces.insert(netns, slot, 0).map_err(error),
-            None => absent_is_fine(self.namespaces.remove(&netns)),
+        for (netns, slot) in wanted {
+            self.namespaces.insert(netns, slot, 0).map_err(error)?;
         }
+        Ok(())
     }
 
     /// What has been counted for each slot below `slots`, over all CPUs.
@@ -196,6 +233,10 @@ impl OwnerMaps {
         }
         Ok(())
     }
+}
+
+fn copied<K: Copy, V: Copy>((key, value): (&K, &V)) -> (K, V) {
+    (*key, *value)
 }
 
 fn add_cpus(sum: &mut OwnerState, cpus: &[OwnerState]) {

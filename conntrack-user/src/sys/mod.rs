@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "this is the room for it")]
 
 pub mod bpf;
+pub mod mapping;
 pub mod netlink;
 pub mod netns;
 pub mod perf;
