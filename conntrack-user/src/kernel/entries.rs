@@ -36,10 +36,12 @@ use super::{Root, sysctl};
 use crate::sys::netlink::{NetlinkError, Socket};
 
 mod entry;
+mod namespaces;
 mod parse;
 mod state;
 
 pub use entry::{Entry, Layer4, Status, Tuple};
+pub use namespaces::{Outcome, walk_namespaces};
 pub use parse::parse;
 pub use state::{State, state_names};
 

@@ -86,6 +86,16 @@ impl State {
         names.get(usize::from(number)).copied()
     }
 
+    /// Whose states it belongs to; `None`: it says what the status says.
+    pub const fn protocol(self) -> Option<&'static str> {
+        match self {
+            Self::Tcp(_) => Some("tcp"),
+            Self::Sctp(_) => Some("sctp"),
+            Self::Dccp(_) => Some("dccp"),
+            Self::Unreplied | Self::Replied | Self::Assured | Self::Offloaded => None,
+        }
+    }
+
     /// The name, or `state_` and the number.
     pub fn label(self) -> String {
         let number = self.to_bytes()[1];
