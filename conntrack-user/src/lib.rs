@@ -3,6 +3,7 @@
 //! * [`sys`]: the only unsafe code: bpf(2), netlink sockets, perf events, capabilities;
 //! * [`kernel`]: what the running kernel is;
 //! * [`probes`]: which function is probed how, the loader, exact totals, the ring reader;
+//! * [`census`]: what a table is full of;
 //! * [`events`]: what a record means to a person or a script, and filters;
 //! * [`agent`]: the sampler and its snapshot, the life cycle of the probes;
 //! * [`serve`]: HTTP and the local socket;
@@ -11,6 +12,7 @@
 #![deny(unsafe_code)]
 
 pub mod agent;
+pub mod census;
 pub mod cli;
 pub mod events;
 pub mod kernel;

@@ -88,7 +88,8 @@ fn placed(seen: &Seen, detail: impl Fn(usize, bool) -> String) -> String {
     start + &shorten(&text, room)
 }
 
-fn flow(tuple: Option<&Tuple>, limit: usize) -> String {
+/// A tuple in words; each address has at most `limit` characters.
+pub(crate) fn flow(tuple: Option<&Tuple>, limit: usize) -> String {
     let Some(tuple) = tuple else {
         return "unknown flow".to_owned();
     };
@@ -141,7 +142,7 @@ fn lost_text(lost: &LostEvent) -> String {
 }
 
 /// The text with its middle left out if it has more than `limit` characters.
-fn shorten(text: &str, limit: usize) -> String {
+pub(crate) fn shorten(text: &str, limit: usize) -> String {
     let length = text.chars().count();
     if length <= limit {
         return text.to_owned();
