@@ -6,4 +6,5 @@ pub mod bpf;
 pub mod netlink;
 pub mod netns;
 pub mod perf;
+pub mod priority;
 pub mod readiness;
