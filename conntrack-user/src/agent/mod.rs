@@ -4,6 +4,7 @@
 //! and nobody else touches a BPF map. Events go out by [`Handle::subscribe`]: a watcher that is too slow
 //! loses some and is told how many; it never slows the agent down.
 
+mod background;
 mod drift;
 mod hub;
 mod memory;
@@ -13,6 +14,7 @@ mod reconcile;
 mod snapshot;
 mod supervisor;
 
+pub use background::Background;
 pub use hub::{Closed, Handle, Publisher, Subscription, channel};
 pub use memory::table_bytes;
 pub use own::Own;

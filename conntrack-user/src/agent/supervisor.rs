@@ -14,7 +14,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{KernelInfo, Publisher, Reconciler, pressure::Tracker};
+use super::{Background, KernelInfo, Publisher, Reconciler, pressure::Tracker};
 use crate::{
     kernel::{Root, conntrack::Presence, release, tables::TableReader},
     probes::{AttachError, Options, Probes, Status, Totals, privileges},
@@ -42,7 +42,7 @@ enum Life {
     Waiting,
     /// Attached; the task reads the ring.
     Attached {
-        probes: Box<Probes>,
+        probes: Arc<Probes>,
         reader: JoinHandle<()>,
         status: Arc<Status>,
     },
@@ -60,6 +60,7 @@ struct Supervisor {
     /// Entries less inserts plus deletes at the first sample after attaching.
     baseline: Option<i64>,
     tables: Option<TableReader>,
+    background: Option<Background>,
     trackers: HashMap<u32, Tracker>,
     reconciler: Reconciler,
     capabilities: Option<Arc<Vec<String>>>,
@@ -86,6 +87,7 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
         base: Totals::default(),
         baseline: None,
         tables: Some(TableReader::new(root)),
+        background: None,
         trackers: HashMap::new(),
         reconciler: Reconciler::default(),
         capabilities: None,
@@ -154,7 +156,7 @@ impl Supervisor {
             "attached"
         );
         self.life = Life::Attached {
-            probes: Box::new(probes),
+            probes: Arc::new(probes),
             reader,
             status: Arc::new(status),
         };
@@ -162,20 +164,43 @@ impl Supervisor {
         self.baseline = None;
         self.reconciler.restart();
         if self.options.drop_capabilities && self.capabilities.is_none() {
-            // Once, and before any other thread exists: each thread has its own.
+            // Once, and before any other thread exists: each thread has its own, and a new one those
+            // of the thread that starts it.
             let kept = privileges::drop_unneeded().unwrap_or_else(|error| {
                 tracing::warn!(%error, "capabilities that are not needed could not be dropped");
                 Vec::new()
             });
             self.capabilities = Some(Arc::new(kept));
         }
+        if self.background.is_none() {
+            // Without it everything is read here: events come later, but they come.
+            self.background = Background::start()
+                .inspect_err(|error| tracing::warn!(%error, "no thread to read the tables on"))
+                .ok();
+        }
         Ok(())
+    }
+
+    /// Runs `work` beside the events; `None` if it panicked.
+    async fn aside<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> Option<R> {
+        match &self.background {
+            Some(background) => background.run(work).await,
+            None => Some(work()),
+        }
     }
 
     /// Sees to it that the probes are where they should be.
     async fn tend(&mut self) -> Result<(), AttachError> {
         if let Life::Attached { probes, reader, .. } = &self.life {
-            if probes.still_attached() {
+            let there = Arc::clone(probes);
+            if self
+                .aside(move || there.still_attached())
+                .await
+                .unwrap_or(true)
+            {
                 return Ok(());
             }
             // Their maps live as long as the probes: nothing that was counted is lost.

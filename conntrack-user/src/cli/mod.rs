@@ -3,6 +3,7 @@
 mod args;
 mod failure;
 mod logging;
+mod output;
 mod run;
 mod signals;
 mod table;

@@ -7,4 +7,5 @@ pub mod mapping;
 pub mod netlink;
 pub mod netns;
 pub mod perf;
+pub mod priority;
 pub mod readiness;

@@ -1,8 +1,6 @@
 //! What the supervisor does once a second: it reads everything and publishes a snapshot.
 
-use std::{collections::HashSet, sync::Arc};
-
-use tokio::task::yield_now;
+use std::{collections::HashSet, io, sync::Arc};
 
 use super::{Life, Supervisor};
 use crate::{
@@ -12,27 +10,31 @@ use crate::{
         Root,
         tables::{TableReader, TablesError, TablesSample},
     },
-    probes::AttachError,
+    probes::{AttachError, ProgramTime, Totals},
 };
 
 /// Problems that are kept for /status.
 const PROBLEMS: usize = 32;
 
-/// What is read from files for one sample.
+/// What is read for one sample.
 #[derive(Default)]
 struct Readings {
     tables: Option<TablesSample>,
+    /// What the probes have counted; `None` while there are none.
+    counts: Option<io::Result<Totals>>,
     table_bytes: Option<u64>,
+    programs: Vec<ProgramTime>,
     own: Own,
 }
 
 impl Supervisor {
     /// Reads everything and publishes it.
     pub(super) async fn sample(&mut self) {
-        // Tables first: see `Reconciler::add`.
         let Readings {
             tables,
+            counts,
             table_bytes,
+            programs,
             own,
         } = self.read().await;
         let mut snapshot = Snapshot {
@@ -58,11 +60,7 @@ impl Supervisor {
                 snapshot.state = State::Degraded;
                 snapshot.reason = Some(reason.clone());
             }
-            Life::Attached {
-                probes,
-                reader,
-                status,
-            } => {
+            Life::Attached { reader, status, .. } => {
                 let mut missing: Vec<String> = status
                     .missing()
                     .map(|hook| {
@@ -76,8 +74,8 @@ impl Supervisor {
                 if reader.is_finished() {
                     missing.push("events: the ring can't be read".to_owned());
                 }
-                match probes.totals() {
-                    Ok(totals) => {
+                match counts {
+                    Some(Ok(totals)) => {
                         snapshot.totals = self.base + totals;
                         if let Some(tables) = &tables {
                             let ours = Explained {
@@ -90,15 +88,18 @@ impl Supervisor {
                         }
                         snapshot.ready = tables.is_some();
                     }
-                    Err(error) => {
+                    failed => {
                         snapshot.totals = self.publisher.latest().totals;
-                        missing.push(format!("counters: {error}"));
+                        missing.push(match failed {
+                            Some(Err(error)) => format!("counters: {error}"),
+                            _ => "counters: they can't be read".to_owned(),
+                        });
                     }
                 }
                 if tables.is_none() {
                     missing.push("tables: they can't be read".to_owned());
                 }
-                snapshot.programs = probes.run_time().unwrap_or_default();
+                snapshot.programs = programs;
                 snapshot.status = Arc::clone(status);
                 snapshot.state = if missing.is_empty() {
                     State::Attached
@@ -112,15 +113,18 @@ impl Supervisor {
         self.publisher.publish(snapshot);
     }
 
-    /// What is in files. Events have a turn after each part. (Another thread would compete with
-    /// this one for the CPU on a small node: it made the slowest events slower.)
+    /// What is in files and in the probes' maps, read beside the events.
     async fn read(&mut self) -> Readings {
-        if matches!(self.life, Life::Waiting) {
-            return Readings {
-                own: Own::read().unwrap_or_default(),
-                ..Readings::default()
-            };
-        }
+        let probes = match &self.life {
+            Life::Waiting => {
+                return Readings {
+                    own: Own::read().unwrap_or_default(),
+                    ..Readings::default()
+                };
+            }
+            Life::Failed { .. } => None,
+            Life::Attached { probes, .. } => Some(Arc::clone(probes)),
+        };
         let mut reader = self
             .tables
             .take()
@@ -128,20 +132,29 @@ impl Supervisor {
         if self.publisher.take_unknown_netns() {
             reader.look_again();
         }
-        let tables = reader.read();
-        yield_now().await;
-        let table_bytes = match &tables {
-            Ok(tables) => table_bytes(&Root::system(), tables.buckets),
-            Err(_) => None,
+        let work = move || {
+            // Tables first: see `Reconciler::add`.
+            let tables = reader.read();
+            let counts = probes.as_ref().map(|probes| probes.totals());
+            let table_bytes = match &tables {
+                Ok(tables) => table_bytes(&Root::system(), tables.buckets),
+                Err(_) => None,
+            };
+            let programs = probes.and_then(|probes| probes.run_time());
+            let own = Own::read().unwrap_or_default();
+            (reader, tables, counts, table_bytes, programs, own)
         };
-        yield_now().await;
-        let own = Own::read().unwrap_or_default();
-        yield_now().await;
+        let Some((reader, tables, counts, table_bytes, programs, own)) = self.aside(work).await
+        else {
+            // It panicked, which was printed; the next one begins anew.
+            return Readings::default();
+        };
         self.tables = Some(reader);
-        let tables = self.note_problems(tables);
         Readings {
-            tables,
+            tables: self.note_problems(tables),
+            counts,
             table_bytes,
+            programs: programs.unwrap_or_default(),
             own,
         }
     }
@@ -158,7 +171,7 @@ impl Supervisor {
             Err(error) => {
                 // Nothing to say when conntrack has just gone: `tend` will.
                 let gone = matches!(&error, TablesError::Sysctl(error)
-                    if error.source.kind() == std::io::ErrorKind::NotFound);
+                    if error.source.kind() == io::ErrorKind::NotFound);
                 if !gone {
                     self.remember(&error.to_string());
                 }
