@@ -14,9 +14,10 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{KernelInfo, Publisher, Reconciler, pressure::Tracker};
+use super::{KernelInfo, Publisher, Reconciler};
 use crate::{
     kernel::{Root, conntrack::Presence, release, tables::TableReader},
+    pressure::Tracker,
     probes::{AttachError, Options, Probes, Status, Totals, privileges},
 };
 
