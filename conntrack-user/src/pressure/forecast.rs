@@ -9,8 +9,8 @@
 //! 3. **Growing or not.** It begins when in two samples running the slope is four standard errors
 //!    above 0 (noise around the line, what wanders, and the accidents of counting arrivals), the rise
 //!    is spread over the window (a burst is not), and inserts and deletes are out of balance by three
-//!    standard deviations and 2 %. It ends when, three samples running, less than half of that
-//!    holds; or at once when the last three seconds brought less than a third of what the slope
+//!    standard deviations and 2 %. It ends when, three samples running (more, the longer it has grown), less
+//!    than half of that holds; or at once when the last three seconds brought less than a third of what the slope
 //!    says, or a quarter of the rise is gone again (a wave of expiries). Then all begins anew.
 //! 4. **Levelling off.** If deletes grow with the entries, or the slope falls, the level approaches
 //!    `level + slope / h`, where h is how fast the deletes grow with the entries (or the slope
@@ -21,7 +21,8 @@
 //! 5. **Waves.** If the level was higher in the two minutes before it began to grow, and below 90 %
 //!    of the limit, it was a wave. This one has to be higher by a fifth before it is told.
 //! 6. **Reach.** A forecast beyond two minutes needs a tenth of its time as evidence: for an hour,
-//!    six minutes of growth. None is beyond a day.
+//!    six minutes of growth (a third, when only the entries are known). None is
+//!    beyond a day.
 //!
 //! What can't be known: entries with a time-out that come into an empty table grow along a straight
 //! line until the first ones expire. Until then a forecast says what happens if it goes on.
@@ -57,8 +58,13 @@ const WAVES: f64 = 120.0;
 const NEAR: f64 = 120.0;
 /// A forecast further out is told up to this many times of the time that it has been growing.
 const REACH: f64 = 10.0;
+/// As [`REACH`], when only the entries are known.
+const REACH_OF_ENTRIES: f64 = 3.0;
 /// A forecast beyond this is none, in seconds.
 const HORIZON: f64 = 24.0 * 3600.0;
+
+/// It counts as full for at least as long after it was at the limit.
+const STAYS_FULL: Duration = Duration::from_secs(10);
 
 /// What was seen of a table at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +105,14 @@ struct Growth {
     top: f64,
 }
 
+/// How fast a growth bends, the level that it bends to, and when that was sure last.
+#[derive(Clone, Copy, Debug)]
+struct Bend {
+    speed: f64,
+    level: f64,
+    seen: f64,
+}
+
 /// Follows one table.
 #[derive(Clone, Debug, Default)]
 pub struct Forecaster {
@@ -106,15 +120,17 @@ pub struct Forecaster {
     /// Samples before this belong to another slope.
     fresh: f64,
     growth: Option<Growth>,
+    bend: Option<Bend>,
     /// Samples running that speak for the other state.
-    doubts: u32,
+    doubts: u64,
     /// Samples running that say that it has stopped or fallen.
-    stops: u32,
+    stops: u64,
     /// Highest entries of ten seconds each, and when these began; the newest last.
     peaks: VecDeque<(f64, f64)>,
     /// Mean lifetime when it was last in balance.
     lifetime: Option<f64>,
-    full: bool,
+    /// When it was at the limit last, and at which.
+    full: Option<(Duration, u64)>,
     told: bool,
     outlook: Outlook,
 }
@@ -128,6 +144,21 @@ struct Trend {
     flow: Option<(f64, f64)>,
 }
 
+/// How many samples running may speak against a growth of this age.
+fn patience(age: f64) -> u64 {
+    (2 + as_count(age / 60.0)).min(8)
+}
+
+impl Outlook {
+    /// The same, some seconds later.
+    fn after(self, seconds: f64) -> Self {
+        Self {
+            seconds_to_full: self.seconds_to_full.map(|left| (left - seconds).max(0.0)),
+            ..self
+        }
+    }
+}
+
 impl Trend {
     /// Whether it rises, at this part of what it takes to begin.
     fn rises(&self, part: f64) -> bool {
@@ -137,35 +168,41 @@ impl Trend {
         let balance = self.flow.is_none_or(|(came, left)| {
             came - left > part * (0.75 * SURE * (came + left).sqrt()).max(BALANCE * came)
         });
-        let (one, other) = self.thirds;
-        let spread =
-            one.min(other) >= 0.6 * part * one.max(other) - (1.0 - part) * self.line.scatter;
         let sure = self.line.slope > part * SURE * self.line.error.hypot(0.5 * accidents);
-        self.line.slope > 0.0 && balance && spread && sure
+        self.line.slope > 0.0 && balance && sure && self.spread(part)
+    }
+}
+
+impl Trend {
+    /// Whether the rise is spread over the window, at this part of what it takes to begin.
+    fn spread(&self, part: f64) -> bool {
+        let (one, other) = self.thirds;
+        one.min(other) >= 0.6 * part * one.max(other) - (1.0 - part) * self.line.scatter
     }
 }
 
 impl Forecaster {
     /// Takes one more sample, and says what is ahead.
     pub fn add(&mut self, sample: &Sample) -> Outlook {
-        self.outlook = Outlook::default();
+        let before = std::mem::take(&mut self.outlook);
         if sample.limit == 0 {
             *self = Self::default();
             return self.outlook;
         }
         let limit = as_f64(sample.limit);
         self.keep(sample);
-        self.full = if self.full {
-            sample.entries.saturating_mul(100) >= sample.limit.saturating_mul(95)
-        } else {
-            sample.entries >= sample.limit
-        };
+        self.note_full(sample);
         let trend = self.trend();
         self.follow(trend.as_ref(), limit);
-        if self.full {
+        if self.full.is_some() {
             self.outlook.seconds_to_full = Some(0.0);
         } else if let (Some(trend), Some(growth)) = (trend, self.growth) {
-            self.outlook = self.look_ahead(&trend, &growth, limit);
+            self.outlook = if self.doubts == 0 {
+                self.look_ahead(&trend, &growth, limit)
+            } else {
+                let passed = self.seen.iter().rev().take(2).map(|seen| seen.at);
+                before.after(passed.reduce(|now, then| now - then).unwrap_or_default())
+            };
         }
         self.told = self.outlook.seconds_to_full.is_some();
         self.outlook
@@ -174,6 +211,20 @@ impl Forecaster {
     /// What [`Self::add`] said last.
     pub const fn outlook(&self) -> Outlook {
         self.outlook
+    }
+
+    /// Full at the limit, and then until it is well below or has another limit.
+    fn note_full(&mut self, sample: &Sample) {
+        let Sample {
+            at, entries, limit, ..
+        } = *sample;
+        if entries >= limit {
+            self.full = Some((at, limit));
+        }
+        self.full = self.full.filter(|(reached, of)| {
+            let near = entries.saturating_mul(100) >= limit.saturating_mul(95);
+            *of == limit && (near || at.saturating_sub(*reached) < STAYS_FULL)
+        });
     }
 
     fn keep(&mut self, sample: &Sample) {
@@ -267,8 +318,8 @@ impl Forecaster {
                 break;
             };
             let apart = (longer.line.slope - best.line.slope).abs();
-            let agrees = apart <= (0.1 * best.line.slope.abs()).max(1.5 * best.line.error);
-            if !agrees || (best.rises(0.5) && !longer.rises(1.0)) {
+            let agrees = apart <= (0.1 * best.line.slope.abs()).max(2.5 * best.line.error);
+            if !agrees || (best.rises(0.5) && !longer.spread(1.0)) {
                 break;
             }
             best = longer;
@@ -289,23 +340,29 @@ impl Forecaster {
             return;
         };
         growth.top = growth.top.max(level);
-        let Growth { from, top, .. } = *growth;
+        let Growth {
+            since, from, top, ..
+        } = *growth;
         let scatter = trend.map_or(0.0, |trend| trend.line.scatter);
         let fell = top - level > (0.25 * (top - from)).max(4.0 * scatter);
         let stalled = trend.is_some_and(|trend| self.stalled(trend));
         self.stops = if fell || stalled { self.stops + 1 } else { 0 };
         let goes_on = trend.is_some_and(|trend| trend.rises(0.5));
         self.doubts = if goes_on { 0 } else { self.doubts + 1 };
-        if self.stops >= 2 || self.doubts >= 3 {
+        if self.stops >= 2 || self.doubts > patience(newest.at - since) {
             self.growth = None;
+            if self.stops >= 2 {
+                self.fresh = newest.at - if fell { 0.5 } else { 3.5 };
+            }
             (self.stops, self.doubts) = (0, 0);
-            self.fresh = newest.at - if fell { 0.5 } else { 3.5 };
         }
         self.note_peak(newest.at, level);
     }
 
     fn begin(&mut self, trend: Option<&Trend>, limit: f64) {
-        let Some(trend) = trend else { return };
+        let Some((trend, newest)) = trend.zip(self.seen.back().copied()) else {
+            return;
+        };
         if !trend.rises(1.0) {
             self.doubts = 0;
             self.note_lifetime(trend);
@@ -316,9 +373,10 @@ impl Forecaster {
             return;
         }
         self.doubts = 0;
+        let began = |seen: &&Seen| newest.at - seen.at <= trend.seconds + 0.5;
         let Some((since, from)) = self
-            .newest(WINDOWS[0])
-            .next()
+            .newest(KEPT)
+            .find(began)
             .map(|seen| (seen.at, seen.entries))
         else {
             return;
