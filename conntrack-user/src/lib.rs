@@ -5,6 +5,7 @@
 //! * [`probes`]: which function is probed how, the loader, exact totals, the ring reader;
 //! * [`census`]: what a table is full of;
 //! * [`events`]: what a record means to a person or a script, and filters;
+//! * [`pressure`]: how full, by whom, until when: pure functions over samples;
 //! * [`agent`]: the sampler and its snapshot, the life cycle of the probes;
 //! * [`serve`]: HTTP and the local socket;
 //! * [`cli`]: arguments and printing.
@@ -16,6 +17,7 @@ pub mod census;
 pub mod cli;
 pub mod events;
 pub mod kernel;
+pub mod pressure;
 pub mod probes;
 pub mod serve;
 pub mod sys;

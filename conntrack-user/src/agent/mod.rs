@@ -9,7 +9,6 @@ mod drift;
 mod hub;
 mod memory;
 mod own;
-pub mod pressure;
 mod reconcile;
 mod snapshot;
 mod supervisor;

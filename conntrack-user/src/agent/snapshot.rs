@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Instant};
 
 use serde::Serialize;
 
-use super::{Own, Unexplained, pressure::Pressure};
+use super::{Own, Unexplained};
 use crate::{
     events::Names,
     kernel::stats::KernelStats,
+    pressure::state::Pressure,
     probes::{ProgramTime, Status, Totals},
 };
 

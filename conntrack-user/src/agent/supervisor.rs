@@ -14,9 +14,10 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Background, KernelInfo, Publisher, Reconciler, pressure::Tracker};
+use super::{Background, KernelInfo, Publisher, Reconciler};
 use crate::{
     kernel::{Root, conntrack::Presence, release, tables::TableReader},
+    pressure::Tracker,
     probes::{AttachError, Options, Probes, Status, Totals, privileges},
 };
 

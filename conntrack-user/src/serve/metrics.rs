@@ -10,8 +10,9 @@ use prometheus::{
 
 use super::node_exporter;
 use crate::{
-    agent::{Handle, Snapshot, State, pressure::Pressure},
+    agent::{Handle, Snapshot, State},
     kernel::stats::KernelStats,
+    pressure::state::Pressure,
 };
 
 /// Content type of [`Exporter::text`].

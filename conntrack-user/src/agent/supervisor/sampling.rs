@@ -4,12 +4,13 @@ use std::{collections::HashSet, io, sync::Arc};
 
 use super::{Life, Supervisor};
 use crate::{
-    agent::{Explained, Own, Snapshot, State, Table, drift::drift, pressure::Sample, table_bytes},
+    agent::{Explained, Own, Snapshot, State, Table, drift::drift, table_bytes},
     events::Names,
     kernel::{
         Root,
         tables::{TableReader, TablesError, TablesSample},
     },
+    pressure::{Sample, state::Drops},
     probes::{AttachError, ProgramTime, Totals},
 };
 
@@ -202,11 +203,15 @@ impl Supervisor {
         let mut taken = HashSet::new();
         for table in &sample.tables {
             let tracker = self.trackers.entry(table.netns).or_default();
-            tracker.add(Sample {
+            tracker.add(&Sample {
                 at,
                 entries: table.entries,
                 limit: sample.limit,
-                drops: table.stats.map(|stats| stats.drop),
+                drops: Drops {
+                    mixed: table.stats.map(|stats| stats.drop),
+                    ..Drops::default()
+                },
+                flow: None,
             });
             // A metric must not come twice: somebody may have called a namespace "host".
             let name = if taken.insert(table.name.as_str()) {
@@ -219,7 +224,7 @@ impl Supervisor {
                 name,
                 entries: table.entries,
                 pressure: tracker.pressure(),
-                seconds_to_full: tracker.seconds_to_full(),
+                seconds_to_full: tracker.outlook().seconds_to_full,
                 stats: table.stats,
             });
         }
