@@ -67,7 +67,7 @@ pub struct TagKey {
 }
 
 /// Which way a connection goes, seen from its owner; index into [`OwnerState`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub enum Direction {
     /// The owner opened it.

@@ -17,6 +17,7 @@ pub mod census;
 pub mod cli;
 pub mod events;
 pub mod kernel;
+pub mod owners;
 pub mod pressure;
 pub mod probes;
 pub mod serve;

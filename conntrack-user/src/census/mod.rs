@@ -10,6 +10,7 @@
 //! the first [`MOST_KEYS`] entries with probability `1 - exp(-p * MOST_KEYS)`: all but certain from a
 //! thousandth of the table on.
 
+mod charging;
 mod filter;
 mod groups;
 mod key;
@@ -17,6 +18,7 @@ mod owners;
 mod summary;
 pub mod text;
 
+pub use charging::{Charge, Charging};
 pub use filter::{Filter, UnknownState, parse_state};
 pub use groups::{Counts, MOST_KEYS};
 pub use key::{Age, By, Endpoint, Nat, Part, Span};

@@ -62,6 +62,15 @@ pub(super) struct Watch {
     /// Only these network namespaces: `host`, a name in /run/netns, or an inode number
     #[arg(long, env = "CTPRESSURE_NETNS", value_delimiter = ',')]
     netns: Vec<Netns>,
+    /// Only these owners (of an eviction: its victim or its cause): `namespace/pod`, a pod's name,
+    /// `namespace/` for all its pods, a systemd unit, `host` or `unknown`
+    #[arg(
+        long,
+        env = "CTPRESSURE_OWNER",
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
+    owner: Vec<String>,
     /// End after this many events
     #[arg(long, env = "CTPRESSURE_COUNT", value_name = "N")]
     count: Option<u64>,
@@ -208,6 +217,7 @@ impl Watch {
             networks: self.address.clone(),
             ports: self.port.clone(),
             netns: self.netns.clone(),
+            owners: self.owner.clone(),
         }
     }
 

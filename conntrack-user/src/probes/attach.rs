@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     kernel::{Root, btf::Btf, conntrack::Presence, kallsyms::Symbols},
+    owners::Maps as Charged,
     sys::{bpf, netns, perf},
 };
 
@@ -64,7 +65,7 @@ pub(super) struct Outcome {
 }
 
 /// Finds out what the kernel offers, loads and attaches.
-pub(super) fn attach(options: &Options) -> Result<Outcome, AttachError> {
+pub(super) fn attach(options: &Options, owners: &Charged) -> Result<Outcome, AttachError> {
     let root = Root::system();
     // First: who lacks them should not be told to wait for conntrack.
     privileges::require()?;
@@ -109,11 +110,12 @@ pub(super) fn attach(options: &Options) -> Result<Outcome, AttachError> {
     let offered = plan.iter().any(|(event, candidates)| {
         event.kind == EventKind::Confirm && candidates.iter().any(Result::is_ok)
     });
-    let outcome = attach_plan(options, &running, presence, plan, offered)?;
+    let outcome = attach_plan(options, owners, &running, presence, plan, offered)?;
     if offered && !outcome.sees_confirm {
         drop(outcome);
         return attach_plan(
             options,
+            owners,
             &running,
             presence,
             choose(options, &running),
@@ -126,6 +128,7 @@ pub(super) fn attach(options: &Options) -> Result<Outcome, AttachError> {
 /// Makes the maps and attaches what is in the plan.
 fn attach_plan(
     options: &Options,
+    owners: &Charged,
     running: &Running<'_>,
     presence: Presence,
     plan: Vec<(&'static Event, Candidates)>,
@@ -137,12 +140,13 @@ fn attach_plan(
         record_at_confirm,
         host_netns(&Root::system()),
     ));
-    let (programs, maps) = object::open(
+    let (programs, mut maps) = object::open(
         &globals,
         ring_size(options.ring_bytes),
         options.owner_slots,
         options.ebpf_log_level,
     )?;
+    maps.owners.charge(owners).map_err(AttachError::OwnerMaps)?;
 
     let mut outcome = Outcome {
         attached: Vec::new(),

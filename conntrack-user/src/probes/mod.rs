@@ -20,7 +20,11 @@ pub mod select;
 mod status;
 mod totals;
 
-use std::{io, os::fd::AsFd as _};
+use std::{
+    io,
+    os::fd::AsFd as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use aya_log::EbpfLogger;
@@ -41,6 +45,7 @@ pub use totals::{Drops, Lost, Totals};
 
 use crate::{
     kernel::{Root, conntrack::Presence},
+    owners::Maps,
     sys::bpf,
 };
 
@@ -51,7 +56,7 @@ pub struct Probes {
     attached: Vec<attach::Attached>,
     state: PerCpuArray<MapData, PerCpuState>,
     ring: Option<RingBuf<MapData>>,
-    owners: OwnerMaps,
+    owners: Mutex<OwnerMaps>,
     status: Status,
     counts_at_confirm: bool,
     sees_confirm: bool,
@@ -70,16 +75,18 @@ impl std::fmt::Debug for Probes {
 impl Probes {
     /// Loads the programs and attaches them by the hook plan.
     ///
+    /// `owners`: who is charged from the first entry on.
+    ///
     /// # Errors
     /// [`AttachError::NotLoaded`] while there is nothing to probe yet; the others are final. An
     /// event for which no hook can be had is not an error: see [`Probes::status`].
-    pub fn attach(options: &Options) -> Result<Self, AttachError> {
-        let outcome = attach::attach(options)?;
+    pub fn attach(options: &Options, owners: &Maps) -> Result<Self, AttachError> {
+        let outcome = attach::attach(options, owners)?;
         Ok(Self {
             attached: outcome.attached,
             state: outcome.maps.state,
             ring: Some(outcome.maps.ring),
-            owners: outcome.maps.owners,
+            owners: Mutex::new(outcome.maps.owners),
             status: Status {
                 hooks: outcome.hooks,
                 fields: outcome.fields,
@@ -147,8 +154,8 @@ impl Probes {
     }
 
     /// The maps by which the programs charge owners.
-    pub fn owners(&mut self) -> &mut OwnerMaps {
-        &mut self.owners
+    pub fn owners(&self) -> MutexGuard<'_, OwnerMaps> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What has been counted for each slot below `slots`.
@@ -156,7 +163,7 @@ impl Probes {
     /// # Errors
     /// If a map can't be read.
     pub fn owner_counts(&self, slots: u32) -> io::Result<Vec<OwnerState>> {
-        let mut counts = self.owners.counts(slots)?;
+        let mut counts = self.owners().counts(slots)?;
         // Inserts whose socket is being asked at this moment, or that were left by a call whose
         // end was missed: the host's, as they will be if nobody comes.
         let waiting = self.waiting_for_socket()?;

@@ -154,6 +154,7 @@ pub(super) fn open(
         tags_fd,
         counts_fd,
         slots: owner_slots,
+        asks_sockets: false,
     };
     let programs = Programs {
         object,

@@ -8,11 +8,12 @@ use std::{
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use conntrack_ebpf::{
-    owner::{Address, Claim, OwnerCounts, OwnerState, Party, TagKey},
+    owner::{Address, FLAG_SOCKET, FLAG_TAGGED, OwnerCounts, OwnerState, Party, TagKey},
     place::{self, Addresses, Cgroups},
 };
 use zerocopy::FromZeros as _;
 
+use crate::owners::Maps;
 use crate::sys::{
     bpf::{self, Batch},
     mapping::MappedArray,
@@ -35,17 +36,8 @@ pub struct OwnerMaps {
     pub(super) tags_fd: OwnedFd,
     pub(super) counts_fd: OwnedFd,
     pub(super) slots: u32,
-}
-
-/// Who is charged for what; all of it changes at once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Charges {
-    /// Claims on addresses.
-    pub addresses: StdHashMap<Address, Claim>,
-    /// Slots of cgroups, by their v2 id.
-    pub cgroups: StdHashMap<u64, u32>,
-    /// Slots of network namespaces, by their inode number; not the host's.
-    pub namespaces: StdHashMap<u32, u32>,
+    /// There was an owner that only its sockets tell.
+    pub(super) asks_sockets: bool,
 }
 
 impl std::fmt::Debug for OwnerMaps {
@@ -91,18 +83,31 @@ impl OwnerMaps {
     ///
     /// # Errors
     /// If a map can't be written.
-    pub fn charge(&mut self, charges: &Charges) -> io::Result<usize> {
+    pub fn charge(&mut self, maps: &Maps) -> io::Result<usize> {
         let mut left_out = 0;
         let next = 1 - self.active.get(&0, 0).map_err(error)?.min(1);
-        let addresses: Vec<_> = charges.addresses.iter().map(copied).collect();
+        self.asks_sockets |= !maps.cgroups.is_empty();
+        let asks_sockets = self.asks_sockets;
+        let addresses: Vec<_> = maps
+            .addresses
+            .iter()
+            .map(|(address, claim)| {
+                let mut claim = *claim;
+                if !asks_sockets && claim.flags & FLAG_SOCKET != 0 {
+                    // No cgroup was ever anybody's: asking would cost, and tell nothing.
+                    claim.flags = 0;
+                }
+                (*address, claim)
+            })
+            .collect();
         let mut table: Box<Addresses> =
             Addresses::new_box_zeroed().map_err(|_| io::ErrorKind::OutOfMemory)?;
         left_out += place::fill(&mut table, &addresses);
-        table.namespaces = u32::try_from(charges.namespaces.len()).unwrap_or(u32::MAX);
+        table.namespaces = u32::try_from(maps.netns.len()).unwrap_or(u32::MAX);
         self.addresses.write(next as usize, &table);
         drop(table);
 
-        let cgroups: Vec<_> = charges
+        let cgroups: Vec<_> = maps
             .cgroups
             .iter()
             .map(|(id, slot)| (*id, u64::from(*slot)))
@@ -112,7 +117,7 @@ impl OwnerMaps {
         left_out += place::fill(&mut table, &cgroups);
         self.cgroups.write(next as usize, &table);
 
-        self.charge_namespaces(&charges.namespaces)?;
+        self.charge_namespaces(&maps.netns)?;
         self.active.set(0, next, 0).map_err(error)?;
         Ok(left_out)
     }
@@ -221,13 +226,26 @@ impl OwnerMaps {
         Ok(tags)
     }
 
-    /// Removes the tags that name `slot`.
+    /// Removes the tags that name `slot`, but for those of entries whose source is claimed with
+    /// [`FLAG_TAGGED`]: of a socket of the host, for one.
     ///
     /// # Errors
     /// If the map can't be read or written.
-    pub fn sweep_tags(&mut self, slot: u32) -> io::Result<()> {
+    pub fn sweep_tags(&mut self, slot: u32, maps: &Maps) -> io::Result<()> {
+        let needed = |key: &TagKey| {
+            let address = if key.tuple.l3num == AF_INET {
+                Address::v4(key.tuple.src[0])
+            } else {
+                Address {
+                    words: key.tuple.src,
+                }
+            };
+            maps.addresses
+                .get(&address)
+                .is_some_and(|claim| claim.flags & FLAG_TAGGED != 0)
+        };
         for (key, party) in self.tags()? {
-            if party.slot() == slot {
+            if party.slot() == slot && !needed(&key) {
                 absent_is_fine(self.tags.remove(&key))?;
             }
         }
@@ -235,9 +253,8 @@ impl OwnerMaps {
     }
 }
 
-fn copied<K: Copy, V: Copy>((key, value): (&K, &V)) -> (K, V) {
-    (*key, *value)
-}
+/// `AF_INET`
+const AF_INET: u16 = 2;
 
 fn add_cpus(sum: &mut OwnerState, cpus: &[OwnerState]) {
     for cpu in cpus {

@@ -21,6 +21,8 @@ pub struct MappedArray<T> {
 
 // SAFETY: it owns its mapping, which any thread may write; `&mut self` keeps writers apart.
 unsafe impl<T: Send> Send for MappedArray<T> {}
+// SAFETY: shared, it can't be used at all.
+unsafe impl<T: Sync> Sync for MappedArray<T> {}
 
 impl<T: Pod> MappedArray<T> {
     /// The kernel rounds the size of an element up to this.

@@ -2,10 +2,11 @@
 
 use std::{collections::HashSet, io, sync::Arc};
 
-use super::{Life, Supervisor};
+use super::{Life, Supervisor, locked};
 use crate::{
+    agent::ownership::OwnersNow,
     agent::{Explained, Own, Snapshot, State, Table, drift::drift, table_bytes},
-    events::Names,
+    events::{Names, OwnersBySlot},
     kernel::{
         Root,
         tables::{TableReader, TablesError, TablesSample},
@@ -26,6 +27,7 @@ struct Readings {
     table_bytes: Option<u64>,
     programs: Vec<ProgramTime>,
     own: Own,
+    owners: OwnersNow,
 }
 
 impl Supervisor {
@@ -37,6 +39,7 @@ impl Supervisor {
             table_bytes,
             programs,
             own,
+            owners,
         } = self.read().await;
         let mut snapshot = Snapshot {
             uptime_seconds: self.began.elapsed().as_secs_f64(),
@@ -51,7 +54,10 @@ impl Supervisor {
             ..Snapshot::default()
         };
         if let Some(tables) = &tables {
-            self.describe(tables, &mut snapshot);
+            self.describe(tables, &owners.names, &mut snapshot);
+        }
+        if self.publisher.take_unknown_owner() {
+            self.scans.look_again();
         }
         match &self.life {
             Life::Waiting => {
@@ -110,8 +116,12 @@ impl Supervisor {
                 snapshot.reason = (!missing.is_empty()).then(|| missing.join("; "));
             }
         }
+        snapshot.owners = owners.samples;
+        snapshot.recount = owners.recount;
+        snapshot.occupancy = owners.occupancy;
         snapshot.problems.clone_from(&self.problems);
         self.publisher.publish(snapshot);
+        self.recount(owners.needs_census).await;
     }
 
     /// What is in files and in the probes' maps, read beside the events.
@@ -133,19 +143,27 @@ impl Supervisor {
         if self.publisher.take_unknown_netns() {
             reader.look_again();
         }
+        let ownership = Arc::clone(&self.ownership);
         let work = move || {
             // Tables first: see `Reconciler::add`.
             let tables = reader.read();
-            let counts = probes.as_ref().map(|probes| probes.totals());
+            let mut ownership = locked(&ownership);
+            let counts = probes.as_ref().map(|probes| {
+                ownership.read(probes)?;
+                probes.totals()
+            });
+            let owners = ownership.now();
+            drop(ownership);
             let table_bytes = match &tables {
                 Ok(tables) => table_bytes(&Root::system(), tables.buckets),
                 Err(_) => None,
             };
             let programs = probes.and_then(|probes| probes.run_time());
             let own = Own::read().unwrap_or_default();
-            (reader, tables, counts, table_bytes, programs, own)
+            (reader, tables, counts, table_bytes, programs, own, owners)
         };
-        let Some((reader, tables, counts, table_bytes, programs, own)) = self.aside(work).await
+        let Some((reader, tables, counts, table_bytes, programs, own, owners)) =
+            self.aside(work).await
         else {
             // It panicked, which was printed; the next one begins anew.
             return Readings::default();
@@ -157,6 +175,7 @@ impl Supervisor {
             table_bytes,
             programs: programs.unwrap_or_default(),
             own,
+            owners,
         }
     }
 
@@ -182,7 +201,7 @@ impl Supervisor {
     }
 
     /// Says a problem once and keeps it for /status.
-    fn remember(&mut self, problem: &str) {
+    pub(super) fn remember(&mut self, problem: &str) {
         if self.problems.iter().any(|known| known == problem) {
             return;
         }
@@ -194,7 +213,7 @@ impl Supervisor {
     }
 
     /// Fills in what the tables say.
-    fn describe(&mut self, sample: &TablesSample, snapshot: &mut Snapshot) {
+    fn describe(&mut self, sample: &TablesSample, owners: &OwnersBySlot, snapshot: &mut Snapshot) {
         let at = self.began.elapsed();
         self.trackers
             .retain(|netns, _| sample.tables.iter().any(|table| table.netns == *netns));
@@ -233,7 +252,8 @@ impl Supervisor {
             .tables
             .iter()
             .map(|table| (table.netns, table.name.clone()))
-            .collect();
+            .collect::<Names>()
+            .with_owners(owners.clone());
         snapshot.names = if *before.names == names {
             Arc::clone(&before.names)
         } else {
