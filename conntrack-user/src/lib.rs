@@ -4,6 +4,7 @@
 //! * [`kernel`]: what the running kernel is;
 //! * [`probes`]: which function is probed how, the loader, exact totals, the ring reader;
 //! * [`events`]: what a record means to a person or a script, and filters;
+//! * [`owners`]: who is on this node, and which slot each has;
 //! * [`agent`]: the sampler and its snapshot, the life cycle of the probes;
 //! * [`serve`]: HTTP and the local socket;
 //! * [`cli`]: arguments and printing.
@@ -14,6 +15,7 @@ pub mod agent;
 pub mod cli;
 pub mod events;
 pub mod kernel;
+pub mod owners;
 pub mod probes;
 pub mod serve;
 pub mod sys;
