@@ -24,6 +24,7 @@ mod reading;
 mod tests;
 
 use discovery::Namespace;
+pub(crate) use discovery::namespace_of;
 use reading::Outcome;
 
 /// How often namespaces are looked for.

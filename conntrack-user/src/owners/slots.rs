@@ -67,7 +67,7 @@ impl Default for Limits {
             addresses: 1 << 14,
             cgroups: 1 << 14,
             netns: 1 << 12,
-            grace: Duration::from_secs(60),
+            grace: Duration::from_mins(1),
         }
     }
 }
@@ -420,24 +420,18 @@ impl Slots {
         let mut slots = Vec::with_capacity(found.owners.len());
         for one in &found.owners {
             let key = one.owner.key();
-            let slot = match self.by_key.get(&key) {
-                Some(slot) => *slot,
-                None => match self.next_slot() {
-                    Some(slot) => {
-                        self.by_key.insert(key, slot);
-                        changes.given.push((slot, one.owner.clone()));
-                        slot
-                    }
-                    None => {
-                        self.without += 1;
-                        UNKNOWN
-                    }
-                },
+            let slot = self.by_key.get(&key).copied().or_else(|| {
+                let slot = self.next_slot()?;
+                self.by_key.insert(key, slot);
+                changes.given.push((slot, one.owner.clone()));
+                Some(slot)
+            });
+            let Some(slot) = slot else {
+                self.without += 1;
+                slots.push(UNKNOWN);
+                continue;
             };
             slots.push(slot);
-            if slot == UNKNOWN {
-                continue;
-            }
             let occupant = self.occupants.entry(slot).or_insert_with(|| Occupant {
                 owner: one.owner.clone(),
                 state: State::Present,

@@ -34,142 +34,167 @@ fn a_pod(uid: &str, qos: Qos, container: bool, below: usize) -> Place {
     }
 }
 
+/// Path, UID (empty: none), level, whether a container is named, levels below the pod.
+const PODS: &[(&str, &str, Qos, bool, usize)] = &[
+    // The cgroupfs driver.
+    ("/kubepods/burstable/podUID", UID, Qos::Burstable, false, 0),
+    (
+        "/kubepods/burstable/podUID/CID",
+        UID,
+        Qos::Burstable,
+        true,
+        1,
+    ),
+    (
+        "/kubepods/besteffort/podUID/CID",
+        UID,
+        Qos::BestEffort,
+        true,
+        1,
+    ),
+    ("/kubepods/podUID/CID", UID, Qos::Guaranteed, true, 1),
+    (
+        "/kubepods/burstable/podHASH/CID",
+        HASH,
+        Qos::Burstable,
+        true,
+        1,
+    ),
+    (
+        "/kubepods/burstable/podUID/crio-CID",
+        UID,
+        Qos::Burstable,
+        true,
+        1,
+    ),
+    (
+        "/kubepods/burstable/podUID/CID/init.scope",
+        UID,
+        Qos::Burstable,
+        true,
+        2,
+    ),
+    (
+        "/kubepods/burstable/podUID/CID/docker/OTHER",
+        UID,
+        Qos::Burstable,
+        true,
+        3,
+    ),
+    (
+        "/custom/root/kubepods/burstable/podUID/CID",
+        UID,
+        Qos::Burstable,
+        true,
+        1,
+    ),
+    // The systemd driver.
+    (
+        "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podESC.slice",
+        UID,
+        Qos::Burstable,
+        false,
+        0,
+    ),
+    (
+        "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podESC.slice/cri-containerd-CID.scope",
+        UID,
+        Qos::Burstable,
+        true,
+        1,
+    ),
+    (
+        "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podESC.slice/crio-CID.scope",
+        UID,
+        Qos::BestEffort,
+        true,
+        1,
+    ),
+    (
+        "/kubepods.slice/kubepods-podESC.slice/docker-CID.scope",
+        UID,
+        Qos::Guaranteed,
+        true,
+        1,
+    ),
+    (
+        "/kubepods.slice/kubepods-podESC.slice/cri-containerd-CID.scope/system.slice/nginx.service",
+        UID,
+        Qos::Guaranteed,
+        true,
+        3,
+    ),
+    (
+        "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podHASH.slice/cri-containerd-CID.scope",
+        HASH,
+        Qos::Burstable,
+        true,
+        1,
+    ),
+    (
+        "/custom.slice/custom-kubepods.slice/custom-kubepods-burstable.slice/custom-kubepods-burstable-podESC.slice/crio-CID.scope",
+        UID,
+        Qos::Burstable,
+        true,
+        1,
+    ),
+    // The kubelet with this driver, the runtime with the other.
+    (
+        "/system.slice/containerd.service/kubepods-burstable-podESC.slice:cri-containerd:CID",
+        UID,
+        Qos::Burstable,
+        true,
+        1,
+    ),
+    // Kubernetes in a container.
+    (
+        "/docker/OTHER/kubelet/kubepods/burstable/podUID/CID",
+        UID,
+        Qos::Burstable,
+        true,
+        1,
+    ),
+    (
+        "/docker/OTHER/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-podESC.slice/cri-containerd-CID.scope",
+        UID,
+        Qos::Burstable,
+        true,
+        1,
+    ),
+    (
+        "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podESC.slice/cri-containerd-CID.scope",
+        UID,
+        Qos::Guaranteed,
+        true,
+        1,
+    ),
+    (
+        "/system.slice/docker-OTHER.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-podESC.slice/cri-containerd-CID.scope",
+        UID,
+        Qos::BestEffort,
+        true,
+        1,
+    ),
+    // As seen from inside another control group namespace.
+    (
+        "/../../../burstable/podUID/CID",
+        "",
+        Qos::Burstable,
+        false,
+        0,
+    ),
+    (
+        "/../../kubepods/burstable/podUID/CID",
+        UID,
+        Qos::Burstable,
+        true,
+        1,
+    ),
+];
+
 #[test]
 fn pods() {
-    use Qos::{BestEffort, Burstable, Guaranteed};
-    let cases = [
-        // The cgroupfs driver.
-        ("/kubepods/burstable/podUID", UID, Burstable, false, 0),
-        ("/kubepods/burstable/podUID/CID", UID, Burstable, true, 1),
-        ("/kubepods/besteffort/podUID/CID", UID, BestEffort, true, 1),
-        ("/kubepods/podUID/CID", UID, Guaranteed, true, 1),
-        ("/kubepods/burstable/podHASH/CID", HASH, Burstable, true, 1),
-        (
-            "/kubepods/burstable/podUID/crio-CID",
-            UID,
-            Burstable,
-            true,
-            1,
-        ),
-        (
-            "/kubepods/burstable/podUID/CID/init.scope",
-            UID,
-            Burstable,
-            true,
-            2,
-        ),
-        (
-            "/kubepods/burstable/podUID/CID/docker/OTHER",
-            UID,
-            Burstable,
-            true,
-            3,
-        ),
-        (
-            "/custom/root/kubepods/burstable/podUID/CID",
-            UID,
-            Burstable,
-            true,
-            1,
-        ),
-        // The systemd driver.
-        (
-            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podESC.slice",
-            UID,
-            Burstable,
-            false,
-            0,
-        ),
-        (
-            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podESC.slice/cri-containerd-CID.scope",
-            UID,
-            Burstable,
-            true,
-            1,
-        ),
-        (
-            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podESC.slice/crio-CID.scope",
-            UID,
-            BestEffort,
-            true,
-            1,
-        ),
-        (
-            "/kubepods.slice/kubepods-podESC.slice/docker-CID.scope",
-            UID,
-            Guaranteed,
-            true,
-            1,
-        ),
-        (
-            "/kubepods.slice/kubepods-podESC.slice/cri-containerd-CID.scope/system.slice/nginx.service",
-            UID,
-            Guaranteed,
-            true,
-            3,
-        ),
-        (
-            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podHASH.slice/cri-containerd-CID.scope",
-            HASH,
-            Burstable,
-            true,
-            1,
-        ),
-        (
-            "/custom.slice/custom-kubepods.slice/custom-kubepods-burstable.slice/custom-kubepods-burstable-podESC.slice/crio-CID.scope",
-            UID,
-            Burstable,
-            true,
-            1,
-        ),
-        // The kubelet with this driver, the runtime with the other.
-        (
-            "/system.slice/containerd.service/kubepods-burstable-podESC.slice:cri-containerd:CID",
-            UID,
-            Burstable,
-            true,
-            1,
-        ),
-        // Kubernetes in a container.
-        (
-            "/docker/OTHER/kubelet/kubepods/burstable/podUID/CID",
-            UID,
-            Burstable,
-            true,
-            1,
-        ),
-        (
-            "/docker/OTHER/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-podESC.slice/cri-containerd-CID.scope",
-            UID,
-            Burstable,
-            true,
-            1,
-        ),
-        (
-            "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podESC.slice/cri-containerd-CID.scope",
-            UID,
-            Guaranteed,
-            true,
-            1,
-        ),
-        (
-            "/system.slice/docker-OTHER.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-podESC.slice/cri-containerd-CID.scope",
-            UID,
-            BestEffort,
-            true,
-            1,
-        ),
-        // As seen from inside another control group namespace.
-        ("/../../../burstable/podUID/CID", "", Burstable, false, 0),
-        (
-            "/../../kubepods/burstable/podUID/CID",
-            UID,
-            Burstable,
-            true,
-            1,
-        ),
-    ];
-    for (pattern, uid, qos, container, below) in cases {
+    for &(pattern, uid, qos, container, below) in PODS {
         let found = place(pattern);
         if uid.is_empty() {
             assert!(!matches!(found.identity, Identity::Pod { .. }), "{pattern}");

@@ -17,14 +17,7 @@ pub(super) fn pod(number: u8, addresses: &[u8]) -> Found {
     }
 }
 
-const fn plain(slot: u32) -> Option<Claim> {
-    claim(slot, slot, 0)
-}
-
-const fn tagged(slot: u32, base: u32) -> Option<Claim> {
-    claim(slot, base, FLAG_TAGGED)
-}
-
+#[expect(clippy::unnecessary_wraps, reason = "compared with what a map has")]
 const fn claim(slot: u32, base: u32, flags: u32) -> Option<Claim> {
     Some(Claim {
         slot,
@@ -32,6 +25,14 @@ const fn claim(slot: u32, base: u32, flags: u32) -> Option<Claim> {
         flags,
         reserved: 0,
     })
+}
+
+const fn plain(slot: u32) -> Option<Claim> {
+    claim(slot, slot, 0)
+}
+
+const fn tagged(slot: u32, base: u32) -> Option<Claim> {
+    claim(slot, base, FLAG_TAGGED)
 }
 
 /// A node on which somebody looks once a second.
