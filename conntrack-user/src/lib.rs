@@ -6,6 +6,7 @@
 //! * [`census`]: what a table is full of;
 //! * [`events`]: what a record means to a person or a script, and filters;
 //! * [`pressure`]: how full, by whom, until when: pure functions over samples;
+//! * [`owners`]: who is on this node, and which slot each has;
 //! * [`agent`]: the sampler and its snapshot, the life cycle of the probes;
 //! * [`serve`]: HTTP and the local socket;
 //! * [`cli`]: arguments and printing.

@@ -10,14 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::watch,
-    task::{JoinHandle, spawn_local},
-};
+use tokio::sync::watch;
 
 use crate::{
     kernel::Root,
-    owners::{Discovery, Notifier, Scanner},
+    owners::{Discovery, Scanner},
     probes::privileges,
 };
 
@@ -34,14 +31,6 @@ pub(super) struct Scans {
     found: watch::Receiver<Option<Arc<Discovery>>>,
     ask: mpsc::Sender<()>,
     asked: Instant,
-    notifier: JoinHandle<()>,
-}
-
-impl Drop for Scans {
-    fn drop(&mut self) {
-        // The thread ends with its sender's last copy.
-        self.notifier.abort();
-    }
 }
 
 impl Scans {
@@ -61,13 +50,10 @@ impl Scans {
         thread::Builder::new()
             .name("owners".to_owned())
             .spawn(look)?;
-        let notify = ask.clone();
-        let changes = latest.clone();
         Ok(Self {
             found: latest,
             ask,
             asked: Instant::now(),
-            notifier: spawn_local(forward(notify, changes)),
         })
     }
 
@@ -110,31 +96,6 @@ fn look(asked: &mpsc::Receiver<()>, found: &watch::Sender<Option<Arc<Discovery>>
             Ok(()) => while asked.try_recv().is_ok() {},
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
-        }
-    }
-}
-
-/// Tells the thread when the kernel says that something changed.
-async fn forward(ask: mpsc::Sender<()>, mut found: watch::Receiver<Option<Arc<Discovery>>>) {
-    let mut notifier = Notifier::new();
-    for problem in notifier.problems() {
-        tracing::warn!("{problem}");
-    }
-    loop {
-        tokio::select! {
-            () = notifier.changed() => {
-                if ask.send(()).is_err() {
-                    return;
-                }
-            }
-            changed = found.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                if let Some(discovery) = found.borrow_and_update().clone() {
-                    notifier.watch(&discovery.folders);
-                }
-            }
         }
     }
 }

@@ -23,6 +23,7 @@ mod reading;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use discovery::namespace_of;
 pub use discovery::{Found, Namespace, discover};
 use reading::Outcome;
 pub use reading::is_gone;

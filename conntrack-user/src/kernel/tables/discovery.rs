@@ -156,7 +156,7 @@ fn named(root: &Root, folder: &Path, found: &mut Found) {
 }
 
 /// The namespace that a link such as `/proc/PID/ns/net` names: `net:[4026531840]`.
-pub(super) fn namespace_of(link: &Path) -> io::Result<Inode> {
+pub(crate) fn namespace_of(link: &Path) -> io::Result<Inode> {
     let target = fs::read_link(link)?;
     target.to_str().and_then(parse_link).ok_or_else(|| {
         io::Error::new(
