@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
-    agent::{Drift, Own, Table, Unexplained, channel},
+    agent::{Drift, Own, OwnerSample, OwnerTotals, Table, Unexplained, channel},
+    owners::Owner,
     probes::{Drops, HookStatus, Lost, Mechanism, ProgramTime, Status, Totals},
 };
 
@@ -17,6 +18,7 @@ pub(in crate::serve) fn full() -> Snapshot {
         table_bytes: Some(65_536),
         tables: tables(),
         totals: totals(),
+        owners: owners(),
         unexplained: Unexplained {
             drops: 2,
             evictions: 0,
@@ -115,6 +117,47 @@ fn totals() -> Totals {
     }
 }
 
+/// Nobody, the host, a pod with connections both ways, one without a name, a unit.
+fn owners() -> Vec<OwnerSample> {
+    let egress = |inserts, deletes, live| OwnerTotals {
+        inserts,
+        deletes,
+        live,
+        ..OwnerTotals::default()
+    };
+    let owner = |slot, owner, egress| OwnerSample {
+        slot,
+        owner,
+        present: true,
+        egress,
+        ingress: OwnerTotals::default(),
+    };
+    let mut pod = owner(
+        2,
+        Owner::pod("u-2", Some(("shop", "cart-1"))),
+        OwnerTotals {
+            victims: 3,
+            drops: [6, 1, 0, 0, 9],
+            ..egress(4000, 3500, 500)
+        },
+    );
+    pod.ingress = OwnerTotals {
+        causes: 2,
+        ..egress(500, 300, 200)
+    };
+    vec![
+        owner(0, Owner::unknown(), egress(100, 50, 50)),
+        owner(1, Owner::host(), egress(300, 250, 50)),
+        pod,
+        owner(3, Owner::pod("u-3", None), egress(60, 0, 60)),
+        owner(
+            4,
+            Owner::cgroup("sshd.service", "/system.slice/sshd.service"),
+            egress(40, 0, 40),
+        ),
+    ]
+}
+
 fn run_time() -> ProgramTime {
     ProgramTime {
         program: "insert_fentry",
@@ -168,7 +211,10 @@ fn counters_stay_while_conntrack_is_unloaded() {
         ..full()
     };
     let text = exposition(unloaded, false);
-    assert!(text.contains("ctpressure_inserts_total 5000"), "{text}");
+    assert!(
+        text.contains(r#"ctpressure_inserts_total{owner_kind="unknown",direction="egress"} 100"#),
+        "{text}"
+    );
     assert!(!text.contains("ctpressure_table_entries{"), "{text}");
 }
 
