@@ -6,6 +6,7 @@ mod discovery;
 mod groups;
 mod hierarchies;
 mod networks;
+mod notify;
 mod owner;
 mod pod_logs;
 mod scanner;
@@ -13,6 +14,7 @@ mod slots;
 mod tree;
 
 pub use discovery::{Discovery, Found};
+pub use notify::Notifier;
 pub use owner::{Details, Key, Labels, Owner, OwnerKind, Workload};
 pub use scanner::Scanner;
 pub use slots::{Changes, Limits, MapChanges, Maps, Occupancy, Occupant, Slots, State};

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
+
 use super::addresses::Addresses;
 use super::discovery::{Discovery, Found};
 use super::groups::{self, Groups, MemberId};
@@ -78,7 +80,7 @@ impl Scanner {
 
     /// As [`Scanner::scan`], at the time `now`.
     fn scan_at(&mut self, now: Instant) -> Discovery {
-        let began = Instant::now();
+        let began = processor_time();
         let mut found = Discovery::empty(now);
         let mut problems = Problems::default();
         found.host_netns = namespace_of(&self.root.proc("1/ns/net")).ok();
@@ -113,7 +115,7 @@ impl Scanner {
         found
             .problems
             .retain(|problem| said.insert(problem.clone()));
-        found.took = began.elapsed();
+        found.took = processor_time().saturating_sub(began);
         found
     }
 
@@ -240,7 +242,7 @@ impl Scanner {
             .read
             .is_none_or(|(at, took)| now.saturating_duration_since(at) >= took * HOST_PAUSE);
         if due {
-            let began = Instant::now();
+            let began = processor_time();
             match Addresses::read(&self.root.proc("1/net")) {
                 Ok(addresses) => {
                     if addresses.cut {
@@ -257,7 +259,7 @@ impl Scanner {
                     self.root.proc("1/net").display()
                 )),
             }
-            self.host.read = Some((now, began.elapsed()));
+            self.host.read = Some((now, processor_time().saturating_sub(began)));
         }
         found.host_addresses = self.host.addresses.iter().copied().collect();
     }
@@ -300,4 +302,9 @@ impl Scanner {
         }
         found.folders = Arc::clone(&self.folders);
     }
+}
+
+/// What the calling thread has used of a processor.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

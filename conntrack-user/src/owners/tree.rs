@@ -4,7 +4,7 @@
 //! folder that was there is still the same one, then no other one came: one `stat` for each is enough.
 
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;

@@ -33,7 +33,10 @@ impl Node {
     }
 
     fn bare() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // In memory where there is such a folder: some nodes have many files.
+        let folder = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
         let node = Self {
             now: Instant::now(),
             scanner: Scanner::new(Root::at(folder.path())),
