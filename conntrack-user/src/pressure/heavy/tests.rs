@@ -75,7 +75,7 @@ fn holds<S: BuildHasher>(
 fn streams() -> impl Strategy<Value = Vec<(u8, u32)>> {
     // Few keys, many keys, and a skew between.
     let key = prop_oneof![0_u8..4, 0_u8..40, any::<u8>()];
-    proptest::collection::vec((key, 0_u32..100), 0..400)
+    proptest::collection::vec((key, 0_u32..100), 0..250)
 }
 
 proptest! {

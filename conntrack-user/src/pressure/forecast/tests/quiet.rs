@@ -84,13 +84,13 @@ fn balance_is_never_a_forecast() {
     for (seed, life, rate) in [
         (1, Life::Memoryless(30.0), 1000.0),
         (2, Life::Fixed(30.0), 1000.0),
-        (3, Life::Memoryless(1.0), 3_000.0),
+        (3, Life::Memoryless(1.0), 1_000.0),
         (4, Life::Either(2.0, 100.0), 100.0),
         (5, Life::Memoryless(5.0), 20.0),
     ] {
-        let whole = Simulation::new(seed).run(1500, |_| (rate, life));
+        let whole = Simulation::new(seed).run(1200, |_| (rate, life));
         // Near the limit, from when it is in balance on.
-        let exact = table(whole[600..].to_vec(), as_count(rate * life.mean() * 1.15));
+        let exact = table(whole[500..].to_vec(), as_count(rate * life.mean() * 1.15));
         for (kind, samples, most) in [
             ("with rates", exact.clone(), 0),
             (
