@@ -166,6 +166,45 @@ fn linear_growth_is_forecast_within_ten_seconds() {
     }
 }
 
+/// The figures of the module's table: not those of one lucky seed.
+#[test]
+fn linear_growth_is_forecast_whatever_the_noise_does() {
+    for (kind, latest, nine, most) in [
+        ("with rates", 15.0, 0.1, 0.2),
+        ("entries only", 20.0, 0.2, 0.3),
+    ] {
+        let (mut first, mut errors) = (Vec::new(), Vec::new());
+        for seed in 100..115 {
+            let full = 30.0 + 54.0;
+            let exact = table(linear(seed, 6000.0, 30.0, 1000.0, 80), 60_000);
+            let known = if kind == "with rates" {
+                exact
+            } else {
+                entries_only(&exact)
+            };
+            let said = Said::of(noisy(&known, 10.0, seed));
+            let told = said.first().expect("told");
+            assert!(
+                told >= 30.0 && said.flips() == 1,
+                "seed {seed}: {told}, {} flips",
+                said.flips()
+            );
+            first.push(told - 30.0);
+            errors.extend(said.errors(told, told + 5.0, full));
+        }
+        first.sort_by(f64::total_cmp);
+        errors.sort_by(f64::total_cmp);
+        let ranks = [
+            errors[errors.len() / 2],
+            errors[errors.len() * 9 / 10],
+            errors[errors.len() - 1],
+        ];
+        println!("linear, 15 seeds, {kind}: told after {first:?} s, errors {ranks:.3?}");
+        assert!(first[7] <= 10.5 && first[14] <= latest, "{kind}: {first:?}");
+        assert!(ranks[1] < nine && ranks[2] < most, "{kind}: {ranks:?}");
+    }
+}
+
 #[test]
 fn growth_that_bends_but_reaches_the_limit_is_forecast() {
     // To 60,000 in the end: at the limit of 40,000 after 60 ln 3 seconds.
