@@ -15,6 +15,8 @@ mod groups;
 mod key;
 mod owners;
 mod summary;
+#[cfg(test)]
+mod tests;
 pub mod text;
 
 pub use filter::{Filter, UnknownState, parse_state};
