@@ -162,7 +162,7 @@ fn check_host(checks: &mut Checks, tally: &Tally) -> Result<()> {
         &grouped("", "state")?,
         &expected([
             ("SYN_SENT", both("tcp")),
-            ("COOKIE_WAIT", both("sctp")),
+            ("CLOSED", both("sctp")),
             ("UNREPLIED", tally.accepted - both("tcp") - both("sctp")),
         ]),
     );
@@ -295,6 +295,8 @@ fn check_errors() -> Result<()> {
 
 pub(super) fn census(_: Option<Mechanism>) -> Result<()> {
     kernel::never_expire()?;
+    // The state of an INIT that is not answered.
+    kernel::set_sysctl("nf_conntrack_sctp_timeout_closed", 3_600)?;
     kernel::set_limit(20_000)?;
     net::track_into_dead_end(None)?;
     let tally = generator::send(None, &format!("{MIXED} --flows {FLOWS}"))?;
