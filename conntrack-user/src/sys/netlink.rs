@@ -7,6 +7,8 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -35,6 +37,13 @@ const ATTRIBUTE_FLAGS: u16 = 0xc000;
 /// The kernel fills at most this much at once (`NLMSG_GOODSIZE` is at most 8 KiB, a dump 32 KiB:
 /// `netlink_dump`). A longer buffer makes a dump no faster, one below 32 KiB makes it slower.
 const BUFFER: usize = 1 << 16;
+
+/// Datagrams of a long list are handed on together, this many bytes: waking a thread for each costs
+/// more than it saves.
+const BATCH: usize = 1 << 18;
+
+/// How many batches there are: one is filled while another one is read.
+const BATCHES: usize = 2;
 
 /// No answer of the kernel takes this long, seconds; without it a lost answer would hang the
 /// caller.
@@ -69,7 +78,6 @@ impl From<Errno> for NetlinkError {
 #[derive(Debug)]
 pub struct Socket {
     file: OwnedFd,
-    buffer: Vec<u8>,
     sequence: u32,
 }
 
@@ -89,7 +97,6 @@ impl Socket {
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         Ok(Self {
             file: socket,
-            buffer: vec![0; BUFFER],
             sequence: 0,
         })
     }
@@ -105,11 +112,22 @@ impl Socket {
         message: u8,
         mut each: impl FnMut(&Part<'_>),
     ) -> Result<(), NetlinkError> {
-        let ended = self.stream(subsystem, message, |part| {
-            each(part);
-            ControlFlow::Continue(())
-        })?;
-        if ended.interrupted {
+        self.ask(subsystem, message)?;
+        let mut interrupted = false;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let length = self.receive(&mut buffer)?;
+            let answer = buffer.get(..length).unwrap_or_default();
+            let read = read_answer(answer, self.sequence, &mut |part| {
+                each(part);
+                ControlFlow::Continue(())
+            })?;
+            interrupted |= read.interrupted;
+            if read.last {
+                break;
+            }
+        }
+        if interrupted {
             return Err(NetlinkError::Interrupted);
         }
         Ok(())
@@ -117,6 +135,9 @@ impl Socket {
 
     /// As [`Socket::dump`], for long lists: goes on when the kernel says that what it lists changed
     /// meanwhile (the end says so), and ends early when `each` breaks.
+    ///
+    /// The kernel makes the next piece of a list in the call that takes the one before, so a thread
+    /// does that while this one reads.
     ///
     /// # Errors
     /// When the kernel refuses, or the answer makes no sense.
@@ -126,23 +147,80 @@ impl Socket {
         message: u8,
         mut each: impl FnMut(&Part<'_>) -> ControlFlow<()>,
     ) -> Result<Ended, NetlinkError> {
+        self.ask(subsystem, message)?;
         let mut ended = Ended::default();
+        let socket = &*self;
+        // As many batches as there are buffers, so that giving one back never blocks.
+        let (full, batches) = sync_channel(BATCHES);
+        let (give_back, empty) = sync_channel(BATCHES);
+        thread::scope(|scope| {
+            for _ in 0..BATCHES {
+                // Nobody has hung up yet.
+                drop(give_back.send(vec![0; BATCH]));
+            }
+            thread::Builder::new()
+                .name("netlink".into())
+                .spawn_scoped(scope, move || {
+                    // Ends with the list, with an error, or when nobody wants more.
+                    for mut buffer in empty {
+                        let filled = socket.fill(&mut buffer);
+                        let more = matches!(filled, Ok((_, false)));
+                        if full.send(filled.map(|filled| (buffer, filled))).is_err() || !more {
+                            break;
+                        }
+                    }
+                })?;
+            // Both ends go with this closure, before the thread is waited for.
+            let (batches, give_back) = (batches, give_back);
+            for batch in batches {
+                let (buffer, (length, _)) = batch?;
+                let answer = buffer.get(..length).unwrap_or_default();
+                let read = read_answer(answer, socket.sequence, &mut each)?;
+                ended.interrupted |= read.interrupted;
+                ended.stopped = read.stopped;
+                if read.last || read.stopped {
+                    break;
+                }
+                // The thread may have met the end by now.
+                drop(give_back.send(buffer));
+            }
+            Ok(ended)
+        })
+    }
+
+    /// Sends a question.
+    fn ask(&mut self, subsystem: u8, message: u8) -> Result<(), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let request = request(subsystem, message, self.sequence);
         send(self.file.as_raw_fd(), &request, MsgFlags::empty())?;
+        Ok(())
+    }
+
+    /// Takes one datagram.
+    fn receive(&self, buffer: &mut [u8]) -> Result<usize, NetlinkError> {
         loop {
-            let length = match recv(self.file.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
-                Ok(length) => length,
-                Err(Errno::EINTR) => continue,
+            match recv(self.file.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
+                // Longer than the buffer: cut off.
+                Ok(length) if length > buffer.len() => return Err(NetlinkError::Malformed),
+                Ok(length) => return Ok(length),
+                Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
-            };
-            // Longer than the buffer: cut off.
-            let answer = self.buffer.get(..length).ok_or(NetlinkError::Malformed)?;
-            let read = read_answer(answer, self.sequence, &mut each)?;
-            ended.interrupted |= read.interrupted;
-            ended.stopped = read.stopped;
-            if read.last || read.stopped {
-                return Ok(ended);
+            }
+        }
+    }
+
+    /// Takes datagrams, one behind the other, until there is no room for another one. How many bytes,
+    /// and whether the answer ends in them.
+    fn fill(&self, buffer: &mut [u8]) -> Result<(usize, bool), NetlinkError> {
+        let mut filled = 0;
+        loop {
+            let room = buffer.get_mut(filled..).unwrap_or_default();
+            let length = self.receive(room)?;
+            let last = ends(room.get(..length).unwrap_or_default(), self.sequence);
+            filled += length;
+            let whole = filled.is_multiple_of(4);
+            if last || !whole || buffer.len() - filled < BUFFER {
+                return Ok((filled, last));
             }
         }
     }
@@ -186,7 +264,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// What one datagram said besides its parts.
+/// What datagrams said besides their parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Read {
     /// It ends the answer.
@@ -195,7 +273,53 @@ struct Read {
     stopped: bool,
 }
 
-/// Reads one datagram.
+/// `struct nlmsghdr`.
+struct Header {
+    length: usize,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+}
+
+impl Header {
+    /// The first message's header, and what follows the message.
+    #[inline]
+    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let header: &[u8; HEADER] = bytes.first_chunk()?;
+        let word = |at: usize| {
+            u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
+        let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+        let length = usize::try_from(word(0)).ok().filter(|length| {
+            // Else the walk would not get on.
+            *length >= HEADER
+        })?;
+        let rest = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let header = Self {
+            length,
+            kind: half(4),
+            flags: half(6),
+            sequence: word(8),
+        };
+        Some((header, rest))
+    }
+}
+
+/// Whether nothing follows this datagram: it ends the answer, or can't be read.
+fn ends(mut bytes: &[u8], sequence: u32) -> bool {
+    while !bytes.is_empty() {
+        let Some((header, rest)) = Header::read(bytes) else {
+            return true;
+        };
+        if header.sequence == sequence && matches!(header.kind, NLMSG_ERROR | NLMSG_DONE) {
+            return true;
+        }
+        bytes = rest;
+    }
+    false
+}
+
+/// Reads datagrams.
 fn read_answer(
     mut bytes: &[u8],
     sequence: u32,
@@ -203,20 +327,17 @@ fn read_answer(
 ) -> Result<Read, NetlinkError> {
     let mut read = Read::default();
     while !bytes.is_empty() {
-        let header: &[u8; HEADER] = bytes.first_chunk().ok_or(NetlinkError::Malformed)?;
-        let word = |at: usize| {
-            u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-        };
-        let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
-        let length = usize::try_from(word(0)).map_err(|_| NetlinkError::Malformed)?;
-        let body = bytes.get(HEADER..length).ok_or(NetlinkError::Malformed)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let (header, rest) = Header::read(bytes).ok_or(NetlinkError::Malformed)?;
+        let body = bytes
+            .get(HEADER..header.length)
+            .ok_or(NetlinkError::Malformed)?;
+        bytes = rest;
         // An answer to an earlier question that was given up.
-        if word(8) != sequence {
+        if header.sequence != sequence {
             continue;
         }
-        read.interrupted |= half(6) & NLM_F_DUMP_INTR != 0;
-        match half(4) {
+        read.interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
+        match header.kind {
             NLMSG_NOOP => {}
             NLMSG_ERROR | NLMSG_DONE => {
                 let status = body
@@ -394,7 +515,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            drop(read(&bytes));
+            // Whoever waits for the end of an answer must see it where the reader stops.
+            let end = ends(&bytes, 7);
+            if let Ok(read) = read(&bytes).0 {
+                prop_assert!(!read.last || end);
+            }
         }
 
         #[test]

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::guest::agent::Mechanism;
 
+mod census;
 mod conditions;
 mod counts;
 mod detail;
@@ -84,6 +85,7 @@ scenarios! {
     nat_exhausted nat::exhausted, Each, EachKernel, 90 s, "NAT ports exhausted: drops by clash equal insert_failed";
     chain_too_long nat::chain_too_long, Each, EachKernel, 120 s, "too long hash chains: drops equal chaintoolong";
     metrics metrics::exposition, Any, OneKernel, 90 s, "every metric of the contract with help and type; kernel statistics equal; node_exporter's names";
+    census census::census, Any, OneKernel, 120 s, "ctpressure table: entries by protocol, state, service, address and namespace equal the generator's";
     pages metrics::pages, Any, OneKernel, 60 s, "/healthz, /readyz, /status and wrong requests";
     kill9 life::kill9, Each, EachKernel, 240 s, "kill -9 at 20 moments leaves no program, map or link";
     not_loaded life::not_loaded, Any, EachKernel, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";
