@@ -6,7 +6,6 @@ pub mod checks;
 pub mod command;
 pub mod generator;
 pub mod kernel;
-pub mod machine;
 pub mod net;
 pub mod prom;
 pub mod watch;

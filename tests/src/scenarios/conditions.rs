@@ -4,7 +4,6 @@ use std::{
     net::TcpListener,
     os::unix::process::CommandExt as _,
     process::{Command, ExitStatus, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -35,7 +34,7 @@ pub(super) fn end_of(command: &mut Command) -> Result<End> {
         .stdout(output.try_clone()?)
         .stderr(output.try_clone()?);
     let mut child = command::spawn(command)?;
-    let Some(status) = command::wait(&mut child, Duration::from_secs(30))? else {
+    let Some(status) = command::wait(&mut child, command::HANG)? else {
         child.kill()?;
         child.wait()?;
         let said = std::fs::read_to_string(log.path())?;
