@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    agent::{Drift, Own, OwnerSample, OwnerTotals, Table, Unexplained, channel},
+    agent::{Activity, Drift, Own, OwnerSample, OwnerTotals, Table, Tops, Unexplained, channel},
     owners::Owner,
     probes::{Drops, HookStatus, Lost, Mechanism, ProgramTime, Status, Totals},
 };
@@ -131,6 +131,8 @@ fn owners() -> Vec<OwnerSample> {
         present: true,
         egress,
         ingress: OwnerTotals::default(),
+        activity: Activity::default(),
+        destinations: Tops::default(),
     };
     let mut pod = owner(
         2,
