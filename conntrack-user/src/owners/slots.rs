@@ -107,7 +107,7 @@ impl Slots {
     /// Every change has to be made, in the order of [`Changes`], before the next call.
     ///
     /// * `idle`: whether nothing is charged to this slot (inserts less deletes, from when it was
-    ///   given). To be read after the changes of the call before were made.
+    ///   given). To be read, once for all slots, after the changes of the call before were made.
     /// * `has_entries`: whether any table has an entry with this address. Asked only for an address
     ///   that nobody had, after the first whole discovery. `true` is always a safe answer, and the
     ///   only exact one: what enters the table between the answer and the changes is charged to
@@ -250,7 +250,7 @@ impl Slots {
         if candidates.is_empty() {
             return;
         }
-        // Handed over in the turn before, so that it is not yet sure that nothing is left.
+        // Of one that was busy a moment ago claims may still speak.
         for held in self.held.values() {
             for slot in held.holding.former() {
                 candidates.remove(&slot);

@@ -24,7 +24,7 @@ impl Slots {
         for held in self.held.values_mut() {
             let holding = &mut held.holding;
             let before = holding.is_plain();
-            holding.settle(self.turn, &idle);
+            holding.settle(&idle);
             if !before && holding.is_plain() {
                 self.sweep.insert(holding.holder());
             }
@@ -89,13 +89,13 @@ impl Slots {
 
     /// Lets go of the addresses that `which` says.
     pub(super) fn release(&mut self, which: impl Fn(u32, &IpAddr) -> bool) {
-        let (turn, sweep) = (self.turn, &mut self.sweep);
+        let sweep = &mut self.sweep;
         self.held.retain(|address, held| {
             let holding = &mut held.holding;
             if !which(holding.holder(), address) {
                 return true;
             }
-            let returned = holding.release(turn) == Released::Returned;
+            let returned = holding.release() == Released::Returned;
             if returned && holding.is_plain() {
                 sweep.insert(holding.holder());
             }
@@ -114,7 +114,7 @@ impl Slots {
         let mut left_out = 0_usize;
         for (address, slot) in claimants(found, slots, changes) {
             if let Some(held) = self.held.get_mut(&address) {
-                held.holding.hand_over(slot, self.turn);
+                held.holding.hand_over(slot);
                 held.lost = None;
                 continue;
             }
@@ -125,7 +125,7 @@ impl Slots {
             let holding = if !self.complete || slot == UNKNOWN || !has_entries(address) {
                 Holding::new(slot)
             } else {
-                Holding::late(slot, self.turn)
+                Holding::late(slot)
             };
             let lost = None;
             self.held.insert(address, Held { holding, lost });
