@@ -1,9 +1,10 @@
 //! When to look around again.
 //!
-//! Two things tell that something may have changed: inotify on the folders in which control groups begin and end,
-//! and rtnetlink (interfaces, addresses, routes, neighbours of the host; nothing of conntrack). A runtime
-//! makes a pod's network and its control group before it begins the pod's containers, so that its address is
-//! known before its first connection. Without either there is still a look every ten seconds.
+//! Two things tell that something may have changed: inotify on the folders in which control groups
+//! begin and end, and rtnetlink (interfaces, addresses, routes, neighbours of the host; nothing of
+//! conntrack). A runtime makes a pod's network and its control group before it begins the pod's
+//! containers, so that its address is known before its first connection. Without either there is
+//! still a look every ten seconds.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -68,8 +69,9 @@ struct Route {
 }
 
 impl Notifier {
-    /// Begins to listen, in the calling thread's network namespace, which should be the host's. Has to be called
-    /// inside a tokio runtime with I/O and time. What is not available is said in [`Notifier::problems`].
+    /// Begins to listen, in the calling thread's network namespace, which should be the host's. Has
+    /// to be called inside a tokio runtime with I/O and time. What is not available is said in
+    /// [`Notifier::problems`].
     pub fn new() -> Self {
         let mut problems = Vec::new();
         let watches = Watches::new()

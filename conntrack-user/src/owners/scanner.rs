@@ -23,7 +23,8 @@ mod tests;
 /// How many control groups of one hierarchy are looked at.
 const MOST_CGROUPS: usize = 1 << 16;
 
-/// How long a control group whose path doesn't tell is looked at with each scan, and how often later.
+/// How long a control group whose path doesn't tell is looked at with each scan, and how often
+/// later.
 const YOUNG: Duration = Duration::from_secs(10);
 const REFRESH: Duration = Duration::from_secs(30);
 
@@ -35,8 +36,8 @@ const MOST_SAID: usize = 1000;
 
 /// Looks around, again and again. A scan blocks, for some milliseconds on a node with 250 pods.
 ///
-/// Rights: `CAP_SYS_PTRACE` to see which network a process is in; `/sys/fs/cgroup`, `/proc` and `/var/log/pods`
-/// of the host.
+/// Rights: `CAP_SYS_PTRACE` to see which network a process is in; `/sys/fs/cgroup`, `/proc` and
+/// `/var/log/pods` of the host.
 #[derive(Debug)]
 pub struct Scanner {
     root: Root,
@@ -83,11 +84,13 @@ impl Scanner {
         let began = processor_time();
         let mut found = Discovery::empty(now);
         let mut problems = Problems::default();
-        found.host_netns = namespace_of(&self.root.proc("1/ns/net")).ok();
-        if found.host_netns.is_none() {
-            problems.hidden = true;
-            found.whole = false;
-        }
+        // Without the right to look at process 1, the agent is most likely in the host's network.
+        let host = namespace_of(&self.root.proc("1/ns/net"));
+        problems.hidden |= host.is_err();
+        found.host_netns = host
+            .or_else(|_| namespace_of(&self.root.proc("thread-self/ns/net")))
+            .ok();
+        found.whole = found.host_netns.is_some();
         let groups = self.groups(now, &mut found, &mut problems);
         self.networks.keep(|key| groups.by_key.contains_key(key));
         for (key, group) in &groups.by_key {
@@ -210,8 +213,8 @@ impl Scanner {
             .collect()
     }
 
-    /// Reads again what can't be right: one of two owners of an address may just have lost it. Whether that
-    /// was done.
+    /// Reads again what can't be right: one of two owners of an address may just have lost it.
+    /// Whether that was done.
     fn reread_doubtful(
         &mut self,
         holders: &BTreeMap<u32, Key>,

@@ -16,7 +16,8 @@ pub fn watch_ring(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>
     unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(io::Error::from)
 }
 
-/// Watches a file, such as a socket, for something to read. It is edge-triggered: read it until it would block.
+/// Watches a file, such as a socket, for something to read. It is edge-triggered: read it until it
+/// would block.
 ///
 /// # Errors
 /// Without a tokio runtime with I/O, or if epoll refuses.

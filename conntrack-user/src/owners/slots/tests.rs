@@ -1,4 +1,9 @@
-use conntrack_ebpf::owner::{FLAG_SOCKET, FLAG_TAGGED};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use conntrack_ebpf::owner::{Claim, DEFAULT_SLOTS, FLAG_SOCKET, FLAG_TAGGED};
+
+use super::addresses::{LOOPBACK, MOST_FORMER_HOST};
 
 use super::*;
 use crate::owners::discovery::Found;
