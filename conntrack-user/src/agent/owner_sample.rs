@@ -1,5 +1,7 @@
 //! What one owner has, at one second.
 
+use std::ops::Add;
+
 use conntrack_ebpf::record::DropReason;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
@@ -95,6 +97,25 @@ impl OwnerTotals {
     /// Nothing was ever counted.
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+impl Add for OwnerTotals {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let mut drops = self.drops;
+        for (drop, more) in drops.iter_mut().zip(other.drops) {
+            *drop += more;
+        }
+        Self {
+            inserts: self.inserts + other.inserts,
+            deletes: self.deletes + other.deletes,
+            live: self.live + other.live,
+            victims: self.victims + other.victims,
+            causes: self.causes + other.causes,
+            drops,
+        }
     }
 }
 

@@ -175,6 +175,8 @@ pub(super) struct OwnersNow {
 pub(super) struct Ownership {
     slots: Slots,
     tallies: BTreeMap<u32, Tally>,
+    /// Who had each slot when last looked.
+    labels: BTreeMap<u32, Owner>,
     timeline: Timeline,
     recount: Recount,
 }
@@ -190,6 +192,7 @@ impl Ownership {
                 ..Limits::default()
             }),
             tallies: [(UNKNOWN, tally()), (HOST, tally())].into(),
+            labels: BTreeMap::new(),
             timeline,
             recount: Recount::default(),
         }
@@ -220,7 +223,7 @@ impl Ownership {
         let changes = self.slots.apply(found, idle, |_| attached);
         let mut problems = changes.problems.clone();
         for slot in &changes.freed {
-            self.tallies.remove(slot);
+            self.free(*slot);
         }
         let counted = match &probes {
             Some(probes) => probes.owner_counts(self.highest(&changes.given))?,
@@ -233,6 +236,11 @@ impl Ownership {
             tally.exact = [attached; 2];
             self.tallies.insert(*slot, tally);
         }
+        let known = self
+            .tallies
+            .keys()
+            .filter_map(|slot| Some((*slot, self.slots.owner(*slot)?.clone())));
+        self.labels = known.collect();
         if let Some(probes) = probes
             && !changes.is_empty()
         {
@@ -243,14 +251,32 @@ impl Ownership {
                     "{left_out} addresses or cgroups do not fit the kernel's tables: theirs is charged to nobody"
                 ));
             }
-            for slot in &changes.sweep_tags {
-                maps.sweep_tags(*slot, self.slots.maps())?;
-            }
+            maps.sweep_tags(&changes.freed, &changes.sweep_tags, self.slots.maps())?;
         }
         Ok(Taken {
             problems,
             freed: changes.freed,
         })
+    }
+
+    /// Nobody has this slot any more. A pod that was made anew under the same name takes over what
+    /// was counted, since it goes by the same labels, and counters don't go back.
+    fn free(&mut self, slot: u32) {
+        let (Some(tally), Some(owner)) = (self.tallies.remove(&slot), self.labels.remove(&slot))
+        else {
+            return;
+        };
+        let heir = self
+            .labels
+            .iter()
+            .find(|(_, other)| other.labels() == owner.labels())
+            .and_then(|(heir, _)| self.tallies.get_mut(heir));
+        if let Some(heir) = heir {
+            for direction in 0..2 {
+                let counted = sum(&tally.counts[direction], &tally.earlier[direction]);
+                heir.earlier[direction] = sum(&heir.earlier[direction], &counted);
+            }
+        }
     }
 
     fn highest(&self, given: &[(u32, Owner)]) -> u32 {

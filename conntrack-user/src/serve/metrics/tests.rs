@@ -188,6 +188,19 @@ fn everything_in_text() {
 }
 
 #[test]
+fn a_pod_made_anew_under_its_name_is_one_series() {
+    let mut snapshot = full();
+    let mut anew = snapshot.owners[2].clone();
+    anew.slot = 9;
+    anew.owner = Owner::pod("u-9", Some(("shop", "cart-1")));
+    snapshot.owners.push(anew);
+    let text = exposition(snapshot, false);
+    let series = r#"ctpressure_inserts_total{owner_kind="pod",namespace="shop",pod="cart-1",direction="egress"}"#;
+    assert_eq!(text.matches(series).count(), 1, "{text}");
+    assert!(text.contains(&format!("{series} 8000")), "{text}");
+}
+
+#[test]
 fn nothing_is_claimed_before_the_first_sample() {
     let text = exposition(Snapshot::default(), true);
     for name in [
