@@ -15,10 +15,6 @@ use tokio::sync::oneshot;
 
 use crate::sys::priority;
 
-/// How much lower its priority is (`nice(1)`): about a quarter of the CPU's time when both want it,
-/// enough to get on with the work on a machine that is never idle.
-const NICE: i32 = 5;
-
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The thread; it ends after the job at hand when this is dropped.
@@ -29,6 +25,10 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Background(Sender<Job>);
 
 impl Background {
+    /// How much lower the priority of such threads is (`nice(1)`): about a quarter of the CPU's time
+    /// when both want it, enough to get on with the work on a machine that is never idle.
+    pub(super) const NICE: i32 = 5;
+
     /// Starts the thread.
     ///
     /// # Errors
@@ -38,7 +38,7 @@ impl Background {
         thread::Builder::new()
             .name("background".to_owned())
             .spawn(move || {
-                priority::lower(NICE);
+                priority::lower(Self::NICE);
                 for job in jobs {
                     job();
                 }
@@ -91,7 +91,7 @@ mod tests {
             .await
             .expect("no panic");
         assert_ne!(there.0, thread::current().id());
-        assert_eq!(there.1, (own + NICE).min(19));
+        assert_eq!(there.1, (own + Background::NICE).min(19));
         assert_eq!(nice(), own, "this thread's stays");
     }
 

@@ -15,6 +15,7 @@ use conntrack_ebpf::owner::{Direction, Party, TagKey};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::Background;
 use crate::{
     census::Charging,
     kernel::{
@@ -22,6 +23,7 @@ use crate::{
         entries::{Outcome, State, walk_namespaces},
         tables,
     },
+    sys::priority,
 };
 
 /// How often there is one without need.
@@ -107,7 +109,11 @@ impl Recounter {
     /// Begins one, on a thread of its own.
     pub(super) fn begin(&mut self, charging: Charging) {
         let (sender, found) = oneshot::channel();
-        let walk = move || drop(sender.send(walk(&charging)));
+        let walk = move || {
+            // Events go first.
+            priority::lower(Background::NICE);
+            drop(sender.send(walk(&charging)));
+        };
         match thread::Builder::new().name("census".to_owned()).spawn(walk) {
             Ok(_) => self.running = Some(found),
             Err(error) => {

@@ -12,10 +12,12 @@ use tokio::{
     task::{JoinHandle, spawn_local},
 };
 
+use super::Background;
 use crate::{
     kernel::Root,
     owners::{Discovery, Notifier, Scanner},
     probes::privileges,
+    sys::priority,
 };
 
 /// How soon an unknown owner in an event leads to another look, at the earliest.
@@ -49,6 +51,8 @@ impl Scans {
             if drop_capabilities && let Err(error) = privileges::drop_unneeded() {
                 tracing::warn!(%error, "the thread that looks for owners keeps its capabilities");
             }
+            // Events go first.
+            priority::lower(Background::NICE);
             look(&asked, &found);
         };
         thread::Builder::new()
