@@ -1,4 +1,7 @@
-# The demo, inside the guest: a pod without a limit of its own fills the table of its network namespace.
+# The demo, inside the guest: one pod fills the conntrack table of the node, another one pays for it.
+#
+# The pods are what a container runtime makes of them as far as ctpressure can see: a network namespace each, a process
+# in a cgroup that is named as kubelet and containerd name it, and a folder for its logs.
 set -eu
 
 limit=2000
@@ -6,24 +9,43 @@ flows=12000
 metrics=http://127.0.0.1:9743/metrics
 
 step() { printf '\n== %s\n' "$*"; }
-metric() { wget -q -O - "$metrics" | awk -v name="$1" 'index($1, name) == 1 { sum += $2 } END { printf "%.0f", sum }'; }
+# metric NAME LABEL...: the sum of the samples that have all labels
+metric() {
+    awk -v wanted="$*" 'BEGIN { count = split(wanted, labels, " ") }
+        $0 !~ "^" labels[1] "[{ ]" { next }
+        { for (i = 2; i <= count; i++) if (index($0, labels[i]) == 0) next; sum += $NF }
+        END { printf "%.0f", sum }' /tmp/metrics
+}
 
 modprobe nf_conntrack
 step "kernel $(uname -r), conntrack limit set to $limit entries"
 echo "$limit" >/proc/sys/net/netfilter/nf_conntrack_max
 
-step 'a network namespace "pod", with a firewall rule that makes its kernel track connections'
-ip netns add pod
-ip link add pod0 type veth peer name eth0 netns pod
-ip addr add 10.42.0.1/24 dev pod0
-ip link set pod0 up
-ip -n pod addr add 10.42.0.2/24 dev eth0
-ip -n pod link set eth0 up
-ip -n pod link set lo up
-ip -n pod route add default via 10.42.0.1
-# Nobody is there: what the pod sends goes nowhere, but each packet opens an entry.
-ip -n pod neigh replace 10.42.0.1 lladdr "$(cat /sys/class/net/pod0/address)" dev eth0 nud permanent
-ip netns exec pod iptables -A OUTPUT -m conntrack --ctstate NEW -j ACCEPT
+step 'two pods, shop/aggregator and shop/web, behind the node'"'"'s firewall'
+grep -q ' /sys/fs/cgroup cgroup2 ' /proc/mounts || mount -t cgroup2 none /sys/fs/cgroup
+# pod NAME UID NUMBER
+pod() {
+    ip netns add "$1"
+    ip link add "pod$3" type veth peer name eth0 netns "$1"
+    ip addr add "10.42.$3.1/24" dev "pod$3"
+    ip link set "pod$3" up
+    ip -n "$1" addr add "10.42.$3.2/24" dev eth0
+    ip -n "$1" link set eth0 up
+    ip -n "$1" link set lo up
+    ip -n "$1" route add default via "10.42.$3.1"
+    cgroup=/sys/fs/cgroup/kubepods/burstable/pod$2/main
+    mkdir -p "$cgroup" "/var/log/pods/shop_$1_$2"
+    sh -c "echo \$\$ >$cgroup/cgroup.procs && exec nsenter --net=/run/netns/$1 sleep 600" &
+}
+pod aggregator 0f2b8c1e-5d3a-4e6f-9a7b-1c2d3e4f5a6b 1
+pod web 7a1d9e3c-2b4f-4c8d-8e6a-9f0b1c2d3e4f 2
+echo 1 >/proc/sys/net/ipv4/ip_forward
+# Nobody is there: what the pods send goes nowhere, but each packet opens an entry.
+ip link add outside type dummy
+ip addr add 10.96.255.254/16 dev outside
+ip link set outside up
+ip neigh replace 10.96.0.10 lladdr 02:00:00:00:00:01 dev outside nud permanent
+iptables -A FORWARD -m conntrack --ctstate NEW -j ACCEPT
 
 step "ctpressure run"
 ctpressure run --listen 127.0.0.1:9743 2>/tmp/run.log &
@@ -38,24 +60,45 @@ until wget -q -O /dev/null http://127.0.0.1:9743/readyz 2>/dev/null; do
     sleep 0.1
 done
 
-step "ctpressure watch, while the pod opens $flows UDP flows at 1,500 a second"
+step "ctpressure watch, while aggregator opens $flows UDP flows at 1,500 a second, and web 20 a second"
 ctpressure watch >/tmp/watch.log 2>&1 &
 watch=$!
 # The stream of a table in trouble is long: shown is each kind's beginning, and how many more there were.
 sleep 1
-tail -n +1 -f /tmp/watch.log | awk '{ kind = $0 ~ /drop/ ? "drop" : $0 ~ /evict/ ? "eviction" : "insert"
-    if (++seen[kind] <= 8) { print "  " $0; fflush() }
-    else if (seen[kind] == 9) { print "  ... and more of kind " kind; fflush() } }' &
-ip netns exec pod ctgen send --protocol udp --source 10.42.0.2/32 --destination 10.96.0.0/24 --destination-ports 53 --flows "$flows" --rate 1500 >/tmp/sent.json
+tail -n +1 -f /tmp/watch.log | awk '{ kind = $0 ~ / drop / ? "drop" : $0 ~ / evict / ? "eviction" : "" }
+    kind == "" { next }
+    { key = kind ($0 ~ /shop\/web/ ? " of shop/web" : "") }
+    ++seen[key] <= 5 { print "  " $0; fflush() }
+    seen[key] == 6 { print "  ... and more of kind " key; fflush() }' &
+send() { ip netns exec "$1" ctgen send --protocol udp --source "10.42.$2.2/32" --destination 10.96.0.10/32 --flows "$3" --rate "$4"; }
+send web 2 160 20 >/tmp/web.json &
+send aggregator 1 "$flows" 1500 >/tmp/aggregator.json
+wait $!
 sleep 2
 kill "$watch" 2>/dev/null || true
+# Reading the metrics opens connections too: they need room now.
+echo 10000 >/proc/sys/net/netfilter/nf_conntrack_max
+sleep 2
 
 step 'summary'
-stat() { ip netns exec pod conntrack -S | awk -v name="$1=" '{ for (i = 1; i <= NF; i++) if (index($i, name) == 1) sum += substr($i, length(name) + 1) } END { printf "%.0f", sum }'; }
+stat() { conntrack -S | awk -v name="$1=" '{ for (i = 1; i <= NF; i++) if (index($i, name) == 1) sum += substr($i, length(name) + 1) } END { printf "%.0f", sum }'; }
+wget -q -O /tmp/metrics "$metrics"
 row() { printf '  %-28s %12s %12s   %s\n' "$1" "$2" "$3" "$4"; }
 row '' ctpressure kernel "the kernel's own count"
-row 'dropped, table full' "$(metric 'ctpressure_drops_total{reason="table_full"')" "$(stat drop)" "conntrack -S: drop"
-row 'evicted early' "$(metric 'ctpressure_evictions_total{role="victim"')" "$(stat early_drop)" "conntrack -S: early_drop"
-row 'entries in the pod'"'"'s table' "$(metric 'ctpressure_table_entries{netns="pod"')" "$(ip netns exec pod cat /proc/sys/net/netfilter/nf_conntrack_count)" "nf_conntrack_count"
-row 'inserted' "$(metric ctpressure_inserts_total)" '-' "the kernel does not count them"
-printf '\n  the pod itself: %s\n' "$(cat /tmp/sent.json)"
+row 'packets dropped, table full' "$(metric ctpressure_drops_total 'reason="table_full"')" "$(stat drop)" "conntrack -S: drop"
+row 'entries evicted early' "$(metric ctpressure_evictions_total 'role="victim"')" "$(stat early_drop)" "conntrack -S: early_drop"
+row 'entries in the table' "$(metric ctpressure_table_entries 'netns="host"')" "$(cat /proc/sys/net/netfilter/nf_conntrack_count)" "nf_conntrack_count"
+row 'entries inserted' "$(metric ctpressure_inserts_total)" '-' "the kernel does not count them"
+
+printf '\n  %-18s %9s %9s %9s %9s %9s\n' 'who' 'inserted' 'holds' 'dropped' 'lost to' 'evicted'
+printf '  %-18s %9s %9s %9s %9s %9s\n' '' '' '' 'packets' 'eviction' 'others'
+for name in aggregator web; do
+    printf '  %-18s %9s %9s %9s %9s %9s\n' "shop/$name" \
+        "$(metric ctpressure_inserts_total "pod=\"$name\"")" \
+        "$(metric ctpressure_entries "pod=\"$name\"")" \
+        "$(metric ctpressure_drops_total "pod=\"$name\"")" \
+        "$(metric ctpressure_evictions_total "pod=\"$name\"" 'role="victim"')" \
+        "$(metric ctpressure_evictions_total "pod=\"$name\"" 'role="cause"')"
+done
+printf '\n  what the pods were told: aggregator %s\n                           web        %s\n' \
+    "$(cat /tmp/aggregator.json)" "$(cat /tmp/web.json)"

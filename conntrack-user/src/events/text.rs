@@ -43,18 +43,19 @@ pub fn line(event: &Event, colour: bool) -> String {
             (drop.seen.time, placed(&drop.seen, &drop.owner, detail))
         }
         Event::Eviction(eviction) => {
-            let for_whom = if eviction.cause_owner.is_named() {
-                format!("{} ", shorten(&eviction.cause_owner.name(), WHO))
-            } else {
-                String::new()
-            };
-            let detail = |limit, whole| {
-                let cause = match (&eviction.cause, whole) {
-                    (Some(cause), false) => endpoint(cause, true, limit),
-                    (cause, _) => flow(cause.as_ref(), limit),
+            let named = eviction.cause_owner.is_named();
+            let owner = shorten(&eviction.cause_owner.name(), WHO);
+            let detail = |limit, detail| {
+                let cause = match (&eviction.cause, detail) {
+                    (None, _) | (_, Detail::Flow) => flow(eviction.cause.as_ref(), limit),
+                    (Some(cause), _) => endpoint(cause, true, limit),
                 };
                 let victim = flow(eviction.victim.as_ref(), limit);
-                format!("{victim} for {for_whom}{cause}")
+                match (named, detail) {
+                    (true, Detail::Owner) => format!("{victim} for {owner}"),
+                    (true, _) => format!("{victim} for {owner} {cause}"),
+                    (false, _) => format!("{victim} for {cause}"),
+                }
             };
             (
                 eviction.seen.time,
@@ -66,6 +67,17 @@ pub fn line(event: &Event, colour: bool) -> String {
     format!("{} {style}{verb:<6}{style:#} {rest}", time_of_day(time))
 }
 
+/// How much of an eviction's cause is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Detail {
+    /// Its flow.
+    Flow,
+    /// Its source.
+    Source,
+    /// Its owner, or its source if that has no name.
+    Owner,
+}
+
 /// `HH:MM:SS.mmm`, UTC.
 fn time_of_day(time: SystemTime) -> String {
     let text = humantime::format_rfc3339_millis(time).to_string();
@@ -74,16 +86,18 @@ fn time_of_day(time: SystemTime) -> String {
 
 /// The widest form of the detail that fits behind the namespace and the protocol.
 ///
-/// `detail` is given the longest address allowed, and whether the cause may be shown whole.
-fn placed(seen: &Seen, owner: &Who, detail: impl Fn(usize, bool) -> String) -> String {
-    const FORMS: [(usize, bool); 7] = [
-        (WHOLE, true),
-        (21, true),
-        (15, true),
-        (WHOLE, false),
-        (21, false),
-        (15, false),
-        (9, false),
+/// `detail` is given the longest address allowed, and how much of the cause may be shown.
+fn placed(seen: &Seen, owner: &Who, detail: impl Fn(usize, Detail) -> String) -> String {
+    const FORMS: [(usize, Detail); 9] = [
+        (WHOLE, Detail::Flow),
+        (21, Detail::Flow),
+        (15, Detail::Flow),
+        (WHOLE, Detail::Source),
+        (21, Detail::Source),
+        (15, Detail::Source),
+        (21, Detail::Owner),
+        (15, Detail::Owner),
+        (9, Detail::Owner),
     ];
     let who = if owner.is_named() {
         shorten(&owner.name(), WHO)
@@ -95,8 +109,8 @@ fn placed(seen: &Seen, owner: &Who, detail: impl Fn(usize, bool) -> String) -> S
     // "HH:MM:SS.mmm insert " stands before it.
     let room = WIDTH - 20 - start.chars().count();
     let mut text = String::new();
-    for (limit, whole) in FORMS {
-        text = detail(limit, whole);
+    for (limit, how_much) in FORMS {
+        text = detail(limit, how_much);
         if text.chars().count() <= room {
             break;
         }
