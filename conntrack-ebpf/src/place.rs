@@ -174,15 +174,12 @@ mod tests {
     use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
+    use zerocopy::FromZeros as _;
 
     use super::*;
 
     fn empty() -> Box<Addresses> {
-        Box::new(Table {
-            seed: 0,
-            namespaces: 0,
-            places: [Place::default(); PLACES],
-        })
+        Addresses::new_box_zeroed().expect("memory")
     }
 
     fn claim(slot: u32) -> Claim {
@@ -228,11 +225,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_map(keys in proptest::collection::hash_map(any::<u64>(), any::<u64>(), 0..600)) {
-            let mut table = Box::new(Table {
-                seed: 0,
-                namespaces: 0,
-                places: [Place::default(); PLACES],
-            });
+            let mut table = Table::<u64, u64>::new_box_zeroed().expect("memory");
             let entries: Vec<_> = keys.iter().map(|(key, value)| (*key, *value)).collect();
             prop_assert_eq!(fill(&mut table, &entries), 0);
             for (key, value) in &keys {

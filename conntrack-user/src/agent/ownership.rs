@@ -3,11 +3,11 @@
 
 use std::{collections::BTreeMap, io, time::Duration};
 
-use conntrack_ebpf::owner::{Direction, HOST, OwnerCounts, OwnerState, UNKNOWN};
+use conntrack_ebpf::owner::{Direction, HOST, OwnerState, UNKNOWN};
 
 use super::{
     OwnerSample,
-    owner_sample::{Activity, OwnerTotals, Tops},
+    owner_sample::Tops,
     recount::{Found, Recount},
 };
 use crate::{
@@ -15,140 +15,19 @@ use crate::{
     events::OwnersBySlot,
     owners::{Discovery, Limits, Maps, Occupancy, Owner, Slots, State},
     pressure::{
-        lifetime::Flow,
-        rate::{Series, Timeline, Window},
+        rate::Timeline,
         share::{Holding, shares},
     },
     probes::Probes,
 };
 
+mod tally;
+
+use tally::{Tally, difference, sum};
+
 /// Censuses after attaching that only look for what was there before: an owner that never rests
 /// keeps an estimate.
 const CENSUSES_FOR_BASELINE: u64 = 10;
-
-/// Entries of one owner, from when it got its slot.
-#[derive(Clone, Debug)]
-struct Tally {
-    /// What the kernel had counted for the slot when this owner got it.
-    from: OwnerState,
-    /// What has been counted since, in the maps that there are.
-    counts: OwnerState,
-    /// What was counted in maps of earlier probes.
-    earlier: OwnerState,
-    /// Entries that were there before the counts began, by direction.
-    baseline: [i64; 2],
-    /// A census found the baseline while nothing moved; else it is an estimate.
-    exact: [bool; 2],
-    /// Inserts and deletes when the census that is under way began.
-    at_census: Option<[(u64, u64); 2]>,
-    /// Inserts, deletes and drops over time.
-    series: Series<3>,
-    /// States at the last census.
-    states: Vec<(String, u64)>,
-}
-
-impl Tally {
-    fn from_now(counts: OwnerState, timeline: &Timeline) -> Self {
-        Self {
-            from: counts,
-            counts: OwnerState::default(),
-            earlier: OwnerState::default(),
-            baseline: [0; 2],
-            exact: [false; 2],
-            at_census: None,
-            series: Series::new(timeline, [0; 3]),
-            states: Vec::new(),
-        }
-    }
-
-    /// Inserts, deletes and drops so far.
-    fn sums(&self) -> [u64; 3] {
-        [Direction::Egress, Direction::Ingress]
-            .map(|direction| self.totals(direction))
-            .iter()
-            .fold([0; 3], |[inserts, deletes, drops], totals| {
-                [
-                    inserts + totals.inserts,
-                    deletes + totals.deletes,
-                    drops + totals.drops.iter().sum::<u64>(),
-                ]
-            })
-    }
-
-    fn activity(&self, timeline: &Timeline) -> Activity {
-        let live = self.totals(Direction::Egress).live + self.totals(Direction::Ingress).live;
-        let grown = |index| self.series.grown(timeline, Window::Minute, index);
-        let lifetime = grown(0)
-            .zip(grown(1))
-            .and_then(|((inserts, seconds), (deletes, _))| {
-                let flow = Flow {
-                    live,
-                    inserts,
-                    deletes,
-                    seconds,
-                    watched: timeline.now().saturating_sub(self.series.began()),
-                };
-                flow.lifetime()
-            });
-        Activity {
-            inserts_per_second: self.series.rates(timeline, 0),
-            deletes_per_second: self.series.rates(timeline, 1),
-            drops_per_second: self.series.rates(timeline, 2),
-            lifetime,
-            states: self.states.clone(),
-            ..Activity::default()
-        }
-    }
-
-    fn live(&self, direction: Direction) -> i64 {
-        let counts = &self.counts[direction as usize];
-        self.baseline[direction as usize] + signed(counts.inserts) - signed(counts.deletes)
-    }
-
-    fn moved(&self) -> [(u64, u64); 2] {
-        [0, 1].map(|direction| {
-            let counts = &self.counts[direction];
-            (counts.inserts, counts.deletes)
-        })
-    }
-
-    /// Takes over what a census found; gives how far the count was off, if it should not have been.
-    fn recounted(&mut self, direction: Direction, entries: u64) -> u64 {
-        let index = direction as usize;
-        let Some(before) = self.at_census.map(|moved| moved[index]) else {
-            return 0;
-        };
-        let now = self.moved()[index];
-        if now == before {
-            let off = signed(entries) - self.live(direction);
-            self.baseline[index] += off;
-            let known = std::mem::replace(&mut self.exact[index], true);
-            return if known { off.unsigned_abs() } else { 0 };
-        }
-        if !self.exact[index] {
-            // It saw some of what came and went meanwhile: between the two is the best guess, until
-            // one is had while nothing moves.
-            let grown = |(inserts, deletes): (u64, u64)| signed(inserts) - signed(deletes);
-            self.baseline[index] = signed(entries) - i64::midpoint(grown(before), grown(now));
-        }
-        0
-    }
-
-    fn totals(&self, direction: Direction) -> OwnerTotals {
-        let sum = sum(
-            &self.counts[direction as usize],
-            &self.earlier[direction as usize],
-        );
-        OwnerTotals {
-            inserts: sum.inserts,
-            deletes: sum.deletes,
-            live: u64::try_from(self.live(direction)).unwrap_or(0),
-            victims: sum.victims,
-            causes: sum.causes,
-            drops: sum.drops,
-        }
-    }
-}
 
 /// What came of a look around.
 #[derive(Debug, Default)]
@@ -463,30 +342,4 @@ fn share(samples: &mut [OwnerSample], limit: u64) {
         sample.activity.insert_share = share.insert_share;
         sample.activity.drop_share = share.drop_share;
     }
-}
-
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn by_field(a: &OwnerCounts, b: &OwnerCounts, of: impl Fn(u64, u64) -> u64) -> OwnerCounts {
-    let mut drops = a.drops;
-    for (drop, other) in drops.iter_mut().zip(b.drops) {
-        *drop = of(*drop, other);
-    }
-    OwnerCounts {
-        inserts: of(a.inserts, b.inserts),
-        deletes: of(a.deletes, b.deletes),
-        victims: of(a.victims, b.victims),
-        causes: of(a.causes, b.causes),
-        drops,
-    }
-}
-
-fn sum(a: &OwnerCounts, b: &OwnerCounts) -> OwnerCounts {
-    by_field(a, b, |a, b| a + b)
-}
-
-fn difference(now: &OwnerState, from: &OwnerState) -> OwnerState {
-    [0, 1].map(|direction| by_field(&now[direction], &from[direction], u64::saturating_sub))
 }

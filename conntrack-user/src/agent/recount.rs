@@ -189,12 +189,11 @@ impl Found {
         let mut entries = self.entries;
         let mut untagged = HashSet::new();
         for (key, party, address) in self.untagged {
-            let party = match tags.get(&key) {
-                Some(tag) => (tag.slot(), tag.direction()),
-                None => {
-                    untagged.insert(address);
-                    party
-                }
+            let party = if let Some(tag) = tags.get(&key) {
+                (tag.slot(), tag.direction())
+            } else {
+                untagged.insert(address);
+                party
             };
             *entries.entry(party).or_default() += 1;
         }
