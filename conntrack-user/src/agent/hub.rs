@@ -6,7 +6,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::SystemTime,
 };
 
 use conntrack_ebpf::{
@@ -17,15 +16,16 @@ use tokio::sync::{broadcast, watch};
 
 use super::Snapshot;
 use crate::{
-    events::{Clock, Event, Filter, Kind, LostEvent, Names},
+    events::{Clock, Filter},
     pressure::destinations::Destinations,
-    probes::Lost,
 };
+
+mod subscription;
+
+pub use subscription::Subscription;
 
 /// Records that wait for the slowest watcher at most: about 1.5 MB.
 const WAITING: usize = 8192;
-/// Events in one go at most, so that a storm is written in pieces.
-const BATCH: usize = 512;
 
 /// What watchers could not take, and namespaces in events that nobody knows yet.
 #[derive(Debug, Default)]
@@ -51,18 +51,6 @@ pub struct Handle {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     events: broadcast::WeakSender<View>,
     shared: Arc<Shared>,
-}
-
-/// One watcher's view of the events.
-#[derive(Debug)]
-pub struct Subscription {
-    filter: Filter,
-    events: broadcast::Receiver<View>,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    shared: Arc<Shared>,
-    names: Arc<Names>,
-    lost: Lost,
-    clock: Clock,
 }
 
 /// The agent has ended.
@@ -229,140 +217,12 @@ impl Handle {
     }
 }
 
-impl Subscription {
-    /// Waits for events that pass the filter, and appends those that are there.
-    ///
-    /// May be cancelled: what was not appended comes with the next call.
-    ///
-    /// # Errors
-    /// [`Closed`] after the agent has ended.
-    pub async fn next(&mut self, events: &mut Vec<Event>) -> Result<(), Closed> {
-        let before = events.len();
-        while events.len() == before {
-            tokio::select! {
-                received = self.events.recv() => match received {
-                    Ok(view) => {
-                        self.append(&view, events);
-                        self.append_waiting(events);
-                    }
-                    Err(broadcast::error::RecvError::Lagged(number)) => {
-                        self.too_slow(number, events);
-                    }
-                    Err(broadcast::error::RecvError::Closed) => return Err(Closed),
-                },
-                changed = self.snapshots.changed() => {
-                    changed.map_err(|_| Closed)?;
-                    self.take_snapshot(events);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn append(&mut self, view: &View, events: &mut Vec<Event>) {
-        if self.filter.passes(view, &self.names) {
-            events.push(Event::new(view, &mut self.clock, &self.names));
-        }
-    }
-
-    fn append_waiting(&mut self, events: &mut Vec<Event>) {
-        for _ in 0..BATCH {
-            match self.events.try_recv() {
-                Ok(view) => self.append(&view, events),
-                Err(broadcast::error::TryRecvError::Lagged(number)) => {
-                    self.too_slow(number, events);
-                }
-                Err(_) => break,
-            }
-        }
-    }
-
-    fn too_slow(&self, number: u64, events: &mut Vec<Event>) {
-        self.shared
-            .watchers_lost
-            .fetch_add(number, Ordering::Relaxed);
-        events.push(Event::Lost(
-            LostEvent {
-                watcher: number,
-                ..nothing_lost()
-            }
-            .summed(),
-        ));
-    }
-
-    fn take_snapshot(&mut self, events: &mut Vec<Event>) {
-        let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
-        self.names = Arc::clone(&snapshot.names);
-        let (before, now) = (self.lost, snapshot.totals.lost);
-        self.lost = now;
-        let wanted = |kind, now: u64, before: u64| {
-            if self.filter.wants(kind) {
-                now.saturating_sub(before)
-            } else {
-                0
-            }
-        };
-        let lost = LostEvent {
-            drops: wanted(Kind::Drop, now.drop_records, before.drop_records),
-            evictions: wanted(
-                Kind::Eviction,
-                now.eviction_records,
-                before.eviction_records,
-            ),
-            inserts: wanted(Kind::Insert, now.insert_records, before.insert_records),
-            drops_not_detailed: wanted(
-                Kind::Drop,
-                now.drops_not_detailed,
-                before.drops_not_detailed,
-            ),
-            evictions_not_detailed: wanted(
-                Kind::Eviction,
-                now.evictions_not_detailed,
-                before.evictions_not_detailed,
-            ),
-            ..nothing_lost()
-        }
-        .summed();
-        if lost.records > 0 {
-            events.push(Event::Lost(lost));
-        }
-    }
-}
-
-fn nothing_lost() -> LostEvent {
-    LostEvent {
-        time: SystemTime::now(),
-        records: 0,
-        watcher: 0,
-        drops: 0,
-        evictions: 0,
-        inserts: 0,
-        drops_not_detailed: 0,
-        evictions_not_detailed: 0,
-    }
-}
-
-impl LostEvent {
-    /// With `records` as the sum of the others.
-    fn summed(self) -> Self {
-        Self {
-            records: self.watcher
-                + self.drops
-                + self.evictions
-                + self.inserts
-                + self.drops_not_detailed
-                + self.evictions_not_detailed,
-            ..self
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        events::sample,
-        probes::{Drops, Totals},
+        events::{Event, Kind, sample},
+        probes::{Drops, Lost, Totals},
     };
 
     fn filter(kinds: &[Kind]) -> Filter {
