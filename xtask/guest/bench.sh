@@ -1,12 +1,11 @@
 # What ctpressure and its peers cost, on an empty table. See bench_common.sh, which runs before.
 
-# agent NAME ARGUMENTS...
-agent() {
-    begin_agent "$@" || return
-    runs "$1"
-    show_agent
-    end_peer
-}
+modprobe dummy || exit 1
+
+# From the address of a pod, though sent by the host: so that there is an owner to look up.
+pods 1 1
+GENERATOR='--source 10.42.0.1'
+agent() { agent_of 'pod="pod-1"' "$@"; }
 
 runs bare
 agent ctpressure-fentry --mechanism fentry
