@@ -1,79 +1,12 @@
-# The benchmark of the kernel side, inside a guest whose clock counts instructions (-icount shift=0, one CPU): a
-# nanosecond is an instruction. Each contestant is measured alone, on an empty table, RUNS times. Every figure is a line
-#   BENCH <contestant> <send|end> <JSON of ctgen>
-# and what can't be measured is a line "BENCH <contestant> skipped <why>".
-set -u
+# What ctpressure and its peers cost, on an empty table. See bench_common.sh, which runs before.
 
-FLOWS=20000
-RUNS=3
-LISTEN=127.0.0.1:9743
+modprobe dummy || exit 1
 
-# Conntrack in this namespace without any rule: nothing but tracking is measured.
-modprobe nf_conntrack enable_hooks=1 || exit 1
-modprobe nf_conntrack_netlink || exit 1
-echo 262144 >/sys/module/nf_conntrack/parameters/hashsize
-echo 262144 >/proc/sys/net/netfilter/nf_conntrack_max
-# No entry may expire inside a measurement.
-echo 600 >/proc/sys/net/netfilter/nf_conntrack_udp_timeout
+# From the address of a pod, though sent by the host: so that there is an owner to look up.
+pods 1 1
+GENERATOR='--source 10.42.0.1'
+agent() { agent_of 'pod="pod-1"' "$@"; }
 
-skipped() { echo "BENCH $1 skipped $2"; }
-
-runs() {
-    for kind in send end; do
-        # Not measured: pages, caches and what the kernel still does in the background settle.
-        ctgen "bench-$kind" --flows "$FLOWS" >/dev/null 2>&1
-        conntrack -F >/dev/null 2>&1
-        run=0
-        while [ "$run" -lt "$RUNS" ]; do
-            run=$((run + 1))
-            if ! result=$(ctgen "bench-$kind" --flows "$FLOWS" 2>/tmp/ctgen.log); then
-                skipped "$1" "ctgen bench-$kind: $(tail -n 1 /tmp/ctgen.log)"
-                return
-            fi
-            echo "BENCH $1 $kind $result"
-            conntrack -F >/dev/null 2>&1
-        done
-    done
-}
-
-# wait_for SECONDS COMMAND...
-wait_for() {
-    tries=$(($1 * 5))
-    shift
-    while ! "$@" >/dev/null 2>&1; do
-        tries=$((tries - 1))
-        if [ "$tries" -le 0 ] || ! kill -0 "$peer" 2>/dev/null; then
-            return 1
-        fi
-        sleep 0.2
-    done
-}
-
-end_peer() {
-    kill "$peer" 2>/dev/null
-    wait "$peer" 2>/dev/null
-}
-
-# agent NAME ARGUMENTS...
-agent() {
-    name=$1
-    shift
-    ctpressure run --listen "$LISTEN" "$@" >/tmp/peer.log 2>&1 &
-    peer=$!
-    if wait_for 60 wget -q -O /dev/null "http://$LISTEN/readyz"; then
-        # The first samples are taken; what follows is the steady state.
-        sleep 3
-        runs "$name"
-        # What it lost and attached, for the person who doubts a figure.
-        wget -q -O - "http://$LISTEN/metrics" | grep -E '^ctpressure_(events_lost|probe_attached|inserts_total|deletes_total)' >&2
-    else
-        skipped "$name" "not ready: $(tail -n 3 /tmp/peer.log | tr '\n' ' ')"
-    fi
-    end_peer
-}
-
-# After the boot the kernel still works in the background; on one CPU that would count as ours.
-sleep 10
 runs bare
 agent ctpressure-fentry --mechanism fentry
 agent ctpressure-kprobe --mechanism kprobe

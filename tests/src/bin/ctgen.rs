@@ -1,6 +1,10 @@
 //! `ctgen`: new flows of chosen tuples for the tests and benchmarks of ctpressure.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
@@ -34,19 +38,34 @@ enum Command {
         #[arg(long, default_value = "[::]:7000")]
         listen: SocketAddr,
     },
-    /// Nanoseconds of `CLOCK_MONOTONIC` for new loopback UDP flows, the sends only.
-    BenchSend {
-        /// How many.
-        #[arg(long, default_value_t = 20_000)]
-        flows: u64,
-    },
-    /// Nanoseconds of `CLOCK_MONOTONIC` for the deletion of as many entries (a ctnetlink flush of
-    /// the whole table of this network namespace).
-    BenchEnd {
-        /// How many.
-        #[arg(long, default_value_t = 20_000)]
-        flows: u64,
-    },
+    /// Nanoseconds for new loopback UDP flows, the sends only.
+    BenchSend(Bench),
+    /// Nanoseconds for the deletion of as many entries (a ctnetlink flush of the whole table of
+    /// this network namespace).
+    BenchEnd(Bench),
+}
+
+#[derive(Args)]
+struct Bench {
+    /// How many.
+    #[arg(long, default_value_t = 20_000)]
+    flows: u64,
+    /// Where they come from; it need not be an address of this host.
+    #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
+    source: Ipv4Addr,
+    /// Leave others' entries in the table: those of the flows are deleted, by a request for each.
+    #[arg(long)]
+    spare: bool,
+}
+
+impl Bench {
+    const fn flows(&self) -> bench::Flows {
+        bench::Flows {
+            number: self.flows,
+            source: self.source,
+            spare: self.spare,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -172,8 +191,8 @@ fn run(cli: Cli) -> Result<()> {
             print(&sockets::connect(transport, destination, flows, hold)?)
         }
         Command::Serve { listen } => sockets::serve(listen),
-        Command::BenchSend { flows } => print(&bench::send(flows)?),
-        Command::BenchEnd { flows } => print(&bench::end(flows)?),
+        Command::BenchSend(options) => print(&bench::send(options.flows())?),
+        Command::BenchEnd(options) => print(&bench::end(options.flows())?),
     }
 }
 

@@ -3,16 +3,30 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
-    time::{Duration, Instant},
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
-};
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-use std::os::fd::AsRawFd as _;
+use socket2::{Domain, Socket, Type};
+
+use ctnetlink::Deleter;
+
+mod ctnetlink;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Flows {
+    /// How many are opened or ended inside the clock.
+    pub number: u64,
+    /// Where they come from; it need not be an address of this host.
+    pub source: Ipv4Addr,
+    /// Others' entries stay: those of these flows are deleted one by one. Else the table is
+    /// flushed.
+    pub spare: bool,
+}
 
 /// A measurement; printed as one JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -21,19 +35,49 @@ pub struct Measurement {
     pub flows: u64,
     /// `CLOCK_MONOTONIC`, all flows together.
     pub nanoseconds: u64,
-    /// The quotient.
+    /// `CLOCK_THREAD_CPUTIME_ID`: without what other tasks did meanwhile.
+    pub thread_nanoseconds: u64,
+    /// Of the first.
     pub nanoseconds_per_flow: f64,
 }
 
 impl Measurement {
-    fn new(flows: u64, time: Duration) -> Self {
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    fn new(flows: u64, time: Clock) -> Self {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let divisor = f64::from(u32::try_from(flows.max(1)).unwrap_or(u32::MAX));
         Self {
             flows,
-            nanoseconds,
-            nanoseconds_per_flow: time.as_secs_f64() * 1e9 / divisor,
+            nanoseconds: nanoseconds(time.monotonic),
+            thread_nanoseconds: nanoseconds(time.thread),
+            nanoseconds_per_flow: time.monotonic.as_secs_f64() * 1e9 / divisor,
         }
+    }
+}
+
+/// Two clocks: points of time, or times.
+#[derive(Clone, Copy, Debug, Default)]
+struct Clock {
+    monotonic: Duration,
+    thread: Duration,
+}
+
+impl Clock {
+    fn now() -> Result<Self> {
+        let read = |clock| -> Result<Duration> {
+            Ok(clock_gettime(clock).context("reading a clock")?.into())
+        };
+        Ok(Self {
+            monotonic: read(ClockId::CLOCK_MONOTONIC)?,
+            thread: read(ClockId::CLOCK_THREAD_CPUTIME_ID)?,
+        })
+    }
+
+    fn elapsed(self) -> Result<Self> {
+        let now = Self::now()?;
+        Ok(Self {
+            monotonic: now.monotonic.saturating_sub(self.monotonic),
+            thread: now.thread.saturating_sub(self.thread),
+        })
     }
 }
 
@@ -42,35 +86,52 @@ const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 /// Flows before the clock starts: slabs, the route and the receiver's queue settle.
 const WARM_UP: u32 = 512;
 
-/// Time for `flows` new UDP flows over loopback: one sender, distinct destination addresses.
-pub fn send(flows: u64) -> Result<Measurement> {
-    let loopback = Loopback::open()?;
+/// Time for new UDP flows over loopback: one sender, distinct destination addresses.
+pub fn send(flows: Flows) -> Result<Measurement> {
+    let loopback = Loopback::open(flows.source)?;
     let before = entries()?;
-    let time = loopback.open_flows(flows)?;
+    let time = loopback.open_flows(flows.number)?;
     let after = entries()?;
     ensure!(
-        after.saturating_sub(before) >= flows,
-        "{flows} flows made {} entries: conntrack does not track loopback UDP here (add a rule \
-         with `ct state`, or load nf_conntrack with enable_hooks=1), or entries expire meanwhile",
+        after.saturating_sub(before) >= flows.number,
+        "{} flows made {} entries: conntrack does not track loopback UDP here (add a rule with \
+         `ct state`, or load nf_conntrack with enable_hooks=1), or entries expire meanwhile",
+        flows.number,
         after.saturating_sub(before),
     );
-    Ok(Measurement::new(flows, time))
+    if flows.spare {
+        let deleter = Deleter::open()?;
+        deleter.delete(loopback.tuples(0..WARM_UP)?)?;
+        deleter.delete(loopback.tuples(measured(flows.number)?)?)?;
+    }
+    Ok(Measurement::new(flows.number, time))
 }
 
-/// Time for the deletion of `flows` entries: a ctnetlink flush of the whole table.
+/// Time for the deletion of entries: a ctnetlink flush of the whole table, or a request for each
+/// ([`Flows::spare`]).
 ///
-/// Entries that were there before are flushed first, outside the clock.
-pub fn end(flows: u64) -> Result<Measurement> {
-    let flusher = Flusher::open()?;
-    flusher.flush()?;
-    let loopback = Loopback::open()?;
-    loopback.open_flows(flows)?;
+/// Before a flush, entries that were there are flushed outside the clock.
+pub fn end(flows: Flows) -> Result<Measurement> {
+    let deleter = Deleter::open()?;
+    if !flows.spare {
+        deleter.flush()?;
+    }
+    let loopback = Loopback::open(flows.source)?;
+    let earlier = entries()?;
+    loopback.open_flows(flows.number)?;
     let before = entries()?;
     ensure!(
-        before >= flows,
-        "{flows} flows made only {before} entries; see `ctgen bench-send`"
+        before.saturating_sub(earlier) >= flows.number,
+        "{} flows made only {} entries; see `ctgen bench-send`",
+        flows.number,
+        before.saturating_sub(earlier),
     );
-    let time = flusher.flush()?;
+    if flows.spare {
+        deleter.delete(loopback.tuples(0..WARM_UP)?)?;
+        let time = deleter.delete(loopback.tuples(measured(flows.number)?)?)?;
+        return Ok(Measurement::new(flows.number, time));
+    }
+    let time = deleter.flush()?;
     let after = entries()?;
     ensure!(after == 0, "the flush left {after} of {before} entries");
     Ok(Measurement::new(before, time))
@@ -78,7 +139,7 @@ pub fn end(flows: u64) -> Result<Measurement> {
 
 /// Deletes every entry of this network namespace's table.
 pub fn flush_table() -> Result<()> {
-    Flusher::open()?.flush().map(drop)
+    Deleter::open()?.flush().map(drop)
 }
 
 fn entries() -> Result<u64> {
@@ -89,6 +150,16 @@ fn entries() -> Result<u64> {
         .with_context(|| format!("{COUNT} holds no number"))
 }
 
+/// Numbers of the flows inside the clock.
+fn measured(flows: u64) -> Result<std::ops::Range<u32>> {
+    const ALL_OF_127: u32 = 1 << 24;
+    u32::try_from(flows)
+        .ok()
+        .map(|flows| WARM_UP..flows.saturating_add(WARM_UP))
+        .filter(|numbers| numbers.end < ALL_OF_127 - 1)
+        .with_context(|| format!("127.0.0.0/8 has no {flows} addresses: choose fewer flows"))
+}
+
 /// A sender and a receiver that never reads: datagrams end in its full queue, unanswered.
 struct Loopback {
     sender: UdpSocket,
@@ -96,37 +167,47 @@ struct Loopback {
 }
 
 impl Loopback {
-    fn open() -> Result<Self> {
+    fn open(source: Ipv4Addr) -> Result<Self> {
         let receiver = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("binding a receiver")?;
-        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("binding a sender")?;
+        let sender = if source.is_loopback() {
+            UdpSocket::bind((source, 0)).context("binding a sender")?
+        } else {
+            transparent(source).with_context(|| format!("binding a sender to {source}, as root"))?
+        };
         Ok(Self { sender, receiver })
     }
 
     /// Opens the flows and says how long the sends took.
-    fn open_flows(&self, flows: u64) -> Result<Duration> {
-        const ALL_OF_127: u64 = 1 << 24;
-        let port = self.receiver.local_addr()?.port();
-        ensure!(
-            flows < ALL_OF_127 - u64::from(WARM_UP) - 1,
-            "127.0.0.0/8 has no {flows} addresses: choose fewer flows"
-        );
-        let first = Ipv4Addr::LOCALHOST.to_bits() + 1;
-        let address = |number: u32| SocketAddr::from((Ipv4Addr::from_bits(first + number), port));
-        for number in 0..WARM_UP {
-            self.send(address(number))?;
+    fn open_flows(&self, flows: u64) -> Result<Clock> {
+        let numbers = measured(flows)?;
+        for (_, to) in self.tuples(0..WARM_UP)? {
+            self.send(to)?;
         }
-        let addresses: Vec<_> = (WARM_UP..)
-            .take(usize::try_from(flows)?)
-            .map(address)
-            .collect();
-        let start = Instant::now();
+        let addresses: Vec<_> = self.tuples(numbers)?.map(|(_, to)| to).collect();
+        let start = Clock::now()?;
         for address in addresses {
             self.send(address)?;
         }
-        Ok(start.elapsed())
+        start.elapsed()
     }
 
-    fn send(&self, to: SocketAddr) -> Result<()> {
+    /// Source and destination of flows by their numbers.
+    fn tuples(
+        &self,
+        numbers: std::ops::Range<u32>,
+    ) -> Result<impl Iterator<Item = (SocketAddrV4, SocketAddrV4)> + use<>> {
+        let std::net::SocketAddr::V4(from) = self.sender.local_addr()? else {
+            bail!("the sender has no IPv4 address");
+        };
+        let port = self.receiver.local_addr()?.port();
+        let first = Ipv4Addr::LOCALHOST.to_bits() + 1;
+        Ok(numbers.map(move |number| {
+            let to = SocketAddrV4::new(Ipv4Addr::from_bits(first + number), port);
+            (from, to)
+        }))
+    }
+
+    fn send(&self, to: SocketAddrV4) -> Result<()> {
         match self.sender.send_to(b"ctpressure", to) {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => bail!(
@@ -138,65 +219,12 @@ impl Loopback {
     }
 }
 
-/// A ctnetlink socket.
-struct Flusher(std::os::fd::OwnedFd);
-
-impl Flusher {
-    fn open() -> Result<Self> {
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
-        )
-        .context("opening a netlink socket")?;
-        Ok(Self(socket))
-    }
-
-    /// Deletes every entry of this network namespace and says how long it took.
-    ///
-    /// The message is `IPCTNL_MSG_CT_DELETE` without a tuple (`ctnetlink_del_conntrack`,
-    /// `nf_conntrack_netlink.c`); the acknowledgement comes when all are gone.
-    fn flush(&self) -> Result<Duration> {
-        const LENGTH: u32 = 20;
-        const NFNL_SUBSYS_CTNETLINK: u16 = 1;
-        const IPCTNL_MSG_CT_DELETE: u16 = 2;
-        const NLM_F_REQUEST_ACK: u16 = 1 | 4;
-        let mut message = Vec::with_capacity(20);
-        message.extend(LENGTH.to_ne_bytes());
-        message.extend((NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE).to_ne_bytes());
-        message.extend(NLM_F_REQUEST_ACK.to_ne_bytes());
-        message.extend([0; 8]); // sequence number, port
-        message.extend([0; 4]); // nfgenmsg: any family, version 0
-        let mut answer = [0; 256];
-        let start = Instant::now();
-        sendto(
-            self.0.as_raw_fd(),
-            &message,
-            &NetlinkAddr::new(0, 0),
-            MsgFlags::empty(),
-        )
-        .context("sending the flush request")?;
-        let length = recv(self.0.as_raw_fd(), &mut answer, MsgFlags::empty())
-            .context("waiting for the end of the flush")?;
-        let time = start.elapsed();
-        match acknowledged(&answer[..length]) {
-            Some(0) => Ok(time),
-            Some(error) => Err(io::Error::from_raw_os_error(-error)).context(
-                "the kernel refused to flush the table (needs root, and the module: `modprobe \
-                 nf_conntrack_netlink`)",
-            ),
-            None => bail!("the kernel's answer to the flush is no acknowledgement"),
-        }
-    }
-}
-
-/// The error number (0 or negative) of an `NLMSG_ERROR` message.
-fn acknowledged(message: &[u8]) -> Option<i32> {
-    const NLMSG_ERROR: u16 = 2;
-    let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
-    let error = i32::from_ne_bytes(message.get(16..20)?.try_into().ok()?);
-    (kind == NLMSG_ERROR).then_some(error)
+/// A socket that sends from an address that may be anybody's (`IP_TRANSPARENT`).
+fn transparent(source: Ipv4Addr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    socket.set_ip_transparent_v4(true)?;
+    socket.bind(&SocketAddrV4::new(source, 0).into())?;
+    Ok(socket.into())
 }
 
 #[cfg(test)]
@@ -204,22 +232,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn acknowledgements_are_told_from_other_messages() {
-        let mut message = [0; 36];
-        assert_eq!(acknowledged(&message), None);
-        message[4..6].copy_from_slice(&2u16.to_ne_bytes());
-        assert_eq!(acknowledged(&message), Some(0));
-        message[16..20].copy_from_slice(&(-1i32).to_ne_bytes());
-        assert_eq!(acknowledged(&message), Some(-1));
-        assert_eq!(acknowledged(&message[..18]), None);
+    fn flows_are_timed_without_the_warm_up() {
+        let loopback = Loopback::open(Ipv4Addr::LOCALHOST).unwrap();
+        assert!(loopback.open_flows(1 << 24).is_err());
+        let time = loopback.open_flows(50).unwrap();
+        assert!(time.monotonic > Duration::ZERO);
+        assert!(Measurement::new(50, time).nanoseconds_per_flow > 0.0);
     }
 
     #[test]
-    fn flows_are_timed_without_the_warm_up() {
-        let loopback = Loopback::open().unwrap();
-        assert!(loopback.open_flows(1 << 24).is_err());
-        let time = loopback.open_flows(50).unwrap();
-        assert!(time > Duration::ZERO);
-        assert!(Measurement::new(50, time).nanoseconds_per_flow > 0.0);
+    fn tuples_are_those_that_are_sent() {
+        let loopback = Loopback::open(Ipv4Addr::LOCALHOST).unwrap();
+        let tuples: Vec<_> = loopback.tuples(0..3).unwrap().collect();
+        assert_eq!(tuples.len(), 3);
+        assert_eq!(*tuples[0].1.ip(), Ipv4Addr::new(127, 0, 0, 2));
+        loopback.send(tuples[2].1).unwrap();
+        let from = loopback.receiver.recv_from(&mut [0; 16]).unwrap().1;
+        assert_eq!(from, std::net::SocketAddr::V4(tuples[2].0));
     }
 }

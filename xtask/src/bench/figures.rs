@@ -1,0 +1,279 @@
+//! What the guest measured, against its bases and budgets.
+
+use serde_json::{Value, json};
+
+use super::contests::{Clock, Contest, Contestant};
+
+/// Two contestants that must cost the same may differ by this share, or by so many instructions.
+const ALIKE_SHARE: f64 = 0.03;
+const ALIKE: f64 = 30.0;
+
+/// Of all inserts, the fewest that are charged to the owner: a few are the reader's of the metrics.
+const CHARGED_PER_MILLE: u64 = 999;
+
+/// Instructions per connection, one figure a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Figures {
+    send: Vec<f64>,
+    end: Vec<f64>,
+    /// Inserts that were counted meanwhile, and those that the owner was charged for.
+    charged: Option<(u64, u64)>,
+    skipped: Option<String>,
+}
+
+/// What the contestants of one guest measured, in their order.
+#[derive(Debug)]
+pub(super) struct Results {
+    contest: &'static Contest,
+    figures: Vec<Figures>,
+}
+
+impl Figures {
+    /// Of one contestant from the lines of the guest.
+    fn read(output: &str, name: &str, clock: Clock) -> Self {
+        let mut figures = Self::default();
+        for line in output.lines() {
+            let mut words = line.splitn(4, ' ');
+            if words.next() != Some("BENCH") || words.next() != Some(name) {
+                continue;
+            }
+            let (kind, rest) = (
+                words.next().unwrap_or_default(),
+                words.next().unwrap_or_default(),
+            );
+            let value: Value = serde_json::from_str(rest).unwrap_or_default();
+            let per_flow = match (value[clock.member()].as_f64(), value["flows"].as_f64()) {
+                (Some(nanoseconds), Some(flows)) if flows > 0.0 => Some(nanoseconds / flows),
+                _ => None,
+            };
+            let inserts = value["inserts"].as_u64().zip(value["charged"].as_u64());
+            match (kind, per_flow, inserts) {
+                ("send", Some(figure), _) => figures.send.push(figure),
+                ("end", Some(figure), _) => figures.end.push(figure),
+                ("charged", _, Some(inserts)) => figures.charged = Some(inserts),
+                _ => figures.skipped = Some(rest.to_owned()),
+            }
+        }
+        figures
+    }
+}
+
+impl Results {
+    /// From what the guest said.
+    pub(super) fn read(contest: &'static Contest, output: &str) -> Self {
+        let read = |contestant: &Contestant| Figures::read(output, contestant.name, contest.clock);
+        Self {
+            contest,
+            figures: contest.contestants.iter().map(read).collect(),
+        }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = (&'static Contestant, &Figures)> {
+        self.contest.contestants.iter().zip(&self.figures)
+    }
+
+    fn of(&self, name: &str) -> Option<(&'static Contestant, &Figures)> {
+        self.lines().find(|(contestant, _)| contestant.name == name)
+    }
+
+    /// What a contestant adds to a new and to an ended connection; `None` where it or its base was not measured.
+    fn added(&self, contestant: &Contestant, figures: &Figures) -> [Option<f64>; 2] {
+        let base = self.of(contestant.base).map(|(_, base)| base);
+        let less = |of: fn(&Figures) -> &Vec<f64>| Some(median(of(figures))? - median(of(base?))?);
+        [less(|figures| &figures.send), less(|figures| &figures.end)]
+    }
+
+    /// For a person.
+    pub(super) fn table(&self, version: &str) -> String {
+        let mut lines = vec![
+            format!(
+                "\ninstructions per connection, Linux {version}, one CPU, QEMU -icount shift=0, -cpu max,-cx16"
+            ),
+            format!("{:<56} {:>16} {:>16}", "added by", "new", "ended"),
+        ];
+        for (contestant, figures) in self.lines() {
+            let added = self.added(contestant, figures);
+            let is_base = contestant.base == contestant.name;
+            let cell = |runs: &Vec<f64>, added: Option<f64>| match (median(runs), added) {
+                // The base itself: its spread says how far a figure can be trusted.
+                (Some(figure), _) if is_base => format!("{figure:.0} ±{:.0}", spread(runs)),
+                (Some(_), Some(added)) => format!("{added:+.0} ±{:.0}", spread(runs)),
+                _ => "-".to_owned(),
+            };
+            let (new, ended) = (cell(&figures.send, added[0]), cell(&figures.end, added[1]));
+            let why = figures.skipped.as_deref().unwrap_or_default();
+            let title = contestant.title;
+            lines.push(
+                format!("{title:<56} {new:>16} {ended:>16}   {why}")
+                    .trim_end()
+                    .to_owned(),
+            );
+        }
+        lines.push(String::new());
+        lines.join("\n")
+    }
+
+    /// What is not as it should be: a sentence each.
+    pub(super) fn failures(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        for (contestant, figures) in self.lines() {
+            let title = contestant.title;
+            let added = self.added(contestant, figures);
+            let most = contestant.budget.as_ref();
+            for (what, added, most) in [
+                ("new", added[0], most.map(|most| most.new)),
+                ("ended", added[1], most.map(|most| most.ended)),
+            ] {
+                let Some(most) = most else { continue };
+                match added {
+                    Some(added) if added <= most => {}
+                    Some(added) => failures.push(format!(
+                        "{title} adds {added:.0} instructions to a connection that is {what}; the budget is {most:.0}"
+                    )),
+                    None => failures.push(format!("{title} was not measured ({what})")),
+                }
+            }
+            match figures.charged {
+                _ if !contestant.charged => {}
+                Some((inserts, charged)) if inserts > 0 && charged >= inserts * CHARGED_PER_MILLE / 1000 => {}
+                Some((inserts, charged)) => failures.push(format!(
+                    "{title}: of {inserts} inserts {charged} were charged to the owner, so its figure is that of others"
+                )),
+                None => failures.push(format!("{title}: nobody knows who was charged")),
+            }
+        }
+        for (first, second) in self.contest.alike {
+            failures.extend(self.unlike(first, second));
+        }
+        failures
+    }
+
+    /// Whether the second costs more than the first.
+    fn unlike(&self, first: &str, second: &str) -> Option<String> {
+        let both = |name| {
+            let (contestant, figures) = self.of(name)?;
+            let [new, _] = self.added(contestant, figures);
+            Some((contestant.title, new?))
+        };
+        // What was not measured is told elsewhere.
+        let ((small, less), (large, more)) = (both(first)?, both(second)?);
+        (more - less > ALIKE.max(less * ALIKE_SHARE)).then(|| {
+            format!("{large} adds {more:.0} instructions to a new connection; {small}, {less:.0}: it grows")
+        })
+    }
+
+    /// For a program.
+    pub(super) fn json(&self, version: &str, qemu: &str) -> Value {
+        let contestants: Vec<Value> = self
+            .lines()
+            .map(|(contestant, figures)| {
+                let [new, ended] = self.added(contestant, figures);
+                json!({
+                    "name": contestant.name,
+                    "base": contestant.base,
+                    "new_runs": figures.send,
+                    "ended_runs": figures.end,
+                    "new_added": new,
+                    "ended_added": ended,
+                    "inserts": figures.charged.map(|(inserts, _)| inserts),
+                    "charged": figures.charged.map(|(_, charged)| charged),
+                    "skipped": figures.skipped,
+                })
+            })
+            .collect();
+        json!({
+            "unit": "instructions per connection",
+            "clock": self.contest.clock.member(),
+            "kernel": version,
+            "qemu": qemu,
+            "machine": "one CPU, -icount shift=0,sleep=off, -cpu max,-cx16, mitigations=off",
+            "contestants": contestants,
+        })
+    }
+}
+
+fn median(figures: &[f64]) -> Option<f64> {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
+}
+
+/// Half the distance between the smallest and the largest.
+fn spread(figures: &[f64]) -> f64 {
+    let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = figures.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if figures.is_empty() {
+        0.0
+    } else {
+        (most - least) / 2.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contests::{OWNERS, PEERS};
+    use super::*;
+
+    /// All cost the same; every base 1000, new and ended.
+    fn results(contest: &'static Contest, added: f64) -> Results {
+        let figures = |contestant: &Contestant| {
+            let is_base = contestant.name == contestant.base;
+            let figure = 1000.0 + if is_base { 0.0 } else { added };
+            Figures {
+                send: vec![figure],
+                end: vec![figure],
+                charged: Some((70_003, 70_000)),
+                skipped: None,
+            }
+        };
+        Results {
+            contest,
+            figures: contest.contestants.iter().map(figures).collect(),
+        }
+    }
+
+    #[test]
+    fn lines_of_the_guest_are_read_by_contestant() {
+        let output = "BENCH a send {\"flows\":10,\"nanoseconds\":200,\"thread_nanoseconds\":100}\n\
+                      BENCH b send {\"flows\":10,\"nanoseconds\":900}\n\
+                      BENCH a end {\"flows\":10,\"nanoseconds\":50,\"thread_nanoseconds\":50}\n\
+                      BENCH a charged {\"inserts\":9,\"charged\":8}\n\
+                      BENCH c skipped no such probe\n";
+        let a = Figures::read(output, "a", Clock::Wall);
+        assert_eq!((a.send, a.end, a.skipped), (vec![20.0], vec![5.0], None));
+        let a = Figures::read(output, "a", Clock::Thread);
+        assert_eq!((a.send, a.charged), (vec![10.0], Some((9, 8))));
+        let c = Figures::read(output, "c", Clock::Wall);
+        assert_eq!(c.skipped.as_deref(), Some("no such probe"));
+    }
+
+    #[test]
+    fn a_budget_is_met_or_named() {
+        let mut results = results(&PEERS, 300.0);
+        assert!(results.failures().is_empty());
+        results.figures[1].send = vec![1801.0];
+        results.figures[2].end = Vec::new();
+        assert_eq!(results.failures().len(), 2, "{:?}", results.failures());
+        assert!(results.table("6.12").contains("+801 ±0"));
+    }
+
+    #[test]
+    fn flows_of_others_and_growth_are_named() {
+        let mut results = results(&OWNERS, 300.0);
+        assert!(results.failures().is_empty(), "{:?}", results.failures());
+        results.figures[1].charged = Some((70_000, 69_800));
+        results.figures[2].charged = None;
+        assert_eq!(results.failures().len(), 2);
+        results.figures[3].send = vec![1331.0];
+        let failures = results.failures();
+        assert!(failures[2].ends_with("it grows"), "{failures:?}");
+        results.figures[3].send = vec![1330.0];
+        assert_eq!(results.failures().len(), 2);
+    }
+
+    #[test]
+    fn the_median_does_not_care_for_one_that_is_far_off() {
+        assert_eq!(median(&[3.0, 900.0, 1.0]), Some(3.0));
+        assert_eq!(median(&[]), None);
+    }
+}
