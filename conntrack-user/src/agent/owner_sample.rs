@@ -1,7 +1,7 @@
 //! What one owner has, at one second.
 
 use conntrack_ebpf::record::DropReason;
-use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 
 use crate::{
     owners::Owner,
@@ -50,7 +50,7 @@ pub struct Activity {
 }
 
 /// The most frequent destinations of one owner.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tops {
     /// By connections opened, after DNAT.
     pub inserts: Top,
