@@ -46,7 +46,12 @@ use tokio::{
 use crate::{
     agent::{OwnerSample, Snapshot, State, Table, Tops},
     owners::OwnerKind,
-    pressure::{lifetime::Lifetime, rate::Rates, state::Pressure},
+    pressure::{
+        destinations::{Destination, Top},
+        lifetime::Lifetime,
+        rate::Rates,
+        state::Pressure,
+    },
 };
 
 /// Tables that a line has at most.
@@ -243,6 +248,25 @@ fn rounded_rates(rates: &Rates) -> Rates {
     }
 }
 
+fn rounded_top(top: &Top) -> Top {
+    Top {
+        window_seconds: rounded(top.window_seconds),
+        total: rounded(top.total),
+        others_at_most: rounded(top.others_at_most),
+        destinations: top
+            .destinations
+            .iter()
+            .map(|destination| Destination {
+                count: rounded(destination.count),
+                error: rounded(destination.error),
+                share: rounded(destination.share),
+                per_second: rounded(destination.per_second),
+                ..destination.clone()
+            })
+            .collect(),
+    }
+}
+
 /// The text without control characters, cut to what is kept.
 fn cut(text: &str) -> String {
     let mut kept = String::new();
@@ -269,8 +293,7 @@ impl TopSample {
     pub fn new(snapshot: &Snapshot, now: SystemTime) -> Self {
         let owners = ordered(&snapshot.owners);
         let detailed = foremost(&owners);
-        let shown = owners.len().min(OWNERS);
-        let (shown, others) = owners.split_at(shown);
+        let (shown, others) = chosen(&owners, &detailed);
         let limit = snapshot.limit.unwrap_or(0);
         let (tables, other_tables) = tables(&snapshot.tables, limit);
         let sum = |of: fn(&OwnerSample) -> &Rates| {
@@ -376,6 +399,21 @@ fn ordered(owners: &[OwnerSample]) -> Vec<&OwnerSample> {
     owners
 }
 
+/// Those that are shown, and the others: the foremost have a place, whatever they hold.
+fn chosen<'a>(
+    owners: &[&'a OwnerSample],
+    foremost: &BTreeSet<u32>,
+) -> (Vec<&'a OwnerSample>, Vec<&'a OwnerSample>) {
+    let mut room = OWNERS.saturating_sub(foremost.len());
+    owners.iter().partition(|owner| {
+        foremost.contains(&owner.slot) || {
+            let fits = room > 0;
+            room = room.saturating_sub(1);
+            fits
+        }
+    })
+}
+
 /// Slots of the owners whose destinations are worth their bytes: first by live entries, by inserts
 /// or by drops.
 fn foremost(owners: &[&OwnerSample]) -> BTreeSet<u32> {
@@ -478,7 +516,11 @@ impl OwnerRow {
                 ..lifetime
             }),
             states: detailed.then(|| activity.states.iter().take(STATES).cloned().collect()),
-            destinations: detailed.then(|| sample.destinations.clone()),
+            destinations: detailed.then(|| Tops {
+                inserts: rounded_top(&sample.destinations.inserts),
+                services: rounded_top(&sample.destinations.services),
+                drops: rounded_top(&sample.destinations.drops),
+            }),
         }
     }
 }
