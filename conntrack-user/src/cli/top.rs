@@ -82,13 +82,13 @@ pub(super) struct Top {
     sort: Sort,
     /// Owners that the printed text shows
     #[arg(
-        long,
+        long = "top",
         env = "CTPRESSURE_TOP",
         value_name = "N",
         default_value_t = 10,
         value_parser = clap::value_parser!(u16).range(1..=top::OWNERS as i64)
     )]
-    top: u16,
+    owners: u16,
     #[command(flatten)]
     socket: SocketArgs,
     #[command(flatten)]
@@ -230,7 +230,7 @@ impl Top {
             Mode::Once => {
                 let sample = samples.settled().await?;
                 let text = match self.output {
-                    Output::Text => text::view(&sample, self.sort, usize::from(self.top)),
+                    Output::Text => text::view(&sample, self.sort, usize::from(self.owners)),
                     Output::Json => json_line(&sample)?,
                 };
                 write(&mut output::Output::new(), &text).await.map(drop)
@@ -268,18 +268,18 @@ async fn screen(
     mut model: Model,
 ) -> anyhow::Result<()> {
     let colour = std::env::var_os("NO_COLOR").is_none();
-    let mut screen = Screen::take(colour).map_err(no_terminal)?;
+    let mut screen = Screen::take(colour).map_err(|error| no_terminal(&error))?;
     let mut batch: Vec<Event> = Vec::new();
     let mut drawn = Instant::now();
     let mut stale = false;
-    screen.draw(&model).map_err(no_terminal)?;
+    screen.draw(&model).map_err(|error| no_terminal(&error))?;
     loop {
         let later = pin!(sleep_until(drawn + REDRAW));
         tokio::select! {
             key = screen.next() => match key {
                 Some(Ok(Key::Key(key))) => if model.key(key) == Next::Quit { return Ok(()) },
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(no_terminal(error).into()),
+                Some(Err(error)) => return Err(no_terminal(&error).into()),
                 None => return Ok(()),
             },
             sample = samples.next() => model.take(sample?),
@@ -293,7 +293,7 @@ async fn screen(
             }
             () = later, if stale => {}
         }
-        screen.draw(&model).map_err(no_terminal)?;
+        screen.draw(&model).map_err(|error| no_terminal(&error))?;
         drawn = Instant::now();
         stale = false;
     }
@@ -307,7 +307,7 @@ async fn next_events(source: &mut Option<Source>, events: &mut Vec<Event>) -> an
     }
 }
 
-fn no_terminal(error: io::Error) -> Failure {
+fn no_terminal(error: &io::Error) -> Failure {
     Failure {
         what: format!("the terminal can't be used: {error}"),
         help: "use `ctpressure top --once`, which prints the view, or `-o json`".to_owned(),

@@ -18,6 +18,11 @@ const WHOLE: usize = 45;
 
 /// The event in one line, without the line end.
 pub fn line(event: &Event, colour: bool) -> String {
+    line_within(event, colour, WIDTH)
+}
+
+/// The same in `width` columns at most, if that is 60 or more.
+pub fn line_within(event: &Event, colour: bool, width: usize) -> String {
     let (verb, style) = match event {
         Event::Insert(_) => ("insert", AnsiColor::Green.on_default()),
         Event::Drop(_) => ("drop", AnsiColor::Red.on_default().bold()),
@@ -34,13 +39,16 @@ pub fn line(event: &Event, colour: bool) -> String {
             let detail = |limit, _| flow(insert.original.as_ref(), limit) + &weight;
             (
                 insert.seen.time,
-                placed(&insert.seen, &insert.owner, detail),
+                placed(&insert.seen, &insert.owner, width, detail),
             )
         }
         Event::Drop(drop) => {
             let detail =
                 |limit, _| format!("{} {}", flow(drop.original.as_ref(), limit), drop.reason);
-            (drop.seen.time, placed(&drop.seen, &drop.owner, detail))
+            (
+                drop.seen.time,
+                placed(&drop.seen, &drop.owner, width, detail),
+            )
         }
         Event::Eviction(eviction) => {
             let for_whom = if eviction.cause_owner.is_named() {
@@ -58,10 +66,10 @@ pub fn line(event: &Event, colour: bool) -> String {
             };
             (
                 eviction.seen.time,
-                placed(&eviction.seen, &eviction.victim_owner, detail),
+                placed(&eviction.seen, &eviction.victim_owner, width, detail),
             )
         }
-        Event::Lost(lost) => (lost.time, lost_text(lost)),
+        Event::Lost(lost) => (lost.time, lost_text(lost, width)),
     };
     format!("{} {style}{verb:<6}{style:#} {rest}", time_of_day(time))
 }
@@ -75,7 +83,12 @@ fn time_of_day(time: SystemTime) -> String {
 /// The widest form of the detail that fits behind the namespace and the protocol.
 ///
 /// `detail` is given the longest address allowed, and whether the cause may be shown whole.
-fn placed(seen: &Seen, owner: &Who, detail: impl Fn(usize, bool) -> String) -> String {
+fn placed(
+    seen: &Seen,
+    owner: &Who,
+    width: usize,
+    detail: impl Fn(usize, bool) -> String,
+) -> String {
     const FORMS: [(usize, bool); 7] = [
         (WHOLE, true),
         (21, true),
@@ -93,7 +106,7 @@ fn placed(seen: &Seen, owner: &Who, detail: impl Fn(usize, bool) -> String) -> S
     let protocol = seen.protocol.as_deref().unwrap_or("-");
     let start = format!("{who:<WHO$} {protocol:<5} ");
     // "HH:MM:SS.mmm insert " stands before it.
-    let room = WIDTH - 20 - start.chars().count();
+    let room = width.saturating_sub(20 + start.chars().count());
     let mut text = String::new();
     for (limit, whole) in FORMS {
         text = detail(limit, whole);
@@ -134,7 +147,7 @@ fn endpoint(tuple: &Tuple, source: bool, limit: usize) -> String {
     }
 }
 
-fn lost_text(lost: &LostEvent) -> String {
+fn lost_text(lost: &LostEvent, width: usize) -> String {
     let parts = [
         (lost.watcher, "this watcher was too slow"),
         (
@@ -153,7 +166,7 @@ fn lost_text(lost: &LostEvent) -> String {
         .collect();
     shorten(
         &format!("{} events: {}", lost.records, parts.join(", ")),
-        WIDTH - 20,
+        width.saturating_sub(20),
     )
 }
 
@@ -280,8 +293,10 @@ mod tests {
                     }
                 }
                 let event = Event::new(view, &mut Clock::default(), &names);
-                let columns = line(&event, false).chars().count();
-                prop_assert!(columns <= WIDTH, "{columns}: {}", line(&event, false));
+                for width in [60, 80, WIDTH, 200] {
+                    let line = line_within(&event, false, width);
+                    prop_assert!(line.chars().count() <= width, "{width}: {line}");
+                }
             }
         }
     }

@@ -263,13 +263,18 @@ impl Painter {
 
     fn event_lines(&self, model: &Model, count: usize, lines: &mut Vec<Line<'static>>) {
         let before = lines.len();
-        for line in model.event_lines().skip(model.scrolled).take(count) {
+        let all: Vec<_> = model
+            .event_lines(self.width)
+            .take(model.scrolled.saturating_add(count))
+            .collect();
+        // The last page is a full one.
+        for line in &all[model.scrolled.min(all.len().saturating_sub(count))..] {
             let style = if line.contains(" drop ") {
                 self.style(Color::Red, Modifier::empty())
             } else {
                 Style::new()
             };
-            lines.push(Line::styled(shorten(&line, self.width), style));
+            lines.push(Line::styled(line.clone(), style));
         }
         if lines.len() == before {
             lines.push(Line::raw("  none so far"));

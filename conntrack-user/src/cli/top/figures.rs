@@ -196,28 +196,29 @@ const WIDE: usize = 110;
 fn line(name: &str, figures: [&str; 11], width: usize) -> String {
     let [
         kind,
-        live,
+        held,
         share,
         inserts,
         deletes,
         drop_rate,
         drops,
         evicted,
-        life,
+        lifetime,
         all_inserts,
         causes,
     ] = figures;
     let wide = width >= WIDE;
     let room = width.saturating_sub(FIGURES + if wide { 14 } else { 0 });
     let name = shorten(name, room);
-    let mut line = format!(
-        "{name:<room$} {kind:<6} {live:>7} {share:>5} {inserts:>5} {deletes:>5} {drop_rate:>6} \
-         {drops:>5} {evicted:>5} {life:>5}"
+    let line = format!(
+        "{name:<room$} {kind:<6} {held:>7} {share:>5} {inserts:>5} {deletes:>5} {drop_rate:>6} \
+         {drops:>5} {evicted:>5} {lifetime:>5}"
     );
     if wide {
-        line += &format!(" {all_inserts:>6} {causes:>6}");
+        format!("{line} {all_inserts:>6} {causes:>6}")
+    } else {
+        line
     }
-    line
 }
 
 /// The titles of the columns of [`row`].

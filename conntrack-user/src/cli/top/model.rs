@@ -14,6 +14,8 @@ use crate::{
 const EVENTS: usize = 500;
 /// Characters of a filter at most.
 const FILTER: usize = 60;
+/// Columns in which nearly everything is written out.
+const WIDEST: usize = 200;
 /// Rows of a page.
 const PAGE: usize = 10;
 
@@ -105,12 +107,16 @@ impl Model {
         owners
     }
 
-    /// Lines of drops and evictions, newest first.
-    pub(super) fn event_lines(&self) -> impl Iterator<Item = String> {
+    /// Drops and evictions, newest first, in `width` columns.
+    pub(super) fn event_lines(&self, width: usize) -> impl Iterator<Item = String> {
+        // Names are shortened to fit: the filter looks at the longest form.
         self.events
             .iter()
-            .map(|event| text::line(event, false))
-            .filter(|line| has(line, &self.filter))
+            .filter(|event| {
+                self.filter.is_empty()
+                    || has(&text::line_within(event, false, WIDEST), &self.filter)
+            })
+            .map(move |event| text::line_within(event, false, width))
     }
 
     /// Where the marked owner is in [`Self::owners`]; the first if the marked one is not there.
@@ -145,7 +151,7 @@ impl Model {
             }
             View::Owner => self.scrolled = to(self.scrolled, 100).min(100),
             View::Events => {
-                let last = self.event_lines().count().saturating_sub(1);
+                let last = self.event_lines(WIDEST).count().saturating_sub(1);
                 self.scrolled = to(self.scrolled, last).min(last);
             }
             View::Help => {}

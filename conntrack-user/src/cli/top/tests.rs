@@ -92,8 +92,8 @@ fn at_80_columns_everything_that_matters_is_there() {
         &[
             "ctpressure top: attached, Linux 6.12.0, the agent",
             "22:13:20 UTC",
-            "host             [#################]   1,990 / 2,000    99% full   is full",
-            "pod-b            [.................]      10",
+            "host             [###############]   1,990 / 2,000    99% full   is full",
+            "pod-b            [...............]      10",
             "inserts 1,500/s",
             "lost 177, evicted 9,700",
             "metrics/aggregator-0   pod      1,700   85% 1,500 1,311      0     0     0  >12s",
@@ -260,7 +260,10 @@ fn events_are_kept_up_to_a_number() {
     model.take_events(events(2_000));
     assert_eq!(model.events.len(), 500);
     press(&mut model, &[KeyCode::Char('e'), KeyCode::End]);
-    has(&drawn(&model, (80, 24), false).0, &["500 kept", " evict "]);
+    has(
+        &drawn(&model, (80, 24), false).0,
+        &["500 kept", " evict ", "10.0.0.9:40000 > "],
+    );
 }
 
 #[test]

@@ -153,7 +153,7 @@ pub(super) fn top_lines(top: &Top, count: usize, width: usize) -> Vec<String> {
                 0.0
             };
             let sure = if error > 0.0 {
-                format!("at most, {} less", per_cent(error))
+                format!("error {}", per_cent(error))
             } else {
                 String::new()
             };
@@ -170,9 +170,8 @@ pub(super) fn top_lines(top: &Top, count: usize, width: usize) -> Vec<String> {
         return lines;
     }
     lines.push(format!(
-        "  any other: {} of {} at most",
+        "  any other: {} at most",
         per_cent(top.others_at_most / top.total.max(1.0)),
-        per_second(top.total)
     ));
     lines
 }
