@@ -56,7 +56,7 @@ fn help_lists_what_works() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["run", "watch", "table"]);
+    assert_eq!(commands, ["run", "top", "watch", "table"]);
     for command in commands {
         let said = output(&[command, "--help"]);
         assert!(said.status.success());
@@ -86,6 +86,10 @@ fn wrong_usage_is_exit_status_2_with_help() {
         (vec!["watch", "--address", "10.0.0.0/40"], "10.0.0.0/40"),
         (vec!["watch", "--duration", "soon"], "soon"),
         (vec!["watch", "--duration", "-1"], "-1"),
+        (vec!["top", "--sort", "colour"], "colour"),
+        (vec!["top", "--top", "0"], "0"),
+        (vec!["top", "--top", "many"], "many"),
+        (vec!["top", "--once", "-o", "xml"], "xml"),
         (vec!["table", "--by", "colour"], "colour"),
         (vec!["table", "--state", "asleep"], "asleep"),
         (vec!["table", "--top", "0"], "0"),

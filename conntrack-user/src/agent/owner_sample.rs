@@ -3,7 +3,7 @@
 use std::ops::Add;
 
 use conntrack_ebpf::record::DropReason;
-use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 
 use crate::{
     owners::Owner,
@@ -52,7 +52,7 @@ pub struct Activity {
 }
 
 /// The most frequent destinations of one owner.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tops {
     /// By connections opened, after DNAT.
     pub inserts: Top,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Own, OwnerSample, Recount, Unexplained};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What the agent can see now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Conntrack is not loaded: nothing to see yet.

@@ -7,6 +7,7 @@ mod output;
 mod run;
 mod signals;
 mod table;
+mod top;
 mod watch;
 
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Run),
+    Top(top::Top),
     Watch(watch::Watch),
     Table(table::Table),
 }
@@ -47,6 +49,7 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(run) => run.run(),
+        Command::Top(top) => top.run(),
         Command::Watch(watch) => watch.run(),
         Command::Table(table) => table.run(),
     };

@@ -104,7 +104,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Where events come from.
-enum Source {
+pub(super) enum Source {
     /// The running agent.
     Agent(Remote),
     /// Probes of our own.
@@ -113,7 +113,7 @@ enum Source {
 
 impl Source {
     /// Waits for events and appends them; false at the end of the stream. May be cancelled.
-    async fn next(&mut self, events: &mut Vec<Event>) -> anyhow::Result<bool> {
+    pub(super) async fn next(&mut self, events: &mut Vec<Event>) -> anyhow::Result<bool> {
         match self {
             Self::Own(subscription) => Ok(subscription.next(events).await.is_ok()),
             Self::Agent(remote) => {

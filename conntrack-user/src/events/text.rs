@@ -18,6 +18,11 @@ const WHOLE: usize = 45;
 
 /// The event in one line, without the line end.
 pub fn line(event: &Event, colour: bool) -> String {
+    line_within(event, colour, WIDTH)
+}
+
+/// The same in `width` columns at most, if that is 60 or more.
+pub fn line_within(event: &Event, colour: bool, width: usize) -> String {
     let (verb, style) = match event {
         Event::Insert(_) => ("insert", AnsiColor::Green.on_default()),
         Event::Drop(_) => ("drop", AnsiColor::Red.on_default().bold()),
@@ -34,13 +39,16 @@ pub fn line(event: &Event, colour: bool) -> String {
             let detail = |limit, _| flow(insert.original.as_ref(), limit) + &weight;
             (
                 insert.seen.time,
-                placed(&insert.seen, &insert.owner, detail),
+                placed(&insert.seen, &insert.owner, width, detail),
             )
         }
         Event::Drop(drop) => {
             let detail =
                 |limit, _| format!("{} {}", flow(drop.original.as_ref(), limit), drop.reason);
-            (drop.seen.time, placed(&drop.seen, &drop.owner, detail))
+            (
+                drop.seen.time,
+                placed(&drop.seen, &drop.owner, width, detail),
+            )
         }
         Event::Eviction(eviction) => {
             let named = eviction.cause_owner.is_named();
@@ -59,10 +67,10 @@ pub fn line(event: &Event, colour: bool) -> String {
             };
             (
                 eviction.seen.time,
-                placed(&eviction.seen, &eviction.victim_owner, detail),
+                placed(&eviction.seen, &eviction.victim_owner, width, detail),
             )
         }
-        Event::Lost(lost) => (lost.time, lost_text(lost)),
+        Event::Lost(lost) => (lost.time, lost_text(lost, width)),
     };
     format!("{} {style}{verb:<6}{style:#} {rest}", time_of_day(time))
 }
@@ -87,7 +95,12 @@ fn time_of_day(time: SystemTime) -> String {
 /// The widest form of the detail that fits behind the namespace and the protocol.
 ///
 /// `detail` is given the longest address allowed, and how much of the cause may be shown.
-fn placed(seen: &Seen, owner: &Who, detail: impl Fn(usize, Detail) -> String) -> String {
+fn placed(
+    seen: &Seen,
+    owner: &Who,
+    width: usize,
+    detail: impl Fn(usize, Detail) -> String,
+) -> String {
     const FORMS: [(usize, Detail); 9] = [
         (WHOLE, Detail::Flow),
         (21, Detail::Flow),
@@ -107,7 +120,7 @@ fn placed(seen: &Seen, owner: &Who, detail: impl Fn(usize, Detail) -> String) ->
     let protocol = seen.protocol.as_deref().unwrap_or("-");
     let start = format!("{who:<WHO$} {protocol:<5} ");
     // "HH:MM:SS.mmm insert " stands before it.
-    let room = WIDTH - 20 - start.chars().count();
+    let room = width.saturating_sub(20 + start.chars().count());
     let mut text = String::new();
     for (limit, how_much) in FORMS {
         text = detail(limit, how_much);
@@ -148,7 +161,7 @@ fn endpoint(tuple: &Tuple, source: bool, limit: usize) -> String {
     }
 }
 
-fn lost_text(lost: &LostEvent) -> String {
+fn lost_text(lost: &LostEvent, width: usize) -> String {
     let parts = [
         (lost.watcher, "this watcher was too slow"),
         (
@@ -167,7 +180,7 @@ fn lost_text(lost: &LostEvent) -> String {
         .collect();
     shorten(
         &format!("{} events: {}", lost.records, parts.join(", ")),
-        WIDTH - 20,
+        width.saturating_sub(20),
     )
 }
 
@@ -294,8 +307,10 @@ mod tests {
                     }
                 }
                 let event = Event::new(view, &mut Clock::default(), &names);
-                let columns = line(&event, false).chars().count();
-                prop_assert!(columns <= WIDTH, "{columns}: {}", line(&event, false));
+                for width in [60, 80, WIDTH, 200] {
+                    let line = line_within(&event, false, width);
+                    prop_assert!(line.chars().count() <= width, "{width}: {line}");
+                }
             }
         }
     }

@@ -18,7 +18,7 @@ use conntrack_ebpf::{
     owner::{Address, Direction, MAX_SLOTS, Party},
     record::Tuple,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::heavy::{Counted, SpaceSaving};
 use crate::events::{is_icmp, protocol_name};
@@ -102,7 +102,7 @@ impl Key {
 }
 
 /// One of the top destinations.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Destination {
     /// Its address.
     pub address: IpAddr,
@@ -122,7 +122,7 @@ pub struct Destination {
 }
 
 /// The top destinations of one owner in one direction.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Top {
     /// Length of the window: counts are those of about as many seconds. They fade, so nothing falls
     /// out of it at once; less for an owner that is younger.

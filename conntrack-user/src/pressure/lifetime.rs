@@ -19,7 +19,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Fewer inserts in the window make no rate.
 pub const ENOUGH: u64 = 50;
@@ -42,7 +42,7 @@ pub struct Flow {
 }
 
 /// What a number of seconds says of the mean lifetime.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
     /// It is that, within [`Lifetime::error`].
@@ -54,7 +54,7 @@ pub enum Bound {
 }
 
 /// The mean lifetime of entries.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lifetime {
     /// What the number says.
     pub is: Bound,

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Samples that are kept.
 const SLOTS: usize = 64;
@@ -47,7 +47,7 @@ impl Window {
 }
 
 /// Events a second over each window. `None` with the first sample.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
     /// Over the last second.
     #[serde(rename = "1s")]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How long the table counts as full after the last drop.
 pub const AFTER_DROP: Duration = Duration::from_secs(10);
@@ -15,7 +15,9 @@ const DROPS_COUNT_FROM: u64 = 50;
 const TOGETHER: Duration = Duration::from_millis(2500);
 
 /// The state of a table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Pressure {
     /// Below half.

@@ -6,5 +6,6 @@ pub mod metrics;
 mod node_exporter;
 pub mod socket;
 mod status;
+pub mod top;
 
 pub use status::Status;

@@ -17,6 +17,7 @@ mod nat;
 mod nested;
 mod setting;
 mod tables;
+mod top;
 mod watching;
 
 pub use conditions::exec_without;
@@ -89,6 +90,7 @@ scenarios! {
     chain_too_long nat::chain_too_long, Each, EachKernel, 120 s, "too long hash chains: drops equal chaintoolong";
     metrics metrics::exposition, Any, OneKernel, 90 s, "every metric of the contract with help and type; kernel statistics equal; node_exporter's names";
     census census::census, Any, OneKernel, 120 s, "ctpressure table: entries by protocol, state, service, address and namespace equal the generator's";
+    top_once top::once, Any, OneKernel, 120 s, "ctpressure top --once, asked and alone: tables, owners that sum up to them, rates, who loses packets";
     pages metrics::pages, Any, OneKernel, 60 s, "/healthz, /readyz, /status and wrong requests";
     kill9 life::kill9, Each, EachKernel, 240 s, "kill -9 at 20 moments leaves no program, map or link";
     not_loaded life::not_loaded, Any, EachKernel, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";

@@ -1,12 +1,16 @@
-use std::os::unix::fs::PermissionsExt as _;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use tempfile::TempDir;
-use tokio::task::LocalSet;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    task::LocalSet,
+};
 
 use super::*;
 use crate::{
     agent::{Publisher, channel},
-    events::{Kind, sample},
+    events::{Event, Kind, sample},
+    serve::top::{LINE_BYTES as TOP_LINE_BYTES, TopSample, example},
 };
 
 fn place() -> (TempDir, PathBuf) {
@@ -213,4 +217,114 @@ async fn the_end_of_the_agent_is_the_end_of_the_stream() {
         }
     })
     .await;
+}
+
+async fn top(path: &std::path::Path, once: bool) -> Remote<TopSample> {
+    Remote::top(path, once)
+        .await
+        .expect("an answer")
+        .expect("an agent")
+}
+
+#[tokio::test]
+async fn what_top_shows_comes_at_once_and_with_every_snapshot() {
+    served(|path, publisher| async move {
+        let mut remote = top(&path, false).await;
+        let first = remote.next().await.expect("a line").expect("the agent");
+        assert_eq!(first.reason.as_deref(), Some("not attached yet"));
+        for entries in [5, 6, 7] {
+            let mut snapshot = example::snapshot();
+            snapshot.tables[0].entries = entries;
+            publisher.publish(snapshot);
+            let sample = remote.next().await.expect("a line").expect("the agent");
+            assert_eq!(sample.tables[0].entries, entries);
+            assert_eq!(sample.owners.len(), 5);
+        }
+        drop(publisher);
+        assert!(remote.next().await.expect("no error").is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn once_is_one_line() {
+    served(|path, publisher| async move {
+        publisher.publish(example::snapshot());
+        let mut remote = top(&path, true).await;
+        let sample = remote.next().await.expect("a line").expect("the agent");
+        assert!(sample.is_settled());
+        publisher.publish(example::snapshot());
+        assert!(remote.next().await.expect("no error").is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_dropped() {
+    served(|path, publisher| async move {
+        let mut snapshot = example::snapshot();
+        let owner = snapshot.owners[2].clone();
+        snapshot
+            .owners
+            .extend((5..2_000).map(|slot| crate::agent::OwnerSample {
+                slot,
+                ..owner.clone()
+            }));
+        publisher.publish(snapshot);
+        let mut remote = top(&path, false).await;
+        tokio::time::sleep(WRITE_TIME + Duration::from_millis(500)).await;
+        // What fits into the socket's buffer is cut off.
+        assert!(remote.next().await.expect("no error").is_none());
+    })
+    .await;
+}
+
+/// What `top` says of an answer that is not the agent's.
+async fn answered(answer: &[u8]) -> SocketError {
+    let (_folder, path) = place();
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let liar = async {
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        stream
+            .write_all(b"{\"hello\":\"ctpressure\",\"protocol\":1,\"version\":\"9.0\"}\n")
+            .await
+            .expect("written");
+        // It may hang up before it has read everything.
+        drop(stream.write_all(answer).await);
+        stream
+    };
+    let ask = async {
+        let mut remote = top(&path, false).await;
+        if answer.is_empty() {
+            tokio::time::pause();
+        }
+        remote.next().await
+    };
+    let (result, stream) = tokio::join!(ask, liar);
+    drop(stream);
+    result.expect_err("it lies")
+}
+
+#[tokio::test]
+async fn a_socket_that_lies_is_named() {
+    for (answer, word) in [
+        (b"{\"error\":\"not today\"}\n".to_vec(), "not today"),
+        (b"[]\n".to_vec(), "does not speak this protocol"),
+        (b"\xff\xfe\n".to_vec(), "does not speak this protocol"),
+        (
+            vec![b' '; usize::try_from(TOP_LINE_BYTES).expect("it fits") + 2],
+            "a line of more than",
+        ),
+    ] {
+        let error = answered(&answer).await.to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_says_nothing_is_not_waited_for() {
+    let error = answered(b"").await;
+    assert!(matches!(error, SocketError::Silent(_)), "{error}");
+    assert!(!error.help().is_empty());
 }

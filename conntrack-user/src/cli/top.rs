@@ -1,0 +1,323 @@
+//! `ctpressure top`: who fills the tables, and who loses packets, live.
+//!
+//! On a terminal a screen with keys; `--once` and without a terminal text of 80 columns; `-o json` one
+//! object a second (with `--once` one object), whose fields [`crate::serve::top`] describes.
+
+use std::{
+    io::{self, IsTerminal as _},
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use clap::{Args, ValueEnum};
+use ratatui::crossterm::event::Event as Key;
+use tokio::{
+    runtime,
+    sync::watch,
+    task::LocalSet,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Failure,
+    args::{LogArgs, ProbeArgs, SocketArgs},
+    logging, output, signals,
+    watch::Source,
+};
+use crate::{
+    agent::{self, AgentOptions, Snapshot},
+    events::{Event, Filter, Kind},
+    serve::{
+        socket::Remote,
+        top::{self, TopSample},
+    },
+};
+
+mod draw;
+mod figures;
+mod model;
+mod terminal;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use figures::Sort;
+use model::{Model, Next};
+use terminal::Screen;
+
+/// How long the end may take.
+const END: Duration = Duration::from_millis(200);
+/// Events are drawn this often at most: the line may be slow.
+const REDRAW: Duration = Duration::from_millis(250);
+
+/// Show who fills the conntrack tables and who loses packets, live
+///
+/// Asks the running agent; loads the probes itself while none runs. Keys: `?` shows them. Without a
+/// terminal, or with --once, the view is printed once: tables, the owners that come first, where
+/// their connections go, who loses packets. Rates are those of the last ten seconds.
+#[derive(Args, Debug)]
+pub(super) struct Top {
+    /// Print the view once, as soon as there are rates, and end
+    #[arg(long, env = "CTPRESSURE_ONCE")]
+    once: bool,
+    /// Text for people, or JSON: one object a second (with --once one), with all owners
+    #[arg(
+        short,
+        long,
+        env = "CTPRESSURE_OUTPUT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    output: Output,
+    /// Which owners come first
+    #[arg(
+        long,
+        env = "CTPRESSURE_SORT",
+        value_name = "BY",
+        value_enum,
+        default_value_t
+    )]
+    sort: Sort,
+    /// Owners that the printed text shows
+    #[arg(
+        long = "top",
+        env = "CTPRESSURE_TOP",
+        value_name = "N",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u16).range(1..=top::OWNERS as i64)
+    )]
+    owners: u16,
+    #[command(flatten)]
+    socket: SocketArgs,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    probes: ProbeArgs,
+}
+
+/// How it is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A screen, or lines of at most 80 columns
+    #[default]
+    Text,
+    /// JSON
+    Json,
+}
+
+/// In which way it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// On the terminal, until somebody ends it.
+    Screen,
+    /// One object a second.
+    Lines,
+    /// Once.
+    Once,
+}
+
+/// Where the samples come from.
+enum Samples {
+    /// The running agent.
+    Agent(Remote<TopSample>),
+    /// Probes of our own.
+    Own(watch::Receiver<Arc<Snapshot>>),
+}
+
+impl Samples {
+    /// Waits for the next second; may be cancelled.
+    async fn next(&mut self) -> anyhow::Result<TopSample> {
+        match self {
+            Self::Agent(remote) => remote.next().await?.ok_or_else(|| ended().into()),
+            Self::Own(snapshots) => {
+                snapshots.changed().await.map_err(|_| ended())?;
+                let snapshot = Arc::clone(&snapshots.borrow_and_update());
+                Ok(TopSample::new(&snapshot, SystemTime::now()))
+            }
+        }
+    }
+
+    /// The first with rates.
+    async fn settled(&mut self) -> anyhow::Result<TopSample> {
+        match self {
+            // The agent waits for it.
+            Self::Agent(_) => self.next().await,
+            Self::Own(snapshots) => {
+                // Attaching takes as long as it takes.
+                snapshots
+                    .wait_for(|snapshot| snapshot.uptime_seconds > 0.0)
+                    .await
+                    .map_err(|_| ended())?;
+                Ok(top::settled(snapshots).await)
+            }
+        }
+    }
+}
+
+impl Top {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        // Log lines would be written across the screen; it shows itself what is wrong.
+        if self.mode() != Mode::Screen || !io::stderr().is_terminal() {
+            logging::start(self.log.log, self.log.verbose, tracing::Level::WARN);
+        }
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let tasks = LocalSet::new();
+        let result = tasks.block_on(&runtime, self.top());
+        drop(tasks);
+        runtime.shutdown_timeout(END);
+        result
+    }
+
+    fn mode(&self) -> Mode {
+        match self.output {
+            _ if self.once => Mode::Once,
+            Output::Json => Mode::Lines,
+            Output::Text if io::stdin().is_terminal() && io::stdout().is_terminal() => Mode::Screen,
+            Output::Text => Mode::Once,
+        }
+    }
+
+    async fn top(self) -> anyhow::Result<()> {
+        let end = signals::end()?;
+        let mode = self.mode();
+        let filter = Filter {
+            kinds: vec![Kind::Drop, Kind::Eviction],
+            ..Filter::default()
+        };
+        let path = &self.socket.socket;
+        if let Some(remote) = Remote::top(path, mode == Mode::Once).await? {
+            tracing::info!(socket = %path.display(), "asking the running agent");
+            let events = match mode {
+                Mode::Screen => Remote::watch(path, &filter).await?.map(Source::Agent),
+                Mode::Lines | Mode::Once => None,
+            };
+            tokio::select! {
+                result = self.show(mode, Samples::Agent(remote), events, "the agent") => result,
+                () = end => Ok(()),
+            }
+        } else {
+            let (publisher, handle) = agent::channel();
+            let options = AgentOptions {
+                probes: self.probes.options(true),
+                drop_capabilities: false,
+            };
+            let events = match mode {
+                Mode::Screen => Some(Source::Own(handle.subscribe(filter)?)),
+                Mode::Lines | Mode::Once => None,
+            };
+            let samples = Samples::Own(handle.snapshots());
+            tokio::select! {
+                never = agent::run(options, publisher) => match never? {},
+                result = self.show(mode, samples, events, "own probes") => result,
+                () = end => Ok(()),
+            }
+        }
+    }
+
+    async fn show(
+        &self,
+        mode: Mode,
+        mut samples: Samples,
+        events: Option<Source>,
+        source: &'static str,
+    ) -> anyhow::Result<()> {
+        match mode {
+            Mode::Screen => screen(samples, events, Model::new(source, self.sort)).await,
+            Mode::Once => {
+                let sample = samples.settled().await?;
+                let text = match self.output {
+                    Output::Text => text::view(&sample, self.sort, usize::from(self.owners)),
+                    Output::Json => json_line(&sample)?,
+                };
+                write(&mut output::Output::new(), &text).await.map(drop)
+            }
+            Mode::Lines => {
+                let mut out = output::Output::new();
+                loop {
+                    let sample = samples.next().await?;
+                    if !write(&mut out, &json_line(&sample)?).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn json_line(sample: &TopSample) -> serde_json::Result<String> {
+    serde_json::to_string(sample).map(|line| line + "\n")
+}
+
+/// False when nobody reads any more.
+async fn write(out: &mut output::Output, text: &str) -> anyhow::Result<bool> {
+    match out.write_all(text.as_bytes()).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The screen, until somebody ends it.
+async fn screen(
+    mut samples: Samples,
+    mut events: Option<Source>,
+    mut model: Model,
+) -> anyhow::Result<()> {
+    let colour = std::env::var_os("NO_COLOR").is_none();
+    let mut screen = Screen::take(colour).map_err(|error| no_terminal(&error))?;
+    let mut batch: Vec<Event> = Vec::new();
+    let mut drawn = Instant::now();
+    let mut stale = false;
+    screen.draw(&model).map_err(|error| no_terminal(&error))?;
+    loop {
+        let later = pin!(sleep_until(drawn + REDRAW));
+        tokio::select! {
+            key = screen.next() => match key {
+                Some(Ok(Key::Key(key))) => if model.key(key) == Next::Quit { return Ok(()) },
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(no_terminal(&error).into()),
+                None => return Ok(()),
+            },
+            sample = samples.next() => model.take(sample?),
+            more = next_events(&mut events, &mut batch) => {
+                if !more? {
+                    events = None;
+                }
+                model.take_events(batch.drain(..));
+                stale = true;
+                continue;
+            }
+            () = later, if stale => {}
+        }
+        screen.draw(&model).map_err(|error| no_terminal(&error))?;
+        drawn = Instant::now();
+        stale = false;
+    }
+}
+
+/// Waits for events; for ever if there is no source. False: there will be none any more.
+async fn next_events(source: &mut Option<Source>, events: &mut Vec<Event>) -> anyhow::Result<bool> {
+    match source {
+        Some(source) => source.next(events).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn no_terminal(error: &io::Error) -> Failure {
+    Failure {
+        what: format!("the terminal can't be used: {error}"),
+        help: "use `ctpressure top --once`, which prints the view, or `-o json`".to_owned(),
+    }
+}
+
+fn ended() -> Failure {
+    Failure {
+        what: "the agent has ended".to_owned(),
+        help: "start it again; while none runs, `ctpressure top` loads the probes itself"
+            .to_owned(),
+    }
+}

@@ -1,0 +1,338 @@
+//! The screen, as lines. Everything that colour says is said in words too.
+
+use ratatui::{
+    Frame,
+    layout::Rect,
+    style::{Color, Modifier, Style},
+    text::Line,
+    widgets::Paragraph,
+};
+
+use super::{
+    figures::{bar, entries, header, per_cent, per_second, row, short, time_of_day, until_full},
+    model::{Model, View},
+    text::{chosen, owner_lines, state_name, top_lines},
+};
+use crate::{
+    agent::State,
+    events::text::shorten,
+    pressure::{destinations::Top, state::Pressure},
+    serve::top::TableRow,
+};
+
+/// Columns and rows without which nothing can be read.
+const SMALLEST: (u16, u16) = (60, 12);
+/// Columns of the name of a table.
+const TABLE_NAME: usize = 16;
+/// Destinations of an owner.
+const DESTINATIONS: usize = 5;
+
+/// What the keys do.
+const HELP: &[&str] = &[
+    "ctpressure top: who fills the conntrack tables, and who loses packets",
+    "",
+    "  up, down, j, k       mark an owner      PageUp, PageDown, Home, End",
+    "  Enter, right         its destinations, states, lifetime",
+    "  Esc, left            back; in the list: no filter any more",
+    "  s                    sort by the next of: live entries, inserts, drops",
+    "  l, i, d              sort by live entries, by inserts, by drops",
+    "  e                    drops and evictions as they come, newest first",
+    "  /                    show only what has a text in its name or line",
+    "  p, space             pause and go on; what comes meanwhile is kept",
+    "  q, Ctrl-C            end",
+    "",
+    "SHARE of all entries  INS/S DEL/S DROP/S over 10 s  DROPS packets lost so far",
+    "EVICT its entries that were removed to make room    CAUSED those removed for it",
+    "LIFE mean lifetime of its entries (> at least, < at most)  INSERT so far",
+];
+
+/// Draws the model.
+pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, colour: bool) {
+    let area = frame.area();
+    if area.width < SMALLEST.0 || area.height < SMALLEST.1 {
+        too_small(frame, area);
+        return;
+    }
+    let painter = Painter {
+        width: usize::from(area.width),
+        height: usize::from(area.height),
+        colour,
+    };
+    let mut lines = vec![painter.title(model)];
+    let room = painter.height - 2;
+    match model.view {
+        View::Owners => painter.owners(model, room, &mut lines),
+        View::Owner => painter.owner(model, &mut lines),
+        View::Events => painter.events(model, room, &mut lines),
+        View::Help => lines.extend(HELP.iter().map(|line| Line::raw(*line))),
+    }
+    lines.truncate(painter.height - 1);
+    lines.resize(painter.height - 1, Line::default());
+    lines.push(painter.footer(model));
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
+fn too_small(frame: &mut Frame<'_>, area: Rect) {
+    let (columns, rows) = SMALLEST;
+    let lines = [
+        format!("too small: {}x{}", area.width, area.height),
+        format!("needs {columns}x{rows}"),
+        "q ends; or use".to_owned(),
+        "top --once".to_owned(),
+    ];
+    frame.render_widget(
+        Paragraph::new(lines.map(Line::raw).into_iter().collect::<Vec<_>>()),
+        area,
+    );
+}
+
+struct Painter {
+    width: usize,
+    height: usize,
+    colour: bool,
+}
+
+impl Painter {
+    fn style(&self, colour: Color, modifier: Modifier) -> Style {
+        let style = Style::new().add_modifier(modifier);
+        if self.colour { style.fg(colour) } else { style }
+    }
+
+    fn heading(&self) -> Style {
+        self.style(Color::Cyan, Modifier::BOLD)
+    }
+
+    fn pressure(&self, pressure: Pressure) -> Style {
+        match pressure {
+            Pressure::Full => self.style(Color::Red, Modifier::BOLD),
+            Pressure::High => self.style(Color::Yellow, Modifier::BOLD),
+            Pressure::Rising => self.style(Color::Yellow, Modifier::empty()),
+            Pressure::Calm => Style::new(),
+        }
+    }
+
+    /// Left and right, on one line.
+    fn ends(&self, left: &str, right: &str) -> String {
+        let right_width = right.chars().count();
+        let room = self.width.saturating_sub(right_width + 1);
+        format!("{:<room$} {right}", shorten(left, room))
+    }
+
+    fn title(&self, model: &Model) -> Line<'static> {
+        let sample = &model.sample;
+        let left = format!(
+            "ctpressure top: {}, Linux {}, {}",
+            state_name(sample.state),
+            sample.kernel,
+            model.source
+        );
+        let paused = if model.paused { "PAUSED " } else { "" };
+        let right = format!("{paused}{} UTC", time_of_day(sample.time));
+        Line::styled(
+            self.ends(&left, &right),
+            Style::new().add_modifier(Modifier::REVERSED),
+        )
+    }
+
+    fn footer(&self, model: &Model) -> Line<'static> {
+        let text = if model.typing {
+            format!(
+                "show only: {}_   (Enter: done, Esc: everything)",
+                model.filter
+            )
+        } else {
+            let keys = match model.view {
+                View::Owners => "q end  ? help  s sort  Enter look  e events  / filter  p pause",
+                View::Owner => "q end  ? help  Esc back  up/down scroll  e events  p pause",
+                View::Events => "q end  ? help  Esc back  up/down scroll  / filter  p pause",
+                View::Help => "q end  Esc back",
+            };
+            if model.filter.is_empty() {
+                keys.to_owned()
+            } else {
+                self.ends(keys, &format!("only \"{}\"", shorten(&model.filter, 15)))
+            }
+        };
+        Line::styled(
+            shorten(&text, self.width),
+            Style::new().add_modifier(Modifier::DIM),
+        )
+    }
+
+    fn table(&self, table: &TableRow, limit: Option<u64>) -> Line<'static> {
+        let width = self.width.saturating_sub(63).clamp(6, 60);
+        let (bar, of) = match (table.occupancy, limit) {
+            (Some(part), Some(limit)) => (bar(part, width), format!("/ {}", entries(limit))),
+            _ => (" ".repeat(width), "no limit".to_owned()),
+        };
+        let text = format!(
+            "{:<TABLE_NAME$} {bar} {:>7} {of:<9} {:>4} {:<6} {}",
+            shorten(&table.name, TABLE_NAME),
+            entries(table.entries),
+            table.occupancy.map_or_else(String::new, per_cent),
+            table.pressure.name(),
+            until_full(table.seconds_to_full)
+        );
+        Line::styled(text.trim_end().to_owned(), self.pressure(table.pressure))
+    }
+
+    /// Why there is less than there should be, and the tables.
+    fn tables(&self, model: &Model, lines: &mut Vec<Line<'static>>) {
+        let sample = &model.sample;
+        if let Some(reason) = &sample.reason {
+            lines.push(Line::styled(
+                shorten(&format!("note: {reason}"), self.width),
+                self.style(Color::Magenta, Modifier::BOLD),
+            ));
+        }
+        let (tables, left) = chosen(sample, (self.height / 6).max(1));
+        lines.extend(tables.iter().map(|table| self.table(table, sample.limit)));
+        if left > 0 {
+            lines.push(Line::raw(format!("(and {left} tables with fewer entries)")));
+        }
+        let totals = &sample.totals;
+        let drops = sample.drops();
+        let mut text = format!(
+            "inserts {}/s  deletes {}/s  drops {}/s  so far: lost {}, evicted {}",
+            per_second(totals.inserts_per_second),
+            per_second(totals.deletes_per_second),
+            per_second(totals.drops_per_second),
+            short(drops),
+            short(totals.evictions),
+        );
+        if !sample.census && sample.state != State::Waiting {
+            text += "  (counting...)";
+        }
+        let style = if totals.drops_per_second > 0.0 {
+            self.style(Color::Red, Modifier::BOLD)
+        } else {
+            Style::new()
+        };
+        lines.push(Line::styled(shorten(&text, self.width), style));
+    }
+
+    fn owners(&self, model: &Model, room: usize, lines: &mut Vec<Line<'static>>) {
+        self.tables(model, lines);
+        let events = match self.height {
+            0..18 => 0,
+            18..30 => 4,
+            30..50 => 8,
+            _ => 15,
+        };
+        let owners = model.owners();
+        let listed = (room + 1)
+            .saturating_sub(lines.len() + 1 + if events > 0 { events + 1 } else { 0 })
+            .max(1);
+        lines.push(Line::styled(header(self.width), self.heading()));
+        let place = model.place(&owners);
+        let first = (place + 1).saturating_sub(listed);
+        for (at, owner) in owners.iter().enumerate().skip(first).take(listed) {
+            let mut style = if owner.drops_per_second.ten_seconds.unwrap_or(0.0) > 0.0 {
+                self.style(Color::Red, Modifier::empty())
+            } else {
+                Style::new()
+            };
+            if at == place {
+                style = style.add_modifier(Modifier::REVERSED);
+            }
+            lines.push(Line::styled(row(owner, self.width), style));
+        }
+        if owners.is_empty() {
+            lines.push(Line::raw(if model.filter.is_empty() {
+                "  no entries yet"
+            } else {
+                "  no owner has this in its name; Esc shows all"
+            }));
+        }
+        if events == 0 {
+            return;
+        }
+        lines.resize(room - events, Line::default());
+        let sorted = format!(
+            "{} of {} owners by {}",
+            (owners.len() - first).min(listed),
+            owners.len() as u64 + model.sample.other_owners.number,
+            model.sort.name()
+        );
+        lines.push(Line::styled(
+            self.ends("DROPS AND EVICTIONS, newest first", &sorted),
+            self.heading(),
+        ));
+        self.event_lines(model, events, lines);
+    }
+
+    fn event_lines(&self, model: &Model, count: usize, lines: &mut Vec<Line<'static>>) {
+        let before = lines.len();
+        let all: Vec<_> = model
+            .event_lines(self.width)
+            .take(model.scrolled.saturating_add(count))
+            .collect();
+        // The last page is a full one.
+        for line in &all[model.scrolled.min(all.len().saturating_sub(count))..] {
+            let style = if line.contains(" drop ") {
+                self.style(Color::Red, Modifier::empty())
+            } else {
+                Style::new()
+            };
+            lines.push(Line::styled(line.clone(), style));
+        }
+        if lines.len() == before {
+            lines.push(Line::raw("  none so far"));
+        }
+    }
+
+    fn events(&self, model: &Model, room: usize, lines: &mut Vec<Line<'static>>) {
+        let kept = format!("{} kept", model.events.len());
+        lines.push(Line::styled(
+            self.ends("DROPS AND EVICTIONS, newest first", &kept),
+            self.heading(),
+        ));
+        self.event_lines(model, room.saturating_sub(1), lines);
+    }
+
+    fn owner(&self, model: &Model, lines: &mut Vec<Line<'static>>) {
+        let Some(owner) = model.owner() else {
+            lines.push(Line::raw(
+                "this owner is gone, and so are its entries; Esc: back",
+            ));
+            return;
+        };
+        let mut page = Vec::new();
+        let gone = if owner.present { "" } else { ", gone" };
+        page.push(Line::styled(
+            shorten(
+                &format!("{} ({}{gone})", owner.name, owner.kind),
+                self.width,
+            ),
+            self.heading(),
+        ));
+        page.extend(
+            owner_lines(owner)
+                .into_iter()
+                .map(|line| Line::raw(shorten(&line, self.width))),
+        );
+        if let Some(tops) = &owner.destinations {
+            self.top(
+                "REAL SERVERS, by connections opened",
+                &tops.inserts,
+                &mut page,
+            );
+            self.top("AS ASKED FOR (services)", &tops.services, &mut page);
+            self.top("BY PACKETS LOST", &tops.drops, &mut page);
+        }
+        let most = page.len().saturating_sub(self.height - 3);
+        lines.extend(page.into_iter().skip(model.scrolled.min(most)));
+    }
+
+    fn top(&self, title: &str, top: &Top, lines: &mut Vec<Line<'static>>) {
+        if top.destinations.is_empty() {
+            return;
+        }
+        lines.push(Line::styled(title.to_owned(), self.heading()));
+        lines.extend(
+            top_lines(top, DESTINATIONS, self.width.min(100))
+                .into_iter()
+                .map(|line| Line::raw(shorten(&line, self.width))),
+        );
+    }
+}

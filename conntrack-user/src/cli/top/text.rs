@@ -1,0 +1,322 @@
+//! The view as text, for `--once`: at most 80 columns, no colour.
+
+use std::fmt::Write as _;
+
+use super::figures::{
+    Sort, address, entries, header, lifetime, per_cent, per_second, reasons, row, seconds, short,
+    sorted, time_of_day, until_full,
+};
+use crate::{
+    agent::State,
+    census::text::grouped,
+    events::text::shorten,
+    pressure::{destinations::Top, lifetime::Bound, rate::Rates},
+    serve::top::{OwnerRow, TableRow, TopSample, rate},
+};
+
+/// Columns of a line at most.
+pub(super) const WIDTH: usize = 80;
+/// Tables that are shown.
+const TABLES: usize = 10;
+/// Owners whose destinations are shown.
+const DETAILED: usize = 3;
+/// Destinations of each.
+const DESTINATIONS: usize = 3;
+/// Owners that lose packets, at most.
+const LOSERS: usize = 10;
+
+/// The whole view; `count` owners by `sort`.
+pub(super) fn view(sample: &TopSample, sort: Sort, count: usize) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{} UTC, {}, Linux {}, watched for {}",
+        time_of_day(sample.time),
+        state_name(sample.state),
+        shorten(&sample.kernel, 30),
+        seconds(sample.uptime_seconds),
+    );
+    if let Some(reason) = &sample.reason {
+        wrapped(&mut out, &format!("note: {reason}"));
+    }
+    tables(&mut out, sample);
+    let totals = &sample.totals;
+    let _ = writeln!(
+        out,
+        "inserts {}/s, deletes {}/s, drops {}/s; so far: drops {}, evicted {}",
+        per_second(totals.inserts_per_second),
+        per_second(totals.deletes_per_second),
+        per_second(totals.drops_per_second),
+        short(sample.drops()),
+        short(totals.evictions),
+    );
+    if !sample.census && sample.state != State::Waiting {
+        out += "note: entries from before ctpressure began are not charged to owners yet\n";
+    }
+    let owners = sorted(sample, sort);
+    if !owners.is_empty() {
+        let _ = writeln!(out, "\nowners by {} (rates over 10 s)", sort.name());
+        let _ = writeln!(out, "{}", header(WIDTH));
+        for owner in owners.iter().take(count) {
+            let _ = writeln!(out, "{}", row(owner, WIDTH).trim_end());
+        }
+        let more = owners.len().saturating_sub(count) as u64 + sample.other_owners.number;
+        if more > 0 {
+            let rest: u64 = owners.iter().skip(count).map(|owner| owner.live).sum();
+            let _ = writeln!(
+                out,
+                "(and {} more with {} entries)",
+                grouped(more),
+                grouped(rest + sample.other_owners.live)
+            );
+        }
+    }
+    for owner in owners.iter().take(count.min(DETAILED)) {
+        destinations(&mut out, owner);
+    }
+    losers(&mut out, sample);
+    out
+}
+
+pub(super) const fn state_name(state: State) -> &'static str {
+    match state {
+        State::Waiting => "waiting for conntrack",
+        State::Attached => "attached",
+        State::Degraded => "degraded: not everything is seen",
+    }
+}
+
+/// The host's table, then the fullest; and how many are not among them.
+pub(super) fn chosen(sample: &TopSample, count: usize) -> (Vec<&TableRow>, u64) {
+    let mut tables: Vec<_> = sample.tables.iter().collect();
+    if let Some((_, others)) = tables.split_first_mut() {
+        others.sort_by_key(|table| std::cmp::Reverse(table.entries));
+    }
+    let left = tables.len().saturating_sub(count) as u64 + sample.other_tables.number;
+    tables.truncate(count);
+    (tables, left)
+}
+
+fn tables(out: &mut String, sample: &TopSample) {
+    let (tables, left) = chosen(sample, TABLES);
+    for table in tables {
+        let of = match sample.limit {
+            Some(limit) if limit > 0 => format!("of {}", entries(limit)),
+            Some(_) => "no limit".to_owned(),
+            None => String::new(),
+        };
+        let line = format!(
+            "table {:<24} {:>7} {of:<10} {:>4} {:<6} {}",
+            shorten(&table.name, 24),
+            entries(table.entries),
+            table.occupancy.map_or_else(String::new, per_cent),
+            table.pressure.name(),
+            until_full(table.seconds_to_full)
+        );
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    if left > 0 {
+        let _ = writeln!(out, "(and {left} tables with fewer entries)");
+    }
+}
+
+/// In as many lines as it takes, at most 80 columns each.
+fn wrapped(out: &mut String, text: &str) {
+    let mut line = String::new();
+    for word in text.split(' ') {
+        let word = shorten(word, WIDTH - 6);
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            out.push_str(&line);
+            out.push('\n');
+            "     ".clone_into(&mut line);
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(&word);
+    }
+    out.push_str(&line);
+    out.push('\n');
+}
+
+/// The lines of some destinations: name, rate, share, and how sure that is.
+pub(super) fn top_lines(top: &Top, count: usize, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = top
+        .destinations
+        .iter()
+        .take(count)
+        .map(|destination| {
+            let room = width.saturating_sub(32);
+            let error = if destination.count > 0.0 {
+                destination.error / destination.count
+            } else {
+                0.0
+            };
+            let sure = if error > 0.0 {
+                format!("error {}", per_cent(error))
+            } else {
+                String::new()
+            };
+            let line = format!(
+                "  {:<room$} {:>5}/s {:>4} {sure}",
+                shorten(&address(destination), room),
+                per_second(destination.per_second),
+                per_cent(destination.share),
+            );
+            line.trim_end().to_owned()
+        })
+        .collect();
+    if top.destinations.len() < count || top.others_at_most <= 0.0 {
+        return lines;
+    }
+    lines.push(format!(
+        "  any other: {} at most",
+        per_cent(top.others_at_most / top.total.max(1.0)),
+    ));
+    lines
+}
+
+fn destinations(out: &mut String, owner: &OwnerRow) {
+    let Some(tops) = &owner.destinations else {
+        return;
+    };
+    for (top, what) in [
+        (&tops.inserts, "opens connections to"),
+        (&tops.services, "by way of the services"),
+    ] {
+        if top.destinations.is_empty() {
+            continue;
+        }
+        let _ = writeln!(
+            out,
+            "\n{} {what} (last {}):",
+            shorten(&owner.name, 40),
+            seconds(top.window_seconds)
+        );
+        for line in top_lines(top, DESTINATIONS, WIDTH) {
+            out.push_str(&line);
+            out.push('\n');
+        }
+    }
+}
+
+fn losers(out: &mut String, sample: &TopSample) {
+    if sample.drops() == 0 && sample.totals.evictions == 0 {
+        return;
+    }
+    let mut losers: Vec<_> = sorted(sample, Sort::Drops)
+        .into_iter()
+        .filter(|owner| owner.drops + owner.victims > 0)
+        .collect();
+    losers.sort_by_key(|owner| std::cmp::Reverse((owner.drops, owner.victims)));
+    out.push_str("\nwho loses packets\n");
+    for owner in losers.iter().take(LOSERS) {
+        let lost = format!(
+            "{} packets lost ({}/s), {} entries evicted",
+            short(owner.drops),
+            per_second(rate(&owner.drops_per_second)),
+            short(owner.victims)
+        );
+        let _ = writeln!(out, "  {:<26} {lost}", shorten(&owner.name, 26));
+        if owner.drops > 0 {
+            let _ = writeln!(
+                out,
+                "    {}",
+                shorten(&reasons(&owner.drops_by_reason), WIDTH - 4)
+            );
+        }
+        if let Some(tops) = &owner.destinations {
+            for line in top_lines(&tops.drops, DESTINATIONS, WIDTH - 4) {
+                let _ = writeln!(out, "  {line}");
+            }
+        }
+    }
+    if losers.len() > LOSERS {
+        let _ = writeln!(out, "  (and {} more)", losers.len() - LOSERS);
+    }
+    let charged: u64 =
+        losers.iter().map(|owner| owner.drops).sum::<u64>() + sample.other_owners.drops;
+    let rest = sample.drops().saturating_sub(charged);
+    if rest > 0 {
+        let _ = writeln!(
+            out,
+            "  and {} packets of nobody that is known",
+            grouped(rest)
+        );
+    }
+}
+
+/// The lines of one owner: what it holds and does, its states.
+pub(super) fn owner_lines(owner: &OwnerRow) -> Vec<String> {
+    let over = |rates: &Rates| {
+        let text = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), per_second);
+        format!(
+            "{:>5} {:>5} {:>5}",
+            text(rates.second),
+            text(rates.ten_seconds),
+            text(rates.minute)
+        )
+    };
+    let limit = owner.limit_share.map_or_else(String::new, |share| {
+        format!(", {} of the limit", per_cent(share))
+    });
+    let life = match owner.lifetime {
+        None => "not known: too few inserts".to_owned(),
+        Some(life) => {
+            let words = match life.is {
+                Bound::About => "about",
+                Bound::AtLeast => "at least",
+                Bound::AtMost => "at most",
+            };
+            format!(
+                "{words} {} (error {})",
+                lifetime(Some(life)).trim_start_matches(['<', '>']),
+                per_cent(life.error)
+            )
+        }
+    };
+    let mut lines = vec![
+        format!(
+            "live {} ({} of all{limit}): {} opened by it, {} to it",
+            entries(owner.live),
+            per_cent(owner.live_share),
+            short(owner.live_egress),
+            short(owner.live_ingress)
+        ),
+        format!("lifetime {life}"),
+        "a second, over     1s   10s   60s   in all".to_owned(),
+        format!(
+            "  inserts       {}   {}",
+            over(&owner.inserts_per_second),
+            grouped(owner.inserts)
+        ),
+        format!(
+            "  deletes       {}   {}",
+            over(&owner.deletes_per_second),
+            grouped(owner.deletes)
+        ),
+        format!(
+            "  drops         {}   {} {}",
+            over(&owner.drops_per_second),
+            grouped(owner.drops),
+            reasons(&owner.drops_by_reason)
+        ),
+        format!(
+            "evicted {} of its entries; {} of anybody for its sake",
+            grouped(owner.victims),
+            grouped(owner.causes)
+        ),
+    ];
+    match &owner.states {
+        Some(states) if !states.is_empty() => {
+            let states: Vec<_> = states
+                .iter()
+                .map(|(state, number)| format!("{state} {}", grouped(*number)))
+                .collect();
+            lines.push(format!("states {}", states.join(", ")));
+        }
+        Some(_) => {}
+        None => lines.push("states and destinations: not among the foremost owners".to_owned()),
+    }
+    lines
+}

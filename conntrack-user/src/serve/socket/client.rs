@@ -1,0 +1,176 @@
+//! The command's side.
+
+use std::{
+    io::ErrorKind,
+    marker::PhantomData,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::de::DeserializeOwned;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::timeout,
+};
+
+use super::{
+    Hello, LINE_BYTES, PROTOCOL, Refusal, Request, SocketError, TopRequest, greeting, write_line,
+};
+use crate::{
+    events::{Event, Filter},
+    serve::top::{self, TopSample},
+};
+
+/// How long the agent may be without a word in answer to [`Remote::top`]: it says something every
+/// second, and takes at most this long to begin.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// What a refusal says, if the line is one.
+fn refusal(line: &[u8]) -> Option<String> {
+    serde_json::from_slice(line)
+        .ok()
+        .map(|refusal: Refusal| refusal.error)
+}
+
+/// What a running agent says, line by line: events, or what `top` shows.
+#[derive(Debug)]
+pub struct Remote<T = Event> {
+    path: PathBuf,
+    reader: BufReader<OwnedReadHalf>,
+    /// Kept open: closing it tells the agent that nobody reads any more.
+    _writer: OwnedWriteHalf,
+    line: Vec<u8>,
+    line_bytes: u64,
+    lines: PhantomData<fn() -> T>,
+}
+
+impl Remote<Event> {
+    /// Asks the agent at `path` for events; `None` if no agent runs there.
+    ///
+    /// # Errors
+    /// If there is one but it can't be asked.
+    pub async fn watch(path: &Path, filter: &Filter) -> Result<Option<Self>, SocketError> {
+        Self::ask(path, &Request::Watch(filter.clone()), LINE_BYTES).await
+    }
+
+    /// Waits for the next event; `None` when the agent has ended. May be cancelled.
+    ///
+    /// # Errors
+    /// If what comes is not an event.
+    pub async fn next(&mut self) -> Result<Option<Event>, SocketError> {
+        self.line().await
+    }
+}
+
+impl Remote<TopSample> {
+    /// Asks the agent at `path` for what there is, at each second or `once`; `None` if no agent runs
+    /// there.
+    ///
+    /// # Errors
+    /// If there is one but it can't be asked.
+    pub async fn top(path: &Path, once: bool) -> Result<Option<Self>, SocketError> {
+        Self::ask(path, &Request::Top(TopRequest { once }), top::LINE_BYTES).await
+    }
+
+    /// Waits for the next second; `None` when the agent has ended. May be cancelled.
+    ///
+    /// # Errors
+    /// If what comes is something else, or nothing comes for a long time.
+    pub async fn next(&mut self) -> Result<Option<TopSample>, SocketError> {
+        match timeout(SILENCE, self.line()).await {
+            Ok(result) => result,
+            Err(_) => Err(SocketError::Silent(self.path.clone())),
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Remote<T> {
+    /// Connects and asks.
+    async fn ask(
+        path: &Path,
+        request: &Request,
+        line_bytes: u64,
+    ) -> Result<Option<Self>, SocketError> {
+        let failed = |source| SocketError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let stream = match UnixStream::connect(path).await {
+            Ok(stream) => stream,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::ConnectionRefused
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let (reader, mut writer) = stream.into_split();
+        let mut reader = BufReader::new(reader);
+        let Some(line) = greeting(&mut reader).await.map_err(failed)? else {
+            return Ok(None);
+        };
+        let wrong = |reason| SocketError::Protocol {
+            path: path.to_owned(),
+            reason,
+        };
+        let hello: Hello = serde_json::from_slice(&line).map_err(|error| {
+            wrong(refusal(&line).unwrap_or_else(|| format!("no hello line ({error})")))
+        })?;
+        if hello.program != "ctpressure" || hello.protocol != PROTOCOL {
+            return Err(wrong(format!(
+                "{} {} has protocol {}, this is {PROTOCOL}",
+                hello.program, hello.version, hello.protocol
+            )));
+        }
+        write_line(&mut writer, request).await.map_err(failed)?;
+        Ok(Some(Self {
+            path: path.to_owned(),
+            reader,
+            _writer: writer,
+            line: Vec::new(),
+            line_bytes,
+            lines: PhantomData,
+        }))
+    }
+
+    /// The next line. What was read when this is cancelled is kept for the next call.
+    async fn line(&mut self) -> Result<Option<T>, SocketError> {
+        // One byte more than there may be tells a line that is too long from one that is cut off.
+        let room = (self.line_bytes + 1).saturating_sub(self.line.len() as u64);
+        let mut limited = (&mut self.reader).take(room);
+        let read = limited.read_until(b'\n', &mut self.line).await;
+        read.map_err(|source| SocketError::Io {
+            path: self.path.clone(),
+            source,
+        })?;
+        let wrong = |reason| SocketError::Protocol {
+            path: self.path.clone(),
+            reason,
+        };
+        if self.line.len() as u64 > self.line_bytes {
+            return Err(wrong(format!(
+                "a line of more than {} bytes",
+                self.line_bytes
+            )));
+        }
+        if self.line.last() != Some(&b'\n') {
+            return Ok(None);
+        }
+        let value = serde_json::from_slice(&self.line)
+            .map_err(|error| wrong(refusal(&self.line).unwrap_or_else(|| error.to_string())))?;
+        self.line.clear();
+        Ok(Some(value))
+    }
+
+    /// Whether another whole line is already here.
+    pub fn has_more(&self) -> bool {
+        self.reader.buffer().contains(&b'\n')
+    }
+}

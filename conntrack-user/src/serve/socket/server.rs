@@ -1,0 +1,243 @@
+//! The agent's side.
+
+use std::{
+    convert::Infallible,
+    fs,
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use nix::sys::stat::{Mode, umask};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::Semaphore,
+    task::spawn_local,
+    time::{sleep, timeout},
+};
+
+use super::{
+    GREETING_TIME, Hello, LINE_BYTES, PROTOCOL, Refusal, Request, SocketError, TopRequest,
+    WRITE_TIME, greeting, write_line,
+};
+use crate::{
+    agent::Handle,
+    events::Filter,
+    serve::top::{self, TopSample},
+};
+
+/// Clients at a time.
+const CLIENTS: usize = 16;
+
+/// The listening socket; its file goes when this is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of our file: another agent's is left alone.
+    identity: Option<(u64, u64)>,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            // If it stays, the next agent finds that nobody listens and replaces it.
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path)
+        .ok()
+        .map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+impl Socket {
+    /// Makes the socket, its folder too; replaces one that nobody listens on.
+    ///
+    /// # Errors
+    /// If another agent listens there, or the file can't be made.
+    pub async fn bind(path: &Path) -> Result<Self, SocketError> {
+        let failed = |source| SocketError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        if let Some(folder) = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(folder)
+                .map_err(failed)?;
+        }
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if !metadata.file_type().is_socket() => {
+                return Err(SocketError::NotASocket(path.to_owned()));
+            }
+            Ok(_) if is_served(path).await.map_err(failed)? => {
+                return Err(SocketError::Taken(path.to_owned()));
+            }
+            Ok(_) => match fs::remove_file(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+                // Removed, or an agent that was just ending did it.
+                _ => {}
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        // Mode 0600 from the first moment on. Nothing else makes files meanwhile: the agent has
+        // one thread until it serves.
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let bound = UnixListener::bind(path);
+        umask(before);
+        let listener = bound.map_err(failed)?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            identity: identity(path),
+        })
+    }
+
+    /// Serves clients for as long as it is polled, inside a [`tokio::task::LocalSet`].
+    pub async fn serve(self, agent: Handle) -> Infallible {
+        let slots = Arc::new(Semaphore::new(CLIENTS));
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a client");
+                    sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                tracing::warn!("too many clients on the local socket");
+                // Fits into an empty socket buffer; and if not, it still ends.
+                drop(stream.try_write(b"{\"error\":\"the agent has too many clients\"}\n"));
+                continue;
+            };
+            let agent = agent.clone();
+            spawn_local(async move {
+                if let Err(error) = client(stream, &agent).await {
+                    tracing::debug!(%error, "a client of the local socket is gone");
+                }
+                drop(slot);
+            });
+        }
+    }
+}
+
+/// One client, from hello to its end.
+async fn client(stream: UnixStream, agent: &Handle) -> io::Result<()> {
+    let peer = stream.peer_cred()?.uid();
+    if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
+        return Err(io::Error::new(
+            ErrorKind::PermissionDenied,
+            format!("user {peer}"),
+        ));
+    }
+    let (reader, mut writer) = stream.into_split();
+    let hello = Hello {
+        program: "ctpressure".to_owned(),
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    write_line(&mut writer, &hello).await?;
+    let mut reader = BufReader::new(reader).take(LINE_BYTES);
+    let mut line = Vec::new();
+    timeout(GREETING_TIME, reader.read_until(b'\n', &mut line)).await??;
+    let mut reader = reader.into_inner();
+    match serde_json::from_slice(&line) {
+        Ok(Request::Watch(filter)) => watch(filter, &mut reader, &mut writer, agent).await,
+        Ok(Request::Top(TopRequest { once: true })) => {
+            let sample = top::settled(&mut agent.snapshots()).await;
+            write_line(&mut writer, &sample).await
+        }
+        Ok(Request::Top(TopRequest { once: false })) => {
+            follow(&mut reader, &mut writer, agent).await
+        }
+        Err(error) => {
+            let error = format!("not a request that this agent knows: {error}");
+            write_line(&mut writer, &Refusal { error }).await
+        }
+    }
+}
+
+/// Sends events until one side closes.
+async fn watch(
+    filter: Filter,
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+    agent: &Handle,
+) -> io::Result<()> {
+    let mut subscription = agent.subscribe(filter).map_err(io::Error::other)?;
+    let mut events = Vec::new();
+    let mut bytes = Vec::new();
+    let mut ignored = [0; 64];
+    loop {
+        tokio::select! {
+            more = subscription.next(&mut events) => more.map_err(io::Error::other)?,
+            // Nothing more is asked: this is how a client's end is noticed while nothing happens.
+            read = reader.read(&mut ignored) => if read? == 0 { return Ok(()) } else { continue },
+        }
+        for event in events.drain(..) {
+            event.write_json(&mut bytes);
+        }
+        timeout(WRITE_TIME, writer.write_all(&bytes)).await??;
+        bytes.clear();
+    }
+}
+
+/// Sends what there is at each second until one side closes.
+async fn follow(
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+    agent: &Handle,
+) -> io::Result<()> {
+    let mut snapshots = agent.snapshots();
+    let mut ignored = [0; 64];
+    snapshots.mark_changed();
+    loop {
+        tokio::select! {
+            changed = snapshots.changed() => if changed.is_err() { return Ok(()) },
+            read = reader.read(&mut ignored) => if read? == 0 { return Ok(()) } else { continue },
+        }
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        write_line(writer, &TopSample::new(&snapshot, SystemTime::now())).await?;
+    }
+}
+
+/// Whether somebody serves the socket; waits while one who was killed is being taken apart.
+async fn is_served(path: &Path) -> io::Result<bool> {
+    for _ in 0..20 {
+        let stream = match UnixStream::connect(path).await {
+            Ok(stream) => stream,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionRefused | ErrorKind::NotFound
+                ) =>
+            {
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        match greeting(&mut BufReader::new(stream)).await {
+            Ok(None) => sleep(Duration::from_millis(250)).await,
+            Ok(Some(_)) => return Ok(true),
+            // It is there but does not speak: stopped, perhaps.
+            Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}

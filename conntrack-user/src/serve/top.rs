@@ -1,0 +1,531 @@
+//! What `ctpressure top` shows, once a second: what the agent sends by its local socket, what the
+//! command makes of its own snapshots without an agent, and what `top -o json` prints.
+//!
+//! One object:
+//!
+//! | field | what it is |
+//! |---|---|
+//! | `time` | seconds since 1970 |
+//! | `uptime_seconds` | since the agent began |
+//! | `state`, `reason` | `waiting`, `attached` or `degraded`, and why not everything is seen |
+//! | `kernel` | its release |
+//! | `limit`, `buckets`, `table_bytes` | what all tables share; null: not known; `limit` 0: none |
+//! | `tables` | `netns`, `name`, `entries`, `occupancy` (of the limit, 0 to 1), `pressure`, `seconds_to_full`; at most [`TABLES`], the host's first |
+//! | `other_tables` | `number` and `entries` of those that are not shown |
+//! | `totals` | `inserts`, `deletes`, `evictions`, `drops` by reason, since the agent began; `inserts_per_second`, `deletes_per_second`, `drops_per_second`; `lost`: events without detail |
+//! | `owners` | below; at most [`OWNERS`], most live entries first |
+//! | `other_owners` | `number`, `live`, `inserts`, `deletes`, `drops` of those that are not shown |
+//! | `census` | whether the entries from before the agent began are charged to owners |
+//!
+//! One owner: `slot`, `kind`, `name`, `namespace`, `pod`, `unit` (empty ones left out), `present`;
+//! `live`, `live_egress`, `live_ingress`, `live_share` (of all entries), `limit_share`; totals
+//! `inserts`, `deletes`, `drops`, `drops_by_reason`, `victims` (its entries that were evicted),
+//! `causes` (evictions for its sake); rates `inserts_per_second`, `deletes_per_second`,
+//! `drops_per_second`, each over `1s`, `10s` and `60s`; `insert_share`, `drop_share` (0 to 1, of the last
+//! ten seconds); `lifetime` (`is`: `about`, `at_least` or `at_most`; `seconds`; `error`). The [`DETAILED`] foremost also
+//! have `states` (at the last census) and `destinations`: `inserts` (real servers), `services` (as
+//! asked for) and `drops`, each with `window_seconds`, `total`, `others_at_most` and `destinations`
+//! (`address`, `port`, `protocol`, `count`, `error`, `share`, `per_second`); the others have null.
+//!
+//! A line is never longer than [`LINE_BYTES`].
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use conntrack_ebpf::record::DropReason;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    agent::{OwnerSample, Snapshot, State, Table, Tops},
+    owners::OwnerKind,
+    pressure::{
+        destinations::{Destination, Top},
+        lifetime::Lifetime,
+        rate::Rates,
+        state::Pressure,
+    },
+};
+
+/// Tables that a line has at most.
+pub const TABLES: usize = 1024;
+/// Owners that a line has at most.
+pub const OWNERS: usize = 2048;
+/// Owners whose destinations and states a line has at most.
+pub const DETAILED: usize = 256;
+/// Bytes of a line at most.
+pub const LINE_BYTES: u64 = 16 << 20;
+/// Bytes that are kept of a name, or of the reason.
+const NAME_BYTES: usize = 255;
+/// States of an owner that are kept.
+const STATES: usize = 16;
+/// How long [`settled`] waits for rates and the first census, after the first sample.
+const SETTLE: Duration = Duration::from_millis(2500);
+/// How long [`settled`] waits for the first sample.
+const FIRST: Duration = Duration::from_secs(8);
+
+/// What is shown at one second. See the [module](self).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TopSample {
+    /// Seconds since 1970.
+    pub time: f64,
+    /// Seconds since the agent began.
+    pub uptime_seconds: f64,
+    /// What can be seen.
+    pub state: State,
+    /// Why not all.
+    pub reason: Option<String>,
+    /// The kernel's release.
+    pub kernel: String,
+    /// Entries that each table may hold; 0: any number; `None`: not known.
+    pub limit: Option<u64>,
+    /// Buckets of the hash that all tables share.
+    pub buckets: Option<u64>,
+    /// Kernel memory of entries and buckets.
+    pub table_bytes: Option<u64>,
+    /// Tables, the host's first.
+    pub tables: Vec<TableRow>,
+    /// Tables that are not shown.
+    pub other_tables: OtherTables,
+    /// Over all tables.
+    pub totals: TotalsRow,
+    /// Owners, most live entries first.
+    pub owners: Vec<OwnerRow>,
+    /// Owners that are not shown.
+    pub other_owners: OtherOwners,
+    /// Whether a census has charged the entries from before the agent began.
+    pub census: bool,
+}
+
+/// One table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TableRow {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// `host`, a name in /run/netns, or the inode number.
+    pub name: String,
+    /// Entries in it.
+    pub entries: u64,
+    /// Part of the limit, 0 to 1; `None`: no limit.
+    pub occupancy: Option<f64>,
+    /// How close it is to losing packets.
+    pub pressure: Pressure,
+    /// Seconds until it is full; `None`: it is not filling.
+    pub seconds_to_full: Option<f64>,
+}
+
+/// Tables that are not shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherTables {
+    /// How many.
+    pub number: u64,
+    /// Entries in them.
+    pub entries: u64,
+}
+
+/// What all tables together did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TotalsRow {
+    /// Entries that entered, since the agent began.
+    pub inserts: u64,
+    /// Entries that left.
+    pub deletes: u64,
+    /// Live entries that were removed to make room.
+    pub evictions: u64,
+    /// Packets lost, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// Inserts a second, over the last ten.
+    pub inserts_per_second: f64,
+    /// Deletes a second, over the last ten.
+    pub deletes_per_second: f64,
+    /// Packets lost a second, over the last ten.
+    pub drops_per_second: f64,
+    /// Events whose detail did not reach user space; their counts are exact all the same.
+    pub lost: u64,
+}
+
+/// One owner.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OwnerRow {
+    /// Its slot.
+    pub slot: u32,
+    /// What sort it is.
+    pub kind: OwnerKind,
+    /// What to call it: `namespace/pod`, the unit, `host` or `unknown`.
+    pub name: String,
+    /// Kubernetes namespace of a pod.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// Name of a pod, or its UID.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pod: String,
+    /// systemd unit, or a container outside Kubernetes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unit: String,
+    /// It is there; else it is gone and may still have entries.
+    pub present: bool,
+    /// Entries in both directions.
+    pub live: u64,
+    /// Of connections that it opened.
+    pub live_egress: u64,
+    /// Of connections to it.
+    pub live_ingress: u64,
+    /// Its part of all entries, 0 to 1.
+    pub live_share: f64,
+    /// Its entries as a part of the limit, 0 to 1; `None`: no limit.
+    pub limit_share: Option<f64>,
+    /// Entries that entered.
+    pub inserts: u64,
+    /// Entries that left.
+    pub deletes: u64,
+    /// Packets lost.
+    pub drops: u64,
+    /// The same by reason.
+    pub drops_by_reason: BTreeMap<String, u64>,
+    /// Its entries that were evicted.
+    pub victims: u64,
+    /// Entries of anybody that were evicted for its sake.
+    pub causes: u64,
+    /// Entries that enter, a second.
+    pub inserts_per_second: Rates,
+    /// Entries that leave, a second.
+    pub deletes_per_second: Rates,
+    /// Packets lost, a second.
+    pub drops_per_second: Rates,
+    /// Its part of what entered in the last ten seconds, 0 to 1.
+    pub insert_share: f64,
+    /// Its part of the packets lost in the last ten seconds, 0 to 1.
+    pub drop_share: f64,
+    /// Mean lifetime of its entries; `None`: too few inserts to say.
+    pub lifetime: Option<Lifetime>,
+    /// States of its entries at the last census; `None`: not among the foremost.
+    pub states: Option<Vec<(String, u64)>>,
+    /// Where its connections go; `None`: not among the foremost.
+    pub destinations: Option<Tops>,
+}
+
+/// Owners that are not shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherOwners {
+    /// How many.
+    pub number: u64,
+    /// Their entries.
+    pub live: u64,
+    /// Entries that entered.
+    pub inserts: u64,
+    /// Entries that left.
+    pub deletes: u64,
+    /// Packets lost.
+    pub drops: u64,
+}
+
+/// Three places; JSON knows no infinity.
+fn rounded(number: f64) -> f64 {
+    if number.is_finite() {
+        (number * 1000.0).round() / 1000.0
+    } else {
+        0.0
+    }
+}
+
+/// Over ten seconds.
+pub fn rate(rates: &Rates) -> f64 {
+    rates.ten_seconds.unwrap_or(0.0)
+}
+
+fn rounded_rates(rates: &Rates) -> Rates {
+    Rates {
+        second: rates.second.map(rounded),
+        ten_seconds: rates.ten_seconds.map(rounded),
+        minute: rates.minute.map(rounded),
+    }
+}
+
+fn rounded_top(top: &Top) -> Top {
+    Top {
+        window_seconds: rounded(top.window_seconds),
+        total: rounded(top.total),
+        others_at_most: rounded(top.others_at_most),
+        destinations: top
+            .destinations
+            .iter()
+            .map(|destination| Destination {
+                count: rounded(destination.count),
+                error: rounded(destination.error),
+                share: rounded(destination.share),
+                per_second: rounded(destination.per_second),
+                ..destination.clone()
+            })
+            .collect(),
+    }
+}
+
+/// The text without control characters, cut to what is kept.
+fn cut(text: &str) -> String {
+    let mut kept = String::new();
+    for character in text.chars() {
+        if kept.len() + character.len_utf8() > NAME_BYTES {
+            break;
+        }
+        kept.push(if character.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            character
+        });
+    }
+    kept
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+fn part(entries: u64, limit: u64) -> Option<f64> {
+    (limit > 0).then(|| rounded(entries as f64 / limit as f64))
+}
+
+impl TopSample {
+    /// What a snapshot says; `now`: when it was made.
+    pub fn new(snapshot: &Snapshot, now: SystemTime) -> Self {
+        let owners = ordered(&snapshot.owners);
+        let detailed = foremost(&owners);
+        let (shown, others) = chosen(&owners, &detailed);
+        let limit = snapshot.limit.unwrap_or(0);
+        let (tables, other_tables) = tables(&snapshot.tables, limit);
+        let sum = |of: fn(&OwnerSample) -> &Rates| {
+            rounded(owners.iter().map(|owner| rate(of(owner))).sum::<f64>())
+        };
+        let totals = &snapshot.totals;
+        let lost = &totals.lost;
+        Self {
+            time: rounded(
+                now.duration_since(UNIX_EPOCH)
+                    .unwrap_or_default()
+                    .as_secs_f64(),
+            ),
+            uptime_seconds: rounded(snapshot.uptime_seconds),
+            state: snapshot.state,
+            reason: snapshot.reason.as_deref().map(cut),
+            kernel: cut(&snapshot.kernel.release),
+            limit: snapshot.limit,
+            buckets: snapshot.buckets,
+            table_bytes: snapshot.table_bytes,
+            tables,
+            other_tables,
+            totals: TotalsRow {
+                inserts: totals.inserts,
+                deletes: totals.deletes,
+                evictions: totals.evictions,
+                drops: [
+                    (DropReason::TableFull, Some(totals.drops.table_full)),
+                    (DropReason::Clash, Some(totals.drops.clash)),
+                    (DropReason::ChainTooLong, totals.drops.chain_too_long),
+                    (DropReason::Dying, totals.drops.dying),
+                ]
+                .into_iter()
+                .filter_map(|(reason, number)| Some((reason.name().to_owned(), number?)))
+                .filter(|(_, number)| *number > 0)
+                .collect(),
+                inserts_per_second: sum(|owner| &owner.activity.inserts_per_second),
+                deletes_per_second: sum(|owner| &owner.activity.deletes_per_second),
+                drops_per_second: sum(|owner| &owner.activity.drops_per_second),
+                lost: lost.insert_records
+                    + lost.drop_records
+                    + lost.eviction_records
+                    + lost.drops_not_detailed
+                    + lost.evictions_not_detailed,
+            },
+            owners: shown
+                .iter()
+                .map(|owner| OwnerRow::new(owner, detailed.contains(&owner.slot)))
+                .collect(),
+            other_owners: others
+                .iter()
+                .fold(OtherOwners::default(), |others, owner| OtherOwners {
+                    number: others.number + 1,
+                    live: others.live + owner.live(),
+                    inserts: others.inserts + owner.egress.inserts + owner.ingress.inserts,
+                    deletes: others.deletes + owner.egress.deletes + owner.ingress.deletes,
+                    drops: others.drops + dropped(owner),
+                }),
+            census: snapshot.recount.times > 0,
+        }
+    }
+
+    /// Whether there are rates and everything is charged to its owner.
+    pub fn is_settled(&self) -> bool {
+        self.census
+            && self
+                .owners
+                .iter()
+                .any(|owner| owner.inserts_per_second.second.is_some())
+    }
+
+    /// Packets lost, for any reason.
+    pub fn drops(&self) -> u64 {
+        self.totals.drops.values().sum()
+    }
+}
+
+/// The first snapshot with rates and a census; after a time whatever there is.
+pub async fn settled(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> TopSample {
+    let mut deadline = Instant::now() + FIRST;
+    let mut began = false;
+    loop {
+        let sample = TopSample::new(&snapshots.borrow_and_update(), SystemTime::now());
+        if sample.is_settled() {
+            return sample;
+        }
+        if !began && sample.uptime_seconds > 0.0 {
+            began = true;
+            deadline = Instant::now() + SETTLE;
+        }
+        match timeout_at(deadline, snapshots.changed()).await {
+            Ok(Ok(())) => {}
+            // Time is up, or the agent has ended.
+            _ => return sample,
+        }
+    }
+}
+
+/// Owners that have, or had, anything: most live entries first.
+fn ordered(owners: &[OwnerSample]) -> Vec<&OwnerSample> {
+    let mut owners: Vec<_> = owners.iter().collect();
+    owners.sort_by_key(|owner| (Reverse(owner.live()), owner.slot));
+    owners
+}
+
+/// Those that are shown, and the others: the foremost have a place, whatever they hold.
+fn chosen<'a>(
+    owners: &[&'a OwnerSample],
+    foremost: &BTreeSet<u32>,
+) -> (Vec<&'a OwnerSample>, Vec<&'a OwnerSample>) {
+    let mut room = OWNERS.saturating_sub(foremost.len());
+    owners.iter().partition(|owner| {
+        foremost.contains(&owner.slot) || {
+            let fits = room > 0;
+            room = room.saturating_sub(1);
+            fits
+        }
+    })
+}
+
+/// Slots of the owners whose destinations are worth their bytes: first by live entries, by inserts
+/// or by drops.
+fn foremost(owners: &[&OwnerSample]) -> BTreeSet<u32> {
+    if owners.len() <= DETAILED {
+        return owners.iter().map(|owner| owner.slot).collect();
+    }
+    let by = |of: fn(&OwnerSample) -> f64| {
+        let mut owners = owners.to_vec();
+        owners.sort_by(|one, other| of(other).total_cmp(&of(one)));
+        owners.truncate(DETAILED / 3);
+        owners
+    };
+    let mut slots = BTreeSet::new();
+    for order in [
+        by(|owner| owner.activity.live_share),
+        by(|owner| rate(&owner.activity.inserts_per_second)),
+        by(|owner| rate(&owner.activity.drops_per_second)),
+    ] {
+        slots.extend(order.iter().map(|owner| owner.slot));
+    }
+    slots
+}
+
+/// The host's table and the fullest ones, in the order of the snapshot.
+fn tables(all: &[Table], limit: u64) -> (Vec<TableRow>, OtherTables) {
+    let mut places: Vec<usize> = (0..all.len()).collect();
+    places.sort_by_key(|place| (*place != 0, Reverse(all[*place].entries)));
+    let mut shown: Vec<usize> = places.iter().copied().take(TABLES).collect();
+    shown.sort_unstable();
+    let rows = shown
+        .into_iter()
+        .map(|place| TableRow {
+            netns: all[place].netns,
+            name: cut(&all[place].name),
+            entries: all[place].entries,
+            occupancy: part(all[place].entries, limit),
+            pressure: all[place].pressure,
+            seconds_to_full: all[place]
+                .seconds_to_full
+                .filter(|seconds| seconds.is_finite())
+                .map(rounded),
+        })
+        .collect();
+    let others = &places[places.len().min(TABLES)..];
+    let others = OtherTables {
+        number: others.len() as u64,
+        entries: others.iter().map(|place| all[*place].entries).sum(),
+    };
+    (rows, others)
+}
+
+fn dropped(owner: &OwnerSample) -> u64 {
+    let sum = |drops: &[u64]| drops.iter().sum::<u64>();
+    sum(&owner.egress.drops) + sum(&owner.ingress.drops)
+}
+
+impl OwnerRow {
+    fn new(sample: &OwnerSample, detailed: bool) -> Self {
+        let OwnerSample {
+            egress,
+            ingress,
+            activity,
+            ..
+        } = sample;
+        let labels = sample.owner.labels();
+        Self {
+            slot: sample.slot,
+            kind: sample.owner.kind,
+            name: sample.owner.name().chars().take(2 * NAME_BYTES).collect(),
+            namespace: cut(labels.namespace),
+            pod: cut(labels.pod),
+            unit: cut(labels.unit),
+            present: sample.present,
+            live: sample.live(),
+            live_egress: egress.live,
+            live_ingress: ingress.live,
+            live_share: rounded(activity.live_share),
+            limit_share: activity.limit_share.map(rounded),
+            inserts: egress.inserts + ingress.inserts,
+            deletes: egress.deletes + ingress.deletes,
+            drops: dropped(sample),
+            drops_by_reason: DropReason::ALL
+                .into_iter()
+                .map(|reason| {
+                    let number = egress.dropped(reason) + ingress.dropped(reason);
+                    (reason.name().to_owned(), number)
+                })
+                .filter(|(_, number)| *number > 0)
+                .collect(),
+            victims: egress.victims + ingress.victims,
+            causes: egress.causes + ingress.causes,
+            inserts_per_second: rounded_rates(&activity.inserts_per_second),
+            deletes_per_second: rounded_rates(&activity.deletes_per_second),
+            drops_per_second: rounded_rates(&activity.drops_per_second),
+            insert_share: rounded(activity.insert_share),
+            drop_share: rounded(activity.drop_share),
+            lifetime: activity.lifetime.map(|lifetime| Lifetime {
+                seconds: rounded(lifetime.seconds),
+                error: rounded(lifetime.error),
+                ..lifetime
+            }),
+            states: detailed.then(|| activity.states.iter().take(STATES).cloned().collect()),
+            destinations: detailed.then(|| Tops {
+                inserts: rounded_top(&sample.destinations.inserts),
+                services: rounded_top(&sample.destinations.services),
+                drops: rounded_top(&sample.destinations.drops),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod example;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+use std::net::IpAddr;
+
+use super::*;
+use crate::{
+    agent::channel,
+    owners::Owner,
+    pressure::destinations::{Destination, Top},
+};
+
+fn sample() -> TopSample {
+    TopSample::new(
+        &example::snapshot(),
+        UNIX_EPOCH + Duration::from_millis(1_700_000_000_250),
+    )
+}
+
+#[test]
+fn it_says_who_fills_the_table_and_who_suffers() {
+    let sample = sample();
+    assert!((sample.time - 1_700_000_000.25).abs() < 1e-6);
+    let names: Vec<_> = sample.owners.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "metrics/aggregator-0",
+            "shop/cart-1",
+            "host",
+            "sshd.service",
+            "unknown"
+        ]
+    );
+    let live: u64 = sample.owners.iter().map(|row| row.live).sum();
+    let entries: u64 = sample.tables.iter().map(|table| table.entries).sum();
+    assert_eq!(live, entries);
+    let cart = &sample.owners[1];
+    assert_eq!((cart.drops, cart.victims), (177, 41));
+    assert_eq!(cart.drops_by_reason["clash"], 7);
+    assert_eq!(sample.tables[0].occupancy, Some(0.995));
+    assert_eq!(sample.drops(), 177);
+    assert!((sample.totals.inserts_per_second - 1_500.0).abs() < 1e-9);
+    assert!(sample.is_settled());
+}
+
+#[test]
+fn json_there_and_back() {
+    let sample = sample();
+    let json = serde_json::to_string(&sample).expect("JSON");
+    let back: TopSample = serde_json::from_str(&json).expect("the same type");
+    assert_eq!(back, sample);
+    let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(value["state"], "attached");
+    assert_eq!(value["tables"][0]["pressure"], "full");
+    let owner = &value["owners"][0];
+    assert_eq!(owner["kind"], "pod");
+    assert_eq!(owner["lifetime"]["is"], "at_least");
+    assert_eq!(owner["inserts_per_second"]["10s"], 1_500.0);
+    let first = &owner["destinations"]["inserts"]["destinations"][0];
+    assert_eq!(first["address"], "10.96.0.10");
+    assert_eq!(first["error"], 2.0);
+}
+
+#[test]
+fn before_there_is_anything() {
+    let sample = TopSample::new(&Snapshot::default(), UNIX_EPOCH);
+    let json = serde_json::to_string(&sample).expect("JSON");
+    let back: TopSample = serde_json::from_str(&json).expect("the same type");
+    assert_eq!(back, sample);
+    assert!(!sample.is_settled());
+    assert_eq!(sample.reason.as_deref(), Some("not attached yet"));
+}
+
+/// Everything as long as it can be: the longest line there is.
+fn longest() -> Snapshot {
+    let mut snapshot = example::snapshot();
+    let huge = u64::MAX >> 20;
+    let name = "\"".repeat(NAME_BYTES);
+    let top = Top {
+        window_seconds: f64::MAX.sqrt(),
+        total: 1.0 / 3.0,
+        others_at_most: 1.0 / 3.0,
+        destinations: vec![
+            Destination {
+                address: IpAddr::from([u16::MAX; 8]),
+                port: Some(u16::MAX),
+                protocol: "icmpv6".to_owned(),
+                count: 1e5 / 3.0,
+                error: 1e5 / 3.0,
+                share: 1.0 / 3.0,
+                per_second: 1e5 / 3.0,
+            };
+            5
+        ],
+    };
+    let owner = |slot: u32| {
+        let pod = Owner::pod(&name, Some((&name, &name))).with(|details| {
+            details.unit.clone_from(&name);
+        });
+        let mut owner = example::owner(slot, pod, huge);
+        owner.egress.drops = [huge; DropReason::ALL.len()];
+        owner.activity.inserts_per_second = example::rates(1e7 / 3.0);
+        owner.activity.deletes_per_second = example::rates(1e7 / 3.0);
+        owner.activity.drops_per_second = example::rates(f64::from(slot));
+        owner.activity.live_share = f64::from(slot % 511);
+        owner.activity.states = vec![("TIME_WAIT".repeat(2), huge); 40];
+        owner.destinations = Tops {
+            inserts: top.clone(),
+            services: top.clone(),
+            drops: top.clone(),
+        };
+        owner
+    };
+    snapshot.owners = (0..65_536).map(owner).collect();
+    let table = snapshot.tables[0].clone();
+    snapshot.tables = (0..5_000)
+        .map(|netns| Table {
+            netns,
+            name: name.clone(),
+            entries: huge,
+            seconds_to_full: Some(1e9 / 3.0),
+            ..table.clone()
+        })
+        .collect();
+    snapshot.reason = Some("\"".repeat(1 << 20));
+    snapshot
+}
+
+#[test]
+fn a_line_is_bounded_and_what_is_left_out_is_summed() {
+    let snapshot = longest();
+    let sample = TopSample::new(&snapshot, SystemTime::now());
+    assert_eq!(sample.owners.len(), OWNERS);
+    assert_eq!(sample.tables.len(), TABLES);
+    let live = sample.owners.iter().map(|row| row.live).sum::<u64>() + sample.other_owners.live;
+    assert_eq!(
+        live,
+        snapshot.owners.iter().map(OwnerSample::live).sum::<u64>()
+    );
+    assert_eq!(
+        sample.other_owners.number,
+        (snapshot.owners.len() - OWNERS) as u64
+    );
+    assert_eq!(sample.other_tables.number, (5_000 - TABLES) as u64);
+    let detailed = sample
+        .owners
+        .iter()
+        .filter(|row| row.destinations.is_some());
+    assert!(detailed.count() <= DETAILED);
+    let bytes = serde_json::to_vec(&sample).expect("JSON").len() as u64;
+    assert!(bytes > 4 << 20, "not the longest one: {bytes}");
+    assert!(bytes < LINE_BYTES, "{bytes}");
+}
+
+#[test]
+fn who_suffers_has_details_however_many_owners_there_are() {
+    let mut snapshot = example::snapshot();
+    let many = (10..5_000).map(|slot| {
+        example::owner(
+            slot,
+            Owner::pod(&slot.to_string(), Some(("many", "pod"))),
+            u64::from(slot),
+        )
+    });
+    snapshot.owners.extend(many);
+    let sample = TopSample::new(&snapshot, SystemTime::now());
+    let cart = sample.owners.iter().find(|row| row.name == "shop/cart-1");
+    assert!(cart.expect("it is shown").destinations.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_waits_for_rates_but_not_for_ever() {
+    let (publisher, handle) = channel();
+    let begin = Instant::now();
+    let sample = settled(&mut handle.snapshots()).await;
+    assert!(sample.owners.is_empty());
+    assert_eq!(begin.elapsed(), FIRST);
+
+    publisher.publish(Snapshot {
+        recount: crate::agent::Recount::default(),
+        ..example::snapshot()
+    });
+    let begin = Instant::now();
+    assert!(!settled(&mut handle.snapshots()).await.census);
+    assert_eq!(begin.elapsed(), SETTLE);
+
+    let mut snapshots = handle.snapshots();
+    let (sample, ()) = tokio::join!(settled(&mut snapshots), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        publisher.publish(example::snapshot());
+    });
+    assert!(sample.is_settled());
+}
