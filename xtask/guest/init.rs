@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{chroot, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -62,6 +62,7 @@ fn main() {
 }
 
 fn run() -> Result<()> {
+    cover_root()?;
     for (kind, place, needed) in MOUNTS {
         let mounted = fs::create_dir_all(place)
             .map_err(anyhow::Error::from)
@@ -93,6 +94,21 @@ fn run() -> Result<()> {
     let status = run_script(&job.join(frame::JOB_SCRIPT), &port)?;
     send_files(&job.join(frame::JOB_FETCH), &port)?;
     send(&port, Kind::Status, &status.to_le_bytes())
+}
+
+/// Puts a mount over the kernel's first file system: out of that one itself nobody can `pivot_root`,
+/// which is how container runtimes enter a container.
+fn cover_root() -> Result<()> {
+    const OVER: &str = "/run";
+    let mount_as = |from: &str, to: &str, flags| {
+        mount(Some(from), to, None::<&str>, flags, None::<&str>)
+            .with_context(|| format!("mount {from} on {to}"))
+    };
+    mount_as("/", OVER, MsFlags::MS_BIND)?;
+    std::env::set_current_dir(OVER).with_context(|| format!("enter {OVER}"))?;
+    mount_as(".", "/", MsFlags::MS_MOVE)?;
+    chroot(".").context("enter the new root")?;
+    std::env::set_current_dir("/").context("enter the new root")
 }
 
 fn load_modules(list: &Path) -> Result<()> {

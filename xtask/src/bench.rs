@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cache::Cache;
+use crate::groups::Group;
 use crate::initramfs::Content;
 use crate::qemu::Machine;
 use crate::vm::{Guest, Outcome, Stream};
@@ -127,7 +128,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
             script: SCRIPT.as_bytes(),
             init: &init,
             binaries: &binaries,
-            bpftrace: true,
+            groups: &[Group::Bpftrace],
             put: &[],
             fetch: &[],
         },

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::cache::Cache;
+use crate::groups::Group;
 use crate::initramfs::Content;
 use crate::kernels::Kernel;
 use crate::qemu::{Machine, Qemu};
@@ -97,6 +98,7 @@ impl Report {
 /// Runs the scenarios on each kernel, as many guests at once as there are CPUs for.
 pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> Result<Tally> {
     setup::ensure(cache, &setup::steps_for_guests(true))?;
+    setup::ensure(cache, &[setup::Step::Containers])?;
     let mut tally = Tally::default();
     let mut kernels: VecDeque<(Qemu, Kernel)> = VecDeque::new();
     for prefix in prefixes {
@@ -127,7 +129,7 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
         script: &[],
         init: &init,
         binaries: &binaries,
-        bpftrace: false,
+        groups: &[Group::Containers],
         put: &put,
         fetch: &[],
     };
