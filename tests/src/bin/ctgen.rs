@@ -1,6 +1,6 @@
 //! `ctgen`: new flows of chosen tuples for the tests and benchmarks of ctpressure.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
@@ -9,6 +9,7 @@ use ctpressure_tests::traffic::{
     flow::{Addresses, Family, Plan, Ports, Protocol},
     send::{self, Pace},
     sockets::{self, Transport},
+    worker,
 };
 use ipnet::IpNet;
 
@@ -33,6 +34,18 @@ enum Command {
         /// Address and port of both.
         #[arg(long, default_value = "[::]:7000")]
         listen: SocketAddr,
+    },
+    /// Does nothing until it is ended: what holds a pod's namespaces.
+    Pause,
+    /// Runs `ctgen` with the arguments that it is sent, until it is ended.
+    Worker {
+        /// Unix socket to make. A caller sends a line with a JSON array of arguments, and reads a
+        /// JSON object with what that run printed.
+        #[arg(long)]
+        socket: PathBuf,
+        /// Answer TCP connections and UDP datagrams here meanwhile.
+        #[arg(long)]
+        listen: Option<SocketAddr>,
     },
     /// Nanoseconds of `CLOCK_MONOTONIC` for new loopback UDP flows, the sends only.
     BenchSend {
@@ -172,6 +185,10 @@ fn run(cli: Cli) -> Result<()> {
             print(&sockets::connect(transport, destination, flows, hold)?)
         }
         Command::Serve { listen } => sockets::serve(listen),
+        Command::Pause => loop {
+            nix::unistd::pause();
+        },
+        Command::Worker { socket, listen } => worker::work(&socket, listen),
         Command::BenchSend { flows } => print(&bench::send(flows)?),
         Command::BenchEnd { flows } => print(&bench::end(flows)?),
     }
