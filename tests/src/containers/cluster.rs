@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::IpAddr,
     path::Path,
     sync::{Mutex, PoisonError},
     thread,
@@ -23,6 +24,64 @@ const RECORD: &str = "/run/pod-cluster.json";
 
 /// Sandboxes that are made at the same time: more only wait for the CPUs.
 const AT_ONCE: usize = 4;
+
+/// The Service that the clients ask.
+pub const SERVICE: &str = "10.96.0.1";
+/// Its port.
+pub const SERVICE_PORT: u16 = 80;
+
+/// Clients of the Service.
+pub const CLIENTS: [&str; 5] = ["client-0", "client-1", "client-2", "client-3", "client-4"];
+/// Those that serve it.
+pub const SERVERS: [&str; 3] = ["server-0", "server-1", "server-2"];
+/// A pod with the node's network.
+pub const NODE_AGENT: &str = "node-agent";
+/// A pod with rules of its own, and so with a table of its own.
+pub const FIREWALLED: &str = "firewalled";
+/// A pod that has IPv6 addresses only.
+pub const SIX: &str = "six";
+/// A pod that is asked from outside.
+pub const WEB: &str = "web";
+/// The port of the node that leads to [`WEB`].
+pub const WEB_HOST_PORT: u16 = 8080;
+/// A pod that opens many connections.
+pub const AGGREGATOR: &str = "aggregator";
+/// A pod that has nothing to do with them.
+pub const BYSTANDER: &str = "bystander";
+/// A pod that floods.
+pub const ATTACKER: &str = "attacker";
+/// A pod that has a few entries and keeps them.
+pub const QUIET: &str = "quiet";
+
+/// All twenty, on the bridge and without one.
+fn wanted() -> Vec<Wanted> {
+    use Network::{Bridge, Bridge6, Host, Ptp};
+    let networks = [Bridge, Bridge, Bridge, Ptp, Ptp];
+    let mut pods: Vec<Wanted> = CLIENTS
+        .into_iter()
+        .zip(networks)
+        .chain(SERVERS.into_iter().zip([Bridge, Bridge, Ptp]))
+        .chain([
+            (NODE_AGENT, Host),
+            (FIREWALLED, Bridge),
+            (SIX, Bridge6),
+            (AGGREGATOR, Bridge),
+            (BYSTANDER, Ptp),
+            (ATTACKER, Bridge),
+            (QUIET, Ptp),
+            ("idle-0", Bridge),
+            ("idle-1", Bridge),
+            ("idle-2", Ptp),
+            ("idle-3", Bridge6),
+        ])
+        .map(|(name, network)| Wanted::new(name, network))
+        .collect();
+    pods.push(Wanted {
+        host_port: Some(WEB_HOST_PORT),
+        ..Wanted::new(WEB, Bridge)
+    });
+    pods
+}
 
 /// All pods of the node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -81,8 +140,20 @@ impl Cluster {
             start.elapsed().as_secs_f64()
         );
         let cluster = Self { pods };
+        cluster.service()?.apply()?;
+        network::own_rules(cluster.pod(FIREWALLED)?.netns()?)?;
         fs::write(RECORD, serde_json::to_string(&cluster)?)?;
         Ok(cluster)
+    }
+
+    fn service(&self) -> Result<Service> {
+        let backends = SERVERS.map(|name| self.pod(name)?.address());
+        Ok(Service {
+            address: SERVICE.parse()?,
+            port: SERVICE_PORT,
+            backends: backends.into_iter().collect::<Result<_>>()?,
+            backend_port: PORT,
+        })
     }
 
     /// Its runtime.
@@ -95,8 +166,11 @@ impl Cluster {
         let found = self.pods.iter().find(|pod| pod.name == name);
         found.with_context(|| format!("no pod {name}"))
     }
-}
 
-fn wanted() -> Vec<Wanted> {
-    vec![Wanted::new("client-0", Network::Bridge)]
+    /// The pod that has an address.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
+        self.pods
+            .iter()
+            .find(|pod| pod.addresses.contains(&address))
+    }
 }

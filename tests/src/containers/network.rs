@@ -18,8 +18,6 @@ pub const OUTSIDE: &str = "outside";
 pub const NODE: &str = "192.168.77.2";
 /// The address beyond it.
 pub const OUTSIDE_ADDRESS: &str = "192.168.77.1";
-/// Where the cluster's Services are.
-const SERVICES: &str = "10.96.0.0/16";
 
 /// How a pod is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,12 +127,18 @@ fn uplink() -> Result<()> {
         "link set inside up",
         // Where the generators' flows end unanswered.
         "route add blackhole 198.18.0.0/15",
+        "route add blackhole 203.0.113.0/24",
         "-6 route add blackhole fd00:c7::/32",
         // To the pods without NAT, as in a routed cluster.
         &format!("route add 10.88.0.0/15 via {NODE}"),
         "-6 route add fd00:88::/64 via fd00:77::2",
     ] {
         ip(Some(OUTSIDE), arguments)?;
+    }
+    // What pods send there must not come back.
+    for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        let write = format!("echo 0 > /proc/sys/net/{path}");
+        output("ip", &["netns", "exec", OUTSIDE, "sh", "-c", &write])?;
     }
     ip(None, &format!("route add default via {OUTSIDE_ADDRESS}"))?;
     ip(None, "-6 route add default via fd00:77::1").map(drop)
@@ -188,11 +192,6 @@ impl Service {
         }
         format!("{chains}{rules}COMMIT\n")
     }
-}
-
-/// Makes the host's own way to Services, as a default route gives it.
-pub fn services_range() -> &'static str {
-    SERVICES
 }
 
 /// Rules in the network namespace of a pod, by itself: what makes its kernel keep a table of its own.

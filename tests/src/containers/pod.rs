@@ -223,6 +223,16 @@ impl Pod {
         first.with_context(|| format!("the pod {} has no address of its own", self.name))
     }
 
+    /// The name of its network namespace.
+    ///
+    /// # Errors
+    ///
+    /// When it has the node's network.
+    pub fn netns(&self) -> Result<&str> {
+        let name = self.netns.as_deref();
+        name.with_context(|| format!("the pod {} has no network namespace", self.name))
+    }
+
     /// Has `ctgen` run in it with these arguments (split at spaces).
     pub fn start(&self, arguments: &str) -> Result<Running> {
         worker::start(&self.socket(), arguments).with_context(|| format!("in pod {}", self.name))

@@ -14,7 +14,7 @@ mod life;
 mod metrics;
 mod nat;
 mod nested;
-mod owners;
+mod pods;
 mod setting;
 mod tables;
 mod watching;
@@ -94,6 +94,6 @@ scenarios! {
     unknown_symbol conditions::unknown_symbol, Any, EachKernel, 90 s, "a function that the kernel lacks: the fallback is chosen, counts stay exact";
     port_taken conditions::port_taken, Any, OneKernel, 60 s, "the port is taken: says which, exit status 1";
     wrong_flags conditions::wrong_flags, Any, OneKernel, 60 s, "wrong flags: usage, exit status 2";
-    owners_exact owners::exact, Any, EachKernel, 600 s, "pods";
+    owners_exact pods::exact, Each, EachKernel, 400 s, "20 pods of containerd, a Service, a host network, own rules, IPv6, from outside: every count by owner is the generators' and the tables'";
     no_btf conditions::no_btf, Any, OneKernel, 60 s, "no BTF: says what works without it";
 }
