@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -27,6 +28,9 @@ use frame::Kind;
 mod frame;
 
 const PATH: &str = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin";
+
+/// How many files a process of the guest may have open.
+const OPEN_FILES: u64 = 1 << 16;
 
 /// Type, place, and whether the guest is of no use without it.
 const MOUNTS: &[(&str, &str, bool)] = &[
@@ -63,6 +67,8 @@ fn main() {
 
 fn run() -> Result<()> {
     cover_root()?;
+    // As systemd has it for services with many connections; the kernel's own is 4096 at most.
+    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).context("raise RLIMIT_NOFILE")?;
     for (kind, place, needed) in MOUNTS {
         let mounted = fs::create_dir_all(place)
             .map_err(anyhow::Error::from)

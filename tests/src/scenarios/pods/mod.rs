@@ -17,10 +17,17 @@ use crate::{
     },
 };
 
+mod attacker;
+mod churn;
 mod exact;
+mod incident;
 mod load;
+mod passed;
 
+pub(super) use attacker::attacker;
+pub(super) use churn::churn;
 pub(super) use exact::exact;
+pub(super) use incident::incident;
 
 /// Scrapes of the agent must neither count nor be refused.
 const NOT_LOOPBACK: &str = "
