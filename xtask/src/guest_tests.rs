@@ -109,18 +109,7 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
     }
     let init = project::init()?;
     let binaries = project::binaries("release")?;
-    let script = |kernel: &Kernel| match filter {
-        // Quoted, with every quote in it ended and escaped.
-        Some(name) => format!(
-            "exec ctpressure-scenario run '{}'\n",
-            name.replace('\'', r"'\''")
-        ),
-        // What does not depend on the kernel is shown on one, or the whole run takes too long.
-        None if prefixes.len() > 1 && !kernel.version.starts_with(QUICK) => {
-            "exec ctpressure-scenario all --of-kernel\n".to_owned()
-        }
-        None => "exec ctpressure-scenario all\n".to_owned(),
-    };
+    let script = |kernel: &Kernel| script(kernel, filter, prefixes.len());
     let put: Vec<(PathBuf, String)> = setup::promtool(cache)
         .into_iter()
         .map(|path| (path, "usr/local/bin/promtool".to_owned()))
@@ -129,7 +118,7 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
         script: &[],
         init: &init,
         binaries: &binaries,
-        groups: &[Group::Containers],
+        groups: &[],
         put: &put,
         fetch: &[],
     };
@@ -152,6 +141,11 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
                     let script = script(&kernel);
                     let content = Content {
                         script: script.as_bytes(),
+                        groups: if makes_pods(&kernel) {
+                            &[Group::Containers]
+                        } else {
+                            &[]
+                        },
                         ..content
                     };
                     let result = one(cache, &qemu, &kernel, &content);
@@ -164,6 +158,32 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
         }
     });
     Ok(tally.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Whether scenarios with pods of a container runtime are run on a kernel: they take some minutes.
+fn makes_pods(kernel: &Kernel) -> bool {
+    let mut numbers = crate::apt::version_numbers(&kernel.version).into_iter();
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    matches!(version, (6, 1 | 12) | (7.., _))
+}
+
+/// What a guest runs.
+fn script(kernel: &Kernel, filter: Option<&str>, kernels: usize) -> String {
+    if let Some(name) = filter {
+        // Quoted, with every quote in it ended and escaped.
+        let name = name.replace('\'', r"'\''");
+        return format!("exec ctpressure-scenario run '{name}'\n");
+    }
+    let mut script = "exec ctpressure-scenario all".to_owned();
+    // What does not depend on the kernel is shown on one, or the whole run takes too long.
+    if kernels > 1 && !kernel.version.starts_with(QUICK) {
+        script.push_str(" --of-kernel");
+    }
+    if makes_pods(kernel) {
+        script.push_str(" --pods");
+    }
+    script.push('\n');
+    script
 }
 
 fn one(cache: &Cache, qemu: &Qemu, kernel: &Kernel, content: &Content<'_>) -> Tally {
