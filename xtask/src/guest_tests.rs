@@ -141,7 +141,7 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
                     let script = script(&kernel);
                     let content = Content {
                         script: script.as_bytes(),
-                        groups: if makes_pods(&kernel) {
+                        groups: if makes_pods(&kernel) || filter.is_some() {
                             &[Group::Containers]
                         } else {
                             &[]
