@@ -80,13 +80,16 @@ impl Lookalike {
         for folder in [&container, &log_folder(number), &PathBuf::from(FOLDER)] {
             fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         }
+        // Into the control group before the namespace, as a runtime does it; `ip netns exec` hides
+        // the control groups.
+        let inside = format!("sleep {delay} && ctgen {arguments} && exec sleep 300");
         let script = format!(
-            "echo $$ > {}/cgroup.procs && sleep {delay} && ctgen {arguments} && exec sleep 300",
+            "echo $$ > {}/cgroup.procs && exec ip netns exec {netns} sh -c '{inside}'",
             container.display()
         );
         let file = File::create(counts(number)).context("making a file for its counts")?;
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &netns, "sh", "-c", &script]);
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]);
         command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
