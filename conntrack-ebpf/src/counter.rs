@@ -49,10 +49,14 @@ pub enum Counter {
     FramesLost = 19,
     /// Records delivered to the ring.
     Records = 20,
+    /// Inserts at an address of the host whose socket could not be asked: charged to the host.
+    SocketsMissed = 21,
+    /// Inserts that should have been tagged with their owner but were not: the map was full.
+    TagsLost = 22,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS: usize = 21;
+pub const COUNTERS: usize = 23;
 
 /// One value for each [`Counter`].
 pub type Counters = [u64; COUNTERS];
@@ -81,6 +85,8 @@ impl Counter {
         Self::EvictionsNotDetailed,
         Self::FramesLost,
         Self::Records,
+        Self::SocketsMissed,
+        Self::TagsLost,
     ];
 }
 

@@ -7,7 +7,10 @@
 //! context therefore has an id, and an end that does not fit makes the innermost one tainted:
 //! what it evicted since is "cause unknown", never somebody else's.
 
-use crate::record::{Origin, Tuple};
+use crate::{
+    owner::{Direction, Party, UNKNOWN},
+    record::{Origin, Tuple},
+};
 
 /// How many contexts are kept for one task: process context and the softirq inside it.
 pub const DEPTH: u32 = 2;
@@ -26,6 +29,8 @@ pub struct Frame {
     pub cause: Tuple,
     /// Where its packet came from.
     pub origin: Origin,
+    /// Whose flow it is.
+    pub party: Party,
     /// Entries evicted so far.
     pub evicted: u32,
     /// 1: `cause` is filled in.
@@ -36,6 +41,8 @@ pub struct Frame {
     pub request: u8,
     /// `FLAG_*` for records about this flow.
     pub flags: u8,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 impl Frame {
@@ -57,13 +64,15 @@ impl Frame {
             cgroup: 0,
             ifindex: 0,
             zone: 0,
-            reserved: 0,
+            owner: 0,
         },
+        party: Party::new(UNKNOWN, Direction::Egress),
         evicted: 0,
         known: 0,
         tainted: 0,
         request: 0,
         flags: 0,
+        reserved: 0,
     };
 }
 

@@ -65,8 +65,22 @@ pub const RECORD_AT_CONFIRM: &str = "RECORD_AT_CONFIRM";
 pub const WAKE_AT_BYTES: &str = "WAKE_AT_BYTES";
 /// Jiffies after which an open `early_drop` is taken for a missed end (`u32`).
 pub const STALE_TICKS: &str = "STALE_TICKS";
+/// Inode number of the host's network namespace (`u32`).
+pub const HOST_NETNS: &str = "HOST_NETNS";
 
 /// The ring buffer's map name.
 pub const EVENTS_MAP: &str = "EVENTS";
 /// The per-CPU state's map name.
 pub const STATE_MAP: &str = "STATE";
+/// Two tables `Address -> Claim`; see [`crate::place`].
+pub const ADDRESSES_MAP: &str = "ADDRESSES";
+/// Two tables `cgroup id -> slot`.
+pub const CGROUPS_MAP: &str = "CGROUPS";
+/// Which of the two is read.
+pub const ACTIVE_MAP: &str = "ACTIVE";
+/// Map `inode number of a network namespace -> slot`.
+pub const NAMESPACES_MAP: &str = "NAMESPACES";
+/// Map `TagKey -> Party`.
+pub const TAGS_MAP: &str = "TAGS";
+/// Per-CPU map `slot -> OwnerState`.
+pub const OWNERS_MAP: &str = "OWNERS";

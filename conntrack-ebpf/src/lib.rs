@@ -7,6 +7,7 @@
 //! * [`counter`]: what is counted exactly, for each CPU;
 //! * [`budget`]: how many records may be made, and what a record stands for;
 //! * [`owner`]: who an entry is charged to, and what is counted for each;
+//! * [`place`]: the tables in which the programs look owners up;
 //! * [`frame`]: which new flow made the kernel evict, over nested contexts;
 //! * [`state`]: the value of the per-CPU map, made of the above;
 //! * [`global`]: the read-only globals that user space sets before loading.
@@ -23,12 +24,16 @@ pub mod counter;
 pub mod frame;
 pub mod global;
 pub mod owner;
+pub mod place;
 pub mod record;
 pub mod state;
 
 #[cfg(feature = "user")]
 mod pod {
-    use crate::owner::{Address, Claim, OwnerCounts, Party, TagKey};
+    use crate::{
+        owner::{Address, Claim, OwnerCounts, Party, TagKey},
+        place::Table,
+    };
 
     // SAFETY: `repr(C)` integers without padding (sizes asserted in `owner`), so any bytes are a
     // value.
@@ -37,6 +42,8 @@ mod pod {
     unsafe impl aya::Pod for Claim {}
     // SAFETY: as above.
     unsafe impl aya::Pod for TagKey {}
+    // SAFETY: `repr(C)` of plain bytes without padding (sizes asserted in `place`).
+    unsafe impl<K: aya::Pod, V: aya::Pod> aya::Pod for Table<K, V> {}
     // SAFETY: `repr(transparent)` over an integer.
     unsafe impl aya::Pod for Party {}
     // SAFETY: as above.

@@ -1,7 +1,7 @@
 //! Who an entry is charged to: the kernel's side of the owner map.
 //!
-//! User space gives each owner of the node a slot and keeps three maps, from an address, a cgroup
-//! and a network namespace to a slot. The programs look an entry up once when it enters the table
+//! User space gives each owner of the node a slot, and keeps what leads there from an address, a
+//! cgroup and a network namespace. The programs look an entry up once when it enters the table
 //! and once when it leaves, and count by slot, for each CPU and direction.
 //!
 //! An entry has to be charged to the same owner when it leaves. Its addresses tell, unless its
@@ -25,6 +25,7 @@ pub const MAX_SLOTS: u32 = 1 << 16;
 
 /// Key of the address map: an IPv6 address, or an IPv4 one as `::ffff:a.b.c.d`, network order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromZeros))]
 #[repr(C)]
 pub struct Address {
     /// Four words as in memory.
@@ -33,6 +34,7 @@ pub struct Address {
 
 /// Value of the address map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromZeros))]
 #[repr(C)]
 pub struct Claim {
     /// Who has the address now: charged for what enters the table.
@@ -65,7 +67,7 @@ pub struct TagKey {
 }
 
 /// Which way a connection goes, seen from its owner; index into [`OwnerState`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub enum Direction {
     /// The owner opened it.

@@ -6,7 +6,7 @@
 use core::mem::size_of;
 
 /// Layout version, in every record. Raised with any change of size, order or meaning.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// What happened; [`Header::kind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +40,10 @@ pub enum DropReason {
 pub const FLAG_CAUSE_KNOWN: u8 = 1;
 /// Set in [`Header::flags`]: the socket was looked at, so a cgroup id of 0 means "no socket".
 pub const FLAG_SOCKET_SEEN: u8 = 2;
+/// Set in [`Header::flags`]: for [`Origin::owner`] the connection is ingress.
+pub const FLAG_INGRESS: u8 = 4;
+/// Set in [`Header::flags`]: for [`EvictionRecord::victim_owner`] the victim was ingress.
+pub const FLAG_VICTIM_INGRESS: u8 = 8;
 
 /// `struct nf_conntrack_tuple` (`include/net/netfilter/nf_conntrack_tuple.h`), the same on every
 /// kernel from 5.4 to 7.3: one direction of a connection.
@@ -99,8 +103,9 @@ pub struct Origin {
     pub ifindex: u32,
     /// Conntrack zone id.
     pub zone: u16,
-    /// Always 0.
-    pub reserved: u16,
+    /// Slot of the owner that the event is charged to (see [`crate::owner`]); of an eviction, that
+    /// of its cause.
+    pub owner: u16,
 }
 
 /// An entry was confirmed.
@@ -150,6 +155,10 @@ pub struct EvictionRecord {
     pub origin: Origin,
     /// `ct->status` of the victim (`IPS_*`, `include/uapi/linux/netfilter/nf_conntrack_common.h`).
     pub victim_status: u64,
+    /// Slot of the owner that the victim was charged to.
+    pub victim_owner: u16,
+    /// Always 0.
+    pub reserved: [u16; 3],
 }
 
 const _: () = {
@@ -158,7 +167,7 @@ const _: () = {
     assert!(size_of::<Origin>() == 16 && align_of::<Origin>() == 8);
     assert!(size_of::<InsertRecord>() == 120 && align_of::<InsertRecord>() == 8);
     assert!(size_of::<DropRecord>() == 120 && align_of::<DropRecord>() == 8);
-    assert!(size_of::<EvictionRecord>() == 168 && align_of::<EvictionRecord>() == 8);
+    assert!(size_of::<EvictionRecord>() == 176 && align_of::<EvictionRecord>() == 8);
 };
 
 impl DropReason {

@@ -27,6 +27,28 @@ pub struct NewFlow {
     pub hash_alt: u32,
 }
 
+/// An insert that waits for the end of its confirmation, where its packet is at hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Pending {
+    /// `struct nf_conn *`; 0: the place is free.
+    pub ct: u64,
+    /// What is due: `DUE_*`.
+    pub due: u32,
+    /// Always 0.
+    pub reserved: u32,
+    /// With [`DUE_RECORD`]: its record as far as the entry tells it.
+    pub record: InsertRecord,
+}
+
+/// The insert has a record.
+pub const DUE_RECORD: u32 = 1;
+/// The insert has not been charged to anybody yet: its socket decides.
+pub const DUE_SOCKET: u32 = 2;
+
+/// Contexts of one CPU that can have an insert waiting: process context and the softirq inside.
+pub const PENDING: usize = 2;
+
 /// What one CPU keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -41,15 +63,14 @@ pub struct PerCpuState {
     pub drops: Budget,
     /// Budget of eviction records.
     pub evictions: Budget,
-    /// `struct nf_conn *` of an insert whose record waits for the end of its confirmation.
-    pub pending_ct: u64,
-    /// That record as far as the entry tells it.
-    pub pending: InsertRecord,
+    /// Inserts that wait. What is left here by a call whose end was missed makes room for others.
+    pub pending: [Pending; PENDING],
 }
 
 const _: () = {
     assert!(size_of::<NewFlow>() == 32);
     assert!(size_of::<Budget>() == 24);
-    assert!(size_of::<PerCpuState>() == 8 * COUNTERS + 32 + 3 * 24 + 8 + 120);
+    assert!(size_of::<Pending>() == 136);
+    assert!(size_of::<PerCpuState>() == 8 * COUNTERS + 32 + 3 * 24 + PENDING * 136);
     assert!(align_of::<PerCpuState>() == 8);
 };

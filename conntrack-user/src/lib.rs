@@ -3,7 +3,10 @@
 //! * [`sys`]: the only unsafe code: bpf(2), netlink sockets, perf events, capabilities;
 //! * [`kernel`]: what the running kernel is;
 //! * [`probes`]: which function is probed how, the loader, exact totals, the ring reader;
+//! * [`census`]: what a table is full of;
 //! * [`events`]: what a record means to a person or a script, and filters;
+//! * [`pressure`]: how full, by whom, until when: pure functions over samples;
+//! * [`owners`]: who is on this node, and which slot each has;
 //! * [`agent`]: the sampler and its snapshot, the life cycle of the probes;
 //! * [`serve`]: HTTP and the local socket;
 //! * [`cli`]: arguments and printing.
@@ -11,9 +14,12 @@
 #![deny(unsafe_code)]
 
 pub mod agent;
+pub mod census;
 pub mod cli;
 pub mod events;
 pub mod kernel;
+pub mod owners;
+pub mod pressure;
 pub mod probes;
 pub mod serve;
 pub mod sys;

@@ -10,9 +10,10 @@ use aya_ebpf::{
 use conntrack_ebpf::{counter::Counter, record::DropReason};
 
 use super::{
-    emit,
+    emit, insert,
     maps::{CLASHED, count_atomic, state},
-    read,
+    owner,
+    read::{self, ByHelper},
 };
 
 /// `NF_DROP`
@@ -27,13 +28,15 @@ static RESOLVING: HashMap<u64, u64> = HashMap::with_max_entries(1024, 0);
 #[inline(always)]
 fn resolved(skb: u64, verdict: u32) {
     let Some(state) = state() else { return };
-    let ct = read::skb_ct::<read::ByHelper>(skb).map_or(0, |(ct, _)| ct);
+    let ct = read::skb_ct::<ByHelper>(skb).map_or(0, |(ct, _)| ct);
     if verdict == DROP {
         count_atomic(state, Counter::DropClash, 1);
         let _: Result<(), i32> = CLASHED.insert(skb, 1, 0);
         emit::drop_of_entry(state, DropReason::Clash, ct, skb);
     } else if read::ct_status(ct).is_some_and(|status| status & NAT_CLASH != 0) {
         count_atomic(state, Counter::ClashInserts, 1);
+        let found = owner::of_entry::<ByHelper>(ct);
+        insert::entered::<ByHelper>(state, found, ct, skb, None);
     } else {
         count_atomic(state, Counter::ClashMerges, 1);
     }

@@ -1,11 +1,16 @@
 //! The end of `__nf_conntrack_confirm`: packets lost there, and the packet behind an insert.
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
-use conntrack_ebpf::{counter::Counter, record::DropReason, state::PerCpuState};
+use conntrack_ebpf::{
+    counter::Counter,
+    record::DropReason,
+    state::{DUE_RECORD, DUE_SOCKET, Pending, PerCpuState},
+};
 
 use super::{
     emit, insert,
     maps::{CLASHED, count_atomic, state},
+    owner,
     read::{self, ByHelper, Typed},
 };
 
@@ -24,22 +29,49 @@ fn confirm_fexit(ctx: FExitContext) -> u32 {
     let Some(state) = state() else { return 0 };
     let verdict: u32 = ctx.arg(1);
     // SAFETY: `state` is a live map value of this CPU.
-    let pending = unsafe { (*state).pending_ct };
-    if verdict != DROP && pending == 0 {
+    let (first, second) = unsafe { (&raw mut (*state).pending[0], &raw mut (*state).pending[1]) };
+    // SAFETY: as above.
+    let waiting = unsafe { ((*first).ct, (*second).ct) };
+    if verdict != DROP && waiting == (0, 0) {
         return 0;
     }
     let skb = ctx.arg::<*const u8>(0) as u64;
+    let ct = read::skb_ct::<Typed>(skb).map_or(0, |(ct, _)| ct);
+    if ct != 0 && ct == waiting.0 {
+        arrived(state, first, skb, verdict);
+    } else if ct != 0 && ct == waiting.1 {
+        arrived(state, second, skb, verdict);
+    }
     if verdict == DROP {
         lost(state, skb);
-    } else if read::skb_ct::<Typed>(skb).is_some_and(|(ct, _)| ct == pending) {
-        // SAFETY: as above.
-        let prepared = unsafe {
-            (*state).pending_ct = 0;
-            &raw const (*state).pending
-        };
-        emit::insert_prepared::<Typed>(state, prepared, skb);
     }
     0
+}
+
+/// The packet of an insert that waits is here.
+#[inline(always)]
+fn arrived(state: *mut PerCpuState, pending: *mut Pending, skb: u64, verdict: u32) {
+    if verdict == DROP {
+        // In the table all the same, for a moment.
+        insert::given_up(state, pending);
+        return;
+    }
+    // SAFETY: a live map value of this CPU. An insert of a softirq that comes in between takes the
+    // place only once it is free.
+    let (due, ct, record) = unsafe { ((*pending).due, (*pending).ct, &raw mut (*pending).record) };
+    let (origin, flags) = read::origin::<Typed>(skb, 0);
+    // SAFETY: as above.
+    let record = unsafe { &mut *record };
+    if due & DUE_SOCKET != 0 {
+        let party = owner::entered_by_socket(state, origin.cgroup, ct);
+        record.origin.owner = party.slot() as u16;
+        record.header.flags = owner::flags(party);
+    }
+    if due & DUE_RECORD != 0 {
+        emit::insert_prepared(state, record, origin, flags);
+    }
+    // SAFETY: as above.
+    unsafe { (*pending).ct = 0 }
 }
 
 /// match: as above
@@ -59,9 +91,9 @@ fn confirm_counting_fexit(ctx: FExitContext) -> u32 {
         return 0;
     };
     count_atomic(state, Counter::Confirmed, 1);
-    if let Some(weight) = insert::sampled(state) {
-        emit::insert::<ByHelper>(state, ct, skb, weight);
-    }
+    let found = owner::of_entry::<ByHelper>(ct);
+    let weight = insert::sampled(state);
+    insert::entered::<ByHelper>(state, found, ct, skb, weight);
     0
 }
 

@@ -4,23 +4,26 @@ use aya_ebpf::{
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
 };
-use conntrack_ebpf::{counter::Counter, frame::Frame, state::PerCpuState};
+use conntrack_ebpf::{counter::Counter, frame::Frame, owner::Party, state::PerCpuState};
 
 use super::{
     emit, globals,
     maps::{FRAMES, count, count_atomic, early_drop_is_open, state},
-    read,
+    owner,
+    read::{self, ByHelper, Memory, Typed},
 };
 
 /// `IPS_ASSURED`: `early_drop` spares these; one that goes inside it was expired.
 const ASSURED: u64 = 1 << 2;
 
 #[inline(always)]
-fn left_the_table(ct: u64) {
+fn left_the_table<M: Memory>(ct: u64) {
     let Some(state) = state() else { return };
     count(state, Counter::Deletes);
+    let party = owner::of_leaving::<M>(ct);
+    owner::count_delete(party);
     if early_drop_is_open() {
-        evicted(state, ct);
+        evicted(state, ct, party);
     }
 }
 
@@ -28,7 +31,7 @@ fn left_the_table(ct: u64) {
 ///
 /// `early_drop` also reaps expired entries that it meets; the kernel doesn't count those either.
 #[inline(always)]
-fn evicted(state: *mut PerCpuState, ct: u64) {
+fn evicted(state: *mut PerCpuState, ct: u64, party: Party) {
     let Some(frames) = FRAMES.get_ptr_mut(read::task_key()) else {
         return;
     };
@@ -51,11 +54,15 @@ fn evicted(state: *mut PerCpuState, ct: u64) {
     }
     frame.evicted += 1;
     count_atomic(state, Counter::Evictions, 1);
-    if frame.known == 0 || frame.tainted != 0 {
+    let cause = if frame.known == 0 || frame.tainted != 0 {
         count_atomic(state, Counter::EvictionsCauseUnknown, 1);
-    }
+        owner::unknown_cause()
+    } else {
+        frame.party
+    };
+    owner::count_eviction(party, cause);
     let frame: &Frame = frame;
-    emit::eviction(state, ct, status, frame);
+    emit::eviction(state, ct, status, frame, party);
 }
 
 /// match: v6.1..v7.3 net/netfilter/nf_conntrack_core.c: void __nf_ct_delete_from_lists(ct)
@@ -64,7 +71,7 @@ fn evicted(state: *mut PerCpuState, ct: u64) {
 /// Called once for each entry that leaves, with softirqs off (6.1 and later).
 #[fentry]
 fn delete_fentry(ctx: FEntryContext) -> u32 {
-    left_the_table(ctx.arg::<*const u8>(0) as u64);
+    left_the_table::<Typed>(ctx.arg::<*const u8>(0) as u64);
     0
 }
 
@@ -72,7 +79,7 @@ fn delete_fentry(ctx: FEntryContext) -> u32 {
 #[kprobe]
 fn delete_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(ct) = ctx.arg(0) {
-        left_the_table(ct);
+        left_the_table::<ByHelper>(ct);
     }
     0
 }
@@ -83,9 +90,9 @@ const CT_USE: u32 = 0;
 /// `nf_ct_remove_expectations` is called twice for an entry, with softirqs off: when it leaves
 /// the table, and when its last reference is gone.
 #[inline(always)]
-fn expectations_removed(ct: u64) {
+fn expectations_removed<M: Memory>(ct: u64) {
     if read::member::<u32>(ct, CT_USE).is_some_and(|references| references != 0) {
-        left_the_table(ct);
+        left_the_table::<M>(ct);
     }
 }
 
@@ -94,7 +101,7 @@ fn expectations_removed(ct: u64) {
 /// For kernels whose compiler inlined the functions above.
 #[fentry]
 fn delete_expectations_fentry(ctx: FEntryContext) -> u32 {
-    expectations_removed(ctx.arg::<*const u8>(0) as u64);
+    expectations_removed::<Typed>(ctx.arg::<*const u8>(0) as u64);
     0
 }
 
@@ -102,7 +109,7 @@ fn delete_expectations_fentry(ctx: FEntryContext) -> u32 {
 #[kprobe]
 fn delete_expectations_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(ct) = ctx.arg(0) {
-        expectations_removed(ct);
+        expectations_removed::<ByHelper>(ct);
     }
     0
 }

@@ -18,7 +18,7 @@ use conntrack_ebpf::{
 use super::{
     emit,
     maps::{FRAMES, count_atomic, early_drops_changed, state},
-    read,
+    owner, read,
 };
 
 /// What a task's element begins with.
@@ -36,6 +36,7 @@ fn describe(frame: &mut Frame, state: *mut PerCpuState, net: u64, hash: u32, id:
     // ctnetlink and BPF allocate with hash 0 (nf_conntrack_alloc).
     frame.request = u8::from(hash == 0);
     frame.flags = 0;
+    frame.party = owner::unknown_cause();
     // SAFETY: `state` is a live map value of this CPU.
     let flow = unsafe { &(*state).new_flow };
     let skb = flow.skb;
@@ -46,6 +47,7 @@ fn describe(frame: &mut Frame, state: *mut PerCpuState, net: u64, hash: u32, id:
     unsafe { read::copy_tuple_at(flow.tuple, &raw mut frame.cause) };
     frame.known = u8::from(frame.cause.l3num != 0);
     (frame.origin, frame.flags) = read::origin::<read::ByHelper>(skb, 0);
+    frame.party = owner::of_packet(&frame.cause, net, frame.origin.cgroup);
 }
 
 #[inline(always)]
@@ -108,6 +110,7 @@ fn refused(state: *mut PerCpuState, evicted: bool, frame: Option<&Frame>) {
         // The begin was missed: a drop all the same, of which nothing more is known.
         count_atomic(state, Counter::DropTableFull, 1);
         count_atomic(state, Counter::DropsNotDetailed, 1);
+        owner::count_drop(owner::unknown_cause(), DropReason::TableFull);
         return;
     };
     let (counter, reason) = if frame.request != 0 {
@@ -116,6 +119,7 @@ fn refused(state: *mut PerCpuState, evicted: bool, frame: Option<&Frame>) {
         (Counter::DropTableFull, DropReason::TableFull)
     };
     count_atomic(state, counter, 1);
+    owner::count_drop(frame.party, reason);
     emit::drop_of_flow(state, reason, frame);
 }
 

@@ -7,9 +7,10 @@ use aya_ebpf::{
 use conntrack_ebpf::{
     counter::Counter,
     frame::Frame,
+    owner::{Direction, Party},
     record::{
-        DropReason, DropRecord, EvictionRecord, FLAG_CAUSE_KNOWN, Header, InsertRecord, Kind,
-        Tuple, VERSION,
+        DropReason, DropRecord, EvictionRecord, FLAG_CAUSE_KNOWN, FLAG_VICTIM_INGRESS, Header,
+        InsertRecord, Kind, Origin, Tuple, VERSION,
     },
     state::PerCpuState,
 };
@@ -17,6 +18,7 @@ use conntrack_ebpf::{
 use super::{
     globals,
     maps::{EVENTS, count_atomic},
+    owner,
     read::{self, ByHelper, Memory},
 };
 
@@ -57,13 +59,21 @@ const ROOM_EVERY: u64 = 32;
 
 /// The record of an insert, made at once. `skb` 0: not at hand.
 #[inline(always)]
-pub(super) fn insert<M: Memory>(state: *mut PerCpuState, ct: u64, skb: u64, weight: u32) {
+pub(super) fn insert<M: Memory>(
+    state: *mut PerCpuState,
+    ct: u64,
+    skb: u64,
+    weight: u32,
+    party: Party,
+) {
     let Some(mut record) = EVENTS.reserve::<InsertRecord>(0) else {
         insert_lost(state, weight);
         return;
     };
     let place = record.as_mut_ptr();
-    let (origin, flags) = read::origin::<M>(skb, read::ct_zone::<M>(ct));
+    let (mut origin, flags) = read::origin::<M>(skb, read::ct_zone::<M>(ct));
+    origin.owner = party.slot() as u16;
+    let flags = flags | owner::flags(party);
     let netns = read::netns::<M>(read::ct_net::<M>(ct));
     // SAFETY: the reserved place is as large as the record; all of its bytes are written.
     unsafe {
@@ -84,39 +94,48 @@ pub(super) fn insert_lost(state: *mut PerCpuState, weight: u32) {
 
 /// What the entry says of an insert, kept until its packet is at hand too.
 #[inline(always)]
-pub(super) fn prepare_insert<M: Memory>(pending: *mut InsertRecord, ct: u64, weight: u32) {
+pub(super) fn prepare_insert<M: Memory>(
+    pending: *mut InsertRecord,
+    ct: u64,
+    weight: u32,
+    party: Party,
+) {
     // SAFETY: `pending` is in this CPU's state, and softirqs are off.
     unsafe {
         (*pending).header.weight = weight;
         (*pending).header.netns = read::netns::<M>(read::ct_net::<M>(ct));
+        (*pending).header.flags = owner::flags(party);
         read::copy_ct_tuple::<M, 0>(ct, &raw mut (*pending).original);
         read::copy_ct_tuple::<M, 1>(ct, &raw mut (*pending).reply);
         (*pending).origin.zone = read::ct_zone::<M>(ct);
+        (*pending).origin.owner = party.slot() as u16;
     }
 }
 
 /// The record of an insert that was prepared, with what its packet says.
 #[inline(always)]
-pub(super) fn insert_prepared<M: Memory>(
+pub(super) fn insert_prepared(
     state: *mut PerCpuState,
-    pending: *const InsertRecord,
-    skb: u64,
+    prepared: &InsertRecord,
+    origin: Origin,
+    flags: u8,
 ) {
-    // SAFETY: `pending` is in this CPU's state, a live map value.
-    let prepared = unsafe { &*pending };
     let weight = prepared.header.weight;
     let Some(mut record) = EVENTS.reserve::<InsertRecord>(0) else {
         insert_lost(state, weight);
         return;
     };
     let place = record.as_mut_ptr();
-    let (origin, flags) = read::origin::<M>(skb, prepared.origin.zone);
+    let flags = flags | prepared.header.flags;
     // SAFETY: the reserved place is as large as the record; all of its bytes are written.
     unsafe {
         (*place).header = header(Kind::Insert, 0, flags, prepared.header.netns, weight);
         copy_words(&raw const prepared.original, &raw mut (*place).original);
         copy_words(&raw const prepared.reply, &raw mut (*place).reply);
-        (*place).origin = origin;
+        (*place).origin.cgroup = origin.cgroup;
+        (*place).origin.ifindex = origin.ifindex;
+        (*place).origin.zone = prepared.origin.zone;
+        (*place).origin.owner = prepared.origin.owner;
     }
     record.submit(lazy_wake(state));
 }
@@ -152,9 +171,13 @@ fn drop_has_budget(state: *mut PerCpuState) -> bool {
     granted
 }
 
-/// The record of a packet dropped at its confirmation, when there is an entry.
+/// A packet dropped at its confirmation, when there is an entry: charged, and its record.
 #[inline(always)]
 pub(super) fn drop_of_entry(state: *mut PerCpuState, reason: DropReason, ct: u64, skb: u64) {
+    let (mut origin, flags) = read::origin::<ByHelper>(skb, read::ct_zone::<ByHelper>(ct));
+    let netns = read::netns::<ByHelper>(read::ct_net::<ByHelper>(ct));
+    let party = owner::of_lost_entry(ct, origin.cgroup);
+    owner::count_drop(party, reason);
     if !drop_has_budget(state) {
         return;
     }
@@ -162,14 +185,16 @@ pub(super) fn drop_of_entry(state: *mut PerCpuState, reason: DropReason, ct: u64
         count_atomic(state, Counter::LostDropRecords, 1);
         return;
     };
-    let (origin, flags) = read::origin::<ByHelper>(skb, read::ct_zone::<ByHelper>(ct));
-    let netns = read::netns::<ByHelper>(read::ct_net::<ByHelper>(ct));
-    record.write(DropRecord {
-        header: header(Kind::Drop, reason as u8, flags | FLAG_CAUSE_KNOWN, netns, 1),
-        original: read::ct_tuple::<0>(ct),
-        reply: read::ct_tuple::<1>(ct),
-        origin,
-    });
+    origin.owner = party.slot() as u16;
+    let flags = flags | owner::flags(party) | FLAG_CAUSE_KNOWN;
+    let place = record.as_mut_ptr();
+    // SAFETY: the reserved place is as large as the record; all of its bytes are written.
+    unsafe {
+        (*place).header = header(Kind::Drop, reason as u8, flags, netns, 1);
+        read::copy_ct_tuple::<ByHelper, 0>(ct, &raw mut (*place).original);
+        read::copy_ct_tuple::<ByHelper, 1>(ct, &raw mut (*place).reply);
+        (*place).origin = origin;
+    }
     record.submit(0);
     count_atomic(state, Counter::Records, 1);
 }
@@ -190,11 +215,15 @@ pub(super) fn drop_of_flow(state: *mut PerCpuState, reason: DropReason, frame: &
         0
     };
     let netns = read::netns::<ByHelper>(frame.net);
+    let flags = frame.flags | known | owner::flags(frame.party);
     record.write(DropRecord {
-        header: header(Kind::Drop, reason as u8, frame.flags | known, netns, 1),
+        header: header(Kind::Drop, reason as u8, flags, netns, 1),
         original: frame.cause,
         reply: Tuple::default(),
-        origin: frame.origin,
+        origin: Origin {
+            owner: frame.party.slot() as u16,
+            ..frame.origin
+        },
     });
     record.submit(0);
     count_atomic(state, Counter::Records, 1);
@@ -202,7 +231,13 @@ pub(super) fn drop_of_flow(state: *mut PerCpuState, reason: DropReason, frame: &
 
 /// The record of an eviction; `frame` says for which new flow.
 #[inline(always)]
-pub(super) fn eviction(state: *mut PerCpuState, ct: u64, status: u64, frame: &Frame) {
+pub(super) fn eviction(
+    state: *mut PerCpuState,
+    ct: u64,
+    status: u64,
+    frame: &Frame,
+    victim: Party,
+) {
     // SAFETY: as in `drop_has_budget`.
     let evictions = unsafe { &mut (*state).evictions };
     if !evictions.take(globals::EVICTION_BUDGET.load(), read::tick(), read::now_ns) {
@@ -214,11 +249,18 @@ pub(super) fn eviction(state: *mut PerCpuState, ct: u64, status: u64, frame: &Fr
         return;
     };
     let known = frame.known != 0 && frame.tainted == 0;
-    let (cause, mut origin, flags) = if known {
-        (frame.cause, frame.origin, frame.flags | FLAG_CAUSE_KNOWN)
+    let (cause, mut origin, mut flags) = if known {
+        let flags = frame.flags | FLAG_CAUSE_KNOWN | owner::flags(frame.party);
+        (frame.cause, frame.origin, flags)
     } else {
-        (Tuple::default(), Default::default(), 0)
+        (Tuple::default(), Origin::default(), 0)
     };
+    if known {
+        origin.owner = frame.party.slot() as u16;
+    }
+    if victim.direction() == Direction::Ingress {
+        flags |= FLAG_VICTIM_INGRESS;
+    }
     origin.zone = read::ct_zone::<ByHelper>(ct);
     let netns = read::netns::<ByHelper>(read::ct_net::<ByHelper>(ct));
     record.write(EvictionRecord {
@@ -228,6 +270,8 @@ pub(super) fn eviction(state: *mut PerCpuState, ct: u64, status: u64, frame: &Fr
         cause,
         origin,
         victim_status: status,
+        victim_owner: victim.slot() as u16,
+        reserved: [0; 3],
     });
     record.submit(0);
     count_atomic(state, Counter::Records, 1);

@@ -35,4 +35,5 @@ globals! {
     RECORD_AT_CONFIRM = 0;
     WAKE_AT_BYTES = 0;
     STALE_TICKS = 0;
+    HOST_NETNS = 0;
 }

@@ -4,11 +4,15 @@ use aya_ebpf::{
     macros::{fentry, fexit, kprobe},
     programs::{FEntryContext, FExitContext, ProbeContext},
 };
-use conntrack_ebpf::{counter::Counter, state::PerCpuState};
+use conntrack_ebpf::{
+    counter::Counter,
+    state::{DUE_RECORD, DUE_SOCKET, Pending, PerCpuState},
+};
 
 use super::{
     emit, globals,
     maps::{count, count_atomic, state},
+    owner,
     read::{self, ByHelper, Memory, Typed},
 };
 
@@ -33,19 +37,91 @@ pub(super) fn sampled(state: *mut PerCpuState) -> Option<u32> {
 fn hash_insert<M: Memory>(ct: u64) {
     let Some(state) = state() else { return };
     count(state, Counter::HashInserts);
-    let Some(weight) = sampled(state) else { return };
+    let found = owner::of_entry::<M>(ct);
+    let weight = sampled(state);
     if globals::RECORD_AT_CONFIRM.load() == 0 {
-        emit::insert::<ByHelper>(state, ct, origin_skb(state, ct), weight);
+        let skb = if found.asks_socket() || weight.is_some() {
+            origin_skb(state, ct)
+        } else {
+            0
+        };
+        entered::<M>(state, found, ct, skb, weight);
         return;
     }
     // The packet is only known to `__nf_conntrack_confirm`, whose end is near: see `confirm.rs`.
+    let mut due = 0;
+    if found.asks_socket() {
+        due |= DUE_SOCKET;
+    } else {
+        owner::entered::<M>(state, found, ct);
+    }
+    if weight.is_some() {
+        due |= DUE_RECORD;
+    }
+    if due == 0 {
+        return;
+    }
+    let place = vacant(state);
+    // SAFETY: a live map value of this CPU, and softirqs are off.
+    unsafe {
+        (*place).ct = ct;
+        (*place).due = due;
+        if let Some(weight) = weight {
+            emit::prepare_insert::<M>(&raw mut (*place).record, ct, weight, found.party);
+        }
+    }
+}
+
+/// Charges an entry whose packet is at hand (0: it has none that could be found), and makes its
+/// record if one is due.
+#[inline(always)]
+pub(super) fn entered<M: Memory>(
+    state: *mut PerCpuState,
+    found: owner::Found,
+    ct: u64,
+    skb: u64,
+    weight: Option<u32>,
+) {
+    let mut party = found.party;
+    if found.asks_socket() {
+        party = owner::entered_by_socket(state, read::packet_cgroup(skb), ct);
+    } else {
+        owner::entered_interruptible::<M>(state, found, ct);
+    }
+    if let Some(weight) = weight {
+        emit::insert::<ByHelper>(state, ct, skb, weight, party);
+    }
+}
+
+/// Where an insert can wait. If both places are taken, the ends of their calls were missed, or
+/// this CPU was left in between: the later one makes room, since it may be the softirq's.
+#[inline(always)]
+fn vacant(state: *mut PerCpuState) -> *mut Pending {
     // SAFETY: `state` is a live map value of this CPU.
     unsafe {
-        if (*state).pending_ct != 0 {
-            emit::insert_lost(state, (*state).pending.header.weight);
+        if (*state).pending[0].ct == 0 {
+            return &raw mut (*state).pending[0];
         }
-        (*state).pending_ct = ct;
-        emit::prepare_insert::<M>(&raw mut (*state).pending, ct, weight);
+        let place = &raw mut (*state).pending[1];
+        if (*place).ct != 0 {
+            given_up(state, place);
+        }
+        place
+    }
+}
+
+/// An insert whose packet is not going to be seen.
+#[inline(always)]
+pub(super) fn given_up(state: *mut PerCpuState, pending: *mut Pending) {
+    // SAFETY: `pending` is a live map value of this CPU.
+    unsafe {
+        if (*pending).due & DUE_SOCKET != 0 {
+            owner::entered_without_socket(state);
+        }
+        if (*pending).due & DUE_RECORD != 0 {
+            emit::insert_lost(state, (*pending).record.header.weight);
+        }
+        (*pending).ct = 0;
     }
 }
 
@@ -84,6 +160,9 @@ fn check_insert_fexit(ctx: FExitContext) -> u32 {
     let ret: i32 = ctx.arg(1);
     if let (0, Some(state)) = (ret, state()) {
         count_atomic(state, Counter::CheckInserts, 1);
+        let ct = ctx.arg::<*const u8>(0) as u64;
+        let found = owner::of_entry::<Typed>(ct);
+        entered::<Typed>(state, found, ct, 0, None);
     }
     0
 }

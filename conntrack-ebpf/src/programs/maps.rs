@@ -49,20 +49,27 @@ pub(super) fn count(state: *mut PerCpuState, counter: Counter) {
 /// Counts where a softirq may interrupt (or for what is rare).
 #[inline(always)]
 pub(super) fn count_atomic(state: *mut PerCpuState, counter: Counter, by: u64) {
-    // SAFETY: a live, 8-byte aligned word of a map value. The target has no `fetch_add`, since it
-    // has no compare-and-swap, but one instruction that adds.
-    unsafe {
-        let word = &raw mut (*state).counters[counter as usize];
-        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, by);
-    }
+    // SAFETY: a live, 8-byte aligned word of a map value.
+    unsafe { add(&raw mut (*state).counters[counter as usize], by) }
+}
+
+/// Adds in one instruction. (The target has no `fetch_add`, since it has no compare-and-swap.)
+///
+/// # Safety
+///
+/// `word` is a live, 8-byte aligned word of a map value.
+#[inline(always)]
+pub(super) unsafe fn add(word: *mut u64, by: u64) {
+    // SAFETY: see the contract.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, by) };
 }
 
 /// So many contexts more, or fewer (as a negative number), are in [`FRAMES`].
 #[inline(always)]
 pub(super) fn early_drops_changed(contexts: u32) {
     let contexts = i64::from(contexts.cast_signed()).cast_unsigned();
-    // SAFETY: as in `count_atomic`.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(EARLY_DROPS.as_ptr(), contexts) };
+    // SAFETY: a live, aligned word of the data section.
+    unsafe { add(EARLY_DROPS.as_ptr(), contexts) };
 }
 
 #[inline(always)]

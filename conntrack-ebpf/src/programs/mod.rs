@@ -13,5 +13,6 @@ mod globals;
 mod insert;
 mod maps;
 mod new_flow;
+mod owner;
 mod read;
 mod ring_fill;

@@ -5,6 +5,7 @@ use aya_ebpf::helpers::{
 };
 use conntrack_ebpf::{
     global::MISSING,
+    owner::Address,
     record::{FLAG_SOCKET_SEEN, Origin, Tuple},
 };
 
@@ -18,7 +19,7 @@ const CTINFO_FIRST_REPLY: u64 = 3;
 const TUPLE_IN_HASH: u32 = 16;
 const TUPLE_HASH_SIZE: u32 = 56;
 /// `AF_INET`
-const IPV4: u16 = 2;
+pub(super) const IPV4: u16 = 2;
 /// `TCP_TIME_WAIT`, `TCP_NEW_SYN_RECV` (include/net/tcp_states.h).
 const TIME_WAIT: u8 = 6;
 const NEW_SYN_RECV: u8 = 12;
@@ -38,6 +39,31 @@ pub(super) trait Memory {
     ///
     /// `place` can be written.
     unsafe fn copy_tuple(base: u64, offset: u32, place: *mut Tuple);
+
+    /// The source address of the tuple at `base + offset`; all zero if it can't be read.
+    fn source(base: u64, offset: u32) -> Address;
+}
+
+/// The first half of a tuple.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Source {
+    address: [u32; 4],
+    port: u16,
+    l3num: u16,
+}
+
+impl Source {
+    #[inline(always)]
+    const fn key(self) -> Address {
+        if self.l3num == IPV4 {
+            Address::v4(self.address[0])
+        } else {
+            Address {
+                words: self.address,
+            }
+        }
+    }
 }
 
 /// Through `bpf_probe_read_kernel`.
@@ -62,6 +88,11 @@ impl Memory for ByHelper {
     unsafe fn copy_tuple(base: u64, offset: u32, place: *mut Tuple) {
         // SAFETY: see the contract.
         unsafe { copy_tuple_at(base.wrapping_add(u64::from(offset)), place) }
+    }
+
+    #[inline(always)]
+    fn source(base: u64, offset: u32) -> Address {
+        Self::load::<Source>(base, offset).map_or(Address { words: [0; 4] }, Source::key)
     }
 }
 
@@ -97,6 +128,26 @@ impl Memory for Typed {
             (*place).src_port = (&raw const (*from).src_port).read_volatile();
             (*place).dst_port = (&raw const (*from).dst_port).read_volatile();
             (*place).protonum = (&raw const (*from).protonum).read_volatile();
+        }
+    }
+
+    #[inline(always)]
+    fn source(base: u64, offset: u32) -> Address {
+        let from = base.wrapping_add(u64::from(offset)) as *const Tuple;
+        // SAFETY: as in `copy_tuple`.
+        unsafe {
+            let first = (&raw const (*from).src[0]).read_volatile();
+            if (&raw const (*from).l3num).read_volatile() == IPV4 {
+                return Address::v4(first);
+            }
+            Address {
+                words: [
+                    first,
+                    (&raw const (*from).src[1]).read_volatile(),
+                    (&raw const (*from).src[2]).read_volatile(),
+                    (&raw const (*from).src[3]).read_volatile(),
+                ],
+            }
         }
     }
 }
@@ -198,6 +249,16 @@ pub(super) unsafe fn copy_ct_tuple<M: Memory, const REPLY: u32>(ct: u64, place: 
     }
 }
 
+/// The source address of one direction of an entry, as in [`copy_ct_tuple`].
+#[inline(always)]
+pub(super) fn ct_source<M: Memory, const REPLY: u32>(ct: u64) -> Address {
+    let hashes = globals::CT_TUPLEHASH.load();
+    if hashes == MISSING {
+        return Address { words: [0; 4] };
+    }
+    M::source(ct, hashes + REPLY * TUPLE_HASH_SIZE + TUPLE_IN_HASH)
+}
+
 /// As [`copy_ct_tuple`] by helper, for rare paths.
 #[inline(always)]
 pub(super) fn ct_tuple<const REPLY: u32>(ct: u64) -> Tuple {
@@ -235,6 +296,12 @@ pub(super) fn origin<M: Memory>(skb: u64, zone: u16) -> (Origin, u8) {
         origin.cgroup = socket_cgroup::<M>(socket).unwrap_or(0);
     }
     (origin, FLAG_SOCKET_SEEN)
+}
+
+/// The cgroup v2 id of a packet's socket; 0 if it has none, or there is no packet.
+#[inline(always)]
+pub(super) fn packet_cgroup(skb: u64) -> u64 {
+    origin::<ByHelper>(skb, 0).0.cgroup
 }
 
 /// The cgroup v2 id of a socket. An answered SYN has a request_sock, which points to its

@@ -44,7 +44,7 @@ fn insert_is_read_back_field_by_field() {
             cgroup: 99,
             ifindex: 3,
             zone: 5,
-            reserved: 0
+            owner: 0
         }
     );
 }

@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use conntrack_ebpf::record::View;
+use conntrack_ebpf::{owner::UNKNOWN, record::View};
 use tokio::sync::{broadcast, watch};
 
 use super::Snapshot;
@@ -28,6 +28,7 @@ const BATCH: usize = 512;
 struct Shared {
     watchers_lost: AtomicU64,
     unknown_netns: AtomicBool,
+    unknown_owner: AtomicBool,
     known_netns: Mutex<HashSet<u32>>,
 }
 
@@ -120,6 +121,9 @@ impl Publisher {
                     shared.unknown_netns.store(true, Ordering::Relaxed);
                 }
             }
+            if is_nobodys(view) {
+                shared.unknown_owner.store(true, Ordering::Relaxed);
+            }
             if events.receiver_count() > 0 {
                 // An error says that the last watcher has just left.
                 let _: Result<_, _> = events.send(*view);
@@ -132,10 +136,25 @@ impl Publisher {
         self.shared.unknown_netns.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether an event was nobody's that is known, since last asked.
+    pub fn take_unknown_owner(&self) -> bool {
+        self.shared.unknown_owner.swap(false, Ordering::Relaxed)
+    }
+
     /// Records that watchers were too slow to take.
     pub fn watchers_lost(&self) -> u64 {
         self.shared.watchers_lost.load(Ordering::Relaxed)
     }
+}
+
+/// Whether nobody that is known is charged.
+fn is_nobodys(view: &View) -> bool {
+    let owner = match view {
+        View::Insert(record) => record.origin.owner,
+        View::Drop(record) => record.origin.owner,
+        View::Eviction(record) => record.victim_owner,
+    };
+    u32::from(owner) == UNKNOWN
 }
 
 impl Handle {

@@ -4,10 +4,12 @@ use std::{sync::Arc, time::Instant};
 
 use serde::Serialize;
 
-use super::{Own, Unexplained, pressure::Pressure};
+use super::{Own, OwnerSample, Recount, Unexplained};
 use crate::{
     events::Names,
     kernel::stats::KernelStats,
+    owners::Occupancy,
+    pressure::state::Pressure,
     probes::{ProgramTime, Status, Totals},
 };
 
@@ -89,6 +91,12 @@ pub struct Snapshot {
     pub tables: Vec<Table>,
     /// What the probes have counted since the agent began; never goes back.
     pub totals: Totals,
+    /// The same by owner, by slot: the first two are what is nobody's and the host's.
+    pub owners: Vec<OwnerSample>,
+    /// How many owners there are.
+    pub occupancy: Occupancy,
+    /// The last census.
+    pub recount: Recount,
     /// What the kernel counted and no probe explained.
     pub unexplained: Unexplained,
     /// Records that watchers were too slow to take.
@@ -103,7 +111,7 @@ pub struct Snapshot {
     pub capabilities: Arc<Vec<String>>,
     /// What can't be seen, as far as it is known why.
     pub problems: Vec<String>,
-    /// Names of the namespaces in `tables`.
+    /// Names of the namespaces in `tables`, and of `owners`.
     pub names: Arc<Names>,
 }
 
@@ -123,6 +131,9 @@ impl Default for Snapshot {
             table_bytes: None,
             tables: Vec::new(),
             totals: Totals::default(),
+            owners: Vec::new(),
+            occupancy: Occupancy::default(),
+            recount: Recount::default(),
             unexplained: Unexplained::default(),
             watchers_lost: 0,
             drift: None,

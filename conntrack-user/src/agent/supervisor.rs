@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -11,12 +11,19 @@ use std::{
 use tokio::{
     sync::oneshot,
     task::{JoinHandle, spawn_local},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{KernelInfo, Publisher, Reconciler, pressure::Tracker};
+use super::{
+    Background, KernelInfo, Publisher, Reconciler, Snapshot,
+    ownership::Ownership,
+    recount::{Found, Recounter},
+    scans::Scans,
+};
 use crate::{
     kernel::{Root, conntrack::Presence, release, tables::TableReader},
+    owners::{Discovery, Maps},
+    pressure::Tracker,
     probes::{AttachError, Options, Probes, Status, Totals, privileges},
 };
 
@@ -26,6 +33,9 @@ mod sampling;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait after attaching anew went wrong.
 const RETRY: Duration = Duration::from_secs(10);
+
+/// How long the first look for owners may take.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 /// How the agent runs.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +52,7 @@ enum Life {
     Waiting,
     /// Attached; the task reads the ring.
     Attached {
-        probes: Box<Probes>,
+        probes: Arc<Probes>,
         reader: JoinHandle<()>,
         status: Arc<Status>,
     },
@@ -60,7 +70,13 @@ struct Supervisor {
     /// Entries less inserts plus deletes at the first sample after attaching.
     baseline: Option<i64>,
     tables: Option<TableReader>,
+    background: Option<Background>,
     trackers: HashMap<u32, Tracker>,
+    scans: Scans,
+    /// Used on the background thread.
+    ownership: Arc<Mutex<Ownership>>,
+    recounter: Recounter,
+    host_netns: u32,
     reconciler: Reconciler,
     capabilities: Option<Arc<Vec<String>>>,
     attached_once: bool,
@@ -78,6 +94,8 @@ struct Supervisor {
 pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallible, AttachError> {
     let root = Root::system();
     let release = release::release(&root).unwrap_or_else(|_| "unknown".to_owned());
+    let ownership = Arc::new(Mutex::new(Ownership::new(options.probes.owner_slots)));
+    let scans = Scans::begin(options.drop_capabilities).map_err(AttachError::Thread)?;
     let mut supervisor = Supervisor {
         options,
         publisher,
@@ -86,13 +104,24 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
         base: Totals::default(),
         baseline: None,
         tables: Some(TableReader::new(root)),
+        background: None,
         trackers: HashMap::new(),
+        scans,
+        ownership,
+        recounter: Recounter::new(),
+        host_netns: 0,
         reconciler: Reconciler::default(),
         capabilities: None,
         attached_once: false,
         problems: Vec::new(),
         kernel: Arc::new(KernelInfo { release }),
     };
+    // Before anything is attached, so that the first entry has its owner.
+    if let Ok(found) = timeout(FIRST_LOOK, supervisor.scans.next()).await {
+        supervisor.discovered(found).await;
+    } else {
+        tracing::warn!("looking for the owners of this node takes long; attaching without them");
+    }
     match supervisor.attach().await {
         Ok(()) => {}
         Err(AttachError::NotLoaded) => {
@@ -107,9 +136,14 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        supervisor.tend().await?;
-        supervisor.sample().await;
+        tokio::select! {
+            _ = ticks.tick() => {
+                supervisor.tend().await?;
+                supervisor.sample().await;
+            }
+            found = supervisor.scans.next() => supervisor.discovered(found).await,
+            found = supervisor.recounter.finished() => supervisor.recounted(found).await,
+        }
     }
 }
 
@@ -122,9 +156,77 @@ async fn forward_log(mut logger: aya_log::EbpfLogger<&'static dyn log::Log>) {
 }
 
 impl Supervisor {
+    /// Begins a census if one is due.
+    async fn recount(&mut self, needed: bool) {
+        let Life::Attached { probes, .. } = &self.life else {
+            return;
+        };
+        if !self.recounter.is_due(needed) {
+            return;
+        }
+        let (probes, ownership) = (Arc::clone(probes), Arc::clone(&self.ownership));
+        let host_netns = self.host_netns;
+        let charging = self
+            .aside(move || locked(&ownership).census(&probes, host_netns))
+            .await;
+        match charging {
+            Some(Ok(charging)) => self.recounter.begin(charging),
+            Some(Err(error)) => self.remember(&format!("no census: {error}")),
+            None => {}
+        }
+    }
+
+    /// Takes over what a census found.
+    async fn recounted(&mut self, found: Found) {
+        let Life::Attached { probes, .. } = &self.life else {
+            return;
+        };
+        let (probes, ownership) = (Arc::clone(probes), Arc::clone(&self.ownership));
+        let counted = self
+            .aside(move || locked(&ownership).counted(found, &probes))
+            .await;
+        if let Some(Err(error)) = counted {
+            self.remember(&format!("a census can't be used: {error}"));
+        }
+    }
+
+    /// Takes over who is on this node now.
+    async fn discovered(&mut self, found: Arc<Discovery>) {
+        if let Some(netns) = found.host_netns {
+            self.host_netns = netns;
+        }
+        let probes = match &self.life {
+            Life::Attached { probes, .. } => Some(Arc::clone(probes)),
+            Life::Waiting | Life::Failed { .. } => None,
+        };
+        let (ownership, discovery) = (Arc::clone(&self.ownership), Arc::clone(&found));
+        let taken = self
+            .aside(move || {
+                let mut ownership = locked(&ownership);
+                let taken = ownership.take(&discovery, probes.as_deref());
+                (taken, ownership.names())
+            })
+            .await;
+        let Some((taken, names)) = taken else { return };
+        let problems = taken
+            .unwrap_or_else(|error| vec![format!("owners can't be told to the kernel: {error}")]);
+        for problem in found.problems.iter().chain(&problems) {
+            self.remember(problem);
+        }
+        // Events may name those that were just found.
+        let latest = self.publisher.latest();
+        if latest.names.owners != names {
+            self.publisher.publish(Snapshot {
+                names: Arc::new((*latest.names).clone().with_owners(names)),
+                ..(*latest).clone()
+            });
+        }
+    }
+
     /// Attaches; on success the ring is being read.
     async fn attach(&mut self) -> Result<(), AttachError> {
-        let mut probes = attach_elsewhere(&self.options.probes).await?;
+        let owners = locked(&self.ownership).maps().clone();
+        let mut probes = attach_elsewhere(&self.options.probes, &owners).await?;
         let ring = probes.take_ring();
         let sink = self.publisher.sink();
         let reader = spawn_local(async move {
@@ -154,33 +256,64 @@ impl Supervisor {
             "attached"
         );
         self.life = Life::Attached {
-            probes: Box::new(probes),
+            probes: Arc::new(probes),
             reader,
             status: Arc::new(status),
         };
         self.attached_once = true;
         self.baseline = None;
+        self.recounter.restart();
         self.reconciler.restart();
         if self.options.drop_capabilities && self.capabilities.is_none() {
-            // Once, and before any other thread exists: each thread has its own.
+            // Once, and before any other thread exists: each thread has its own, and a new one those
+            // of the thread that starts it.
             let kept = privileges::drop_unneeded().unwrap_or_else(|error| {
                 tracing::warn!(%error, "capabilities that are not needed could not be dropped");
                 Vec::new()
             });
             self.capabilities = Some(Arc::new(kept));
         }
+        if self.background.is_none() {
+            // Without it everything is read here: events come later, but they come.
+            self.background = Background::start()
+                .inspect_err(|error| tracing::warn!(%error, "no thread to read the tables on"))
+                .ok();
+        }
         Ok(())
+    }
+
+    /// Runs `work` beside the events; `None` if it panicked.
+    async fn aside<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> Option<R> {
+        match &self.background {
+            Some(background) => background.run(work).await,
+            None => Some(work()),
+        }
     }
 
     /// Sees to it that the probes are where they should be.
     async fn tend(&mut self) -> Result<(), AttachError> {
         if let Life::Attached { probes, reader, .. } = &self.life {
-            if probes.still_attached() {
+            let there = Arc::clone(probes);
+            if self
+                .aside(move || there.still_attached())
+                .await
+                .unwrap_or(true)
+            {
                 return Ok(());
             }
             // Their maps live as long as the probes: nothing that was counted is lost.
             if let Ok(totals) = probes.totals() {
                 self.base = self.base + totals;
+            }
+            let mut ownership = locked(&self.ownership);
+            let read = ownership.read(probes);
+            ownership.detached();
+            drop(ownership);
+            if let Err(error) = read {
+                tracing::warn!(%error, "the last counts of owners can't be read");
             }
             reader.abort();
             tracing::warn!("nf_conntrack was unloaded; waiting for it to come back");
@@ -212,16 +345,20 @@ impl Supervisor {
     }
 }
 
+fn locked(ownership: &Mutex<Ownership>) -> MutexGuard<'_, Ownership> {
+    ownership.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Attaches on a thread of its own, so that requests and signals are answered meanwhile: the
 /// verifier can take seconds. The thread ends at once, as it has all capabilities.
-async fn attach_elsewhere(options: &Options) -> Result<Probes, AttachError> {
+async fn attach_elsewhere(options: &Options, owners: &Maps) -> Result<Probes, AttachError> {
     if !Presence::read(&Root::system()).is_ok_and(Presence::is_loaded) {
         // Quickly refused.
-        return Probes::attach(options);
+        return Probes::attach(options, owners);
     }
     let (sender, attached) = oneshot::channel();
-    let owned = options.clone();
-    let attach = move || drop(sender.send(Probes::attach(&owned)));
+    let owned = (options.clone(), owners.clone());
+    let attach = move || drop(sender.send(Probes::attach(&owned.0, &owned.1)));
     match thread::Builder::new()
         .name("attach".to_owned())
         .spawn(attach)
@@ -229,8 +366,8 @@ async fn attach_elsewhere(options: &Options) -> Result<Probes, AttachError> {
         Ok(_) => match attached.await {
             Ok(result) => result,
             // It panicked: let it be seen.
-            Err(_) => Probes::attach(options),
+            Err(_) => Probes::attach(options, owners),
         },
-        Err(_) => Probes::attach(options),
+        Err(_) => Probes::attach(options, owners),
     }
 }

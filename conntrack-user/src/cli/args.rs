@@ -62,6 +62,14 @@ pub(super) struct ProbeArgs {
     /// Size of the ring buffer in bytes
     #[arg(long, env = "CTPRESSURE_RING_SIZE", value_name = "BYTES")]
     ring_size: Option<u32>,
+    /// Pods and other owners that can be told apart at a time
+    #[arg(
+        long,
+        env = "CTPRESSURE_OWNER_SLOTS",
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(2..=65_536)
+    )]
+    owner_slots: Option<u32>,
     /// Treat the kernel as if it did not have these functions
     #[arg(
         long,
@@ -104,6 +112,7 @@ impl ProbeArgs {
             drop_budget: self.drop_budget.unwrap_or(default.drop_budget),
             eviction_budget: self.eviction_budget.unwrap_or(default.eviction_budget),
             ring_bytes: self.ring_size.unwrap_or(default.ring_bytes),
+            owner_slots: self.owner_slots.unwrap_or(default.owner_slots),
             ebpf_log_level: self.ebpf_log,
             without_functions: self.without_function.clone(),
             btf: self.btf.clone(),

@@ -1,6 +1,7 @@
 //! Errors as people read them: what happened, and what to do.
 
 use crate::{
+    kernel::entries::EntriesError,
     probes::AttachError,
     serve::{http::ListenError, socket::SocketError},
 };
@@ -24,6 +25,9 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
                 return Some(failure.help.as_str());
             }
             if let Some(error) = cause.downcast_ref::<AttachError>() {
+                return Some(error.help());
+            }
+            if let Some(error) = cause.downcast_ref::<EntriesError>() {
                 return Some(error.help());
             }
             if let Some(error) = cause.downcast_ref::<ListenError>() {

@@ -3,8 +3,10 @@
 mod args;
 mod failure;
 mod logging;
+mod output;
 mod run;
 mod signals;
+mod table;
 mod watch;
 
 use std::process::ExitCode;
@@ -33,6 +35,7 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Watch(watch::Watch),
+    Table(table::Table),
 }
 
 /// Runs the program with the arguments of the process; the exit status is 0 if all went well, 1
@@ -45,6 +48,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(run) => run.run(),
         Command::Watch(watch) => watch.run(),
+        Command::Table(table) => table.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,6 @@ use std::{
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use tokio::{
-    io::{AsyncWriteExt as _, Stdout},
     runtime,
     task::LocalSet,
     time::{Instant, sleep_until},
@@ -17,7 +16,7 @@ use tokio::{
 use super::{
     Failure,
     args::{LogArgs, ProbeArgs, SocketArgs},
-    logging, signals,
+    logging, output, signals,
 };
 use crate::{
     agent::{self, AgentOptions, State, Subscription},
@@ -63,6 +62,15 @@ pub(super) struct Watch {
     /// Only these network namespaces: `host`, a name in /run/netns, or an inode number
     #[arg(long, env = "CTPRESSURE_NETNS", value_delimiter = ',')]
     netns: Vec<Netns>,
+    /// Only these owners (of an eviction: its victim or its cause): `namespace/pod`, a pod's name,
+    /// `namespace/` for all its pods, a systemd unit, `host` or `unknown`
+    #[arg(
+        long,
+        env = "CTPRESSURE_OWNER",
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
+    owner: Vec<String>,
     /// End after this many events
     #[arg(long, env = "CTPRESSURE_COUNT", value_name = "N")]
     count: Option<u64>,
@@ -128,7 +136,7 @@ impl Source {
 
 /// Prints events, each with the line's end at once.
 struct Printer {
-    out: Stdout,
+    out: output::Output,
     output: Output,
     colour: bool,
     /// Events that may still be printed.
@@ -171,11 +179,7 @@ impl Printer {
 
     /// Writes what is formatted; `Enough` when nobody reads any more.
     async fn flush(&mut self) -> io::Result<Next> {
-        let written = async {
-            self.out.write_all(&self.bytes).await?;
-            self.out.flush().await
-        };
-        match written.await {
+        match self.out.write_all(&self.bytes).await {
             Ok(()) => {
                 self.bytes.clear();
                 Ok(Next::More)
@@ -213,6 +217,7 @@ impl Watch {
             networks: self.address.clone(),
             ports: self.port.clone(),
             netns: self.netns.clone(),
+            owners: self.owner.clone(),
         }
     }
 
@@ -220,7 +225,7 @@ impl Watch {
         let end = signals::end()?;
         let filter = self.filter();
         let printer = Printer {
-            out: tokio::io::stdout(),
+            out: output::Output::new(),
             output: self.output,
             colour: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
             left: self.count,

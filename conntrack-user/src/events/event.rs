@@ -12,10 +12,13 @@ use std::{
     time::SystemTime,
 };
 
-use conntrack_ebpf::record::{self, DropReason, FLAG_CAUSE_KNOWN, View};
+use conntrack_ebpf::{
+    owner::Direction,
+    record::{self, DropReason, FLAG_CAUSE_KNOWN, FLAG_INGRESS, FLAG_VICTIM_INGRESS, View},
+};
 use serde::{Deserialize, Serialize};
 
-use super::{Clock, is_icmp, protocol_name};
+use super::{Clock, OwnersBySlot, Who, is_icmp, protocol_name};
 
 /// `IPS_SEEN_REPLY`, `include/uapi/linux/netfilter/nf_conntrack_common.h`
 const SEEN_REPLY: u64 = 1 << 1;
@@ -97,6 +100,8 @@ pub struct InsertEvent {
     /// When and where.
     #[serde(flatten)]
     pub seen: Seen,
+    /// Whose connection it is.
+    pub owner: Who,
     /// As the opener sent it.
     pub original: Option<Tuple>,
     /// As answers come.
@@ -114,6 +119,8 @@ pub struct DropEvent {
     /// When and where.
     #[serde(flatten)]
     pub seen: Seen,
+    /// Whose connection was refused.
+    pub owner: Who,
     /// As the opener sent it.
     pub original: Option<Tuple>,
     /// As answers would come; not known when the table was full.
@@ -129,6 +136,10 @@ pub struct EvictionEvent {
     /// When and where; the protocol is the victim's.
     #[serde(flatten)]
     pub seen: Seen,
+    /// Whose entry was removed.
+    pub victim_owner: Who,
+    /// Whose new connection needed room; unknown with its tuple.
+    pub cause_owner: Who,
     /// Original direction of the removed entry.
     pub victim: Option<Tuple>,
     /// Its reply direction.
@@ -168,14 +179,24 @@ pub struct LostEvent {
     pub evictions_not_detailed: u64,
 }
 
-/// Names of network namespaces by inode number.
+/// Names of network namespaces by inode number, and owners by slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names(HashMap<u32, String>);
+pub struct Names {
+    namespaces: HashMap<u32, String>,
+    /// The owners.
+    pub owners: OwnersBySlot,
+}
 
 impl Names {
+    /// The same namespaces with these owners.
+    #[must_use]
+    pub fn with_owners(self, owners: OwnersBySlot) -> Self {
+        Self { owners, ..self }
+    }
+
     /// The name, or the inode number in digits.
     pub fn name(&self, netns: u32) -> String {
-        self.0
+        self.namespaces
             .get(&netns)
             .cloned()
             .unwrap_or_else(|| netns.to_string())
@@ -183,13 +204,27 @@ impl Names {
 
     /// Whether this namespace goes by `name`.
     pub fn is(&self, netns: u32, name: &str) -> bool {
-        self.0.get(&netns).is_some_and(|known| known == name)
+        self.namespaces
+            .get(&netns)
+            .is_some_and(|known| known == name)
     }
 }
 
 impl FromIterator<(u32, String)> for Names {
     fn from_iter<I: IntoIterator<Item = (u32, String)>>(names: I) -> Self {
-        Self(names.into_iter().collect())
+        Self {
+            namespaces: names.into_iter().collect(),
+            owners: OwnersBySlot::default(),
+        }
+    }
+}
+
+/// The direction that a flag of a record says.
+const fn direction(flags: u8, ingress: u8) -> Direction {
+    if flags & ingress == 0 {
+        Direction::Egress
+    } else {
+        Direction::Ingress
     }
 }
 
@@ -205,9 +240,16 @@ impl Event {
             weight: header.weight,
             protocol: tuple.map(|tuple| protocol_name(tuple.protonum).into_owned()),
         };
+        let owner = |origin: &record::Origin| {
+            names.owners.who(
+                u32::from(origin.owner),
+                direction(header.flags, FLAG_INGRESS),
+            )
+        };
         match view {
             View::Insert(record) => Self::Insert(InsertEvent {
                 seen: seen(Some(&record.original)),
+                owner: owner(&record.origin),
                 original: Tuple::new(&record.original),
                 reply: Tuple::new(&record.reply),
                 origin: Origin::new(record.origin),
@@ -220,6 +262,7 @@ impl Event {
                         |reason| reason.name().to_owned(),
                     ),
                     seen: seen(known),
+                    owner: owner(&record.origin),
                     original: known.and_then(Tuple::new),
                     reply: Tuple::new(&record.reply),
                     origin: Origin::new(record.origin),
@@ -229,6 +272,11 @@ impl Event {
                 let known = (header.flags & FLAG_CAUSE_KNOWN != 0).then_some(&record.cause);
                 Self::Eviction(EvictionEvent {
                     seen: seen(Some(&record.victim)),
+                    victim_owner: names.owners.who(
+                        u32::from(record.victim_owner),
+                        direction(header.flags, FLAG_VICTIM_INGRESS),
+                    ),
+                    cause_owner: owner(&record.origin),
                     victim: Tuple::new(&record.victim),
                     victim_reply: Tuple::new(&record.victim_reply),
                     cause: known.and_then(Tuple::new),
@@ -317,7 +365,11 @@ mod tests {
     use crate::events::sample;
 
     fn as_json(view: &View) -> Value {
-        let names = [(4_026_531_840, "host".to_owned())].into_iter().collect();
+        let pod = crate::owners::Owner::pod("u-1", Some(("shop", "cart-1")));
+        let names = [(4_026_531_840, "host".to_owned())]
+            .into_iter()
+            .collect::<Names>()
+            .with_owners([(2, pod)].into_iter().collect());
         let event = Event::new(view, &mut Clock::default(), &names);
         let mut line = Vec::new();
         event.write_json(&mut line);
@@ -339,6 +391,7 @@ mod tests {
             as_json(&sample::insert()),
             json!({"kind": "insert", "netns": 4_026_531_840_u32, "netns_name": "host", "cpu": 1,
                 "weight": 1, "protocol": "udp",
+                "owner": {"kind": "unknown", "direction": "egress"},
                 "original": {"source": "10.0.0.1", "source_port": 1234,
                     "destination": "10.0.0.2", "destination_port": 53},
                 "reply": {"source": "10.0.0.2", "source_port": 53,
@@ -353,6 +406,7 @@ mod tests {
             as_json(&sample::icmpv6_drop()),
             json!({"kind": "drop", "reason": "table_full", "netns": 4_026_532_177_u32,
                 "netns_name": "4026532177", "cpu": 0, "weight": 1, "protocol": "icmpv6",
+                "owner": {"kind": "unknown", "direction": "egress"},
                 "original": {"source": "fd00::1", "destination": "fd00::2", "icmp_id": 7,
                     "icmp_type": 128, "icmp_code": 0},
                 "reply": null, "zone": 3, "ifindex": 2, "cgroup": 77})
@@ -376,6 +430,9 @@ mod tests {
             as_json(&sample::eviction()),
             json!({"kind": "eviction", "netns": 4_026_531_840_u32, "netns_name": "host", "cpu": 1,
                 "weight": 1, "protocol": "tcp",
+                "victim_owner": {"kind": "pod", "namespace": "shop", "pod": "cart-1",
+                    "direction": "ingress"},
+                "cause_owner": {"kind": "unknown", "direction": "egress"},
                 "victim": {"source": "10.0.0.9", "source_port": 40000,
                     "destination": "10.0.0.2", "destination_port": 80},
                 "victim_reply": {"source": "10.0.0.2", "source_port": 80,

@@ -75,6 +75,10 @@ pub struct Filter {
     /// Network namespaces.
     #[serde(default)]
     pub netns: Vec<Netns>,
+    /// Owners by name, see [`OwnersBySlot::is`](super::OwnersBySlot::is): of the event, or of an
+    /// eviction's victim or cause.
+    #[serde(default)]
+    pub owners: Vec<String>,
 }
 
 impl Filter {
@@ -107,6 +111,11 @@ impl Filter {
         // A tuple without an address family is not filled in.
         let tuples = || tuples.iter().flatten().filter(|tuple| tuple.l3num != 0);
         self.wants(kind)
+            && any(&self.owners, |name| {
+                slots_of(view)
+                    .into_iter()
+                    .any(|slot| names.owners.is(slot, name))
+            })
             && any(&self.netns, |netns| match netns {
                 Netns::Inode(inode) => *inode == view.header().netns,
                 Netns::Name(name) => names.is(view.header().netns, name),
@@ -128,6 +137,16 @@ impl Filter {
                     })
             })
     }
+}
+
+/// The slots of the owners in a record.
+fn slots_of(view: &View) -> [u32; 2] {
+    let (first, second) = match view {
+        View::Insert(record) => (record.origin.owner, record.origin.owner),
+        View::Drop(record) => (record.origin.owner, record.origin.owner),
+        View::Eviction(record) => (record.victim_owner, record.origin.owner),
+    };
+    [u32::from(first), u32::from(second)]
 }
 
 /// True of an empty list, else whether one of its values fits.

@@ -3,6 +3,7 @@
 //! * [`Event`]: the printable form of a record, with its JSON contract;
 //! * [`text`]: one line for people;
 //! * [`Filter`]: which records somebody wants to see;
+//! * [`Who`]: the owner that an event is charged to;
 //! * [`Clock`] and [`Names`]: what turns the kernel's numbers into times and names.
 
 mod clock;
@@ -12,6 +13,7 @@ mod protocol;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod text;
+mod who;
 
 pub use clock::Clock;
 pub use event::{
@@ -19,3 +21,4 @@ pub use event::{
 };
 pub use filter::{Filter, Kind, Netns, UnknownProtocol, parse_network, parse_protocol};
 pub use protocol::{is_icmp, protocol_name, protocol_number};
+pub use who::{OwnersBySlot, Who, direction_name};

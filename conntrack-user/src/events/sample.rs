@@ -1,8 +1,8 @@
 //! Records for tests.
 
 use conntrack_ebpf::record::{
-    DropReason, DropRecord, EvictionRecord, FLAG_CAUSE_KNOWN, Header, InsertRecord, Kind, Origin,
-    Tuple, VERSION, View,
+    DropReason, DropRecord, EvictionRecord, FLAG_CAUSE_KNOWN, FLAG_VICTIM_INGRESS, Header,
+    InsertRecord, Kind, Origin, Tuple, VERSION, View,
 };
 
 pub(crate) fn tuple_v4(protonum: u8, from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Tuple {
@@ -78,19 +78,25 @@ pub(crate) fn icmpv6_drop() -> View {
             cgroup: 77,
             ifindex: 2,
             zone: 3,
-            reserved: 0,
+            owner: 0,
         },
     })
 }
 
 /// A TCP entry that had been answered, evicted for a DNS query.
 pub(crate) fn eviction() -> View {
+    let header = header(Kind::Eviction);
     View::Eviction(EvictionRecord {
-        header: header(Kind::Eviction),
+        header: Header {
+            flags: header.flags | FLAG_VICTIM_INGRESS,
+            ..header
+        },
         victim: tuple_v4(6, ([10, 0, 0, 9], 40_000), ([10, 0, 0, 2], 80)),
         victim_reply: tuple_v4(6, ([10, 0, 0, 2], 80), ([10, 0, 0, 9], 40_000)),
         cause: tuple_v4(17, ([10, 0, 0, 1], 1234), ([10, 0, 0, 2], 53)),
         origin: Origin::default(),
         victim_status: 0b1010,
+        victim_owner: 2,
+        reserved: [0; 3],
     })
 }

@@ -7,12 +7,12 @@ use std::{net::IpAddr, time::SystemTime};
 
 use anstyle::{AnsiColor, Style};
 
-use super::{Event, LostEvent, Seen, Tuple};
+use super::{Event, LostEvent, Seen, Tuple, Who};
 
 /// Columns of a line at most.
 pub const WIDTH: usize = 100;
-/// Columns of a network namespace's name.
-const NETNS: usize = 10;
+/// Columns of the name of the owner, or of the network namespace where it says more.
+const WHO: usize = 18;
 /// The longest IPv6 address in text.
 const WHOLE: usize = 45;
 
@@ -32,22 +32,34 @@ pub fn line(event: &Event, colour: bool) -> String {
                 weight => format!(" x{weight}"),
             };
             let detail = |limit, _| flow(insert.original.as_ref(), limit) + &weight;
-            (insert.seen.time, placed(&insert.seen, detail))
+            (
+                insert.seen.time,
+                placed(&insert.seen, &insert.owner, detail),
+            )
         }
         Event::Drop(drop) => {
             let detail =
                 |limit, _| format!("{} {}", flow(drop.original.as_ref(), limit), drop.reason);
-            (drop.seen.time, placed(&drop.seen, detail))
+            (drop.seen.time, placed(&drop.seen, &drop.owner, detail))
         }
         Event::Eviction(eviction) => {
+            let for_whom = if eviction.cause_owner.is_named() {
+                format!("{} ", shorten(&eviction.cause_owner.name(), WHO))
+            } else {
+                String::new()
+            };
             let detail = |limit, whole| {
                 let cause = match (&eviction.cause, whole) {
                     (Some(cause), false) => endpoint(cause, true, limit),
                     (cause, _) => flow(cause.as_ref(), limit),
                 };
-                format!("{} for {cause}", flow(eviction.victim.as_ref(), limit))
+                let victim = flow(eviction.victim.as_ref(), limit);
+                format!("{victim} for {for_whom}{cause}")
             };
-            (eviction.seen.time, placed(&eviction.seen, detail))
+            (
+                eviction.seen.time,
+                placed(&eviction.seen, &eviction.victim_owner, detail),
+            )
         }
         Event::Lost(lost) => (lost.time, lost_text(lost)),
     };
@@ -63,7 +75,7 @@ fn time_of_day(time: SystemTime) -> String {
 /// The widest form of the detail that fits behind the namespace and the protocol.
 ///
 /// `detail` is given the longest address allowed, and whether the cause may be shown whole.
-fn placed(seen: &Seen, detail: impl Fn(usize, bool) -> String) -> String {
+fn placed(seen: &Seen, owner: &Who, detail: impl Fn(usize, bool) -> String) -> String {
     const FORMS: [(usize, bool); 7] = [
         (WHOLE, true),
         (21, true),
@@ -73,9 +85,13 @@ fn placed(seen: &Seen, detail: impl Fn(usize, bool) -> String) -> String {
         (15, false),
         (9, false),
     ];
-    let netns = shorten(&seen.netns_name, NETNS);
+    let who = if owner.is_named() {
+        shorten(&owner.name(), WHO)
+    } else {
+        shorten(&seen.netns_name, WHO)
+    };
     let protocol = seen.protocol.as_deref().unwrap_or("-");
-    let start = format!("{netns:<NETNS$} {protocol:<5} ");
+    let start = format!("{who:<WHO$} {protocol:<5} ");
     // "HH:MM:SS.mmm insert " stands before it.
     let room = WIDTH - 20 - start.chars().count();
     let mut text = String::new();
@@ -88,7 +104,8 @@ fn placed(seen: &Seen, detail: impl Fn(usize, bool) -> String) -> String {
     start + &shorten(&text, room)
 }
 
-fn flow(tuple: Option<&Tuple>, limit: usize) -> String {
+/// A tuple in words; each address has at most `limit` characters.
+pub(crate) fn flow(tuple: Option<&Tuple>, limit: usize) -> String {
     let Some(tuple) = tuple else {
         return "unknown flow".to_owned();
     };
@@ -141,7 +158,7 @@ fn lost_text(lost: &LostEvent) -> String {
 }
 
 /// The text with its middle left out if it has more than `limit` characters.
-fn shorten(text: &str, limit: usize) -> String {
+pub(crate) fn shorten(text: &str, limit: usize) -> String {
     let length = text.chars().count();
     if length <= limit {
         return text.to_owned();

@@ -1,5 +1,5 @@
 //! What the running kernel is: its types ([`btf`]), functions ([`kallsyms`]), limits ([`sysctl`]),
-//! statistics ([`stats`]), tables ([`tables`]), and whether conntrack is there at all
+//! statistics ([`stats`]), tables ([`tables`]) and their entries ([`entries`]), and whether conntrack is there at all
 //! ([`conntrack`]).
 //!
 //! Every reader takes a [`Root`], so that the state of a kernel that is not booted can be read
@@ -7,6 +7,7 @@
 
 pub mod btf;
 pub mod conntrack;
+pub mod entries;
 pub mod kallsyms;
 pub mod release;
 mod root;

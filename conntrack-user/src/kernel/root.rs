@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// The folder in which `proc`, `sys` and `run` are: `/` of a running system, or captured state.
+/// The folder in which `proc`, `sys`, `run` and `var` are: `/` of a running system, or captured state.
 ///
 /// ```
 /// use std::path::Path;
@@ -26,7 +26,7 @@ impl Root {
         }
     }
 
-    /// State that was captured into `base` (`base/proc/...`, `base/sys/...`, `base/run/...`).
+    /// State that was captured into `base` (`base/proc/...`, `base/sys/...`, and so on).
     pub fn at(base: impl Into<PathBuf>) -> Self {
         Self {
             base: base.into(),
@@ -53,6 +53,11 @@ impl Root {
     /// The file `relative` of `/run`.
     pub fn run(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.base.join("run").join(relative)
+    }
+
+    /// The file `relative` of `/var`.
+    pub fn var(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.base.join("var").join(relative)
     }
 }
 

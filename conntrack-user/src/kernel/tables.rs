@@ -23,8 +23,10 @@ mod reading;
 #[cfg(test)]
 mod tests;
 
-use discovery::Namespace;
+pub(crate) use discovery::namespace_of;
+pub use discovery::{Found, Namespace, discover};
 use reading::Outcome;
+pub use reading::is_gone;
 
 /// How often namespaces are looked for.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
@@ -188,7 +190,7 @@ impl TableReader {
 
     /// Finds the namespaces; those that are known keep their sums.
     fn look(&mut self, problems: &mut Vec<String>) {
-        let found = discovery::discover(&self.root);
+        let found = discover(&self.root);
         problems.extend(found.problems);
         self.host = found.host;
         let mut before = std::mem::take(&mut self.known);

@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{
     kernel::{Root, btf::Btf, conntrack::Presence, kallsyms::Symbols},
-    sys::{bpf, perf},
+    owners::Maps as Charged,
+    sys::{bpf, netns, perf},
 };
 
 /// The module that conntrack is in, where it is one.
@@ -64,7 +65,7 @@ pub(super) struct Outcome {
 }
 
 /// Finds out what the kernel offers, loads and attaches.
-pub(super) fn attach(options: &Options) -> Result<Outcome, AttachError> {
+pub(super) fn attach(options: &Options, owners: &Charged) -> Result<Outcome, AttachError> {
     let root = Root::system();
     // First: who lacks them should not be told to wait for conntrack.
     privileges::require()?;
@@ -109,11 +110,12 @@ pub(super) fn attach(options: &Options) -> Result<Outcome, AttachError> {
     let offered = plan.iter().any(|(event, candidates)| {
         event.kind == EventKind::Confirm && candidates.iter().any(Result::is_ok)
     });
-    let outcome = attach_plan(options, &running, presence, plan, offered)?;
+    let outcome = attach_plan(options, owners, &running, presence, plan, offered)?;
     if offered && !outcome.sees_confirm {
         drop(outcome);
         return attach_plan(
             options,
+            owners,
             &running,
             presence,
             choose(options, &running),
@@ -126,18 +128,25 @@ pub(super) fn attach(options: &Options) -> Result<Outcome, AttachError> {
 /// Makes the maps and attaches what is in the plan.
 fn attach_plan(
     options: &Options,
+    owners: &Charged,
     running: &Running<'_>,
     presence: Presence,
     plan: Vec<(&'static Event, Candidates)>,
     record_at_confirm: bool,
 ) -> Result<Outcome, AttachError> {
     let (mut globals, fields) = find_fields(running.vmlinux);
-    globals.extend(settings(options, record_at_confirm));
-    let (programs, maps) = object::open(
+    globals.extend(settings(
+        options,
+        record_at_confirm,
+        host_netns(&Root::system()),
+    ));
+    let (programs, mut maps) = object::open(
         &globals,
         ring_size(options.ring_bytes),
+        options.owner_slots,
         options.ebpf_log_level,
     )?;
+    maps.owners.charge(owners).map_err(AttachError::OwnerMaps)?;
 
     let mut outcome = Outcome {
         attached: Vec::new(),
@@ -153,6 +162,16 @@ fn attach_plan(
         attach_event(event, candidates, &programs, &mut module_fd, &mut outcome)?;
     }
     Ok(outcome)
+}
+
+/// The network namespace of process 1; of this process if that can't be looked at (it is then one
+/// that a container has to itself).
+fn host_netns(root: &Root) -> u32 {
+    netns::inode_of(&root.proc("1/ns/net"))
+        .ok()
+        .flatten()
+        .or_else(|| netns::own_inode().ok())
+        .unwrap_or_default()
 }
 
 fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {

@@ -40,6 +40,12 @@ pub enum AttachError {
     /// The names of functions can't be read.
     #[error("cannot read /proc/kallsyms: {0}")]
     Symbols(io::Error),
+    /// There can be no thread.
+    #[error("cannot begin a thread: {0}")]
+    Thread(io::Error),
+    /// The maps of owners can't be written.
+    #[error("the maps of owners can't be written: {0}")]
+    OwnerMaps(io::Error),
     /// The object or its maps.
     #[error(transparent)]
     Object(#[from] ObjectError),
@@ -67,7 +73,10 @@ impl AttachError {
             Self::Object(ObjectError::LeftOut) => {
                 "run `cargo xtask setup` and build again: it brings bpf-linker and rust-src"
             }
-            Self::Object(_) => "please report this with the output of `uname -a`",
+            Self::Thread(_) => "see the limits of processes (ulimit -u, pids.max of the container)",
+            Self::OwnerMaps(_) | Self::Object(_) => {
+                "please report this with the output of `uname -a`"
+            }
         }
     }
 }

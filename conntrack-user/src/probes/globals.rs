@@ -38,7 +38,11 @@ pub(super) fn find_fields(vmlinux: &Btf<'_>) -> (Vec<(&'static str, u32)>, Vec<F
 }
 
 /// The globals that are not offsets.
-pub(super) fn settings(options: &Options, record_at_confirm: bool) -> [(&'static str, u32); 7] {
+pub(super) fn settings(
+    options: &Options,
+    record_at_confirm: bool,
+    host_netns: u32,
+) -> [(&'static str, u32); 8] {
     let windows_a_second = u32::try_from(1_000_000_000 / WINDOW_NS).unwrap_or(1);
     let per_window = |per_second: u32| per_second.div_ceil(windows_a_second);
     [
@@ -49,6 +53,7 @@ pub(super) fn settings(options: &Options, record_at_confirm: bool) -> [(&'static
         (global::RECORD_AT_CONFIRM, u32::from(record_at_confirm)),
         (global::WAKE_AT_BYTES, ring_size(options.ring_bytes) / 4),
         (global::STALE_TICKS, STALE_TICKS),
+        (global::HOST_NETNS, host_netns),
     ]
 }
 

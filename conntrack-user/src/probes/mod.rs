@@ -10,6 +10,7 @@ mod error;
 mod globals;
 mod object;
 mod options;
+mod owner_maps;
 pub mod plan;
 pub mod privileges;
 mod ring;
@@ -19,18 +20,24 @@ pub mod select;
 mod status;
 mod totals;
 
-use std::{io, os::fd::AsFd as _};
+use std::{
+    io,
+    os::fd::AsFd as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use aya_log::EbpfLogger;
 use conntrack_ebpf::{
     counter::{COUNTERS, Counter, Counters},
-    state::PerCpuState,
+    owner::{self, Direction, OwnerState},
+    state::{DUE_SOCKET, Pending, PerCpuState},
 };
 
 pub use error::AttachError;
 pub use object::ObjectError;
 pub use options::{Mechanism, Options, UnknownMechanism};
+pub use owner_maps::OwnerMaps;
 pub use ring::RingReader;
 pub use ring_filler::RingFiller;
 pub use status::{FieldStatus, HookStatus, ProgramTime, Status};
@@ -38,6 +45,7 @@ pub use totals::{Drops, Lost, Totals};
 
 use crate::{
     kernel::{Root, conntrack::Presence},
+    owners::Maps,
     sys::bpf,
 };
 
@@ -48,6 +56,7 @@ pub struct Probes {
     attached: Vec<attach::Attached>,
     state: PerCpuArray<MapData, PerCpuState>,
     ring: Option<RingBuf<MapData>>,
+    owners: Mutex<OwnerMaps>,
     status: Status,
     counts_at_confirm: bool,
     sees_confirm: bool,
@@ -66,15 +75,18 @@ impl std::fmt::Debug for Probes {
 impl Probes {
     /// Loads the programs and attaches them by the hook plan.
     ///
+    /// `owners`: who is charged from the first entry on.
+    ///
     /// # Errors
     /// [`AttachError::NotLoaded`] while there is nothing to probe yet; the others are final. An
     /// event for which no hook can be had is not an error: see [`Probes::status`].
-    pub fn attach(options: &Options) -> Result<Self, AttachError> {
-        let outcome = attach::attach(options)?;
+    pub fn attach(options: &Options, owners: &Maps) -> Result<Self, AttachError> {
+        let outcome = attach::attach(options, owners)?;
         Ok(Self {
             attached: outcome.attached,
             state: outcome.maps.state,
             ring: Some(outcome.maps.ring),
+            owners: Mutex::new(outcome.maps.owners),
             status: Status {
                 hooks: outcome.hooks,
                 fields: outcome.fields,
@@ -134,9 +146,41 @@ impl Probes {
                 drops_not_detailed: sum(Counter::DropsNotDetailed),
                 evictions_not_detailed: sum(Counter::EvictionsNotDetailed),
                 frames: sum(Counter::FramesLost),
+                sockets_missed: sum(Counter::SocketsMissed),
+                tags: sum(Counter::TagsLost),
                 missed_runs,
             },
         }
+    }
+
+    /// The maps by which the programs charge owners.
+    pub fn owners(&self) -> MutexGuard<'_, OwnerMaps> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has been counted for each slot below `slots`.
+    ///
+    /// # Errors
+    /// If a map can't be read.
+    pub fn owner_counts(&self, slots: u32) -> io::Result<Vec<OwnerState>> {
+        let mut counts = self.owners().counts(slots)?;
+        // Inserts whose socket is being asked at this moment, or that were left by a call whose
+        // end was missed: the host's, as they will be if nobody comes.
+        let waiting = self.waiting_for_socket()?;
+        if let Some(host) = counts.get_mut(owner::HOST as usize) {
+            host[Direction::Egress as usize].inserts += waiting;
+        }
+        Ok(counts)
+    }
+
+    fn waiting_for_socket(&self) -> io::Result<u64> {
+        let cpus = self.state.get(&0, 0).map_err(io::Error::other)?;
+        let waits = |pending: &&Pending| pending.ct != 0 && pending.due & DUE_SOCKET != 0;
+        let waiting = cpus
+            .iter()
+            .flat_map(|cpu| cpu.pending.iter().filter(waits))
+            .count();
+        Ok(waiting as u64)
     }
 
     /// What is attached and which fields were found.

@@ -10,11 +10,16 @@ use std::{
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use aya_obj::{EbpfSectionKind, Object, generated::bpf_insn};
 use conntrack_ebpf::{
-    global::{EVENTS_MAP, STATE_MAP},
+    global::{
+        ACTIVE_MAP, ADDRESSES_MAP, CGROUPS_MAP, EVENTS_MAP, NAMESPACES_MAP, OWNERS_MAP, STATE_MAP,
+        TAGS_MAP,
+    },
+    owner,
     state::PerCpuState,
 };
 
-use crate::sys::bpf;
+use super::owner_maps::OwnerMaps;
+use crate::sys::{bpf, mapping::MappedArray};
 
 /// The object that the build script made; empty if it had no BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/conntrack"));
@@ -55,8 +60,11 @@ pub(super) struct Programs {
 pub(super) struct Maps {
     pub(super) state: PerCpuArray<MapData, PerCpuState>,
     pub(super) ring: RingBuf<MapData>,
+    pub(super) owners: OwnerMaps,
 }
 
+/// Of each table of owners there are two, see [`conntrack_ebpf::place`].
+const TABLES: usize = 2;
 /// aya-log's level and its ring buffer, which is as small as can be while nothing is logged.
 const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 const LOG_MAP: &str = "AYA_LOGS";
@@ -66,6 +74,7 @@ const SMALLEST_RING: u32 = 1 << 16;
 pub(super) fn open(
     globals: &[(&str, u32)],
     ring_bytes: u32,
+    owner_slots: u32,
     log_level: u8,
 ) -> Result<(Programs, Maps), ObjectError> {
     if OBJECT.is_empty() {
@@ -86,6 +95,9 @@ pub(super) fn open(
     let mut definitions = mem::take(&mut object.maps);
     if let Some(ring) = definitions.get_mut(EVENTS_MAP) {
         ring.set_max_entries(ring_bytes);
+    }
+    if let Some(owners) = definitions.get_mut(OWNERS_MAP) {
+        owners.set_max_entries(owner_slots.clamp(owner::FIRST, owner::MAX_SLOTS));
     }
     if let (0, Some(log)) = (log_level, definitions.get_mut(LOG_MAP)) {
         log.set_max_entries(SMALLEST_RING);
@@ -110,6 +122,20 @@ pub(super) fn open(
     object.relocate_maps(by_fd, &text).map_err(malformed)?;
     object.relocate_calls(&text).map_err(malformed)?;
 
+    let fd_of = |name: &str| {
+        let map = made
+            .get(name)
+            .ok_or_else(|| malformed(format!("it has no map {name}")))?;
+        map.fd().as_fd().try_clone_to_owned().map_err(malformed)
+    };
+    let mapped = |name: &'static str| {
+        move |error| ObjectError::Map {
+            name: name.to_owned(),
+            error,
+        }
+    };
+    let (addresses_fd, cgroups_fd) = (fd_of(ADDRESSES_MAP)?, fd_of(CGROUPS_MAP)?);
+    let (tags_fd, counts_fd) = (fd_of(TAGS_MAP)?, fd_of(OWNERS_MAP)?);
     let mut take = |name: &str| {
         let map = made
             .remove(name)
@@ -118,11 +144,30 @@ pub(super) fn open(
     };
     let state = take(STATE_MAP)?.try_into().map_err(malformed)?;
     let ring = take(EVENTS_MAP)?.try_into().map_err(malformed)?;
+    let owners = OwnerMaps {
+        addresses: MappedArray::new(addresses_fd.as_fd(), TABLES).map_err(mapped(ADDRESSES_MAP))?,
+        cgroups: MappedArray::new(cgroups_fd.as_fd(), TABLES).map_err(mapped(CGROUPS_MAP))?,
+        active: take(ACTIVE_MAP)?.try_into().map_err(malformed)?,
+        namespaces: take(NAMESPACES_MAP)?.try_into().map_err(malformed)?,
+        tags: take(TAGS_MAP)?.try_into().map_err(malformed)?,
+        counts: take(OWNERS_MAP)?.try_into().map_err(malformed)?,
+        tags_fd,
+        counts_fd,
+        slots: owner_slots,
+        asks_sockets: false,
+    };
     let programs = Programs {
         object,
         _maps: made.into_values().collect(),
     };
-    Ok((programs, Maps { state, ring }))
+    Ok((
+        programs,
+        Maps {
+            state,
+            ring,
+            owners,
+        },
+    ))
 }
 
 /// Makes one map; a data section gets its content, the read-only one is frozen.

@@ -53,6 +53,9 @@ pub struct Options {
     pub eviction_budget: u32,
     /// Size of the ring buffer in bytes; rounded up to a power of two of at least a page.
     pub ring_bytes: u32,
+    /// Owners that can be told apart, and two more; the counters of one take 144 bytes for each
+    /// possible CPU.
+    pub owner_slots: u32,
     /// What the eBPF programs log (aya-log), for debugging them; 0: nothing, 1: errors, up to
     /// 5: everything. At 0 the verifier removes the calls.
     pub ebpf_log_level: u8,
@@ -71,6 +74,7 @@ impl Default for Options {
             drop_budget: 10_000,
             eviction_budget: 10_000,
             ring_bytes: 1 << 20,
+            owner_slots: conntrack_ebpf::owner::DEFAULT_SLOTS,
             ebpf_log_level: 0,
             without_functions: Vec::new(),
             btf: None,

@@ -6,6 +6,8 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
+use conntrack_ebpf::owner;
+
 use super::{AttachError, RingReader, globals::ring_size, object};
 use crate::sys::bpf;
 
@@ -23,7 +25,7 @@ impl RingFiller {
     /// # Errors
     /// If the kernel refuses the maps or the program.
     pub fn new(ring_bytes: u32) -> Result<(Self, RingReader), AttachError> {
-        let (programs, maps) = object::open(&[], ring_size(ring_bytes), 0)?;
+        let (programs, maps) = object::open(&[], ring_size(ring_bytes), owner::FIRST, 0)?;
         let (code, license) = programs.code(PROGRAM)?;
         let program = bpf::load_program(PROGRAM, bpf::ProgramKind::SocketFilter, code, license)
             .map_err(|error| AttachError::NotPermitted {

@@ -54,6 +54,10 @@ pub struct Lost {
     pub evictions_not_detailed: u64,
     /// Contexts of `early_drop` that could not be kept: their evictions have no cause.
     pub frames: u64,
+    /// Inserts at an address of the host whose socket could not be asked: charged to the host.
+    pub sockets_missed: u64,
+    /// Entries that could not be tagged with their owner: when they leave, another is charged.
+    pub tags: u64,
     /// Times that the kernel skipped one of our programs because it was already running on that
     /// CPU (recursion guard): what those runs would have counted is missing.
     pub missed_runs: u64,
@@ -88,6 +92,8 @@ impl Add for Totals {
                 evictions_not_detailed: self.lost.evictions_not_detailed
                     + other.lost.evictions_not_detailed,
                 frames: self.lost.frames + other.lost.frames,
+                sockets_missed: self.lost.sockets_missed + other.lost.sockets_missed,
+                tags: self.lost.tags + other.lost.tags,
                 missed_runs: self.lost.missed_runs + other.lost.missed_runs,
             },
         }

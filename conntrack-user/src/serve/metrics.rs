@@ -9,9 +9,13 @@ use prometheus::{
 };
 
 use super::node_exporter;
+
+mod owners;
+
 use crate::{
-    agent::{Handle, Snapshot, State, pressure::Pressure},
+    agent::{Handle, Snapshot, State},
     kernel::stats::KernelStats,
+    pressure::state::Pressure,
 };
 
 /// Content type of [`Exporter::text`].
@@ -178,7 +182,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     tables(snapshot)
         .into_iter()
         .chain(if snapshot.counting {
-            counts(snapshot).into()
+            owners::families(snapshot).into()
         } else {
             Vec::new()
         })
@@ -241,47 +245,6 @@ fn tables(snapshot: &Snapshot) -> [Family; 7] {
     ]
 }
 
-fn counts(snapshot: &Snapshot) -> [Family; 5] {
-    let totals = &snapshot.totals;
-    let expected = snapshot
-        .drift
-        .and_then(|drift| u64::try_from(drift.expected).ok());
-    [
-        Family::counter(
-            "ctpressure_inserts_total",
-            "Entries that entered a conntrack table, counted by probes.",
-        )
-        .with(&[], f(totals.inserts)),
-        Family::counter(
-            "ctpressure_deletes_total",
-            "Entries that left a conntrack table, counted by probes.",
-        )
-        .with(&[], f(totals.deletes)),
-        Family::gauge(
-            "ctpressure_entries",
-            "Entries of all tables by the probes' counts: those at attaching, plus inserts, minus deletes.",
-        )
-        .maybe(&[], expected.map(f)),
-        Family::counter(
-            "ctpressure_drops_total",
-            "Packets lost because of conntrack, by reason; a reason that no probe can tell on this kernel is absent.",
-        )
-        .with(&[("reason", "table_full")], f(totals.drops.table_full))
-        .with(&[("reason", "clash")], f(totals.drops.clash))
-        .maybe(&[("reason", "chain_too_long")], totals.drops.chain_too_long.map(f))
-        .maybe(&[("reason", "dying")], totals.drops.dying.map(f)),
-        Family::counter(
-            "ctpressure_evictions_total",
-            "Live entries removed to make room (role victim), and those whose cause is known (role cause).",
-        )
-        .with(&[("role", "victim")], f(totals.evictions))
-        .with(
-            &[("role", "cause")],
-            f(totals.evictions.saturating_sub(totals.evictions_cause_unknown)),
-        ),
-    ]
-}
-
 fn own_state(snapshot: &Snapshot) -> [Family; 8] {
     let lost = &snapshot.totals.lost;
     let lost = [
@@ -291,6 +254,8 @@ fn own_state(snapshot: &Snapshot) -> [Family; 8] {
         ("drops_not_detailed", lost.drops_not_detailed),
         ("evictions_not_detailed", lost.evictions_not_detailed),
         ("frames", lost.frames),
+        ("sockets", lost.sockets_missed),
+        ("tags", lost.tags),
         ("missed_runs", lost.missed_runs),
         ("drops_unexplained", snapshot.unexplained.drops),
         ("evictions_unseen", snapshot.unexplained.evictions),
@@ -300,7 +265,7 @@ fn own_state(snapshot: &Snapshot) -> [Family; 8] {
     [
         Family::counter(
             "ctpressure_events_lost_total",
-            "What was not seen or not delivered. *_records: a buffer was full; *_not_detailed: beyond the budget of records; frames: evictions without a cause; missed_runs: the kernel skipped a probe; drops_unexplained, evictions_unseen: only the kernel counted them.",
+            "What was not seen or not delivered. *_records: a buffer was full; *_not_detailed: beyond the budget of records; frames: evictions without a cause; sockets: inserts charged to the host because their socket was not seen; tags: entries that may be charged to another owner when they leave; missed_runs: the kernel skipped a probe; drops_unexplained, evictions_unseen: only the kernel counted them.",
         )
         .each(lost, |family, (kind, number)| family.with(&[("kind", kind)], f(number))),
         Family::gauge(

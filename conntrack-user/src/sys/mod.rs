@@ -3,7 +3,9 @@
 #![allow(unsafe_code, reason = "this is the room for it")]
 
 pub mod bpf;
+pub mod mapping;
 pub mod netlink;
 pub mod netns;
 pub mod perf;
+pub mod priority;
 pub mod readiness;

@@ -5,6 +5,7 @@
 //! make every new entry of every namespace larger (`nf_conntrack_events=2`).
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -31,7 +32,8 @@ const NLM_F_DUMP: u16 = 0x300;
 /// The flags of an attribute's type: nested, network byte order.
 const ATTRIBUTE_FLAGS: u16 = 0xc000;
 
-/// The kernel fills at most this much at once (`NLMSG_GOODSIZE` is at most 8 KiB, a dump 32 KiB).
+/// The kernel fills at most this much at once (`NLMSG_GOODSIZE` is at most 8 KiB, a dump 32 KiB:
+/// `netlink_dump`). A longer buffer makes a dump no faster, one below 32 KiB makes it slower.
 const BUFFER: usize = 1 << 16;
 
 /// No answer of the kernel takes this long, seconds; without it a lost answer would hang the
@@ -103,6 +105,28 @@ impl Socket {
         message: u8,
         mut each: impl FnMut(&Part<'_>),
     ) -> Result<(), NetlinkError> {
+        let ended = self.stream(subsystem, message, |part| {
+            each(part);
+            ControlFlow::Continue(())
+        })?;
+        if ended.interrupted {
+            return Err(NetlinkError::Interrupted);
+        }
+        Ok(())
+    }
+
+    /// As [`Socket::dump`], for long lists: goes on when the kernel says that what it lists changed
+    /// meanwhile (the end says so), and ends early when `each` breaks.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the answer makes no sense.
+    pub fn stream(
+        &mut self,
+        subsystem: u8,
+        message: u8,
+        mut each: impl FnMut(&Part<'_>) -> ControlFlow<()>,
+    ) -> Result<Ended, NetlinkError> {
+        let mut ended = Ended::default();
         self.sequence = self.sequence.wrapping_add(1);
         let request = request(subsystem, message, self.sequence);
         send(self.file.as_raw_fd(), &request, MsgFlags::empty())?;
@@ -114,11 +138,24 @@ impl Socket {
             };
             // Longer than the buffer: cut off.
             let answer = self.buffer.get(..length).ok_or(NetlinkError::Malformed)?;
-            if read_answer(answer, self.sequence, &mut each)? {
-                return Ok(());
+            let read = read_answer(answer, self.sequence, &mut each)?;
+            ended.interrupted |= read.interrupted;
+            ended.stopped = read.stopped;
+            if read.last || read.stopped {
+                return Ok(ended);
             }
         }
     }
+}
+
+/// How a [`Socket::stream`] ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// The kernel said that what it listed changed meanwhile (`NLM_F_DUMP_INTR`): parts may be
+    /// missing, or be there twice.
+    pub interrupted: bool,
+    /// The caller had enough; the rest was not asked for.
+    pub stopped: bool,
 }
 
 /// The bytes of a question for a dump.
@@ -149,12 +186,22 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Reads one datagram; true when it ends the answer.
+/// What one datagram said besides its parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Read {
+    /// It ends the answer.
+    last: bool,
+    interrupted: bool,
+    stopped: bool,
+}
+
+/// Reads one datagram.
 fn read_answer(
     mut bytes: &[u8],
     sequence: u32,
-    each: &mut impl FnMut(&Part<'_>),
-) -> Result<bool, NetlinkError> {
+    each: &mut impl FnMut(&Part<'_>) -> ControlFlow<()>,
+) -> Result<Read, NetlinkError> {
+    let mut read = Read::default();
     while !bytes.is_empty() {
         let header: &[u8; HEADER] = bytes.first_chunk().ok_or(NetlinkError::Malformed)?;
         let word = |at: usize| {
@@ -168,9 +215,7 @@ fn read_answer(
         if word(8) != sequence {
             continue;
         }
-        if half(6) & NLM_F_DUMP_INTR != 0 {
-            return Err(NetlinkError::Interrupted);
-        }
+        read.interrupted |= half(6) & NLM_F_DUMP_INTR != 0;
         match half(4) {
             NLMSG_NOOP => {}
             NLMSG_ERROR | NLMSG_DONE => {
@@ -182,19 +227,24 @@ fn read_answer(
                         status.saturating_neg(),
                     )));
                 }
-                return Ok(true);
+                read.last = true;
+                return Ok(read);
             }
             _ => {
                 let family: &[u8; FAMILY_HEADER] =
                     body.first_chunk().ok_or(NetlinkError::Malformed)?;
-                each(&Part {
+                let part = Part {
                     resource: u16::from_be_bytes([family[2], family[3]]),
                     attributes: &body[FAMILY_HEADER..],
-                });
+                };
+                if each(&part).is_break() {
+                    read.stopped = true;
+                    return Ok(read);
+                }
             }
         }
     }
-    Ok(false)
+    Ok(read)
 }
 
 /// Walks `struct nlattr`s; ends at the first that does not fit.
@@ -203,9 +253,17 @@ pub struct Attributes<'a> {
     rest: &'a [u8],
 }
 
+impl<'a> Attributes<'a> {
+    /// The attributes inside of a nested one, of which this is the value.
+    pub fn nested(value: &'a [u8]) -> Self {
+        Self { rest: value }
+    }
+}
+
 impl<'a> Iterator for Attributes<'a> {
     type Item = (u16, &'a [u8]);
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let header: &[u8; 4] = self.rest.first_chunk()?;
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
@@ -242,7 +300,10 @@ mod tests {
     /// `res_id` and attributes.
     type Seen = (u16, Vec<(u16, Vec<u8>)>);
 
-    fn read(bytes: &[u8]) -> (Result<bool, NetlinkError>, Vec<Seen>) {
+    /// The `res_id` after which the reader has enough.
+    const ENOUGH: u16 = 0x0e0e;
+
+    fn read(bytes: &[u8]) -> (Result<Read, NetlinkError>, Vec<Seen>) {
         let mut parts = Vec::new();
         let result = read_answer(bytes, 7, &mut |part: &Part<'_>| {
             let attributes = part
@@ -250,6 +311,11 @@ mod tests {
                 .map(|(kind, value)| (kind, value.to_vec()))
                 .collect();
             parts.push((part.resource, attributes));
+            if part.resource == ENOUGH {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         });
         (result, parts)
     }
@@ -265,18 +331,40 @@ mod tests {
         let mut bytes = message(0x0104, 2, 6, b"of an earlier question");
         bytes.extend(message(0x0104, 2, 7, &body));
         let (result, parts) = read(&bytes);
-        assert!(!result.unwrap());
+        assert_eq!(result.unwrap(), Read::default());
         assert_eq!(
             parts,
             [(3, vec![(2, vec![1, 2, 3, 4, 5]), (10, vec![0, 0, 1, 0])])]
         );
 
         bytes.extend(message(NLMSG_DONE, 2, 7, &0_i32.to_ne_bytes()));
-        assert!(read(&bytes).0.unwrap());
+        assert!(read(&bytes).0.unwrap().last);
     }
 
     #[test]
-    fn refusals_and_changes_are_errors() {
+    fn a_change_meanwhile_is_told_and_does_not_end_the_list() {
+        let mut bytes = message(0x0104, 2, 7, &[0; 4]);
+        bytes.extend(message(0x0104, 2 | NLM_F_DUMP_INTR, 7, &[0; 4]));
+        bytes.extend(message(0x0104, 2, 7, &[0; 4]));
+        bytes.extend(message(NLMSG_DONE, 2, 7, &0_i32.to_ne_bytes()));
+        let (result, parts) = read(&bytes);
+        let read = result.unwrap();
+        assert!(read.interrupted && read.last && !read.stopped);
+        assert_eq!(parts.len(), 3);
+    }
+
+    #[test]
+    fn who_has_enough_is_told_no_more() {
+        let mut bytes = message(0x0104, 2, 7, &[0; 4]);
+        bytes.extend(message(0x0104, 2, 7, &[0, 0, 0x0e, 0x0e]));
+        bytes.extend(message(0x0104, 2, 7, &[0; 4]));
+        let (result, parts) = read(&bytes);
+        assert!(result.unwrap().stopped);
+        assert_eq!(parts.len(), 2);
+    }
+
+    #[test]
+    fn refusals_are_errors() {
         let refused = message(NLMSG_ERROR, 0, 7, &(-1_i32).to_ne_bytes());
         assert!(matches!(
             read(&refused).0,
@@ -287,8 +375,6 @@ mod tests {
             read(&late).0,
             Err(NetlinkError::Refused(Errno::ENOMEM))
         ));
-        let changed = message(0x0104, NLM_F_DUMP_INTR, 7, &[0; 4]);
-        assert!(matches!(read(&changed).0, Err(NetlinkError::Interrupted)));
         let cut = &message(0x0104, 2, 7, &[0; 40])[..30];
         assert!(matches!(read(cut).0, Err(NetlinkError::Malformed)));
         let short = message(0x0104, 2, 7, &[0; 2]);

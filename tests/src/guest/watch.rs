@@ -4,7 +4,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, SystemTime},
 };
@@ -80,11 +80,19 @@ impl Watch {
         };
         let lines: Arc<Mutex<Vec<Line>>> = Arc::default();
         let errors: Arc<Mutex<String>> = Arc::default();
-        let out = {
+        // One thread notes when a line comes, another one reads what it says: that takes its time.
+        let (arrivals, arrived) = mpsc::channel();
+        let out = thread::spawn(move || {
+            for text in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if arrivals.send((text, SystemTime::now())).is_err() {
+                    break;
+                }
+            }
+        });
+        let parsed = {
             let (lines, errors) = (Arc::clone(&lines), Arc::clone(&errors));
             thread::spawn(move || {
-                for text in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    let arrived = SystemTime::now();
+                for (text, arrived) in arrived {
                     match serde_json::from_str(&text) {
                         Ok(event) => lock(&lines).push(Line { event, arrived }),
                         Err(error) => {
@@ -108,7 +116,7 @@ impl Watch {
             child,
             lines,
             errors,
-            readers: vec![out, err],
+            readers: vec![out, parsed, err],
         })
     }
 

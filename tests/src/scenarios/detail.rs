@@ -1,9 +1,6 @@
 //! Detail: how late it comes, and what it costs in memory.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -11,39 +8,28 @@ use super::setting::{MANY_BUCKETS, MIXED, Setting};
 use crate::guest::{
     agent::Mechanism,
     checks::Checks,
+    command::wait_for,
     generator, kernel,
+    machine::{Absences, MachineWatch},
     watch::{Line, Watch},
 };
-
-/// How late this machine wakes a sleeper while nothing goes on, p99 in milliseconds: an emulated
-/// CPU that shares its host may be off for longer than what is to be measured.
-fn wake_up_delay_ms() -> Result<f64> {
-    let nap = Duration::from_millis(1);
-    let mut delays: Vec<f64> = (0..1_000)
-        .map(|_| {
-            let start = Instant::now();
-            thread::sleep(nap);
-            start.elapsed().saturating_sub(nap).as_secs_f64() * 1e3
-        })
-        .collect();
-    delays.sort_by(f64::total_cmp);
-    quantile(&delays, 99)
-}
 
 /// A table that is full of nothing that could be evicted in reach: with so many buckets nearly
 /// every new flow is refused.
 const TINY_LIMIT: u64 = 20;
 
-/// Attempts of the latency measurement: an emulated CPU that shares its host with others can be
-/// away for longer than what is to be measured, so one good run is what shows the latency.
+/// Measurements of the latency, ten seconds each; each has to hold.
 const ATTEMPTS: u64 = 3;
 /// The most that the p99 from a drop to its line may be.
 const MOST_MS: f64 = 20.0;
 
+/// The delay of a line is the time from the drop in the kernel to the line, less the time in between
+/// in which the machine itself was away. What is measured otherwise is the host: the p99 of a guest
+/// on an idle host is around 10 ms, that of the same guest on a host with two compilers 30 to 300 ms.
+/// Nothing is forgiven that the guest could have done: see [`MachineWatch`].
 pub(super) fn latency(mechanism: Option<Mechanism>) -> Result<()> {
     kernel::set_sysctl("nf_conntrack_buckets", MANY_BUCKETS)?;
     let setting = Setting::new(mechanism, TINY_LIMIT, "")?;
-    let wake_up = wake_up_delay_ms()?;
     let watch = Watch::start(&setting.agent.socket(), "--kind drop")?;
     let warm_up = generator::start(
         None,
@@ -51,58 +37,75 @@ pub(super) fn latency(mechanism: Option<Mechanism>) -> Result<()> {
     )?;
     watch.wait_for("the first drop", |line| line.kind() == "drop")?;
     drop(warm_up);
-    let mut best = f64::INFINITY;
+    let mut checks = Checks::new();
     for attempt in 0..ATTEMPTS {
-        best = best.min(p99_of_drops(&watch, attempt)?);
-        if best <= MOST_MS {
-            break;
-        }
+        measure_drops(&watch, attempt, &mut checks)?;
     }
     watch.stop()?;
-    let mut checks = Checks::new();
-    let idle = format!("ms (the idle machine wakes a sleeper {wake_up:.1} ms late, p99)");
-    checks.at_most(format!("p99 from drop to line, {idle}:"), best, MOST_MS);
     checks.finish()?;
     setting.agent.stop()
 }
 
-/// Makes 1,000 drops a second for ten seconds and returns the p99 of their delays in milliseconds.
-fn p99_of_drops(watch: &Watch, attempt: u64) -> Result<f64> {
+/// Makes 1,000 drops a second for ten seconds and looks at how late their lines come.
+fn measure_drops(watch: &Watch, attempt: u64, checks: &mut Checks) -> Result<()> {
     const FLOWS: u64 = 10_000;
     thread::sleep(Duration::from_secs(1));
     let skipped = watch.len();
     let first = attempt * FLOWS;
+    let machine = MachineWatch::start();
     let tally = generator::send(
         None,
         &format!("--first {first} --flows {FLOWS} --rate 1000 --cpus 0"),
     )?;
-    thread::sleep(Duration::from_secs(2));
+    let dropped = usize::try_from(tally.error("EPERM"))?;
+    // Whether all come is checked below; the limit only ends the waiting.
+    let all = wait_for("a line for each drop", Duration::from_secs(30), || {
+        Ok((watch.len() >= skipped + dropped).then_some(()))
+    });
+    let absences = machine.stop()?;
     let lines = watch.lines();
-    let mut delays = lines[skipped..]
+    let drops: Vec<&Line> = lines[skipped..]
         .iter()
         .filter(|line| line.kind() == "drop")
-        .map(delay_ms)
+        .collect();
+    let mut delays = drops
+        .iter()
+        .map(|line| delay_ms(line, &Absences::default()))
+        .collect::<Result<Vec<f64>>>()?;
+    let mut own_delays = drops
+        .iter()
+        .map(|line| delay_ms(line, &absences))
         .collect::<Result<Vec<f64>>>()?;
     delays.sort_by(f64::total_cmp);
-    let (median, p99) = (quantile(&delays, 50)?, quantile(&delays, 99)?);
+    own_delays.sort_by(f64::total_cmp);
+    let p99 = quantile(&own_delays, 99)?;
     println!(
-        "drop to line: median {median:.2} ms, p99 {p99:.2} ms, {} drops in {:.1} s",
-        delays.len(),
-        tally.seconds
+        "drop to line: median {:.2} ms, p99 {p99:.2} ms, without the times that the machine was away \
+         (with them {:.2} and {:.2} ms; away {:.0} ms in {:.1} s, at most {:.1} ms at a time), {} drops",
+        quantile(&own_delays, 50)?,
+        quantile(&delays, 50)?,
+        quantile(&delays, 99)?,
+        absences.total().as_secs_f64() * 1e3,
+        tally.seconds,
+        absences.longest().as_secs_f64() * 1e3,
+        drops.len(),
     );
-    let mut checks = Checks::new();
-    let seen = u64::try_from(delays.len())?;
-    checks.equal("drop lines", seen, "EPERM", tally.error("EPERM"));
-    checks.at_least("drops", seen, 9_000);
+    checks.holds(all.is_ok(), || format!("{all:?}"));
+    checks.equal("drop lines", drops.len(), "EPERM", dropped);
+    checks.at_least("drops", drops.len(), 9_000);
     checks.at_least("earliest line after its drop, ms", delays[0], -1.0);
-    checks.finish()?;
-    Ok(p99)
+    checks.at_most("p99 from drop to line, ms", p99, MOST_MS);
+    Ok(())
 }
 
-fn delay_ms(line: &Line) -> Result<f64> {
+/// From the drop to its line, milliseconds, less the absences in between.
+fn delay_ms(line: &Line, absences: &Absences) -> Result<f64> {
     let happened = line.happened()?;
     Ok(match line.arrived.duration_since(happened) {
-        Ok(after) => after.as_secs_f64() * 1e3,
+        Ok(after) => {
+            let away = absences.within(happened, line.arrived);
+            after.saturating_sub(away).as_secs_f64() * 1e3
+        }
         Err(before) => before.duration().as_secs_f64() * -1e3,
     })
 }

@@ -79,7 +79,7 @@ scenarios! {
     exact_counts_reader_stopped counts::exact_reader_stopped, Each, EachKernel, 180 s, "the same while the agent is stopped for 5 s: counts exact, lost events counted";
     expiry counts::expiry, Each, EachKernel, 90 s, "entries that expire are counted as deletes";
     nested_softirq nested::nested_softirq, Each, EachKernel, 120 s, "flows in process context interrupted by flows in softirq: counts exact, causes never wrong";
-    latency detail::latency, Each, OneKernel, 90 s, "from the drop to the line of watch at 1,000 drops/s";
+    latency detail::latency, Each, OneKernel, 180 s, "from the drop to the line of watch at 1,000 drops/s";
     memory detail::memory, Each, OneKernel, 120 s, "the agent stays under 32 MiB with a record for every insert";
     watch_filters watching::filters, Each, OneKernel, 90 s, "filters give what they should, and all of it";
     watch_alone watching::alone, Each, OneKernel, 90 s, "watch without an agent loads the programs itself and leaves none behind";

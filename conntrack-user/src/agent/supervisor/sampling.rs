@@ -1,39 +1,45 @@
 //! What the supervisor does once a second: it reads everything and publishes a snapshot.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, io, sync::Arc};
 
-use tokio::task::yield_now;
-
-use super::{Life, Supervisor};
+use super::{Life, Supervisor, locked};
 use crate::{
-    agent::{Explained, Own, Snapshot, State, Table, drift::drift, pressure::Sample, table_bytes},
-    events::Names,
+    agent::ownership::OwnersNow,
+    agent::{Explained, Own, Snapshot, State, Table, drift::drift, table_bytes},
+    events::{Names, OwnersBySlot},
     kernel::{
         Root,
         tables::{TableReader, TablesError, TablesSample},
     },
-    probes::AttachError,
+    pressure::{Sample, state::Drops},
+    probes::{AttachError, ProgramTime, Totals},
 };
 
 /// Problems that are kept for /status.
 const PROBLEMS: usize = 32;
 
-/// What is read from files for one sample.
+/// What is read for one sample.
 #[derive(Default)]
 struct Readings {
     tables: Option<TablesSample>,
+    /// What the probes have counted; `None` while there are none.
+    counts: Option<io::Result<Totals>>,
     table_bytes: Option<u64>,
+    programs: Vec<ProgramTime>,
     own: Own,
+    owners: OwnersNow,
 }
 
 impl Supervisor {
     /// Reads everything and publishes it.
     pub(super) async fn sample(&mut self) {
-        // Tables first: see `Reconciler::add`.
         let Readings {
             tables,
+            counts,
             table_bytes,
+            programs,
             own,
+            owners,
         } = self.read().await;
         let mut snapshot = Snapshot {
             uptime_seconds: self.began.elapsed().as_secs_f64(),
@@ -48,7 +54,10 @@ impl Supervisor {
             ..Snapshot::default()
         };
         if let Some(tables) = &tables {
-            self.describe(tables, &mut snapshot);
+            self.describe(tables, &owners.names, &mut snapshot);
+        }
+        if self.publisher.take_unknown_owner() {
+            self.scans.look_again();
         }
         match &self.life {
             Life::Waiting => {
@@ -58,11 +67,7 @@ impl Supervisor {
                 snapshot.state = State::Degraded;
                 snapshot.reason = Some(reason.clone());
             }
-            Life::Attached {
-                probes,
-                reader,
-                status,
-            } => {
+            Life::Attached { reader, status, .. } => {
                 let mut missing: Vec<String> = status
                     .missing()
                     .map(|hook| {
@@ -76,8 +81,8 @@ impl Supervisor {
                 if reader.is_finished() {
                     missing.push("events: the ring can't be read".to_owned());
                 }
-                match probes.totals() {
-                    Ok(totals) => {
+                match counts {
+                    Some(Ok(totals)) => {
                         snapshot.totals = self.base + totals;
                         if let Some(tables) = &tables {
                             let ours = Explained {
@@ -90,15 +95,18 @@ impl Supervisor {
                         }
                         snapshot.ready = tables.is_some();
                     }
-                    Err(error) => {
+                    failed => {
                         snapshot.totals = self.publisher.latest().totals;
-                        missing.push(format!("counters: {error}"));
+                        missing.push(match failed {
+                            Some(Err(error)) => format!("counters: {error}"),
+                            _ => "counters: they can't be read".to_owned(),
+                        });
                     }
                 }
                 if tables.is_none() {
                     missing.push("tables: they can't be read".to_owned());
                 }
-                snapshot.programs = probes.run_time().unwrap_or_default();
+                snapshot.programs = programs;
                 snapshot.status = Arc::clone(status);
                 snapshot.state = if missing.is_empty() {
                     State::Attached
@@ -108,19 +116,26 @@ impl Supervisor {
                 snapshot.reason = (!missing.is_empty()).then(|| missing.join("; "));
             }
         }
+        snapshot.owners = owners.samples;
+        snapshot.recount = owners.recount;
+        snapshot.occupancy = owners.occupancy;
         snapshot.problems.clone_from(&self.problems);
         self.publisher.publish(snapshot);
+        self.recount(owners.needs_census).await;
     }
 
-    /// What is in files. Events have a turn after each part. (Another thread would compete with
-    /// this one for the CPU on a small node: it made the slowest events slower.)
+    /// What is in files and in the probes' maps, read beside the events.
     async fn read(&mut self) -> Readings {
-        if matches!(self.life, Life::Waiting) {
-            return Readings {
-                own: Own::read().unwrap_or_default(),
-                ..Readings::default()
-            };
-        }
+        let probes = match &self.life {
+            Life::Waiting => {
+                return Readings {
+                    own: Own::read().unwrap_or_default(),
+                    ..Readings::default()
+                };
+            }
+            Life::Failed { .. } => None,
+            Life::Attached { probes, .. } => Some(Arc::clone(probes)),
+        };
         let mut reader = self
             .tables
             .take()
@@ -128,21 +143,39 @@ impl Supervisor {
         if self.publisher.take_unknown_netns() {
             reader.look_again();
         }
-        let tables = reader.read();
-        yield_now().await;
-        let table_bytes = match &tables {
-            Ok(tables) => table_bytes(&Root::system(), tables.buckets),
-            Err(_) => None,
+        let ownership = Arc::clone(&self.ownership);
+        let work = move || {
+            // Tables first: see `Reconciler::add`.
+            let tables = reader.read();
+            let mut ownership = locked(&ownership);
+            let counts = probes.as_ref().map(|probes| {
+                ownership.read(probes)?;
+                probes.totals()
+            });
+            let owners = ownership.now();
+            drop(ownership);
+            let table_bytes = match &tables {
+                Ok(tables) => table_bytes(&Root::system(), tables.buckets),
+                Err(_) => None,
+            };
+            let programs = probes.and_then(|probes| probes.run_time());
+            let own = Own::read().unwrap_or_default();
+            (reader, tables, counts, table_bytes, programs, own, owners)
         };
-        yield_now().await;
-        let own = Own::read().unwrap_or_default();
-        yield_now().await;
+        let Some((reader, tables, counts, table_bytes, programs, own, owners)) =
+            self.aside(work).await
+        else {
+            // It panicked, which was printed; the next one begins anew.
+            return Readings::default();
+        };
         self.tables = Some(reader);
-        let tables = self.note_problems(tables);
         Readings {
-            tables,
+            tables: self.note_problems(tables),
+            counts,
             table_bytes,
+            programs: programs.unwrap_or_default(),
             own,
+            owners,
         }
     }
 
@@ -158,7 +191,7 @@ impl Supervisor {
             Err(error) => {
                 // Nothing to say when conntrack has just gone: `tend` will.
                 let gone = matches!(&error, TablesError::Sysctl(error)
-                    if error.source.kind() == std::io::ErrorKind::NotFound);
+                    if error.source.kind() == io::ErrorKind::NotFound);
                 if !gone {
                     self.remember(&error.to_string());
                 }
@@ -168,7 +201,7 @@ impl Supervisor {
     }
 
     /// Says a problem once and keeps it for /status.
-    fn remember(&mut self, problem: &str) {
+    pub(super) fn remember(&mut self, problem: &str) {
         if self.problems.iter().any(|known| known == problem) {
             return;
         }
@@ -180,7 +213,7 @@ impl Supervisor {
     }
 
     /// Fills in what the tables say.
-    fn describe(&mut self, sample: &TablesSample, snapshot: &mut Snapshot) {
+    fn describe(&mut self, sample: &TablesSample, owners: &OwnersBySlot, snapshot: &mut Snapshot) {
         let at = self.began.elapsed();
         self.trackers
             .retain(|netns, _| sample.tables.iter().any(|table| table.netns == *netns));
@@ -189,11 +222,15 @@ impl Supervisor {
         let mut taken = HashSet::new();
         for table in &sample.tables {
             let tracker = self.trackers.entry(table.netns).or_default();
-            tracker.add(Sample {
+            tracker.add(&Sample {
                 at,
                 entries: table.entries,
                 limit: sample.limit,
-                drops: table.stats.map(|stats| stats.drop),
+                drops: Drops {
+                    mixed: table.stats.map(|stats| stats.drop),
+                    ..Drops::default()
+                },
+                flow: None,
             });
             // A metric must not come twice: somebody may have called a namespace "host".
             let name = if taken.insert(table.name.as_str()) {
@@ -206,7 +243,7 @@ impl Supervisor {
                 name,
                 entries: table.entries,
                 pressure: tracker.pressure(),
-                seconds_to_full: tracker.seconds_to_full(),
+                seconds_to_full: tracker.outlook().seconds_to_full,
                 stats: table.stats,
             });
         }
@@ -215,7 +252,8 @@ impl Supervisor {
             .tables
             .iter()
             .map(|table| (table.netns, table.name.clone()))
-            .collect();
+            .collect::<Names>()
+            .with_owners(owners.clone());
         snapshot.names = if *before.names == names {
             Arc::clone(&before.names)
         } else {

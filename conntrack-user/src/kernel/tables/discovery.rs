@@ -13,23 +13,41 @@ const NAMED: [&str; 2] = ["netns", "docker/netns"];
 
 /// A network namespace and the ways to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Namespace {
-    pub(super) inode: Inode,
-    pub(super) name: String,
+pub struct Namespace {
+    /// Its number.
+    pub inode: Inode,
+    /// `host` (the namespace of process 1), the name in `/run/netns`, else the number in digits.
+    pub name: String,
     /// It is the reader's own.
-    pub(super) own: bool,
+    pub own: bool,
     /// A process in it.
-    pub(super) process: Option<u32>,
+    pub process: Option<u32>,
     /// A file that keeps it.
-    pub(super) file: Option<PathBuf>,
+    pub file: Option<PathBuf>,
+}
+
+impl Namespace {
+    /// The file to enter it by; `None` when there is none, or the state is a captured one.
+    pub fn way_in(&self, root: &Root) -> Option<PathBuf> {
+        let process = || {
+            self.process
+                .map(|process| root.proc(format!("{process}/ns/net")))
+        };
+        root.is_live()
+            .then(|| self.file.clone().or_else(process))
+            .flatten()
+    }
 }
 
 /// What a look around found.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) namespaces: BTreeMap<Inode, Namespace>,
-    pub(super) host: Option<Inode>,
-    pub(super) problems: Vec<String>,
+pub struct Found {
+    /// All that can be seen.
+    pub namespaces: BTreeMap<Inode, Namespace>,
+    /// Which of them is the host's.
+    pub host: Option<Inode>,
+    /// What can't be seen, and what to do about it.
+    pub problems: Vec<String>,
 }
 
 impl Found {
@@ -44,8 +62,8 @@ impl Found {
     }
 }
 
-/// Looks for all namespaces.
-pub(super) fn discover(root: &Root) -> Found {
+/// Looks for all namespaces: those of processes, and those that are kept by a file.
+pub fn discover(root: &Root) -> Found {
     let mut found = Found::default();
     let own = if root.is_live() {
         netns::own_inode().ok()
@@ -138,7 +156,7 @@ fn named(root: &Root, folder: &Path, found: &mut Found) {
 }
 
 /// The namespace that a link such as `/proc/PID/ns/net` names: `net:[4026531840]`.
-pub(super) fn namespace_of(link: &Path) -> io::Result<Inode> {
+pub(crate) fn namespace_of(link: &Path) -> io::Result<Inode> {
     let target = fs::read_link(link)?;
     target.to_str().and_then(parse_link).ok_or_else(|| {
         io::Error::new(

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
@@ -41,7 +41,7 @@ pub(super) fn read_all(root: &Root, jobs: &[Job]) -> Vec<(Inode, Outcome)> {
     for job in jobs {
         match from_here(root, job) {
             Some(outcome) => outcomes.push((job.namespace.inode, outcome)),
-            None => to_enter.extend(way_in(root, job).map(|path| (job, path))),
+            None => to_enter.extend(job.namespace.way_in(root).map(|path| (job, path))),
         }
     }
     if !to_enter.is_empty() {
@@ -62,24 +62,12 @@ pub(super) fn read_all(root: &Root, jobs: &[Job]) -> Vec<(Inode, Outcome)> {
     outcomes
 }
 
-fn is_gone(error: &io::Error) -> bool {
+/// Whether a namespace that could not be entered is gone.
+pub fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || error.raw_os_error() == Some(libc::ESRCH)
         // A file in /run/netns that is no namespace any more.
         || error.raw_os_error() == Some(libc::EINVAL)
-}
-
-/// The file to enter a namespace by.
-fn way_in(root: &Root, job: &Job) -> Option<PathBuf> {
-    let namespace = &job.namespace;
-    let process = || {
-        namespace
-            .process
-            .map(|process| root.proc(format!("{process}/ns/net")))
-    };
-    root.is_live()
-        .then(|| namespace.file.clone().or_else(process))
-        .flatten()
 }
 
 /// Reads a table without entering its namespace; `None` if that can't be done.

@@ -1,0 +1,246 @@
+//! Hash tables that user space writes as a whole and the programs read in place.
+//!
+//! A look-up in a BPF hash map is a call that costs a new connection about 150 instructions; here
+//! it is a few loads. Collisions go to the next places, [`PROBES`] at most: the writer tries
+//! seeds until everything is that near (see [`fill`]).
+//!
+//! There are two of each table and one word that says which is read. The writer fills the other
+//! one and then changes the word.
+
+use core::mem::size_of;
+
+use crate::owner::{Address, Claim};
+
+/// Places of a table.
+pub const PLACES: usize = 1 << PLACE_BITS;
+const PLACE_BITS: u32 = 14;
+/// Keys that a table takes at most, so that they are found near where they belong.
+pub const MOST_KEYS: usize = PLACES / 4;
+/// Places that are looked at for one key.
+pub const PROBES: usize = 8;
+
+/// What is found by a hash table's key.
+pub trait Key: Copy {
+    /// A number that tells keys apart.
+    fn digest(self) -> u32;
+    /// Whether they are equal. (The derived comparison of arrays calls a function.)
+    fn is(&self, other: &Self) -> bool;
+}
+
+impl Key for Address {
+    #[inline(always)]
+    fn digest(self) -> u32 {
+        let [first, second, third, fourth] = self.words;
+        first ^ second.rotate_left(7) ^ third.rotate_left(15) ^ fourth
+    }
+
+    #[inline(always)]
+    fn is(&self, other: &Self) -> bool {
+        // The last word first: it differs most.
+        self.words[3] == other.words[3]
+            && self.words[2] == other.words[2]
+            && self.words[1] == other.words[1]
+            && self.words[0] == other.words[0]
+    }
+}
+
+impl Key for u64 {
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+    fn digest(self) -> u32 {
+        self as u32 ^ (self >> 32) as u32
+    }
+
+    #[inline(always)]
+    fn is(&self, other: &Self) -> bool {
+        self == other
+    }
+}
+
+/// One place: a key and what it leads to.
+#[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromZeros))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Place<K, V> {
+    /// Not 0: the place is taken.
+    pub used: u64,
+    /// The key.
+    pub key: K,
+    /// The value.
+    pub value: V,
+}
+
+/// A hash table of fixed size.
+#[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromZeros))]
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Table<K, V> {
+    /// Changes where keys belong.
+    pub seed: u32,
+    /// Network namespaces that have an owner (in the table of addresses): with none, nobody asks
+    /// for the namespace of an entry.
+    pub namespaces: u32,
+    /// The places.
+    pub places: [Place<K, V>; PLACES],
+}
+
+/// `address -> claim`
+pub type Addresses = Table<Address, Claim>;
+/// `cgroup v2 id -> slot` (in 64 bits, for the alignment).
+pub type Cgroups = Table<u64, u64>;
+
+const _: () = {
+    assert!(size_of::<Addresses>() == 8 + 40 * PLACES);
+    assert!(size_of::<Cgroups>() == 8 + 24 * PLACES);
+};
+
+#[inline(always)]
+fn first_place(seed: u32, key: impl Key) -> usize {
+    // Fibonacci hashing: the highest bits of the product are the well mixed ones.
+    ((key.digest() ^ seed).wrapping_mul(0x9e37_79b1) >> (u32::BITS - PLACE_BITS)) as usize
+}
+
+impl<K: Key, V> Table<K, V> {
+    /// What `key` leads to.
+    #[inline(always)]
+    pub fn find(&self, key: K) -> Option<&V> {
+        let first = first_place(self.seed, key);
+        for step in 0..PROBES {
+            let index = (first + step) & (PLACES - 1);
+            // SAFETY: the mask keeps the index below the number of places.
+            let place = unsafe { &*(&raw const self.places).cast::<Place<K, V>>().add(index) };
+            if place.used == 0 {
+                return None;
+            }
+            if place.key.is(&key) {
+                return Some(&place.value);
+            }
+        }
+        None
+    }
+}
+
+/// Fills `table` with `entries` and gives how many did not find a place: 0 unless there are more than
+/// [`MOST_KEYS`] or somebody chose them to collide.
+#[cfg(not(target_arch = "bpf"))]
+pub fn fill<K: Key + Default, V: Copy + Default>(
+    table: &mut Table<K, V>,
+    entries: &[(K, V)],
+) -> usize {
+    /// Seeds that are tried.
+    const SEEDS: u32 = 32;
+    let mut best = (usize::MAX, 0);
+    for attempt in 0..SEEDS {
+        let seed = attempt.wrapping_mul(0x85eb_ca6b);
+        let left_out = fill_with_seed(table, seed, entries);
+        if left_out == 0 {
+            return 0;
+        }
+        best = best.min((left_out, seed));
+    }
+    fill_with_seed(table, best.1, entries)
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn fill_with_seed<K: Key + Default, V: Copy + Default>(
+    table: &mut Table<K, V>,
+    seed: u32,
+    entries: &[(K, V)],
+) -> usize {
+    table.seed = seed;
+    table.places.fill(Place::default());
+    let mut left_out = 0;
+    for (key, value) in entries {
+        let first = first_place(seed, *key);
+        let free = (0..PROBES)
+            .map(|step| (first + step) & (PLACES - 1))
+            .find(|index| table.places[*index].used == 0);
+        match free {
+            Some(index) => {
+                table.places[index] = Place {
+                    used: 1,
+                    key: *key,
+                    value: *value,
+                }
+            }
+            None => left_out += 1,
+        }
+    }
+    left_out
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn empty() -> Box<Addresses> {
+        Box::new(Table {
+            seed: 0,
+            namespaces: 0,
+            places: [Place::default(); PLACES],
+        })
+    }
+
+    fn claim(slot: u32) -> Claim {
+        Claim {
+            slot,
+            ..Claim::default()
+        }
+    }
+
+    #[test]
+    fn pods_of_a_full_node_are_all_found_and_nobody_else() {
+        let mut table = empty();
+        let v4 = |n: u32| Address::of(IpAddr::V4(Ipv4Addr::from_bits(0x0a2a_0000 + n)));
+        let v6 = |n: u32| {
+            Address::of(IpAddr::V6(Ipv6Addr::from_bits(
+                (0xfd00_u128 << 112) + u128::from(n),
+            )))
+        };
+        let entries: Vec<_> = (0..2000)
+            .flat_map(|n| [(v4(n), claim(n)), (v6(n), claim(n))])
+            .collect();
+        assert_eq!(fill(&mut table, &entries), 0);
+        for (address, claim) in &entries {
+            assert_eq!(table.find(*address), Some(claim));
+        }
+        for n in 2000..4000 {
+            assert_eq!(table.find(v4(n)), None);
+            assert_eq!(table.find(v6(n)), None);
+        }
+    }
+
+    #[test]
+    fn what_finds_no_place_is_told() {
+        let mut table = empty();
+        // All of one digest, whatever the seed.
+        let same = |n: u32| Address {
+            words: [n, 0, 0, n],
+        };
+        let entries: Vec<_> = (1..20).map(|n| (same(n), claim(n))).collect();
+        assert_eq!(fill(&mut table, &entries), entries.len() - PROBES);
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_map(keys in proptest::collection::hash_map(any::<u64>(), any::<u64>(), 0..600)) {
+            let mut table = Box::new(Table {
+                seed: 0,
+                namespaces: 0,
+                places: [Place::default(); PLACES],
+            });
+            let entries: Vec<_> = keys.iter().map(|(key, value)| (*key, *value)).collect();
+            prop_assert_eq!(fill(&mut table, &entries), 0);
+            for (key, value) in &keys {
+                prop_assert_eq!(table.find(*key), Some(value));
+                if !keys.contains_key(&!key) {
+                    prop_assert_eq!(table.find(!key), None);
+                }
+            }
+        }
+    }
+}

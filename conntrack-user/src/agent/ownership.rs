@@ -1,0 +1,365 @@
+//! Whose the counts are: slots are given to owners, the kernel is told, and what it counted by slot
+//! becomes what each owner has.
+
+use std::{collections::BTreeMap, io};
+
+use conntrack_ebpf::owner::{Direction, HOST, OwnerCounts, OwnerState, UNKNOWN};
+
+use super::{
+    OwnerSample,
+    owner_sample::OwnerTotals,
+    recount::{Found, Recount},
+};
+use crate::{
+    census::Charging,
+    events::OwnersBySlot,
+    owners::{Discovery, Limits, Maps, Occupancy, Owner, Slots, State},
+    probes::Probes,
+};
+
+/// Censuses after attaching that only look for what was there before: an owner that never rests
+/// keeps an estimate.
+const CENSUSES_FOR_BASELINE: u64 = 10;
+
+/// Entries of one owner, from when it got its slot.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    /// What the kernel had counted for the slot when this owner got it.
+    from: OwnerState,
+    /// What has been counted since, in the maps that there are.
+    counts: OwnerState,
+    /// What was counted in maps of earlier probes.
+    earlier: OwnerState,
+    /// Entries that were there before the counts began, by direction.
+    baseline: [i64; 2],
+    /// A census found the baseline while nothing moved; else it is an estimate.
+    exact: [bool; 2],
+    /// Inserts and deletes when the census that is under way began.
+    at_census: Option<[(u64, u64); 2]>,
+}
+
+impl Tally {
+    fn from_now(counts: OwnerState) -> Self {
+        Self {
+            from: counts,
+            ..Self::default()
+        }
+    }
+
+    fn live(&self, direction: Direction) -> i64 {
+        let counts = &self.counts[direction as usize];
+        self.baseline[direction as usize] + signed(counts.inserts) - signed(counts.deletes)
+    }
+
+    fn moved(&self) -> [(u64, u64); 2] {
+        [0, 1].map(|direction| {
+            let counts = &self.counts[direction];
+            (counts.inserts, counts.deletes)
+        })
+    }
+
+    /// Takes over what a census found; gives how far the count was off, if it should not have been.
+    fn recounted(&mut self, direction: Direction, entries: u64) -> u64 {
+        let index = direction as usize;
+        let Some(before) = self.at_census.map(|moved| moved[index]) else {
+            return 0;
+        };
+        let now = self.moved()[index];
+        if now == before {
+            let off = signed(entries) - self.live(direction);
+            self.baseline[index] += off;
+            let known = std::mem::replace(&mut self.exact[index], true);
+            return if known { off.unsigned_abs() } else { 0 };
+        }
+        if !self.exact[index] {
+            // It saw some of what came and went meanwhile: between the two is the best guess, until
+            // one is had while nothing moves.
+            let grown = |(inserts, deletes): (u64, u64)| signed(inserts) - signed(deletes);
+            self.baseline[index] = signed(entries) - i64::midpoint(grown(before), grown(now));
+        }
+        0
+    }
+
+    fn totals(&self, direction: Direction) -> OwnerTotals {
+        let sum = sum(
+            &self.counts[direction as usize],
+            &self.earlier[direction as usize],
+        );
+        OwnerTotals {
+            inserts: sum.inserts,
+            deletes: sum.deletes,
+            live: u64::try_from(self.live(direction)).unwrap_or(0),
+            victims: sum.victims,
+            causes: sum.causes,
+            drops: sum.drops,
+        }
+    }
+}
+
+/// Owners at one second.
+#[derive(Debug, Default)]
+pub(super) struct OwnersNow {
+    pub(super) samples: Vec<OwnerSample>,
+    pub(super) names: OwnersBySlot,
+    pub(super) occupancy: Occupancy,
+    pub(super) recount: Recount,
+    /// A census would tell something.
+    pub(super) needs_census: bool,
+}
+
+/// The owners of this node and what they have. There is one, the sampler's.
+#[derive(Debug)]
+pub(super) struct Ownership {
+    slots: Slots,
+    tallies: BTreeMap<u32, Tally>,
+    recount: Recount,
+}
+
+impl Ownership {
+    /// Nobody is known yet but the host.
+    pub(super) fn new(slots: u32) -> Self {
+        Self {
+            slots: Slots::new(Limits {
+                slots,
+                ..Limits::default()
+            }),
+            tallies: [(UNKNOWN, Tally::default()), (HOST, Tally::default())].into(),
+            recount: Recount::default(),
+        }
+    }
+
+    /// What the kernel is to be told before the first probe is attached.
+    pub(super) fn maps(&self) -> &Maps {
+        self.slots.maps()
+    }
+
+    /// Takes what a look around found; gives what is wrong. Without `probes` nothing is attached, and
+    /// the maps are told when it is.
+    ///
+    /// # Errors
+    /// If a map can't be read or written.
+    pub(super) fn take(
+        &mut self,
+        found: &Discovery,
+        probes: Option<&Probes>,
+    ) -> io::Result<Vec<String>> {
+        if let Some(probes) = probes {
+            self.read(probes)?;
+        }
+        let tallies = &self.tallies;
+        let idle = |slot: u32| {
+            tallies.get(&slot).is_none_or(|tally| {
+                tally.live(Direction::Egress) <= 0 && tally.live(Direction::Ingress) <= 0
+            })
+        };
+        // Whether there are entries is for the census to tell; until then they are taken for granted.
+        let attached = probes.is_some();
+        let changes = self.slots.apply(found, idle, |_| attached);
+        let mut problems = changes.problems.clone();
+        for slot in &changes.freed {
+            self.tallies.remove(slot);
+        }
+        let counted = match &probes {
+            Some(probes) => probes.owner_counts(self.highest(&changes.given))?,
+            None => Vec::new(),
+        };
+        for (slot, _) in &changes.given {
+            let counts = counted.get(*slot as usize).copied().unwrap_or_default();
+            let mut tally = Tally::from_now(counts);
+            // Entries from before it had its slot are charged to whoever they were charged to.
+            tally.exact = [attached; 2];
+            self.tallies.insert(*slot, tally);
+        }
+        if let Some(probes) = probes
+            && !changes.is_empty()
+        {
+            let mut maps = probes.owners();
+            let left_out = maps.charge(self.slots.maps())?;
+            if left_out > 0 {
+                problems.push(format!(
+                    "{left_out} addresses or cgroups do not fit the kernel's tables: theirs is charged to nobody"
+                ));
+            }
+            for slot in &changes.sweep_tags {
+                maps.sweep_tags(*slot, self.slots.maps())?;
+            }
+        }
+        Ok(problems)
+    }
+
+    fn highest(&self, given: &[(u32, Owner)]) -> u32 {
+        let known = self.tallies.keys().next_back().copied();
+        let given = given.iter().map(|(slot, _)| *slot).max();
+        known.max(given).map_or(0, |slot| slot + 1)
+    }
+
+    /// Reads what the kernel has counted.
+    ///
+    /// # Errors
+    /// If a map can't be read.
+    pub(super) fn read(&mut self, probes: &Probes) -> io::Result<()> {
+        let counted = probes.owner_counts(self.highest(&[]))?;
+        for (slot, tally) in &mut self.tallies {
+            if let Some(counts) = counted.get(*slot as usize) {
+                tally.counts = difference(counts, &tally.from);
+            }
+        }
+        Ok(())
+    }
+
+    /// The probes are gone, and their maps with them: what they counted is kept, entries are not.
+    pub(super) fn detached(&mut self) {
+        for tally in self.tallies.values_mut() {
+            for direction in 0..2 {
+                tally.earlier[direction] = sum(&tally.earlier[direction], &tally.counts[direction]);
+            }
+            tally.counts = OwnerState::default();
+            tally.from = OwnerState::default();
+            tally.baseline = [0; 2];
+            tally.exact = [false; 2];
+            tally.at_census = None;
+        }
+        self.recount.times = 0;
+        self.slots.restart();
+    }
+
+    /// Whether a census would tell something: entries that were there before the counts began, or
+    /// whether an address has entries from before its owner was known.
+    fn needs_census(&self) -> bool {
+        self.recount.times < CENSUSES_FOR_BASELINE && self.exact() < self.tallies.len()
+            || self.slots.unconfirmed().next().is_some()
+    }
+
+    fn exact(&self) -> usize {
+        let exact = |tally: &&Tally| tally.exact == [true; 2];
+        self.tallies.values().filter(exact).count()
+    }
+
+    /// A census begins: what it needs to know.
+    ///
+    /// # Errors
+    /// If a map can't be read.
+    pub(super) fn census(&mut self, probes: &Probes, host_netns: u32) -> io::Result<Charging> {
+        self.read(probes)?;
+        for tally in self.tallies.values_mut() {
+            tally.at_census = Some(tally.moved());
+        }
+        Ok(Charging {
+            maps: self.slots.maps().clone(),
+            tags: probes.owners().tags()?,
+            host_netns,
+            names: BTreeMap::new(),
+        })
+    }
+
+    /// A census has ended.
+    ///
+    /// # Errors
+    /// If a map can't be read.
+    pub(super) fn counted(&mut self, found: Found, probes: &Probes) -> io::Result<()> {
+        self.read(probes)?;
+        let (whole, seconds) = (found.whole, found.took.as_secs_f64());
+        let (entries, untagged) = found.settle(&probes.owners().tags()?);
+        self.recount.times += 1;
+        self.recount.seconds = seconds;
+        self.recount.entries = entries.values().sum();
+        for (slot, tally) in &mut self.tallies {
+            for direction in [Direction::Egress, Direction::Ingress] {
+                let entries = entries.get(&(*slot, direction)).copied().unwrap_or(0);
+                if whole {
+                    self.recount.drift += tally.recounted(direction, entries);
+                }
+            }
+            tally.at_census = None;
+        }
+        if whole {
+            let gone: Vec<_> = self
+                .slots
+                .unconfirmed()
+                .filter(|address| !untagged.contains(address))
+                .collect();
+            for address in gone {
+                self.slots.confirm_untagged_gone(address);
+            }
+        }
+        Ok(())
+    }
+
+    /// The last census.
+    fn recount(&self) -> Recount {
+        Recount {
+            exact_owners: self.exact(),
+            owners: self.tallies.len(),
+            ..self.recount
+        }
+    }
+
+    /// Everything that a snapshot needs.
+    pub(super) fn now(&self) -> OwnersNow {
+        OwnersNow {
+            samples: self.samples(),
+            names: self.names(),
+            occupancy: self.slots.occupancy(),
+            recount: self.recount(),
+            needs_census: self.needs_census(),
+        }
+    }
+
+    /// Every owner with what it has, by slot.
+    fn samples(&self) -> Vec<OwnerSample> {
+        self.tallies
+            .iter()
+            .filter_map(|(slot, tally)| {
+                Some(OwnerSample {
+                    slot: *slot,
+                    owner: self.slots.owner(*slot)?.clone(),
+                    present: self.is_present(*slot),
+                    egress: tally.totals(Direction::Egress),
+                    ingress: tally.totals(Direction::Ingress),
+                })
+            })
+            .collect()
+    }
+
+    fn is_present(&self, slot: u32) -> bool {
+        slot < conntrack_ebpf::owner::FIRST
+            || self
+                .slots
+                .occupants()
+                .any(|(known, occupant)| known == slot && occupant.state == State::Present)
+    }
+
+    /// Names for events.
+    pub(super) fn names(&self) -> OwnersBySlot {
+        self.tallies
+            .keys()
+            .filter_map(|slot| Some((*slot, self.slots.owner(*slot)?.clone())))
+            .collect()
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn by_field(a: &OwnerCounts, b: &OwnerCounts, of: impl Fn(u64, u64) -> u64) -> OwnerCounts {
+    let mut drops = a.drops;
+    for (drop, other) in drops.iter_mut().zip(b.drops) {
+        *drop = of(*drop, other);
+    }
+    OwnerCounts {
+        inserts: of(a.inserts, b.inserts),
+        deletes: of(a.deletes, b.deletes),
+        victims: of(a.victims, b.victims),
+        causes: of(a.causes, b.causes),
+        drops,
+    }
+}
+
+fn sum(a: &OwnerCounts, b: &OwnerCounts) -> OwnerCounts {
+    by_field(a, b, |a, b| a + b)
+}
+
+fn difference(now: &OwnerState, from: &OwnerState) -> OwnerState {
+    [0, 1].map(|direction| by_field(&now[direction], &from[direction], u64::saturating_sub))
+}

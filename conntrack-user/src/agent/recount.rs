@@ -1,0 +1,181 @@
+//! The census of the agent: what is in the tables, by owner, against what the counts say.
+//!
+//! The first one gives the entries that were there before the counts began. Later ones find
+//! addresses whose earlier entries are gone, and correct what does not fit, which should be nothing.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+    ops::ControlFlow,
+    thread,
+    time::{Duration, Instant},
+};
+
+use conntrack_ebpf::owner::{Direction, Party, TagKey};
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::{
+    census::Charging,
+    kernel::{
+        Root,
+        entries::{Outcome, walk_namespaces},
+        tables,
+    },
+};
+
+/// How often there is one without need.
+const EVERY: Duration = Duration::from_mins(1);
+/// How soon there can be another one.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Of the time, at most one part in so many goes into this.
+const SHARE: u32 = 50;
+/// Entries without the tag that they should have that are kept for another look.
+const MOST_UNTAGGED: usize = 1 << 16;
+
+/// Entries of one owner in one direction, by slot.
+pub(super) type Counted = BTreeMap<(u32, Direction), u64>;
+
+/// What a walk over all tables found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Entries by slot and direction, without those in `untagged`.
+    pub(super) entries: Counted,
+    /// Entries that had no tag when it began but should have one: what it would be called, the
+    /// slot and direction without it, and the address.
+    pub(super) untagged: Vec<(TagKey, (u32, Direction), IpAddr)>,
+    /// Nothing was left out.
+    pub(super) whole: bool,
+    pub(super) took: Duration,
+}
+
+/// The last census, for `/status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Recount {
+    /// How many there were.
+    pub times: u64,
+    /// Seconds that the last one took.
+    pub seconds: f64,
+    /// Entries that it found.
+    pub entries: u64,
+    /// Owners whose entries are known exactly.
+    pub exact_owners: usize,
+    /// Owners, the host and nobody included.
+    pub owners: usize,
+    /// Entries that the counts of owners had to be corrected by so far, apart from the first
+    /// census; 0 unless something was missed.
+    pub drift: u64,
+}
+
+/// When there is to be a census, and the one that is under way.
+#[derive(Debug)]
+pub(super) struct Recounter {
+    running: Option<oneshot::Receiver<Found>>,
+    ended: Option<Instant>,
+    took: Duration,
+}
+
+impl Recounter {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self {
+            running: None,
+            ended: None,
+            took: Duration::ZERO,
+        }
+    }
+
+    /// The counts begin anew: there has to be a first one again.
+    pub(super) fn restart(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Whether one should begin now; `needed`: there is something to find out.
+    pub(super) fn is_due(&self, needed: bool) -> bool {
+        match (&self.running, self.ended) {
+            (Some(_), _) => false,
+            (None, None) => true,
+            (None, Some(ended)) => {
+                let pause = PAUSE.max(self.took * SHARE);
+                ended.elapsed() >= if needed { pause } else { pause.max(EVERY) }
+            }
+        }
+    }
+
+    /// Begins one, on a thread of its own.
+    pub(super) fn begin(&mut self, charging: Charging) {
+        let (sender, found) = oneshot::channel();
+        let walk = move || drop(sender.send(walk(&charging)));
+        match thread::Builder::new().name("census".to_owned()).spawn(walk) {
+            Ok(_) => self.running = Some(found),
+            Err(error) => {
+                tracing::warn!(%error, "no thread for a census");
+                self.ended = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Waits for the one that is under way; never ends while there is none. May be cancelled.
+    pub(super) async fn finished(&mut self) -> Found {
+        let Some(running) = &mut self.running else {
+            return std::future::pending().await;
+        };
+        // An error: the thread panicked. As if it had found out nothing.
+        let found = running.await.unwrap_or_default();
+        self.running = None;
+        self.ended = Some(Instant::now());
+        self.took = found.took;
+        found
+    }
+}
+
+/// Walks over all tables.
+fn walk(charging: &Charging) -> Found {
+    let began = Instant::now();
+    let root = Root::system();
+    let namespaces: Vec<_> = tables::discover(&root).namespaces.into_values().collect();
+    let mut found = Found::default();
+    let mut overflow = false;
+    let outcomes = walk_namespaces(&root, &namespaces, |netns, entry| {
+        let charge = charging.charge(netns, entry);
+        let party = (charge.party.slot(), charge.party.direction());
+        match charge.untagged {
+            Some((key, address)) if found.untagged.len() < MOST_UNTAGGED => {
+                found.untagged.push((key, party, address));
+            }
+            untagged => {
+                overflow |= untagged.is_some();
+                *found.entries.entry(party).or_default() += 1;
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    found.whole = !overflow
+        && outcomes.iter().all(|(_, outcome)| match outcome {
+            Outcome::Walked(walk) => !walk.changed,
+            Outcome::Gone => true,
+            Outcome::NotEntered(_) | Outcome::Failed(_) => false,
+        });
+    found.took = began.elapsed();
+    found
+}
+
+impl Found {
+    /// Entries by slot and direction, with the tags that there are by now; and the addresses that
+    /// have entries without one.
+    pub(super) fn settle(self, tags: &HashMap<TagKey, Party>) -> (Counted, HashSet<IpAddr>) {
+        let mut entries = self.entries;
+        let mut untagged = HashSet::new();
+        for (key, party, address) in self.untagged {
+            let party = match tags.get(&key) {
+                Some(tag) => (tag.slot(), tag.direction()),
+                None => {
+                    untagged.insert(address);
+                    party
+                }
+            };
+            *entries.entry(party).or_default() += 1;
+        }
+        (entries, untagged)
+    }
+}

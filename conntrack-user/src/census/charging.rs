@@ -1,0 +1,302 @@
+//! Charges entries to owners by the rules that the programs in the kernel follow
+//! (`conntrack-ebpf/src/programs/owner.rs`), from what the kernel was told.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use conntrack_ebpf::{
+    owner::{Address, Claim, Direction, FLAG_SOCKET, FLAG_TAGGED, HOST, Party, TagKey, UNKNOWN},
+    record,
+};
+
+use super::Owners;
+use crate::{
+    kernel::entries::{Entry, Layer4, Tuple},
+    owners::Maps,
+    sys::netns::Inode,
+};
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const NOBODY: Party = Party::new(UNKNOWN, Direction::Egress);
+
+/// Who is charged for an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// Whose it is.
+    pub party: Party,
+    /// An entry with its address should have a tag, and this one has none: `party` is whose it is
+    /// if that stays so. The key that its tag would have, and the address.
+    pub untagged: Option<(TagKey, IpAddr)>,
+}
+
+/// What the kernel was told, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Charging {
+    /// Claims, cgroups and network namespaces.
+    pub maps: Maps,
+    /// Tags of single entries.
+    pub tags: HashMap<TagKey, Party>,
+    /// Inode number of the host's network namespace.
+    pub host_netns: Inode,
+    /// Names of slots.
+    pub names: BTreeMap<u32, String>,
+}
+
+impl Charging {
+    /// Who is charged for this entry of the table of `netns`.
+    pub fn charge(&self, netns: Inode, entry: &Entry) -> Charge {
+        let source = self.claim(entry.original.source);
+        let server = self.claim(entry.reply.source);
+        if netns != self.host_netns
+            && let Some(slot) = self.maps.netns.get(&netns)
+        {
+            let own = |claim: Option<&Claim>| claim.is_some_and(|claim| claim.slot == *slot);
+            let direction = if !own(source) && own(server) {
+                Direction::Ingress
+            } else {
+                Direction::Egress
+            };
+            return Charge {
+                party: Party::new(*slot, direction),
+                untagged: None,
+            };
+        }
+        let mut untagged = None;
+        if let Some(claim) = source {
+            if claim.flags & FLAG_TAGGED == 0 {
+                return plain(claim.slot, Direction::Egress);
+            }
+            let key = tag_key(netns, entry);
+            if let Some(party) = self.tags.get(&key) {
+                return Charge {
+                    party: *party,
+                    untagged: None,
+                };
+            }
+            untagged = Some((key, entry.original.source));
+            if claim.base != UNKNOWN {
+                return Charge {
+                    party: Party::new(claim.base, Direction::Egress),
+                    untagged,
+                };
+            }
+        }
+        let Some(claim) = server else {
+            return Charge {
+                party: NOBODY,
+                untagged,
+            };
+        };
+        if claim.flags & FLAG_TAGGED == 0 || claim.flags & FLAG_SOCKET != 0 {
+            return Charge {
+                party: Party::new(claim.slot, Direction::Ingress),
+                untagged,
+            };
+        }
+        let key = tag_key(netns, entry);
+        if let Some(party) = self.tags.get(&key) {
+            return Charge {
+                party: *party,
+                untagged: None,
+            };
+        }
+        let party = if claim.base == UNKNOWN {
+            NOBODY
+        } else {
+            Party::new(claim.base, Direction::Ingress)
+        };
+        Charge {
+            party,
+            untagged: untagged.or(Some((key, entry.reply.source))),
+        }
+    }
+
+    fn claim(&self, address: IpAddr) -> Option<&Claim> {
+        self.maps.addresses.get(&Address::of(address))
+    }
+}
+
+impl Owners for Charging {
+    fn party(&self, netns: Inode, entry: &Entry) -> Option<Party> {
+        Some(self.charge(netns, entry).party)
+    }
+
+    fn name(&self, slot: u32) -> String {
+        match (self.names.get(&slot), slot) {
+            (Some(name), _) => name.clone(),
+            (None, UNKNOWN) => "unknown".to_owned(),
+            (None, HOST) => "host".to_owned(),
+            (None, slot) => format!("slot {slot}"),
+        }
+    }
+}
+
+const fn plain(slot: u32, direction: Direction) -> Charge {
+    Charge {
+        party: Party::new(slot, direction),
+        untagged: None,
+    }
+}
+
+fn tag_key(netns: Inode, entry: &Entry) -> TagKey {
+    TagKey {
+        tuple: kernel_tuple(&entry.original),
+        netns,
+        zone: u32::from(entry.zone),
+    }
+}
+
+/// The tuple as the kernel has it in memory.
+fn kernel_tuple(tuple: &Tuple) -> record::Tuple {
+    let words = |address: IpAddr| match address {
+        IpAddr::V4(v4) => [u32::from_ne_bytes(v4.octets()), 0, 0, 0],
+        IpAddr::V6(_) => Address::of(address).words,
+    };
+    let (src_port, dst_port) = match tuple.layer4 {
+        Layer4::Ports {
+            source,
+            destination,
+        } => (source.to_be(), destination.to_be()),
+        Layer4::Icmp { id, kind, code } => (id.to_be(), u16::from_ne_bytes([kind, code])),
+        Layer4::Addresses => (0, 0),
+    };
+    record::Tuple {
+        src: words(tuple.source),
+        src_port,
+        l3num: if tuple.source.is_ipv4() {
+            AF_INET
+        } else {
+            AF_INET6
+        },
+        dst: words(tuple.destination),
+        dst_port,
+        protonum: tuple.protocol,
+        dir: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::entries::{State, Status};
+
+    const HOST_NETNS: Inode = 1;
+    const POD_NETNS: Inode = 7;
+
+    fn entry(from: &str, to: &str, server: &str) -> Entry {
+        let tuple = |source: &str, destination: &str, ports: (u16, u16)| Tuple {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            protocol: 17,
+            layer4: Layer4::Ports {
+                source: ports.0,
+                destination: ports.1,
+            },
+        };
+        Entry {
+            original: tuple(from, to, (1000, 53)),
+            reply: tuple(server, from, (53, 1000)),
+            zone: 0,
+            status: Status::default(),
+            state: State::of(Status::default()),
+            timeout: Some(30),
+            mark: 0,
+            id: 0,
+            start: None,
+        }
+    }
+
+    fn claim(slot: u32, base: u32, flags: u32) -> Claim {
+        Claim {
+            slot,
+            base,
+            flags,
+            reserved: 0,
+        }
+    }
+
+    fn charging() -> Charging {
+        let claims = [
+            ("10.0.0.2", claim(2, 2, 0)),
+            ("10.0.0.3", claim(3, 3, 0)),
+            ("10.0.0.4", claim(4, 3, FLAG_TAGGED)),
+            ("10.0.0.5", claim(5, UNKNOWN, FLAG_TAGGED)),
+            ("10.0.0.1", claim(HOST, HOST, FLAG_TAGGED | FLAG_SOCKET)),
+        ];
+        Charging {
+            maps: Maps {
+                addresses: claims
+                    .into_iter()
+                    .map(|(address, claim)| (Address::of(address.parse().unwrap()), claim))
+                    .collect(),
+                netns: [(POD_NETNS, 2)].into(),
+                ..Maps::default()
+            },
+            host_netns: HOST_NETNS,
+            ..Charging::default()
+        }
+    }
+
+    fn charged(netns: Inode, entry: &Entry) -> (u32, Direction, bool) {
+        let charge = charging().charge(netns, entry);
+        (
+            charge.party.slot(),
+            charge.party.direction(),
+            charge.untagged.is_some(),
+        )
+    }
+
+    #[test]
+    fn by_source_then_by_server() {
+        use Direction::{Egress, Ingress};
+        let cases = [
+            ("10.0.0.2", "9.9.9.9", "9.9.9.9", (2, Egress, false)),
+            // Both are known: who opened it is charged.
+            ("10.0.0.2", "10.96.0.1", "10.0.0.3", (2, Egress, false)),
+            // After DNAT.
+            ("9.9.9.9", "10.0.0.1", "10.0.0.3", (3, Ingress, false)),
+            ("9.9.9.9", "10.0.0.1", "10.0.0.1", (HOST, Ingress, false)),
+            ("9.9.9.9", "8.8.8.8", "8.8.8.8", (UNKNOWN, Egress, false)),
+            // Without a tag: whoever had the address before.
+            ("10.0.0.4", "9.9.9.9", "9.9.9.9", (3, Egress, true)),
+            ("10.0.0.5", "9.9.9.9", "9.9.9.9", (UNKNOWN, Egress, true)),
+            ("10.0.0.5", "10.0.0.3", "10.0.0.3", (3, Ingress, true)),
+            ("9.9.9.9", "10.0.0.4", "10.0.0.4", (3, Ingress, true)),
+            ("10.0.0.1", "9.9.9.9", "9.9.9.9", (HOST, Egress, true)),
+        ];
+        for (from, to, server, expected) in cases {
+            let entry = entry(from, to, server);
+            assert_eq!(
+                charged(HOST_NETNS, &entry),
+                expected,
+                "{from} > {to} ({server})"
+            );
+        }
+    }
+
+    #[test]
+    fn the_own_table_of_a_pod_is_the_pods() {
+        use Direction::{Egress, Ingress};
+        for (from, server, direction) in [
+            ("10.0.0.2", "9.9.9.9", Egress),
+            ("10.0.0.3", "10.0.0.2", Ingress),
+            ("127.0.0.1", "127.0.0.1", Egress),
+        ] {
+            let entry = entry(from, server, server);
+            assert_eq!(charged(POD_NETNS, &entry), (2, direction, false));
+        }
+    }
+
+    #[test]
+    fn a_tag_decides() {
+        let mut charging = charging();
+        let entry = entry("10.0.0.4", "9.9.9.9", "9.9.9.9");
+        let party = Party::new(4, Direction::Egress);
+        charging.tags.insert(tag_key(HOST_NETNS, &entry), party);
+        let charge = charging.charge(HOST_NETNS, &entry);
+        assert_eq!((charge.party, charge.untagged), (party, None));
+    }
+}

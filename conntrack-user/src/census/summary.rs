@@ -1,0 +1,274 @@
+//! What a census came to, and its JSON.
+
+use serde_json::{Map, Value, json};
+
+use super::groups::{Counts, Groups};
+use super::key::{By, Endpoint, Nat, Part, Span};
+use super::owners::Labels;
+use crate::events::{Tuple, protocol_name};
+use crate::kernel::entries::{self, Entry, Layer4, State};
+use crate::sys::netns::Inode;
+use conntrack_ebpf::owner::Direction;
+
+/// Entries in one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateCount {
+    /// The state.
+    pub state: State,
+    /// How many.
+    pub entries: u64,
+}
+
+/// The result of a census.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Entries that were looked at.
+    pub seen: u64,
+    /// Those of them that were asked for; every other number is about these.
+    pub totals: Counts,
+    /// With NAT.
+    pub translated: u64,
+    /// By state, the most frequent first.
+    pub states: Vec<StateCount>,
+    /// By whatever was asked for.
+    pub groups: Vec<Group>,
+}
+
+/// The largest keys of one grouping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// What the key is made of.
+    pub by: Vec<By>,
+    /// Different keys; where [`Group::untold`] is not 0 there are more.
+    pub keys: u64,
+    /// The largest first.
+    pub rows: Vec<Row>,
+    /// What is not in the rows. Rows and others are the total.
+    pub others: Others,
+    /// Entries of keys that could not be counted one by one, because there were too many different
+    /// ones. No key that is missing has more.
+    pub untold: u64,
+    /// By how many entries a row may be too low; 0 unless keys were let go to make room for those of
+    /// another table.
+    pub too_low_by: u64,
+}
+
+/// One key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// One part for each [`Group::by`].
+    pub key: Vec<Part>,
+    /// Its entries.
+    pub counts: Counts,
+}
+
+/// All keys that have no row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Others {
+    /// How many different ones, as far as they were counted.
+    pub keys: u64,
+    /// Their entries.
+    pub counts: Counts,
+}
+
+impl Group {
+    pub(super) fn new(by: &[By], groups: &Groups, totals: Counts, top: usize) -> Self {
+        let rows: Vec<Row> = groups
+            .top(top)
+            .into_iter()
+            .map(|(key, counts)| Row {
+                key: read(by, key),
+                counts,
+            })
+            .collect();
+        let told = rows.iter().fold(Counts::default(), |sum, row| Counts {
+            entries: sum.entries + row.counts.entries,
+            evictable: sum.evictable + row.counts.evictable,
+        });
+        Self {
+            by: by.to_vec(),
+            keys: groups.len(),
+            others: Others {
+                keys: groups.len().saturating_sub(rows.len() as u64),
+                counts: totals.without(told),
+            },
+            rows,
+            untold: groups.untold(),
+            too_low_by: groups.too_low_by(),
+        }
+    }
+
+    fn json(&self, labels: &Labels<'_>) -> Value {
+        let rows = self.rows.iter().map(|row| {
+            let key: Map<String, Value> = self
+                .by
+                .iter()
+                .zip(&row.key)
+                .flat_map(|(by, part)| part_json(*by, *part, labels))
+                .collect();
+            json!({"key": key, "entries": row.counts.entries, "evictable": row.counts.evictable})
+        });
+        json!({
+            "by": self.by,
+            "keys": self.keys,
+            "rows": rows.collect::<Vec<_>>(),
+            "others": {
+                "keys": self.others.keys,
+                "entries": self.others.counts.entries,
+                "evictable": self.others.counts.evictable,
+            },
+            "untold_entries": self.untold,
+            "too_low_by": self.too_low_by,
+        })
+    }
+}
+
+/// The parts of a key.
+fn read(by: &[By], mut key: &[u8]) -> Vec<Part> {
+    let mut parts = Vec::with_capacity(by.len());
+    for by in by {
+        // Never: each key was written by the same list.
+        let Some((part, rest)) = by.read(key) else {
+            break;
+        };
+        parts.push(part);
+        key = rest;
+    }
+    parts
+}
+
+impl Summary {
+    /// As an object: `seen`, `entries`, `evictable`, `nat`, `states`, `groups`.
+    pub fn json(&self, labels: &Labels<'_>) -> Map<String, Value> {
+        let states: Vec<Value> = self
+            .states
+            .iter()
+            .map(|count| {
+                json!({"state": count.state.label(), "protocol": count.state.protocol(),
+                    "entries": count.entries})
+            })
+            .collect();
+        let groups: Vec<Value> = self.groups.iter().map(|group| group.json(labels)).collect();
+        let mut object = Map::new();
+        object.insert("seen".into(), self.seen.into());
+        object.insert("entries".into(), self.totals.entries.into());
+        object.insert("evictable".into(), self.totals.evictable.into());
+        object.insert("nat".into(), self.translated.into());
+        object.insert("states".into(), states.into());
+        object.insert("groups".into(), groups.into());
+        object
+    }
+}
+
+fn endpoint_json(endpoint: Endpoint) -> Value {
+    json!({"address": endpoint.address, "port": endpoint.port,
+        "protocol": protocol_name(endpoint.protocol)})
+}
+
+/// The fields of one part of a key: of a network namespace the number and the name, of anything
+/// else one.
+fn part_json(by: By, part: Part, labels: &Labels<'_>) -> Vec<(String, Value)> {
+    let name = json!(by).as_str().unwrap_or_default().to_owned();
+    let value = match part {
+        Part::Netns(inode) => {
+            return vec![
+                (name, inode.into()),
+                ("netns_name".into(), labels.netns(inode).into()),
+            ];
+        }
+        Part::Owner(slot) => slot.map(|slot| labels.owner(slot)).into(),
+        Part::Direction(direction) => direction.map(direction_name).into(),
+        Part::Destination(endpoint) => endpoint_json(endpoint),
+        Part::Service(endpoint) => endpoint.map_or(Value::Null, endpoint_json),
+        Part::Source(address) => json!(address),
+        Part::Protocol(number) => protocol_name(number).into(),
+        Part::State(state) => state.label().into(),
+        Part::Age(age) => match age.span {
+            Span::Since => json!({"age": age.range()}),
+            Span::Left => json!({"expires": age.range()}),
+            Span::Unknown => Value::Null,
+        },
+        Part::Evictable(evictable) => evictable.into(),
+        Part::Nat(nat) => nat_name(nat).into(),
+        Part::Zone(zone) => zone.into(),
+    };
+    vec![(name, value)]
+}
+
+/// `egress` or `ingress`.
+pub(super) fn direction_name(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "egress",
+        Direction::Ingress => "ingress",
+    }
+}
+
+/// `none`, `snat`, `dnat`, or `snat+dnat`.
+pub(super) fn nat_name(nat: Nat) -> &'static str {
+    match nat {
+        Nat::None => "none",
+        Nat::Source => "snat",
+        Nat::Destination => "dnat",
+        Nat::Both => "snat+dnat",
+    }
+}
+
+/// A tuple as events have it.
+pub(super) fn event_tuple(tuple: &entries::Tuple) -> Tuple {
+    let mut shown = Tuple {
+        source: tuple.source,
+        source_port: None,
+        destination: tuple.destination,
+        destination_port: None,
+        icmp_id: None,
+        icmp_type: None,
+        icmp_code: None,
+    };
+    match tuple.layer4 {
+        Layer4::Addresses => {}
+        Layer4::Ports {
+            source,
+            destination,
+        } => {
+            shown.source_port = Some(source);
+            shown.destination_port = Some(destination);
+        }
+        Layer4::Icmp { id, kind, code } => {
+            shown.icmp_id = Some(id);
+            shown.icmp_type = Some(kind);
+            shown.icmp_code = Some(code);
+        }
+    }
+    shown
+}
+
+/// One entry as one object.
+pub fn line_json(netns: Inode, entry: &Entry, now: u64, labels: &Labels<'_>) -> Value {
+    let start = entry.start.map(|start| {
+        let start = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(start);
+        humantime::format_rfc3339_millis(start).to_string()
+    });
+    let age = entry
+        .start
+        .map(|start| now.saturating_sub(start) / 1_000_000_000);
+    json!({
+        "netns": netns,
+        "netns_name": labels.netns(netns),
+        "protocol": protocol_name(entry.original.protocol),
+        "state": entry.state.label(),
+        "assured": entry.status.assured(),
+        "seen_reply": entry.status.seen_reply(),
+        "snat": entry.source_translated(),
+        "dnat": entry.destination_translated(),
+        "offloaded": entry.status.offloaded(),
+        "dying": entry.status.dying(),
+        "timeout": entry.timeout,
+        "start": start,
+        "age": age,
+        "zone": entry.zone,
+        "mark": entry.mark,
+        "id": entry.id,
+        "original": event_tuple(&entry.original),
+        "reply": event_tuple(&entry.reply),
+    })
+}

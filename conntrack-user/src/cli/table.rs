@@ -1,0 +1,297 @@
+//! `ctpressure table`: the census of a table, or of several.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufWriter, IsTerminal as _, Write as _},
+    ops::ControlFlow,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+
+use super::{Failure, args::LogArgs, logging};
+use crate::{
+    census::{By, Census, Filter, Labels, MOST_KEYS, Owners, line_json, parse_state, text},
+    events::{Netns, parse_network, parse_protocol},
+    kernel::{Root, entries::walk_namespaces, sysctl, tables::Namespace},
+    sys::netns::Inode,
+};
+
+mod report;
+mod targets;
+
+use report::Report;
+
+/// Bytes of a list that are written in one go.
+const WRITE_BYTES: usize = 64 << 10;
+/// Entries between two words about the progress.
+const PROGRESS: u64 = 1 << 16;
+
+/// Say what a table is full of: by source, destination, state and so on
+///
+/// Reads every entry once, and changes nothing. Without --by: the largest owners (sources where
+/// owners are not known) and destinations. Which entries are evictable: those that the kernel may
+/// remove early to make room (not assured).
+#[derive(Args, Debug)]
+pub(super) struct Table {
+    /// Group by this; several make one combined key
+    #[arg(
+        long,
+        env = "CTPRESSURE_BY",
+        value_name = "PROPERTY",
+        value_enum,
+        value_delimiter = ','
+    )]
+    by: Vec<By>,
+    /// How many rows each grouping has
+    #[arg(
+        long,
+        env = "CTPRESSURE_TOP",
+        value_name = "N",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..=MOST_KEYS as i64)
+    )]
+    top: u32,
+    /// Print the entries themselves, one a line, as they are read
+    #[arg(long, env = "CTPRESSURE_LIST", conflicts_with = "by")]
+    list: bool,
+    /// Text for people, or JSON: one object (with --list one a line)
+    #[arg(
+        short,
+        long,
+        env = "CTPRESSURE_OUTPUT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    output: Output,
+    /// These network namespaces: `host`, a name in /run/netns, an inode number, or `all`
+    /// [default: the one that this command runs in]
+    #[arg(long, env = "CTPRESSURE_NETNS", value_delimiter = ',')]
+    netns: Vec<Netns>,
+    /// Only these protocols, by name or number
+    #[arg(long, env = "CTPRESSURE_PROTOCOL", value_delimiter = ',', value_parser = parse_protocol)]
+    protocol: Vec<u8>,
+    /// Only these addresses or prefixes, as source or destination, before or after NAT
+    #[arg(long, env = "CTPRESSURE_ADDRESS", value_delimiter = ',', value_parser = parse_network)]
+    address: Vec<IpNet>,
+    /// Only these ports, as source or destination, before or after NAT
+    #[arg(long, env = "CTPRESSURE_PORT", value_delimiter = ',')]
+    port: Vec<u16>,
+    /// Only these states, such as `ESTABLISHED` or `UNREPLIED`
+    #[arg(long, env = "CTPRESSURE_STATE", value_delimiter = ',', value_parser = parse_state)]
+    state: Vec<&'static str>,
+    /// Only entries that the kernel does not remove early
+    #[arg(long, env = "CTPRESSURE_ASSURED", conflicts_with = "evictable")]
+    assured: bool,
+    /// Only entries that the kernel may remove early to make room
+    #[arg(long, env = "CTPRESSURE_EVICTABLE")]
+    evictable: bool,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// How a census is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Lines of at most 80 columns
+    #[default]
+    Text,
+    /// JSON
+    Json,
+}
+
+/// Who knows whose an entry is. Nobody yet: then the largest sources are shown instead.
+fn owners() -> Option<Box<dyn Owners + Sync>> {
+    None
+}
+
+impl Table {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        logging::start(self.log.log, self.log.verbose, tracing::Level::WARN);
+        let root = Root::system();
+        let owners = owners();
+        let wants_owners = |by: &By| matches!(by, By::Owner | By::Direction);
+        if owners.is_none() && self.by.iter().any(wants_owners) {
+            return Err(Failure {
+                what: "whose an entry is can't be told here".to_owned(),
+                help: "group by source or destination instead".to_owned(),
+            }
+            .into());
+        }
+        let namespaces = targets::find(&root, &self.netns)?;
+        let names: BTreeMap<Inode, String> = namespaces
+            .iter()
+            .map(|namespace| (namespace.inode, namespace.name.clone()))
+            .collect();
+        let labels = Labels {
+            owners: owners.as_deref(),
+            namespaces: Some(&names),
+        };
+        if self.list {
+            return self.list(&root, &namespaces, &labels);
+        }
+        let report = self.census(&root, &namespaces, &labels)?;
+        let printed = match self.output {
+            Output::Text => report.text(&labels),
+            Output::Json => format!("{}\n", report.json(&labels)),
+        };
+        finish(io::stdout().write_all(printed.as_bytes()))
+    }
+
+    fn filter(&self) -> Filter {
+        Filter {
+            protocols: self.protocol.clone(),
+            networks: self.address.clone(),
+            ports: self.port.clone(),
+            states: self.state.clone(),
+            evictable: match (self.evictable, self.assured) {
+                (true, _) => Some(true),
+                (false, true) => Some(false),
+                (false, false) => None,
+            },
+        }
+    }
+
+    fn groupings(&self, owners: bool) -> Vec<Vec<By>> {
+        if !self.by.is_empty() {
+            let mut by = self.by.clone();
+            // Said twice is said once.
+            let mut seen = Vec::new();
+            by.retain(|by| {
+                !seen.contains(by) && {
+                    seen.push(*by);
+                    true
+                }
+            });
+            return vec![by];
+        }
+        let first = if owners { By::Owner } else { By::Source };
+        vec![vec![first], vec![By::Destination]]
+    }
+
+    /// Reads all tables and counts what is in them.
+    fn census(
+        &self,
+        root: &Root,
+        namespaces: &[Namespace],
+        labels: &Labels<'_>,
+    ) -> anyhow::Result<Report> {
+        let groupings = self.groupings(labels.owners.is_some());
+        let mut census = Census::new(self.filter(), groupings, labels.owners, now());
+        let mut progress = Progress::new();
+        let mut table = None;
+        let outcomes = walk_namespaces(root, namespaces, |inode, entry| {
+            if table != Some(inode) {
+                census.next_table();
+                table = Some(inode);
+            }
+            census.add(inode, entry);
+            progress.step();
+            ControlFlow::Continue(())
+        });
+        drop(progress);
+        let (tables, problems) = targets::sort_out(outcomes, labels)?;
+        Ok(Report {
+            limit: sysctl::limit(root)?,
+            buckets: sysctl::buckets(root)?,
+            tables,
+            filtered: self.filter() != Filter::default(),
+            summary: census.summary(self.top as usize),
+            problems,
+        })
+    }
+
+    /// Prints the entries as they are read.
+    fn list(
+        &self,
+        root: &Root,
+        namespaces: &[Namespace],
+        labels: &Labels<'_>,
+    ) -> anyhow::Result<()> {
+        let filter = self.filter();
+        let several = namespaces.len() > 1;
+        let time = now();
+        let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout());
+        let mut written = Ok(());
+        let outcomes = walk_namespaces(root, namespaces, |inode, entry| {
+            if !filter.passes(entry) {
+                return ControlFlow::Continue(());
+            }
+            written = match self.output {
+                Output::Text => {
+                    let netns = several.then_some(inode);
+                    writeln!(out, "{}", text::line(netns, entry, labels))
+                }
+                Output::Json => writeln!(out, "{}", line_json(inode, entry, time, labels)),
+            };
+            match written {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        });
+        finish(written.and_then(|()| out.flush()))?;
+        let (tables, problems) = targets::sort_out(outcomes, labels)?;
+        for problem in problems {
+            eprintln!("ctpressure: {problem}");
+        }
+        if tables.iter().any(|table| table.walk.changed) {
+            eprintln!("ctpressure: {}", report::CHANGED);
+        }
+        Ok(())
+    }
+}
+
+/// A closed pipe is no error: whoever closed it has seen enough.
+fn finish(written: io::Result<()>) -> anyhow::Result<()> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
+            what: format!("the output could not be written: {error}"),
+            help: "is the disk full?".to_owned(),
+        }
+        .into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Nanoseconds of Unix time.
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|time| u64::try_from(time.as_nanos()).ok())
+        .unwrap_or_default()
+}
+
+/// Tells whoever looks at a terminal how far it is; nothing when the messages go elsewhere.
+struct Progress {
+    shown: bool,
+    entries: u64,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            shown: io::stderr().is_terminal(),
+            entries: 0,
+        }
+    }
+
+    #[inline]
+    fn step(&mut self) {
+        self.entries += 1;
+        if self.shown && self.entries.is_multiple_of(PROGRESS) {
+            eprint!("\r{} entries", text::grouped(self.entries));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown && self.entries >= PROGRESS {
+            // The line is wiped out.
+            eprint!("\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What a census says, as text and as JSON.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::targets::Table;
+use crate::census::{
+    Labels, Summary,
+    text::{self, grouped, share},
+};
+
+/// What a changed hash table means.
+pub(super) const CHANGED: &str = "note: the kernel rebuilt the hash table meanwhile, so entries may be missing or counted\n      \
+     twice; run it again for exact numbers";
+
+/// A census and where it comes from.
+#[derive(Debug)]
+pub(super) struct Report {
+    /// Entries that each table may hold; 0: any number.
+    pub(super) limit: u64,
+    /// Buckets of the hash table that all share.
+    pub(super) buckets: u64,
+    pub(super) tables: Vec<Table>,
+    /// Not everything was asked for.
+    pub(super) filtered: bool,
+    pub(super) summary: Summary,
+    /// Tables that could not be read, and why.
+    pub(super) problems: Vec<String>,
+}
+
+impl Report {
+    fn changed(&self) -> bool {
+        self.tables.iter().any(|table| table.walk.changed)
+    }
+
+    fn unreadable(&self) -> u64 {
+        self.tables.iter().map(|table| table.walk.unreadable).sum()
+    }
+
+    /// Lines of at most 80 columns.
+    pub(super) fn text(&self, labels: &Labels<'_>) -> String {
+        let Summary {
+            seen,
+            totals,
+            translated,
+            ..
+        } = self.summary;
+        let mut out = String::new();
+        for table in &self.tables {
+            let entries = table.walk.entries;
+            let name = labels.netns(table.netns);
+            let _ = if self.limit == 0 {
+                writeln!(out, "table {name}: {} entries, no limit", grouped(entries))
+            } else {
+                writeln!(
+                    out,
+                    "table {name}: {} entries, {} of the limit of {}",
+                    grouped(entries),
+                    share(entries, self.limit),
+                    grouped(self.limit)
+                )
+            };
+        }
+        if self.filtered {
+            let _ = writeln!(
+                out,
+                "asked for: {} of {} entries ({})",
+                grouped(totals.entries),
+                grouped(seen),
+                share(totals.entries, seen)
+            );
+        } else if self.tables.len() > 1 {
+            let _ = writeln!(out, "together: {} entries", grouped(seen));
+        }
+        let _ = writeln!(
+            out,
+            "evictable: {} ({}); with NAT: {}",
+            grouped(totals.evictable),
+            share(totals.evictable, totals.entries),
+            grouped(translated)
+        );
+        if totals.entries > 0 {
+            out += &text::states(&self.summary);
+            for group in &self.summary.groups {
+                out.push('\n');
+                out += &text::group(group, totals, labels);
+            }
+        }
+        if self.changed() {
+            let _ = writeln!(out, "\n{CHANGED}");
+        }
+        if self.unreadable() > 0 {
+            let _ = writeln!(
+                out,
+                "\nnote: {} entries could not be read and are not counted",
+                grouped(self.unreadable())
+            );
+        }
+        for problem in &self.problems {
+            let _ = writeln!(out, "\nnote: {problem}");
+        }
+        out
+    }
+
+    /// One object.
+    pub(super) fn json(&self, labels: &Labels<'_>) -> Value {
+        let tables = self.tables.iter().map(|table| {
+            json!({
+                "netns": table.netns,
+                "netns_name": labels.netns(table.netns),
+                "entries": table.walk.entries,
+                "count_before": table.walk.counts[0],
+                "count_after": table.walk.counts[1],
+                "interrupted": table.walk.changed,
+                "unreadable": table.walk.unreadable,
+            })
+        });
+        let mut object = self.summary.json(labels);
+        object.insert("limit".into(), self.limit.into());
+        object.insert("buckets".into(), self.buckets.into());
+        object.insert("tables".into(), tables.collect::<Vec<_>>().into());
+        object.insert("interrupted".into(), self.changed().into());
+        object.insert("unreadable".into(), self.unreadable().into());
+        object.insert("problems".into(), self.problems.clone().into());
+        object.into()
+    }
+}

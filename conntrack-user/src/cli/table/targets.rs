@@ -1,0 +1,145 @@
+//! Which tables are meant, and what came of reading them.
+
+use crate::{
+    census::Labels,
+    cli::Failure,
+    events::Netns,
+    kernel::{
+        Root,
+        entries::{Outcome, Walk},
+        tables::{Namespace, discover},
+    },
+    sys::netns::{self, Inode},
+};
+
+/// The word for every namespace.
+const ALL: &str = "all";
+
+/// One table that was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Table {
+    /// Its network namespace.
+    pub(super) netns: Inode,
+    /// What the reading came to.
+    pub(super) walk: Walk,
+}
+
+/// The namespaces that were asked for; the caller's own if none was.
+pub(super) fn find(root: &Root, wanted: &[Netns]) -> anyhow::Result<Vec<Namespace>> {
+    if wanted.is_empty() {
+        return own(root).map(|own| vec![own]);
+    }
+    let found = discover(root);
+    let mut chosen: Vec<Namespace> = Vec::new();
+    for want in wanted {
+        let before = chosen.len();
+        for namespace in found.namespaces.values() {
+            let fits = match want {
+                Netns::Name(name) => name == ALL || *name == namespace.name,
+                Netns::Inode(inode) => *inode == namespace.inode,
+            };
+            if fits && !chosen.contains(namespace) {
+                chosen.push(namespace.clone());
+            }
+        }
+        let is_there = |namespace: &&Namespace| match want {
+            Netns::Name(name) => *name == namespace.name,
+            Netns::Inode(inode) => *inode == namespace.inode,
+        };
+        if chosen.len() == before && !chosen.iter().any(|chosen| is_there(&chosen)) {
+            let name = match want {
+                Netns::Name(name) => name.clone(),
+                Netns::Inode(inode) => inode.to_string(),
+            };
+            return Err(unknown(&name, &found.problems));
+        }
+    }
+    // The host's first, then by name.
+    chosen.sort_by_key(|namespace| {
+        let is_host = Some(namespace.inode) == found.host;
+        (!is_host, namespace.name.clone(), namespace.inode)
+    });
+    for problem in &found.problems {
+        eprintln!("ctpressure: {problem}");
+    }
+    Ok(chosen)
+}
+
+fn unknown(name: &str, problems: &[String]) -> anyhow::Error {
+    let mut help = "`ip netns list` and `lsns -t net` say which there are; `host` and `all` are \
+                    names too"
+        .to_owned();
+    for problem in problems {
+        help += "; ";
+        help += problem;
+    }
+    Failure {
+        what: format!("there is no network namespace {name}"),
+        help,
+    }
+    .into()
+}
+
+/// The namespace that this command runs in.
+fn own(root: &Root) -> anyhow::Result<Namespace> {
+    let inode = netns::own_inode().map_err(|error| Failure {
+        what: format!("the own network namespace can't be told: {error}"),
+        help: "mount procfs at /proc".to_owned(),
+    })?;
+    // Most often it is the host's; to look at every process for a name takes longer.
+    let host = netns::inode_of(&root.proc("1/ns/net")).ok().flatten();
+    if host == Some(inode) {
+        return Ok(Namespace {
+            inode,
+            name: "host".to_owned(),
+            own: true,
+            process: None,
+            file: None,
+        });
+    }
+    let found = discover(root).namespaces.remove(&inode);
+    Ok(found.unwrap_or(Namespace {
+        inode,
+        name: inode.to_string(),
+        own: true,
+        process: None,
+        file: None,
+    }))
+}
+
+/// The tables that were read, and what is to be said about the others. A single one that can't be
+/// read is an error.
+pub(super) fn sort_out(
+    outcomes: Vec<(Inode, Outcome)>,
+    labels: &Labels<'_>,
+) -> anyhow::Result<(Vec<Table>, Vec<String>)> {
+    let mut tables = Vec::with_capacity(outcomes.len());
+    let mut problems = Vec::new();
+    let mut first: Option<anyhow::Error> = None;
+    for (netns, outcome) in outcomes {
+        let name = labels.netns(netns);
+        let error: anyhow::Error = match outcome {
+            Outcome::Walked(walk) => {
+                tables.push(Table { netns, walk });
+                continue;
+            }
+            Outcome::Failed(error) => error.into(),
+            Outcome::Gone => Failure {
+                what: format!("the network namespace {name} is gone"),
+                help: "`ip netns list` and `lsns -t net` say which there are".to_owned(),
+            }
+            .into(),
+            Outcome::NotEntered(error) => Failure {
+                what: format!("the network namespace {name} can't be entered: {error}"),
+                help: "run as root, or with CAP_SYS_ADMIN and CAP_SYS_PTRACE".to_owned(),
+            }
+            .into(),
+        };
+        problems.push(format!("table {name} was not read: {error}"));
+        first.get_or_insert(error);
+    }
+    match first {
+        Some(error) if tables.is_empty() => Err(error),
+        _ => Ok((tables, problems)),
+    }
+}

@@ -1,0 +1,159 @@
+//! The entries of a whole table, one after another (`IPCTNL_MSG_CT_GET` of ctnetlink).
+//!
+//! The kernel lists a table bucket by bucket, 32 KiB at a time (`ctnetlink_dump_table`,
+//! `nf_conntrack_netlink.c`); an entry is read from there onto the stack and handed on, so a table of
+//! any size takes no memory here. What a listing is worth:
+//!
+//! * it is no snapshot: entries come and go while it runs. Between two pieces the last entry may
+//!   go; then its bucket is listed anew, and the one or two others in it come twice;
+//! * when the hash table is resized meanwhile ([`Walk::changed`]), many may be missing or come twice;
+//! * entries that have expired but are not yet removed are in the kernel's count and not in the list,
+//!   and so are the losers of a clash that it inserted in the reply direction only.
+//!
+//! # Why not by a BPF program
+//!
+//! Most of the time is the kernel's: it writes each entry as a dozen attributes. A program that
+//! sees each entry where it is would save that, but no way to it is sound:
+//!
+//! * There is no BPF iterator over conntrack entries, and the look-up functions that modules offer to
+//!   programs (`bpf_skb_ct_lookup`, from 6.1 on) want a tuple that is known already.
+//! * A program that follows the hash chains by itself holds no bucket lock. The memory of entries is
+//!   reused at once (`SLAB_TYPESAFE_BY_RCU`) and a chain can lead over into another one, which the
+//!   kernel's own readers notice by the value at its end; besides, loops of that length need callbacks,
+//!   which Rust can't make for BPF.
+//! * A probe on the filter of a listing that lets nothing through (`ctnetlink_filter_match`) would see
+//!   every entry under its lock. But such a listing fills no piece, so the kernel never pauses: it walks
+//!   the whole table with softirqs off, tens of milliseconds for 250,000 entries, during which that
+//!   CPU receives no packets. A tool that looks at a node in distress must not do that to it. And the
+//!   function is static: some compilers inline it.
+
+use std::ops::ControlFlow;
+
+use nix::errno::Errno;
+
+use super::conntrack::Presence;
+use super::{Root, sysctl};
+use crate::sys::netlink::{NetlinkError, Socket};
+
+mod entry;
+mod namespaces;
+mod parse;
+mod state;
+
+pub use entry::{Entry, Layer4, Status, Tuple};
+pub use namespaces::{Outcome, walk_namespaces};
+pub use parse::parse;
+pub use state::{State, state_names};
+
+/// `NFNL_SUBSYS_CTNETLINK`.
+const CTNETLINK: u8 = 1;
+
+/// `IPCTNL_MSG_CT_GET`.
+const GET: u8 = 1;
+
+/// What a walk over a table came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Walk {
+    /// Entries that were handed on.
+    pub entries: u64,
+    /// Entries that could not be read: without both tuples. None on any known kernel.
+    pub unreadable: u64,
+    /// The kernel's own count when the walk began and when it ended.
+    pub counts: [u64; 2],
+    /// The table was rebuilt meanwhile (the number of buckets changed, or the kernel said so by
+    /// `NLM_F_DUMP_INTR`): entries may be missing or counted twice.
+    pub changed: bool,
+    /// The caller had enough before the end.
+    pub stopped: bool,
+}
+
+/// Why a table can't be walked.
+#[derive(Debug, thiserror::Error)]
+pub enum EntriesError {
+    /// The kernel tracks no connections.
+    #[error("conntrack is not loaded, so there is no table to look at")]
+    NotLoaded,
+    /// `EPERM`.
+    #[error("the kernel lists the conntrack table only to those with CAP_NET_ADMIN")]
+    NotPermitted,
+    /// `EINVAL`, or no netlink protocol of netfilter.
+    #[error("the kernel can't list its conntrack table: nf_conntrack_netlink is not there")]
+    NoCtnetlink,
+    /// Anything else.
+    #[error("the conntrack table could not be listed: {0}")]
+    Netlink(NetlinkError),
+    /// Whether conntrack is there can't be told.
+    #[error("whether conntrack is loaded can't be told: {0}")]
+    Presence(std::io::Error),
+    /// The table's size can't be read.
+    #[error(transparent)]
+    Sysctl(#[from] sysctl::SysctlError),
+}
+
+impl EntriesError {
+    /// What to do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::NotLoaded => {
+                "it is loaded by the first iptables or nft rule that needs it, or by \
+                 `modprobe nf_conntrack`"
+            }
+            Self::NotPermitted => "run as root, or with CAP_NET_ADMIN",
+            Self::NoCtnetlink => {
+                "load it by `modprobe nf_conntrack_netlink`; a kernel needs CONFIG_NF_CT_NETLINK"
+            }
+            Self::Netlink(_) => "try again; while the kernel is short of memory it can fail",
+            Self::Presence(_) => "mount sysfs at /sys",
+            Self::Sysctl(_) => "mount procfs at /proc, and load conntrack",
+        }
+    }
+}
+
+impl From<NetlinkError> for EntriesError {
+    fn from(error: NetlinkError) -> Self {
+        match &error {
+            NetlinkError::Refused(Errno::EPERM) => Self::NotPermitted,
+            NetlinkError::Refused(Errno::EINVAL | Errno::EOPNOTSUPP) => Self::NoCtnetlink,
+            NetlinkError::Socket(source)
+                if source.raw_os_error() == Some(Errno::EPROTONOSUPPORT as i32) =>
+            {
+                Self::NoCtnetlink
+            }
+            _ => Self::Netlink(error),
+        }
+    }
+}
+
+/// Calls `each` with every entry of the table of the calling thread's network namespace, until it
+/// breaks. Where `nf_conntrack_netlink` is a module, asking loads it.
+///
+/// # Errors
+/// When conntrack or ctnetlink is not there, or `CAP_NET_ADMIN` is missing.
+pub fn walk(
+    root: &Root,
+    mut each: impl FnMut(&Entry) -> ControlFlow<()>,
+) -> Result<Walk, EntriesError> {
+    // Asked first: the question alone would load it.
+    if !Presence::read(root)
+        .map_err(EntriesError::Presence)?
+        .is_loaded()
+    {
+        return Err(EntriesError::NotLoaded);
+    }
+    let buckets = sysctl::buckets(root)?;
+    let before = sysctl::count(root)?;
+    let mut walk = Walk::default();
+    let ended = Socket::netfilter()?.stream(CTNETLINK, GET, |part| {
+        if let Some(entry) = parse(part.attributes()) {
+            walk.entries += 1;
+            each(&entry)
+        } else {
+            walk.unreadable += 1;
+            ControlFlow::Continue(())
+        }
+    })?;
+    walk.counts = [before, sysctl::count(root)?];
+    walk.changed = ended.interrupted || sysctl::buckets(root)? != buckets;
+    walk.stopped = ended.stopped;
+    Ok(walk)
+}

@@ -1,0 +1,139 @@
+//! States of connections, as conntrack calls them.
+
+use super::Status;
+
+/// `enum tcp_conntrack`.
+const TCP: [&str; 10] = [
+    "NONE",
+    "SYN_SENT",
+    "SYN_RECV",
+    "ESTABLISHED",
+    "FIN_WAIT",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "TIME_WAIT",
+    "CLOSE",
+    "SYN_SENT2",
+];
+
+/// `enum sctp_conntrack`.
+const SCTP: [&str; 10] = [
+    "NONE",
+    "CLOSED",
+    "COOKIE_WAIT",
+    "COOKIE_ECHOED",
+    "ESTABLISHED",
+    "SHUTDOWN_SENT",
+    "SHUTDOWN_RECD",
+    "SHUTDOWN_ACK_SENT",
+    "HEARTBEAT_SENT",
+    "HEARTBEAT_ACKED",
+];
+
+/// `enum ct_dccp_states`.
+const DCCP: [&str; 10] = [
+    "NONE", "REQUEST", "RESPOND", "PARTOPEN", "OPEN", "CLOSEREQ", "CLOSING", "TIMEWAIT", "IGNORE",
+    "INVALID",
+];
+
+/// Names of what has no state of its own.
+const PLAIN: [&str; 4] = ["UNREPLIED", "REPLIED", "ASSURED", "OFFLOADED"];
+
+/// The state of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// Number in `enum tcp_conntrack`.
+    Tcp(u8),
+    /// Number in `enum sctp_conntrack`.
+    Sctp(u8),
+    /// Number in `enum ct_dccp_states`.
+    Dccp(u8),
+    /// No answer was seen.
+    Unreplied,
+    /// Answered, but `early_drop` may still take it.
+    Replied,
+    /// Answered, and `early_drop` spares it.
+    Assured,
+    /// A flow table forwards it, so conntrack doesn't see its packets.
+    Offloaded,
+}
+
+impl State {
+    /// What the status says of an entry whose protocol has no states.
+    pub const fn of(status: Status) -> Self {
+        if status.offloaded() {
+            Self::Offloaded
+        } else if status.assured() {
+            Self::Assured
+        } else if status.seen_reply() {
+            Self::Replied
+        } else {
+            Self::Unreplied
+        }
+    }
+
+    /// The kernel's name; `None` for a number that no known kernel uses.
+    pub fn name(self) -> Option<&'static str> {
+        let (names, number): (&[&'static str], u8) = match self {
+            Self::Tcp(number) => (&TCP, number),
+            Self::Sctp(number) => (&SCTP, number),
+            Self::Dccp(number) => (&DCCP, number),
+            Self::Unreplied => (&PLAIN, 0),
+            Self::Replied => (&PLAIN, 1),
+            Self::Assured => (&PLAIN, 2),
+            Self::Offloaded => (&PLAIN, 3),
+        };
+        names.get(usize::from(number)).copied()
+    }
+
+    /// Whose states it belongs to; `None`: it says what the status says.
+    pub const fn protocol(self) -> Option<&'static str> {
+        match self {
+            Self::Tcp(_) => Some("tcp"),
+            Self::Sctp(_) => Some("sctp"),
+            Self::Dccp(_) => Some("dccp"),
+            Self::Unreplied | Self::Replied | Self::Assured | Self::Offloaded => None,
+        }
+    }
+
+    /// The name, or `state_` and the number.
+    pub fn label(self) -> String {
+        let number = self.to_bytes()[1];
+        self.name()
+            .map_or_else(|| format!("state_{number}"), str::to_owned)
+    }
+
+    /// Two bytes that no other state has.
+    pub(crate) const fn to_bytes(self) -> [u8; 2] {
+        match self {
+            Self::Tcp(number) => [0, number],
+            Self::Sctp(number) => [1, number],
+            Self::Dccp(number) => [2, number],
+            Self::Unreplied => [3, 0],
+            Self::Replied => [3, 1],
+            Self::Assured => [3, 2],
+            Self::Offloaded => [3, 3],
+        }
+    }
+
+    /// The state of two bytes from [`State::to_bytes`].
+    pub(crate) const fn from_bytes(bytes: [u8; 2]) -> Self {
+        match bytes {
+            [0, number] => Self::Tcp(number),
+            [1, number] => Self::Sctp(number),
+            [2, number] => Self::Dccp(number),
+            [_, 0] => Self::Unreplied,
+            [_, 1] => Self::Replied,
+            [_, 2] => Self::Assured,
+            [_, _] => Self::Offloaded,
+        }
+    }
+}
+
+/// Every name that [`State::name`] can give, sorted.
+pub fn state_names() -> Vec<&'static str> {
+    let mut names: Vec<_> = [&TCP[..], &SCTP, &DCCP, &PLAIN].concat();
+    names.sort_unstable();
+    names.dedup();
+    names
+}

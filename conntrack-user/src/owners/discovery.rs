@@ -1,0 +1,62 @@
+//! What one look around found.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Owner;
+
+/// An owner that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Who.
+    pub owner: Owner,
+    /// IDs of its control groups: inode numbers of directories of version 2, and what
+    /// `bpf_skb_cgroup_id` gives for its sockets.
+    pub cgroups: Vec<u64>,
+    /// Inode number of its network namespace, if it has another one than the host.
+    pub netns: Option<u32>,
+    /// The addresses in that namespace; none of the loopback device, none that is link-local.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Who is there, at one moment.
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    /// When it was looked.
+    pub at: Instant,
+    /// How long that took.
+    pub took: Duration,
+    /// The owners: pods first, then by what tells them apart.
+    pub owners: Vec<Found>,
+    /// Inode number of the host's network namespace.
+    pub host_netns: Option<u32>,
+    /// The host's addresses, without those of the loopback device.
+    pub host_addresses: Vec<IpAddr>,
+    /// Nothing was left out, so an owner that is not in it is gone.
+    pub whole: bool,
+    /// Something has just begun: look again soon.
+    pub unsettled: bool,
+    /// The folders in which owners begin and end.
+    pub folders: Arc<[PathBuf]>,
+    /// What can't be seen, and what to do about it; each is said once.
+    pub problems: Vec<String>,
+}
+
+impl Discovery {
+    /// One that found nobody, `at` this time.
+    pub fn empty(at: Instant) -> Self {
+        Self {
+            at,
+            took: Duration::ZERO,
+            owners: Vec::new(),
+            host_netns: None,
+            host_addresses: Vec::new(),
+            whole: true,
+            unsettled: false,
+            folders: Arc::default(),
+            problems: Vec::new(),
+        }
+    }
+}

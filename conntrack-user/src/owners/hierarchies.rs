@@ -1,0 +1,59 @@
+//! Where control groups can be walked.
+
+use std::path::Path;
+
+use super::tree::Tree;
+use crate::kernel::Root;
+
+/// Hierarchies of version 1, of which runtimes and systemd make use of at least one.
+const V1: [&str; 3] = ["systemd", "memory", "pids"];
+
+/// The hierarchies that there are: version 2 alone, both (hybrid), or version 1 alone.
+pub(super) fn find(root: &Root, problems: &mut Vec<String>) -> Vec<Tree> {
+    let base = root.sys("fs/cgroup");
+    let unified = [base.clone(), base.join("unified")]
+        .into_iter()
+        .find(|path| path.join("cgroup.controllers").exists());
+    let mut found = Vec::new();
+    if let Some(path) = &unified {
+        found.push((path.clone(), true));
+    }
+    if unified.as_ref() != Some(&base) {
+        let old = V1.iter().map(|name| base.join(name));
+        found.extend(
+            old.filter(|path| path.join("cgroup.procs").exists())
+                .map(|path| (path, false)),
+        );
+    }
+    let (whole, part): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|(path, unified)| is_root(path, *unified));
+    if let Some((path, _)) = part.first() {
+        problems.push(format!(
+            "{} is not the root of its hierarchy but that of a container: owners are looked for in \
+             /proc, and sockets' control groups are not known (help: make the host's /sys/fs/cgroup \
+             visible)",
+            path.display()
+        ));
+    } else if whole.is_empty() {
+        problems.push(format!(
+            "no control groups in {}: owners are looked for in /proc, and sockets' control groups \
+             are not known",
+            base.display()
+        ));
+    }
+    whole
+        .into_iter()
+        .map(|(path, unified)| Tree::new(path, unified))
+        .collect()
+}
+
+/// Whether it is the whole hierarchy: only below the root there are `cgroup.events` (version 2),
+/// only at it `release_agent` (version 1).
+fn is_root(path: &Path, unified: bool) -> bool {
+    if unified {
+        !path.join("cgroup.events").exists()
+    } else {
+        path.join("release_agent").exists()
+    }
+}

@@ -1,0 +1,312 @@
+//! Which network each owner is in: asked of one of its processes, and only as often as needed.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::Key;
+use super::addresses::Addresses;
+use super::groups::{Group, MemberId};
+use crate::kernel::{Root, tables::namespace_of};
+
+/// How long a new owner's network is looked at anew with each scan: a runtime makes the control group
+/// first, then a process, then, with Docker, the addresses.
+const YOUNG: Duration = Duration::from_secs(10);
+
+/// How often what should not change is looked at.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// How much is read of the list of a control group's processes, bytes: any of them will do.
+const LIST: usize = 4096;
+
+/// How many processes of one control group are tried; some may be about to end.
+const MOST_TRIED: usize = 8;
+
+/// How many control groups of one owner are looked into for a process.
+const MOST_MEMBERS: usize = 64;
+
+/// How many addresses one owner may have.
+const MOST_ADDRESSES: usize = 64;
+
+/// The network of one owner.
+#[derive(Clone, Debug)]
+pub(super) struct Network {
+    member: MemberId,
+    process: u32,
+    /// Inode number of its namespace.
+    pub(super) netns: u32,
+    /// Without loopback and link-local ones; empty for the host's.
+    pub(super) addresses: BTreeSet<IpAddr>,
+    /// When this process was first asked.
+    pub(super) since: Instant,
+    /// When the addresses were read.
+    read: Instant,
+    /// A process is there now.
+    pub(super) alive: bool,
+}
+
+/// The networks of owners.
+#[derive(Debug)]
+pub(super) struct Networks {
+    root: Root,
+    known: HashMap<Key, Network>,
+    /// Owners without a process, and when they were last looked at.
+    none: HashMap<Key, Instant>,
+}
+
+/// A process and its network namespace.
+type Found = (MemberId, u32, u32);
+
+impl Networks {
+    pub(super) fn new(root: Root) -> Self {
+        Self {
+            root,
+            known: HashMap::new(),
+            none: HashMap::new(),
+        }
+    }
+
+    /// The network of an owner, if it ever had a process.
+    pub(super) fn get(&self, key: &Key) -> Option<&Network> {
+        self.known.get(key)
+    }
+
+    /// Looks at the network of an owner, if it is time to.
+    pub(super) fn look(
+        &mut self,
+        key: &Key,
+        group: &Group,
+        host: Option<u32>,
+        now: Instant,
+        problems: &mut Problems,
+    ) {
+        let young = now.saturating_duration_since(group.youngest) < YOUNG;
+        if let Some(network) = self.known.get_mut(key) {
+            if network.alive && network.is_same(&self.root, group, host, now) {
+                let age = now.saturating_duration_since(network.since);
+                let due = age < YOUNG || now.saturating_duration_since(network.read) >= REFRESH;
+                if Some(network.netns) == host || !due {
+                    return;
+                }
+                if network.read_addresses(&self.root, now, problems).is_ok() {
+                    return;
+                }
+                // It ended in between: there may be another one.
+            } else if !network.alive
+                && !young
+                && now.saturating_duration_since(network.read) < REFRESH
+            {
+                return;
+            }
+        } else if let Some(looked) = self.none.get(key)
+            && !young
+            && now.saturating_duration_since(*looked) < REFRESH
+        {
+            return;
+        }
+        self.find(key, group, host, now, problems);
+    }
+
+    /// Reads the addresses of an owner again, whatever their age.
+    pub(super) fn reread(&mut self, key: &Key, now: Instant, problems: &mut Problems) {
+        if let Some(network) = self.known.get_mut(key)
+            && network.alive
+            && network.read_addresses(&self.root, now, problems).is_err()
+        {
+            network.alive = false;
+        }
+    }
+
+    /// Forgets owners that are not there any more.
+    pub(super) fn keep(&mut self, is_there: impl Fn(&Key) -> bool) {
+        self.known.retain(|key, _| is_there(key));
+        self.none.retain(|key, _| is_there(key));
+    }
+
+    fn find(
+        &mut self,
+        key: &Key,
+        group: &Group,
+        host: Option<u32>,
+        now: Instant,
+        problems: &mut Problems,
+    ) {
+        // If it ends before its addresses were read, the next one is taken.
+        for _ in 0..3 {
+            let Some((member, process, netns)) = find_process(&self.root, group, problems) else {
+                break;
+            };
+            let before = self.known.get(key);
+            let since = match before {
+                Some(before) if before.netns == netns && before.member == member => before.since,
+                _ => now,
+            };
+            let mut network = Network {
+                member,
+                process,
+                netns,
+                addresses: BTreeSet::new(),
+                since,
+                read: now,
+                alive: true,
+            };
+            if Some(netns) == host || network.read_addresses(&self.root, now, problems).is_ok() {
+                self.none.remove(key);
+                self.known.insert(key.clone(), network);
+                return;
+            }
+        }
+        match self.known.get_mut(key) {
+            Some(network) => {
+                network.alive = false;
+                network.read = now;
+            }
+            None => {
+                self.none.insert(key.clone(), now);
+            }
+        }
+    }
+}
+
+impl Network {
+    /// Whether the process that was asked is still there, in the same namespace.
+    fn is_same(&mut self, root: &Root, group: &Group, host: Option<u32>, now: Instant) -> bool {
+        if !group.members.iter().any(|member| member.id == self.member) {
+            return false;
+        }
+        if Some(self.netns) == host {
+            // No other use is made of it, so it needs not be known at once.
+            return now.saturating_duration_since(self.read) < REFRESH;
+        }
+        self.alive = netns_of(root, self.process).is_ok_and(|netns| netns == self.netns);
+        self.alive
+    }
+
+    fn read_addresses(
+        &mut self,
+        root: &Root,
+        now: Instant,
+        problems: &mut Problems,
+    ) -> io::Result<()> {
+        let folder = root.proc(format!("{}/net", self.process));
+        let mut addresses = match Addresses::read(&folder) {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                if error.kind() == io::ErrorKind::PermissionDenied {
+                    problems.hidden = true;
+                }
+                return Err(error);
+            }
+        };
+        // The process may have ended, and its number may be another one's by now.
+        if netns_of(root, self.process)? != self.netns {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let most = addresses.found.iter().nth(MOST_ADDRESSES).copied();
+        if let Some(most) = most {
+            addresses.found.split_off(&most);
+        }
+        problems.many |= addresses.cut || most.is_some();
+        self.addresses = addresses.found;
+        self.read = now;
+        Ok(())
+    }
+}
+
+/// What stood in the way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Problems {
+    /// Not allowed to look at a process.
+    pub(super) hidden: bool,
+    /// A process is in a PID namespace that is not seen from here.
+    pub(super) outside: bool,
+    /// There are more addresses than are read.
+    pub(super) many: bool,
+}
+
+impl Problems {
+    /// What to say about it.
+    pub(super) fn describe(self, problems: &mut Vec<String>) {
+        if self.hidden {
+            problems.push(
+                "the networks of some processes can't be seen, so pods may be missing (help: run as \
+                 root, or with CAP_SYS_PTRACE)"
+                    .into(),
+            );
+        }
+        if self.outside {
+            problems.push(
+                "some processes are in a PID namespace that can't be seen from here, so pods are missing \
+                 (help: run in the host's, `hostPID: true`)"
+                    .into(),
+            );
+        }
+        if self.many {
+            problems.push(format!(
+                "an owner has more than {MOST_ADDRESSES} addresses: what belongs to the rest is \
+                 counted as unknown"
+            ));
+        }
+    }
+}
+
+/// The network namespace of a process.
+fn netns_of(root: &Root, process: u32) -> io::Result<u32> {
+    namespace_of(&root.proc(format!("{process}/ns/net")))
+}
+
+/// The first process of a group that can be asked, in the order of its members.
+pub(super) fn find_process(root: &Root, group: &Group, problems: &mut Problems) -> Option<Found> {
+    for member in group.members.iter().take(MOST_MEMBERS) {
+        let processes = match member.id {
+            MemberId::Process(process) => vec![process],
+            MemberId::Cgroup(..) => list(&member.path, problems),
+        };
+        if let Some((process, netns)) = first(root, &processes, problems) {
+            return Some((member.id, process, netns));
+        }
+    }
+    None
+}
+
+/// The network namespace of a control group's first process.
+pub(super) fn of_folder(root: &Root, folder: &Path, problems: &mut Problems) -> Option<u32> {
+    first(root, &list(folder, problems), problems).map(|(_, netns)| netns)
+}
+
+fn first(root: &Root, processes: &[u32], problems: &mut Problems) -> Option<(u32, u32)> {
+    for process in processes.iter().take(MOST_TRIED) {
+        match netns_of(root, *process) {
+            Ok(netns) => return Some((*process, netns)),
+            Err(error) => problems.hidden |= error.kind() == io::ErrorKind::PermissionDenied,
+        }
+    }
+    None
+}
+
+/// Some of a control group's processes, lowest number first.
+fn list(folder: &Path, problems: &mut Problems) -> Vec<u32> {
+    let mut text = [0; LIST];
+    // It may vanish at any time, and the processes of a threaded one can't be listed.
+    let length = File::open(folder.join("cgroup.procs"))
+        .and_then(|mut file| file.read(&mut text))
+        .unwrap_or(0);
+    let mut text = &text[..length];
+    if length == LIST {
+        // The last number may be cut.
+        let whole = text.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+        text = &text[..whole];
+    }
+    let mut processes: Vec<u32> = text
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| str::from_utf8(line).ok()?.parse().ok())
+        .collect();
+    processes.sort_unstable();
+    // 0 is one that has no number here.
+    problems.outside |= processes.first() == Some(&0);
+    processes.retain(|process| *process != 0);
+    processes
+}

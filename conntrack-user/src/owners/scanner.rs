@@ -1,0 +1,303 @@
+//! Looks around: which owners there are, and what tells that something is theirs.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::addresses::Addresses;
+use super::discovery::{Discovery, Found};
+use super::groups::{self, Groups, MemberId};
+use super::networks::{self, Networks, Problems};
+use super::pod_logs::PodLogs;
+use super::tree::Tree;
+use super::{Key, OwnerKind, hierarchies};
+use crate::kernel::{Root, tables::namespace_of};
+
+#[cfg(test)]
+mod tests;
+
+/// How many control groups of one hierarchy are looked at.
+const MOST_CGROUPS: usize = 1 << 16;
+
+/// How long a control group whose path doesn't tell is looked at with each scan, and how often later.
+const YOUNG: Duration = Duration::from_secs(10);
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// The host's addresses are read again after this many times what that took.
+const HOST_PAUSE: u32 = 50;
+
+/// How many problems are remembered as said.
+const MOST_SAID: usize = 1000;
+
+/// Looks around, again and again. A scan blocks, for some milliseconds on a node with 250 pods.
+///
+/// Rights: `CAP_SYS_PTRACE` to see which network a process is in; `/sys/fs/cgroup`, `/proc` and `/var/log/pods`
+/// of the host.
+#[derive(Debug)]
+pub struct Scanner {
+    root: Root,
+    trees: Option<Vec<Tree>>,
+    logs: PodLogs,
+    networks: Networks,
+    /// Control groups whose path doesn't tell, and the network of their first process.
+    asked: HashMap<MemberId, (Option<u32>, Instant)>,
+    host: Host,
+    folders: Arc<[PathBuf]>,
+    said: HashSet<String>,
+}
+
+/// The host's own network.
+#[derive(Debug, Default)]
+struct Host {
+    addresses: BTreeSet<IpAddr>,
+    /// When they were read, and how long that took.
+    read: Option<(Instant, Duration)>,
+}
+
+impl Scanner {
+    /// One that has seen nothing yet.
+    pub fn new(root: Root) -> Self {
+        Self {
+            trees: None,
+            logs: PodLogs::new(root.clone()),
+            networks: Networks::new(root.clone()),
+            asked: HashMap::new(),
+            host: Host::default(),
+            folders: Arc::default(),
+            said: HashSet::new(),
+            root,
+        }
+    }
+
+    /// Looks around. What vanishes meanwhile is left out; what can't be seen is said.
+    pub fn scan(&mut self) -> Discovery {
+        self.scan_at(Instant::now())
+    }
+
+    /// As [`Scanner::scan`], at the time `now`.
+    fn scan_at(&mut self, now: Instant) -> Discovery {
+        let began = Instant::now();
+        let mut found = Discovery::empty(now);
+        let mut problems = Problems::default();
+        found.host_netns = namespace_of(&self.root.proc("1/ns/net")).ok();
+        if found.host_netns.is_none() {
+            problems.hidden = true;
+            found.whole = false;
+        }
+        let groups = self.groups(now, &mut found, &mut problems);
+        self.networks.keep(|key| groups.by_key.contains_key(key));
+        for (key, group) in &groups.by_key {
+            self.networks
+                .look(key, group, found.host_netns, now, &mut problems);
+        }
+        let mut holders = self.holders(&groups, found.host_netns);
+        if self.reread_doubtful(&holders, now, &mut problems) {
+            holders = self.holders(&groups, found.host_netns);
+        }
+        let uids: HashSet<&str> = groups
+            .by_key
+            .keys()
+            .filter(|key| key.kind() == OwnerKind::Pod)
+            .map(Key::uid)
+            .collect();
+        self.logs.look(&uids, &mut found.problems);
+        self.read_host(now, &mut found);
+        self.assemble(groups, &holders, now, &mut found);
+        problems.describe(&mut found.problems);
+        if self.said.len() > MOST_SAID {
+            self.said.clear();
+        }
+        let said = &mut self.said;
+        found
+            .problems
+            .retain(|problem| said.insert(problem.clone()));
+        found.took = began.elapsed();
+        found
+    }
+
+    /// What belongs to each owner.
+    fn groups(&mut self, now: Instant, found: &mut Discovery, problems: &mut Problems) -> Groups {
+        let mut groups = Groups::default();
+        let trees = self
+            .trees
+            .get_or_insert_with(|| hierarchies::find(&self.root, &mut found.problems));
+        if trees.is_empty() {
+            if let Err(error) = groups.add_processes(&self.root, now) {
+                found.whole = false;
+                found
+                    .problems
+                    .push(format!("/proc: {error}; no owner can be found"));
+            }
+            groups.sort();
+            return groups;
+        }
+        let mut changed = false;
+        for tree in &mut *trees {
+            match tree.refresh(now, MOST_CGROUPS) {
+                Ok(others) => changed |= others,
+                Err(error) => {
+                    found.whole = false;
+                    found.problems.push(format!(
+                        "{}: {error}; owners may be missing",
+                        tree.path().display()
+                    ));
+                }
+            }
+            if tree.cut {
+                found.whole = false;
+                found.problems.push(format!(
+                    "{} has more than {MOST_CGROUPS} control groups, or some are very deep: what belongs to \
+                     the rest is counted as the host's or unknown",
+                    tree.path().display()
+                ));
+            }
+        }
+        let (root, host, before) = (&self.root, found.host_netns, &self.asked);
+        let mut asked = HashMap::with_capacity(before.len());
+        for (number, tree) in trees.iter().enumerate() {
+            groups.add_tree(number, tree, |node, id, folder| {
+                let young = now.saturating_duration_since(node.born) < YOUNG;
+                let known = before
+                    .get(&id)
+                    .filter(|(_, at)| !young && now.saturating_duration_since(*at) < REFRESH);
+                let known = known
+                    .copied()
+                    .unwrap_or_else(|| (networks::of_folder(root, folder, problems), now));
+                asked.insert(id, known);
+                // Without a path that tells, only what has its own network is told from the host.
+                known
+                    .0
+                    .is_some_and(|netns| node.key.is_some() || Some(netns) != host)
+            });
+        }
+        self.asked = asked;
+        groups.sort();
+        if changed {
+            let mut folders = Vec::new();
+            for tree in &*trees {
+                groups::folders(tree, &mut folders);
+            }
+            let logs = self.root.var("log/pods");
+            if logs.exists() {
+                folders.push(logs);
+            }
+            self.folders = folders.into();
+        }
+        groups
+    }
+
+    /// Who has each network namespace: a pod before others, then who had it first.
+    fn holders(&self, groups: &Groups, host: Option<u32>) -> BTreeMap<u32, Key> {
+        let mut holders: BTreeMap<u32, (OwnerKind, Instant, &Key)> = BTreeMap::new();
+        for key in groups.by_key.keys() {
+            let Some(network) = self.networks.get(key).filter(|network| network.alive) else {
+                continue;
+            };
+            if Some(network.netns) == host {
+                continue;
+            }
+            let claim = (key.kind(), network.since, key);
+            let holder = holders.entry(network.netns).or_insert(claim);
+            *holder = claim.min(*holder);
+        }
+        holders
+            .into_iter()
+            .map(|(netns, (_, _, key))| (netns, key.clone()))
+            .collect()
+    }
+
+    /// Reads again what can't be right: one of two owners of an address may just have lost it. Whether that
+    /// was done.
+    fn reread_doubtful(
+        &mut self,
+        holders: &BTreeMap<u32, Key>,
+        now: Instant,
+        problems: &mut Problems,
+    ) -> bool {
+        let mut seen: HashMap<IpAddr, &Key> = HashMap::new();
+        let mut doubtful: BTreeSet<&Key> = BTreeSet::new();
+        for key in holders.values() {
+            let Some(network) = self.networks.get(key) else {
+                continue;
+            };
+            for address in &network.addresses {
+                if let Some(other) = seen.insert(*address, key) {
+                    doubtful.extend([other, key]);
+                }
+            }
+        }
+        for key in &doubtful {
+            self.networks.reread(key, now, problems);
+        }
+        !doubtful.is_empty()
+    }
+
+    fn read_host(&mut self, now: Instant, found: &mut Discovery) {
+        let due = self
+            .host
+            .read
+            .is_none_or(|(at, took)| now.saturating_duration_since(at) >= took * HOST_PAUSE);
+        if due {
+            let began = Instant::now();
+            match Addresses::read(&self.root.proc("1/net")) {
+                Ok(addresses) => {
+                    if addresses.cut {
+                        found.problems.push(
+                            "the host has more addresses or routes than are read: what belongs to the rest \
+                             is counted as unknown"
+                                .into(),
+                        );
+                    }
+                    self.host.addresses = addresses.found;
+                }
+                Err(error) => found.problems.push(format!(
+                    "{}: {error}; the host's addresses are not known",
+                    self.root.proc("1/net").display()
+                )),
+            }
+            self.host.read = Some((now, began.elapsed()));
+        }
+        found.host_addresses = self.host.addresses.iter().copied().collect();
+    }
+
+    fn assemble(
+        &self,
+        groups: Groups,
+        holders: &BTreeMap<u32, Key>,
+        now: Instant,
+        found: &mut Discovery,
+    ) {
+        let is_young = |since: Instant| now.saturating_duration_since(since) < YOUNG;
+        for (key, group) in groups.by_key {
+            let Some(network) = self.networks.get(&key) else {
+                // Without a process there is nothing to charge.
+                found.unsettled |= is_young(group.youngest);
+                continue;
+            };
+            let name = match key.kind() {
+                OwnerKind::Pod => self.logs.name(key.uid()),
+                _ => None,
+            };
+            let mut owner = group.owner(&key, name);
+            let own = holders.get(&network.netns) == Some(&key);
+            if Some(network.netns) == found.host_netns {
+                owner = owner.with(|details| details.host_network = true);
+            } else if own && network.addresses.is_empty() {
+                found.unsettled |= is_young(network.since);
+            }
+            found.owners.push(Found {
+                owner,
+                cgroups: group.cgroups,
+                netns: own.then_some(network.netns),
+                addresses: if own {
+                    network.addresses.iter().copied().collect()
+                } else {
+                    Vec::new()
+                },
+            });
+        }
+        found.folders = Arc::clone(&self.folders);
+    }
+}

@@ -1,0 +1,509 @@
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+
+use tempfile::TempDir;
+
+use super::*;
+
+const HOST: u32 = 4_026_531_840;
+const CID: &str = "4be2c1d0a9f8e7d6c5b4a39281706f5e4d3c2b1a09f8e7d6c5b4a3928170fedc";
+
+/// A node made of files.
+struct Node {
+    folder: TempDir,
+    now: Instant,
+    scanner: Scanner,
+}
+
+fn uid(number: u32) -> String {
+    format!("1f0c6f4e-2d0b-4a52-9c39-{number:012x}")
+}
+
+fn pod_folder(number: u32) -> String {
+    format!("kubepods/burstable/pod{}", uid(number))
+}
+
+impl Node {
+    /// One with version 2 alone.
+    fn new() -> Self {
+        let node = Self::bare();
+        node.write("sys/fs/cgroup/cgroup.controllers", "");
+        node
+    }
+
+    fn bare() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Self {
+            now: Instant::now(),
+            scanner: Scanner::new(Root::at(folder.path())),
+            folder,
+        };
+        node.process(1, HOST, &["192.0.2.1", "fd00::1"]);
+        fs::create_dir_all(node.path("var/log/pods")).unwrap();
+        node
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        let path = self.folder.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        fs::write(self.path(file), text).unwrap();
+    }
+
+    fn process(&self, number: u32, netns: u32, addresses: &[&str]) {
+        let link = self.path(&format!("proc/{number}/ns/net"));
+        drop(fs::remove_file(&link));
+        symlink(format!("net:[{netns}]"), link).unwrap();
+        let (mut trie, mut interfaces) = ("Local:\n".to_owned(), String::new());
+        for address in addresses {
+            match address.parse().unwrap() {
+                IpAddr::V4(v4) => writeln!(trie, "  |-- {v4}\n     /32 host LOCAL").unwrap(),
+                IpAddr::V6(v6) => {
+                    writeln!(interfaces, "{:032x} 02 40 00 80 eth0", v6.to_bits()).unwrap();
+                }
+            }
+        }
+        self.write(&format!("proc/{number}/net/fib_trie"), &trie);
+        self.write(&format!("proc/{number}/net/if_inet6"), &interfaces);
+    }
+
+    fn end(&self, number: u32) {
+        fs::remove_dir_all(self.folder.path().join(format!("proc/{number}"))).unwrap();
+    }
+
+    /// A control group with these processes; its ID.
+    fn group(&self, path: &str, processes: &[u32]) -> u64 {
+        let mut list = String::new();
+        for process in processes {
+            writeln!(list, "{process}").unwrap();
+        }
+        let file = format!("sys/fs/cgroup/{path}/cgroup.procs");
+        self.write(&file, &list);
+        let folder = self.path(&file);
+        fs::metadata(folder.parent().unwrap()).unwrap().ino()
+    }
+
+    fn remove(&self, path: &str) {
+        fs::remove_dir_all(self.path(&format!("sys/fs/cgroup/{path}"))).unwrap();
+    }
+
+    /// A pod with one container; the IDs of its control groups.
+    fn pod(&self, number: u32, process: u32) -> [u64; 2] {
+        let container = self.group(&format!("{}/{CID}", pod_folder(number)), &[process]);
+        [self.group(&pod_folder(number), &[]), container]
+    }
+
+    fn logs(&self, name: &str) {
+        fs::create_dir_all(self.path(&format!("var/log/pods/{name}/x"))).unwrap();
+    }
+
+    /// Looks a second later.
+    fn scan(&mut self) -> Discovery {
+        self.scan_after(1)
+    }
+
+    fn scan_after(&mut self, seconds: u64) -> Discovery {
+        self.now += Duration::from_secs(seconds);
+        self.scanner.scan_at(self.now)
+    }
+}
+
+fn names(found: &Discovery) -> Vec<String> {
+    found.owners.iter().map(|one| one.owner.name()).collect()
+}
+
+fn one<'a>(found: &'a Discovery, name: &str) -> &'a Found {
+    let is_it = |one: &&Found| one.owner.name() == name;
+    found
+        .owners
+        .iter()
+        .find(is_it)
+        .unwrap_or_else(|| panic!("{name} in {found:?}"))
+}
+
+fn addresses(found: &Found) -> Vec<String> {
+    found.addresses.iter().map(IpAddr::to_string).collect()
+}
+
+#[test]
+fn a_node() {
+    let mut node = Node::new();
+    let ids = node.pod(1, 100);
+    node.process(100, 7001, &["10.42.0.7", "fd00:42::7"]);
+    node.logs(&format!("shop_cart-0_{}", uid(1)));
+    // In the host's network, and with a second container.
+    node.pod(2, 200);
+    node.process(200, HOST, &[]);
+    let helper = node.group(&format!("{}/crio-conmon-{CID}", pod_folder(1)), &[1]);
+    let nested = node.group(&format!("{}/{CID}/init.scope", pod_folder(1)), &[]);
+    let ssh = node.group("system.slice/sshd.service", &[300]);
+    node.process(300, HOST, &[]);
+    let inner = node.group("system.slice/sshd.service/inner", &[]);
+    node.group("system.slice/tmp.mount", &[]);
+    node.group(&format!("system.slice/docker-{CID}.scope"), &[400]);
+    node.process(400, 7002, &["172.17.0.2"]);
+    node.group("lxc.payload.web/inside", &[501]);
+    node.group("lxc.payload.web", &[500]);
+    node.process(500, 7003, &["10.0.3.5"]);
+    node.process(501, 7003, &["10.0.3.5"]);
+    node.group("odd", &[600]);
+    node.process(600, HOST, &[]);
+
+    let found = node.scan();
+    assert_eq!(found.problems, [""; 0]);
+    assert!(found.whole);
+    assert_eq!(
+        names(&found),
+        [
+            "shop/cart-0",
+            &format!("pod {}", uid(2)),
+            &CID[..12],
+            "lxc.payload.web",
+            "sshd.service"
+        ]
+    );
+    let cart = one(&found, "shop/cart-0");
+    let mut expected = vec![ids[0], ids[1], helper, nested];
+    expected.sort_unstable();
+    assert_eq!((&cart.cgroups, cart.netns), (&expected, Some(7001)));
+    assert_eq!(addresses(cart), ["10.42.0.7", "fd00:42::7"]);
+    assert!(!cart.owner.host_network);
+    let other = &found.owners[1];
+    assert!(other.owner.host_network && other.netns.is_none() && other.addresses.is_empty());
+    let mut expected = vec![ssh, inner];
+    expected.sort_unstable();
+    assert_eq!(one(&found, "sshd.service").cgroups, expected);
+    assert_eq!(addresses(one(&found, &CID[..12])), ["172.17.0.2"]);
+    let lxc = one(&found, "lxc.payload.web");
+    assert_eq!((lxc.netns, lxc.cgroups.len()), (Some(7003), 2));
+    assert_eq!(found.host_netns, Some(HOST));
+    assert_eq!(found.host_addresses.len(), 2);
+    let watched: Vec<_> = found
+        .folders
+        .iter()
+        .map(|path| {
+            path.strip_prefix(node.folder.path())
+                .unwrap()
+                .display()
+                .to_string()
+        })
+        .collect();
+    assert!(
+        watched.contains(&format!("sys/fs/cgroup/{}", pod_folder(1))),
+        "{watched:?}"
+    );
+    for watched_too in [
+        "sys/fs/cgroup",
+        "sys/fs/cgroup/system.slice",
+        "var/log/pods",
+    ] {
+        assert!(watched.contains(&watched_too.to_owned()), "{watched:?}");
+    }
+    assert!(
+        !watched
+            .iter()
+            .any(|path| path.contains("sshd") || path.contains(CID)),
+        "{watched:?}"
+    );
+}
+
+#[test]
+fn pods_come_and_go() {
+    let mut node = Node::new();
+    assert!(node.scan().owners.is_empty());
+    // The runtime makes the folder first, then the process, Docker the addresses last.
+    node.group(&pod_folder(1), &[]);
+    let found = node.scan();
+    assert!(found.owners.is_empty() && found.unsettled);
+    node.pod(1, 100);
+    node.process(100, 7001, &[]);
+    let found = node.scan();
+    assert!(found.owners[0].addresses.is_empty() && found.unsettled);
+    node.process(100, 7001, &["10.42.0.7"]);
+    let found = node.scan();
+    assert_eq!(addresses(&found.owners[0]), ["10.42.0.7"]);
+    assert!(!found.unsettled);
+
+    // Restarted under the same number in another network.
+    node.process(100, 7005, &["10.42.0.8"]);
+    let found = node.scan_after(60);
+    assert_eq!(
+        (found.owners[0].netns, addresses(&found.owners[0])),
+        (Some(7005), vec!["10.42.0.8".into()])
+    );
+
+    // Its processes end before its control group is removed.
+    node.end(100);
+    let found = node.scan_after(60);
+    assert_eq!((found.owners.len(), found.owners[0].netns), (1, None));
+    assert!(found.owners[0].addresses.is_empty());
+    node.remove(&pod_folder(1));
+    assert!(node.scan().owners.is_empty());
+}
+
+#[test]
+fn addresses_are_read_again_now_and_then() {
+    let mut node = Node::new();
+    node.pod(1, 100);
+    node.process(100, 7001, &["10.42.0.7"]);
+    node.scan();
+    node.scan_after(31);
+    node.process(100, 7001, &["10.42.0.7", "10.42.1.7"]);
+    assert_eq!(
+        node.scan_after(5).owners[0].addresses.len(),
+        1,
+        "nothing says that it changed"
+    );
+    assert_eq!(node.scan_after(30).owners[0].addresses.len(), 2);
+}
+
+#[test]
+fn an_address_that_went_to_the_next_pod() {
+    let mut node = Node::new();
+    node.pod(1, 100);
+    node.process(100, 7001, &["10.42.0.7"]);
+    node.scan();
+    node.scan_after(31);
+    // The first pod's process hangs, but its address was taken from it.
+    node.process(100, 7001, &[]);
+    node.pod(2, 200);
+    node.process(200, 7002, &["10.42.0.7"]);
+    let found = node.scan();
+    assert!(found.owners[0].addresses.is_empty());
+    assert_eq!(addresses(&found.owners[1]), ["10.42.0.7"]);
+}
+
+#[test]
+fn an_address_of_two_is_told_of_both() {
+    let mut node = Node::new();
+    for number in [1, 2] {
+        node.pod(number, number * 100);
+        node.process(number * 100, 7000 + number, &["10.42.0.7"]);
+    }
+    let found = node.scan();
+    let mut slots = super::super::Slots::new(super::super::Limits::default());
+    let changes = slots.apply(&found, |_| true, |_| false);
+    assert!(changes.problems[0].contains("10.42.0.7 is an address of both pod "));
+}
+
+#[test]
+fn one_network_has_one_owner() {
+    let mut node = Node::new();
+    node.group("docker/x", &[]);
+    let other = CID.replace('4', "5");
+    node.group(&format!("docker/{CID}"), &[100]);
+    node.process(100, 7001, &["172.17.0.2"]);
+    node.scan();
+    node.group(&format!("docker/{other}"), &[101]);
+    node.process(101, 7001, &["172.17.0.2"]);
+    let found = node.scan();
+    assert_eq!(found.owners.len(), 2);
+    assert_eq!(
+        one(&found, &CID[..12]).netns,
+        Some(7001),
+        "it was there before"
+    );
+    let second = one(&found, &other[..12]);
+    assert!(second.netns.is_none() && second.addresses.is_empty() && second.cgroups.len() == 1);
+}
+
+#[test]
+fn only_the_outer_network_of_a_pod_counts() {
+    let mut node = Node::new();
+    node.pod(1, 100);
+    node.process(100, 7001, &["10.42.0.7"]);
+    node.group(&format!("{}/{CID}/docker/{CID}", pod_folder(1)), &[90]);
+    node.process(90, 7002, &["172.17.0.2"]);
+    let found = node.scan();
+    assert_eq!((found.owners.len(), found.owners[0].netns), (1, Some(7001)));
+}
+
+#[test]
+fn hybrid_and_version_1() {
+    for unified in [true, false] {
+        let mut node = Node::bare();
+        if unified {
+            node.write("sys/fs/cgroup/unified/cgroup.controllers", "");
+        }
+        for name in ["systemd", "memory"] {
+            node.write(&format!("sys/fs/cgroup/{name}/release_agent"), "");
+            node.group(name, &[]);
+            node.group(&format!("{name}/{}/{CID}", pod_folder(1)), &[100]);
+        }
+        node.process(100, 7001, &["10.42.0.7"]);
+        node.group("systemd/system.slice/sshd.service", &[300]);
+        node.process(300, HOST, &[]);
+        let id = unified.then(|| node.group("unified/system.slice/sshd.service", &[300]));
+        let found = node.scan();
+        assert_eq!(found.problems, [""; 0]);
+        assert_eq!(
+            names(&found),
+            [format!("pod {}", uid(1)), "sshd.service".into()]
+        );
+        assert_eq!(addresses(&found.owners[0]), ["10.42.0.7"]);
+        assert!(
+            found.owners[0].cgroups.is_empty(),
+            "numbers of version 1 are no IDs"
+        );
+        assert_eq!(found.owners[1].cgroups, Vec::from_iter(id));
+    }
+}
+
+#[test]
+fn without_a_hierarchy_proc_tells() {
+    for inside_container in [true, false] {
+        let mut node = Node::bare();
+        if inside_container {
+            node.write("sys/fs/cgroup/cgroup.controllers", "");
+            node.write("sys/fs/cgroup/cgroup.events", "");
+        }
+        node.process(100, 7001, &["10.42.0.7"]);
+        node.write(
+            "proc/100/cgroup",
+            &format!("0::/../../../{}/{CID}\n", pod_folder(1)),
+        );
+        node.process(101, 7002, &["10.42.0.8"]);
+        node.write(
+            "proc/101/cgroup",
+            &format!("0::/../../../{}/{CID}/inner\n", pod_folder(1)),
+        );
+        node.process(300, HOST, &[]);
+        node.write(
+            "proc/300/cgroup",
+            "0::/../../../system.slice/sshd.service\n",
+        );
+        node.write(
+            "proc/400/cgroup",
+            "0::/../../../system.slice/gone.service\n",
+        );
+        let found = node.scan();
+        assert_eq!(
+            names(&found),
+            [format!("pod {}", uid(1)), "sshd.service".into()]
+        );
+        assert_eq!(addresses(&found.owners[0]), ["10.42.0.7"]);
+        assert!(
+            found.problems[0].contains("in /proc"),
+            "{:?}",
+            found.problems
+        );
+        assert!(node.scan().problems.is_empty(), "said once");
+    }
+}
+
+#[test]
+fn processes_that_are_hidden_or_outside() {
+    let mut node = Node::new();
+    node.pod(1, 0);
+    let found = node.scan();
+    assert!(found.owners.is_empty());
+    assert!(
+        found.problems[0].contains("hostPID"),
+        "{:?}",
+        found.problems
+    );
+}
+
+#[test]
+fn a_process_that_ends_while_it_is_looked_at() {
+    let mut node = Node::new();
+    // One is gone, of one there is no network any more, of one no address can be read; then two that can.
+    node.group(&format!("{}/{CID}", pod_folder(1)), &[99, 100, 101, 102]);
+    node.write("proc/100/stat", "");
+    node.process(101, 7001, &["10.42.0.7"]);
+    node.process(102, 7001, &["10.42.0.7"]);
+    assert_eq!(addresses(&node.scan().owners[0]), ["10.42.0.7"]);
+    node.end(101);
+    assert_eq!(
+        addresses(&node.scan().owners[0]),
+        ["10.42.0.7"],
+        "another one is asked"
+    );
+    fs::remove_dir_all(node.folder.path().join("proc/102/net")).unwrap();
+    let found = node.scan();
+    assert!(found.owners[0].addresses.is_empty() && found.problems.is_empty());
+    fs::remove_dir_all(node.folder.path().join("proc")).unwrap();
+    let found = node.scan();
+    assert!(!found.whole && found.host_netns.is_none());
+    fs::remove_dir_all(node.folder.path().join("sys")).unwrap();
+    assert!(!node.scan().whole, "the hierarchy is gone");
+}
+
+#[test]
+fn hostile_names() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let mut node = Node::new();
+    let kubepods = node.path("sys/fs/cgroup/kubepods/x");
+    for (number, name) in [
+        &b"pod\xff\xfe"[..],
+        b"pod1f0c6f4e-2d0b-4a52-9c39-00000000000g",
+        b"pod\n\x1b[31m",
+        b"pod1f0c6f4e-2d0b-4a52-9c39-000000000001\n",
+        b"..x",
+        &[b'a'; 255],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let folder = kubepods.parent().unwrap().join(OsStr::from_bytes(name));
+        fs::create_dir_all(folder.join("inner")).unwrap();
+        let process = 100 + u32::try_from(number).unwrap();
+        fs::write(folder.join("cgroup.procs"), format!("{process}\n")).unwrap();
+        node.process(process, 7000 + process, &[&format!("10.42.0.{process}")]);
+    }
+    let found = node.scan();
+    assert_eq!(found.owners.len(), 6);
+    for one in &found.owners {
+        assert_eq!(one.owner.kind, OwnerKind::Cgroup);
+        assert!(!one.owner.name().chars().any(char::is_control), "{one:?}");
+        assert_eq!((one.addresses.len(), one.cgroups.len()), (1, 2));
+    }
+}
+
+#[test]
+fn very_deep_and_very_many() {
+    let mut node = Node::new();
+    node.group(&"a/".repeat(200), &[]);
+    let found = node.scan();
+    assert!(
+        !found.whole && found.problems[0].contains("very deep"),
+        "{:?}",
+        found.problems
+    );
+    let mut tree = Tree::new(node.folder.path().join("sys/fs/cgroup"), true);
+    tree.refresh(node.now, 10).unwrap();
+    assert!(tree.cut);
+}
+
+#[test]
+fn ten_thousand_containers() {
+    let mut node = Node::new();
+    for number in 0..2000 {
+        for container in 0..5 {
+            node.group(
+                &format!("{}/{container:064x}", pod_folder(number)),
+                &[10_000 + number],
+            );
+        }
+        node.process(10_000 + number, 20_000 + number, &[]);
+        let address = format!("10.42.{}.{}", number / 250, number % 250 + 1);
+        let text = format!("Local:\n  |-- {address}\n     /32 host LOCAL\n");
+        node.write(&format!("proc/{}/net/fib_trie", 10_000 + number), &text);
+    }
+    let found = node.scan();
+    assert!(
+        found.whole && found.problems.is_empty(),
+        "{:?}",
+        found.problems
+    );
+    assert_eq!(found.owners.len(), 2000);
+    let has_all = |one: &Found| one.cgroups.len() == 6 && one.addresses.len() == 1;
+    assert!(found.owners.iter().all(has_all));
+    assert!(node.scan().took < Duration::from_secs(5));
+}

@@ -1,0 +1,150 @@
+//! Who holds one address, and who held it before and still has entries with it.
+//!
+//! | `untagged` | `tagged` | claim |
+//! |---|---|---|
+//! | nobody else | nobody | plain: all entries with the address are the holder's |
+//! | A | A | base A: what has no tag is A's, what enters is tagged as the holder's |
+//! | A | A, B | the same; tags tell B and the holder |
+//! | nobody else | B | base is the holder, and tags tell B |
+//! | [`UNKNOWN`] | nobody | it was found after something had used it: what has no tag is nobody's |
+
+use std::collections::BTreeSet;
+
+use conntrack_ebpf::owner::{Claim, FLAG_SOCKET, FLAG_TAGGED, HOST, UNKNOWN};
+
+/// The owner of an address, as far as counts are concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Holding {
+    holder: u32,
+    /// Another whose entries have no tag.
+    untagged: Option<u32>,
+    /// Others whose entries have tags.
+    tagged: BTreeSet<u32>,
+    /// When somebody was last added to `untagged` or `tagged`.
+    turn: u64,
+}
+
+/// What becomes of an address that nobody has any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Released {
+    /// An earlier holder has entries with it, and holds it again.
+    Returned,
+    /// Nobody has.
+    Free,
+}
+
+impl Holding {
+    /// All entries with the address are, and will be, `holder`'s.
+    pub(super) const fn new(holder: u32) -> Self {
+        Self {
+            holder,
+            untagged: None,
+            tagged: BTreeSet::new(),
+            turn: 0,
+        }
+    }
+
+    /// `holder` has the address now, but what is already in the table was charged to nobody.
+    pub(super) const fn late(holder: u32, turn: u64) -> Self {
+        let mut holding = Self::new(holder);
+        holding.untagged = Some(UNKNOWN);
+        holding.turn = turn;
+        holding
+    }
+
+    pub(super) const fn holder(&self) -> u32 {
+        self.holder
+    }
+
+    /// Whether no tag has to be looked at.
+    pub(super) fn is_plain(&self) -> bool {
+        self.claim().flags & FLAG_TAGGED == 0
+    }
+
+    /// Whether entries may be tagged as `slot`'s because of this address.
+    pub(super) fn may_tag(&self, slot: u32) -> bool {
+        !self.is_plain() && (self.holder == slot || self.tagged.contains(&slot))
+    }
+
+    /// Those before the holder who may still have entries with the address.
+    pub(super) fn former(&self) -> impl Iterator<Item = u32> + '_ {
+        self.untagged.iter().chain(&self.tagged).copied()
+    }
+
+    /// The value for the kernel's map.
+    pub(super) fn claim(&self) -> Claim {
+        let base = self.untagged.unwrap_or(self.holder);
+        let flags = if self.holder == HOST {
+            // While another's entries are without a tag, those of sockets can't be: they are the
+            // host's meanwhile.
+            if base == HOST {
+                FLAG_TAGGED | FLAG_SOCKET
+            } else {
+                FLAG_TAGGED
+            }
+        } else if base == self.holder && self.tagged.is_empty() {
+            0
+        } else {
+            FLAG_TAGGED
+        };
+        Claim {
+            slot: self.holder,
+            base,
+            flags,
+            reserved: 0,
+        }
+    }
+
+    /// The address is `to`'s now.
+    pub(super) fn hand_over(&mut self, to: u32, turn: u64) {
+        if to == self.holder {
+            return;
+        }
+        // Its entries are without a tag if it held the address alone, with one if it didn't; where
+        // that changed not long ago, some of both.
+        self.untagged.get_or_insert(self.holder);
+        self.tagged.insert(self.holder);
+        self.tagged.remove(&to);
+        self.holder = to;
+        self.turn = turn;
+    }
+
+    /// Forgets those who have no entries any more. `idle` has to be of a time when the claim as
+    /// it is was already in the kernel's map, which is so if `turn` is a later one.
+    pub(super) fn settle(&mut self, turn: u64, idle: impl Fn(u32) -> bool) {
+        if turn <= self.turn {
+            return;
+        }
+        // The tags of an address of the host are those of whoever's sockets used it.
+        let over = |slot: u32| slot != HOST && idle(slot);
+        let holder = self.holder;
+        self.untagged.take_if(|slot| *slot == holder || over(*slot));
+        self.tagged.retain(|slot| !over(*slot));
+    }
+
+    /// Every entry with the address has a tag, or is the holder's.
+    pub(super) fn untagged_gone(&mut self) {
+        self.untagged = None;
+    }
+
+    /// Nobody has the address now. If the holder is a slot that is given, it has to be idle.
+    pub(super) fn release(&mut self, turn: u64) -> Released {
+        let holder = self.holder;
+        self.untagged.take_if(|slot| *slot == holder);
+        // Entries that are charged to nobody need no claim.
+        let next = match self.untagged {
+            Some(UNKNOWN) | None => self.tagged.iter().copied().find(|slot| *slot != UNKNOWN),
+            Some(slot) => Some(slot),
+        };
+        let Some(next) = next else {
+            return Released::Free;
+        };
+        self.hand_over(next, turn);
+        if holder != UNKNOWN && holder != HOST {
+            self.untagged.take_if(|slot| *slot == holder);
+            self.tagged.remove(&holder);
+        }
+        self.untagged.take_if(|slot| *slot == next);
+        Released::Returned
+    }
+}

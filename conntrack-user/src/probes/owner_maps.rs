@@ -1,0 +1,275 @@
+//! The maps by which the programs charge owners, and what they counted for each.
+
+use std::{
+    collections::HashMap as StdHashMap,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use conntrack_ebpf::{
+    owner::{Address, FLAG_SOCKET, FLAG_TAGGED, OwnerCounts, OwnerState, Party, TagKey},
+    place::{self, Addresses, Cgroups},
+};
+use zerocopy::FromZeros as _;
+
+use crate::owners::Maps;
+use crate::sys::{
+    bpf::{self, Batch},
+    mapping::MappedArray,
+};
+
+/// Slots read by one call.
+const SLOTS_A_CALL: u32 = 128;
+/// Tags read by one call; a bucket of the kernel's hash has to fit.
+const TAGS_A_CALL: u32 = 4096;
+
+/// The maps of owners; see [`conntrack_ebpf::owner`]. There is one writer.
+pub struct OwnerMaps {
+    pub(super) addresses: MappedArray<Addresses>,
+    pub(super) cgroups: MappedArray<Cgroups>,
+    pub(super) active: Array<MapData, u32>,
+    pub(super) namespaces: HashMap<MapData, u32, u32>,
+    pub(super) tags: HashMap<MapData, TagKey, Party>,
+    pub(super) counts: PerCpuArray<MapData, OwnerState>,
+    /// For calls that aya has not: the same maps once more.
+    pub(super) tags_fd: OwnedFd,
+    pub(super) counts_fd: OwnedFd,
+    pub(super) slots: u32,
+    /// There was an owner that only its sockets tell.
+    pub(super) asks_sockets: bool,
+}
+
+impl std::fmt::Debug for OwnerMaps {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("OwnerMaps")
+            .field("slots", &self.slots)
+            .finish_non_exhaustive()
+    }
+}
+
+/// As an `io::Error`, with the kernel's own where there is one.
+fn error(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        other => io::Error::other(other),
+    }
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> io::Result<()> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(failed))
+            if failed.io_error.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        Err(other) => Err(error(other)),
+    }
+}
+
+impl OwnerMaps {
+    /// Slots that have counters.
+    pub const fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Tells the programs who is charged from now on. Gives how many addresses and cgroups found no
+    /// room (see [`conntrack_ebpf::place`]): they are charged as if nobody had them.
+    ///
+    /// The tables that were read before the last change are written over: a program that runs has
+    /// left them long ago, as long as changes are some milliseconds apart.
+    ///
+    /// # Errors
+    /// If a map can't be written.
+    pub fn charge(&mut self, maps: &Maps) -> io::Result<usize> {
+        let mut left_out = 0;
+        let next = 1 - self.active.get(&0, 0).map_err(error)?.min(1);
+        self.asks_sockets |= !maps.cgroups.is_empty();
+        let asks_sockets = self.asks_sockets;
+        let addresses: Vec<_> = maps
+            .addresses
+            .iter()
+            .map(|(address, claim)| {
+                let mut claim = *claim;
+                if !asks_sockets && claim.flags & FLAG_SOCKET != 0 {
+                    // No cgroup was ever anybody's: asking would cost, and tell nothing.
+                    claim.flags = 0;
+                }
+                (*address, claim)
+            })
+            .collect();
+        let mut table: Box<Addresses> =
+            Addresses::new_box_zeroed().map_err(|_| io::ErrorKind::OutOfMemory)?;
+        left_out += place::fill(&mut table, &addresses);
+        table.namespaces = u32::try_from(maps.netns.len()).unwrap_or(u32::MAX);
+        self.addresses.write(next as usize, &table);
+        drop(table);
+
+        let cgroups: Vec<_> = maps
+            .cgroups
+            .iter()
+            .map(|(id, slot)| (*id, u64::from(*slot)))
+            .collect();
+        let mut table: Box<Cgroups> =
+            Cgroups::new_box_zeroed().map_err(|_| io::ErrorKind::OutOfMemory)?;
+        left_out += place::fill(&mut table, &cgroups);
+        self.cgroups.write(next as usize, &table);
+
+        self.charge_namespaces(&maps.netns)?;
+        self.active.set(0, next, 0).map_err(error)?;
+        Ok(left_out)
+    }
+
+    fn charge_namespaces(&mut self, wanted: &StdHashMap<u32, u32>) -> io::Result<()> {
+        let there: Vec<u32> = self
+            .namespaces
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(error)?;
+        for netns in there {
+            if !wanted.contains_key(&netns) {
+                absent_is_fine(self.namespaces.remove(&netns))?;
+            }
+        }
+        for (netns, slot) in wanted {
+            self.namespaces.insert(netns, slot, 0).map_err(error)?;
+        }
+        Ok(())
+    }
+
+    /// What has been counted for each slot below `slots`, over all CPUs.
+    ///
+    /// # Errors
+    /// If the map can't be read.
+    pub fn counts(&self, slots: u32) -> io::Result<Vec<OwnerState>> {
+        let slots = slots.min(self.slots);
+        match self.counts_by_batch(slots) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                // Before 5.13 there are no batches of per-CPU arrays.
+                self.counts_one_by_one(slots)
+            }
+            result => result,
+        }
+    }
+
+    fn counts_by_batch(&self, slots: u32) -> io::Result<Vec<OwnerState>> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        let mut sums = vec![OwnerState::default(); slots as usize];
+        let room = SLOTS_A_CALL.min(slots.max(1));
+        let mut keys = vec![0_u32; room as usize];
+        let mut values = vec![OwnerState::default(); room as usize * cpus];
+        let mut batch = Batch::default();
+        loop {
+            let left = slots.saturating_sub(batch.next.map_or(0, |last| last + 1));
+            if left == 0 {
+                return Ok(sums);
+            }
+            let room = room.min(left);
+            bpf::lookup_batch(
+                self.counts_fd.as_fd(),
+                &mut batch,
+                room,
+                &mut keys,
+                &mut values,
+            )?;
+            for (slot, of_cpus) in keys
+                .iter()
+                .zip(values.chunks_exact(cpus))
+                .take(batch.elements)
+            {
+                if let Some(sum) = sums.get_mut(*slot as usize) {
+                    add_cpus(sum, of_cpus);
+                }
+            }
+            if batch.ended {
+                return Ok(sums);
+            }
+        }
+    }
+
+    fn counts_one_by_one(&self, slots: u32) -> io::Result<Vec<OwnerState>> {
+        (0..slots)
+            .map(|slot| {
+                let mut sum = OwnerState::default();
+                add_cpus(&mut sum, &self.counts.get(&slot, 0).map_err(error)?);
+                Ok(sum)
+            })
+            .collect()
+    }
+
+    /// All tags: entries whose owner their addresses do not tell.
+    ///
+    /// # Errors
+    /// If the map can't be read.
+    pub fn tags(&self) -> io::Result<StdHashMap<TagKey, Party>> {
+        let mut tags = StdHashMap::new();
+        let mut keys = vec![TagKey::default(); TAGS_A_CALL as usize];
+        let mut values = vec![Party::default(); TAGS_A_CALL as usize];
+        let mut batch = Batch::default();
+        while !batch.ended {
+            bpf::lookup_batch(
+                self.tags_fd.as_fd(),
+                &mut batch,
+                TAGS_A_CALL,
+                &mut keys,
+                &mut values,
+            )?;
+            tags.extend(
+                keys.iter()
+                    .copied()
+                    .zip(values.iter().copied())
+                    .take(batch.elements),
+            );
+        }
+        Ok(tags)
+    }
+
+    /// Removes the tags that name `slot`, but for those of entries whose source is claimed with
+    /// [`FLAG_TAGGED`]: of a socket of the host, for one.
+    ///
+    /// # Errors
+    /// If the map can't be read or written.
+    pub fn sweep_tags(&mut self, slot: u32, maps: &Maps) -> io::Result<()> {
+        let needed = |key: &TagKey| {
+            let address = if key.tuple.l3num == AF_INET {
+                Address::v4(key.tuple.src[0])
+            } else {
+                Address {
+                    words: key.tuple.src,
+                }
+            };
+            maps.addresses
+                .get(&address)
+                .is_some_and(|claim| claim.flags & FLAG_TAGGED != 0)
+        };
+        for (key, party) in self.tags()? {
+            if party.slot() == slot && !needed(&key) {
+                absent_is_fine(self.tags.remove(&key))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `AF_INET`
+const AF_INET: u16 = 2;
+
+fn add_cpus(sum: &mut OwnerState, cpus: &[OwnerState]) {
+    for cpu in cpus {
+        for (sum, counts) in sum.iter_mut().zip(cpu) {
+            add(sum, counts);
+        }
+    }
+}
+
+fn add(sum: &mut OwnerCounts, counts: &OwnerCounts) {
+    sum.inserts += counts.inserts;
+    sum.deletes += counts.deletes;
+    sum.victims += counts.victims;
+    sum.causes += counts.causes;
+    for (sum, drops) in sum.drops.iter_mut().zip(counts.drops) {
+        *sum += drops;
+    }
+}

@@ -1,0 +1,132 @@
+//! Counts by owner. The sum over owners is what the probes have counted.
+//!
+//! Series are bounded by the owners of the node: each has its egress series, and ingress ones once
+//! there was anything to count. Series of an owner that is gone are withdrawn with its slot.
+
+use conntrack_ebpf::{
+    owner::{Direction, UNKNOWN},
+    record::DropReason,
+};
+
+use super::{Family, f};
+use crate::{
+    agent::{OwnerSample, OwnerTotals, Snapshot},
+    events::direction_name,
+};
+
+/// Reasons for which a packet is lost.
+const REASONS: [DropReason; 4] = [
+    DropReason::TableFull,
+    DropReason::Clash,
+    DropReason::ChainTooLong,
+    DropReason::Dying,
+];
+
+pub(super) fn families(snapshot: &Snapshot) -> [Family; 5] {
+    let owners = &snapshot.owners;
+    [
+        Family::counter(
+            "ctpressure_inserts_total",
+            "Entries that entered a conntrack table, by owner: who opened the connection (egress), else its real server (ingress).",
+        )
+        .each(owners, |family, owner| {
+            each_direction(family, owner, |totals| totals.inserts)
+        }),
+        Family::counter(
+            "ctpressure_deletes_total",
+            "Entries that left a conntrack table, by the owner that they were charged to.",
+        )
+        .each(owners, |family, owner| {
+            each_direction(family, owner, |totals| totals.deletes)
+        }),
+        Family::gauge(
+            "ctpressure_entries",
+            "Entries that are in the conntrack tables of all network namespaces, by owner.",
+        )
+        .each(owners, |family, owner| {
+            each_direction(family, owner, |totals| totals.live)
+        }),
+        Family::counter(
+            "ctpressure_drops_total",
+            "Packets lost because of conntrack, by owner and reason; a reason that no probe can tell on this kernel is absent.",
+        )
+        .each(owners, |family, owner| drops(family, snapshot, owner)),
+        Family::counter(
+            "ctpressure_evictions_total",
+            "Live entries removed to make room: role victim for the owner of the entry, role cause for the owner of the connection that needed room.",
+        )
+        .each(owners, |family, owner| {
+            let victims = owner.egress.victims + owner.ingress.victims;
+            let causes = owner.egress.causes + owner.ingress.causes;
+            family
+                .with(&labels(owner, &[("role", "victim")]), f(victims))
+                .with(&labels(owner, &[("role", "cause")]), f(causes))
+        }),
+    ]
+}
+
+/// The owner's labels, without those that don't apply, and `more`.
+fn labels<'a>(owner: &'a OwnerSample, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let of_owner = owner.owner.labels();
+    let workload = owner.owner.workload.as_ref();
+    [
+        ("owner_kind", of_owner.owner_kind),
+        ("namespace", of_owner.namespace),
+        ("pod", of_owner.pod),
+        ("unit", of_owner.unit),
+        (
+            "workload",
+            workload.map_or("", |workload| workload.name.as_str()),
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, value)| !value.is_empty())
+    .chain(more.iter().copied())
+    .collect()
+}
+
+/// Egress always, ingress once there was anything.
+fn directions(owner: &OwnerSample) -> impl Iterator<Item = (Direction, &OwnerTotals)> {
+    [
+        (Direction::Egress, &owner.egress),
+        (Direction::Ingress, &owner.ingress),
+    ]
+    .into_iter()
+    .filter(|(direction, totals)| *direction == Direction::Egress || !totals.is_zero())
+}
+
+fn each_direction(
+    family: Family,
+    owner: &OwnerSample,
+    value: impl Fn(&OwnerTotals) -> u64,
+) -> Family {
+    family.each(directions(owner), |family, (direction, totals)| {
+        let direction = [("direction", direction_name(direction))];
+        family.with(&labels(owner, &direction), f(value(totals)))
+    })
+}
+
+/// Table-full drops of everyone, so that the first one shows as an increase; other reasons of
+/// those who had some, and of nobody.
+fn drops(family: Family, snapshot: &Snapshot, owner: &OwnerSample) -> Family {
+    let counted = |reason| match reason {
+        DropReason::ChainTooLong => snapshot.totals.drops.chain_too_long.is_some(),
+        DropReason::Dying => snapshot.totals.drops.dying.is_some(),
+        _ => true,
+    };
+    family.each(directions(owner), |family, (direction, totals)| {
+        let shown = REASONS.into_iter().filter(|reason| {
+            counted(*reason)
+                && (*reason == DropReason::TableFull
+                    || totals.dropped(*reason) > 0
+                    || (owner.slot == UNKNOWN && direction == Direction::Egress))
+        });
+        family.each(shown, |family, reason| {
+            let more = [
+                ("direction", direction_name(direction)),
+                ("reason", reason.name()),
+            ];
+            family.with(&labels(owner, &more), f(totals.dropped(reason)))
+        })
+    })
+}
