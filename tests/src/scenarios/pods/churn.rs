@@ -1,8 +1,8 @@
-//! Hundreds of pods come and go, their addresses are used again at once, and they send all the
-//! while: no count lands on a wrong pod, and nothing is left of them afterwards.
+//! Pods come and go, their addresses are used again, and they send all the while: no count lands on
+//! a wrong pod, and nothing is left of them afterwards.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::Ipv4Addr,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -27,18 +27,24 @@ use crate::{
     },
 };
 
-const PODS: u32 = 300;
 /// One pod is made in this time, and one removed.
 const GAP: Duration = Duration::from_millis(200);
 /// How long each lives at least.
 const LIFE: Duration = Duration::from_secs(3);
-/// Addresses for all of them; the one that was given back last is the next one's.
+/// Addresses for all of them: about 16 are in use at any time.
 const ADDRESSES: u8 = 24;
 const FLOWS: u64 = 150;
 /// Every other pod waits so long before it sends: then it has to be known.
 const DELAY: f64 = 1.2;
-/// When the agent's memory is looked at first.
-const SETTLED_IN: u32 = 100;
+
+/// How pods come and go.
+#[derive(Clone, Copy, Debug)]
+struct Turnover {
+    pods: u32,
+    /// The next pod gets the address that was given back last, so that nobody had it for some
+    /// milliseconds only; else the one that has been free longest, as IPAM plugins have it.
+    at_once: bool,
+}
 
 /// What became of one pod.
 struct Past {
@@ -52,6 +58,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 pub(in crate::scenarios) fn churn(mechanism: Option<Mechanism>) -> Result<()> {
+    let pods = Turnover {
+        pods: 300,
+        at_once: false,
+    };
+    come_and_go(mechanism, pods)
+}
+
+pub(in crate::scenarios) fn reuse(mechanism: Option<Mechanism>) -> Result<()> {
+    let pods = Turnover {
+        pods: 60,
+        at_once: true,
+    };
+    come_and_go(mechanism, pods)
+}
+
+fn come_and_go(mechanism: Option<Mechanism>, turnover: Turnover) -> Result<()> {
     net::nft(None, NOT_LOOPBACK)?;
     net::track_into_dead_end(None)?;
     net::nft(None, TRACK_FORWARDED)?;
@@ -62,7 +84,7 @@ pub(in crate::scenarios) fn churn(mechanism: Option<Mechanism>) -> Result<()> {
     let start = agent.settled()?;
     let before = kernel::entries()?;
 
-    let (past, most, memory) = run(&agent)?;
+    let (past, most, memory) = run(&agent, turnover)?;
     let metrics = agent.settled()?;
     let counts = most.merged(&seen(&metrics)?);
     let inserts = ByOwner::read(&metrics, "inserts_total", "direction")?.since(&ByOwner::read(
@@ -89,6 +111,17 @@ pub(in crate::scenarios) fn churn(mechanism: Option<Mechanism>) -> Result<()> {
             );
         }
     }
+    for chunk in past.chunks(10) {
+        let line = chunk.iter().map(|pod| {
+            format!(
+                " {}{}={}",
+                pod.name,
+                if pod.delayed { "d" } else { "" },
+                counts.0.get(&pod.name).copied().unwrap_or(0)
+            )
+        });
+        println!("{}", line.collect::<String>());
+    }
     let unknown = inserts.of(&Owner::unknown());
     println!("{of_pods} of {sent} flows by pod, {unknown} of nobody");
     checks.equal("of pods and of nobody", of_pods + unknown, "sent", sent);
@@ -101,7 +134,7 @@ pub(in crate::scenarios) fn churn(mechanism: Option<Mechanism>) -> Result<()> {
         || Ok(seen(&agent.scrape()?)?.0.is_empty().then_some(())),
     )?;
     let end = agent.memory_kib("VmRSS")?;
-    println!("the agent's memory: {memory} KiB after {SETTLED_IN} pods, {end} KiB at the end");
+    println!("the agent's memory: {memory} KiB after a third of the pods, {end} KiB at the end");
     checks.at_most("memory at the end (KiB)", end, memory + 2_048);
     checks.finish()?;
     agent.stop()
@@ -145,8 +178,8 @@ fn seen(metrics: &crate::guest::prom::Metrics) -> Result<Counts> {
 
 /// Makes and removes them all; what became of them, what was ever counted for them, and the agent's
 /// memory (KiB) when some had come and gone.
-fn run(agent: &Agent) -> Result<(Vec<Past>, Counts, u64)> {
-    let free: Mutex<Vec<Ipv4Addr>> = Mutex::new(
+fn run(agent: &Agent, turnover: Turnover) -> Result<(Vec<Past>, Counts, u64)> {
+    let free: Mutex<VecDeque<Ipv4Addr>> = Mutex::new(
         (0..ADDRESSES)
             .map(|last| Ipv4Addr::new(10, 90, 0, 10 + last))
             .collect(),
@@ -163,7 +196,7 @@ fn run(agent: &Agent) -> Result<(Vec<Past>, Counts, u64)> {
                 ensure!(counts.accepted == FLOWS, "{} sent {counts:?}", pod.name);
                 let (name, address) = (pod.name.clone(), pod.address);
                 pod.remove()?;
-                lock(&free).push(address);
+                lock(&free).push_back(address);
                 lock(&past).push(Past {
                     name,
                     delayed,
@@ -180,7 +213,7 @@ fn run(agent: &Agent) -> Result<(Vec<Past>, Counts, u64)> {
             }
             Ok(most)
         });
-        let made = make_all(agent, &free, &sender);
+        let made = make_all(agent, turnover, &free, &sender);
         drop(sender);
         let removed = remover
             .join()
@@ -197,15 +230,21 @@ fn run(agent: &Agent) -> Result<(Vec<Past>, Counts, u64)> {
 
 fn make_all(
     agent: &Agent,
-    free: &Mutex<Vec<Ipv4Addr>>,
+    turnover: Turnover,
+    free: &Mutex<VecDeque<Ipv4Addr>>,
     born: &mpsc::Sender<(Instant, bool, Lookalike)>,
 ) -> Result<u64> {
     let start = Instant::now();
     let mut memory = 0;
-    for number in 0..PODS {
+    for number in 0..turnover.pods {
         thread::sleep((start + GAP * number).saturating_duration_since(Instant::now()));
         let address = wait_for("a free address", Duration::from_mins(1), || {
-            Ok(lock(free).pop())
+            let mut free = lock(free);
+            Ok(if turnover.at_once {
+                free.pop_back()
+            } else {
+                free.pop_front()
+            })
         })?;
         let delayed = number % 2 == 0;
         let first = u64::from(number) * FLOWS;
@@ -214,10 +253,14 @@ fn make_all(
         let pod = Lookalike::make(number, address, delay, &arguments)?;
         born.send((Instant::now(), delayed, pod))
             .context("the remover has ended")?;
-        if number == SETTLED_IN {
+        if number == turnover.pods / 3 {
             memory = agent.memory_kib("VmRSS")?;
         }
     }
-    println!("{PODS} pods in {:.1} s", start.elapsed().as_secs_f64());
+    println!(
+        "{} pods in {:.1} s",
+        turnover.pods,
+        start.elapsed().as_secs_f64()
+    );
     Ok(memory)
 }

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     EGRESS, INGRESS, NOT_LOOPBACK, PORT_OF_HOST, PORT_OF_NODE_AGENT, PORT_OF_UNIT, UNIT, census,
-    load::{From, Load},
+    load::{From, Load, Unit},
     owner,
 };
 use crate::{
@@ -40,6 +40,7 @@ pub(in crate::scenarios) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
     output("ip", &["netns", "exec", own_table, "conntrack", "-F"])?;
     flush_table()?;
 
+    let _unit = Unit::start()?;
     // Entries from before the agent: known by its census.
     for (pod, arguments) in earlier(&cluster)? {
         cluster.pod(pod)?.run(&arguments)?;

@@ -57,7 +57,7 @@ impl From<'_> {
         let mut command = match self {
             Self::Pod(pod) => return Ok(Started::InPod(pod.start(arguments)?)),
             Self::Host => Command::new("ctgen"),
-            Self::Unit => in_unit()?,
+            Self::Unit => in_unit("ctgen"),
             Self::Outside => {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", OUTSIDE, "ctgen"]);
@@ -70,14 +70,40 @@ impl From<'_> {
     }
 }
 
-/// `ctgen` by way of a shell that moves itself into the unit's control group first.
-fn in_unit() -> Result<Command> {
-    let folder = format!("/sys/fs/cgroup/system.slice/{UNIT}");
-    fs::create_dir_all(&folder).with_context(|| format!("making {folder}"))?;
-    let script = format!("echo $$ > {folder}/cgroup.procs && exec ctgen \"$@\"");
+/// The unit's main process; ended when dropped.
+pub(super) struct Unit(Child);
+
+impl Unit {
+    /// Starts it, as systemd does when the machine boots.
+    pub(super) fn start() -> Result<Self> {
+        let folder = unit_folder();
+        fs::create_dir_all(&folder).with_context(|| format!("making {folder}"))?;
+        let mut command = in_unit("sleep");
+        Ok(Self(command::spawn(command.arg("3600"))?))
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        // Either it is already gone, or it is to be.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn unit_folder() -> String {
+    format!("/sys/fs/cgroup/system.slice/{UNIT}")
+}
+
+/// A program by way of a shell that moves itself into the unit's control group first.
+fn in_unit(program: &str) -> Command {
+    let script = format!(
+        "echo $$ > {}/cgroup.procs && exec {program} \"$@\"",
+        unit_folder()
+    );
     let mut command = Command::new("sh");
     command.args(["-c", &script, "sh"]);
-    Ok(command)
+    command
 }
 
 impl Started {
