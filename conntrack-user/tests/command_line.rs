@@ -56,12 +56,14 @@ fn help_lists_what_works() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["run", "watch"]);
+    assert_eq!(commands, ["run", "watch", "table"]);
     for command in commands {
         let said = output(&[command, "--help"]);
         assert!(said.status.success());
         let help = text(&said.stdout);
-        assert!(help.contains("[env: CTPRESSURE_SOCKET="), "{help}");
+        assert!(help.contains("[env: CTPRESSURE_LOG="), "{help}");
+        let asks_the_agent = command != "table";
+        assert_eq!(help.contains("[env: CTPRESSURE_SOCKET="), asks_the_agent);
         assert!(
             !help.contains("--without-function"),
             "hidden flags are shown:\n{help}"
@@ -84,6 +86,11 @@ fn wrong_usage_is_exit_status_2_with_help() {
         (vec!["watch", "--address", "10.0.0.0/40"], "10.0.0.0/40"),
         (vec!["watch", "--duration", "soon"], "soon"),
         (vec!["watch", "--duration", "-1"], "-1"),
+        (vec!["table", "--by", "colour"], "colour"),
+        (vec!["table", "--state", "asleep"], "asleep"),
+        (vec!["table", "--top", "0"], "0"),
+        (vec!["table", "--list", "--by", "source"], "--by"),
+        (vec!["table", "--assured", "--evictable"], "--assured"),
     ] {
         let said = output(&arguments);
         let errors = text(&said.stderr);

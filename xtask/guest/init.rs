@@ -59,6 +59,8 @@ fn main() {
     if let Err(error) = run() {
         // On the console, which the host shows when a guest ends without a status.
         eprintln!("guest init: {error:#}");
+        // The console is slow, and what it has not written when the power goes is lost.
+        thread::sleep(Duration::from_secs(1));
     }
     let Err(error) = reboot(RebootMode::RB_POWER_OFF);
     // Returning from PID 1 is a kernel panic, which ends the guest as well.
@@ -142,9 +144,10 @@ fn bring_loopback_up() -> Result<()> {
     Ok(())
 }
 
-/// Finds the port by its name. The device may appear a moment after its driver.
+/// Finds the port by its name. The device may appear a moment after its driver; on a host with other
+/// work that was more than 20 s.
 fn open_port() -> Result<File> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_mins(2);
     loop {
         if let Some(device) = find_port() {
             return File::options()

@@ -12,7 +12,7 @@ use crate::groups::Group;
 use crate::initramfs::Content;
 use crate::qemu::Machine;
 use crate::vm::{Guest, Outcome, Stream};
-use crate::{bench_ring, command, project, setup, vm_command};
+use crate::{bench_census, bench_ring, command, project, setup, vm_command};
 
 const SCRIPT: &str = include_str!("../guest/bench.sh");
 /// The contestant that the others are compared with.
@@ -93,6 +93,9 @@ pub(crate) struct Arguments {
     /// Exit with status 1 when a figure misses its budget or could not be measured
     #[arg(long)]
     check: bool,
+    /// Only the census (`ctpressure table`) against `conntrack -L`
+    #[arg(long)]
+    census: bool,
 }
 
 /// Instructions per connection, one figure a run.
@@ -107,6 +110,11 @@ struct Figures {
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
     let (qemu, kernel) = vm_command::prepare(&cache, &arguments.kernel, true)?;
+    if arguments.census {
+        let (init, binaries) = (project::init()?, project::binaries("release")?);
+        let good = bench_census::run(&cache, &qemu, &kernel, &init, &binaries)?;
+        return Ok(i32::from(arguments.check && !good));
+    }
     setup::ensure(&cache, &[setup::Step::Bpftrace])?;
     command::say("building ctpressure");
     let init = project::init()?;
@@ -171,8 +179,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         eprintln!("xtask: error: the ring reader was not measured: {error:#}");
         false
     });
+    let census_good =
+        bench_census::run(&cache, &qemu, &kernel, &init, &binaries).unwrap_or_else(|error| {
+            eprintln!("xtask: error: the census was not measured: {error:#}");
+            false
+        });
     Ok(i32::from(
-        arguments.check && !(over.is_empty() && ring_fast),
+        arguments.check && !(over.is_empty() && ring_fast && census_good),
     ))
 }
 

@@ -72,19 +72,23 @@ pub(crate) fn archive(cache: &Cache, group: Group) -> Result<PathBuf> {
 
 /// kmod's `depmod`, run by its own loader with its own libraries.
 pub(crate) fn depmod(cache: &Cache) -> Result<Command> {
+    // One program with many names: it goes by the name that it is called with.
+    on_this_machine(cache, "kmod", &["--argv0", "depmod"])
+}
+
+/// A program for guests, run on this machine by its own loader (which takes `arguments`) with its own
+/// libraries.
+pub(crate) fn on_this_machine(cache: &Cache, program: &str, arguments: &[&str]) -> Result<Command> {
     fetch(cache, Group::Base)?;
     let tree = Tree {
         root: root(cache, Group::Base),
     };
     let mut command = Command::new(tree.root.join(LOADER));
-    let kmod = tree.program("kmod")?;
+    let path = tree.program(program)?;
     command
         .arg("--library-path")
         .arg(tree.root.join(LIBRARY_FOLDERS[0]));
-    // One program with many names: it goes by the name that it is called with.
-    command
-        .args(["--argv0", "depmod"])
-        .arg(tree.root.join(kmod));
+    command.args(arguments).arg(tree.root.join(path));
     Ok(command)
 }
 

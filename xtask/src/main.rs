@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod apt;
 mod bench;
+mod bench_census;
 mod bench_ring;
 mod cache;
 mod command;

@@ -3,18 +3,22 @@
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
 
-use conntrack_ebpf::{owner::UNKNOWN, record::View};
+use conntrack_ebpf::{
+    owner::{Direction, Party, UNKNOWN},
+    record::{FLAG_CAUSE_KNOWN, FLAG_INGRESS, View},
+};
 use tokio::sync::{broadcast, watch};
 
 use super::Snapshot;
 use crate::{
     events::{Clock, Event, Filter, Kind, LostEvent, Names},
+    pressure::destinations::Destinations,
     probes::Lost,
 };
 
@@ -30,6 +34,7 @@ struct Shared {
     unknown_netns: AtomicBool,
     unknown_owner: AtomicBool,
     known_netns: Mutex<HashSet<u32>>,
+    destinations: Mutex<Destinations>,
 }
 
 /// The writing side; there is one.
@@ -121,6 +126,7 @@ impl Publisher {
                     shared.unknown_netns.store(true, Ordering::Relaxed);
                 }
             }
+            note_destination(&shared.destinations, view);
             if is_nobodys(view) {
                 shared.unknown_owner.store(true, Ordering::Relaxed);
             }
@@ -141,9 +147,45 @@ impl Publisher {
         self.shared.unknown_owner.swap(false, Ordering::Relaxed)
     }
 
+    /// Where connections go, by owner.
+    pub fn destinations(&self) -> MutexGuard<'_, Destinations> {
+        self.shared
+            .destinations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Records that watchers were too slow to take.
     pub fn watchers_lost(&self) -> u64 {
         self.shared.watchers_lost.load(Ordering::Relaxed)
+    }
+}
+
+/// Adds where the event's connection goes to what is known of its owner.
+fn note_destination(destinations: &Mutex<Destinations>, view: &View) {
+    let flags = view.header().flags;
+    let direction = if flags & FLAG_INGRESS == 0 {
+        Direction::Egress
+    } else {
+        Direction::Ingress
+    };
+    let party = |owner: u16| Party::new(u32::from(owner), direction);
+    let mut destinations = destinations.lock().unwrap_or_else(PoisonError::into_inner);
+    match view {
+        View::Insert(record) => destinations.insert(
+            party(record.origin.owner),
+            &record.original,
+            &record.reply,
+            record.header.weight,
+        ),
+        View::Drop(record) if flags & FLAG_CAUSE_KNOWN != 0 => {
+            destinations.dropped(
+                party(record.origin.owner),
+                &record.original,
+                record.header.weight,
+            );
+        }
+        View::Drop(_) | View::Eviction(_) => {}
     }
 }
 

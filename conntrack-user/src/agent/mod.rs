@@ -21,7 +21,7 @@ pub use background::Background;
 pub use hub::{Closed, Handle, Publisher, Subscription, channel};
 pub use memory::table_bytes;
 pub use own::Own;
-pub use owner_sample::{OwnerSample, OwnerTotals};
+pub use owner_sample::{Activity, OwnerSample, OwnerTotals, Tops};
 pub use reconcile::{Explained, Reconciler, Unexplained};
 pub use recount::Recount;
 pub use snapshot::{Drift, KernelInfo, Snapshot, State, Table};

@@ -1,9 +1,14 @@
 //! What one owner has, at one second.
 
+use std::ops::Add;
+
 use conntrack_ebpf::record::DropReason;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use crate::owners::Owner;
+use crate::{
+    owners::Owner,
+    pressure::{destinations::Top, lifetime::Lifetime, rate::Rates},
+};
 
 /// Counts of one owner in one direction, from when it was first seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -23,8 +28,42 @@ pub struct OwnerTotals {
     pub drops: [u64; DropReason::ALL.len()],
 }
 
+/// What an owner does now, over both directions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Activity {
+    /// Entries that enter, a second.
+    pub inserts_per_second: Rates,
+    /// Entries that leave, a second.
+    pub deletes_per_second: Rates,
+    /// Packets lost, a second.
+    pub drops_per_second: Rates,
+    /// Mean lifetime of its entries; `None`: too few inserts to say.
+    pub lifetime: Option<Lifetime>,
+    /// Its part of what is in all tables, 0 to 1.
+    pub live_share: f64,
+    /// Its entries as a part of the limit, 0 to 1; `None`: there is no limit.
+    pub limit_share: Option<f64>,
+    /// Its part of what entered in the last ten seconds, 0 to 1.
+    pub insert_share: f64,
+    /// Its part of the packets lost in the last ten seconds, 0 to 1.
+    pub drop_share: f64,
+    /// States of its entries at the last census, most frequent first.
+    pub states: Vec<(String, u64)>,
+}
+
+/// The most frequent destinations of one owner.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Tops {
+    /// By connections opened, after DNAT.
+    pub inserts: Top,
+    /// By connections opened, as the opener asked for: Service addresses.
+    pub services: Top,
+    /// By packets lost.
+    pub drops: Top,
+}
+
 /// One owner.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OwnerSample {
     /// Its slot.
     pub slot: u32,
@@ -36,6 +75,17 @@ pub struct OwnerSample {
     pub egress: OwnerTotals,
     /// Connections to it.
     pub ingress: OwnerTotals,
+    /// What it does now.
+    pub activity: Activity,
+    /// Where its connections go. Made of sampled events: each count has an error.
+    pub destinations: Tops,
+}
+
+impl OwnerSample {
+    /// Entries in both directions.
+    pub const fn live(&self) -> u64 {
+        self.egress.live + self.ingress.live
+    }
 }
 
 impl OwnerTotals {
@@ -47,6 +97,25 @@ impl OwnerTotals {
     /// Nothing was ever counted.
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+impl Add for OwnerTotals {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let mut drops = self.drops;
+        for (drop, more) in drops.iter_mut().zip(other.drops) {
+            *drop += more;
+        }
+        Self {
+            inserts: self.inserts + other.inserts,
+            deletes: self.deletes + other.deletes,
+            live: self.live + other.live,
+            victims: self.victims + other.victims,
+            causes: self.causes + other.causes,
+            drops,
+        }
     }
 }
 

@@ -1,19 +1,24 @@
 //! Whose the counts are: slots are given to owners, the kernel is told, and what it counted by slot
 //! becomes what each owner has.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use conntrack_ebpf::owner::{Direction, HOST, OwnerCounts, OwnerState, UNKNOWN};
 
 use super::{
     OwnerSample,
-    owner_sample::OwnerTotals,
+    owner_sample::{Activity, OwnerTotals, Tops},
     recount::{Found, Recount},
 };
 use crate::{
     census::Charging,
     events::OwnersBySlot,
     owners::{Discovery, Limits, Maps, Occupancy, Owner, Slots, State},
+    pressure::{
+        lifetime::Flow,
+        rate::{Series, Timeline, Window},
+        share::{Holding, shares},
+    },
     probes::Probes,
 };
 
@@ -22,7 +27,7 @@ use crate::{
 const CENSUSES_FOR_BASELINE: u64 = 10;
 
 /// Entries of one owner, from when it got its slot.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Tally {
     /// What the kernel had counted for the slot when this owner got it.
     from: OwnerState,
@@ -36,13 +41,62 @@ struct Tally {
     exact: [bool; 2],
     /// Inserts and deletes when the census that is under way began.
     at_census: Option<[(u64, u64); 2]>,
+    /// Inserts, deletes and drops over time.
+    series: Series<3>,
+    /// States at the last census.
+    states: Vec<(String, u64)>,
 }
 
 impl Tally {
-    fn from_now(counts: OwnerState) -> Self {
+    fn from_now(counts: OwnerState, timeline: &Timeline) -> Self {
         Self {
             from: counts,
-            ..Self::default()
+            counts: OwnerState::default(),
+            earlier: OwnerState::default(),
+            baseline: [0; 2],
+            exact: [false; 2],
+            at_census: None,
+            series: Series::new(timeline, [0; 3]),
+            states: Vec::new(),
+        }
+    }
+
+    /// Inserts, deletes and drops so far.
+    fn sums(&self) -> [u64; 3] {
+        [Direction::Egress, Direction::Ingress]
+            .map(|direction| self.totals(direction))
+            .iter()
+            .fold([0; 3], |[inserts, deletes, drops], totals| {
+                [
+                    inserts + totals.inserts,
+                    deletes + totals.deletes,
+                    drops + totals.drops.iter().sum::<u64>(),
+                ]
+            })
+    }
+
+    fn activity(&self, timeline: &Timeline) -> Activity {
+        let live = self.totals(Direction::Egress).live + self.totals(Direction::Ingress).live;
+        let grown = |index| self.series.grown(timeline, Window::Minute, index);
+        let lifetime = grown(0)
+            .zip(grown(1))
+            .and_then(|((inserts, seconds), (deletes, _))| {
+                let flow = Flow {
+                    live,
+                    inserts,
+                    deletes,
+                    seconds,
+                    watched: timeline.now().saturating_sub(self.series.began()),
+                };
+                flow.lifetime()
+            });
+        Activity {
+            inserts_per_second: self.series.rates(timeline, 0),
+            deletes_per_second: self.series.rates(timeline, 1),
+            drops_per_second: self.series.rates(timeline, 2),
+            lifetime,
+            states: self.states.clone(),
+            ..Activity::default()
         }
     }
 
@@ -96,6 +150,15 @@ impl Tally {
     }
 }
 
+/// What came of a look around.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// What is wrong.
+    pub(super) problems: Vec<String>,
+    /// Slots that nobody has any more.
+    pub(super) freed: Vec<u32>,
+}
+
 /// Owners at one second.
 #[derive(Debug, Default)]
 pub(super) struct OwnersNow {
@@ -112,18 +175,25 @@ pub(super) struct OwnersNow {
 pub(super) struct Ownership {
     slots: Slots,
     tallies: BTreeMap<u32, Tally>,
+    /// Who had each slot when last looked.
+    labels: BTreeMap<u32, Owner>,
+    timeline: Timeline,
     recount: Recount,
 }
 
 impl Ownership {
     /// Nobody is known yet but the host.
     pub(super) fn new(slots: u32) -> Self {
+        let timeline = Timeline::default();
+        let tally = || Tally::from_now(OwnerState::default(), &timeline);
         Self {
             slots: Slots::new(Limits {
                 slots,
                 ..Limits::default()
             }),
-            tallies: [(UNKNOWN, Tally::default()), (HOST, Tally::default())].into(),
+            tallies: [(UNKNOWN, tally()), (HOST, tally())].into(),
+            labels: BTreeMap::new(),
+            timeline,
             recount: Recount::default(),
         }
     }
@@ -138,11 +208,7 @@ impl Ownership {
     ///
     /// # Errors
     /// If a map can't be read or written.
-    pub(super) fn take(
-        &mut self,
-        found: &Discovery,
-        probes: Option<&Probes>,
-    ) -> io::Result<Vec<String>> {
+    pub(super) fn take(&mut self, found: &Discovery, probes: Option<&Probes>) -> io::Result<Taken> {
         if let Some(probes) = probes {
             self.read(probes)?;
         }
@@ -157,7 +223,7 @@ impl Ownership {
         let changes = self.slots.apply(found, idle, |_| attached);
         let mut problems = changes.problems.clone();
         for slot in &changes.freed {
-            self.tallies.remove(slot);
+            self.free(*slot);
         }
         let counted = match &probes {
             Some(probes) => probes.owner_counts(self.highest(&changes.given))?,
@@ -165,11 +231,16 @@ impl Ownership {
         };
         for (slot, _) in &changes.given {
             let counts = counted.get(*slot as usize).copied().unwrap_or_default();
-            let mut tally = Tally::from_now(counts);
+            let mut tally = Tally::from_now(counts, &self.timeline);
             // Entries from before it had its slot are charged to whoever they were charged to.
             tally.exact = [attached; 2];
             self.tallies.insert(*slot, tally);
         }
+        let known = self
+            .tallies
+            .keys()
+            .filter_map(|slot| Some((*slot, self.slots.owner(*slot)?.clone())));
+        self.labels = known.collect();
         if let Some(probes) = probes
             && !changes.is_empty()
         {
@@ -180,11 +251,32 @@ impl Ownership {
                     "{left_out} addresses or cgroups do not fit the kernel's tables: theirs is charged to nobody"
                 ));
             }
-            for slot in &changes.sweep_tags {
-                maps.sweep_tags(*slot, self.slots.maps())?;
+            maps.sweep_tags(&changes.freed, &changes.sweep_tags, self.slots.maps())?;
+        }
+        Ok(Taken {
+            problems,
+            freed: changes.freed,
+        })
+    }
+
+    /// Nobody has this slot any more. A pod that was made anew under the same name takes over what
+    /// was counted, since it goes by the same labels, and counters don't go back.
+    fn free(&mut self, slot: u32) {
+        let (Some(tally), Some(owner)) = (self.tallies.remove(&slot), self.labels.remove(&slot))
+        else {
+            return;
+        };
+        let heir = self
+            .labels
+            .iter()
+            .find(|(_, other)| other.labels() == owner.labels())
+            .and_then(|(heir, _)| self.tallies.get_mut(heir));
+        if let Some(heir) = heir {
+            for direction in 0..2 {
+                let counted = sum(&tally.counts[direction], &tally.earlier[direction]);
+                heir.earlier[direction] = sum(&heir.earlier[direction], &counted);
             }
         }
-        Ok(problems)
     }
 
     fn highest(&self, given: &[(u32, Owner)]) -> u32 {
@@ -259,6 +351,7 @@ impl Ownership {
     pub(super) fn counted(&mut self, found: Found, probes: &Probes) -> io::Result<()> {
         self.read(probes)?;
         let (whole, seconds) = (found.whole, found.took.as_secs_f64());
+        let states = found.states_by_slot();
         let (entries, untagged) = found.settle(&probes.owners().tags()?);
         self.recount.times += 1;
         self.recount.seconds = seconds;
@@ -271,6 +364,7 @@ impl Ownership {
                 }
             }
             tally.at_census = None;
+            tally.states = states.get(slot).cloned().unwrap_or_default();
         }
         if whole {
             let gone: Vec<_> = self
@@ -294,10 +388,18 @@ impl Ownership {
         }
     }
 
-    /// Everything that a snapshot needs.
-    pub(super) fn now(&self) -> OwnersNow {
+    /// Everything that a snapshot needs, `at` so long after the agent began; `limit`: that of the
+    /// tables, 0: none.
+    pub(super) fn now(&mut self, at: Duration, limit: u64) -> OwnersNow {
+        self.timeline.tick(at);
+        for tally in self.tallies.values_mut() {
+            let sums = tally.sums();
+            tally.series.add(&self.timeline, sums);
+        }
+        let mut samples = self.samples();
+        share(&mut samples, limit);
         OwnersNow {
-            samples: self.samples(),
+            samples,
             names: self.names(),
             occupancy: self.slots.occupancy(),
             recount: self.recount(),
@@ -316,6 +418,8 @@ impl Ownership {
                     present: self.is_present(*slot),
                     egress: tally.totals(Direction::Egress),
                     ingress: tally.totals(Direction::Ingress),
+                    activity: tally.activity(&self.timeline),
+                    destinations: Tops::default(),
                 })
             })
             .collect()
@@ -335,6 +439,29 @@ impl Ownership {
             .keys()
             .filter_map(|slot| Some((*slot, self.slots.owner(*slot)?.clone())))
             .collect()
+    }
+}
+
+/// Fills in what part of everything each has.
+fn share(samples: &mut [OwnerSample], limit: u64) {
+    let holdings: Vec<_> = samples
+        .iter()
+        .map(|sample| Holding {
+            owner: sample.slot,
+            live: sample.live(),
+            insert_rate: sample
+                .activity
+                .inserts_per_second
+                .ten_seconds
+                .unwrap_or(0.0),
+            drop_rate: sample.activity.drops_per_second.ten_seconds.unwrap_or(0.0),
+        })
+        .collect();
+    for (sample, share) in samples.iter_mut().zip(shares(&holdings, limit)) {
+        sample.activity.live_share = share.live_share;
+        sample.activity.limit_share = share.limit_share;
+        sample.activity.insert_share = share.insert_share;
+        sample.activity.drop_share = share.drop_share;
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     census::Charging,
     kernel::{
         Root,
-        entries::{Outcome, walk_namespaces},
+        entries::{Outcome, State, walk_namespaces},
         tables,
     },
 };
@@ -44,6 +44,8 @@ pub(super) struct Found {
     /// Entries that had no tag when it began but should have one: what it would be called, the
     /// slot and direction without it, and the address.
     pub(super) untagged: Vec<(TagKey, (u32, Direction), IpAddr)>,
+    /// States of all entries, by slot.
+    states: BTreeMap<(u32, State), u64>,
     /// Nothing was left out.
     pub(super) whole: bool,
     pub(super) took: Duration,
@@ -139,6 +141,7 @@ fn walk(charging: &Charging) -> Found {
     let outcomes = walk_namespaces(&root, &namespaces, |netns, entry| {
         let charge = charging.charge(netns, entry);
         let party = (charge.party.slot(), charge.party.direction());
+        *found.states.entry((party.0, entry.state)).or_default() += 1;
         match charge.untagged {
             Some((key, address)) if found.untagged.len() < MOST_UNTAGGED => {
                 found.untagged.push((key, party, address));
@@ -161,6 +164,19 @@ fn walk(charging: &Charging) -> Found {
 }
 
 impl Found {
+    /// Names of states and how many entries are in each, most frequent first, by slot.
+    pub(super) fn states_by_slot(&self) -> BTreeMap<u32, Vec<(String, u64)>> {
+        let mut by_slot: BTreeMap<u32, Vec<(String, u64)>> = BTreeMap::new();
+        for ((slot, state), entries) in &self.states {
+            let states = by_slot.entry(*slot).or_default();
+            states.push((state.label(), *entries));
+        }
+        for states in by_slot.values_mut() {
+            states.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        }
+        by_slot
+    }
+
     /// Entries by slot and direction, with the tags that there are by now; and the addresses that
     /// have entries without one.
     pub(super) fn settle(self, tags: &HashMap<TagKey, Party>) -> (Counted, HashSet<IpAddr>) {

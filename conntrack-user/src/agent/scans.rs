@@ -2,35 +2,39 @@
 //! and events must not wait for them.
 
 use std::{
-    sync::{
-        Arc,
-        mpsc::{self, RecvTimeoutError},
-    },
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, spawn_local},
+};
 
 use crate::{
     kernel::Root,
-    owners::{Discovery, Scanner},
+    owners::{Discovery, Notifier, Scanner},
     probes::privileges,
 };
 
-/// How often to look without being told to.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How soon to look again while something has just begun.
-const UNSETTLED: Duration = Duration::from_millis(200);
 /// How soon an unknown owner in an event leads to another look, at the earliest.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Looks for owners: now and then, when the kernel says that something changed, and when asked to.
+/// Looks for owners when the kernel says that something changed, when asked to, and now and then.
 #[derive(Debug)]
 pub(super) struct Scans {
     found: watch::Receiver<Option<Arc<Discovery>>>,
     ask: mpsc::Sender<()>,
     asked: Instant,
+    notifier: JoinHandle<()>,
+}
+
+impl Drop for Scans {
+    fn drop(&mut self) {
+        // The thread ends with its sender's last copy.
+        self.notifier.abort();
+    }
 }
 
 impl Scans {
@@ -50,10 +54,13 @@ impl Scans {
         thread::Builder::new()
             .name("owners".to_owned())
             .spawn(look)?;
+        let notify = ask.clone();
+        let changes = latest.clone();
         Ok(Self {
             found: latest,
             ask,
             asked: Instant::now(),
+            notifier: spawn_local(forward(notify, changes)),
         })
     }
 
@@ -78,24 +85,44 @@ impl Scans {
     }
 }
 
-/// What the thread does.
+/// What the thread does: a look at once, then one whenever it is asked.
 fn look(asked: &mpsc::Receiver<()>, found: &watch::Sender<Option<Arc<Discovery>>>) {
     let mut scanner = Scanner::new(Root::system());
     loop {
-        let discovery = Arc::new(scanner.scan());
-        let wait = if discovery.unsettled {
-            UNSETTLED
-        } else {
-            LOOK_EVERY
-        };
-        if found.send(Some(discovery)).is_err() {
+        if found.send(Some(Arc::new(scanner.scan()))).is_err() || asked.recv().is_err() {
             return;
         }
-        match asked.recv_timeout(wait) {
-            // What was asked meanwhile is answered by one look.
-            Ok(()) => while asked.try_recv().is_ok() {},
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+        // What was asked meanwhile is answered by one look.
+        while asked.try_recv().is_ok() {}
+    }
+}
+
+/// Asks the thread to look when the kernel says that something changed, and now and then.
+async fn forward(ask: mpsc::Sender<()>, mut found: watch::Receiver<Option<Arc<Discovery>>>) {
+    let mut notifier = Notifier::new();
+    let mut looked_once = false;
+    loop {
+        for problem in notifier.problems() {
+            tracing::warn!("{problem}");
+        }
+        tokio::select! {
+            changed = found.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let looked = found.borrow_and_update().clone();
+                if let Some(discovery) = looked {
+                    notifier.looked(&discovery);
+                    looked_once = true;
+                }
+                continue;
+            }
+            () = notifier.wait(), if looked_once => {}
+        }
+        // Nothing more is asked until that was answered.
+        looked_once = false;
+        if ask.send(()).is_err() {
+            return;
         }
     }
 }

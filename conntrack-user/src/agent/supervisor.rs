@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Background, KernelInfo, Publisher, Reconciler, Snapshot,
-    ownership::Ownership,
+    ownership::{Ownership, Taken},
     recount::{Found, Recounter},
     scans::Scans,
 };
@@ -208,9 +208,14 @@ impl Supervisor {
             })
             .await;
         let Some((taken, names)) = taken else { return };
-        let problems = taken
-            .unwrap_or_else(|error| vec![format!("owners can't be told to the kernel: {error}")]);
-        for problem in found.problems.iter().chain(&problems) {
+        let taken = taken.unwrap_or_else(|error| Taken {
+            problems: vec![format!("owners can't be told to the kernel: {error}")],
+            ..Taken::default()
+        });
+        for slot in taken.freed {
+            self.publisher.destinations().forget(slot);
+        }
+        for problem in found.problems.iter().chain(&taken.problems) {
             self.remember(problem);
         }
         // Events may name those that were just found.

@@ -294,9 +294,10 @@ impl Key {
                 Some(Direction::Ingress) => 2,
             }]),
             Part::Netns(inode) => self.put(&inode.to_ne_bytes()),
-            Part::Destination(endpoint) => self.put(&write_endpoint(endpoint)),
+            Part::Destination(endpoint) | Part::Service(Some(endpoint)) => {
+                self.put(&write_endpoint(endpoint));
+            }
             Part::Service(None) => self.put(&[0; ENDPOINT]),
-            Part::Service(Some(endpoint)) => self.put(&write_endpoint(endpoint)),
             Part::Source(address) => self.put(&write_address(address)),
             Part::Protocol(number) => self.put(&[number]),
             Part::State(state) => self.put(&state.to_bytes()),

@@ -16,6 +16,8 @@ mod groups;
 mod key;
 mod owners;
 mod summary;
+#[cfg(test)]
+mod tests;
 pub mod text;
 
 pub use charging::{Charge, Charging};

@@ -60,7 +60,7 @@ pub fn states(summary: &Summary) -> String {
         if line.chars().count() + word.chars().count() > WIDTH {
             out += line.trim_end();
             out.push('\n');
-            line = "       ".to_owned();
+            "       ".clone_into(&mut line);
         }
         line += &word;
     }
@@ -118,8 +118,13 @@ pub fn group(group: &Group, totals: Counts, labels: &Labels<'_>) -> String {
 
 fn row(name: &str, [entries, share, evictable]: [String; 3]) -> String {
     let room = WIDTH - NUMBERS;
-    let name = text::shorten(name, room);
-    format!("{name:<room$} {entries:>13} {share:>7} {evictable:>10}\n")
+    // A long name has a line of its own.
+    let (above, name) = if name.chars().count() > room {
+        (text::shorten(name, WIDTH) + "\n", "")
+    } else {
+        (String::new(), name)
+    };
+    format!("{above}{name:<room$} {entries:>13} {share:>7} {evictable:>10}\n")
 }
 
 fn title(by: By) -> &'static str {

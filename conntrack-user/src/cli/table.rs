@@ -12,9 +12,10 @@ use ipnet::IpNet;
 
 use super::{Failure, args::LogArgs, logging};
 use crate::{
-    census::{By, Census, Filter, Labels, MOST_KEYS, Owners, line_json, parse_state, text},
+    census::{By, Census, Charging, Filter, Labels, MOST_KEYS, line_json, parse_state, text},
     events::{Netns, parse_network, parse_protocol},
     kernel::{Root, entries::walk_namespaces, sysctl, tables::Namespace},
+    owners::{Limits, Scanner, Slots},
     sys::netns::Inode,
 };
 
@@ -102,31 +103,35 @@ enum Output {
     Json,
 }
 
-/// Who knows whose an entry is. Nobody yet: then the largest sources are shown instead.
-fn owners() -> Option<Box<dyn Owners + Sync>> {
-    None
+/// Whose an entry is, by a look around of our own. Sockets of the host are the host's: only the
+/// running agent saw whose they are.
+fn owners(root: &Root) -> Charging {
+    let mut slots = Slots::new(Limits::default());
+    let found = Scanner::new(root.clone()).scan();
+    slots.apply(&found, |_| true, |_| false);
+    Charging {
+        maps: slots.maps().clone(),
+        host_netns: found.host_netns.unwrap_or_default(),
+        names: slots
+            .occupants()
+            .map(|(slot, occupant)| (slot, occupant.owner.name()))
+            .collect(),
+        ..Charging::default()
+    }
 }
 
 impl Table {
     pub(super) fn run(self) -> anyhow::Result<()> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::WARN);
         let root = Root::system();
-        let owners = owners();
-        let wants_owners = |by: &By| matches!(by, By::Owner | By::Direction);
-        if owners.is_none() && self.by.iter().any(wants_owners) {
-            return Err(Failure {
-                what: "whose an entry is can't be told here".to_owned(),
-                help: "group by source or destination instead".to_owned(),
-            }
-            .into());
-        }
+        let owners = owners(&root);
         let namespaces = targets::find(&root, &self.netns)?;
         let names: BTreeMap<Inode, String> = namespaces
             .iter()
             .map(|namespace| (namespace.inode, namespace.name.clone()))
             .collect();
         let labels = Labels {
-            owners: owners.as_deref(),
+            owners: Some(&owners),
             namespaces: Some(&names),
         };
         if self.list {

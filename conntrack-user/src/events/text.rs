@@ -178,7 +178,11 @@ mod tests {
     use crate::events::{Clock, Names, sample};
 
     fn text(view: &View) -> String {
-        let names: Names = [(4_026_531_840, "host".to_owned())].into_iter().collect();
+        let pod = crate::owners::Owner::pod("u-1", Some(("shop", "cart-1")));
+        let names = [(4_026_531_840, "host".to_owned())]
+            .into_iter()
+            .collect::<Names>()
+            .with_owners([(2, pod)].into_iter().collect());
         let line = line(&Event::new(view, &mut Clock::default(), &names), false);
         assert_eq!(line.chars().filter(|char| *char == ':').take(2).count(), 2);
         line.get(13..).expect("a time before it").to_owned()
@@ -188,15 +192,15 @@ mod tests {
     fn one_of_each() {
         assert_eq!(
             text(&sample::insert()),
-            "insert host       udp   10.0.0.1:1234 > 10.0.0.2:53"
+            "insert host               udp   10.0.0.1:1234 > 10.0.0.2:53"
         );
         assert_eq!(
             text(&sample::icmpv6_drop()),
-            "drop   4026532177 icmpv6 fd00::1 > fd00::2 type 128/0 id 7 table_full"
+            "drop   4026532177         icmpv6 fd00::1 > fd00::2 type 128/0 id 7 table_full"
         );
         assert_eq!(
             text(&sample::eviction()),
-            "evict  host       tcp   10.0.0.9:40000 > 10.0.0.2:80 for 10.0.0.1:1234 > 10.0.0.2:53"
+            "evict  shop/cart-1        tcp   10.0.0.9:40000 > 10.0.0.2:80 for 10.0.0.1:1234"
         );
     }
 

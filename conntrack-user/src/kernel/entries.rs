@@ -39,6 +39,8 @@ mod entry;
 mod namespaces;
 mod parse;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use entry::{Entry, Layer4, Status, Tuple};
 pub use namespaces::{Outcome, walk_namespaces};

@@ -72,8 +72,8 @@ trait LineReader {
     fn read(&mut self, line: &str) -> Option<IpAddr>;
 }
 
-/// `/proc/net/fib_trie` (`fib_trie_seq_show`): after `Local:` each address as `|-- 10.0.0.7`, and on the
-/// next lines what there is for it; `/32 host LOCAL` makes it an own one.
+/// `/proc/net/fib_trie` (`fib_trie_seq_show`): after `Local:` each address as `|-- 10.0.0.7`, and
+/// on the next lines what there is for it; `/32 host LOCAL` makes it an own one.
 #[derive(Debug, Default)]
 struct TrieReader {
     local: bool,

@@ -9,10 +9,10 @@
 //! | Docker, podman, nerdctl alone | `/docker/CONTAINER`, `/system.slice/docker-CONTAINER.scope`, `libpod-CONTAINER.scope` |
 //! | systemd | `/system.slice/sshd.service`, `/user.slice/user-0.slice/session-3.scope` |
 //!
-//! The outermost pod counts, then the outermost container, then the outermost unit that is not a slice: what runs
-//! inside is that one's. Below `user@1000.service` a user without rights names the groups, so nothing there is taken for a
-//! pod or a container. Anybody who may make control groups may name them, so nothing that isn't of
-//! the right shape is taken for a UID or an ID.
+//! The outermost pod counts, then the outermost container, then the outermost unit that is not a
+//! slice: what runs inside is that one's. Below `user@1000.service` a user without rights names the
+//! groups, so nothing there is taken for a pod or a container. Anybody who may make control groups
+//! may name them, so nothing that isn't of the right shape is taken for a UID or an ID.
 
 use serde::Serialize;
 
@@ -178,8 +178,8 @@ fn pod_slice(slice: &str) -> Option<Identity> {
     (before == "kubepods" || before.ends_with("-kubepods")).then(|| pod(uid, qos))
 }
 
-/// A pod's container by `kubepods-burstable-podUID.slice:cri-containerd:CONTAINER`: what a runtime with the
-/// cgroupfs driver makes below its own unit when the kubelet has the other driver.
+/// A pod's container by `kubepods-burstable-podUID.slice:cri-containerd:CONTAINER`: what a runtime
+/// with the cgroupfs driver makes below its own unit when the kubelet has the other driver.
 fn joined(segment: &str) -> Option<(Identity, &str)> {
     let (slice, rest) = segment.split_once(".slice:")?;
     Some((pod_slice(slice)?, trailing_id(rest)?))

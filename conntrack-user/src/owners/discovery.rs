@@ -26,7 +26,7 @@ pub struct Found {
 pub struct Discovery {
     /// When it was looked.
     pub at: Instant,
-    /// How long that took.
+    /// What that took of a processor.
     pub took: Duration,
     /// The owners: pods first, then by what tells them apart.
     pub owners: Vec<Found>,

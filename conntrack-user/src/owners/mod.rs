@@ -1,4 +1,39 @@
-//! Who is on this node.
+//! Who is on this node, found without asking any API, and which slot each owner has in the kernel's
+//! maps.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | [`Scanner`] | looks around: control groups, one process of each for its network, `/proc/PID/net` for its addresses, log folders for the pods' names |
+//! | [`Notifier`] | says when to look: soon after something began, else every ten seconds |
+//! | [`Slots`] | gives slots, and says what to change in the kernel's maps so that each entry leaves on the account it came on |
+//! | [`cgroup_path`] | what the path of a control group says |
+//!
+//! ```no_run
+//! # async fn run(live: impl Fn(u32) -> i64, write: impl Fn(&conntrack_user::owners::Changes)) {
+//! use conntrack_user::kernel::Root;
+//! use conntrack_user::owners::{Limits, Notifier, Scanner, Slots};
+//!
+//! let mut scanner = Scanner::new(Root::system());
+//! let mut notifier = Notifier::new();
+//! let mut slots = Slots::new(Limits::default());
+//! loop {
+//!     notifier.wait().await;
+//!     let found = scanner.scan(); // Blocks: on a thread of its own.
+//!     notifier.looked(&found);
+//!     // What is live is read after the changes of the last time were written.
+//!     let changes = slots.apply(&found, |slot| live(slot) <= 0, |_address| true);
+//!     write(&changes); // In the order of the fields; and `found.problems`, `changes.problems` are told.
+//! }
+//! # }
+//! ```
+//!
+//! An owner is whoever a process was found of: a pod by its UID; a systemd unit that is not a slice
+//! (everything below it is its own); a slice with processes of its own; a container outside
+//! Kubernetes by its ID; any other control group only if it has a network of its own. Everything
+//! else is the host's.
+//!
+//! Several slots may have the same metric labels: a pod that was made anew under its name has
+//! another slot than the one before, as long as that one has entries. Sum them up.
 
 mod addresses;
 pub mod cgroup_path;
@@ -6,6 +41,7 @@ mod discovery;
 mod groups;
 mod hierarchies;
 mod networks;
+mod notify;
 mod owner;
 mod pod_logs;
 mod scanner;
@@ -13,6 +49,7 @@ mod slots;
 mod tree;
 
 pub use discovery::{Discovery, Found};
+pub use notify::Notifier;
 pub use owner::{Details, Key, Labels, Owner, OwnerKind, Workload};
 pub use scanner::Scanner;
 pub use slots::{Changes, Limits, MapChanges, Maps, Occupancy, Occupant, Slots, State};

@@ -12,8 +12,8 @@ use super::addresses::Addresses;
 use super::groups::{Group, MemberId};
 use crate::kernel::{Root, tables::namespace_of};
 
-/// How long a new owner's network is looked at anew with each scan: a runtime makes the control group
-/// first, then a process, then, with Docker, the addresses.
+/// How long a new owner's network is looked at anew with each scan: a runtime makes the control
+/// group first, then a process, then, with Docker, the addresses.
 const YOUNG: Duration = Duration::from_secs(10);
 
 /// How often what should not change is looked at.

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
+
 use super::addresses::Addresses;
 use super::discovery::{Discovery, Found};
 use super::groups::{self, Groups, MemberId};
@@ -21,7 +23,8 @@ mod tests;
 /// How many control groups of one hierarchy are looked at.
 const MOST_CGROUPS: usize = 1 << 16;
 
-/// How long a control group whose path doesn't tell is looked at with each scan, and how often later.
+/// How long a control group whose path doesn't tell is looked at with each scan, and how often
+/// later.
 const YOUNG: Duration = Duration::from_secs(10);
 const REFRESH: Duration = Duration::from_secs(30);
 
@@ -33,8 +36,8 @@ const MOST_SAID: usize = 1000;
 
 /// Looks around, again and again. A scan blocks, for some milliseconds on a node with 250 pods.
 ///
-/// Rights: `CAP_SYS_PTRACE` to see which network a process is in; `/sys/fs/cgroup`, `/proc` and `/var/log/pods`
-/// of the host.
+/// Rights: `CAP_SYS_PTRACE` to see which network a process is in; `/sys/fs/cgroup`, `/proc` and
+/// `/var/log/pods` of the host.
 #[derive(Debug)]
 pub struct Scanner {
     root: Root,
@@ -78,14 +81,16 @@ impl Scanner {
 
     /// As [`Scanner::scan`], at the time `now`.
     fn scan_at(&mut self, now: Instant) -> Discovery {
-        let began = Instant::now();
+        let began = processor_time();
         let mut found = Discovery::empty(now);
         let mut problems = Problems::default();
-        found.host_netns = namespace_of(&self.root.proc("1/ns/net")).ok();
-        if found.host_netns.is_none() {
-            problems.hidden = true;
-            found.whole = false;
-        }
+        // Without the right to look at process 1, the agent is most likely in the host's network.
+        let host = namespace_of(&self.root.proc("1/ns/net"));
+        problems.hidden |= host.is_err();
+        found.host_netns = host
+            .or_else(|_| namespace_of(&self.root.proc("thread-self/ns/net")))
+            .ok();
+        found.whole = found.host_netns.is_some();
         let groups = self.groups(now, &mut found, &mut problems);
         self.networks.keep(|key| groups.by_key.contains_key(key));
         for (key, group) in &groups.by_key {
@@ -113,7 +118,7 @@ impl Scanner {
         found
             .problems
             .retain(|problem| said.insert(problem.clone()));
-        found.took = began.elapsed();
+        found.took = processor_time().saturating_sub(began);
         found
     }
 
@@ -208,8 +213,8 @@ impl Scanner {
             .collect()
     }
 
-    /// Reads again what can't be right: one of two owners of an address may just have lost it. Whether that
-    /// was done.
+    /// Reads again what can't be right: one of two owners of an address may just have lost it.
+    /// Whether that was done.
     fn reread_doubtful(
         &mut self,
         holders: &BTreeMap<u32, Key>,
@@ -240,7 +245,7 @@ impl Scanner {
             .read
             .is_none_or(|(at, took)| now.saturating_duration_since(at) >= took * HOST_PAUSE);
         if due {
-            let began = Instant::now();
+            let began = processor_time();
             match Addresses::read(&self.root.proc("1/net")) {
                 Ok(addresses) => {
                     if addresses.cut {
@@ -257,7 +262,7 @@ impl Scanner {
                     self.root.proc("1/net").display()
                 )),
             }
-            self.host.read = Some((now, began.elapsed()));
+            self.host.read = Some((now, processor_time().saturating_sub(began)));
         }
         found.host_addresses = self.host.addresses.iter().copied().collect();
     }
@@ -300,4 +305,9 @@ impl Scanner {
         }
         found.folders = Arc::clone(&self.folders);
     }
+}
+
+/// What the calling thread has used of a processor.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

@@ -1,10 +1,11 @@
 //! The control groups of one hierarchy. Only what changed is read again.
 //!
-//! kernfs keeps the number of folders in a folder in its link count. So if that has not changed, and every
-//! folder that was there is still the same one, then no other one came: one `stat` for each is enough.
+//! kernfs keeps the number of folders in a folder in its link count. So if that has not changed,
+//! and every folder that was there is still the same one, then no other one came: one `stat` for
+//! each is enough.
 
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -92,8 +93,8 @@ impl Tree {
         Ok(changed)
     }
 
-    /// Calls `each` with every control group and its folder, parents first. What `each` gives back is
-    /// handed to the children.
+    /// Calls `each` with every control group and its folder, parents first. What `each` gives back
+    /// is handed to the children.
     pub(super) fn walk<T: Clone>(&self, first: T, mut each: impl FnMut(&Node, &Path, &T) -> T) {
         if let Some(root) = &self.root {
             let mut path = self.path.clone();

@@ -120,7 +120,7 @@ mod tests {
                 live: now.entries,
                 inserts: now.inserts - then.inserts,
                 deletes: now.deletes - then.deletes,
-                seconds: (now.at - then.at).as_secs_f64(),
+                seconds: now.at.abs_diff(then.at).as_secs_f64(),
                 watched: now.at,
             };
             told.push(flow.lifetime());
@@ -190,7 +190,7 @@ mod tests {
             inserts: 600,
             deletes: 600,
             seconds: 60.0,
-            watched: Duration::from_secs(3600),
+            watched: Duration::from_hours(1),
         };
         assert_eq!(flow.lifetime().map(|told| told.is), Some(Bound::AtMost));
     }
@@ -202,7 +202,7 @@ mod tests {
             inserts: ENOUGH - 1,
             deletes: ENOUGH - 1,
             seconds: 60.0,
-            watched: Duration::from_secs(60),
+            watched: Duration::from_mins(1),
         };
         assert_eq!(flow.lifetime(), None);
         let enough = Flow {

@@ -6,8 +6,10 @@
 //! * [`lifetime`]: how long entries live on average;
 //! * [`forecast`]: when a table will be full;
 //! * [`share`]: the part of a table that each owner holds, and the part that it fills;
+//! * [`destinations`]: where the connections of each owner go;
 //! * [`heavy`]: the heaviest keys of a stream, in bounded memory.
 
+pub mod destinations;
 pub mod forecast;
 pub mod heavy;
 pub mod lifetime;

@@ -86,6 +86,7 @@ impl Default for Timeline {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "below 64")]
 const fn slot(sample: u64) -> usize {
     (sample % SLOTS as u64) as usize
 }

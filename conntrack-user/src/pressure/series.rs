@@ -115,7 +115,8 @@ impl Simulation {
         while sample < seconds {
             let step = self.at + 0.05;
             let (rate, life) = load(self.at);
-            while rate > 0.0 {
+            loop {
+                // Never, at a rate of 0.
                 let next = self.at + self.random.exponential(1.0 / rate);
                 if next >= step {
                     break;

@@ -226,13 +226,14 @@ impl OwnerMaps {
         Ok(tags)
     }
 
-    /// Removes the tags that name `slot`, but for those of entries whose source is claimed with
-    /// [`FLAG_TAGGED`]: of a socket of the host, for one.
+    /// Removes the tags of slots that nobody has any more, and those that have no use of slots that
+    /// somebody has.
     ///
     /// # Errors
     /// If the map can't be read or written.
-    pub fn sweep_tags(&mut self, slot: u32, maps: &Maps) -> io::Result<()> {
-        let needed = |key: &TagKey| {
+    pub fn sweep_tags(&mut self, freed: &[u32], swept: &[u32], maps: &Maps) -> io::Result<()> {
+        // Sockets of the host left tags too: those whose source is claimed with the flag are used.
+        let used = |key: &TagKey| {
             let address = if key.tuple.l3num == AF_INET {
                 Address::v4(key.tuple.src[0])
             } else {
@@ -244,8 +245,12 @@ impl OwnerMaps {
                 .get(&address)
                 .is_some_and(|claim| claim.flags & FLAG_TAGGED != 0)
         };
+        if freed.is_empty() && swept.is_empty() {
+            return Ok(());
+        }
         for (key, party) in self.tags()? {
-            if party.slot() == slot && !needed(&key) {
+            let slot = party.slot();
+            if freed.contains(&slot) || (swept.contains(&slot) && !used(&key)) {
                 absent_is_fine(self.tags.remove(&key))?;
             }
         }

@@ -1,9 +1,13 @@
 //! The JSON of `/status`.
 
+use std::{cmp::Reverse, collections::BTreeSet};
+
 use serde::Serialize;
 
 use crate::{
-    agent::{Drift, KernelInfo, Own, Snapshot, State, Table, Unexplained},
+    agent::{Drift, KernelInfo, Own, OwnerSample, Recount, Snapshot, State, Table, Unexplained},
+    owners::Occupancy,
+    pressure::rate::Rates,
     probes::{FieldStatus, HookStatus, ProgramTime, Totals},
 };
 
@@ -22,6 +26,13 @@ pub struct Status<'a> {
     table_bytes: Option<u64>,
     tables: &'a [Table],
     totals: &'a Totals,
+    /// Owners that hold, open or lose most.
+    owners: Vec<&'a OwnerSample>,
+    /// Owners that are not among them.
+    owners_not_shown: usize,
+    occupancy: Occupancy,
+    /// The last census.
+    census: Recount,
     /// What only the kernel counted.
     unexplained: Unexplained,
     /// Records that watchers were too slow to take.
@@ -38,9 +49,39 @@ struct Capabilities<'a> {
     kept: &'a [String],
 }
 
+/// Owners that `/status` shows, by each of live entries, inserts and drops.
+const OWNERS: usize = 20;
+
+/// The owners that are first by live entries, by inserts or by drops; by live entries.
+fn foremost(owners: &[OwnerSample]) -> Vec<&OwnerSample> {
+    let rate = |rates: &Rates| rates.ten_seconds.unwrap_or(0.0);
+    let orders: [&dyn Fn(&OwnerSample) -> f64; 3] = [
+        &|owner| owner.activity.live_share,
+        &|owner| rate(&owner.activity.inserts_per_second),
+        &|owner| rate(&owner.activity.drops_per_second),
+    ];
+    let mut shown = BTreeSet::new();
+    for order in orders {
+        let mut sorted: Vec<_> = owners.iter().collect();
+        sorted.sort_by(|a, b| order(b).total_cmp(&order(a)));
+        shown.extend(sorted.iter().take(OWNERS).map(|owner| owner.slot));
+    }
+    let mut foremost: Vec<_> = owners
+        .iter()
+        .filter(|owner| shown.contains(&owner.slot))
+        .collect();
+    foremost.sort_by_key(|owner| (Reverse(owner.live()), owner.slot));
+    foremost
+}
+
 impl<'a> From<&'a Snapshot> for Status<'a> {
     fn from(snapshot: &'a Snapshot) -> Self {
+        let owners = foremost(&snapshot.owners);
         Self {
+            owners_not_shown: snapshot.owners.len() - owners.len(),
+            owners,
+            occupancy: snapshot.occupancy,
+            census: snapshot.recount,
             version: env!("CARGO_PKG_VERSION"),
             state: snapshot.state,
             reason: snapshot.reason.as_deref(),

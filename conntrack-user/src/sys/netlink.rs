@@ -7,6 +7,8 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -14,6 +16,9 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
+
+#[cfg(test)]
+mod tests;
 
 /// Length of `struct nlmsghdr`, bytes.
 const HEADER: usize = 16;
@@ -35,6 +40,13 @@ const ATTRIBUTE_FLAGS: u16 = 0xc000;
 /// The kernel fills at most this much at once (`NLMSG_GOODSIZE` is at most 8 KiB, a dump 32 KiB:
 /// `netlink_dump`). A longer buffer makes a dump no faster, one below 32 KiB makes it slower.
 const BUFFER: usize = 1 << 16;
+
+/// Datagrams of a long list are handed on together, this many bytes: waking a thread for each costs
+/// more than it saves.
+const BATCH: usize = 1 << 18;
+
+/// How many batches there are: one is filled while another one is read.
+const BATCHES: usize = 2;
 
 /// No answer of the kernel takes this long, seconds; without it a lost answer would hang the
 /// caller.
@@ -69,7 +81,6 @@ impl From<Errno> for NetlinkError {
 #[derive(Debug)]
 pub struct Socket {
     file: OwnedFd,
-    buffer: Vec<u8>,
     sequence: u32,
 }
 
@@ -89,7 +100,6 @@ impl Socket {
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         Ok(Self {
             file: socket,
-            buffer: vec![0; BUFFER],
             sequence: 0,
         })
     }
@@ -105,11 +115,22 @@ impl Socket {
         message: u8,
         mut each: impl FnMut(&Part<'_>),
     ) -> Result<(), NetlinkError> {
-        let ended = self.stream(subsystem, message, |part| {
-            each(part);
-            ControlFlow::Continue(())
-        })?;
-        if ended.interrupted {
+        self.ask(subsystem, message)?;
+        let mut interrupted = false;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let length = self.receive(&mut buffer)?;
+            let answer = buffer.get(..length).unwrap_or_default();
+            let read = read_answer(answer, self.sequence, &mut |part| {
+                each(part);
+                ControlFlow::Continue(())
+            })?;
+            interrupted |= read.interrupted;
+            if read.last {
+                break;
+            }
+        }
+        if interrupted {
             return Err(NetlinkError::Interrupted);
         }
         Ok(())
@@ -117,6 +138,9 @@ impl Socket {
 
     /// As [`Socket::dump`], for long lists: goes on when the kernel says that what it lists changed
     /// meanwhile (the end says so), and ends early when `each` breaks.
+    ///
+    /// The kernel makes the next piece of a list in the call that takes the one before, so a thread
+    /// does that while this one reads.
     ///
     /// # Errors
     /// When the kernel refuses, or the answer makes no sense.
@@ -126,23 +150,80 @@ impl Socket {
         message: u8,
         mut each: impl FnMut(&Part<'_>) -> ControlFlow<()>,
     ) -> Result<Ended, NetlinkError> {
+        self.ask(subsystem, message)?;
         let mut ended = Ended::default();
+        let socket = &*self;
+        // As many batches as there are buffers, so that giving one back never blocks.
+        let (full, batches) = sync_channel(BATCHES);
+        let (give_back, empty) = sync_channel(BATCHES);
+        thread::scope(|scope| {
+            for _ in 0..BATCHES {
+                // Nobody has hung up yet.
+                drop(give_back.send(vec![0; BATCH]));
+            }
+            thread::Builder::new()
+                .name("netlink".into())
+                .spawn_scoped(scope, move || {
+                    // Ends with the list, with an error, or when nobody wants more.
+                    for mut buffer in empty {
+                        let filled = socket.fill(&mut buffer);
+                        let more = matches!(filled, Ok((_, false)));
+                        if full.send(filled.map(|filled| (buffer, filled))).is_err() || !more {
+                            break;
+                        }
+                    }
+                })?;
+            // Both ends go with this closure, before the thread is waited for.
+            let (batches, give_back) = (batches, give_back);
+            for batch in batches {
+                let (buffer, (length, _)) = batch?;
+                let answer = buffer.get(..length).unwrap_or_default();
+                let read = read_answer(answer, socket.sequence, &mut each)?;
+                ended.interrupted |= read.interrupted;
+                ended.stopped = read.stopped;
+                if read.last || read.stopped {
+                    break;
+                }
+                // The thread may have met the end by now.
+                drop(give_back.send(buffer));
+            }
+            Ok(ended)
+        })
+    }
+
+    /// Sends a question.
+    fn ask(&mut self, subsystem: u8, message: u8) -> Result<(), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let request = request(subsystem, message, self.sequence);
         send(self.file.as_raw_fd(), &request, MsgFlags::empty())?;
+        Ok(())
+    }
+
+    /// Takes one datagram.
+    fn receive(&self, buffer: &mut [u8]) -> Result<usize, NetlinkError> {
         loop {
-            let length = match recv(self.file.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
-                Ok(length) => length,
-                Err(Errno::EINTR) => continue,
+            match recv(self.file.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
+                // Longer than the buffer: cut off.
+                Ok(length) if length > buffer.len() => return Err(NetlinkError::Malformed),
+                Ok(length) => return Ok(length),
+                Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
-            };
-            // Longer than the buffer: cut off.
-            let answer = self.buffer.get(..length).ok_or(NetlinkError::Malformed)?;
-            let read = read_answer(answer, self.sequence, &mut each)?;
-            ended.interrupted |= read.interrupted;
-            ended.stopped = read.stopped;
-            if read.last || read.stopped {
-                return Ok(ended);
+            }
+        }
+    }
+
+    /// Takes datagrams, one behind the other, until there is no room for another one. How many bytes,
+    /// and whether the answer ends in them.
+    fn fill(&self, buffer: &mut [u8]) -> Result<(usize, bool), NetlinkError> {
+        let mut filled = 0;
+        loop {
+            let room = buffer.get_mut(filled..).unwrap_or_default();
+            let length = self.receive(room)?;
+            let last = ends(room.get(..length).unwrap_or_default(), self.sequence);
+            filled += length;
+            let whole = filled.is_multiple_of(4);
+            if last || !whole || buffer.len() - filled < BUFFER {
+                return Ok((filled, last));
             }
         }
     }
@@ -186,7 +267,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// What one datagram said besides its parts.
+/// What datagrams said besides their parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Read {
     /// It ends the answer.
@@ -195,7 +276,53 @@ struct Read {
     stopped: bool,
 }
 
-/// Reads one datagram.
+/// `struct nlmsghdr`.
+struct Header {
+    length: usize,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+}
+
+impl Header {
+    /// The first message's header, and what follows the message.
+    #[inline]
+    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let header: &[u8; HEADER] = bytes.first_chunk()?;
+        let word = |at: usize| {
+            u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
+        let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+        let length = usize::try_from(word(0)).ok().filter(|length| {
+            // Else the walk would not get on.
+            *length >= HEADER
+        })?;
+        let rest = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let header = Self {
+            length,
+            kind: half(4),
+            flags: half(6),
+            sequence: word(8),
+        };
+        Some((header, rest))
+    }
+}
+
+/// Whether nothing follows this datagram: it ends the answer, or can't be read.
+fn ends(mut bytes: &[u8], sequence: u32) -> bool {
+    while !bytes.is_empty() {
+        let Some((header, rest)) = Header::read(bytes) else {
+            return true;
+        };
+        if header.sequence == sequence && matches!(header.kind, NLMSG_ERROR | NLMSG_DONE) {
+            return true;
+        }
+        bytes = rest;
+    }
+    false
+}
+
+/// Reads datagrams.
 fn read_answer(
     mut bytes: &[u8],
     sequence: u32,
@@ -203,20 +330,17 @@ fn read_answer(
 ) -> Result<Read, NetlinkError> {
     let mut read = Read::default();
     while !bytes.is_empty() {
-        let header: &[u8; HEADER] = bytes.first_chunk().ok_or(NetlinkError::Malformed)?;
-        let word = |at: usize| {
-            u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-        };
-        let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
-        let length = usize::try_from(word(0)).map_err(|_| NetlinkError::Malformed)?;
-        let body = bytes.get(HEADER..length).ok_or(NetlinkError::Malformed)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let (header, rest) = Header::read(bytes).ok_or(NetlinkError::Malformed)?;
+        let body = bytes
+            .get(HEADER..header.length)
+            .ok_or(NetlinkError::Malformed)?;
+        bytes = rest;
         // An answer to an earlier question that was given up.
-        if word(8) != sequence {
+        if header.sequence != sequence {
             continue;
         }
-        read.interrupted |= half(6) & NLM_F_DUMP_INTR != 0;
-        match half(4) {
+        read.interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
+        match header.kind {
             NLMSG_NOOP => {}
             NLMSG_ERROR | NLMSG_DONE => {
                 let status = body
@@ -274,141 +398,5 @@ impl<'a> Iterator for Attributes<'a> {
             .get(length.next_multiple_of(4)..)
             .unwrap_or_default();
         Some((kind, value))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
-        let mut bytes = u32::try_from(HEADER + body.len())
-            .unwrap()
-            .to_ne_bytes()
-            .to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(flags.to_ne_bytes());
-        bytes.extend(sequence.to_ne_bytes());
-        bytes.extend([0; 4]);
-        bytes.extend(body);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
-
-    /// `res_id` and attributes.
-    type Seen = (u16, Vec<(u16, Vec<u8>)>);
-
-    /// The `res_id` after which the reader has enough.
-    const ENOUGH: u16 = 0x0e0e;
-
-    fn read(bytes: &[u8]) -> (Result<Read, NetlinkError>, Vec<Seen>) {
-        let mut parts = Vec::new();
-        let result = read_answer(bytes, 7, &mut |part: &Part<'_>| {
-            let attributes = part
-                .attributes()
-                .map(|(kind, value)| (kind, value.to_vec()))
-                .collect();
-            parts.push((part.resource, attributes));
-            if part.resource == ENOUGH {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        });
-        (result, parts)
-    }
-
-    #[test]
-    fn parts_and_their_attributes() {
-        let mut body = vec![0, 0, 0, 3];
-        // Five bytes, padded to eight; then a nested flag that is not part of the type.
-        body.extend([9_u16.to_ne_bytes(), 2_u16.to_ne_bytes()].concat());
-        body.extend([1, 2, 3, 4, 5, 0, 0, 0]);
-        body.extend([8_u16.to_ne_bytes(), 0x800a_u16.to_ne_bytes()].concat());
-        body.extend([0, 0, 1, 0]);
-        let mut bytes = message(0x0104, 2, 6, b"of an earlier question");
-        bytes.extend(message(0x0104, 2, 7, &body));
-        let (result, parts) = read(&bytes);
-        assert_eq!(result.unwrap(), Read::default());
-        assert_eq!(
-            parts,
-            [(3, vec![(2, vec![1, 2, 3, 4, 5]), (10, vec![0, 0, 1, 0])])]
-        );
-
-        bytes.extend(message(NLMSG_DONE, 2, 7, &0_i32.to_ne_bytes()));
-        assert!(read(&bytes).0.unwrap().last);
-    }
-
-    #[test]
-    fn a_change_meanwhile_is_told_and_does_not_end_the_list() {
-        let mut bytes = message(0x0104, 2, 7, &[0; 4]);
-        bytes.extend(message(0x0104, 2 | NLM_F_DUMP_INTR, 7, &[0; 4]));
-        bytes.extend(message(0x0104, 2, 7, &[0; 4]));
-        bytes.extend(message(NLMSG_DONE, 2, 7, &0_i32.to_ne_bytes()));
-        let (result, parts) = read(&bytes);
-        let read = result.unwrap();
-        assert!(read.interrupted && read.last && !read.stopped);
-        assert_eq!(parts.len(), 3);
-    }
-
-    #[test]
-    fn who_has_enough_is_told_no_more() {
-        let mut bytes = message(0x0104, 2, 7, &[0; 4]);
-        bytes.extend(message(0x0104, 2, 7, &[0, 0, 0x0e, 0x0e]));
-        bytes.extend(message(0x0104, 2, 7, &[0; 4]));
-        let (result, parts) = read(&bytes);
-        assert!(result.unwrap().stopped);
-        assert_eq!(parts.len(), 2);
-    }
-
-    #[test]
-    fn refusals_are_errors() {
-        let refused = message(NLMSG_ERROR, 0, 7, &(-1_i32).to_ne_bytes());
-        assert!(matches!(
-            read(&refused).0,
-            Err(NetlinkError::Refused(Errno::EPERM))
-        ));
-        let late = message(NLMSG_DONE, 2, 7, &(-12_i32).to_ne_bytes());
-        assert!(matches!(
-            read(&late).0,
-            Err(NetlinkError::Refused(Errno::ENOMEM))
-        ));
-        let cut = &message(0x0104, 2, 7, &[0; 40])[..30];
-        assert!(matches!(read(cut).0, Err(NetlinkError::Malformed)));
-        let short = message(0x0104, 2, 7, &[0; 2]);
-        assert!(matches!(read(&short).0, Err(NetlinkError::Malformed)));
-    }
-
-    #[test]
-    fn the_kernel_refuses_what_it_does_not_know() {
-        // There is no subsystem 0, so nothing is loaded by asking for it.
-        let refused = Socket::netfilter().unwrap().dump(0, 100, |_| ());
-        assert!(
-            matches!(refused, Err(NetlinkError::Refused(_))),
-            "{refused:?}"
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            drop(read(&bytes));
-        }
-
-        #[test]
-        fn a_flipped_byte_is_read(at in 0..96_usize, with: u8) {
-            let mut body = vec![0, 0, 0, 1];
-            for kind in 2..8_u16 {
-                body.extend([8_u16.to_ne_bytes(), kind.to_ne_bytes()].concat());
-                body.extend([0, 0, 0, 9]);
-            }
-            let mut bytes = message(0x0104, 2, 7, &body);
-            bytes.extend(message(NLMSG_DONE, 2, 7, &[0; 4]));
-            let at = at % bytes.len();
-            bytes[at] = with;
-            prop_assert!(read(&bytes).1.len() <= 2);
-        }
     }
 }

@@ -18,7 +18,7 @@ use nix::{
 use tempfile::TempDir;
 
 use super::{
-    command::{self, wait_for},
+    command::{self, HANG, wait_for},
     prom::Metrics,
 };
 
@@ -51,9 +51,6 @@ impl Mechanism {
         }
     }
 }
-
-/// How long attaching may take: the verifier is slow under emulation.
-const READY_LIMIT: Duration = Duration::from_mins(1);
 
 /// A running agent; killed when dropped.
 #[derive(Debug)]
@@ -98,7 +95,7 @@ impl Agent {
 
     /// Waits for `/readyz` to say 200.
     pub fn wait_until_ready(mut self) -> Result<Self> {
-        let deadline = Instant::now() + READY_LIMIT;
+        let deadline = Instant::now() + HANG;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!(
@@ -112,7 +109,7 @@ impl Agent {
             if Instant::now() >= deadline {
                 bail!(
                     "ctpressure run was not ready after {} s: {}",
-                    READY_LIMIT.as_secs(),
+                    HANG.as_secs(),
                     command::one_line(&self.log())
                 );
             }
@@ -123,7 +120,7 @@ impl Agent {
     /// Status and body of a page.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
         let response = minreq::get(format!("http://{}{path}", self.address))
-            .with_timeout(10)
+            .with_timeout(HANG.as_secs())
             .send()
             .with_context(|| format!("asking the agent for {path}"))?;
         let status = response.status_code;
@@ -150,7 +147,15 @@ impl Agent {
         serde_json::from_str(&body).context("/status is not JSON")
     }
 
-    /// `/metrics` once nothing is counted any more: the same in samples two seconds apart.
+    /// Seconds from its start to its last sample.
+    fn sampled(&self) -> Result<f64> {
+        self.status()?["uptime_seconds"]
+            .as_f64()
+            .context("/status has no uptime_seconds")
+    }
+
+    /// `/metrics` once nothing is counted any more: the same in samples two seconds apart, however
+    /// long the agent needs for them.
     pub fn settled(&self) -> Result<Metrics> {
         let counts = |metrics: &Metrics| -> Result<Vec<u64>> {
             [
@@ -164,41 +169,34 @@ impl Agent {
             .map(|name| metrics.count(&format!("ctpressure_{name}"), &[]))
             .collect()
         };
-        let mut last: Option<(Instant, Vec<u64>)> = None;
-        wait_for(
-            "the agent's counts to settle",
-            Duration::from_mins(1),
-            || {
-                let metrics = self.scrape()?;
-                let now = counts(&metrics)?;
-                match &last {
-                    Some((since, same)) if *same == now => {
-                        return Ok(
-                            (since.elapsed() >= Duration::from_millis(2_500)).then_some(metrics)
-                        );
-                    }
-                    _ => last = Some((Instant::now(), now)),
+        let mut last: Option<(Instant, f64, Vec<u64>)> = None;
+        wait_for("the agent's counts to settle", HANG, || {
+            // Before the numbers here and after them below: they are of samples that far apart.
+            let sampled = self.sampled()?;
+            let metrics = self.scrape()?;
+            let now = counts(&metrics)?;
+            match &last {
+                Some((since, first, same)) if *same == now => {
+                    let long = since.elapsed() >= Duration::from_millis(2_500);
+                    return Ok((long && sampled - first >= 2.0).then_some(metrics));
                 }
-                thread::sleep(Duration::from_millis(250));
-                Ok(None)
-            },
-        )
+                _ => last = Some((Instant::now(), self.sampled()?, now)),
+            }
+            thread::sleep(Duration::from_millis(250));
+            Ok(None)
+        })
     }
 
     /// Waits until it knows the table of a named network namespace by its name: namespaces are
     /// looked for every few seconds.
     pub fn wait_for_table(&self, name: &str) -> Result<()> {
-        wait_for(
-            "the agent to name the table",
-            Duration::from_secs(20),
-            || {
-                let status = self.status()?;
-                let tables = status["tables"].as_array();
-                Ok(tables
-                    .is_some_and(|tables| tables.iter().any(|table| table["name"] == name))
-                    .then_some(()))
-            },
-        )
+        wait_for("the agent to name the table", HANG, || {
+            let status = self.status()?;
+            let tables = status["tables"].as_array();
+            Ok(tables
+                .is_some_and(|tables| tables.iter().any(|table| table["name"] == name))
+                .then_some(()))
+        })
         .with_context(|| format!("/status has no table `{name}`"))
     }
 
@@ -244,10 +242,10 @@ impl Agent {
             .with_context(|| format!("the agent still runs after {} s", limit.as_secs()))
     }
 
-    /// Ends it as systemd does; it has to exit with status 0 within five seconds.
+    /// Ends it as systemd does; it has to exit with status 0.
     pub fn stop(mut self) -> Result<()> {
         self.signal(Signal::SIGTERM)?;
-        let status = self.wait(Duration::from_secs(5))?;
+        let status = self.wait(HANG)?;
         ensure!(
             status.success(),
             "after SIGTERM the agent ended with {status}: {}",

@@ -12,6 +12,10 @@ use anyhow::{Context as _, Result, anyhow, bail};
 /// How often a condition is looked at while waiting for it.
 pub const POLL: Duration = Duration::from_millis(50);
 
+/// How long to wait for what has to happen: after this time it hangs. Not a measure of speed: on a
+/// host with other work a guest can be twenty times slower than on an idle one.
+pub const HANG: Duration = Duration::from_mins(2);
+
 /// Runs a program to its end and returns what it printed.
 ///
 /// # Errors

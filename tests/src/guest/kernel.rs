@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use super::command;
 
 /// How long a module that is still in use is waited for.
-const UNLOAD_LIMIT: Duration = Duration::from_secs(10);
+const UNLOAD_LIMIT: Duration = command::HANG;
 const SYSCTLS: &str = "/proc/sys/net/netfilter";
 
 /// A conntrack sysctl of this network namespace, such as `nf_conntrack_max`.

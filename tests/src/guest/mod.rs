@@ -7,7 +7,6 @@ pub mod command;
 pub mod entries;
 pub mod generator;
 pub mod kernel;
-pub mod machine;
 pub mod net;
 pub mod owned;
 pub mod prom;

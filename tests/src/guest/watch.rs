@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -16,7 +16,10 @@ use nix::{
 };
 use serde_json::Value;
 
-use super::command::{self, wait_for};
+use super::{
+    agent::Agent,
+    command::{self, HANG, wait_for},
+};
 
 /// One line and when it came.
 #[derive(Clone, Debug)]
@@ -67,7 +70,7 @@ impl Watch {
     pub fn start(socket: &Path, arguments: &str) -> Result<Self> {
         let mut command = Command::new("ctpressure");
         command
-            .args(["watch", "-o", "json", "--socket"])
+            .args(["watch", "-v", "-o", "json", "--socket"])
             .arg(socket);
         command.args(arguments.split_whitespace());
         command
@@ -120,6 +123,24 @@ impl Watch {
         })
     }
 
+    /// Starts several at one agent and waits until it knows what each wants to see: from then on
+    /// they miss nothing.
+    pub fn start_all(agent: &Agent, arguments: &[&str]) -> Result<Vec<Self>> {
+        let watches = arguments
+            .iter()
+            .map(|arguments| Self::start(&agent.socket(), arguments))
+            .collect::<Result<Vec<_>>>()?;
+        for watch in &watches {
+            wait_for("a watch to have asked the agent", HANG, || {
+                let asked = lock(&watch.errors).contains("asking the running agent");
+                Ok(asked.then_some(()))
+            })?;
+        }
+        // All requests are in the agent's sockets: it reads them before it answers a later one.
+        agent.get("/healthz")?;
+        Ok(watches)
+    }
+
     /// Lines so far.
     pub fn lines(&self) -> Vec<Line> {
         lock(&self.lines).clone()
@@ -137,7 +158,7 @@ impl Watch {
 
     /// Waits until a line fits.
     pub fn wait_for(&self, what: &str, fits: impl Fn(&Line) -> bool) -> Result<Line> {
-        wait_for(what, Duration::from_mins(1), || {
+        wait_for(what, HANG, || {
             Ok(lock(&self.lines).iter().find(|line| fits(line)).cloned())
         })
         .with_context(|| {
@@ -153,14 +174,14 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// When it does not end within five seconds, or not with status 0, or printed what is no JSON.
+    /// When it does not end, or not with status 0, or printed what is no JSON.
     pub fn stop(mut self) -> Result<Vec<Line>> {
         let pid = Pid::from_raw(i32::try_from(self.child.id())?);
         if self.child.try_wait()?.is_none() {
             kill(pid, Signal::SIGINT).context("sending SIGINT to the watch")?;
         }
-        let status = command::wait(&mut self.child, Duration::from_secs(5))?
-            .context("ctpressure watch still runs 5 s after SIGINT")?;
+        let status = command::wait(&mut self.child, HANG)?
+            .context("ctpressure watch still runs long after SIGINT")?;
         for reader in self.readers.drain(..) {
             drop(reader.join());
         }

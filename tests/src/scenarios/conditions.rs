@@ -4,7 +4,6 @@ use std::{
     net::TcpListener,
     os::unix::process::CommandExt as _,
     process::{Command, ExitStatus, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -18,16 +17,16 @@ use crate::guest::{
 };
 
 /// `nobody`
-const NOBODY: u32 = 65_534;
+pub(super) const NOBODY: u32 = 65_534;
 
 /// How a program ended, and what it said on both outputs.
-struct End {
+pub(super) struct End {
     status: ExitStatus,
     said: String,
 }
 
 /// Runs a program that has to end by itself.
-fn end_of(command: &mut Command) -> Result<End> {
+pub(super) fn end_of(command: &mut Command) -> Result<End> {
     let log = tempfile::NamedTempFile::new()?;
     let output = log.as_file();
     command
@@ -35,7 +34,7 @@ fn end_of(command: &mut Command) -> Result<End> {
         .stdout(output.try_clone()?)
         .stderr(output.try_clone()?);
     let mut child = command::spawn(command)?;
-    let Some(status) = command::wait(&mut child, Duration::from_secs(30))? else {
+    let Some(status) = command::wait(&mut child, command::HANG)? else {
         child.kill()?;
         child.wait()?;
         let said = std::fs::read_to_string(log.path())?;
@@ -60,7 +59,7 @@ fn run_command() -> Result<Command> {
 }
 
 /// It failed as it should: this status, and an error and a help line with these words.
-fn check(end: &End, status: i32, words: &[&str]) -> Result<()> {
+pub(super) fn check(end: &End, status: i32, words: &[&str]) -> Result<()> {
     let End {
         status: ended,
         said,

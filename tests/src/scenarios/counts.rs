@@ -10,8 +10,9 @@ use crate::{
     guest::{
         agent::Mechanism,
         checks::Checks,
+        command::{HANG, wait_for},
         generator,
-        kernel::{self, online_cpus},
+        kernel::{self, Statistics, online_cpus},
     },
     traffic::tally::Tally,
 };
@@ -56,6 +57,11 @@ pub(super) fn exact_reader_stopped(mechanism: Option<Mechanism>) -> Result<()> {
     thread::sleep(Duration::from_millis(500));
     setting.agent.signal(Signal::SIGSTOP)?;
     thread::sleep(Duration::from_secs(5));
+    // Long enough for the ring (1 MiB) to fill, however slow the machine is.
+    wait_for("more evictions than the ring can hold", HANG, || {
+        let evictions = Statistics::read()?.since(&setting.statistics, "early_drop");
+        Ok((evictions >= 20_000).then_some(()))
+    })?;
     setting.agent.signal(Signal::SIGCONT)?;
     let tally = sending.finish()?;
     let growth = setting.growth()?;

@@ -8,9 +8,8 @@ use super::setting::{MANY_BUCKETS, MIXED, Setting};
 use crate::guest::{
     agent::Mechanism,
     checks::Checks,
-    command::wait_for,
-    generator, kernel,
-    machine::{Absences, MachineWatch},
+    command::{HANG, wait_for},
+    generator, kernel, net,
     watch::{Line, Watch},
 };
 
@@ -21,15 +20,29 @@ const TINY_LIMIT: u64 = 20;
 /// Measurements of the latency, ten seconds each; each has to hold.
 const ATTEMPTS: u64 = 3;
 /// The most that the p99 from a drop to its line may be.
-const MOST_MS: f64 = 20.0;
+const MOST_P99_MS: f64 = 10.0;
+/// The most that the latest line may take. (It was 20 ms when the tables were read between events.)
+const MOST_MS: f64 = 15.0;
+/// Other network namespaces, as on a node with as many pods: their tables are read once a second, and
+/// no event waits for that.
+const NAMESPACES: usize = 100;
 
-/// The delay of a line is the time from the drop in the kernel to the line, less the time in between
-/// in which the machine itself was away. What is measured otherwise is the host: the p99 of a guest
-/// on an idle host is around 10 ms, that of the same guest on a host with two compilers 30 to 300 ms.
-/// Nothing is forgiven that the guest could have done: see [`MachineWatch`].
+/// Runs in a guest with one CPU whose clock counts instructions, one a nanosecond: slower than the
+/// CPU of any server, and the same in every run and on every host. An emulated machine with a clock
+/// of its own measures its host: there the p99 is around 10 ms while the host is idle, 30 to 300 ms
+/// while it compiles something, for the host leaves a CPU for that long.
+///
+/// So every measurement has to hold, not the best of some, and against less than the 20 ms that are
+/// demanded on real machines.
 pub(super) fn latency(mechanism: Option<Mechanism>) -> Result<()> {
     kernel::set_sysctl("nf_conntrack_buckets", MANY_BUCKETS)?;
     let setting = Setting::new(mechanism, TINY_LIMIT, "")?;
+    for number in 0..NAMESPACES {
+        net::add_namespace(&format!("ctp-{number}"))?;
+    }
+    setting
+        .agent
+        .wait_for_table(&format!("ctp-{}", NAMESPACES - 1))?;
     let watch = Watch::start(&setting.agent.socket(), "--kind drop")?;
     let warm_up = generator::start(
         None,
@@ -52,60 +65,41 @@ fn measure_drops(watch: &Watch, attempt: u64, checks: &mut Checks) -> Result<()>
     thread::sleep(Duration::from_secs(1));
     let skipped = watch.len();
     let first = attempt * FLOWS;
-    let machine = MachineWatch::start();
     let tally = generator::send(
         None,
         &format!("--first {first} --flows {FLOWS} --rate 1000 --cpus 0"),
     )?;
     let dropped = usize::try_from(tally.error("EPERM"))?;
-    // Whether all come is checked below; the limit only ends the waiting.
-    let all = wait_for("a line for each drop", Duration::from_secs(30), || {
+    wait_for("a line for each drop", HANG, || {
         Ok((watch.len() >= skipped + dropped).then_some(()))
-    });
-    let absences = machine.stop()?;
+    })?;
     let lines = watch.lines();
-    let drops: Vec<&Line> = lines[skipped..]
+    let mut delays = lines[skipped..]
         .iter()
         .filter(|line| line.kind() == "drop")
-        .collect();
-    let mut delays = drops
-        .iter()
-        .map(|line| delay_ms(line, &Absences::default()))
-        .collect::<Result<Vec<f64>>>()?;
-    let mut own_delays = drops
-        .iter()
-        .map(|line| delay_ms(line, &absences))
+        .map(delay_ms)
         .collect::<Result<Vec<f64>>>()?;
     delays.sort_by(f64::total_cmp);
-    own_delays.sort_by(f64::total_cmp);
-    let p99 = quantile(&own_delays, 99)?;
+    let [median, p99, most] = [50, 99, 100].map(|percent| quantile(&delays, percent));
+    let (median, p99, most) = (median?, p99?, most?);
     println!(
-        "drop to line: median {:.2} ms, p99 {p99:.2} ms, without the times that the machine was away \
-         (with them {:.2} and {:.2} ms; away {:.0} ms in {:.1} s, at most {:.1} ms at a time), {} drops",
-        quantile(&own_delays, 50)?,
-        quantile(&delays, 50)?,
-        quantile(&delays, 99)?,
-        absences.total().as_secs_f64() * 1e3,
+        "drop to line: median {median:.2} ms, p99 {p99:.2} ms, at most {most:.2} ms, {} drops in {:.1} s",
+        delays.len(),
         tally.seconds,
-        absences.longest().as_secs_f64() * 1e3,
-        drops.len(),
     );
-    checks.holds(all.is_ok(), || format!("{all:?}"));
-    checks.equal("drop lines", drops.len(), "EPERM", dropped);
-    checks.at_least("drops", drops.len(), 9_000);
+    checks.equal("drop lines", delays.len(), "EPERM", dropped);
+    checks.at_least("drops", delays.len(), 9_000);
     checks.at_least("earliest line after its drop, ms", delays[0], -1.0);
-    checks.at_most("p99 from drop to line, ms", p99, MOST_MS);
+    checks.at_most("p99 from drop to line, ms", p99, MOST_P99_MS);
+    checks.at_most("latest line after its drop, ms", most, MOST_MS);
     Ok(())
 }
 
-/// From the drop to its line, milliseconds, less the absences in between.
-fn delay_ms(line: &Line, absences: &Absences) -> Result<f64> {
+/// From the drop to its line, milliseconds.
+fn delay_ms(line: &Line) -> Result<f64> {
     let happened = line.happened()?;
     Ok(match line.arrived.duration_since(happened) {
-        Ok(after) => {
-            let away = absences.within(happened, line.arrived);
-            after.saturating_sub(away).as_secs_f64() * 1e3
-        }
+        Ok(after) => after.as_secs_f64() * 1e3,
         Err(before) => before.duration().as_secs_f64() * -1e3,
     })
 }

@@ -11,7 +11,7 @@ use crate::{
         agent::{Agent, Mechanism},
         bpf::Inventory,
         checks::Checks,
-        command::wait_for,
+        command::{HANG, wait_for},
         generator, kernel, net,
     },
     traffic::bench::flush_table,
@@ -30,14 +30,12 @@ pub(super) fn kill9(mechanism: Option<Mechanism>) -> Result<()> {
         thread::sleep(Duration::from_millis(20 + turn * 733 % 2_000));
         let there = Inventory::take()?.beyond(&before);
         agent.signal(Signal::SIGKILL)?;
-        agent.wait(Duration::from_secs(5))?;
+        agent.wait(HANG)?;
         caught += u64::from(there.0 > 0);
         // Freeing is deferred by the kernel (RCU); staying is what must not be.
-        wait_for(
-            "programs, maps and links to go",
-            Duration::from_secs(10),
-            || Ok((Inventory::take()?.beyond(&before) == (0, 0, 0)).then_some(())),
-        )
+        wait_for("programs, maps and links to go", HANG, || {
+            Ok((Inventory::take()?.beyond(&before) == (0, 0, 0)).then_some(()))
+        })
         .with_context(|| {
             let left = Inventory::take().map(|now| now.beyond(&before));
             format!("kill {turn}: programs, maps, links were {there:?}, left are {left:?}")
@@ -79,16 +77,12 @@ pub(super) fn not_loaded(mechanism: Option<Mechanism>) -> Result<()> {
     const FLOWS: u64 = 300;
     unload_conntrack()?;
     let agent = Agent::launch(mechanism, "")?;
-    let status = wait_for(
-        "the agent to say that it waits",
-        Duration::from_secs(30),
-        || {
-            Ok(agent
-                .status()
-                .ok()
-                .filter(|status| status["state"] == "waiting"))
-        },
-    )?;
+    let status = wait_for("the agent to say that it waits", HANG, || {
+        Ok(agent
+            .status()
+            .ok()
+            .filter(|status| status["state"] == "waiting"))
+    })?;
     let mut checks = Checks::new();
     let reason = status["reason"].as_str().unwrap_or("").to_owned();
     checks.holds(reason.contains("nf_conntrack"), || {
@@ -143,11 +137,9 @@ pub(super) fn module_reload(mechanism: Option<Mechanism>) -> Result<()> {
     flush_table()?;
     thread::sleep(Duration::from_secs(1));
     unload_conntrack()?;
-    wait_for(
-        "the agent to notice the unload",
-        Duration::from_secs(15),
-        || Ok((setting.agent.get("/readyz")?.0 == 503).then_some(())),
-    )?;
+    wait_for("the agent to notice the unload", HANG, || {
+        Ok((setting.agent.get("/readyz")?.0 == 503).then_some(()))
+    })?;
     // Counters don't go back, and don't go away either, while there is nothing to count.
     let away = setting
         .agent
@@ -155,7 +147,7 @@ pub(super) fn module_reload(mechanism: Option<Mechanism>) -> Result<()> {
         .value("ctpressure_inserts_total", &[]);
     kernel::load_module("nf_conntrack")?;
     net::track_into_dead_end(None)?;
-    wait_for("the agent to attach again", Duration::from_secs(30), || {
+    wait_for("the agent to attach again", HANG, || {
         Ok((setting.agent.get("/readyz")?.0 == 200).then_some(()))
     })?;
     generator::send(None, &format!("--first 5000 --flows {FLOWS}"))?;

@@ -2,19 +2,23 @@
 
 use std::{collections::HashSet, io, sync::Arc};
 
+use conntrack_ebpf::owner::{Direction, Party};
+
 use super::{Life, Supervisor, locked};
 use crate::{
     agent::ownership::OwnersNow,
-    agent::{Explained, Own, Snapshot, State, Table, drift::drift, table_bytes},
+    agent::{Explained, Own, OwnerSample, Snapshot, State, Table, Tops, drift::drift, table_bytes},
     events::{Names, OwnersBySlot},
     kernel::{
         Root,
         tables::{TableReader, TablesError, TablesSample},
     },
-    pressure::{Sample, state::Drops},
+    pressure::{Sample, destinations::What, state::Drops},
     probes::{AttachError, ProgramTime, Totals},
 };
 
+/// Destinations of an owner that a snapshot has.
+const TOP: usize = 5;
 /// Problems that are kept for /status.
 const PROBLEMS: usize = 32;
 
@@ -54,7 +58,8 @@ impl Supervisor {
             ..Snapshot::default()
         };
         if let Some(tables) = &tables {
-            self.describe(tables, &owners.names, &mut snapshot);
+            let counts = counts.as_ref().and_then(|counts| counts.as_ref().ok());
+            self.describe(tables, counts, &owners.names, &mut snapshot);
         }
         if self.publisher.take_unknown_owner() {
             self.scans.look_again();
@@ -116,12 +121,28 @@ impl Supervisor {
                 snapshot.reason = (!missing.is_empty()).then(|| missing.join("; "));
             }
         }
-        snapshot.owners = owners.samples;
+        snapshot.owners = self.with_destinations(owners.samples);
         snapshot.recount = owners.recount;
         snapshot.occupancy = owners.occupancy;
         snapshot.problems.clone_from(&self.problems);
         self.publisher.publish(snapshot);
         self.recount(owners.needs_census).await;
+    }
+
+    /// The owners with where their connections go.
+    fn with_destinations(&self, mut owners: Vec<OwnerSample>) -> Vec<OwnerSample> {
+        let mut destinations = self.publisher.destinations();
+        destinations.advance(self.began.elapsed());
+        for owner in &mut owners {
+            let party = Party::new(owner.slot, Direction::Egress);
+            let top = |what| destinations.top(party, what, TOP);
+            owner.destinations = Tops {
+                inserts: top(What::Inserts),
+                services: top(What::ServiceInserts),
+                drops: top(What::Drops),
+            };
+        }
+        owners
     }
 
     /// What is in files and in the probes' maps, read beside the events.
@@ -144,6 +165,7 @@ impl Supervisor {
             reader.look_again();
         }
         let ownership = Arc::clone(&self.ownership);
+        let at = self.began.elapsed();
         let work = move || {
             // Tables first: see `Reconciler::add`.
             let tables = reader.read();
@@ -152,7 +174,8 @@ impl Supervisor {
                 ownership.read(probes)?;
                 probes.totals()
             });
-            let owners = ownership.now();
+            let limit = tables.as_ref().map_or(0, |tables| tables.limit);
+            let owners = ownership.now(at, limit);
             drop(ownership);
             let table_bytes = match &tables {
                 Ok(tables) => table_bytes(&Root::system(), tables.buckets),
@@ -213,7 +236,13 @@ impl Supervisor {
     }
 
     /// Fills in what the tables say.
-    fn describe(&mut self, sample: &TablesSample, owners: &OwnersBySlot, snapshot: &mut Snapshot) {
+    fn describe(
+        &mut self,
+        sample: &TablesSample,
+        counts: Option<&Totals>,
+        owners: &OwnersBySlot,
+        snapshot: &mut Snapshot,
+    ) {
         let at = self.began.elapsed();
         self.trackers
             .retain(|netns, _| sample.tables.iter().any(|table| table.netns == *netns));
@@ -228,9 +257,13 @@ impl Supervisor {
                 limit: sample.limit,
                 drops: Drops {
                     mixed: table.stats.map(|stats| stats.drop),
-                    ..Drops::default()
+                    anywhere: counts.map(|counts| counts.drops.table_full),
+                    here: None,
                 },
-                flow: None,
+                // Counted over all tables: one table's own when there is no other.
+                flow: counts
+                    .filter(|_| sample.tables.len() == 1)
+                    .map(|counts| (counts.inserts, counts.deletes)),
             });
             // A metric must not come twice: somebody may have called a namespace "host".
             let name = if taken.insert(table.name.as_str()) {

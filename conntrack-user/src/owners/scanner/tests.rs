@@ -33,7 +33,10 @@ impl Node {
     }
 
     fn bare() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // In memory where there is such a folder: some nodes have many files.
+        let folder = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
         let node = Self {
             now: Instant::now(),
             scanner: Scanner::new(Root::at(folder.path())),
@@ -411,7 +414,8 @@ fn processes_that_are_hidden_or_outside() {
 #[test]
 fn a_process_that_ends_while_it_is_looked_at() {
     let mut node = Node::new();
-    // One is gone, of one there is no network any more, of one no address can be read; then two that can.
+    // One is gone, of one there is no network any more, of one no address can be read; then two
+    // that can.
     node.group(&format!("{}/{CID}", pod_folder(1)), &[99, 100, 101, 102]);
     node.write("proc/100/stat", "");
     node.process(101, 7001, &["10.42.0.7"]);

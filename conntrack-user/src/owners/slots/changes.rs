@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::IpAddr;
 
 use conntrack_ebpf::owner::{Address, Claim};
 
@@ -45,16 +46,24 @@ pub struct Changes {
     pub netns: MapChanges<u32, u32>,
     /// The map of addresses.
     pub addresses: MapChanges<Address, Claim>,
-    /// Tags of these slots have no use any more, except those of entries whose original source has a claim
-    /// with [`FLAG_TAGGED`](conntrack_ebpf::owner::FLAG_TAGGED): sockets of the host have left tags too.
+    /// Tags of these slots have no use any more, except those of entries whose original source has
+    /// a claim with [`FLAG_TAGGED`](conntrack_ebpf::owner::FLAG_TAGGED): sockets of the host have
+    /// left tags too.
     pub sweep_tags: Vec<u32>,
-    /// These have no owner any more: their counts are final, and no tag of theirs has any use. None of them is given
-    /// to another owner before the next turn.
+    /// These have no owner any more: their counts are final, and no tag of theirs has any use. None
+    /// of them is given to another owner before the next turn.
     pub freed: Vec<u32>,
     /// These have a new owner, from whom everything is counted that is counted from now on.
     pub given: Vec<(u32, Owner)>,
     /// What is wrong, and what it means; each is said once.
     pub problems: Vec<String>,
+}
+
+impl Maps {
+    /// The claim of an address.
+    pub fn claim(&self, address: IpAddr) -> Option<Claim> {
+        self.addresses.get(&Address::of(address)).copied()
+    }
 }
 
 impl Changes {

@@ -20,8 +20,6 @@ pub(super) struct Holding {
     untagged: Option<u32>,
     /// Others whose entries have tags.
     tagged: BTreeSet<u32>,
-    /// When somebody was last added to `untagged` or `tagged`.
-    turn: u64,
 }
 
 /// What becomes of an address that nobody has any more.
@@ -40,15 +38,13 @@ impl Holding {
             holder,
             untagged: None,
             tagged: BTreeSet::new(),
-            turn: 0,
         }
     }
 
     /// `holder` has the address now, but what is already in the table was charged to nobody.
-    pub(super) const fn late(holder: u32, turn: u64) -> Self {
+    pub(super) const fn late(holder: u32) -> Self {
         let mut holding = Self::new(holder);
         holding.untagged = Some(UNKNOWN);
-        holding.turn = turn;
         holding
     }
 
@@ -96,7 +92,7 @@ impl Holding {
     }
 
     /// The address is `to`'s now.
-    pub(super) fn hand_over(&mut self, to: u32, turn: u64) {
+    pub(super) fn hand_over(&mut self, to: u32) {
         if to == self.holder {
             return;
         }
@@ -106,15 +102,11 @@ impl Holding {
         self.tagged.insert(self.holder);
         self.tagged.remove(&to);
         self.holder = to;
-        self.turn = turn;
     }
 
     /// Forgets those who have no entries any more. `idle` has to be of a time when the claim as
-    /// it is was already in the kernel's map, which is so if `turn` is a later one.
-    pub(super) fn settle(&mut self, turn: u64, idle: impl Fn(u32) -> bool) {
-        if turn <= self.turn {
-            return;
-        }
+    /// it is was already in the kernel's map: until then they could still get some.
+    pub(super) fn settle(&mut self, idle: impl Fn(u32) -> bool) {
         // The tags of an address of the host are those of whoever's sockets used it.
         let over = |slot: u32| slot != HOST && idle(slot);
         let holder = self.holder;
@@ -128,7 +120,7 @@ impl Holding {
     }
 
     /// Nobody has the address now. If the holder is a slot that is given, it has to be idle.
-    pub(super) fn release(&mut self, turn: u64) -> Released {
+    pub(super) fn release(&mut self) -> Released {
         let holder = self.holder;
         self.untagged.take_if(|slot| *slot == holder);
         // Entries that are charged to nobody need no claim.
@@ -139,7 +131,7 @@ impl Holding {
         let Some(next) = next else {
             return Released::Free;
         };
-        self.hand_over(next, turn);
+        self.hand_over(next);
         if holder != UNKNOWN && holder != HOST {
             self.untagged.take_if(|slot| *slot == holder);
             self.tagged.remove(&holder);

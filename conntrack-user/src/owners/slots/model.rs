@@ -289,7 +289,8 @@ proptest! {
         steps in prop::collection::vec(step(), 1..80),
         slots in FIRST..FIRST + 8,
     ) {
-        // The first look at an empty table: what is in it later was charged to somebody by the maps.
+        // The first look at an empty table: what is in it later was charged to somebody by the
+        // maps.
         let first = [Step::Look { seconds: 0, whole: true }];
         let steps: Vec<Step> = first.into_iter().chain(steps).collect();
         run(&steps, slots)?;

@@ -1,4 +1,9 @@
-use conntrack_ebpf::owner::{FLAG_SOCKET, FLAG_TAGGED};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use conntrack_ebpf::owner::{Claim, DEFAULT_SLOTS, FLAG_SOCKET, FLAG_TAGGED};
+
+use super::addresses::{LOOPBACK, MOST_FORMER_HOST};
 
 use super::*;
 use crate::owners::discovery::Found;
@@ -369,26 +374,28 @@ fn what_is_learnt_later_stays() {
 
 #[test]
 fn memory_is_flat_under_churn() {
-    let mut node = Node::new(64);
+    let mut node = Node::new(FIRST + 124);
     node.look(&[]);
     let mut given = 0;
-    for round in 0..10_000_u32 {
-        let [_, high, middle, low] = round.to_be_bytes();
-        let uid = format!("00000000-0000-0000-0000-{round:012x}");
-        let found = Found {
-            owner: Owner::pod(&uid, Some(("churn", &uid))),
-            cgroups: vec![u64::from(round), u64::from(round) + 1_000_000],
-            netns: Some(round),
-            addresses: vec![IpAddr::V4(Ipv4Addr::new(10, high, middle, low))],
+    for round in 0..5000_u32 {
+        let pod = |number: u32| {
+            let [_, high, middle, low] = number.to_be_bytes();
+            let uid = format!("00000000-0000-0000-0000-{number:012x}");
+            Found {
+                owner: Owner::pod(&uid, Some(("churn", &uid))),
+                cgroups: vec![u64::from(number), u64::from(number) + 1_000_000],
+                netns: Some(number),
+                addresses: vec![IpAddr::V4(Ipv4Addr::new(10, high, middle, low))],
+            }
         };
-        given += node.look(&[found]).given.len();
+        given += node.look(&[pod(2 * round), pod(2 * round + 1)]).given.len();
     }
     let slots = &node.slots;
     assert!(given > 9_000, "{given}");
-    assert!(slots.occupants.len() <= 62 && slots.by_key.len() == slots.occupants.len());
-    assert!(slots.held.len() < 70, "{}", slots.held.len());
-    assert!(slots.maps.cgroups.len() <= 124 && slots.maps.netns.len() <= 62);
-    assert!(slots.vacant.len() <= 62 && slots.said.len() <= MOST_SAID && slots.sweep.is_empty());
+    assert!(slots.occupants.len() <= 124 && slots.by_key.len() == slots.occupants.len());
+    assert!(slots.held.len() < 140, "{}", slots.held.len());
+    assert!(slots.maps.cgroups.len() <= 248 && slots.maps.netns.len() <= 124);
+    assert!(slots.vacant.len() <= 124 && slots.said.len() <= MOST_SAID && slots.sweep.is_empty());
     for _ in 0..70 {
         node.look(&[]);
     }

@@ -1,9 +1,10 @@
 //! Where a growth leads: to the limit, along a line or a curve, or to a level below it.
 
 use super::{
-    Bend, Forecaster, Growth, HORIZON, KEPT, NEAR, Outlook, Point, REACH, REACH_OF_ENTRIES, Seen,
-    Trend, as_count, as_f64, trend,
+    Bend, Forecaster, Growth, HORIZON, KEPT, NEAR, Outlook, REACH, REACH_OF_ENTRIES, Seen, Trend,
+    as_count, as_f64, trend,
 };
+use crate::pressure::trend::Point;
 
 /// Samples that the bend of a growth is taken from.
 const HALVED: usize = 30;

@@ -4,6 +4,8 @@
 use super::*;
 use crate::pressure::series::{Life, Random, Seen as Simulated, Simulation};
 
+mod quiet;
+
 /// What was said over a series.
 struct Said {
     outlooks: Vec<(f64, Outlook)>,
@@ -118,13 +120,13 @@ fn noisy(samples: &[Sample], per_mille: f64, seed: u64) -> Vec<Sample> {
 
 /// Grows from `base` idle entries by `rate` a second from second `start` on, for good.
 fn linear(seed: u64, base: f64, start: f64, rate: f64, seconds: u64) -> Vec<Simulated> {
-    let mut seen = Simulation::new(seed).run(seconds, |at| {
+    let mut samples = Simulation::new(seed).run(seconds, |at| {
         (if at < start { 0.0 } else { rate }, Life::Forever)
     });
-    for sample in &mut seen {
+    for sample in &mut samples {
         sample.entries += as_count(base);
     }
-    seen
+    samples
 }
 
 #[test]
@@ -164,36 +166,42 @@ fn linear_growth_is_forecast_within_ten_seconds() {
     }
 }
 
+/// The figures of the module's table: not those of one lucky seed.
 #[test]
-fn growth_that_levels_off_below_the_limit_is_no_alarm() {
-    for (seed, life, rate, limit) in [
-        (1, 30.0, 1000.0, 60_000_u64),
-        (2, 30.0, 1000.0, 40_000),
-        (3, 120.0, 200.0, 30_000),
-        (4, 10.0, 500.0, 10_000),
-        (5, 60.0, 100.0, 262_144),
+fn linear_growth_is_forecast_whatever_the_noise_does() {
+    for (kind, latest, nine, most) in [
+        ("with rates", 15.0, 0.1, 0.2),
+        ("entries only", 20.0, 0.2, 0.3),
     ] {
-        let load = |at: f64| (if at < 20.0 { 0.0 } else { rate }, Life::Memoryless(life));
-        let exact = table(Simulation::new(seed).run(400, load), limit);
-        for (kind, samples) in [
-            ("with rates", exact.clone()),
-            ("entries only", entries_only(&exact)),
-        ] {
-            let said = Said::of(samples);
-            let name = format!("memoryless {life} s at {rate}/s, limit {limit}, {kind}");
-            let text = said.report(&name, &[]);
-            let (told, flips) = (said.told(0.0, 400.0).len(), said.flips());
-            assert!(flips <= 4, "{text}");
-            assert!(told <= if kind == "with rates" { 12 } else { 30 }, "{text}");
-            if kind == "with rates" {
-                let level = said
-                    .outlooks
-                    .iter()
-                    .rev()
-                    .find_map(|(_, outlook)| outlook.levels_off_at);
-                println!("  levels off at {level:?}, in truth {:.0}", life * rate);
-            }
+        let (mut first, mut errors) = (Vec::new(), Vec::new());
+        for seed in 100..115 {
+            let full = 30.0 + 54.0;
+            let exact = table(linear(seed, 6000.0, 30.0, 1000.0, 80), 60_000);
+            let known = if kind == "with rates" {
+                exact
+            } else {
+                entries_only(&exact)
+            };
+            let said = Said::of(noisy(&known, 10.0, seed));
+            let told = said.first().expect("told");
+            assert!(
+                told >= 30.0 && said.flips() == 1,
+                "seed {seed}: {told}, {} flips",
+                said.flips()
+            );
+            first.push(told - 30.0);
+            errors.extend(said.errors(told, told + 5.0, full));
         }
+        first.sort_by(f64::total_cmp);
+        errors.sort_by(f64::total_cmp);
+        let ranks = [
+            errors[errors.len() / 2],
+            errors[errors.len() * 9 / 10],
+            errors[errors.len() - 1],
+        ];
+        println!("linear, 15 seeds, {kind}: told after {first:?} s, errors {ranks:.3?}");
+        assert!(first[7] <= 10.5 && first[14] <= latest, "{kind}: {first:?}");
+        assert!(ranks[1] < nine && ranks[2] < most, "{kind}: {ranks:?}");
     }
 }
 
@@ -214,130 +222,6 @@ fn growth_that_bends_but_reaches_the_limit_is_forecast() {
 }
 
 #[test]
-fn time_outs_are_expected_by_the_lifetime_before() {
-    // 5,000 entries in balance; then five times as many inserts, and 25,000 entries.
-    let load = |at: f64| (if at < 120.0 { 166.0 } else { 830.0 }, Life::Fixed(30.0));
-    let said = Said::of(table(Simulation::new(3).run(300, load), 60_000));
-    let text = said.report("fixed 30 s, 166/s then 830/s, limit 60000", &[]);
-    // Empty at first: nothing is known. Then it is.
-    assert!(said.told(45.0, 300.0).is_empty(), "{text}");
-    assert!(said.flips() <= 2, "{text}");
-    let level = said.outlooks[135].1.levels_off_at.expect("a level");
-    assert!((22_000..28_000).contains(&level), "{level}");
-
-    // The same inserts, but they stay: told when they have outlived the others.
-    let load = |at: f64| {
-        if at < 120.0 {
-            (166.0, Life::Fixed(30.0))
-        } else {
-            (830.0, Life::Forever)
-        }
-    };
-    let full = 120.0 + 30.0 + (60_000.0 - 830.0 * 30.0) / 830.0;
-    let said = Said::of(table(Simulation::new(3).run(as_count(full), load), 60_000));
-    let errors = said.errors(150.0, full - 5.0, full);
-    let text = said.report("fixed 30 s at 166/s, then 830/s that stay", &errors);
-    assert!(said.told(150.0, full).len() > 25, "{text}");
-    assert!(said.told(45.0, 122.0).is_empty(), "{text}");
-}
-
-#[test]
-fn time_outs_in_an_empty_table_end_the_forecast_when_they_come() {
-    for (life, rate, limit) in [(30.0, 1000.0, 60_000), (120.0, 400.0, 100_000)] {
-        let load = |at: f64| (if at < 20.0 { 0.0 } else { rate }, Life::Fixed(life));
-        let said = Said::of(table(Simulation::new(4).run(600, load), limit));
-        let text = said.report(&format!("fixed {life} s at {rate}/s, limit {limit}"), &[]);
-        assert!(said.told(20.0 + life + 5.0, 600.0).is_empty(), "{text}");
-        assert!(said.flips() <= 2, "{text}");
-    }
-}
-
-#[test]
-fn balance_is_never_a_forecast() {
-    for (seed, life, rate) in [
-        (1, Life::Memoryless(30.0), 1000.0),
-        (2, Life::Fixed(30.0), 1000.0),
-        (3, Life::Memoryless(1.0), 3_000.0),
-        (4, Life::Either(2.0, 100.0), 100.0),
-        (5, Life::Memoryless(5.0), 20.0),
-    ] {
-        let whole = Simulation::new(seed).run(1500, |_| (rate, life));
-        // Near the limit, from when it is in balance on.
-        let exact = table(whole[600..].to_vec(), as_count(rate * life.mean() * 1.15));
-        for (kind, samples, most) in [
-            ("with rates", exact.clone(), 0),
-            (
-                "with rates, noise 10 per mille",
-                noisy(&exact, 10.0, seed),
-                0,
-            ),
-            ("entries only", entries_only(&exact), 12),
-            (
-                "entries only, noise 10 per mille",
-                noisy(&entries_only(&exact), 10.0, seed),
-                12,
-            ),
-        ] {
-            let said = Said::of(samples);
-            let text = said.report(&format!("balance {life:?} at {rate}/s, {kind}"), &[]);
-            // 0 s are told when noise takes it over the limit: that is no forecast.
-            let told = said
-                .told(0.0, 2000.0)
-                .iter()
-                .filter(|(_, left)| *left > 0.0)
-                .count();
-            assert!(told <= most, "{told}: {text}");
-        }
-    }
-}
-
-#[test]
-fn a_burst_is_no_growth() {
-    // 4,000 at once every 50 s; each is gone after 30 s.
-    let load = |at: f64| {
-        let burst = at >= 60.0 && at % 50.0 < 1.0;
-        (if burst { 4000.0 } else { 50.0 }, Life::Fixed(30.0))
-    };
-    let exact = table(Simulation::new(5).run(600, load), 12_000);
-    for (kind, samples) in [
-        ("with rates", exact.clone()),
-        ("entries only", entries_only(&exact)),
-        ("with rates, noise 5 per mille", noisy(&exact, 5.0, 5)),
-    ] {
-        let said = Said::of(samples);
-        let text = said.report(&format!("bursts, {kind}"), &[]);
-        assert!(said.told(60.0, 600.0).len() <= 3, "{text}");
-        assert!(said.flips() <= 4, "{text}");
-    }
-}
-
-#[test]
-fn waves_of_expiries_are_learnt() {
-    // 300/s come; every 40 s all that is there goes at once: 30,000 to 42,000 of 60,000.
-    let exact: Vec<Sample> = (0..800_u64)
-        .map(|second| {
-            let gone = second / 40 * 40 * 300;
-            Sample {
-                at: Duration::from_secs(second),
-                entries: 30_000 + second * 300 - gone,
-                limit: 60_000,
-                flow: Some((second * 300, gone)),
-            }
-        })
-        .collect();
-    for (kind, samples) in [
-        ("with rates", exact.clone()),
-        ("entries only", entries_only(&exact)),
-        ("with rates, noise 5 per mille", noisy(&exact, 5.0, 5)),
-    ] {
-        let said = Said::of(samples);
-        let text = said.report(&format!("waves, {kind}"), &[]);
-        assert!(said.told(45.0, 800.0).is_empty(), "{text}");
-        assert!(said.flips() <= 2, "{text}");
-    }
-}
-
-#[test]
 fn growth_that_stops_ends_the_forecast() {
     for noise in [0.0, 5.0] {
         let load = |at: f64| (if at < 60.0 { 500.0 } else { 0.0 }, Life::Forever);
@@ -350,7 +234,7 @@ fn growth_that_stops_ends_the_forecast() {
             let errors = said.errors(20.0, 60.0, 120.0);
             let text = said.report(&format!("stops, noise {noise} per mille, {kind}"), &errors);
             assert!(
-                said.told(60.0 + if noise > 0.0 { 10.0 } else { 5.0 }, 200.0)
+                said.told(60.0 + if noise > 0.0 { 12.0 } else { 5.0 }, 200.0)
                     .is_empty(),
                 "{text}"
             );
@@ -439,4 +323,68 @@ fn nothing_to_say_without_limit_samples_or_time() {
         forecaster.add(&sample(8, 1000, 1000)).seconds_to_full,
         Some(0.0)
     );
+}
+
+/// Linux 6.18, a namespace with a conntrack rule: UDP to ever new addresses, not answered, on
+/// loopback. 20 a second; from 15 s to 75 s 400; 3,000 at once at 135 s. Columns: seconds, entries
+/// (`nf_conntrack_count`), packets sent. The kernel's collector takes expired entries (30 s) away
+/// in waves, so they live for 30 s to 95 s.
+const RECORDED: &str = include_str!("recorded.txt");
+
+fn recorded(limit: u64) -> Vec<Sample> {
+    RECORDED
+        .lines()
+        .map(|line| {
+            let mut words = line.split(' ');
+            let mut next = || words.next().expect("three columns");
+            let at: f64 = next().parse().expect("seconds");
+            let entries: u64 = next().parse().expect("entries");
+            let sent: u64 = next().parse().expect("packets");
+            Sample {
+                at: Duration::from_secs_f64(at),
+                entries,
+                limit,
+                flow: Some((sent, sent - entries)),
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn a_recorded_flood_is_forecast() {
+    for limit in [10_000, 20_000] {
+        let samples = recorded(limit);
+        let full = samples
+            .iter()
+            .position(|sample| sample.entries >= limit)
+            .expect("it was over that");
+        let time = samples[full].at.as_secs_f64();
+        for (kind, samples) in [
+            ("with rates", samples[..full].to_vec()),
+            ("entries only", entries_only(&samples[..full])),
+        ] {
+            let said = Said::of(samples);
+            let errors = said.errors(25.0, time - 5.0, time);
+            let text = said.report(&format!("recorded, limit {limit}, {kind}"), &errors);
+            assert!(said.first().is_some_and(|first| first < 25.0), "{text}");
+            assert!(
+                errors.len() > 8 && errors.iter().all(|error| *error < 0.2),
+                "{text}"
+            );
+            assert!(said.flips() <= 1, "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_recorded_flood_that_ends_below_the_limit_ends_the_forecast() {
+    for (kind, samples) in [
+        ("with rates", recorded(40_000)),
+        ("entries only", entries_only(&recorded(40_000))),
+    ] {
+        let said = Said::of(samples);
+        let text = said.report(&format!("recorded, limit 40000, {kind}"), &[]);
+        assert!(said.told(80.0, 200.0).is_empty(), "{text}");
+        assert!(said.flips() <= 2, "{text}");
+    }
 }

@@ -18,6 +18,12 @@ impl std::hash::Hasher for Colliding {
     }
 }
 
+fn fill<S: BuildHasher>(sketch: &mut SpaceSaving<u8, S>, stream: &[(u8, u32)]) {
+    for (key, weight) in stream {
+        sketch.add(*key, f64::from(*weight));
+    }
+}
+
 fn exact(stream: &[(u8, u32)]) -> HashMap<u8, f64> {
     let mut counts = HashMap::new();
     for (key, weight) in stream {
@@ -69,16 +75,14 @@ fn holds<S: BuildHasher>(
 fn streams() -> impl Strategy<Value = Vec<(u8, u32)>> {
     // Few keys, many keys, and a skew between.
     let key = prop_oneof![0_u8..4, 0_u8..40, any::<u8>()];
-    proptest::collection::vec((key, 0_u32..100), 0..400)
+    proptest::collection::vec((key, 0_u32..100), 0..250)
 }
 
 proptest! {
     #[test]
     fn true_counts_are_within_the_bounds(stream in streams(), capacity in 1_usize..40) {
         let mut sketch = SpaceSaving::new(capacity);
-        for (key, weight) in &stream {
-            sketch.add(*key, f64::from(*weight));
-        }
+        fill(&mut sketch, &stream);
         holds(&sketch, &exact(&stream), capacity, false)?;
         let top = sketch.top(5);
         prop_assert!(top.windows(2).all(|pair| pair[0].count >= pair[1].count));
@@ -88,9 +92,7 @@ proptest! {
     fn keys_that_collide_are_told_apart(stream in streams(), capacity in 1_usize..40) {
         let hasher = BuildHasherDefault::<Colliding>::default();
         let mut sketch = SpaceSaving::with_hasher(capacity, hasher);
-        for (key, weight) in &stream {
-            sketch.add(*key, f64::from(*weight));
-        }
+        fill(&mut sketch, &stream);
         holds(&sketch, &exact(&stream), capacity, false)?;
     }
 
@@ -103,14 +105,14 @@ proptest! {
         let mut sketch = SpaceSaving::new(capacity);
         let mut truth: HashMap<u8, f64> = HashMap::new();
         for stream in &streams {
-            for (key, weight) in stream {
-                sketch.add(*key, f64::from(*weight));
-            }
+            fill(&mut sketch, stream);
             for (key, weight) in exact(stream) {
                 *truth.entry(key).or_default() += weight;
             }
             sketch.fade(factor);
-            truth.values_mut().for_each(|count| *count *= factor);
+            for count in truth.values_mut() {
+                *count *= factor;
+            }
             holds(&sketch, &truth, capacity, false)?;
         }
     }
@@ -124,14 +126,14 @@ proptest! {
     ) {
         let mut first = SpaceSaving::new(capacities.0);
         let mut second = SpaceSaving::new(capacities.1);
-        one.iter().for_each(|(key, weight)| first.add(*key, f64::from(*weight)));
-        other.iter().for_each(|(key, weight)| second.add(*key, f64::from(*weight)));
+        fill(&mut first, &one);
+        fill(&mut second, &other);
         first.merge(&second);
         let mut all = one;
         all.extend(other);
         holds(&first, &exact(&all), capacities.0, true)?;
         // It goes on counting as before.
-        more.iter().for_each(|(key, weight)| first.add(*key, f64::from(*weight)));
+        fill(&mut first, &more);
         all.extend(more);
         holds(&first, &exact(&all), capacities.0, true)?;
     }

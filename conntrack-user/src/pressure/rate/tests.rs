@@ -40,7 +40,7 @@ fn rates_are_over_their_windows() {
     );
     assert_eq!(
         timeline.covered(Window::Minute),
-        Some(Duration::from_secs(60))
+        Some(Duration::from_mins(1))
     );
 }
 

@@ -3,6 +3,8 @@
 //! Series are bounded by the owners of the node: each has its egress series, and ingress ones once
 //! there was anything to count. Series of an owner that is gone are withdrawn with its slot.
 
+use std::collections::{HashMap, hash_map::Entry};
+
 use conntrack_ebpf::{
     owner::{Direction, UNKNOWN},
     record::DropReason,
@@ -10,7 +12,7 @@ use conntrack_ebpf::{
 
 use super::{Family, f};
 use crate::{
-    agent::{OwnerSample, OwnerTotals, Snapshot},
+    agent::{Activity, OwnerSample, OwnerTotals, Snapshot, Tops},
     events::direction_name,
 };
 
@@ -23,7 +25,7 @@ const REASONS: [DropReason; 4] = [
 ];
 
 pub(super) fn families(snapshot: &Snapshot) -> [Family; 5] {
-    let owners = &snapshot.owners;
+    let owners = &by_labels(&snapshot.owners);
     [
         Family::counter(
             "ctpressure_inserts_total",
@@ -63,6 +65,35 @@ pub(super) fn families(snapshot: &Snapshot) -> [Family; 5] {
                 .with(&labels(owner, &[("role", "cause")]), f(causes))
         }),
     ]
+}
+
+/// Owners that go by the same labels as one: a pod that was made anew under its name, while the one
+/// before has entries. A series must not come twice.
+fn by_labels(owners: &[OwnerSample]) -> Vec<OwnerSample> {
+    let mut merged: Vec<OwnerSample> = Vec::with_capacity(owners.len());
+    let mut places = HashMap::with_capacity(owners.len());
+    for owner in owners {
+        match places.entry(owner.owner.labels()) {
+            Entry::Vacant(place) => {
+                place.insert(merged.len());
+                merged.push(OwnerSample {
+                    slot: owner.slot,
+                    owner: owner.owner.clone(),
+                    present: owner.present,
+                    egress: owner.egress,
+                    ingress: owner.ingress,
+                    activity: Activity::default(),
+                    destinations: Tops::default(),
+                });
+            }
+            Entry::Occupied(place) => {
+                let into = &mut merged[*place.get()];
+                into.egress = into.egress + owner.egress;
+                into.ingress = into.ingress + owner.ingress;
+            }
+        }
+    }
+    merged
 }
 
 /// The owner's labels, without those that don't apply, and `more`.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
-    agent::{Drift, Own, Table, Unexplained, channel},
+    agent::{Activity, Drift, Own, OwnerSample, OwnerTotals, Table, Tops, Unexplained, channel},
+    owners::Owner,
     probes::{Drops, HookStatus, Lost, Mechanism, ProgramTime, Status, Totals},
 };
 
@@ -17,6 +18,7 @@ pub(in crate::serve) fn full() -> Snapshot {
         table_bytes: Some(65_536),
         tables: tables(),
         totals: totals(),
+        owners: owners(),
         unexplained: Unexplained {
             drops: 2,
             evictions: 0,
@@ -115,6 +117,49 @@ fn totals() -> Totals {
     }
 }
 
+/// Nobody, the host, a pod with connections both ways, one without a name, a unit.
+fn owners() -> Vec<OwnerSample> {
+    let egress = |inserts, deletes, live| OwnerTotals {
+        inserts,
+        deletes,
+        live,
+        ..OwnerTotals::default()
+    };
+    let owner = |slot, owner, egress| OwnerSample {
+        slot,
+        owner,
+        present: true,
+        egress,
+        ingress: OwnerTotals::default(),
+        activity: Activity::default(),
+        destinations: Tops::default(),
+    };
+    let mut pod = owner(
+        2,
+        Owner::pod("u-2", Some(("shop", "cart-1"))),
+        OwnerTotals {
+            victims: 3,
+            drops: [6, 1, 0, 0, 9],
+            ..egress(4000, 3500, 500)
+        },
+    );
+    pod.ingress = OwnerTotals {
+        causes: 2,
+        ..egress(500, 300, 200)
+    };
+    vec![
+        owner(0, Owner::unknown(), egress(100, 50, 50)),
+        owner(1, Owner::host(), egress(300, 250, 50)),
+        pod,
+        owner(3, Owner::pod("u-3", None), egress(60, 0, 60)),
+        owner(
+            4,
+            Owner::cgroup("sshd.service", "/system.slice/sshd.service"),
+            egress(40, 0, 40),
+        ),
+    ]
+}
+
 fn run_time() -> ProgramTime {
     ProgramTime {
         program: "insert_fentry",
@@ -143,6 +188,19 @@ fn everything_in_text() {
 }
 
 #[test]
+fn a_pod_made_anew_under_its_name_is_one_series() {
+    let mut snapshot = full();
+    let mut anew = snapshot.owners[2].clone();
+    anew.slot = 9;
+    anew.owner = Owner::pod("u-9", Some(("shop", "cart-1")));
+    snapshot.owners.push(anew);
+    let text = exposition(snapshot, false);
+    let series = r#"ctpressure_inserts_total{owner_kind="pod",namespace="shop",pod="cart-1",direction="egress"}"#;
+    assert_eq!(text.matches(series).count(), 1, "{text}");
+    assert!(text.contains(&format!("{series} 8000")), "{text}");
+}
+
+#[test]
 fn nothing_is_claimed_before_the_first_sample() {
     let text = exposition(Snapshot::default(), true);
     for name in [
@@ -168,7 +226,10 @@ fn counters_stay_while_conntrack_is_unloaded() {
         ..full()
     };
     let text = exposition(unloaded, false);
-    assert!(text.contains("ctpressure_inserts_total 5000"), "{text}");
+    assert!(
+        text.contains(r#"ctpressure_inserts_total{owner_kind="unknown",direction="egress"} 100"#),
+        "{text}"
+    );
     assert!(!text.contains("ctpressure_table_entries{"), "{text}");
 }
 

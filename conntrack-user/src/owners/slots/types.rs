@@ -1,0 +1,68 @@
+//! How much there may be, and how much there is.
+
+use std::time::{Duration, Instant};
+
+use conntrack_ebpf::owner::DEFAULT_SLOTS;
+use serde::Serialize;
+
+use crate::owners::Owner;
+
+/// How much there may be of everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Slots, with those of the host and of nobody.
+    pub slots: u32,
+    /// Entries of the address map.
+    pub addresses: usize,
+    /// Entries of the map of control groups.
+    pub cgroups: usize,
+    /// Entries of the map of network namespaces.
+    pub netns: usize,
+    /// How long a slot is kept for an owner that is gone.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            slots: DEFAULT_SLOTS,
+            addresses: 1 << 14,
+            cgroups: 1 << 14,
+            netns: 1 << 12,
+            grace: Duration::from_mins(1),
+        }
+    }
+}
+
+/// Whether the owner of a slot is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is.
+    Present,
+    /// It was not found since then, but may have entries.
+    Gone(Instant),
+}
+
+/// The owner of a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Occupant {
+    /// Who.
+    pub owner: Owner,
+    /// Whether it is there.
+    pub state: State,
+    pub(super) cgroups: Vec<u64>,
+    pub(super) netns: Option<u32>,
+    /// When that network namespace was last found to be its.
+    pub(super) turn: u64,
+}
+
+/// How many there are, for the agent's own metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Occupancy {
+    /// Slots of owners that are there.
+    pub present: usize,
+    /// Slots of owners that are gone.
+    pub gone: usize,
+    /// Owners for which there was no slot; what is theirs is charged to nobody.
+    pub without: usize,
+}

@@ -1,0 +1,138 @@
+//! Made-up answers of the kernel, and bytes that are none.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(HEADER + body.len())
+        .unwrap()
+        .to_ne_bytes()
+        .to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(body);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// `res_id` and attributes.
+type Seen = (u16, Vec<(u16, Vec<u8>)>);
+
+/// The `res_id` after which the reader has enough.
+const ENOUGH: u16 = 0x0e0e;
+
+fn read(bytes: &[u8]) -> (Result<Read, NetlinkError>, Vec<Seen>) {
+    let mut parts = Vec::new();
+    let result = read_answer(bytes, 7, &mut |part: &Part<'_>| {
+        let attributes = part
+            .attributes()
+            .map(|(kind, value)| (kind, value.to_vec()))
+            .collect();
+        parts.push((part.resource, attributes));
+        if part.resource == ENOUGH {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    (result, parts)
+}
+
+#[test]
+fn parts_and_their_attributes() {
+    let mut body = vec![0, 0, 0, 3];
+    // Five bytes, padded to eight; then a nested flag that is not part of the type.
+    body.extend([9_u16.to_ne_bytes(), 2_u16.to_ne_bytes()].concat());
+    body.extend([1, 2, 3, 4, 5, 0, 0, 0]);
+    body.extend([8_u16.to_ne_bytes(), 0x800a_u16.to_ne_bytes()].concat());
+    body.extend([0, 0, 1, 0]);
+    let mut bytes = message(0x0104, 2, 6, b"of an earlier question");
+    bytes.extend(message(0x0104, 2, 7, &body));
+    let (result, parts) = read(&bytes);
+    assert_eq!(result.unwrap(), Read::default());
+    assert_eq!(
+        parts,
+        [(3, vec![(2, vec![1, 2, 3, 4, 5]), (10, vec![0, 0, 1, 0])])]
+    );
+
+    bytes.extend(message(NLMSG_DONE, 2, 7, &0_i32.to_ne_bytes()));
+    assert!(read(&bytes).0.unwrap().last);
+}
+
+#[test]
+fn a_change_meanwhile_is_told_and_does_not_end_the_list() {
+    let mut bytes = message(0x0104, 2, 7, &[0; 4]);
+    bytes.extend(message(0x0104, 2 | NLM_F_DUMP_INTR, 7, &[0; 4]));
+    bytes.extend(message(0x0104, 2, 7, &[0; 4]));
+    bytes.extend(message(NLMSG_DONE, 2, 7, &0_i32.to_ne_bytes()));
+    let (result, parts) = read(&bytes);
+    let read = result.unwrap();
+    assert!(read.interrupted && read.last && !read.stopped);
+    assert_eq!(parts.len(), 3);
+}
+
+#[test]
+fn who_has_enough_is_told_no_more() {
+    let mut bytes = message(0x0104, 2, 7, &[0; 4]);
+    bytes.extend(message(0x0104, 2, 7, &[0, 0, 0x0e, 0x0e]));
+    bytes.extend(message(0x0104, 2, 7, &[0; 4]));
+    let (result, parts) = read(&bytes);
+    assert!(result.unwrap().stopped);
+    assert_eq!(parts.len(), 2);
+}
+
+#[test]
+fn refusals_are_errors() {
+    let refused = message(NLMSG_ERROR, 0, 7, &(-1_i32).to_ne_bytes());
+    assert!(matches!(
+        read(&refused).0,
+        Err(NetlinkError::Refused(Errno::EPERM))
+    ));
+    let late = message(NLMSG_DONE, 2, 7, &(-12_i32).to_ne_bytes());
+    assert!(matches!(
+        read(&late).0,
+        Err(NetlinkError::Refused(Errno::ENOMEM))
+    ));
+    let cut = &message(0x0104, 2, 7, &[0; 40])[..30];
+    assert!(matches!(read(cut).0, Err(NetlinkError::Malformed)));
+    let short = message(0x0104, 2, 7, &[0; 2]);
+    assert!(matches!(read(&short).0, Err(NetlinkError::Malformed)));
+}
+
+#[test]
+fn the_kernel_refuses_what_it_does_not_know() {
+    // There is no subsystem 0, so nothing is loaded by asking for it.
+    let refused = Socket::netfilter().unwrap().dump(0, 100, |_| ());
+    assert!(
+        matches!(refused, Err(NetlinkError::Refused(_))),
+        "{refused:?}"
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        // Whoever waits for the end of an answer must see it where the reader stops.
+        let end = ends(&bytes, 7);
+        if let Ok(read) = read(&bytes).0 {
+            prop_assert!(!read.last || end);
+        }
+    }
+
+    #[test]
+    fn a_flipped_byte_is_read(at in 0..96_usize, with: u8) {
+        let mut body = vec![0, 0, 0, 1];
+        for kind in 2..8_u16 {
+            body.extend([8_u16.to_ne_bytes(), kind.to_ne_bytes()].concat());
+            body.extend([0, 0, 0, 9]);
+        }
+        let mut bytes = message(0x0104, 2, 7, &body);
+        bytes.extend(message(NLMSG_DONE, 2, 7, &[0; 4]));
+        let at = at % bytes.len();
+        bytes[at] = with;
+        prop_assert!(read(&bytes).1.len() <= 2);
+    }
+}

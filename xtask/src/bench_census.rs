@@ -1,0 +1,357 @@
+//! What a census costs: `ctpressure table` against `conntrack -L` on the same table, on this machine in a network
+//! namespace of its own; and its memory for a million entries, in a guest.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Usage, UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+use serde_json::{Value, json};
+
+use crate::cache::Cache;
+use crate::initramfs::Content;
+use crate::kernels::Kernel;
+use crate::qemu::{Machine, Qemu};
+use crate::vm::{Guest, Outcome, Stream};
+use crate::{command, guest_tools, project, vm_command};
+
+mod namespace;
+
+use namespace::{Namespace, inside};
+
+/// Entries in the namespace's table.
+const ENTRIES: u64 = 250_000;
+/// How often each contestant is run, in turn.
+const RUNS: usize = 9;
+/// Of what kinds of flows: the mix of a node, not what suits a contestant.
+const FLOWS: &str = "--protocol udp,tcp,icmp,sctp --family 4,6";
+const PEER: &str = "conntrack -L";
+const OURS: &str = "ctpressure table";
+/// The most wall time and user-space CPU, as shares of the peer's. The kernel's own part, the system time, is the
+/// same for both, and most of what a census costs: no program that asks for the same list can have less of it. It
+/// alone is about half of the peer's time, so wall time has a margin for what runs differ by.
+const MOST_WALL: f64 = 0.55;
+const MOST_USER: f64 = 1.0 / 3.0;
+/// The most memory for a million entries, KiB.
+const MOST_MEMORY: u64 = 20 << 10;
+const MILLION: u64 = 1_000_000;
+
+/// Seconds of one run.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    wall: f64,
+    user: f64,
+    system: f64,
+}
+
+impl Run {
+    fn cpu(self) -> f64 {
+        self.user + self.system
+    }
+}
+
+/// One run, with a real-time priority: what else this machine does hits nobody.
+fn measure(program: &Command) -> Result<Run> {
+    let mut first = command::required("chrt", "util-linux", "gives a real-time priority")?;
+    first.args(["--fifo", "10"]).arg(program.get_program());
+    let mut program = inside(first.args(program.get_args()))?;
+    let seconds = |usage: &Usage| {
+        let of = |time: TimeVal| {
+            let micros = time.num_microseconds().try_into().unwrap_or_default();
+            Duration::from_micros(micros).as_secs_f64()
+        };
+        (of(usage.user_time()), of(usage.system_time()))
+    };
+    let before = seconds(&getrusage(UsageWho::RUSAGE_CHILDREN)?);
+    let start = Instant::now();
+    let status = program
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .with_context(|| format!("start `{}`", command::shown(&program)))?;
+    let wall = start.elapsed().as_secs_f64();
+    let after = seconds(&getrusage(UsageWho::RUSAGE_CHILDREN)?);
+    if !status.success() {
+        bail!("`{}`: {status}", command::shown(&program));
+    }
+    Ok(Run {
+        wall,
+        user: after.0 - before.0,
+        system: after.1 - before.1,
+    })
+}
+
+fn median(runs: &[Run], of: impl Fn(Run) -> f64) -> f64 {
+    let mut values: Vec<f64> = runs.iter().map(|run| of(*run)).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Runs both parts, prints them and keeps their JSON; false when a figure is too high.
+pub(crate) fn run(
+    cache: &Cache,
+    qemu: &Qemu,
+    kernel: &Kernel,
+    init: &Path,
+    binaries: &[PathBuf],
+) -> Result<bool> {
+    let results = contest(cache, binaries)?;
+    print!("{}", table(&results));
+    let memory = memory(cache, qemu, kernel, init, binaries)?;
+    for (what, kib) in &memory {
+        println!(
+            "`{what}` of {MILLION} entries (Linux {}): {kib} KiB",
+            kernel.version
+        );
+    }
+    write_json(&results, &memory, &kernel.version)?;
+    let too_high = too_high(&results, &memory);
+    for line in &too_high {
+        eprintln!("xtask: error: {line}");
+    }
+    Ok(too_high.is_empty())
+}
+
+type Results = Vec<(&'static str, Vec<Run>)>;
+
+fn contest(cache: &Cache, binaries: &[PathBuf]) -> Result<Results> {
+    let binary = |name: &str| {
+        binaries
+            .iter()
+            .find(|path| project::name(path).is_ok_and(|found| found == name))
+            .with_context(|| format!("cargo built no {name}"))
+    };
+    command::say(&format!("a census of {ENTRIES} entries on this machine"));
+    let ctpressure = |arguments: &[&str]| -> Result<Command> {
+        let mut command = Command::new(binary("ctpressure")?);
+        command.arg("table").args(arguments);
+        Ok(command)
+    };
+    let mut conntrack = guest_tools::on_this_machine(cache, "conntrack", &[])?;
+    conntrack.arg("-L");
+    let contestants = [
+        (OURS, ctpressure(&[])?),
+        ("ctpressure table --list", ctpressure(&["--list"])?),
+        (PEER, conntrack),
+    ];
+    let namespace = Namespace::new(cache)?;
+    Namespace::fill(binary("ctgen")?)?;
+    let mut results: Results = contestants
+        .iter()
+        .map(|(name, _)| (*name, Vec::new()))
+        .collect();
+    // In turn, so that what else the machine does hits all alike; the first round is not counted.
+    for round in 0..=RUNS {
+        for ((_, program), (_, runs)) in contestants.iter().zip(&mut results) {
+            let run = measure(program)?;
+            if round > 0 {
+                runs.push(run);
+            }
+        }
+    }
+    drop(namespace);
+    Ok(results)
+}
+
+fn peer(results: &Results) -> &[Run] {
+    results
+        .iter()
+        .find(|(name, _)| *name == PEER)
+        .map_or(&[], |(_, runs)| runs)
+}
+
+fn table(results: &Results) -> String {
+    let mut lines = vec![format!(
+        "\n{:<26} {:>8} {:>8} {:>8} {:>8}   of {PEER}: wall, user, CPU",
+        format!("{ENTRIES} entries, seconds"),
+        "wall",
+        "user",
+        "system",
+        "CPU"
+    )];
+    let base = peer(results);
+    for (name, runs) in results {
+        let of = |of: fn(Run) -> f64| (median(runs, of), median(runs, of) / median(base, of));
+        let (wall, user, system, cpu) = (
+            of(|run| run.wall),
+            of(|run| run.user),
+            of(|run| run.system),
+            of(Run::cpu),
+        );
+        lines.push(format!(
+            "{name:<26} {:>8.3} {:>8.3} {:>8.3} {:>8.3}   {:.2}, {:.2}, {:.2}",
+            wall.0, user.0, system.0, cpu.0, wall.1, user.1, cpu.1
+        ));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// Peak memory, KiB, by what was run.
+fn memory(
+    cache: &Cache,
+    qemu: &Qemu,
+    kernel: &Kernel,
+    init: &Path,
+    binaries: &[PathBuf],
+) -> Result<BTreeMap<String, u64>> {
+    command::say(&format!(
+        "the memory of a census of {MILLION} entries, in a guest: two minutes"
+    ));
+    let guest = Guest {
+        qemu,
+        kernel,
+        machine: Machine {
+            cpus: 2,
+            memory_mib: 3072,
+            icount: false,
+        },
+        timeout: Duration::from_mins(20),
+        content: Content {
+            script: include_bytes!("../guest/census.sh"),
+            init,
+            binaries,
+            groups: &[],
+            put: &[],
+            fetch: &[],
+        },
+        fetch_to: &[],
+        console: None,
+    };
+    let mut output = Vec::new();
+    let ended = guest.run(cache, &mut |stream, bytes| {
+        if stream == Stream::Out {
+            output.extend_from_slice(bytes);
+        }
+        vm_command::to_own_streams(Stream::Err, bytes)
+    })?;
+    vm_command::explain(kernel, &ended, guest.timeout);
+    let output = String::from_utf8_lossy(&output);
+    if ended.outcome != Outcome::Exited(0) || !output.lines().any(|line| line == "CENSUS DONE") {
+        bail!("the guest did not get to the end of its script");
+    }
+    figures(&output)
+}
+
+/// `CENSUS <KiB> <entries> <what>`.
+fn figures(output: &str) -> Result<BTreeMap<String, u64>> {
+    let mut memory = BTreeMap::new();
+    for line in output.lines() {
+        let Some(rest) = line.strip_prefix("CENSUS ").filter(|rest| *rest != "DONE") else {
+            continue;
+        };
+        let mut words = rest.splitn(3, ' ');
+        let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
+        let (Some(kib), Some(entries)) = (number(), number()) else {
+            bail!("the guest said `{line}`");
+        };
+        if entries != MILLION {
+            bail!("{entries} entries were found, not {MILLION}: `{line}`");
+        }
+        memory.insert(words.next().unwrap_or_default().trim().to_owned(), kib);
+    }
+    Ok(memory)
+}
+
+fn too_high(results: &Results, memory: &BTreeMap<String, u64>) -> Vec<String> {
+    let mut lines = Vec::new();
+    let base = peer(results);
+    let ours = results.iter().find(|(name, _)| *name == OURS);
+    let ours = ours.map_or(&[][..], |(_, runs)| runs);
+    for (what, most, of) in [
+        ("wall time", MOST_WALL, (|run| run.wall) as fn(Run) -> f64),
+        ("user-space CPU", MOST_USER, |run| run.user),
+    ] {
+        let share = median(ours, of) / median(base, of);
+        // Also when nothing was measured.
+        if share.is_nan() || share > most {
+            lines.push(format!(
+                "`{OURS}` takes {share:.2} of the {what} of `{PEER}`; the most is {most:.2}"
+            ));
+        }
+    }
+    if memory.is_empty() {
+        lines.push("the memory of a census was not measured".to_owned());
+    }
+    for (what, kib) in memory.iter().filter(|(_, kib)| **kib > MOST_MEMORY) {
+        lines.push(format!(
+            "`{what}` of {MILLION} entries takes {kib} KiB; the most is {MOST_MEMORY}"
+        ));
+    }
+    lines
+}
+
+fn write_json(results: &Results, memory: &BTreeMap<String, u64>, guest: &str) -> Result<()> {
+    let contestants: Vec<Value> = results
+        .iter()
+        .map(|(name, runs)| {
+            let all = |of: fn(&Run) -> f64| runs.iter().map(of).collect::<Vec<_>>();
+            json!({
+                "name": name,
+                "wall_runs": all(|run| run.wall),
+                "user_runs": all(|run| run.user),
+                "system_runs": all(|run| run.system),
+                "wall": median(runs, |run| run.wall),
+                "user": median(runs, |run| run.user),
+                "system": median(runs, |run| run.system),
+                "cpu": median(runs, Run::cpu),
+            })
+        })
+        .collect();
+    let own = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let value = json!({
+        "unit": "seconds; KiB",
+        "kernel": own.trim(),
+        "entries": ENTRIES,
+        "flows": FLOWS,
+        "contestants": contestants,
+        "memory": {"kernel": guest, "entries": MILLION, "peak_kib": memory},
+    });
+    let folder = command::repository().join("target/bench");
+    crate::test::folder(&folder)?;
+    let path = folder.join("census.json");
+    fs::write(&path, format!("{value:#}\n"))
+        .with_context(|| format!("write {}", path.display()))?;
+    command::say(&format!("written to {}", path.display()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs(wall: f64, user: f64) -> Vec<Run> {
+        [0.9, 1.0, 5.0]
+            .map(|factor| Run {
+                wall: wall * factor,
+                user: user * factor,
+                system: 0.3,
+            })
+            .to_vec()
+    }
+
+    #[test]
+    fn figures_are_met_or_named() {
+        let memory: BTreeMap<_, _> = [("table".to_owned(), 6_000)].into();
+        let good: Results = vec![(OURS, runs(0.4, 0.05)), (PEER, runs(1.0, 0.4))];
+        assert!(too_high(&good, &memory).is_empty());
+        assert!(table(&good).contains("0.40, 0.12"), "{}", table(&good));
+        let bad: Results = vec![(OURS, runs(0.7, 0.2)), (PEER, runs(1.0, 0.4))];
+        let much: BTreeMap<_, _> = [("table --list".to_owned(), 30_000)].into();
+        assert_eq!(too_high(&bad, &much).len(), 3);
+        assert_eq!(too_high(&Vec::new(), &BTreeMap::new()).len(), 3);
+    }
+
+    #[test]
+    fn lines_of_the_guest_are_read() {
+        let memory = figures("noise\nCENSUS 5948 1000000 table \nCENSUS DONE\n").unwrap();
+        assert_eq!(memory, [("table".to_owned(), 5948)].into());
+        assert!(figures("CENSUS 5948 999999 table\n").is_err());
+        assert!(figures("CENSUS  1000000 table\n").is_err());
+    }
+}
