@@ -111,17 +111,6 @@ fn come_and_go(mechanism: Option<Mechanism>, turnover: Turnover) -> Result<()> {
             );
         }
     }
-    for chunk in past.chunks(10) {
-        let line = chunk.iter().map(|pod| {
-            format!(
-                " {}{}={}",
-                pod.name,
-                if pod.delayed { "d" } else { "" },
-                counts.0.get(&pod.name).copied().unwrap_or(0)
-            )
-        });
-        println!("{}", line.collect::<String>());
-    }
     let unknown = inserts.of(&Owner::unknown());
     println!("{of_pods} of {sent} flows by pod, {unknown} of nobody");
     checks.equal("of pods and of nobody", of_pods + unknown, "sent", sent);
