@@ -3,11 +3,13 @@
 //! * [`traffic`]: what `ctgen` does: new flows of chosen tuples, counted to the entry;
 //! * [`guest`]: the handles of a scenario on the machine that it runs on: the agent, the kernel's
 //!   own counts, network namespaces, metrics, the event stream;
+//! * [`containers`]: pods by a real container runtime;
 //! * [`scenarios`]: what has to hold, one function for each.
 //!
 //! Scenarios change sysctls, load modules and fill tables, so they run in a guest only
 //! (`cargo xtask vm`); the unit tests of this package run anywhere.
 
+pub mod containers;
 pub mod guest;
 pub mod scenarios;
 pub mod traffic;

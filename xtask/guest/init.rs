@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{chroot, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -27,6 +28,9 @@ use frame::Kind;
 mod frame;
 
 const PATH: &str = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin";
+
+/// How many files a process of the guest may have open.
+const OPEN_FILES: u64 = 1 << 16;
 
 /// Type, place, and whether the guest is of no use without it.
 const MOUNTS: &[(&str, &str, bool)] = &[
@@ -64,6 +68,9 @@ fn main() {
 }
 
 fn run() -> Result<()> {
+    cover_root()?;
+    // As systemd has it for services with many connections; the kernel's own is 4096 at most.
+    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).context("raise RLIMIT_NOFILE")?;
     for (kind, place, needed) in MOUNTS {
         let mounted = fs::create_dir_all(place)
             .map_err(anyhow::Error::from)
@@ -95,6 +102,21 @@ fn run() -> Result<()> {
     let status = run_script(&job.join(frame::JOB_SCRIPT), &port)?;
     send_files(&job.join(frame::JOB_FETCH), &port)?;
     send(&port, Kind::Status, &status.to_le_bytes())
+}
+
+/// Puts a mount over the kernel's first file system: out of that one itself nobody can `pivot_root`,
+/// which is how container runtimes enter a container.
+fn cover_root() -> Result<()> {
+    const OVER: &str = "/run";
+    let mount_as = |from: &str, to: &str, flags| {
+        mount(Some(from), to, None::<&str>, flags, None::<&str>)
+            .with_context(|| format!("mount {from} on {to}"))
+    };
+    mount_as("/", OVER, MsFlags::MS_BIND)?;
+    std::env::set_current_dir(OVER).with_context(|| format!("enter {OVER}"))?;
+    mount_as(".", "/", MsFlags::MS_MOVE)?;
+    chroot(".").context("enter the new root")?;
+    std::env::set_current_dir("/").context("enter the new root")
 }
 
 fn load_modules(list: &Path) -> Result<()> {

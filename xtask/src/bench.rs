@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::cache::Cache;
+use crate::groups::Group;
 use crate::initramfs::Content;
 use crate::kernels::Kernel;
 use crate::qemu::{Machine, Qemu};
@@ -144,7 +145,11 @@ impl Guests {
                 script: script.as_bytes(),
                 init: &self.init,
                 binaries: &self.binaries,
-                bpftrace: contest.bpftrace,
+                groups: if contest.bpftrace {
+                    &[Group::Bpftrace]
+                } else {
+                    &[]
+                },
                 put: &[],
                 fetch: &[],
             },

@@ -216,7 +216,7 @@ fn memory(
             script: include_bytes!("../guest/census.sh"),
             init,
             binaries,
-            bpftrace: false,
+            groups: &[],
             put: &[],
             fetch: &[],
         },

@@ -46,7 +46,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
             script: SCRIPT.as_bytes(),
             init: &init,
             binaries: &binaries,
-            bpftrace: false,
+            groups: &[],
             put: &[],
             fetch: &[],
         },

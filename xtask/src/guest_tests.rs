@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::cache::Cache;
+use crate::groups::Group;
 use crate::initramfs::Content;
 use crate::kernels::Kernel;
 use crate::qemu::{Machine, Qemu};
@@ -54,17 +55,23 @@ impl Job {
         }
     }
 
+    /// Whether scenarios with pods of a container runtime are run: they take some minutes.
+    fn makes_pods(&self) -> bool {
+        let mut numbers = crate::apt::version_numbers(&self.kernel.version).into_iter();
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        self.clock == Clock::Real && matches!(version, (6, 1 | 12) | (7.., _))
+    }
+
     fn script(&self, filter: Option<&str>) -> String {
         let clock = match self.clock {
             Clock::Real => "real",
             Clock::Counted => "counted",
         };
         match filter {
-            None if self.clock == Clock::Real && self.whole => {
-                "exec ctpressure-scenario all\n".to_owned()
-            }
             None if self.clock == Clock::Real => {
-                "exec ctpressure-scenario all --of-kernel\n".to_owned()
+                let of_kernel = if self.whole { "" } else { " --of-kernel" };
+                let pods = if self.makes_pods() { " --pods" } else { "" };
+                format!("exec ctpressure-scenario all{of_kernel}{pods}\n")
             }
             // Quoted, with every quote in it ended and escaped. Every name has the empty one in it.
             name => format!(
@@ -148,6 +155,7 @@ impl Report {
 /// Runs the scenarios on each kernel, as many guests at once as there are CPUs for.
 pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> Result<Tally> {
     setup::ensure(cache, &setup::steps_for_guests(true))?;
+    setup::ensure(cache, &[setup::Step::Containers])?;
     let mut tally = Tally::default();
     let mut jobs: VecDeque<Job> = VecDeque::new();
     for prefix in prefixes {
@@ -180,7 +188,7 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
         script: &[],
         init: &init,
         binaries: &binaries,
-        bpftrace: false,
+        groups: &[],
         put: &put,
         fetch: &[],
     };
@@ -203,6 +211,11 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
                     let script = job.script(filter);
                     let content = Content {
                         script: script.as_bytes(),
+                        groups: if job.makes_pods() || filter.is_some() {
+                            &[Group::Containers]
+                        } else {
+                            &[]
+                        },
                         ..content
                     };
                     let result = one(cache, &job, &content);

@@ -1,5 +1,5 @@
-//! The programs that a guest has besides ours: busybox, ip, nft, iptables, conntrack, bpftool, kmod, and bpftrace
-//! where it is asked for; each with the libraries that it needs, from Debian's packages, never from this machine.
+//! The programs that a guest has besides ours, each with the libraries that it needs, from Debian's packages, never
+//! from this machine.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,117 +14,13 @@ use crate::apt::Apt;
 use crate::cache::{Cache, Staged};
 use crate::command;
 use crate::cpio::Archive;
+use crate::groups::{Group, SUITE};
 
-/// The suite of the tools. Guests of every kernel have the same ones.
-const SUITE: &str = "trixie";
 const LOADER: &str = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
 const LIBRARY_FOLDERS: &[&str] = &["usr/lib/x86_64-linux-gnu", "usr/lib", "usr/lib64"];
 
 /// The file that says what an unpacked group is made of.
 const RECIPE: &str = ".recipe";
-
-/// A group of tools that goes into a guest together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Group {
-    /// What every guest has.
-    Base,
-    /// bpftrace, which brings 200 MB of compiler: only where it is asked for.
-    Bpftrace,
-}
-
-impl Group {
-    /// What an unpacked group is made of: another recipe means that it has to be fetched anew.
-    fn recipe(self) -> String {
-        format!("{SUITE} {}", self.packages().join(" "))
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Base => "base",
-            Self::Bpftrace => "bpftrace",
-        }
-    }
-
-    fn packages(self) -> &'static [&'static str] {
-        match self {
-            Self::Base => &[
-                "busybox-static",
-                "coreutils",
-                "dash",
-                "conntrack",
-                "iproute2",
-                "nftables",
-                "iptables",
-                "bpftool",
-                "kmod",
-                "netbase",
-                "libcap2-bin",
-            ],
-            Self::Bpftrace => &["bpftrace"],
-        }
-    }
-
-    fn programs(self) -> &'static [&'static str] {
-        match self {
-            Self::Base => &[
-                "dash",
-                "date",
-                "conntrack",
-                "ip",
-                "ss",
-                "tc",
-                "bridge",
-                "nstat",
-                "nft",
-                "xtables-nft-multi",
-                "xtables-legacy-multi",
-                "bpftool",
-                "kmod",
-                "setcap",
-                "getcap",
-                "capsh",
-            ],
-            Self::Bpftrace => &["bpftrace"],
-        }
-    }
-
-    /// Files that programs open by themselves.
-    fn folders(self) -> &'static [&'static str] {
-        match self {
-            Self::Base => &[
-                "usr/lib/x86_64-linux-gnu/xtables",
-                "usr/share/iproute2",
-                "etc",
-            ],
-            Self::Bpftrace => &[],
-        }
-    }
-
-    fn links(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::Base => &[
-                // Not busybox's shell: that one prefers busybox's `ip` and `modprobe` to the real ones.
-                ("usr/bin/sh", "dash"),
-                ("usr/sbin/iptables", "xtables-nft-multi"),
-                ("usr/sbin/iptables-save", "xtables-nft-multi"),
-                ("usr/sbin/iptables-restore", "xtables-nft-multi"),
-                ("usr/sbin/iptables-nft", "xtables-nft-multi"),
-                ("usr/sbin/ip6tables", "xtables-nft-multi"),
-                ("usr/sbin/ip6tables-save", "xtables-nft-multi"),
-                ("usr/sbin/ip6tables-restore", "xtables-nft-multi"),
-                ("usr/sbin/ip6tables-nft", "xtables-nft-multi"),
-                ("usr/sbin/iptables-legacy", "xtables-legacy-multi"),
-                ("usr/sbin/ip6tables-legacy", "xtables-legacy-multi"),
-                ("usr/sbin/modprobe", "../bin/kmod"),
-                ("usr/sbin/insmod", "../bin/kmod"),
-                ("usr/sbin/rmmod", "../bin/kmod"),
-                ("usr/sbin/lsmod", "../bin/kmod"),
-                ("usr/sbin/modinfo", "../bin/kmod"),
-            ],
-            Self::Bpftrace => &[],
-        }
-    }
-}
 
 /// Where the packages of a group are unpacked.
 fn root(cache: &Cache, group: Group) -> PathBuf {
@@ -299,7 +195,7 @@ struct Tree {
 
 impl Tree {
     fn program(&self, name: &str) -> Result<String> {
-        let folders = ["usr/sbin", "usr/bin", "sbin", "bin"];
+        let folders = ["usr/sbin", "usr/bin", "sbin", "bin", "usr/lib/cni"];
         let found = folders
             .iter()
             .map(|folder| format!("{folder}/{name}"))

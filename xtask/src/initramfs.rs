@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 
 use crate::cache::{Cache, Staged};
 use crate::cpio::Archive;
-use crate::guest_tools::{self, Group};
+use crate::groups::Group;
+use crate::guest_tools;
 use crate::kernels::{self, Kernel};
 use crate::{command, frame, modules, project};
 
@@ -19,7 +20,8 @@ pub(crate) struct Content<'a> {
     pub(crate) script: &'a [u8],
     pub(crate) init: &'a Path,
     pub(crate) binaries: &'a [PathBuf],
-    pub(crate) bpftrace: bool,
+    /// Guest tools besides those that every guest has.
+    pub(crate) groups: &'a [Group],
     /// Files of the host and where the guest has them.
     pub(crate) put: &'a [(PathBuf, String)],
     /// Files of the guest that the host wants at the end.
@@ -35,8 +37,8 @@ pub(crate) fn write(
 ) -> Result<()> {
     let kernel_part = kernel_archive(cache, kernel)?;
     let mut parts = vec![guest_tools::archive(cache, Group::Base)?, kernel_part];
-    if content.bpftrace {
-        parts.push(guest_tools::archive(cache, Group::Bpftrace)?);
+    for group in content.groups {
+        parts.push(guest_tools::archive(cache, *group)?);
     }
     let mut file = File::create(target).with_context(|| format!("write {}", target.display()))?;
     for part in parts {

@@ -15,6 +15,7 @@ mod cpio;
 mod demo;
 #[path = "../guest/frame.rs"]
 mod frame;
+mod groups;
 mod guest_tests;
 mod guest_tools;
 mod initramfs;

@@ -12,7 +12,8 @@ use clap::Args;
 use crate::apt::{self, Apt};
 use crate::cache::{Cache, Staged};
 use crate::command;
-use crate::guest_tools::{self, Group};
+use crate::groups::Group;
+use crate::guest_tools;
 use crate::kernels;
 use crate::qemu::Qemu;
 
@@ -46,6 +47,8 @@ pub(crate) enum Step {
     GuestTools,
     /// bpftrace for guests: the benchmark compares with it.
     Bpftrace,
+    /// containerd, runc and CNI plugins for guests: scenarios with pods.
+    Containers,
     /// Checks the metrics page.
     Promtool,
     /// Checks licences and sources of dependencies.
@@ -65,6 +68,9 @@ impl Step {
                 "guest tools: busybox, ip, nft, iptables, conntrack, bpftool".into()
             }
             Self::Bpftrace => "bpftrace for guests: the benchmark compares with it".into(),
+            Self::Containers => {
+                "containerd, runc and CNI plugins for guests: scenarios with pods".into()
+            }
             Self::Promtool => "promtool: checks the metrics page".into(),
             Self::CargoDeny => {
                 format!("cargo-deny {CARGO_DENY}: licences and sources of dependencies")
@@ -86,6 +92,7 @@ impl Step {
             Self::Qemu => Qemu::find(cache).map(|qemu| qemu.describe()),
             Self::GuestTools => guest_tools::present(cache, Group::Base),
             Self::Bpftrace => guest_tools::present(cache, Group::Bpftrace),
+            Self::Containers => guest_tools::present(cache, Group::Containers),
             Self::Promtool => promtool(cache).map(|path| path.display().to_string()),
             Self::Kernel(prefix) => {
                 kernels::newest_cached(cache, prefix)?.map(|kernel| kernel.version)
@@ -114,6 +121,7 @@ impl Step {
             Self::Qemu => bring_qemu(cache),
             Self::GuestTools => guest_tools::fetch(cache, Group::Base),
             Self::Bpftrace => guest_tools::fetch(cache, Group::Bpftrace),
+            Self::Containers => guest_tools::fetch(cache, Group::Containers),
             Self::Promtool => bring_promtool(cache),
             Self::Kernel(prefix) => kernels::fetch(cache, prefix).map(|_| ()),
         }
@@ -131,6 +139,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         Step::Qemu,
         Step::GuestTools,
         Step::Bpftrace,
+        Step::Containers,
         Step::Promtool,
         Step::CargoDeny,
     ];

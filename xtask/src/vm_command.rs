@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::cache::Cache;
+use crate::groups::Group;
 use crate::initramfs::Content;
 use crate::kernels::{self, Kernel};
 use crate::qemu::{Machine, Qemu};
@@ -54,6 +55,9 @@ pub(crate) struct Arguments {
     /// Add bpftrace to the guest (300 MB; give it --memory 2048)
     #[arg(long)]
     bpftrace: bool,
+    /// Add containerd, runc and CNI plugins to the guest (130 MB; give it --memory 2048)
+    #[arg(long)]
+    containers: bool,
     /// Build and add none of this project's binaries, only the guest tools
     #[arg(long)]
     bare: bool,
@@ -103,6 +107,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         .iter()
         .map(|(from, to)| (from.clone(), PathBuf::from(to)))
         .unzip();
+    let groups: Vec<Group> = [
+        (arguments.bpftrace, Group::Bpftrace),
+        (arguments.containers, Group::Containers),
+    ]
+    .into_iter()
+    .filter_map(|(wanted, group)| wanted.then_some(group))
+    .collect();
     let guest = Guest {
         qemu: &qemu,
         kernel: &kernel,
@@ -116,7 +127,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
             script: &script,
             init: &init,
             binaries: &binaries,
-            bpftrace: arguments.bpftrace,
+            groups: &groups,
             put: &put,
             fetch: &fetch,
         },

@@ -2,17 +2,19 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use ctpressure_tests::traffic::{
     bench,
     flow::{Addresses, Family, Plan, Ports, Protocol},
     send::{self, Pace},
     sockets::{self, Transport},
+    worker,
 };
 use ipnet::IpNet;
 
@@ -37,6 +39,26 @@ enum Command {
         /// Address and port of both.
         #[arg(long, default_value = "[::]:7000")]
         listen: SocketAddr,
+    },
+    /// Opens TCP connections to many addresses without waiting for any, and holds them.
+    Fan(Fan),
+    /// Accepts TCP connections and keeps them open until it is ended.
+    Keep {
+        /// Address and port.
+        #[arg(long, default_value = "[::]:7000")]
+        listen: SocketAddr,
+    },
+    /// Does nothing until it is ended: what holds a pod's namespaces.
+    Pause,
+    /// Runs `ctgen` with the arguments that it is sent, until it is ended.
+    Worker {
+        /// Unix socket to make. A caller sends a line with a JSON array of arguments, and reads a
+        /// JSON object with what that run printed.
+        #[arg(long)]
+        socket: PathBuf,
+        /// Answer TCP connections and UDP datagrams here meanwhile.
+        #[arg(long)]
+        listen: Option<SocketAddr>,
     },
     /// Nanoseconds for new loopback UDP flows, the sends only.
     BenchSend(Bench),
@@ -130,13 +152,47 @@ struct Connect {
     hold: f64,
 }
 
+#[derive(Args)]
+struct Fan {
+    /// The addresses of these networks, in turn.
+    #[arg(long, value_delimiter = ',', required = true)]
+    destination: Vec<IpNet>,
+    /// Their port.
+    #[arg(long, default_value_t = 7_000)]
+    port: u16,
+    /// How many flows.
+    #[arg(long, default_value_t = 100)]
+    flows: u64,
+    /// Flows a second.
+    #[arg(long, default_value_t = 100)]
+    rate: u32,
+    /// Keep them open for this many seconds after the last one.
+    #[arg(long, default_value_t = 0.0)]
+    hold: f64,
+}
+
+impl Fan {
+    fn run(&self) -> Result<()> {
+        let addresses: Vec<_> = self.destination.iter().flat_map(IpNet::hosts).collect();
+        print(&sockets::fan(
+            &addresses,
+            self.port,
+            self.flows,
+            self.rate,
+            seconds(self.hold, "--hold")?,
+        )?)
+    }
+}
+
+/// A duration of the command line.
+fn seconds(value: f64, name: &str) -> Result<Duration> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|_| anyhow::anyhow!("{name} wants a number of seconds from 0 up"))
+}
+
 impl Send {
     fn run(self) -> Result<()> {
-        let seconds = self.seconds.unwrap_or(0.0);
-        ensure!(
-            seconds >= 0.0 && seconds.is_finite(),
-            "--seconds wants a number from 0 up"
-        );
+        let limit = self.seconds.map(|value| seconds(value, "--seconds"));
         let addresses: Vec<_> = self
             .family
             .iter()
@@ -163,7 +219,7 @@ impl Send {
             threads: self.threads,
             cpus: self.cpus,
             rate: self.rate,
-            limit: self.seconds.map(Duration::from_secs_f64),
+            limit: limit.transpose()?,
         };
         print(&send::send(&plan, &pace)?)
     }
@@ -183,14 +239,16 @@ fn run(cli: Cli) -> Result<()> {
             flows,
             hold,
         }) => {
-            ensure!(
-                hold >= 0.0 && hold.is_finite(),
-                "--hold wants a number of seconds from 0 up"
-            );
-            let hold = Duration::from_secs_f64(hold);
+            let hold = seconds(hold, "--hold")?;
             print(&sockets::connect(transport, destination, flows, hold)?)
         }
         Command::Serve { listen } => sockets::serve(listen),
+        Command::Fan(fan) => fan.run(),
+        Command::Keep { listen } => sockets::keep(listen),
+        Command::Pause => loop {
+            nix::unistd::pause();
+        },
+        Command::Worker { socket, listen } => worker::work(&socket, listen),
         Command::BenchSend(options) => print(&bench::send(options.flows())?),
         Command::BenchEnd(options) => print(&bench::end(options.flows())?),
     }

@@ -53,6 +53,9 @@ enum What {
         /// Only those that show what depends on the kernel.
         #[arg(long)]
         of_kernel: bool,
+        /// Also those that make pods; they need a guest with containerd.
+        #[arg(long)]
+        pods: bool,
     },
     /// Runs one scenario in this process: what `run` starts.
     #[command(hide = true)]
@@ -225,11 +228,15 @@ fn run(cli: Cli) -> Result<bool> {
             }
             Ok(true)
         }
-        What::All { of_kernel } => {
+        What::All { of_kernel, pods } => {
             kernel::load_module("nf_conntrack")?;
             let mut turns = turns("", None);
-            turns.retain(|(scenario, _)| Clock::Real.suits(scenario));
-            turns.retain(|(scenario, _)| !of_kernel || scenario.on == On::EachKernel);
+            turns.retain(|(scenario, _)| match scenario.on {
+                On::EachKernel => true,
+                On::OneKernel => !of_kernel,
+                On::PodKernels => pods,
+                On::CountedClock => false,
+            });
             run_all(&turns)
         }
         What::Run {

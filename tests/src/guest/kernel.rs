@@ -64,6 +64,19 @@ pub fn never_expire() -> Result<()> {
     Ok(())
 }
 
+/// Makes every timeout of a network namespace (`None`: this one) so long that nothing expires in
+/// the course of a scenario, answered or not.
+pub fn nothing_expires(namespace: Option<&str>) -> Result<()> {
+    let script = format!("for file in {SYSCTLS}/*timeout*; do echo 3600 > $file || exit; done");
+    let words = ["sh", "-c", &script];
+    match namespace {
+        Some(name) => command::output("ip", &[&["netns", "exec", name], words.as_slice()].concat()),
+        None => command::output(words[0], &words[1..]),
+    }
+    .context("setting the timeouts of conntrack")
+    .map(drop)
+}
+
 /// All conntrack sysctls that can be written, with their values.
 pub fn all_sysctls() -> Result<BTreeMap<String, String>> {
     let mut values = BTreeMap::new();

@@ -6,3 +6,4 @@ pub mod packet;
 pub mod send;
 pub mod sockets;
 pub mod tally;
+pub mod worker;

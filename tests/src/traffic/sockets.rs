@@ -3,13 +3,14 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
+use socket2::{Domain, Socket, Type};
 
 use super::tally::Tally;
 
@@ -131,6 +132,61 @@ fn udp_flow(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
+/// Accepts TCP connections on `address` and keeps them open, until the process is ended.
+///
+/// Prints one line when it is bound.
+pub fn keep(address: SocketAddr) -> Result<()> {
+    let listener = TcpListener::bind(address).with_context(|| format!("binding TCP {address}"))?;
+    println!("keeping {}", listener.local_addr()?);
+    io::stdout().flush()?;
+    let mut streams = Vec::new();
+    loop {
+        streams.push(listener.accept().context("accepting a connection")?);
+    }
+}
+
+/// Opens `flows` TCP connections to `port` of the addresses in turn, `rate` of them a second, without
+/// waiting for any, and keeps all of them open for `hold` after the last one.
+///
+/// A flow is accepted when it is connected at the end.
+pub fn fan(
+    addresses: &[IpAddr],
+    port: u16,
+    flows: u64,
+    rate: u32,
+    hold: Duration,
+) -> Result<Tally> {
+    let start = Instant::now();
+    let gap = Duration::from_secs(1) / rate.max(1);
+    let mut tally = Tally::default();
+    let mut sockets = Vec::new();
+    for (turn, address) in (0..flows).zip(addresses.iter().cycle()) {
+        let due = gap * u32::try_from(turn).unwrap_or(u32::MAX);
+        thread::sleep((start + due).saturating_duration_since(Instant::now()));
+        let address = SocketAddr::new(*address, port);
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)
+            .context("opening a socket")?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => {
+                tally.count("tcp", Err(error));
+            }
+            _ => sockets.push(socket),
+        }
+    }
+    thread::sleep(hold);
+    for socket in sockets {
+        let refused = socket.take_error()?;
+        let connected = match refused {
+            Some(error) => Err(error),
+            None => socket.peer_addr().map(drop),
+        };
+        tally.count("tcp", connected);
+    }
+    tally.seconds = start.elapsed().as_secs_f64();
+    Ok(tally)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,5 +218,26 @@ mod tests {
             .unwrap();
         let tally = connect(Transport::Tcp, closed, 2, Duration::ZERO).unwrap();
         assert_eq!((tally.accepted, tally.error("ECONNREFUSED")), (0, 2));
+    }
+
+    #[test]
+    fn a_fan_counts_those_that_are_connected() {
+        let free = || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap()
+        };
+        let (kept, closed) = (free(), free());
+        thread::spawn(move || keep(kept));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while TcpStream::connect(kept).is_err() {
+            assert!(Instant::now() < deadline, "the keeper did not come up");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let addresses = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2])];
+        let hold = Duration::from_millis(200);
+        let tally = fan(&addresses[..1], kept.port(), 10, 1_000, hold).unwrap();
+        assert_eq!((tally.sent, tally.accepted), (10, 10), "{:?}", tally.errors);
+        let tally = fan(&addresses, closed.port(), 4, 1_000, hold).unwrap();
+        assert_eq!((tally.sent, tally.error("ECONNREFUSED")), (4, 4));
     }
 }

@@ -1,0 +1,165 @@
+//! Pods without a runtime: a network namespace, a control group named as a kubelet and containerd
+//! name it, a log folder, and one process. A runtime under emulation makes one in some seconds; of
+//! these several are made in one.
+
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    guest::{
+        command::{self, output_with_input, wait_for},
+        net::ip,
+    },
+    traffic::tally::Tally,
+};
+
+/// Where its process writes its counts, and its errors.
+const FOLDER: &str = "/tmp/ctp-lookalikes";
+/// The gateway that every one has, answered for by its host side (as Calico does).
+const GATEWAY: &str = "169.254.1.1";
+
+/// A running one.
+#[derive(Debug)]
+pub struct Lookalike {
+    /// Its namespace.
+    pub namespace: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    number: u32,
+    child: Child,
+}
+
+impl Lookalike {
+    /// Makes number `number` with an address and has it run `ctgen` with these arguments (split at
+    /// spaces) after `delay` seconds. It lives on until it is removed.
+    pub fn make(number: u32, address: Ipv4Addr, delay: f64, arguments: &str) -> Result<Self> {
+        let name = format!("job-{number}");
+        Self::try_make(number, name.clone(), address, delay, arguments)
+            .with_context(|| format!("making {name} with {address}"))
+    }
+
+    fn try_make(
+        number: u32,
+        name: String,
+        address: Ipv4Addr,
+        delay: f64,
+        arguments: &str,
+    ) -> Result<Self> {
+        let netns = netns(number);
+        ip(None, &format!("netns add {netns}"))?;
+        batch(
+            None,
+            &format!(
+                "link add ctpv{number} type veth peer name eth0 netns {netns}\n\
+                 link set ctpv{number} up\n\
+                 addr add {GATEWAY}/32 dev ctpv{number}\n\
+                 route add {address}/32 dev ctpv{number}\n"
+            ),
+        )?;
+        batch(
+            Some(&netns),
+            &format!(
+                "link set lo up\n\
+                 addr add {address}/32 dev eth0\n\
+                 link set eth0 up\n\
+                 route add {GATEWAY}/32 dev eth0\n\
+                 route add default via {GATEWAY} dev eth0\n"
+            ),
+        )?;
+        let container = container_folder(number);
+        for folder in [&container, &log_folder(number), &PathBuf::from(FOLDER)] {
+            fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        }
+        // Into the control group before the namespace, as a runtime does it; `ip netns exec` hides
+        // the control groups.
+        let inside = format!("sleep {delay} && ctgen {arguments} && exec sleep 300");
+        let script = format!(
+            "echo $$ > {}/cgroup.procs && exec ip netns exec {netns} sh -c '{inside}'",
+            container.display()
+        );
+        let file = File::create(counts(number)).context("making a file for its counts")?;
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]);
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file);
+        Ok(Self {
+            namespace: "batch",
+            name,
+            address,
+            number,
+            child: command::spawn(&mut command)?,
+        })
+    }
+
+    /// What its generator counted; none while it is not done.
+    pub fn counts(&self) -> Result<Option<Tally>> {
+        let mut text = String::new();
+        File::open(counts(self.number))?.read_to_string(&mut text)?;
+        if !text.ends_with('\n') {
+            return Ok(None);
+        }
+        let tally = serde_json::from_str(&text)
+            .with_context(|| format!("{} printed `{text}`", self.name))?;
+        Ok(Some(tally))
+    }
+
+    /// Ends its process and removes all that was made for it, entries of conntrack excepted.
+    pub fn remove(mut self) -> Result<()> {
+        let gone = || format!("removing {}", self.name);
+        // The control group's way ends all processes in it.
+        let container = container_folder(self.number);
+        fs::write(container.join("cgroup.kill"), "1").with_context(gone)?;
+        self.child.wait().with_context(gone)?;
+        ip(None, &format!("netns delete {}", netns(self.number)))?;
+        let pod = container.parent().context("a container is in a pod")?;
+        // The kernel may still be at the end of a killed process.
+        wait_for("its processes to end", Duration::from_secs(20), || {
+            Ok(fs::remove_dir(&container).ok())
+        })
+        .with_context(gone)?;
+        fs::remove_dir(pod).with_context(gone)?;
+        fs::remove_dir_all(log_folder(self.number)).with_context(gone)?;
+        fs::remove_file(counts(self.number)).with_context(gone)
+    }
+}
+
+/// A name that is cleaned up after a scenario that was killed.
+fn netns(number: u32) -> String {
+    format!("ctp-job-{number}")
+}
+
+fn uid(number: u32) -> String {
+    format!("7a3c{number:04x}-52f0-4d19-8b64-0b5e{number:08x}")
+}
+
+fn container_folder(number: u32) -> PathBuf {
+    let pod = format!("/sys/fs/cgroup/kubepods/besteffort/pod{}", uid(number));
+    PathBuf::from(pod).join(format!("{number:064x}"))
+}
+
+fn log_folder(number: u32) -> PathBuf {
+    PathBuf::from(format!("/var/log/pods/batch_job-{number}_{}", uid(number)))
+}
+
+fn counts(number: u32) -> PathBuf {
+    PathBuf::from(FOLDER).join(number.to_string())
+}
+
+/// Several `ip` commands in one process.
+fn batch(namespace: Option<&str>, commands: &str) -> Result<()> {
+    let mut words: Vec<&str> = namespace.map_or_else(Vec::new, |name| vec!["-n", name]);
+    words.extend(["-batch", "-"]);
+    output_with_input("ip", &words, commands).map(drop)
+}

@@ -1,0 +1,290 @@
+//! Twenty pods at once: every count by owner is the generators', the tables' and a census'.
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    EGRESS, INGRESS, NOT_LOOPBACK, PORT_OF_HOST, PORT_OF_NODE_AGENT, PORT_OF_UNIT, UNIT, census,
+    load::{From, Load, Unit},
+    owner,
+};
+use crate::{
+    containers::{
+        cluster::{
+            CLIENTS, Cluster, FIREWALLED, NODE_AGENT, SERVERS, SERVICE, SERVICE_PORT, SIX, WEB,
+            WEB_HOST_PORT,
+        },
+        network::{NODE, OUTSIDE_ADDRESS},
+        pod::PORT,
+    },
+    guest::{
+        agent::{Agent, Mechanism},
+        checks::Checks,
+        command::output,
+        kernel, net,
+        owned::{ByOwner, Owner},
+    },
+    traffic::bench::flush_table,
+};
+
+/// Far above what is sent: nothing is dropped or evicted here.
+const LIMIT: u64 = 100_000;
+
+pub(in crate::scenarios) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
+    let cluster = Cluster::get()?;
+    net::nft(None, NOT_LOOPBACK)?;
+    kernel::set_limit(LIMIT)?;
+    let firewalled = cluster.pod(FIREWALLED)?;
+    let own_table = firewalled.netns()?;
+    kernel::nothing_expires(None)?;
+    kernel::nothing_expires(Some(own_table))?;
+    output("ip", &["netns", "exec", own_table, "conntrack", "-F"])?;
+    flush_table()?;
+
+    let _unit = Unit::start()?;
+    // Entries from before the agent: known by its census.
+    for (pod, arguments) in earlier(&cluster)? {
+        cluster.pod(pod)?.run(&arguments)?;
+    }
+    let before = census(&cluster)?;
+    let agent = Agent::start(mechanism, "")?;
+    let start = agent.settled()?;
+    let mut checks = Checks::new();
+    let live = ByOwner::read(&start, "entries", "direction")?;
+    live.check(&mut checks, "entries at the start", &before);
+
+    let expected = send(&cluster, &mut checks)?;
+    let metrics = agent.settled()?;
+    let after = census(&cluster)?;
+    // The truth itself: what the tables hold is what the generators sent.
+    let sent = after.since(&before)?;
+    sent.check(&mut checks, "entries listed", &expected);
+    let growth = |name: &str, beside: &str| {
+        let now = ByOwner::read(&metrics, name, beside)?;
+        now.since(&ByOwner::read(&start, name, beside)?)
+    };
+    let inserts = growth("inserts_total", "direction")?;
+    inserts.check(&mut checks, "inserts_total", &expected);
+    let tables = kernel::entries()? + entries_of(own_table)?;
+    checks.equal(
+        "inserts_total of all",
+        inserts.sum(),
+        "tables",
+        tables - before.sum(),
+    );
+    for (name, beside) in [
+        ("deletes_total", "direction"),
+        ("drops_total", "reason"),
+        ("evictions_total", "role"),
+    ] {
+        checks.equal(name, growth(name, beside)?.sum(), "zero", 0);
+    }
+    let live = ByOwner::read(&metrics, "entries", "direction")?;
+    live.check(&mut checks, "entries", &after);
+
+    // All that was live is deleted, and nothing is left.
+    output("ip", &["netns", "exec", own_table, "conntrack", "-F"])?;
+    flush_table()?;
+    let emptied = agent.settled()?;
+    let deletes = ByOwner::read(&emptied, "deletes_total", "direction")?.since(&ByOwner::read(
+        &metrics,
+        "deletes_total",
+        "direction",
+    )?)?;
+    deletes.check(&mut checks, "deletes_total", &after);
+    let left = ByOwner::read(&emptied, "entries", "direction")?;
+    checks.equal("entries after a flush", left.sum(), "zero", 0);
+    checks.finish()?;
+    agent.stop()
+}
+
+/// What some pods send before there is an agent.
+fn earlier(cluster: &Cluster) -> Result<Vec<(&'static str, String)>> {
+    let address = cluster.pod(CLIENTS[0])?.address()?;
+    let six = cluster.pod(SIX)?.address()?;
+    let firewalled = cluster.pod(FIREWALLED)?.address()?;
+    let numbers = "--flows 60 --first 1000000";
+    Ok(vec![
+        (CLIENTS[0], format!("send --source {address}/32 {numbers}")),
+        (
+            FIREWALLED,
+            format!("send --source {firewalled}/32 {numbers}"),
+        ),
+        (
+            SIX,
+            format!("send --family 6 --source6 {six}/128 {numbers}"),
+        ),
+    ])
+}
+
+/// All generators at once; what has to be counted for whom.
+fn send(cluster: &Cluster, checks: &mut Checks) -> Result<ByOwner> {
+    let loads = loads(cluster)?;
+    let running: Vec<_> = loads
+        .iter()
+        .map(|load| load.from.start(&load.arguments))
+        .collect::<Result<_>>()?;
+    let mut expected = ByOwner::default();
+    for (load, running) in loads.into_iter().zip(running) {
+        let what = format!("{} of {:?}", load.arguments, load.owner);
+        let tally = running.finish().with_context(|| what.clone())?;
+        // Every flow has come through, so every one is in every table on its way.
+        checks.equal(
+            format!("flows of `{what}`"),
+            tally.accepted,
+            "sent",
+            tally.sent,
+        );
+        checks.at_least(format!("flows of `{what}`"), tally.sent, 1);
+        println!(
+            "{:>6} {} {} {}",
+            tally.accepted, load.owner, load.direction, load.arguments
+        );
+        expected.add(load.owner, load.direction, tally.accepted * load.tables);
+    }
+    Ok(expected)
+}
+
+fn loads(cluster: &Cluster) -> Result<Vec<Load<'_>>> {
+    let mut loads: Vec<Load<'_>> = Vec::new();
+    let mut egress = |name: &str, tables: u64, arguments: String| -> Result<()> {
+        let pod = cluster.pod(name)?;
+        loads.push(Load {
+            from: From::Pod(pod),
+            arguments,
+            owner: owner(pod),
+            direction: EGRESS,
+            tables,
+        });
+        Ok(())
+    };
+    let service = format!("--destination {SERVICE}:{SERVICE_PORT}");
+    let mixed = "send --protocol udp,tcp,icmp --threads 2";
+    for (number, name) in CLIENTS.into_iter().enumerate() {
+        let address = cluster.pod(name)?.address()?;
+        let (tcp, udp, raw) = (60 + number, 80 + 3 * number, 900 + 7 * number);
+        egress(
+            name,
+            1,
+            format!("connect --transport tcp {service} --flows {tcp}"),
+        )?;
+        egress(
+            name,
+            1,
+            format!("connect --transport udp {service} --flows {udp}"),
+        )?;
+        egress(
+            name,
+            1,
+            format!("{mixed} --source {address}/32 --flows {raw}"),
+        )?;
+    }
+    let server = cluster.pod(SERVERS[1])?.address()?;
+    egress(
+        SERVERS[1],
+        1,
+        format!("send --source {server}/32 --flows 77"),
+    )?;
+    // Straight to another pod, by the bridge and by the host's routes.
+    egress(
+        CLIENTS[1],
+        1,
+        format!("connect --destination {server}:{PORT} --flows 23"),
+    )?;
+    egress(
+        CLIENTS[4],
+        1,
+        format!("connect --destination {server}:{PORT} --flows 29"),
+    )?;
+    // Its own rules see each of its flows, and the host's see it again.
+    let firewalled = cluster.pod(FIREWALLED)?.address()?;
+    egress(
+        FIREWALLED,
+        2,
+        format!("{mixed} --source {firewalled}/32 --flows 450"),
+    )?;
+    egress(FIREWALLED, 2, format!("connect {service} --flows 31"))?;
+    let six = cluster.pod(SIX)?.address()?;
+    egress(
+        SIX,
+        1,
+        format!("{mixed} --family 6 --source6 {six}/128 --flows 510"),
+    )?;
+    // The node's address, told apart by the socket.
+    egress(NODE_AGENT, 1, from_node(PORT_OF_NODE_AGENT, 240))?;
+
+    let mut others = |from, owner, direction, arguments| {
+        loads.push(Load {
+            from,
+            arguments,
+            owner,
+            direction,
+            tables: 1,
+        });
+    };
+    others(
+        From::Host,
+        Owner::host(),
+        EGRESS,
+        from_node(PORT_OF_HOST, 130),
+    );
+    others(
+        From::Host,
+        Owner::host(),
+        EGRESS,
+        format!("connect {service} --flows 17"),
+    );
+    others(
+        From::Unit,
+        Owner::unit(UNIT),
+        EGRESS,
+        from_node(PORT_OF_UNIT, 170),
+    );
+    let web = cluster.pod(WEB)?;
+    for arguments in [
+        format!(
+            "connect --transport tcp --destination {}:{PORT} --flows 45",
+            web.address()?
+        ),
+        format!(
+            "connect --transport udp --destination {}:{PORT} --flows 46",
+            web.address()?
+        ),
+        format!("connect --transport tcp --destination {NODE}:{WEB_HOST_PORT} --flows 21"),
+        format!(
+            "{mixed} --source 203.0.113.0/24 --destination {}/32 --flows 600",
+            web.address()?
+        ),
+    ] {
+        others(From::Outside, owner(web), INGRESS, arguments);
+    }
+    let six = cluster.pod(SIX)?;
+    let destination = format!("[{}]:{PORT}", six.address()?);
+    others(
+        From::Outside,
+        owner(six),
+        INGRESS,
+        format!("connect --destination {destination} --flows 33"),
+    );
+    others(
+        From::Outside,
+        Owner::host(),
+        INGRESS,
+        format!(
+            "send --source {OUTSIDE_ADDRESS}/32 --destination {NODE}/32 --destination-ports 9 --flows 19"
+        ),
+    );
+    Ok(loads)
+}
+
+fn from_node(port: u16, flows: u64) -> String {
+    format!("send --protocol udp,tcp --source {NODE}/32 --destination-ports {port} --flows {flows}")
+}
+
+/// Entries in the table of a named network namespace.
+fn entries_of(namespace: &str) -> Result<u64> {
+    let path = "/proc/sys/net/netfilter/nf_conntrack_count";
+    let text = output("ip", &["netns", "exec", namespace, "cat", path])?;
+    text.trim()
+        .parse()
+        .with_context(|| format!("{path} in {namespace} holds `{text}`"))
+}

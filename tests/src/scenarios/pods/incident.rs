@@ -1,0 +1,190 @@
+//! An aggregating pod holds most of a table; its limit is halved and its backends are doubled. The
+//! metrics name it, and what is dropped is charged to those who lost it.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{NOT_LOOPBACK, census, owner, passed, passed::Passed};
+use crate::{
+    containers::{
+        cluster::{AGGREGATOR, BYSTANDER, Cluster},
+        network::OUTSIDE,
+        pod::{PORT, Pod},
+    },
+    guest::{
+        agent::{Agent, Mechanism},
+        checks::Checks,
+        command::{self, wait_for},
+        kernel::{self, Statistics},
+        net::{self, ip},
+        owned::{ByOwner, Owner},
+        watch::{Line, Watch},
+    },
+    traffic::bench::flush_table,
+};
+
+/// The limit before and after.
+const LIMIT: u64 = 4_000;
+const HALVED: u64 = LIMIT / 2;
+/// 126 backends on either side, and as many again.
+const BACKENDS: &str = "10.200.0.0/25,10.201.0.0/25";
+const MORE_BACKENDS: &str = "10.200.0.128/25,10.201.0.128/25";
+/// Connections to each half of them: 45 % of the table, and then 180 % of what is left of it.
+const CONNECTIONS: u64 = 1_800;
+/// Within this time of the first drop the holder is named.
+const NAMED_WITHIN: Duration = Duration::from_secs(2);
+
+/// `ctgen keep` beyond the uplink, at every address of both networks.
+struct Backends(Child);
+
+impl Backends {
+    fn start() -> Result<Self> {
+        // Addresses of a whole network without adding any (a local route, "AnyIP").
+        ip(Some(OUTSIDE), "route replace local 10.200.0.0/15 dev lo")?;
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", OUTSIDE, "ctgen", "keep", "--listen"]);
+        command.arg(format!("[::]:{PORT}")).stdout(Stdio::null());
+        let backends = Self(command::spawn(&mut command)?);
+        wait_for("the backends to listen", Duration::from_secs(20), || {
+            let listening = command::output("ip", &["netns", "exec", OUTSIDE, "ss", "-Hltn"])?;
+            Ok(listening.contains(&format!(":{PORT}")).then_some(()))
+        })?;
+        Ok(backends)
+    }
+}
+
+impl Drop for Backends {
+    fn drop(&mut self) {
+        // Either it is already gone, or it is to be.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()> {
+    let cluster = Cluster::get()?;
+    let (aggregator, bystander) = (cluster.pod(AGGREGATOR)?, cluster.pod(BYSTANDER)?);
+    net::nft(None, NOT_LOOPBACK)?;
+    passed::count(&[aggregator, bystander])?;
+    kernel::nothing_expires(None)?;
+    kernel::set_limit(LIMIT)?;
+    flush_table()?;
+    let _backends = Backends::start()?;
+    let details = "--drop-budget 4000000000 --ring-size 8388608";
+    let agent = Agent::start(mechanism, details)?;
+    let watch = Watch::start(&agent.socket(), "--kind drop")?;
+    let start = agent.settled()?;
+    let statistics = Statistics::read()?;
+    let mut checks = Checks::new();
+
+    let fan = |networks: &str, hold: u32| {
+        format!(
+            "fan --destination {networks} --port {PORT} --flows {CONNECTIONS} --rate 400 --hold {hold}"
+        )
+    };
+    let first = aggregator.start(&fan(BACKENDS, 300))?;
+    wait_for("the first connections", Duration::from_mins(1), || {
+        Ok((kernel::entries()? >= CONNECTIONS).then_some(()))
+    })?;
+    checks.equal(
+        "drops before",
+        Statistics::read()?.since(&statistics, "drop"),
+        "zero",
+        0,
+    );
+
+    kernel::set_limit(HALVED)?;
+    let source = bystander.address()?;
+    let beside = bystander.start(&format!("send --source {source}/32 --flows 300 --rate 30"))?;
+    let second = aggregator.start(&fan(MORE_BACKENDS, 5))?;
+    wait_for("the first drop", Duration::from_mins(1), || {
+        let drops = Statistics::read()?.since(&statistics, "drop");
+        Ok((drops > 0).then_some(()))
+    })?;
+    let (took, share) = time_until_named(&agent, aggregator)?;
+    println!("named after {took:?} with {share:.3} of the table");
+    checks.at_most("time until the holder is named", took, NAMED_WITHIN);
+    second.finish()?;
+    beside.finish()?;
+
+    let metrics = agent.settled()?;
+    let live = ByOwner::read(&metrics, "entries", "direction")?;
+    live.check(&mut checks, "entries", &census(&cluster)?);
+    let counts = Passed::read()?;
+    let drops = ByOwner::read(&metrics, "drops_total", "reason")?.since(&ByOwner::read(
+        &start,
+        "drops_total",
+        "reason",
+    )?)?;
+    let mut expected = ByOwner::default();
+    for pod in [aggregator, bystander] {
+        checks.at_least(format!("drops of {}", pod.name), counts.dropped(pod), 20);
+        expected.add(owner(pod), "table_full", counts.dropped(pod));
+    }
+    println!("drops {:?}", expected.0);
+    drops.check(&mut checks, "drops_total", &expected);
+    checks.equal(
+        "drops_total of all",
+        drops.sum(),
+        "kernel drop",
+        Statistics::read()?.since(&statistics, "drop"),
+    );
+    let lost = metrics.count("ctpressure_events_lost_total", &[("kind", "drop_records")])?;
+    check_lines(&mut checks, &cluster, &watch.stop()?, drops.sum(), lost)?;
+    drop(first);
+    checks.finish()?;
+    agent.stop()
+}
+
+/// Until `/metrics` says that the pod holds most of the table and loses packets; its share then.
+fn time_until_named(agent: &Agent, pod: &Pod) -> Result<(Duration, f64)> {
+    let start = Instant::now();
+    wait_for("the holder to be named", Duration::from_secs(30), || {
+        let metrics = agent.scrape()?;
+        let live = ByOwner::read(&metrics, "entries", "direction")?;
+        let drops = ByOwner::read(&metrics, "drops_total", "reason")?;
+        let owner = owner(pod);
+        let of_table = |count: u64| -> Result<f64> {
+            let limit = metrics.value("ctpressure_table_limit", &[]);
+            Ok(f64::from(u32::try_from(count)?) / limit.context("no ctpressure_table_limit")?)
+        };
+        let share = of_table(live.of(&owner))?;
+        let most = live
+            .0
+            .keys()
+            .all(|(other, _)| live.of(other) <= live.of(&owner));
+        let named = most && share >= 0.8 && drops.of(&owner) > 0;
+        Ok(named.then(|| (start.elapsed(), share)))
+    })
+}
+
+/// Every line names the pod that its packet came from, and none is missing.
+fn check_lines(
+    checks: &mut Checks,
+    cluster: &Cluster,
+    lines: &[Line],
+    drops: u64,
+    lost: u64,
+) -> Result<()> {
+    let mut seen = 0_u64;
+    for line in lines.iter().filter(|line| line.kind() == "drop") {
+        seen += 1;
+        let source = line.text("/original/source").parse()?;
+        let pod = cluster.pod_at(source).context("a drop of no pod")?;
+        let said = Owner::of_event(&line.event["owner"]);
+        checks.holds(said == owner(pod), || {
+            format!("wrong owner: {}", line.event)
+        });
+    }
+    checks.equal(
+        "lines of drops and lost ones",
+        seen + lost,
+        "drops_total",
+        drops,
+    );
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! What came to conntrack from an address, and what it let through: counted by rules before and
+//! behind it. The difference is what it dropped, whatever anybody else says.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::{containers::pod::Pod, guest::net};
+
+/// Counts by the name of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Passed {
+    came: BTreeMap<String, u64>,
+    passed: BTreeMap<String, u64>,
+}
+
+const TABLE: &str = "ctp_passed";
+
+fn rules(pods: &[(&str, String)]) -> String {
+    let (mut counters, mut before, mut behind) = (String::new(), String::new(), String::new());
+    for (name, address) in pods {
+        let name = name.replace('-', "_");
+        counters += &format!("  counter came_{name} {{ }}\n  counter passed_{name} {{ }}\n");
+        before += &format!("    ip saddr {address} counter name came_{name}\n");
+        behind += &format!("    ip saddr {address} counter name passed_{name}\n");
+    }
+    // Conntrack's own priority is -200; NAT comes later.
+    format!(
+        "table inet {TABLE} {{\n{counters}  chain before {{\n    type filter hook prerouting \
+         priority -300;\n{before}  }}\n  chain behind {{\n    type filter hook prerouting priority \
+         -190;\n{behind}  }}\n}}\n"
+    )
+}
+
+/// Begins to count what comes from these pods.
+pub(super) fn count(pods: &[&Pod]) -> Result<()> {
+    let pods: Vec<_> = pods
+        .iter()
+        .map(|pod| Ok((pod.name.as_str(), pod.address()?.to_string())))
+        .collect::<Result<_>>()?;
+    net::nft(None, &rules(&pods))
+}
+
+impl Passed {
+    /// The counts now.
+    pub(super) fn read() -> Result<Self> {
+        let listing = net::nft_list(None, &format!("-j list counters table inet {TABLE}"))?;
+        Self::parse(&serde_json::from_str(&listing).context("reading nft's counters")?)
+    }
+
+    fn parse(listing: &Value) -> Result<Self> {
+        let mut counts = Self::default();
+        let objects = listing["nftables"].as_array();
+        for object in objects.context("nft lists nothing")? {
+            let (Some(name), Some(packets)) = (
+                object["counter"]["name"].as_str(),
+                object["counter"]["packets"].as_u64(),
+            ) else {
+                continue;
+            };
+            let (into, name) = match name.split_once('_') {
+                Some(("came", name)) => (&mut counts.came, name),
+                Some(("passed", name)) => (&mut counts.passed, name),
+                _ => continue,
+            };
+            into.insert(name.replace('_', "-"), packets);
+        }
+        Ok(counts)
+    }
+
+    /// Packets that conntrack let through.
+    pub(super) fn passed(&self, pod: &Pod) -> u64 {
+        self.passed.get(&pod.name).copied().unwrap_or(0)
+    }
+
+    /// Packets that conntrack dropped.
+    pub(super) fn dropped(&self, pod: &Pod) -> u64 {
+        let came = self.came.get(&pod.name).copied().unwrap_or(0);
+        came.saturating_sub(self.passed(pod))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_pod_has_a_counter_on_either_side() {
+        let rules = rules(&[("a-b", "10.88.0.2".to_owned())]);
+        assert!(rules.contains("counter came_a_b { }"), "{rules}");
+        assert!(rules.contains("ip saddr 10.88.0.2 counter name passed_a_b"));
+        let listing = serde_json::json!({"nftables": [
+            {"metainfo": {}},
+            {"counter": {"name": "came_a_b", "packets": 7}},
+            {"counter": {"name": "passed_a_b", "packets": 5}},
+        ]});
+        let counts = Passed::parse(&listing).unwrap();
+        assert_eq!(counts.came["a-b"], 7);
+        assert_eq!(counts.passed["a-b"], 5);
+        assert!(Passed::parse(&Value::Null).is_err());
+    }
+}

@@ -1,0 +1,123 @@
+//! Which programs a guest has besides ours: what every guest has, and what goes only into those that ask for it.
+
+/// The suite of the tools. Guests of every kernel have the same ones.
+pub(crate) const SUITE: &str = "trixie";
+
+/// A group of tools that goes into a guest together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// What every guest has.
+    Base,
+    /// bpftrace, which brings 200 MB of compiler: only where it is asked for.
+    Bpftrace,
+    /// containerd, runc and CNI plugins (130 MB): only where pods are made.
+    Containers,
+}
+
+impl Group {
+    /// What an unpacked group is made of: another recipe means that it has to be fetched anew.
+    pub(crate) fn recipe(self) -> String {
+        format!("{SUITE} {}", self.packages().join(" "))
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Bpftrace => "bpftrace",
+            Self::Containers => "containers",
+        }
+    }
+
+    pub(crate) fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Base => &[
+                "busybox-static",
+                "coreutils",
+                "dash",
+                "conntrack",
+                "iproute2",
+                "nftables",
+                "iptables",
+                "bpftool",
+                "kmod",
+                "netbase",
+                "libcap2-bin",
+            ],
+            Self::Bpftrace => &["bpftrace"],
+            Self::Containers => &["containerd", "runc", "containernetworking-plugins"],
+        }
+    }
+
+    pub(crate) fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Base => &[
+                "dash",
+                "date",
+                "conntrack",
+                "ip",
+                "ss",
+                "tc",
+                "bridge",
+                "nstat",
+                "nft",
+                "xtables-nft-multi",
+                "xtables-legacy-multi",
+                "bpftool",
+                "kmod",
+                "setcap",
+                "getcap",
+                "capsh",
+            ],
+            Self::Bpftrace => &["bpftrace"],
+            Self::Containers => &[
+                "containerd",
+                "containerd-shim-runc-v2",
+                "ctr",
+                "runc",
+                // CNI plugins.
+                "bridge",
+                "host-local",
+                "loopback",
+                "portmap",
+                "ptp",
+            ],
+        }
+    }
+
+    /// Files that programs open by themselves.
+    pub(crate) fn folders(self) -> &'static [&'static str] {
+        match self {
+            Self::Base => &[
+                "usr/lib/x86_64-linux-gnu/xtables",
+                "usr/share/iproute2",
+                "etc",
+            ],
+            Self::Bpftrace | Self::Containers => &[],
+        }
+    }
+
+    pub(crate) fn links(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Base => &[
+                // Not busybox's shell: that one prefers busybox's `ip` and `modprobe` to the real ones.
+                ("usr/bin/sh", "dash"),
+                ("usr/sbin/iptables", "xtables-nft-multi"),
+                ("usr/sbin/iptables-save", "xtables-nft-multi"),
+                ("usr/sbin/iptables-restore", "xtables-nft-multi"),
+                ("usr/sbin/iptables-nft", "xtables-nft-multi"),
+                ("usr/sbin/ip6tables", "xtables-nft-multi"),
+                ("usr/sbin/ip6tables-save", "xtables-nft-multi"),
+                ("usr/sbin/ip6tables-restore", "xtables-nft-multi"),
+                ("usr/sbin/ip6tables-nft", "xtables-nft-multi"),
+                ("usr/sbin/iptables-legacy", "xtables-legacy-multi"),
+                ("usr/sbin/ip6tables-legacy", "xtables-legacy-multi"),
+                ("usr/sbin/modprobe", "../bin/kmod"),
+                ("usr/sbin/insmod", "../bin/kmod"),
+                ("usr/sbin/rmmod", "../bin/kmod"),
+                ("usr/sbin/lsmod", "../bin/kmod"),
+                ("usr/sbin/modinfo", "../bin/kmod"),
+            ],
+            Self::Bpftrace | Self::Containers => &[],
+        }
+    }
+}
