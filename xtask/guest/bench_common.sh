@@ -13,6 +13,8 @@ LISTEN=127.0.0.1:9743
 # Arguments of ctgen, and the control group that it runs in ("": this one).
 GENERATOR=
 GROUP=
+# Seconds that an agent has for its first census.
+SETTLE=15
 # Empties the table after each run.
 empty() { conntrack -F >/dev/null 2>&1; }
 
@@ -105,7 +107,7 @@ agent_of() {
     shift
     begin_agent "$@" || return
     # Everybody is found, and the census says that the addresses have no earlier entries.
-    sleep 15
+    sleep "$SETTLE"
     before=$(inserts "$owner") before_all=$(inserts '')
     runs "$1"
     sleep 3

@@ -12,6 +12,7 @@ ip neigh add 192.0.2.254 lladdr 02:00:00:00:00:01 nud permanent dev bench
 ip route add 198.18.0.0/15 via 192.0.2.254 dev bench onlink
 
 FLOWS=10000
+SETTLE=40
 GENERATOR='--source 10.42.0.1 --spare'
 # The other entries stay.
 empty() { :; }
