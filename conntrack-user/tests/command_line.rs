@@ -14,7 +14,11 @@ use std::{
 use conntrack_ebpf::record::{
     DropReason, DropRecord, FLAG_CAUSE_KNOWN, Header, Kind, Origin, Tuple, VERSION, View,
 };
-use conntrack_user::{agent, serve::socket::Socket};
+use conntrack_user::{
+    agent::{self, Snapshot, State, Table},
+    pressure::state::Pressure,
+    serve::socket::Socket,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -193,6 +197,7 @@ impl Agent {
             LocalSet::new().block_on(&runtime, async move {
                 let socket = Socket::bind(&path).await.expect("a socket");
                 let (publisher, handle) = agent::channel();
+                publisher.publish(snapshot());
                 ready.send(()).expect("the test waits");
                 let drops = async {
                     let mut sink = publisher.sink();
@@ -269,6 +274,25 @@ fn drop_of(source_port: u16) -> View {
         reply: Tuple::default(),
         origin: Origin::default(),
     })
+}
+
+/// A table that is half full, and nothing else.
+fn snapshot() -> Snapshot {
+    Snapshot {
+        uptime_seconds: 1.0,
+        state: State::Attached,
+        reason: None,
+        limit: Some(2_000),
+        tables: vec![Table {
+            netns: 4_026_531_840,
+            name: "host".to_owned(),
+            entries: 1_000,
+            pressure: Pressure::Rising,
+            seconds_to_full: Some(20.0),
+            stats: None,
+        }],
+        ..Snapshot::default()
+    }
 }
 
 /// Waits for the end; the exit status and what came on stderr.
@@ -399,4 +423,54 @@ fn the_end_of_the_agent_is_told() {
         "{errors}"
     );
     assert!(errors.contains("help: "), "{errors}");
+}
+
+#[test]
+fn top_prints_what_the_agent_knows() {
+    let agent = Agent::start();
+    let top = |arguments: &[&str]| {
+        let said = ctpressure()
+            .args(["top", "--socket"])
+            .arg(agent.socket())
+            .args(arguments)
+            .output()
+            .expect("it starts");
+        assert!(said.status.success(), "{}", text(&said.stderr));
+        text(&said.stdout)
+    };
+    let json = top(&["--once", "-o", "json"]);
+    assert_eq!(json.lines().count(), 1, "{json}");
+    let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(value["limit"], 2_000);
+    assert_eq!(value["tables"][0]["name"], "host");
+    assert_eq!(value["tables"][0]["occupancy"], 0.5);
+    // Nobody can press keys here: it prints.
+    let printed = top(&[]);
+    assert!(
+        printed.contains("table host") && printed.contains("rising full in 20s"),
+        "{printed}"
+    );
+    assert!(!printed.contains('\u{1b}'), "no colour into a pipe");
+}
+
+#[test]
+fn top_says_when_the_agent_ends() {
+    let agent = Agent::start();
+    let mut child = ctpressure()
+        .args(["top", "-o", "json", "--socket"])
+        .arg(agent.socket())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    lines.next().expect("a line").expect("a line");
+    drop(agent);
+    assert!(lines.next().is_none());
+    let (status, errors) = end_of(child);
+    assert_eq!(status, Some(1), "{errors}");
+    assert!(
+        errors.starts_with("ctpressure: error: the agent has ended\nhelp: "),
+        "{errors}"
+    );
 }

@@ -1,8 +1,10 @@
-use std::net::IpAddr;
+use std::{net::IpAddr, time::UNIX_EPOCH};
+
+use conntrack_ebpf::record::DropReason;
 
 use super::*;
 use crate::{
-    agent::channel,
+    agent::{OwnerSample, Table, channel},
     owners::Owner,
     pressure::destinations::{Destination, Top},
 };

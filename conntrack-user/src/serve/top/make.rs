@@ -1,0 +1,281 @@
+//! From a snapshot to what is shown of it.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeSet,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use conntrack_ebpf::record::DropReason;
+
+use super::{
+    DETAILED, NAME_BYTES, OWNERS, OtherOwners, OtherTables, OwnerRow, STATES, TABLES, TableRow,
+    TopSample, TotalsRow, rate,
+};
+use crate::{
+    agent::{OwnerSample, Snapshot, Table, Tops},
+    pressure::{
+        destinations::{Destination, Top},
+        lifetime::Lifetime,
+        rate::Rates,
+    },
+};
+
+/// Three places; JSON knows no infinity.
+fn rounded(number: f64) -> f64 {
+    if number.is_finite() {
+        (number * 1000.0).round() / 1000.0
+    } else {
+        0.0
+    }
+}
+
+fn rounded_rates(rates: &Rates) -> Rates {
+    Rates {
+        second: rates.second.map(rounded),
+        ten_seconds: rates.ten_seconds.map(rounded),
+        minute: rates.minute.map(rounded),
+    }
+}
+
+fn rounded_top(top: &Top) -> Top {
+    Top {
+        window_seconds: rounded(top.window_seconds),
+        total: rounded(top.total),
+        others_at_most: rounded(top.others_at_most),
+        destinations: top
+            .destinations
+            .iter()
+            .map(|destination| Destination {
+                count: rounded(destination.count),
+                error: rounded(destination.error),
+                share: rounded(destination.share),
+                per_second: rounded(destination.per_second),
+                ..destination.clone()
+            })
+            .collect(),
+    }
+}
+
+/// The text without control characters, cut to what is kept.
+fn cut(text: &str) -> String {
+    let mut kept = String::new();
+    for character in text.chars() {
+        if kept.len() + character.len_utf8() > NAME_BYTES {
+            break;
+        }
+        kept.push(if character.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            character
+        });
+    }
+    kept
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+fn part(entries: u64, limit: u64) -> Option<f64> {
+    (limit > 0).then(|| rounded(entries as f64 / limit as f64))
+}
+
+impl TopSample {
+    /// What a snapshot says; `now`: when it was made.
+    pub fn new(snapshot: &Snapshot, now: SystemTime) -> Self {
+        let owners = ordered(&snapshot.owners);
+        let detailed = foremost(&owners);
+        let (shown, others) = chosen(&owners, &detailed);
+        let limit = snapshot.limit.unwrap_or(0);
+        let (tables, other_tables) = tables(&snapshot.tables, limit);
+        let sum = |of: fn(&OwnerSample) -> &Rates| {
+            rounded(owners.iter().map(|owner| rate(of(owner))).sum::<f64>())
+        };
+        let totals = &snapshot.totals;
+        let lost = &totals.lost;
+        Self {
+            time: rounded(
+                now.duration_since(UNIX_EPOCH)
+                    .unwrap_or_default()
+                    .as_secs_f64(),
+            ),
+            uptime_seconds: rounded(snapshot.uptime_seconds),
+            state: snapshot.state,
+            reason: snapshot.reason.as_deref().map(cut),
+            kernel: cut(&snapshot.kernel.release),
+            limit: snapshot.limit,
+            buckets: snapshot.buckets,
+            table_bytes: snapshot.table_bytes,
+            tables,
+            other_tables,
+            totals: TotalsRow {
+                inserts: totals.inserts,
+                deletes: totals.deletes,
+                evictions: totals.evictions,
+                drops: [
+                    (DropReason::TableFull, Some(totals.drops.table_full)),
+                    (DropReason::Clash, Some(totals.drops.clash)),
+                    (DropReason::ChainTooLong, totals.drops.chain_too_long),
+                    (DropReason::Dying, totals.drops.dying),
+                ]
+                .into_iter()
+                .filter_map(|(reason, number)| Some((reason.name().to_owned(), number?)))
+                .filter(|(_, number)| *number > 0)
+                .collect(),
+                inserts_per_second: sum(|owner| &owner.activity.inserts_per_second),
+                deletes_per_second: sum(|owner| &owner.activity.deletes_per_second),
+                drops_per_second: sum(|owner| &owner.activity.drops_per_second),
+                lost: lost.insert_records
+                    + lost.drop_records
+                    + lost.eviction_records
+                    + lost.drops_not_detailed
+                    + lost.evictions_not_detailed,
+            },
+            owners: shown
+                .iter()
+                .map(|owner| OwnerRow::new(owner, detailed.contains(&owner.slot)))
+                .collect(),
+            other_owners: others
+                .iter()
+                .fold(OtherOwners::default(), |others, owner| OtherOwners {
+                    number: others.number + 1,
+                    live: others.live + owner.live(),
+                    inserts: others.inserts + owner.egress.inserts + owner.ingress.inserts,
+                    deletes: others.deletes + owner.egress.deletes + owner.ingress.deletes,
+                    drops: others.drops + dropped(owner),
+                }),
+            census: snapshot.recount.times > 0,
+        }
+    }
+}
+
+/// Owners that have, or had, anything: most live entries first.
+fn ordered(owners: &[OwnerSample]) -> Vec<&OwnerSample> {
+    let mut owners: Vec<_> = owners.iter().collect();
+    owners.sort_by_key(|owner| (Reverse(owner.live()), owner.slot));
+    owners
+}
+
+/// Those that are shown, and the others: the foremost have a place, whatever they hold.
+fn chosen<'a>(
+    owners: &[&'a OwnerSample],
+    foremost: &BTreeSet<u32>,
+) -> (Vec<&'a OwnerSample>, Vec<&'a OwnerSample>) {
+    let mut room = OWNERS.saturating_sub(foremost.len());
+    owners.iter().partition(|owner| {
+        foremost.contains(&owner.slot) || {
+            let fits = room > 0;
+            room = room.saturating_sub(1);
+            fits
+        }
+    })
+}
+
+/// Slots of the owners whose destinations are worth their bytes: first by live entries, by inserts
+/// or by drops.
+fn foremost(owners: &[&OwnerSample]) -> BTreeSet<u32> {
+    if owners.len() <= DETAILED {
+        return owners.iter().map(|owner| owner.slot).collect();
+    }
+    let by = |of: fn(&OwnerSample) -> f64| {
+        let mut owners = owners.to_vec();
+        owners.sort_by(|one, other| of(other).total_cmp(&of(one)));
+        owners.truncate(DETAILED / 3);
+        owners
+    };
+    let mut slots = BTreeSet::new();
+    for order in [
+        by(|owner| owner.activity.live_share),
+        by(|owner| rate(&owner.activity.inserts_per_second)),
+        by(|owner| rate(&owner.activity.drops_per_second)),
+    ] {
+        slots.extend(order.iter().map(|owner| owner.slot));
+    }
+    slots
+}
+
+/// The host's table and the fullest ones, in the order of the snapshot.
+fn tables(all: &[Table], limit: u64) -> (Vec<TableRow>, OtherTables) {
+    let mut places: Vec<usize> = (0..all.len()).collect();
+    places.sort_by_key(|place| (*place != 0, Reverse(all[*place].entries)));
+    let mut shown: Vec<usize> = places.iter().copied().take(TABLES).collect();
+    shown.sort_unstable();
+    let rows = shown
+        .into_iter()
+        .map(|place| TableRow {
+            netns: all[place].netns,
+            name: cut(&all[place].name),
+            entries: all[place].entries,
+            occupancy: part(all[place].entries, limit),
+            pressure: all[place].pressure,
+            seconds_to_full: all[place]
+                .seconds_to_full
+                .filter(|seconds| seconds.is_finite())
+                .map(rounded),
+        })
+        .collect();
+    let others = &places[places.len().min(TABLES)..];
+    let others = OtherTables {
+        number: others.len() as u64,
+        entries: others.iter().map(|place| all[*place].entries).sum(),
+    };
+    (rows, others)
+}
+
+fn dropped(owner: &OwnerSample) -> u64 {
+    let sum = |drops: &[u64]| drops.iter().sum::<u64>();
+    sum(&owner.egress.drops) + sum(&owner.ingress.drops)
+}
+
+impl OwnerRow {
+    fn new(sample: &OwnerSample, detailed: bool) -> Self {
+        let OwnerSample {
+            egress,
+            ingress,
+            activity,
+            ..
+        } = sample;
+        let labels = sample.owner.labels();
+        Self {
+            slot: sample.slot,
+            kind: sample.owner.kind,
+            name: sample.owner.name().chars().take(2 * NAME_BYTES).collect(),
+            namespace: cut(labels.namespace),
+            pod: cut(labels.pod),
+            unit: cut(labels.unit),
+            present: sample.present,
+            live: sample.live(),
+            live_egress: egress.live,
+            live_ingress: ingress.live,
+            live_share: rounded(activity.live_share),
+            limit_share: activity.limit_share.map(rounded),
+            inserts: egress.inserts + ingress.inserts,
+            deletes: egress.deletes + ingress.deletes,
+            drops: dropped(sample),
+            drops_by_reason: DropReason::ALL
+                .into_iter()
+                .map(|reason| {
+                    let number = egress.dropped(reason) + ingress.dropped(reason);
+                    (reason.name().to_owned(), number)
+                })
+                .filter(|(_, number)| *number > 0)
+                .collect(),
+            victims: egress.victims + ingress.victims,
+            causes: egress.causes + ingress.causes,
+            inserts_per_second: rounded_rates(&activity.inserts_per_second),
+            deletes_per_second: rounded_rates(&activity.deletes_per_second),
+            drops_per_second: rounded_rates(&activity.drops_per_second),
+            insert_share: rounded(activity.insert_share),
+            drop_share: rounded(activity.drop_share),
+            lifetime: activity.lifetime.map(|lifetime| Lifetime {
+                seconds: rounded(lifetime.seconds),
+                error: rounded(lifetime.error),
+                ..lifetime
+            }),
+            states: detailed.then(|| activity.states.iter().take(STATES).cloned().collect()),
+            destinations: detailed.then(|| Tops {
+                inserts: rounded_top(&sample.destinations.inserts),
+                services: rounded_top(&sample.destinations.services),
+                drops: rounded_top(&sample.destinations.drops),
+            }),
+        }
+    }
+}
