@@ -165,33 +165,41 @@ impl Service {
 
     fn rules(&self) -> String {
         let (address, port) = (self.address, self.port);
-        let mut chains = "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-1 - [0:0]\n".to_owned();
-        let mut rules = "-A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n".to_owned();
-        for protocol in ["tcp", "udp"] {
-            rules += &format!(
-                "-A KUBE-SERVICES -d {address}/32 -p {protocol} -m {protocol} --dport {port} -j KUBE-SVC-1\n"
-            );
-        }
-        let count = self.backends.len();
+        let mut lines = vec!["*nat".to_owned()];
+        let chains = ["KUBE-SERVICES".to_owned(), "KUBE-SVC-1".to_owned()];
+        let ends = (0..self.backends.len()).map(|number| format!("KUBE-SEP-{number}"));
+        lines.extend(
+            chains
+                .into_iter()
+                .chain(ends)
+                .map(|chain| format!(":{chain} - [0:0]")),
+        );
+        lines.extend(["PREROUTING", "OUTPUT"].map(|chain| format!("-A {chain} -j KUBE-SERVICES")));
+        let protocols = ["tcp", "udp"].map(|protocol| format!("-p {protocol} -m {protocol}"));
+        lines.extend(protocols.iter().map(|protocol| {
+            format!("-A KUBE-SERVICES -d {address}/32 {protocol} --dport {port} -j KUBE-SVC-1")
+        }));
         for (number, backend) in self.backends.iter().enumerate() {
-            chains += &format!(":KUBE-SEP-{number} - [0:0]\n");
-            let left = u32::try_from(count - number).unwrap_or(u32::MAX);
-            let chance = if left == 1 {
-                String::new()
-            } else {
-                let chance = 1.0 / f64::from(left);
-                format!("-m statistic --mode random --probability {chance:.10} ")
-            };
-            rules += &format!("-A KUBE-SVC-1 {chance}-j KUBE-SEP-{number}\n");
-            for protocol in ["tcp", "udp"] {
-                rules += &format!(
-                    "-A KUBE-SEP-{number} -p {protocol} -m {protocol} -j DNAT --to-destination {backend}:{}\n",
-                    self.backend_port
-                );
-            }
+            let chance = chance(self.backends.len() - number);
+            lines.push(format!("-A KUBE-SVC-1 {chance}-j KUBE-SEP-{number}"));
+            let to = format!("{backend}:{}", self.backend_port);
+            lines.extend(protocols.iter().map(|protocol| {
+                format!("-A KUBE-SEP-{number} {protocol} -j DNAT --to-destination {to}")
+            }));
         }
-        format!("{chains}{rules}COMMIT\n")
+        lines.push("COMMIT\n".to_owned());
+        lines.join("\n")
     }
+}
+
+/// The match that lets one of `left` through; nothing for the last.
+fn chance(left: usize) -> String {
+    let left = u32::try_from(left).unwrap_or(u32::MAX);
+    if left == 1 {
+        return String::new();
+    }
+    let chance = 1.0 / f64::from(left);
+    format!("-m statistic --mode random --probability {chance:.10} ")
 }
 
 /// Rules in the network namespace of a pod, by itself: what makes its kernel keep a table of its own.

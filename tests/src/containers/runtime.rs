@@ -59,10 +59,14 @@ default_runtime_name = "{first}"
     for network in networks {
         let name =
             format!(r#"plugins."io.containerd.grpc.v1.cri".containerd.runtimes."{network}""#);
-        text.push_str(&format!(
-            "[{name}]\nruntime_type = \"io.containerd.runc.v2\"\ncni_conf_dir = \"{CNI}/{network}\"\n\
-             [{name}.options]\nSystemdCgroup = false\n"
-        ));
+        let lines = [
+            format!("[{name}]"),
+            "runtime_type = \"io.containerd.runc.v2\"".to_owned(),
+            format!("cni_conf_dir = \"{CNI}/{network}\""),
+            format!("[{name}.options]"),
+            "SystemdCgroup = false\n".to_owned(),
+        ];
+        text.push_str(&lines.join("\n"));
     }
     text
 }

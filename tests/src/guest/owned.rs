@@ -156,8 +156,7 @@ impl ByOwner {
 
     /// Each is what it should be, and nobody else has any.
     pub fn check(&self, checks: &mut Checks, name: &str, expected: &Self) {
-        let zero = BTreeMap::from_iter(self.0.keys().map(|share| (share.clone(), 0)));
-        let mut all = zero;
+        let mut all: BTreeMap<_, _> = self.0.keys().map(|share| (share.clone(), 0)).collect();
         all.extend(expected.0.clone());
         for ((owner, label), expected) in all {
             let is = self.get(&owner, &label);

@@ -45,6 +45,50 @@ pub(in crate::scenarios) fn attacker(mechanism: Option<Mechanism>) -> Result<()>
     let start = agent.settled()?;
     let statistics = Statistics::read()?;
 
+    send(attacker, quiet)?;
+    let metrics = agent.settled()?;
+    // The last lines may still be on their way.
+    thread::sleep(Duration::from_secs(1));
+    let lines = watch.stop()?;
+
+    let mut checks = Checks::new();
+    let growth = |name: &str, beside: &str| {
+        let now = ByOwner::read(&metrics, name, beside)?;
+        now.since(&ByOwner::read(&start, name, beside)?)
+    };
+    let evictions = growth("evictions_total", "role")?;
+    println!("evictions {:?}", evictions.0);
+    let entries = (
+        growth("inserts_total", "direction")?,
+        growth("deletes_total", "direction")?,
+    );
+    check_pods(&mut checks, [attacker, quiet], &entries, &evictions)?;
+
+    let lost = |kind: &str| metrics.count("ctpressure_events_lost_total", &[("kind", kind)]);
+    let early_drops = Statistics::read()?.since(&statistics, "early_drop");
+    check_sums(
+        &mut checks,
+        &evictions,
+        early_drops,
+        lost("evictions_unseen")?,
+    );
+    let of_lines = check_lines(&mut checks, [attacker, quiet], &lines)?;
+    let records_lost = lost("eviction_records")?;
+    checks.equal(
+        "lines and lost ones",
+        sum_of(&of_lines, "victim") + records_lost,
+        "evictions",
+        sum_of(&evictions, "victim"),
+    );
+    if records_lost == 0 {
+        of_lines.check(&mut checks, "lines", &evictions);
+    }
+    checks.finish()?;
+    agent.stop()
+}
+
+/// The quiet pod's few, and the flood while it goes on.
+fn send(attacker: &Pod, quiet: &Pod) -> Result<()> {
     let from = |pod: &Pod, to: &str, rest: &str| -> Result<String> {
         Ok(format!(
             "send --source {}/32 --destination {to} {rest}",
@@ -59,67 +103,50 @@ pub(in crate::scenarios) fn attacker(mechanism: Option<Mechanism>) -> Result<()>
     )?)?;
     let flood = attacker.run(&from(attacker, FLOOD_TO, &format!("--flows {FLOOD}"))?)?;
     println!("{FLOOD} flows in {:.1} s", flood.seconds);
-    goes_on.finish()?;
-    let metrics = agent.settled()?;
-    // The last lines may still be on their way.
-    thread::sleep(Duration::from_secs(1));
-    let lines = watch.stop()?;
+    goes_on.finish().map(drop)
+}
 
-    let mut checks = Checks::new();
-    let growth = |name: &str, beside: &str| {
-        let now = ByOwner::read(&metrics, name, beside)?;
-        now.since(&ByOwner::read(&start, name, beside)?)
-    };
-    let (inserts, deletes) = (
-        growth("inserts_total", "direction")?,
-        growth("deletes_total", "direction")?,
-    );
-    let evictions = growth("evictions_total", "role")?;
+/// What each pod has in the table, and what it lost, is what it sent.
+fn check_pods(
+    checks: &mut Checks,
+    pods: [&Pod; 2],
+    (inserts, deletes): &(ByOwner, ByOwner),
+    evictions: &ByOwner,
+) -> Result<()> {
     let (counts, live) = (Passed::read()?, entries::list(None)?);
-    for pod in [attacker, quiet] {
-        let owner = owner(pod);
+    let mut of_both = 0;
+    for pod in pods {
+        let (owner, name) = (owner(pod), &pod.name);
         let left = live
             .iter()
             .filter(|entry| pod.addresses.contains(&entry.original.source));
-        let left = u64::try_from(left.count())?;
-        let name = &pod.name;
+        let gone = counts.passed(pod) - u64::try_from(left.count())?;
+        let (inserts, deletes) = (inserts.of(&owner), deletes.of(&owner));
         checks.equal(
             format!("inserts of {name}"),
-            inserts.of(&owner),
+            inserts,
             "passed",
             counts.passed(pod),
         );
         checks.equal(
             format!("deletes of {name}"),
-            deletes.of(&owner),
+            deletes,
             "passed and gone",
-            counts.passed(pod) - left,
+            gone,
         );
         // The kernel's garbage collector may have taken some as well.
-        checks.at_most(
-            format!("evictions of {name}"),
-            evictions.get(&owner, "victim"),
-            deletes.of(&owner),
-        );
+        let evicted = evictions.get(&owner, "victim");
+        checks.at_most(format!("evictions of {name}"), evicted, deletes);
+        checks.at_least(format!("evictions of {name}"), evicted, 100);
+        of_both += inserts;
     }
-    checks.equal(
-        "inserts of all",
-        inserts.sum(),
-        "of both",
-        inserts.of(&owner(attacker)) + inserts.of(&owner(quiet)),
-    );
-    checks.at_least(
-        "evictions of the quiet pod",
-        evictions.get(&owner(quiet), "victim"),
-        100,
-    );
+    checks.equal("inserts of all", inserts.sum(), "of both", of_both);
+    Ok(())
+}
 
-    let victims = sum_of(&evictions, "victim");
-    let early_drops = Statistics::read()?.since(&statistics, "early_drop");
-    let unseen = metrics.count(
-        "ctpressure_events_lost_total",
-        &[("kind", "evictions_unseen")],
-    )?;
+/// Each eviction has a victim and a cause, and hardly any of them is nobody's.
+fn check_sums(checks: &mut Checks, evictions: &ByOwner, early_drops: u64, unseen: u64) {
+    let victims = sum_of(evictions, "victim");
     checks.equal(
         "evictions and unseen",
         victims + unseen,
@@ -129,36 +156,13 @@ pub(in crate::scenarios) fn attacker(mechanism: Option<Mechanism>) -> Result<()>
     checks.at_most("evictions unseen", unseen, early_drops / 1_000);
     checks.equal(
         "evictions by cause",
-        sum_of(&evictions, "cause"),
+        sum_of(evictions, "cause"),
         "by victim",
         victims,
     );
-    let unknown = evictions.get(&Owner::unknown(), "cause");
-    checks.at_most("causes unknown", unknown, victims / 1_000);
-    checks.equal(
-        "victims unknown",
-        evictions.get(&Owner::unknown(), "victim"),
-        "zero",
-        0,
-    );
-    println!("evictions {:?}", evictions.0);
-
-    let seen = check_lines(&mut checks, [attacker, quiet], &lines)?;
-    let lost = metrics.count(
-        "ctpressure_events_lost_total",
-        &[("kind", "eviction_records")],
-    )?;
-    checks.equal(
-        "lines and lost ones",
-        seen.of_role("victim") + lost,
-        "evictions",
-        victims,
-    );
-    if lost == 0 {
-        seen.0.check(&mut checks, "lines", &evictions);
-    }
-    checks.finish()?;
-    agent.stop()
+    let nobody = |role: &str| evictions.get(&Owner::unknown(), role);
+    checks.at_most("causes unknown", nobody("cause"), victims / 1_000);
+    checks.equal("victims unknown", nobody("victim"), "zero", 0);
 }
 
 fn sum_of(counts: &ByOwner, role: &str) -> u64 {
@@ -166,18 +170,9 @@ fn sum_of(counts: &ByOwner, role: &str) -> u64 {
     of_role.map(|(_, count)| count).sum()
 }
 
-/// Lines by the owners that they name.
-struct Seen(ByOwner);
-
-impl Seen {
-    fn of_role(&self, role: &str) -> u64 {
-        sum_of(&self.0, role)
-    }
-}
-
 /// None names another pod than the one that its addresses belong to.
-fn check_lines(checks: &mut Checks, pods: [&Pod; 2], lines: &[Line]) -> Result<Seen> {
-    let mut seen = Seen(ByOwner::default());
+fn check_lines(checks: &mut Checks, pods: [&Pod; 2], lines: &[Line]) -> Result<ByOwner> {
+    let mut seen = ByOwner::default();
     for line in lines.iter().filter(|line| line.kind() == "eviction") {
         for (role, tuple, object) in [
             ("victim", "/victim", "victim_owner"),
@@ -185,7 +180,7 @@ fn check_lines(checks: &mut Checks, pods: [&Pod; 2], lines: &[Line]) -> Result<S
         ] {
             let said = Owner::of_event(&line.event[object]);
             let of_nobody = said == Owner::unknown() || said == Owner::default();
-            seen.0.add(
+            seen.add(
                 if of_nobody {
                     Owner::unknown()
                 } else {

@@ -204,14 +204,14 @@ fn run(agent: &Agent, turnover: Turnover) -> Result<(Vec<Past>, Counts, u64)> {
         });
         let made = make_all(agent, turnover, &free, &sender);
         drop(sender);
-        let removed = remover
+        let all_gone = remover
             .join()
             .map_err(|_| anyhow!("the remover panicked"))?;
         done.store(true, Ordering::Relaxed);
         let most = scraper
             .join()
             .map_err(|_| anyhow!("the scraper panicked"))??;
-        removed?;
+        all_gone?;
         let memory = made?;
         Ok((std::mem::take(&mut *lock(&past)), most, memory))
     })

@@ -144,9 +144,12 @@ fn send(cluster: &Cluster, checks: &mut Checks) -> Result<ByOwner> {
     Ok(expected)
 }
 
+/// Packets of three protocols, from two CPUs.
+const MIXED: &str = "send --protocol udp,tcp,icmp --threads 2";
+
 fn loads(cluster: &Cluster) -> Result<Vec<Load<'_>>> {
-    let mut loads: Vec<Load<'_>> = Vec::new();
-    let mut egress = |name: &str, tables: u64, arguments: String| -> Result<()> {
+    let mut loads = Vec::new();
+    for (name, tables, arguments) in of_pods(cluster)? {
         let pod = cluster.pod(name)?;
         loads.push(Load {
             from: From::Pod(pod),
@@ -155,64 +158,8 @@ fn loads(cluster: &Cluster) -> Result<Vec<Load<'_>>> {
             direction: EGRESS,
             tables,
         });
-        Ok(())
-    };
-    let service = format!("--destination {SERVICE}:{SERVICE_PORT}");
-    let mixed = "send --protocol udp,tcp,icmp --threads 2";
-    for (number, name) in CLIENTS.into_iter().enumerate() {
-        let address = cluster.pod(name)?.address()?;
-        let (tcp, udp, raw) = (60 + number, 80 + 3 * number, 900 + 7 * number);
-        egress(
-            name,
-            1,
-            format!("connect --transport tcp {service} --flows {tcp}"),
-        )?;
-        egress(
-            name,
-            1,
-            format!("connect --transport udp {service} --flows {udp}"),
-        )?;
-        egress(
-            name,
-            1,
-            format!("{mixed} --source {address}/32 --flows {raw}"),
-        )?;
     }
-    let server = cluster.pod(SERVERS[1])?.address()?;
-    egress(
-        SERVERS[1],
-        1,
-        format!("send --source {server}/32 --flows 77"),
-    )?;
-    // Straight to another pod, by the bridge and by the host's routes.
-    egress(
-        CLIENTS[1],
-        1,
-        format!("connect --destination {server}:{PORT} --flows 23"),
-    )?;
-    egress(
-        CLIENTS[4],
-        1,
-        format!("connect --destination {server}:{PORT} --flows 29"),
-    )?;
-    // Its own rules see each of its flows, and the host's see it again.
-    let firewalled = cluster.pod(FIREWALLED)?.address()?;
-    egress(
-        FIREWALLED,
-        2,
-        format!("{mixed} --source {firewalled}/32 --flows 450"),
-    )?;
-    egress(FIREWALLED, 2, format!("connect {service} --flows 31"))?;
-    let six = cluster.pod(SIX)?.address()?;
-    egress(
-        SIX,
-        1,
-        format!("{mixed} --family 6 --source6 {six}/128 --flows 510"),
-    )?;
-    // The node's address, told apart by the socket.
-    egress(NODE_AGENT, 1, from_node(PORT_OF_NODE_AGENT, 240))?;
-
-    let mut others = |from, owner, direction, arguments| {
+    for (from, owner, direction, arguments) in of_others(cluster)? {
         loads.push(Load {
             from,
             arguments,
@@ -220,60 +167,137 @@ fn loads(cluster: &Cluster) -> Result<Vec<Load<'_>>> {
             direction,
             tables: 1,
         });
-    };
-    others(
-        From::Host,
-        Owner::host(),
-        EGRESS,
-        from_node(PORT_OF_HOST, 130),
-    );
-    others(
-        From::Host,
-        Owner::host(),
-        EGRESS,
-        format!("connect {service} --flows 17"),
-    );
-    others(
-        From::Unit,
-        Owner::unit(UNIT),
-        EGRESS,
-        from_node(PORT_OF_UNIT, 170),
-    );
-    let web = cluster.pod(WEB)?;
-    for arguments in [
-        format!(
-            "connect --transport tcp --destination {}:{PORT} --flows 45",
-            web.address()?
-        ),
-        format!(
-            "connect --transport udp --destination {}:{PORT} --flows 46",
-            web.address()?
-        ),
-        format!("connect --transport tcp --destination {NODE}:{WEB_HOST_PORT} --flows 21"),
-        format!(
-            "{mixed} --source 203.0.113.0/24 --destination {}/32 --flows 600",
-            web.address()?
-        ),
-    ] {
-        others(From::Outside, owner(web), INGRESS, arguments);
     }
-    let six = cluster.pod(SIX)?;
-    let destination = format!("[{}]:{PORT}", six.address()?);
-    others(
-        From::Outside,
-        owner(six),
-        INGRESS,
-        format!("connect --destination {destination} --flows 33"),
-    );
-    others(
-        From::Outside,
-        Owner::host(),
-        INGRESS,
-        format!(
-            "send --source {OUTSIDE_ADDRESS}/32 --destination {NODE}/32 --destination-ports 9 --flows 19"
-        ),
-    );
     Ok(loads)
+}
+
+/// Pods that open flows, the number of tables that see each flow, and what they do.
+fn of_pods(cluster: &Cluster) -> Result<Vec<(&'static str, u64, String)>> {
+    let address = |name: &str| cluster.pod(name)?.address();
+    let service = format!("--destination {SERVICE}:{SERVICE_PORT}");
+    let mut loads = Vec::new();
+    for (number, name) in CLIENTS.into_iter().enumerate() {
+        let (tcp, udp, raw) = (60 + number, 80 + 3 * number, 900 + 7 * number);
+        let source = address(name)?;
+        loads.extend([
+            (
+                name,
+                1,
+                format!("connect --transport tcp {service} --flows {tcp}"),
+            ),
+            (
+                name,
+                1,
+                format!("connect --transport udp {service} --flows {udp}"),
+            ),
+            (
+                name,
+                1,
+                format!("{MIXED} --source {source}/32 --flows {raw}"),
+            ),
+        ]);
+    }
+    let server = address(SERVERS[1])?;
+    let (firewalled, six) = (address(FIREWALLED)?, address(SIX)?);
+    loads.extend([
+        (
+            SERVERS[1],
+            1,
+            format!("send --source {server}/32 --flows 77"),
+        ),
+        // Straight to another pod, by the bridge and by the host's routes.
+        (
+            CLIENTS[1],
+            1,
+            format!("connect --destination {server}:{PORT} --flows 23"),
+        ),
+        (
+            CLIENTS[4],
+            1,
+            format!("connect --destination {server}:{PORT} --flows 29"),
+        ),
+        // Its own rules see each of its flows, and the host's see it again.
+        (
+            FIREWALLED,
+            2,
+            format!("{MIXED} --source {firewalled}/32 --flows 450"),
+        ),
+        (FIREWALLED, 2, format!("connect {service} --flows 31")),
+        (
+            SIX,
+            1,
+            format!("{MIXED} --family 6 --source6 {six}/128 --flows 510"),
+        ),
+        // The node's address, told apart by the socket.
+        (NODE_AGENT, 1, from_node(PORT_OF_NODE_AGENT, 240)),
+    ]);
+    Ok(loads)
+}
+
+/// The others that open flows, who has to be charged as what, and what they do.
+fn of_others(cluster: &Cluster) -> Result<Vec<(From<'static>, Owner, &'static str, String)>> {
+    let service = format!("--destination {SERVICE}:{SERVICE_PORT}");
+    let (web, six) = (cluster.pod(WEB)?, cluster.pod(SIX)?);
+    let address = web.address()?;
+    let to_web = format!("--destination {address}:{PORT}");
+    let to_six = format!("--destination [{}]:{PORT}", six.address()?);
+    let to_host = format!("--destination {NODE}/32 --destination-ports 9");
+    Ok(vec![
+        (
+            From::Host,
+            Owner::host(),
+            EGRESS,
+            from_node(PORT_OF_HOST, 130),
+        ),
+        (
+            From::Host,
+            Owner::host(),
+            EGRESS,
+            format!("connect {service} --flows 17"),
+        ),
+        (
+            From::Unit,
+            Owner::unit(UNIT),
+            EGRESS,
+            from_node(PORT_OF_UNIT, 170),
+        ),
+        (
+            From::Outside,
+            owner(web),
+            INGRESS,
+            format!("connect --transport tcp {to_web} --flows 45"),
+        ),
+        (
+            From::Outside,
+            owner(web),
+            INGRESS,
+            format!("connect --transport udp {to_web} --flows 46"),
+        ),
+        (
+            From::Outside,
+            owner(web),
+            INGRESS,
+            format!("connect --destination {NODE}:{WEB_HOST_PORT} --flows 21"),
+        ),
+        (
+            From::Outside,
+            owner(web),
+            INGRESS,
+            format!("{MIXED} --source 203.0.113.0/24 --destination {address}/32 --flows 600"),
+        ),
+        (
+            From::Outside,
+            owner(six),
+            INGRESS,
+            format!("connect {to_six} --flows 33"),
+        ),
+        (
+            From::Outside,
+            Owner::host(),
+            INGRESS,
+            format!("send --source {OUTSIDE_ADDRESS}/32 {to_host} --flows 19"),
+        ),
+    ])
 }
 
 fn from_node(port: u16, flows: u64) -> String {

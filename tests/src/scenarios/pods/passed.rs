@@ -18,18 +18,31 @@ pub(super) struct Passed {
 const TABLE: &str = "ctp_passed";
 
 fn rules(pods: &[(&str, String)]) -> String {
-    let (mut counters, mut before, mut behind) = (String::new(), String::new(), String::new());
-    for (name, address) in pods {
-        let name = name.replace('-', "_");
-        counters += &format!("  counter came_{name} {{ }}\n  counter passed_{name} {{ }}\n");
-        before += &format!("    ip saddr {address} counter name came_{name}\n");
-        behind += &format!("    ip saddr {address} counter name passed_{name}\n");
-    }
+    let for_each = |rule: &dyn Fn(&str, &str) -> String| -> String {
+        let lines = pods
+            .iter()
+            .map(|(name, address)| rule(&name.replace('-', "_"), address));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let counters =
+        for_each(&|name, _| format!("counter came_{name} {{ }}\ncounter passed_{name} {{ }}"));
+    let before = for_each(&|name, address| format!("ip saddr {address} counter name came_{name}"));
+    let behind =
+        for_each(&|name, address| format!("ip saddr {address} counter name passed_{name}"));
     // Conntrack's own priority is -200; NAT comes later.
     format!(
-        "table inet {TABLE} {{\n{counters}  chain before {{\n    type filter hook prerouting \
-         priority -300;\n{before}  }}\n  chain behind {{\n    type filter hook prerouting priority \
-         -190;\n{behind}  }}\n}}\n"
+        "table inet {TABLE} {{
+{counters}
+chain before {{
+type filter hook prerouting priority -300;
+{before}
+}}
+chain behind {{
+type filter hook prerouting priority -190;
+{behind}
+}}
+}}
+"
     )
 }
 
