@@ -139,6 +139,22 @@ const _: () = {
     assert!(size_of::<OwnerState>() == 144);
 };
 
+#[cfg(not(target_arch = "bpf"))]
+impl TagKey {
+    /// The original source.
+    pub const fn source(&self) -> Address {
+        /// `AF_INET`
+        const IPV4: u16 = 2;
+        if self.tuple.l3num == IPV4 {
+            Address::v4(self.tuple.src[0])
+        } else {
+            Address {
+                words: self.tuple.src,
+            }
+        }
+    }
+}
+
 impl Address {
     /// `::ffff:0:0/96` as the third word is in memory.
     const MAPPED: u32 = 0xffff_u32.to_be();

@@ -1,9 +1,15 @@
 //! Whose the counts are: slots are given to owners, the kernel is told, and what it counted by slot
 //! becomes what each owner has.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io,
+    time::Duration,
+};
 
-use conntrack_ebpf::owner::{Direction, HOST, OwnerState, UNKNOWN};
+use conntrack_ebpf::owner::{
+    Address, Direction, FLAG_TAGGED, HOST, OwnerState, Party, TagKey, UNKNOWN,
+};
 
 use super::{
     OwnerSample,
@@ -231,7 +237,8 @@ impl Ownership {
         self.read(probes)?;
         let (whole, seconds) = (found.whole, found.took.as_secs_f64());
         let states = found.states_by_slot();
-        let (entries, untagged) = found.settle(&probes.owners().tags()?);
+        let tags = probes.owners().tags()?;
+        let (entries, untagged) = found.settle(&tags);
         self.recount.times += 1;
         self.recount.seconds = seconds;
         self.recount.entries = entries.values().sum();
@@ -254,8 +261,30 @@ impl Ownership {
             for address in gone {
                 self.slots.confirm_untagged_gone(address);
             }
+            self.confirm_nobodys_gone(&tags);
         }
         Ok(())
+    }
+
+    /// Entries that came in while an address was between two owners are tagged as nobody's; once
+    /// they are gone, its entries need no tag any more.
+    fn confirm_nobodys_gone(&mut self, tags: &HashMap<TagKey, Party>) {
+        let nobodys: HashSet<Address> = tags
+            .iter()
+            .filter(|(_, party)| party.slot() == UNKNOWN)
+            .map(|(key, _)| key.source())
+            .collect();
+        let maps = self.slots.maps();
+        let tagged = |address: &Address| {
+            maps.addresses
+                .get(address)
+                .is_some_and(|claim| claim.flags & FLAG_TAGGED != 0)
+        };
+        // One that was tagged by the address of its server does not tell which that is.
+        if nobodys.iter().all(tagged) {
+            self.slots
+                .confirm_nobodys_gone(|address| nobodys.contains(&Address::of(address)));
+        }
     }
 
     /// The last census.

@@ -7,8 +7,8 @@
 //! * A slot goes to another owner only when its owner is gone, nothing is charged to it, and a
 //!   grace time has passed, so that late events and unread counts find their name. It stays empty
 //!   for one turn in between.
-//! * An address stays its owner's after that one is gone, until somebody else has it or there is
-//!   nothing left to charge.
+//! * An address is nobody's as soon as its owner is found gone. What is in the table stays that
+//!   one's.
 //! * Where an address changes hands and the one before has entries, new entries are tagged
 //!   ([`FLAG_TAGGED`](conntrack_ebpf::owner::FLAG_TAGGED)) until those are gone.
 //! * An address that two owners have is nobody's, and that is said.

@@ -8,7 +8,7 @@ use std::{
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use conntrack_ebpf::{
-    owner::{Address, FLAG_SOCKET, FLAG_TAGGED, OwnerCounts, OwnerState, Party, TagKey},
+    owner::{FLAG_SOCKET, FLAG_TAGGED, OwnerCounts, OwnerState, Party, TagKey},
     place::{self, Addresses, Cgroups},
 };
 use zerocopy::FromZeros as _;
@@ -234,15 +234,8 @@ impl OwnerMaps {
     pub fn sweep_tags(&mut self, freed: &[u32], swept: &[u32], maps: &Maps) -> io::Result<()> {
         // Sockets of the host left tags too: those whose source is claimed with the flag are used.
         let used = |key: &TagKey| {
-            let address = if key.tuple.l3num == AF_INET {
-                Address::v4(key.tuple.src[0])
-            } else {
-                Address {
-                    words: key.tuple.src,
-                }
-            };
             maps.addresses
-                .get(&address)
+                .get(&key.source())
                 .is_some_and(|claim| claim.flags & FLAG_TAGGED != 0)
         };
         if freed.is_empty() && swept.is_empty() {
@@ -257,9 +250,6 @@ impl OwnerMaps {
         Ok(())
     }
 }
-
-/// `AF_INET`
-const AF_INET: u16 = 2;
 
 fn add_cpus(sum: &mut OwnerState, cpus: &[OwnerState]) {
     for cpu in cpus {

@@ -89,7 +89,7 @@ const FENTRY: f64 = 800.0;
 const KPROBE: f64 = 1500.0;
 /// And to one that ends, whose owner is looked up once more.
 const FENTRY_ENDED: f64 = 400.0;
-const KPROBE_ENDED: f64 = 900.0;
+const KPROBE_ENDED: f64 = 700.0;
 
 const COMMON: &str = include_str!("../../guest/bench_common.sh");
 

@@ -44,11 +44,21 @@ impl Slots {
                     .flat_map(|one| one.addresses.iter().copied()),
             )
             .collect();
+        let gone: HashSet<u32> = self
+            .occupants
+            .iter()
+            .filter(|(_, occupant)| occupant.state != State::Present)
+            .map(|(slot, _)| *slot)
+            .collect();
         let mut former_host = Vec::new();
         for (address, held) in &mut self.held {
             if claimed.contains(address) {
                 held.lost = None;
             } else {
+                if gone.contains(&held.holding.holder()) {
+                    // Whoever uses it next is not its owner, and may be there before it is found.
+                    held.holding.hand_over(UNKNOWN);
+                }
                 let lost = *held.lost.get_or_insert(found.at);
                 if held.holding.holder() == HOST {
                     former_host.push((lost, *address));
@@ -64,12 +74,6 @@ impl Slots {
             .map(|(_, address)| address)
             .collect();
         let (grace, now) = (self.limits.grace, found.at);
-        let gone: HashSet<u32> = self
-            .occupants
-            .iter()
-            .filter(|(_, occupant)| occupant.state != State::Present)
-            .map(|(slot, _)| *slot)
-            .collect();
         let lost: HashSet<IpAddr> = self
             .held
             .iter()
@@ -77,7 +81,8 @@ impl Slots {
                 let Some(lost) = held.lost else { return false };
                 let over = now.saturating_duration_since(lost) >= grace;
                 match held.holding.holder() {
-                    UNKNOWN => true,
+                    // Not while somebody has entries with it.
+                    UNKNOWN => held.holding.is_plain(),
                     HOST => surplus.contains(*address),
                     slot => over && idle(slot) && !gone.contains(&slot),
                 }
@@ -101,6 +106,20 @@ impl Slots {
             }
             returned
         });
+    }
+
+    /// A census found no entry that is tagged as nobody's with the addresses that `used` does not name.
+    /// Takes effect with the next [`Slots::apply`].
+    pub fn confirm_nobodys_gone(&mut self, used: impl Fn(IpAddr) -> bool) {
+        for (address, held) in &mut self.held {
+            let before = held.holding.is_plain();
+            if !used(*address) {
+                held.holding.nobodys_gone();
+            }
+            if !before && held.holding.is_plain() {
+                self.sweep.insert(held.holding.holder());
+            }
+        }
     }
 
     /// Hands the addresses to those who have them.

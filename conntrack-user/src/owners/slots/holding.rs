@@ -6,6 +6,7 @@
 //! | A | A | base A: what has no tag is A's, what enters is tagged as the holder's |
 //! | A | A, B | the same; tags tell B and the holder |
 //! | nobody else | B | base is the holder, and tags tell B |
+//! | A | A, and the holder is [`UNKNOWN`] | A is gone: who uses its address next is not known yet |
 //! | [`UNKNOWN`] | nobody | it was found after something had used it: what has no tag is nobody's |
 
 use std::collections::BTreeSet;
@@ -117,6 +118,13 @@ impl Holding {
     /// Every entry with the address has a tag, or is the holder's.
     pub(super) fn untagged_gone(&mut self) {
         self.untagged = None;
+    }
+
+    /// No entry with the address is tagged as nobody's.
+    pub(super) fn nobodys_gone(&mut self) {
+        if self.holder != UNKNOWN {
+            self.tagged.remove(&UNKNOWN);
+        }
     }
 
     /// Nobody has the address now. If the holder is a slot that is given, it has to be idle.

@@ -205,7 +205,7 @@ fn an_owner_that_goes() {
     for _ in 0..100 {
         node.look(&[]);
     }
-    assert_eq!(node.claim(1), plain(A), "it has entries");
+    assert_eq!(node.claim(1), tagged(UNKNOWN, A), "it has entries");
     assert!(matches!(
         node.slots.occupants().next().unwrap().1.state,
         State::Gone(_)
@@ -251,7 +251,17 @@ fn an_owner_that_comes_back() {
     node.look(&[]);
     let changes = node.look(&[pod(1, &[1])]);
     assert!(changes.given.is_empty());
-    assert_eq!((node.slot(1), node.claim(1)), (Some(A), plain(A)));
+    assert_eq!((node.slot(1), node.claim(1)), (Some(A), tagged(A, A)));
+    node.busy.insert(UNKNOWN);
+    node.look(&[pod(1, &[1])]);
+    assert_eq!(
+        node.claim(1),
+        tagged(A, A),
+        "somebody may have used it meanwhile"
+    );
+    node.slots.confirm_nobodys_gone(|_| false);
+    node.look(&[pod(1, &[1])]);
+    assert_eq!(node.claim(1), plain(A));
     let mut other = pod(2, &[]);
     other.owner = other.owner.with(|details| details.pod = "pod-1".into());
     node.look(&[pod(1, &[1]), other]);

@@ -37,14 +37,8 @@ const FLOWS: u64 = 150;
 /// Every other pod waits so long before it sends: then it has to be known.
 const DELAY: f64 = 1.2;
 
-/// How pods come and go.
-#[derive(Clone, Copy, Debug)]
-struct Turnover {
-    pods: u32,
-    /// The next pod gets the address that was given back last, so that nobody had it for some
-    /// milliseconds only; else the one that has been free longest, as IPAM plugins have it.
-    at_once: bool,
-}
+/// How many there are in all.
+const PODS: u32 = 300;
 
 /// What became of one pod.
 struct Past {
@@ -58,22 +52,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 pub(in crate::scenarios) fn churn(mechanism: Option<Mechanism>) -> Result<()> {
-    let pods = Turnover {
-        pods: 300,
-        at_once: false,
-    };
-    come_and_go(mechanism, pods)
-}
-
-pub(in crate::scenarios) fn reuse(mechanism: Option<Mechanism>) -> Result<()> {
-    let pods = Turnover {
-        pods: 60,
-        at_once: true,
-    };
-    come_and_go(mechanism, pods)
-}
-
-fn come_and_go(mechanism: Option<Mechanism>, turnover: Turnover) -> Result<()> {
     net::nft(None, NOT_LOOPBACK)?;
     net::track_into_dead_end(None)?;
     net::nft(None, TRACK_FORWARDED)?;
@@ -84,7 +62,7 @@ fn come_and_go(mechanism: Option<Mechanism>, turnover: Turnover) -> Result<()> {
     let start = agent.settled()?;
     let before = kernel::entries()?;
 
-    let (past, most, memory) = run(&agent, turnover)?;
+    let (past, most, memory) = run(&agent)?;
     let metrics = agent.settled()?;
     let counts = most.merged(&seen(&metrics)?);
     let inserts = ByOwner::read(&metrics, "inserts_total", "direction")?.since(&ByOwner::read(
@@ -167,7 +145,7 @@ fn seen(metrics: &crate::guest::prom::Metrics) -> Result<Counts> {
 
 /// Makes and removes them all; what became of them, what was ever counted for them, and the agent's
 /// memory (KiB) when some had come and gone.
-fn run(agent: &Agent, turnover: Turnover) -> Result<(Vec<Past>, Counts, u64)> {
+fn run(agent: &Agent) -> Result<(Vec<Past>, Counts, u64)> {
     let free: Mutex<VecDeque<Ipv4Addr>> = Mutex::new(
         (0..ADDRESSES)
             .map(|last| Ipv4Addr::new(10, 90, 0, 10 + last))
@@ -202,7 +180,7 @@ fn run(agent: &Agent, turnover: Turnover) -> Result<(Vec<Past>, Counts, u64)> {
             }
             Ok(most)
         });
-        let made = make_all(agent, turnover, &free, &sender);
+        let made = make_all(agent, &free, &sender);
         drop(sender);
         let all_gone = remover
             .join()
@@ -219,21 +197,16 @@ fn run(agent: &Agent, turnover: Turnover) -> Result<(Vec<Past>, Counts, u64)> {
 
 fn make_all(
     agent: &Agent,
-    turnover: Turnover,
     free: &Mutex<VecDeque<Ipv4Addr>>,
     born: &mpsc::Sender<(Instant, bool, Lookalike)>,
 ) -> Result<u64> {
     let start = Instant::now();
     let mut memory = 0;
-    for number in 0..turnover.pods {
+    for number in 0..PODS {
         thread::sleep((start + GAP * number).saturating_duration_since(Instant::now()));
         let address = wait_for("a free address", Duration::from_mins(1), || {
-            let mut free = lock(free);
-            Ok(if turnover.at_once {
-                free.pop_back()
-            } else {
-                free.pop_front()
-            })
+            // The one that has been free longest, as IPAM plugins have it.
+            Ok(lock(free).pop_front())
         })?;
         let delayed = number % 2 == 0;
         let first = u64::from(number) * FLOWS;
@@ -242,14 +215,10 @@ fn make_all(
         let pod = Lookalike::make(number, address, delay, &arguments)?;
         born.send((Instant::now(), delayed, pod))
             .context("the remover has ended")?;
-        if number == turnover.pods / 3 {
+        if number == PODS / 3 {
             memory = agent.memory_kib("VmRSS")?;
         }
     }
-    println!(
-        "{} pods in {:.1} s",
-        turnover.pods,
-        start.elapsed().as_secs_f64()
-    );
+    println!("{} pods in {:.1} s", PODS, start.elapsed().as_secs_f64());
     Ok(memory)
 }

@@ -25,7 +25,7 @@ mod load;
 mod passed;
 
 pub(super) use attacker::attacker;
-pub(super) use churn::{churn, reuse};
+pub(super) use churn::churn;
 pub(super) use exact::exact;
 pub(super) use incident::incident;
 
