@@ -146,8 +146,8 @@ impl OwnerMaps {
     pub fn counts(&self, slots: u32) -> io::Result<Vec<OwnerState>> {
         let slots = slots.min(self.slots);
         match self.counts_by_batch(slots) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                // Before 5.13 there are no batches of per-CPU arrays.
+            // Before 5.13 there are no batches of per-CPU arrays.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | bpf::ENOTSUPP)) => {
                 self.counts_one_by_one(slots)
             }
             result => result,

@@ -218,6 +218,10 @@ pub fn freeze_map(map: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(|_| ())
 }
 
+/// What the kernel returns for a call that a kind of map has not (`include/linux/errno.h`; it is not
+/// meant for user space, so libc has no name for it).
+pub const ENOTSUPP: i32 = 524;
+
 /// Elements of a map read by one call of [`lookup_batch`], and where the next one begins.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Batch {
@@ -235,7 +239,7 @@ pub struct Batch {
 /// for each possible CPU, each rounded up to 8 bytes.
 ///
 /// # Errors
-/// `EINVAL` where the kernel has no batches for this kind of map, `ENOSPC` if a bucket of a hash
+/// `EINVAL` or [`ENOTSUPP`] where the kernel has no batches for this kind of map, `ENOSPC` if a bucket of a hash
 /// does not fit.
 pub fn lookup_batch<K: Copy, V: Copy>(
     map: BorrowedFd<'_>,
