@@ -12,7 +12,7 @@ use conntrack_ebpf::{
 use super::{
     emit, globals,
     maps::{count, count_atomic, state},
-    owner,
+    new_flow, owner,
     read::{self, ByHelper, Memory, Typed},
 };
 
@@ -40,12 +40,15 @@ fn hash_insert<M: Memory>(ct: u64) {
     let found = owner::of_entry::<M>(ct);
     let weight = sampled(state);
     if globals::RECORD_AT_CONFIRM.load() == 0 {
-        let skb = if found.asks_socket() || weight.is_some() {
-            origin_skb(state, ct)
+        let party = if found.asks_socket() {
+            owner::entered_by_socket(state, new_flow::take_socket(ct), ct)
         } else {
-            0
+            owner::entered::<M>(state, found, ct);
+            found.party
         };
-        entered::<M>(state, found, ct, skb, weight);
+        if let Some(weight) = weight {
+            emit::insert::<ByHelper>(state, ct, origin_skb(state, ct), weight, party);
+        }
         return;
     }
     // The packet is only known to `__nf_conntrack_confirm`, whose end is near: see `confirm.rs`.

@@ -3,12 +3,61 @@
 //! This runs for each new flow, so it stores five words and nothing else.
 
 use aya_ebpf::{
-    macros::{fentry, kprobe},
+    macros::{fentry, kprobe, map},
+    maps::LruHashMap,
     programs::{FEntryContext, ProbeContext},
 };
-use conntrack_ebpf::state::NewFlow;
+use conntrack_ebpf::{record::Tuple, state::NewFlow};
 
-use super::maps::state;
+use super::{
+    maps::state,
+    read::{self, ByHelper},
+};
+
+/// cgroup ids of the sockets of new flows, until they are in the table, where only the entry is at
+/// hand. Flows that never get there make room for others.
+#[map]
+static SOCKETS: LruHashMap<Socket, u64> = LruHashMap::with_max_entries(4096, 0);
+
+/// A flow that has no entry yet: its original tuple is unique in its table.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Socket {
+    tuple: Tuple,
+    /// `struct net *`
+    net: u64,
+}
+
+/// Keeps the cgroup of the socket that sends a flow's first packet, if there is one.
+#[inline(always)]
+fn remember_socket(net: u64, tuple: u64, skb: u64) {
+    let Some(cgroup) = read::sender_cgroup(skb) else {
+        return;
+    };
+    let mut key = Socket {
+        tuple: Tuple::default(),
+        net,
+    };
+    // SAFETY: a local of the right type.
+    unsafe { read::copy_tuple_at(tuple, &raw mut key.tuple) };
+    key.tuple.dir = 0;
+    let _: Result<(), i32> = SOCKETS.insert(key, cgroup, 0);
+}
+
+/// What [`remember_socket`] kept for this entry; 0: nothing.
+#[inline(always)]
+pub(super) fn take_socket(ct: u64) -> u64 {
+    let key = Socket {
+        tuple: read::ct_tuple::<0>(ct),
+        net: read::ct_net::<ByHelper>(ct),
+    };
+    // SAFETY: only the insert of this entry reads the element.
+    let Some(cgroup) = (unsafe { SOCKETS.get(key) }).copied() else {
+        return 0;
+    };
+    let _: Result<(), i32> = SOCKETS.remove(key);
+    cgroup
+}
 
 #[inline(always)]
 fn remember(flow: NewFlow) {
@@ -64,6 +113,7 @@ fn new_flow_init_kprobe(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let (hash, hash_alt) = (hash.unwrap_or(0), hash_alt.unwrap_or(0));
+    remember_socket(net, tuple, skb);
     remember(NewFlow {
         net,
         tuple,

@@ -298,6 +298,16 @@ pub(super) fn origin<M: Memory>(skb: u64, zone: u16) -> (Origin, u8) {
     (origin, FLAG_SOCKET_SEEN)
 }
 
+/// The cgroup v2 id of the socket that sends a packet; `None` if it has none.
+#[inline(always)]
+pub(super) fn sender_cgroup(skb: u64) -> Option<u64> {
+    let socket: u64 = member(skb, globals::SKB_SK.load())?;
+    if socket == 0 {
+        return None;
+    }
+    socket_cgroup::<ByHelper>(socket)
+}
+
 /// The cgroup v2 id of a packet's socket; 0 if it has none, or there is no packet.
 #[inline(always)]
 pub(super) fn packet_cgroup(skb: u64) -> u64 {
