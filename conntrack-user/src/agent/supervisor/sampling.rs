@@ -151,6 +151,8 @@ impl Supervisor {
             Life::Waiting => {
                 return Readings {
                     own: Own::read().unwrap_or_default(),
+                    // What was counted stays.
+                    owners: locked(&self.ownership).now(self.began.elapsed(), 0),
                     ..Readings::default()
                 };
             }
