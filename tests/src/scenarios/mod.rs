@@ -39,7 +39,7 @@ pub enum With {
 pub enum On {
     /// On each: what it shows depends on the kernel.
     EachKernel,
-    /// On some: 6.1, 6.12 and 7. It needs pods of a real runtime, which take a minute to make.
+    /// On some: 6.12 and 7. It needs pods of a real runtime, which take a minute to make.
     PodKernels,
     /// One is enough: it shows what ctpressure does by itself.
     OneKernel,
