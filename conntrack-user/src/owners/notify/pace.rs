@@ -1,4 +1,5 @@
-//! How often to look around: soon after a change, but never at more than a share of a processor.
+//! How often to look around: soon after a change, but at no more than a share of a processor. A look
+//! that took long does not delay the next one by itself: the share is kept over ten seconds.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,11 @@ const REST: Duration = Duration::from_millis(50);
 /// Looks are at least this far apart.
 const GAP: Duration = Duration::from_millis(200);
 
-/// And this many times the processor time that the last one took: at most 2 % of a processor.
+/// They may take one in so many parts of a processor: 2 %.
 const SHARE: u32 = 50;
+
+/// Processor time that was not used is kept for a busy time, up to this much: what ten seconds bring.
+const SAVINGS: Duration = Duration::from_millis(200);
 
 /// With no change at all there is a look this often.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -24,7 +28,10 @@ const MOST_SOON: u32 = 5;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
     last: Option<Instant>,
-    took: Duration,
+    /// Processor time that the looks until the last one took beyond what they may.
+    owed: Duration,
+    /// Processor time that they left at the last one, up to [`SAVINGS`].
+    saved: Duration,
     /// The first change since the last look.
     changed: Option<Instant>,
     /// How often it was looked since something began.
@@ -44,7 +51,7 @@ impl Pace {
         if let Some(times) = self.soon {
             due = due.min(last + SOON * (1 << times));
         }
-        due.max(last + GAP.max(self.took * SHARE).min(PERIOD * 6))
+        due.max(last + GAP.max(self.owed * SHARE).min(PERIOD * 6))
     }
 
     /// Something may have changed.
@@ -57,8 +64,13 @@ impl Pace {
     pub(super) fn looked(&mut self, now: Instant, took: Duration, unsettled: bool) {
         let times = self.soon.map_or(0, |times| times + 1);
         self.soon = (unsettled && times < MOST_SOON).then_some(times);
+        let earned = self
+            .last
+            .map_or(SAVINGS, |last| now.saturating_duration_since(last) / SHARE);
+        let kept = (self.saved + earned).saturating_sub(self.owed).min(SAVINGS);
+        self.saved = kept.saturating_sub(took);
+        self.owed = took.saturating_sub(kept);
         self.last = Some(now);
-        self.took = took;
         self.changed = None;
     }
 }
@@ -104,8 +116,19 @@ mod tests {
     fn no_storm() {
         let always: Vec<u32> = (1..10_000).collect();
         assert_eq!(looks(&always, MS, false, 10_000).len(), 50);
-        // A look that takes 20 ms of a processor: one a second.
-        assert_eq!(looks(&always, MS * 20, false, 10_000).len(), 10);
+        // A look that takes 20 ms of a processor: what was saved is used up, then one a second.
+        assert_eq!(looks(&always, MS * 20, false, 10_000).len(), 20);
+        let times = looks(&always, MS * 20, false, 30_000);
+        assert!(
+            times.iter().skip(20).is_sorted_by_key(|time| *time)
+                && times[20..].windows(2).all(|pair| pair[1] - pair[0] >= 1000),
+            "{times:?}"
+        );
+    }
+
+    #[test]
+    fn one_slow_look_does_not_delay_the_next() {
+        assert_eq!(looks(&[100], MS * 40, false, 9000), [0, 200]);
     }
 
     #[test]
@@ -127,9 +150,16 @@ mod tests {
             unsettled: bool,
         ) {
             let times = looks(&changes, MS * took, unsettled, 5000);
-            let least = 200.max(took * SHARE);
             for pair in times.windows(2) {
-                prop_assert!(pair[1] - pair[0] >= least, "{:?}", times);
+                prop_assert!(pair[1] - pair[0] >= 200, "{:?}", times);
+            }
+            for (begin, first) in times.iter().enumerate() {
+                for (end, last) in times.iter().enumerate().skip(begin) {
+                    // The last one may be the one that used up what was saved.
+                    let used = took * u32::try_from(end - begin).expect("a few looks");
+                    let may = 200 + (last - first) / SHARE + took;
+                    prop_assert!(used <= may, "{used} > {may}: {:?}", times);
+                }
             }
         }
     }
