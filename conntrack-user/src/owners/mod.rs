@@ -40,6 +40,7 @@ pub mod cgroup_path;
 mod discovery;
 mod groups;
 mod hierarchies;
+mod host_side;
 mod networks;
 mod notify;
 mod owner;

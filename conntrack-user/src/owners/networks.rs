@@ -35,7 +35,7 @@ const MOST_ADDRESSES: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Network {
     member: MemberId,
-    process: u32,
+    pub(super) process: u32,
     /// Inode number of its namespace.
     pub(super) netns: u32,
     /// Without loopback and link-local ones; empty for the host's.

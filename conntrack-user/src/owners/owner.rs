@@ -66,6 +66,10 @@ pub struct Details {
     pub uid: String,
     /// It has no network of its own: only its sockets tell that something is its.
     pub host_network: bool,
+    /// The host's interfaces that its packets go through; none if it uses the host's network, or
+    /// they are not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub host_interfaces: Vec<String>,
     /// What made the pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<Workload>,
@@ -229,6 +233,7 @@ impl Details {
             unit: String::new(),
             uid: String::new(),
             host_network: false,
+            host_interfaces: Vec::new(),
             workload: None,
             labels: BTreeMap::new(),
         }

@@ -11,6 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::addresses::Addresses;
 use super::discovery::{Discovery, Found};
 use super::groups::{self, Groups, MemberId};
+use super::host_side::HostSide;
 use super::networks::{self, Networks, Problems};
 use super::pod_logs::PodLogs;
 use super::tree::Tree;
@@ -47,6 +48,7 @@ pub struct Scanner {
     /// Control groups whose path doesn't tell, and the network of their first process.
     asked: HashMap<MemberId, (Option<u32>, Instant)>,
     host: Host,
+    host_side: HostSide,
     folders: Arc<[PathBuf]>,
     said: HashSet<String>,
 }
@@ -68,6 +70,7 @@ impl Scanner {
             networks: Networks::new(root.clone()),
             asked: HashMap::new(),
             host: Host::default(),
+            host_side: HostSide::default(),
             folders: Arc::default(),
             said: HashSet::new(),
             root,
@@ -109,6 +112,7 @@ impl Scanner {
             .collect();
         self.logs.look(&uids, &mut found.problems);
         self.read_host(now, &mut found);
+        self.look_at_host_side(&holders, now, &mut found);
         self.assemble(groups, &holders, now, &mut found);
         problems.describe(&mut found.problems);
         if self.said.len() > MOST_SAID {
@@ -267,6 +271,26 @@ impl Scanner {
         found.host_addresses = self.host.addresses.iter().copied().collect();
     }
 
+    fn look_at_host_side(
+        &mut self,
+        holders: &BTreeMap<u32, Key>,
+        now: Instant,
+        found: &mut Discovery,
+    ) {
+        let namespaces: Vec<_> = holders
+            .iter()
+            .filter_map(|(netns, key)| Some((*netns, self.networks.get(key)?.process)))
+            .collect();
+        if let Err(error) = self
+            .host_side
+            .look(&self.root, found.host_netns, &namespaces, now)
+        {
+            found.problems.push(format!(
+                "rtnetlink: {error}; the host's interfaces of pods are not known"
+            ));
+        }
+    }
+
     fn assemble(
         &self,
         groups: Groups,
@@ -291,6 +315,12 @@ impl Scanner {
                 owner = owner.with(|details| details.host_network = true);
             } else if own && network.addresses.is_empty() {
                 found.unsettled |= is_young(network.since);
+            }
+            if own {
+                let names = self.host_side.names((network.netns, network.process));
+                if !names.is_empty() {
+                    owner = owner.with(|details| details.host_interfaces = names.to_vec());
+                }
             }
             found.owners.push(Found {
                 owner,

@@ -1,5 +1,5 @@
-//! Questions to the kernel's netfilter over netlink (`struct nlmsghdr`, `struct nfgenmsg`,
-//! `struct nlattr`).
+//! Questions to the kernel over netlink (`struct nlmsghdr`, `struct nlattr`): to netfilter here
+//! (`struct nfgenmsg`), about interfaces in [`interfaces`].
 //!
 //! Only questions: this socket joins no multicast group. A listener for conntrack events would
 //! make every new entry of every namespace larger (`nf_conntrack_events=2`).
@@ -17,6 +17,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+pub mod interfaces;
 #[cfg(test)]
 mod tests;
 
@@ -75,7 +76,7 @@ impl From<Errno> for NetlinkError {
     }
 }
 
-/// A `NETLINK_NETFILTER` socket in the network namespace of the thread that made it.
+/// A netlink socket in the network namespace of the thread that made it.
 ///
 /// It keeps that namespace alive, so don't hold it longer than the question takes.
 #[derive(Debug)]
@@ -90,11 +91,15 @@ impl Socket {
     /// # Errors
     /// When the kernel has no netfilter netlink.
     pub fn netfilter() -> Result<Self, NetlinkError> {
+        Self::new(SockProtocol::NetlinkNetFilter)
+    }
+
+    fn new(protocol: SockProtocol) -> Result<Self, NetlinkError> {
         let socket = socket(
             AddressFamily::Netlink,
             SockType::Raw,
             SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
+            protocol,
         )?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(PATIENCE, 0))?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
@@ -113,15 +118,24 @@ impl Socket {
         &mut self,
         subsystem: u8,
         message: u8,
-        mut each: impl FnMut(&Part<'_>),
+        each: impl FnMut(&Part<'_>),
     ) -> Result<(), NetlinkError> {
         self.ask(subsystem, message)?;
+        self.collect(FAMILY_HEADER, each)
+    }
+
+    /// Takes the whole answer to what was asked, whose parts begin with a header of this length.
+    fn collect(
+        &mut self,
+        header: usize,
+        mut each: impl FnMut(&Part<'_>),
+    ) -> Result<(), NetlinkError> {
         let mut interrupted = false;
         let mut buffer = vec![0; BUFFER];
         loop {
             let length = self.receive(&mut buffer)?;
             let answer = buffer.get(..length).unwrap_or_default();
-            let read = read_answer(answer, self.sequence, &mut |part| {
+            let read = read_answer(answer, self.sequence, header, &mut |part| {
                 each(part);
                 ControlFlow::Continue(())
             })?;
@@ -178,7 +192,7 @@ impl Socket {
             for batch in batches {
                 let (buffer, (length, _)) = batch?;
                 let answer = buffer.get(..length).unwrap_or_default();
-                let read = read_answer(answer, socket.sequence, &mut each)?;
+                let read = read_answer(answer, socket.sequence, FAMILY_HEADER, &mut each)?;
                 ended.interrupted |= read.interrupted;
                 ended.stopped = read.stopped;
                 if read.last || read.stopped {
@@ -191,10 +205,16 @@ impl Socket {
         })
     }
 
-    /// Sends a question.
+    /// Sends a question for a list of netfilter's.
     fn ask(&mut self, subsystem: u8, message: u8) -> Result<(), NetlinkError> {
+        let kind = u16::from_be_bytes([subsystem, message]);
+        self.send(kind, NLM_F_REQUEST | NLM_F_DUMP, &[0; FAMILY_HEADER])
+    }
+
+    /// Sends a question: its kind, its flags, and what follows `struct nlmsghdr`.
+    fn send(&mut self, kind: u16, flags: u16, body: &[u8]) -> Result<(), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
-        let request = request(subsystem, message, self.sequence);
+        let request = request(kind, flags, self.sequence, body);
         send(self.file.as_raw_fd(), &request, MsgFlags::empty())?;
         Ok(())
     }
@@ -239,14 +259,16 @@ pub struct Ended {
     pub stopped: bool,
 }
 
-/// The bytes of a question for a dump.
-fn request(subsystem: u8, message: u8, sequence: u32) -> [u8; HEADER + FAMILY_HEADER] {
-    let mut bytes = [0; HEADER + FAMILY_HEADER];
-    let kind = u16::from_be_bytes([subsystem, message]);
-    bytes[..4].copy_from_slice(&20_u32.to_ne_bytes());
-    bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
-    bytes[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+/// The bytes of a question.
+fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
+    let mut bytes = Vec::with_capacity(HEADER + body.len());
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(body);
     bytes
 }
 
@@ -322,10 +344,11 @@ fn ends(mut bytes: &[u8], sequence: u32) -> bool {
     false
 }
 
-/// Reads datagrams.
+/// Reads datagrams, whose parts begin with a header of `family` bytes.
 fn read_answer(
     mut bytes: &[u8],
     sequence: u32,
+    family: usize,
     each: &mut impl FnMut(&Part<'_>) -> ControlFlow<()>,
 ) -> Result<Read, NetlinkError> {
     let mut read = Read::default();
@@ -355,11 +378,16 @@ fn read_answer(
                 return Ok(read);
             }
             _ => {
-                let family: &[u8; FAMILY_HEADER] =
-                    body.first_chunk().ok_or(NetlinkError::Malformed)?;
+                let (header, attributes) = body
+                    .split_at_checked(family)
+                    .ok_or(NetlinkError::Malformed)?;
+                let resource = match header.get(2..4) {
+                    Some(two) => u16::from_be_bytes([two[0], two[1]]),
+                    None => 0,
+                };
                 let part = Part {
-                    resource: u16::from_be_bytes([family[2], family[3]]),
-                    attributes: &body[FAMILY_HEADER..],
+                    resource,
+                    attributes,
                 };
                 if each(&part).is_break() {
                     read.stopped = true;

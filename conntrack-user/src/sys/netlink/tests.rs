@@ -26,7 +26,7 @@ const ENOUGH: u16 = 0x0e0e;
 
 fn read(bytes: &[u8]) -> (Result<Read, NetlinkError>, Vec<Seen>) {
     let mut parts = Vec::new();
-    let result = read_answer(bytes, 7, &mut |part: &Part<'_>| {
+    let result = read_answer(bytes, 7, FAMILY_HEADER, &mut |part: &Part<'_>| {
         let attributes = part
             .attributes()
             .map(|(kind, value)| (kind, value.to_vec()))

@@ -14,7 +14,7 @@ use crate::{
             WEB_HOST_PORT,
         },
         network::{NODE, OUTSIDE_ADDRESS},
-        pod::PORT,
+        pod::{PORT, Pod},
     },
     guest::{
         agent::{Agent, Mechanism},
@@ -52,6 +52,7 @@ pub(in crate::scenarios) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
     let live = ByOwner::read(&start, "entries", "direction")?;
     live.check(&mut checks, "entries at the start", &before);
 
+    check_interfaces(&mut checks, &agent, cluster.pod(CLIENTS[0])?)?;
     let expected = send(&cluster, &mut checks)?;
     let metrics = agent.settled()?;
     let after = census(&cluster)?;
@@ -95,6 +96,36 @@ pub(in crate::scenarios) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
     checks.equal("entries after a flush", left.sum(), "zero", 0);
     checks.finish()?;
     agent.stop()
+}
+
+/// `/status` names the interface of the host through which the pod's packets go.
+fn check_interfaces(checks: &mut Checks, agent: &Agent, pod: &Pod) -> Result<()> {
+    let status = agent.status()?;
+    let owners = status["owners"].as_array().context("no owners")?;
+    let found = owners
+        .iter()
+        .find(|found| found["owner"]["pod"] == pod.name.as_str())
+        .with_context(|| format!("{} is not in /status", pod.name))?;
+    let interfaces = found["owner"]["host_interfaces"].as_array();
+    let name = interfaces.and_then(|names| names.first()?.as_str());
+    // The veth's other end is the pod's only device beside loopback.
+    let peer = output("ip", &["-n", pod.netns()?, "-o", "link", "show", "eth0"])?;
+    let index = peer
+        .split_once("eth0@if")
+        .and_then(|(_, rest)| rest.split_once(':'))
+        .and_then(|(index, _)| index.parse::<u32>().ok());
+    let of_host = name.and_then(|name| {
+        let path = format!("/sys/class/net/{name}/ifindex");
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    });
+    checks.equal(
+        "the host's interface of a pod",
+        of_host,
+        "the pod's peer",
+        index,
+    );
+    checks.holds(index.is_some(), || format!("no peer in `{peer}`"));
+    Ok(())
 }
 
 /// What some pods send before there is an agent.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 
 use super::{NOT_LOOPBACK, census, owner, passed, passed::Passed};
 use crate::{
@@ -110,6 +111,7 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
     let (took, share) = time_until_named(&agent, aggregator)?;
     println!("named after {took:?} with {share:.3} of the table");
     checks.at_most("time until the holder is named", took, NAMED_WITHIN);
+    check_top(&mut checks, &agent, aggregator)?;
     second.finish()?;
     beside.finish()?;
     // What is sent again from now on finds room: nothing is dropped between two readings.
@@ -168,6 +170,43 @@ fn time_until_named(agent: &Agent, pod: &Pod) -> Result<(Duration, f64)> {
         let named = most && share >= 0.8 && drops.of(&owner) > 0;
         Ok(named.then(|| (start.elapsed(), share)))
     })
+}
+
+/// `top` shows who holds the table first: its share, where its connections go, how long they live.
+fn check_top(checks: &mut Checks, agent: &Agent, pod: &Pod) -> Result<()> {
+    let socket = agent.socket();
+    let socket = socket.to_str().context("the socket's path")?;
+    let words = ["top", "--once", "-o", "json", "--socket", socket];
+    let said = command::output("ctpressure", &words)?;
+    let value: Value = serde_json::from_str(&said).context("not JSON")?;
+    let first = &value["owners"][0];
+    checks.equal(
+        "first of top",
+        first["pod"].as_str(),
+        "holder",
+        Some(pod.name.as_str()),
+    );
+    let share = first["limit_share"].as_f64().unwrap_or(0.0);
+    checks.holds(share >= 0.8, || format!("its share in top is {share}"));
+    let lifetime = first["lifetime"]["seconds"].as_f64().unwrap_or(0.0);
+    checks.holds(lifetime > 0.0, || format!("no lifetime: {first}"));
+    for what in ["inserts", "drops"] {
+        let destinations = first["destinations"][what]["destinations"].as_array();
+        let destinations = destinations.map_or(&[][..], Vec::as_slice);
+        checks.holds(!destinations.is_empty(), || {
+            format!("no destinations of its {what}: {first}")
+        });
+        for destination in destinations {
+            let address = destination["address"].as_str().unwrap_or_default();
+            let of_backend = address.starts_with("10.200.0.") || address.starts_with("10.201.0.");
+            let port = destination["port"].as_u64();
+            checks.holds(of_backend && port == Some(u64::from(PORT)), || {
+                format!("a destination of its {what} is no backend: {destination}")
+            });
+        }
+    }
+    println!("top: {share:.3} of the limit, entries live {lifetime:.1} s");
+    Ok(())
 }
 
 /// Every line names the pod that its packet came from, and none is missing.
