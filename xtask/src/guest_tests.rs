@@ -55,12 +55,11 @@ impl Job {
         }
     }
 
-    /// Whether scenarios with pods of a container runtime are run: they take some minutes. (Not on 6.1:
-    /// they were never run there.)
+    /// Whether scenarios with pods of a container runtime are run: they take some minutes.
     fn makes_pods(&self) -> bool {
         let mut numbers = crate::apt::version_numbers(&self.kernel.version).into_iter();
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        self.clock == Clock::Real && matches!(version, (6, 12) | (7.., _))
+        self.clock == Clock::Real && matches!(version, (6, 1 | 12) | (7.., _))
     }
 
     fn script(&self, filter: Option<&str>) -> String {

@@ -91,12 +91,14 @@ impl Clock {
 /// A scenario with the mechanism to run it with.
 type Turn = (&'static Scenario, Option<Mechanism>);
 
-fn turns(name: &str, only: Option<Mechanism>) -> Vec<Turn> {
+/// `of_kernel`: without what is shown on one kernel only.
+fn turns(name: &str, only: Option<Mechanism>, of_kernel: bool) -> Vec<Turn> {
     let allowed = Mechanism::allowed();
     let mechanisms = |with| match with {
+        With::EachOnOneKernel if of_kernel => vec![only],
         With::Any => vec![only],
         With::KprobeOnly => vec![Some(Mechanism::Kprobe)],
-        With::Each => allowed.iter().copied().map(Some).collect(),
+        With::Each | With::EachOnOneKernel => allowed.iter().copied().map(Some).collect(),
     };
     scenarios::ALL
         .iter()
@@ -230,11 +232,12 @@ fn run(cli: Cli) -> Result<bool> {
         }
         What::All { of_kernel, pods } => {
             kernel::load_module("nf_conntrack")?;
-            let mut turns = turns("", None);
+            let mut turns = turns("", None, of_kernel);
             turns.retain(|(scenario, _)| match scenario.on {
                 On::EachKernel => true,
                 On::OneKernel => !of_kernel,
                 On::PodKernels => pods,
+                On::OnePodKernel => pods && !of_kernel,
                 On::CountedClock => false,
             });
             run_all(&turns)
@@ -245,7 +248,7 @@ fn run(cli: Cli) -> Result<bool> {
             clock,
         } => {
             kernel::load_module("nf_conntrack")?;
-            let mut turns = turns(&name, mechanism);
+            let mut turns = turns(&name, mechanism, false);
             ensure!(
                 !turns.is_empty(),
                 "no scenario has such a name; see `ctpressure-scenario list`"
