@@ -21,6 +21,8 @@ pub struct NewFlow {
     pub tuple: u64,
     /// `struct sk_buff *`; 0 where the probed function does not have it.
     pub skb: u64,
+    /// `tuple` of the flow that `skb` is of: another program may have seen the packet than the rest.
+    pub skb_tuple: u64,
     /// The flow's full hash, by which `early_drop` knows it.
     pub hash: u32,
     /// The hash as well, in the register that it has when the compiler dropped an argument.
@@ -68,9 +70,9 @@ pub struct PerCpuState {
 }
 
 const _: () = {
-    assert!(size_of::<NewFlow>() == 32);
+    assert!(size_of::<NewFlow>() == 40);
     assert!(size_of::<Budget>() == 24);
     assert!(size_of::<Pending>() == 136);
-    assert!(size_of::<PerCpuState>() == 8 * COUNTERS + 32 + 3 * 24 + PENDING * 136);
+    assert!(size_of::<PerCpuState>() == 8 * COUNTERS + 40 + 3 * 24 + PENDING * 136);
     assert!(align_of::<PerCpuState>() == 8);
 };

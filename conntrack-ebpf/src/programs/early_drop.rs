@@ -38,8 +38,14 @@ fn describe(frame: &mut Frame, state: *mut PerCpuState, net: u64, hash: u32, id:
     frame.flags = 0;
     frame.party = owner::unknown_cause();
     // SAFETY: `state` is a live map value of this CPU.
-    let flow = unsafe { &(*state).new_flow };
-    let skb = flow.skb;
+    let flow = unsafe { &mut (*state).new_flow };
+    let skb = if flow.skb_tuple == flow.tuple {
+        flow.skb
+    } else {
+        0
+    };
+    // The place on the stack is the next flow's too, whose packet may be missed.
+    flow.skb_tuple = 0;
     if flow.net != net || (flow.hash != hash && flow.hash_alt != hash) {
         return;
     }

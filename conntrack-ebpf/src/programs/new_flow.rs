@@ -73,8 +73,8 @@ fn remember(flow: NewFlow) {
 fn new_flow_alloc_fentry(ctx: FEntryContext) -> u32 {
     let (net, tuple): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(2));
     let Some(state) = state() else { return 0 };
-    // SAFETY: as in `remember`. What is not written stays zero: no other program writes it while
-    // this one is attached.
+    // SAFETY: as in `remember`. What is not written is zero, or of `new_flow_packet_kprobe`: no other
+    // program writes it while this one is attached.
     unsafe {
         let flow = &raw mut (*state).new_flow;
         (*flow).net = net as u64;
@@ -95,6 +95,7 @@ fn new_flow_alloc_kprobe(ctx: ProbeContext) -> u32 {
         net,
         tuple,
         skb: 0,
+        skb_tuple: 0,
         hash,
         hash_alt: hash,
     });
@@ -118,8 +119,27 @@ fn new_flow_init_kprobe(ctx: ProbeContext) -> u32 {
         net,
         tuple,
         skb,
+        skb_tuple: tuple,
         hash,
         hash_alt,
     });
+    0
+}
+
+/// match: as above. Attached beside [`new_flow_alloc_fentry`] while a table is nearly full: whose packet is
+/// lost at an address of the host, only its socket tells.
+#[kprobe]
+fn new_flow_packet_kprobe(ctx: ProbeContext) -> u32 {
+    let (tuple, skb) = (ctx.arg(2), ctx.arg(3));
+    let (Some(tuple), Some(skb)) = (tuple, skb) else {
+        return 0;
+    };
+    let Some(state) = state() else { return 0 };
+    // SAFETY: as in `remember`; the reader compares the tuple.
+    unsafe {
+        let flow = &raw mut (*state).new_flow;
+        (*flow).skb = skb;
+        (*flow).skb_tuple = tuple;
+    }
     0
 }

@@ -8,6 +8,7 @@ mod background;
 mod drift;
 mod hub;
 mod memory;
+mod near_limit;
 mod own;
 mod owner_sample;
 mod ownership;

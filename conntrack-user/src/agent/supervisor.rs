@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     Background, KernelInfo, Publisher, Reconciler, Snapshot,
+    near_limit::NearLimit,
     ownership::{Ownership, Taken},
     recount::{Found, Recounter},
     scans::Scans,
@@ -72,6 +73,7 @@ struct Supervisor {
     tables: Option<TableReader>,
     background: Option<Background>,
     trackers: HashMap<u32, Tracker>,
+    near_limit: NearLimit,
     scans: Scans,
     /// Used on the background thread.
     ownership: Arc<Mutex<Ownership>>,
@@ -106,6 +108,7 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
         tables: Some(TableReader::new(root)),
         background: None,
         trackers: HashMap::new(),
+        near_limit: NearLimit::default(),
         scans,
         ownership,
         recounter: Recounter::new(),

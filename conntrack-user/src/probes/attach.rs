@@ -11,8 +11,9 @@ use super::{
     error::AttachError,
     globals::{find_fields, ring_size, settings},
     object::{self, Maps, Programs},
-    plan::{COUNTS_AT_CONFIRM, Candidate, Event, EventKind, PLAN, Point},
+    plan::{COUNTS_AT_CONFIRM, Candidate, Event, EventKind, NEW_FLOW_PACKET, PLAN, Point},
     privileges,
+    reserve::Reserve,
     running::{Running, SYMBOLS},
     select::{self, Kernel, Resolved},
     status::{FieldStatus, HookStatus},
@@ -62,6 +63,8 @@ pub(super) struct Outcome {
     pub(super) presence: Presence,
     pub(super) counts_at_confirm: bool,
     pub(super) sees_confirm: bool,
+    /// What is attached under pressure.
+    pub(super) reserve: Option<Reserve>,
 }
 
 /// Finds out what the kernel offers, loads and attaches.
@@ -156,12 +159,46 @@ fn attach_plan(
         presence,
         counts_at_confirm: false,
         sees_confirm: false,
+        reserve: None,
     };
     let mut module_fd = ModuleBtf::default();
     for (event, candidates) in plan {
         attach_event(event, candidates, &programs, &mut module_fd, &mut outcome)?;
     }
+    outcome.reserve = reserve(options, running, &programs, &mut module_fd, &outcome);
     Ok(outcome)
+}
+
+/// What fentry does not see of a new flow, for when it matters. There is none where a kprobe sees it
+/// anyway, nor where kprobes are not wanted.
+fn reserve(
+    options: &Options,
+    running: &Running<'_>,
+    programs: &Programs,
+    module: &mut ModuleBtf,
+    outcome: &Outcome,
+) -> Option<Reserve> {
+    let by_fentry = outcome
+        .hooks
+        .iter()
+        .any(|hook| hook.event == "new_flow" && hook.mechanism == Some(Mechanism::Fentry));
+    if !by_fentry || options.mechanism.is_some() {
+        return None;
+    }
+    let hook = select::resolve_hook(&NEW_FLOW_PACKET, Mechanism::Kprobe, running);
+    let loaded = hook.and_then(|hook| match load(&hook, programs, module) {
+        Ok(fd) => Ok(Reserve::new(fd, hook)),
+        Err(Failure::Here(reason)) => Err(reason),
+        Err(Failure::Fatal(error)) => Err(error.to_string()),
+    });
+    loaded
+        .inspect_err(|reason| {
+            tracing::info!(
+                reason,
+                "table-full drops at the host's addresses are charged to the host"
+            );
+        })
+        .ok()
 }
 
 /// The network namespace of process 1; of this process if that can't be looked at (it is then one
@@ -311,18 +348,17 @@ fn attach_all(
     Ok(attached)
 }
 
-fn attach_hook(
-    hook: &Resolved,
-    programs: &Programs,
-    module: &mut ModuleBtf,
-) -> Result<Attached, Failure> {
+/// What went wrong with one hook.
+fn here(hook: &Resolved, what: &str, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Here(format!(
+        "{} on {}: {what}: {error}",
+        hook.program, hook.symbol.name
+    ))
+}
+
+/// Loads the program of a hook.
+fn load(hook: &Resolved, programs: &Programs, module: &mut ModuleBtf) -> Result<OwnedFd, Failure> {
     let (code, license) = programs.code(hook.program)?;
-    let here = |what: &str, error: &dyn std::fmt::Display| {
-        Failure::Here(format!(
-            "{} on {}: {what}: {error}",
-            hook.program, hook.symbol.name
-        ))
-    };
     let at_return = hook.point == Point::Return;
     let kind = match hook.btf {
         None => bpf::ProgramKind::Kprobe,
@@ -339,21 +375,30 @@ fn attach_hook(
             })
         }
     };
-    let fd = bpf::load_program(hook.program, kind, code, license).map_err(|error| {
+    bpf::load_program(hook.program, kind, code, license).map_err(|error| {
         if error.error.kind() == io::ErrorKind::PermissionDenied && error.log.is_empty() {
             return Failure::Fatal(AttachError::NotPermitted {
                 what: "load eBPF programs".to_owned(),
                 error: error.error,
             });
         }
-        here("load", &error)
-    })?;
+        here(hook, "load", &error)
+    })
+}
+
+fn attach_hook(
+    hook: &Resolved,
+    programs: &Programs,
+    module: &mut ModuleBtf,
+) -> Result<Attached, Failure> {
+    let fd = load(hook, programs, module)?;
     let link = if hook.btf.is_some() {
-        let link = bpf::attach_tracing(fd.as_fd()).map_err(|error| here("attach", &error))?;
+        let link = bpf::attach_tracing(fd.as_fd()).map_err(|error| here(hook, "attach", &error))?;
         Link::Tracing { _link: link }
     } else {
+        let at_return = hook.point == Point::Return;
         let probe = perf::attach_kprobe(&hook.kprobe_target(), at_return, fd.as_fd())
-            .map_err(|error| here("attach", &kprobe_refusal(&error)))?;
+            .map_err(|error| here(hook, "attach", &kprobe_refusal(&error)))?;
         Link::Kprobe(probe)
     };
     Ok(Attached {

@@ -13,6 +13,7 @@ mod options;
 mod owner_maps;
 pub mod plan;
 pub mod privileges;
+mod reserve;
 mod ring;
 mod ring_filler;
 mod running;
@@ -54,6 +55,7 @@ use crate::{
 pub struct Probes {
     // Detached in reverse order: see `Drop`.
     attached: Vec<attach::Attached>,
+    reserve: Option<reserve::Reserve>,
     state: PerCpuArray<MapData, PerCpuState>,
     ring: Option<RingBuf<MapData>>,
     owners: Mutex<OwnerMaps>,
@@ -84,6 +86,7 @@ impl Probes {
         let outcome = attach::attach(options, owners)?;
         Ok(Self {
             attached: outcome.attached,
+            reserve: outcome.reserve,
             state: outcome.maps.state,
             ring: Some(outcome.maps.ring),
             owners: Mutex::new(outcome.maps.owners),
@@ -112,6 +115,9 @@ impl Probes {
         let mut missed_runs = 0;
         for program in &self.attached {
             missed_runs += program.missed_runs()?;
+        }
+        if let Some(reserve) = &self.reserve {
+            missed_runs += reserve.missed_runs()?;
         }
         Ok(self.name(&sums, missed_runs))
     }
@@ -185,7 +191,18 @@ impl Probes {
 
     /// What is attached and which fields were found.
     pub fn status(&self) -> Status {
-        self.status.clone()
+        let mut status = self.status.clone();
+        let reserve = self.reserve.as_ref().and_then(reserve::Reserve::status);
+        status.hooks.extend(reserve);
+        status
+    }
+
+    /// Attaches what is only needed while a table is nearly full, or detaches it
+    /// ([`plan::NEW_FLOW_PACKET`]); whether that changed [`Probes::status`].
+    pub fn set_reserve(&self, wanted: bool) -> bool {
+        self.reserve
+            .as_ref()
+            .is_some_and(|reserve| reserve.set(wanted))
     }
 
     /// What each program has cost; `None` unless `kernel.bpf_stats_enabled` is 1.

@@ -212,7 +212,7 @@ impl Programs {
 mod tests {
     use conntrack_ebpf::global::FIELDS;
 
-    use super::super::plan::PLAN;
+    use super::super::plan::{NEW_FLOW_PACKET, PLAN};
 
     #[test]
     fn the_object_has_every_program_and_global_that_is_asked_for() {
@@ -225,18 +225,16 @@ mod tests {
             return;
         }
         let mut object = aya_obj::Object::parse(super::OBJECT).expect("the object parses");
-        for event in PLAN {
-            for hook in event
-                .candidates
-                .iter()
-                .flat_map(|candidate| candidate.hooks)
-            {
-                assert!(
-                    object.programs.contains_key(hook.program),
-                    "{}",
-                    hook.program
-                );
-            }
+        let planned = PLAN
+            .iter()
+            .flat_map(|event| event.candidates)
+            .flat_map(|candidate| candidate.hooks);
+        for hook in planned.chain([&NEW_FLOW_PACKET]) {
+            assert!(
+                object.programs.contains_key(hook.program),
+                "{}",
+                hook.program
+            );
         }
         let zero = [0; 4];
         let globals = FIELDS

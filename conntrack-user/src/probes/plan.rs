@@ -216,6 +216,19 @@ pub const PLAN: &[Event] = &[
     },
 ];
 
+/// What is attached only while a table is nearly full, where the new flow is seen by fentry: the
+/// packet that a table-full drop loses. It tells the socket, and with it the owner among those who
+/// share the host's addresses.
+pub const NEW_FLOW_PACKET: Hook = Hook {
+    program: "new_flow_packet_kprobe",
+    function: Function::MaybeSuffixed("init_conntrack"),
+    point: Point::Entry,
+    parameters: 6,
+};
+
+/// Its name in `/status` and metrics.
+pub const NEW_FLOW_PACKET_EVENT: &str = "new_flow_packet";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -68,7 +68,8 @@ pub fn resolve(candidate: &Candidate, kernel: &impl Kernel) -> Result<Vec<Resolv
         .collect()
 }
 
-fn resolve_hook(
+/// One hook on this kernel, or why it can't be had.
+pub fn resolve_hook(
     hook: &Hook,
     mechanism: Mechanism,
     kernel: &impl Kernel,

@@ -13,7 +13,11 @@ use crate::{
         Root,
         tables::{TableReader, TablesError, TablesSample},
     },
-    pressure::{Sample, destinations::What, state::Drops},
+    pressure::{
+        Sample,
+        destinations::What,
+        state::{Drops, Pressure},
+    },
     probes::{AttachError, ProgramTime, Totals},
 };
 
@@ -125,8 +129,34 @@ impl Supervisor {
         snapshot.recount = owners.recount;
         snapshot.occupancy = owners.occupancy;
         snapshot.problems.clone_from(&self.problems);
+        let worst = snapshot.tables.iter().map(|table| table.pressure).max();
         self.publisher.publish(snapshot);
+        self.set_reserve(worst.unwrap_or_default()).await;
         self.recount(owners.needs_census).await;
+    }
+
+    /// Attaches what is needed near a limit, or detaches it.
+    async fn set_reserve(&mut self, worst: Pressure) {
+        let wanted = self.near_limit.update(worst, self.began.elapsed());
+        let Life::Attached { probes, .. } = &self.life else {
+            return;
+        };
+        let probes = Arc::clone(probes);
+        let changed = self
+            .aside(move || probes.set_reserve(wanted).then(|| probes.status()))
+            .await
+            .flatten();
+        let Some(now) = changed else { return };
+        for hook in now.missing() {
+            self.remember(&format!(
+                "{}: {}",
+                hook.event,
+                hook.reason.as_deref().unwrap_or("no hook")
+            ));
+        }
+        if let Life::Attached { status, .. } = &mut self.life {
+            *status = Arc::new(now);
+        }
     }
 
     /// The owners with where their connections go.

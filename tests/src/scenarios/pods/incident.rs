@@ -9,11 +9,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::{NOT_LOOPBACK, census, owner, passed, passed::Passed};
+use super::{NOT_LOOPBACK, PORT_OF_NODE_AGENT, census, load::From, owner, passed, passed::Passed};
 use crate::{
     containers::{
-        cluster::{AGGREGATOR, BYSTANDER, Cluster},
-        network::OUTSIDE,
+        cluster::{AGGREGATOR, BYSTANDER, Cluster, NODE_AGENT},
+        network::{NODE, OUTSIDE},
         pod::{PORT, Pod},
     },
     guest::{
@@ -112,6 +112,7 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
     println!("named after {took:?} with {share:.3} of the table");
     checks.at_most("time until the holder is named", took, NAMED_WITHIN);
     check_top(&mut checks, &agent, aggregator)?;
+    let of_node_agent = lose_packets_of_the_host(&agent, &cluster)?;
     second.finish()?;
     beside.finish()?;
     // What is sent again from now on finds room: nothing is dropped between two readings.
@@ -136,6 +137,14 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
             counts.dropped(pod),
         );
     }
+    // They share the host's addresses: only the sockets tell whose packets these were.
+    checks.at_least("EPERM of the pod in the host's network", of_node_agent, 20);
+    checks.equal(
+        "drops_total of the pod in the host's network",
+        drops.get(&owner(cluster.pod(NODE_AGENT)?), "table_full"),
+        "EPERM",
+        of_node_agent,
+    );
     // With those of other pods, which may send something of their own meanwhile.
     checks.equal(
         "drops_total of all",
@@ -148,6 +157,28 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
     drop(first);
     checks.finish()?;
     agent.stop()
+}
+
+/// A pod in the host's network sends while the table is full and sockets are looked at; how many of
+/// its packets the kernel refused.
+fn lose_packets_of_the_host(agent: &Agent, cluster: &Cluster) -> Result<u64> {
+    let armed = [("event", "new_flow_packet")];
+    wait_for("sockets to be looked at", Duration::from_secs(30), || {
+        let seen = agent.scrape()?.value("ctpressure_probe_attached", &armed);
+        let by_kprobe = agent.status()?["hooks"].as_array().is_some_and(|hooks| {
+            hooks
+                .iter()
+                .any(|hook| hook["event"] == "new_flow" && hook["mechanism"] == "kprobe")
+        });
+        Ok((by_kprobe || seen == Some(1.0)).then_some(()))
+    })?;
+    let flood = format!(
+        "send --protocol udp --source {NODE}/32 --destination-ports {PORT_OF_NODE_AGENT} --flows 150 --rate 100"
+    );
+    let tally = From::Pod(cluster.pod(NODE_AGENT)?)
+        .start(&flood)?
+        .finish()?;
+    Ok(tally.error("EPERM"))
 }
 
 /// Until `/metrics` says that the pod holds most of the table and loses packets; its share then.
@@ -220,8 +251,13 @@ fn check_lines(
     let mut seen = 0_u64;
     for line in lines.iter().filter(|line| line.kind() == "drop") {
         seen += 1;
-        let source = line.text("/original/source").parse()?;
-        let pod = cluster.pod_at(source).context("a drop of no pod")?;
+        let source = line.text("/original/source");
+        let pod = if source == NODE {
+            cluster.pod(NODE_AGENT)?
+        } else {
+            let pod = cluster.pod_at(source.parse()?);
+            pod.context("a drop of no pod")?
+        };
         let said = Owner::of_event(&line.event["owner"]);
         checks.holds(said == owner(pod), || {
             format!("wrong owner: {}", line.event)
