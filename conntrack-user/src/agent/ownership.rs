@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     census::Charging,
     events::OwnersBySlot,
-    owners::{Discovery, Limits, Maps, Occupancy, Owner, Slots, State},
+    owners::{Discovery, Limits, Maps, Occupancy, Owner, OwnerKind, Slots, State, kube::Pods},
     pressure::{
         rate::Timeline,
         share::{Holding, shares},
@@ -64,6 +65,8 @@ pub(super) struct Ownership {
     labels: BTreeMap<u32, Owner>,
     timeline: Timeline,
     recount: Recount,
+    /// What the Kubernetes API says.
+    pods: Arc<Pods>,
 }
 
 impl Ownership {
@@ -80,6 +83,29 @@ impl Ownership {
             labels: BTreeMap::new(),
             timeline,
             recount: Recount::default(),
+            pods: Arc::default(),
+        }
+    }
+
+    /// Takes over what the Kubernetes API says of this node's pods. What it does not know (any more) is left as it is.
+    pub(super) fn know(&mut self, pods: Arc<Pods>) {
+        self.pods = pods;
+        self.describe_pods();
+    }
+
+    /// Gives pods their workloads, and what else the API says.
+    fn describe_pods(&mut self) {
+        let news: Vec<_> = self
+            .slots
+            .occupants()
+            .filter(|(_, occupant)| occupant.owner.kind == OwnerKind::Pod)
+            .filter_map(|(_, occupant)| {
+                let pod = self.pods.get(occupant.owner.uid.as_str())?;
+                (!pod.is_known(&occupant.owner)).then(|| (occupant.owner.key(), Arc::clone(pod)))
+            })
+            .collect();
+        for (key, pod) in news {
+            self.slots.describe(&key, |details| pod.describe(details));
         }
     }
 
@@ -106,6 +132,7 @@ impl Ownership {
         // Whether there are entries is for the census to tell; until then they are taken for granted.
         let attached = probes.is_some();
         let changes = self.slots.apply(found, idle, |_| attached);
+        self.describe_pods();
         let mut problems = changes.problems.clone();
         for slot in &changes.freed {
             self.free(*slot);

@@ -40,6 +40,7 @@ pub mod cgroup_path;
 mod discovery;
 mod groups;
 mod hierarchies;
+pub mod kube;
 mod networks;
 mod notify;
 mod owner;

@@ -125,6 +125,8 @@ impl Supervisor {
         snapshot.recount = owners.recount;
         snapshot.occupancy = owners.occupancy;
         snapshot.problems.clone_from(&self.problems);
+        // Not remembered: it is over when the API is back.
+        snapshot.problems.extend(self.kube.problem());
         self.publisher.publish(snapshot);
         self.recount(owners.needs_census).await;
     }
