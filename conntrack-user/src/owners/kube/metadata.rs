@@ -132,30 +132,22 @@ mod tests {
         pod.metadata
     }
 
-    fn made_by(pod: &ObjectMeta) -> Option<(String, String)> {
-        let workload = super::pod(pod, &[]).unwrap().workload?;
-        Some((workload.kind, workload.name))
-    }
-
-    fn is(kind: &str, name: &str) -> Option<(String, String)> {
-        Some((kind.to_owned(), name.to_owned()))
+    fn made_by(pod: &ObjectMeta) -> String {
+        match super::pod(pod, &[]).unwrap().workload {
+            Some(workload) => format!("{} {}", workload.kind, workload.name),
+            None => "nothing".to_owned(),
+        }
     }
 
     #[test]
     fn workloads() {
-        assert_eq!(
-            made_by(&fixture("deployment")),
-            is("Deployment", "cart-api")
-        );
-        assert_eq!(made_by(&fixture("statefulset")), is("StatefulSet", "db"));
-        assert_eq!(
-            made_by(&fixture("daemonset")),
-            is("DaemonSet", "node-agent")
-        );
-        assert_eq!(made_by(&fixture("job")), is("Job", "import-20240101"));
-        assert_eq!(made_by(&fixture("cronjob")), is("CronJob", "report"));
-        assert_eq!(made_by(&fixture("bare")), None);
-        assert_eq!(made_by(&fixture("mirror")), None);
+        assert_eq!(made_by(&fixture("deployment")), "Deployment cart-api");
+        assert_eq!(made_by(&fixture("statefulset")), "StatefulSet db");
+        assert_eq!(made_by(&fixture("daemonset")), "DaemonSet node-agent");
+        assert_eq!(made_by(&fixture("job")), "Job import-20240101");
+        assert_eq!(made_by(&fixture("cronjob")), "CronJob report");
+        assert_eq!(made_by(&fixture("bare")), "nothing");
+        assert_eq!(made_by(&fixture("mirror")), "nothing");
     }
 
     #[test]
@@ -181,7 +173,7 @@ mod tests {
     fn a_replica_set_without_a_deployment_is_the_workload() {
         let mut pod = fixture("deployment");
         pod.labels.as_mut().unwrap().remove(TEMPLATE_HASH);
-        assert_eq!(made_by(&pod), is("ReplicaSet", "cart-api-6b7f9c8d54"));
+        assert_eq!(made_by(&pod), "ReplicaSet cart-api-6b7f9c8d54");
         let hash = "54".to_owned();
         pod.labels
             .as_mut()
@@ -189,7 +181,7 @@ mod tests {
             .insert(TEMPLATE_HASH.into(), hash);
         assert_eq!(
             made_by(&pod),
-            is("ReplicaSet", "cart-api-6b7f9c8d54"),
+            "ReplicaSet cart-api-6b7f9c8d54",
             "no dash before the hash"
         );
     }
@@ -198,18 +190,14 @@ mod tests {
     fn an_owner_that_does_not_manage_is_none() {
         let mut pod = fixture("daemonset");
         pod.owner_references.as_mut().unwrap()[0].controller = None;
-        assert_eq!(made_by(&pod), None);
+        assert_eq!(made_by(&pod), "nothing");
     }
 
     #[test]
     fn a_number_is_a_due_time_only_near_the_pods_own() {
         let mut pod = fixture("cronjob");
         pod.owner_references.as_mut().unwrap()[0].name = "report-1759287600".into();
-        assert_eq!(
-            made_by(&pod),
-            is("CronJob", "report"),
-            "seconds, as before 1.21"
-        );
+        assert_eq!(made_by(&pod), "CronJob report", "seconds, as before 1.21");
         for job in [
             "report-1",
             "report-29321460x",
@@ -217,11 +205,11 @@ mod tests {
             "-29321460",
         ] {
             pod.owner_references.as_mut().unwrap()[0].name = job.into();
-            assert_eq!(made_by(&pod), is("Job", job));
+            assert_eq!(made_by(&pod), format!("Job {job}"));
         }
         pod.owner_references.as_mut().unwrap()[0].name = "report-29321460".into();
         pod.creation_timestamp = None;
-        assert_eq!(made_by(&pod), is("Job", "report-29321460"));
+        assert_eq!(made_by(&pod), "Job report-29321460");
     }
 
     #[test]

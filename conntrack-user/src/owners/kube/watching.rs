@@ -276,9 +276,10 @@ impl Watch {
             if latest.problem == problem {
                 return false;
             }
-            match &problem {
-                Some(problem) => tracing::warn!("{problem}"),
-                None => tracing::info!("the Kubernetes API answers as it should again"),
+            if let Some(problem) = &problem {
+                tracing::warn!("{problem}");
+            } else {
+                tracing::info!("the Kubernetes API answers as it should again");
             }
             latest.problem = problem;
             true
