@@ -46,13 +46,15 @@ pub(crate) struct Apt {
     folder: PathBuf,
     suites: Vec<String>,
     installed: Installed,
+    /// Source packages too.
+    sources: bool,
 }
 
 impl Apt {
     /// The apt for kernels and guest tools: every suite.
     pub(crate) fn for_guests(cache: &Cache) -> Result<Self> {
         let suites = ALL_SUITES.iter().map(|suite| (*suite).to_owned()).collect();
-        Self::new(cache.apt("apt"), suites, Installed::Nothing)
+        Self::new(cache.apt("apt"), suites, Installed::Nothing, false)
     }
 
     /// The apt for programs that run on this machine: its own suite and the backports of that.
@@ -61,10 +63,26 @@ impl Apt {
             .iter()
             .map(|part| format!("{suite}{part}"))
             .collect();
-        Self::new(cache.apt("apt-qemu"), suites, Installed::OfThisMachine)
+        Self::new(
+            cache.apt("apt-qemu"),
+            suites,
+            Installed::OfThisMachine,
+            false,
+        )
     }
 
-    fn new(folder: PathBuf, suites: Vec<String>, installed: Installed) -> Result<Self> {
+    /// The apt for what is built from one suite's source packages.
+    pub(crate) fn with_sources(cache: &Cache, suite: &str) -> Result<Self> {
+        let folder = cache.apt("apt-source");
+        Self::new(folder, vec![suite.to_owned()], Installed::Nothing, true)
+    }
+
+    fn new(
+        folder: PathBuf,
+        suites: Vec<String>,
+        installed: Installed,
+        sources: bool,
+    ) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "dpkg"] {
             if command::find(program).is_none() {
                 bail!(
@@ -84,6 +102,7 @@ impl Apt {
             folder,
             suites,
             installed,
+            sources,
         };
         apt.configure()?;
         Ok(apt)
@@ -102,7 +121,12 @@ impl Apt {
             } else {
                 "debian"
             };
-            format!("deb [arch=amd64 signed-by={KEYRING}] {mirror}/{archive} {suite} main\n")
+            let place = format!("{mirror}/{archive} {suite} main\n");
+            let mut lines = format!("deb [arch=amd64 signed-by={KEYRING}] {place}");
+            if self.sources {
+                lines.extend(["deb-src [signed-by=", KEYRING, "] ", &place]);
+            }
+            lines
         });
         write_if_changed(
             &self.folder.join("etc/sources.list"),
@@ -225,6 +249,29 @@ impl Apt {
             install.args(["-t", suite]).args(packages);
             install
         })
+    }
+
+    /// Downloads a source package, which apt checks, and unpacks it with Debian's patches into a new folder.
+    pub(crate) fn unpack_source(&self, package: &str, target: &Path) -> Result<()> {
+        let mut unpack = command::required("dpkg-source", "dpkg-dev", "unpacks source packages")?;
+        let folder =
+            tempfile::tempdir_in(&self.folder).context("make a folder for a source package")?;
+        let mut download = self.command("apt-get");
+        download.current_dir(folder.path());
+        command::run(download.args(["-qq", "source", "--download-only", package]))?;
+        let description = fs::read_dir(folder.path())?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.extension().is_some_and(|ending| ending == "dsc"))
+            .with_context(|| format!("the source package {package} has no description"))?;
+        let parent = target
+            .parent()
+            .context("a folder for sources has a parent")?;
+        fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+        unpack
+            .args(["--no-check", "--extract"])
+            .arg(&description)
+            .arg(target);
+        command::output(&mut unpack).map(drop)
     }
 
     fn archives(&self) -> PathBuf {

@@ -20,6 +20,7 @@ mod guest_tests;
 mod guest_tools;
 mod initramfs;
 mod kernels;
+mod kubernetes;
 mod modules;
 mod project;
 mod qemu;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::cache::Cache;
-use crate::{command, guest_tests, kernels, setup};
+use crate::{command, guest_tests, kernels, kubernetes, setup};
 
 /// What `--quick` boots: the kernel that most of the work is done with.
 pub(crate) const QUICK: &str = "6.12";
@@ -29,6 +29,9 @@ pub(crate) struct Arguments {
     /// Boot nothing: format, lints, docs, unit tests, licences
     #[arg(long, conflicts_with_all = ["kernels", "quick"])]
     host: bool,
+    /// Only this: lints and tests of `--kube`, also against a real API server, which is built first (once, some minutes)
+    #[arg(long, conflicts_with_all = ["filter", "kernels", "quick", "host"])]
+    kubernetes: bool,
 }
 
 /// What passed and what failed.
@@ -61,6 +64,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
     let started = Instant::now();
     let mut tally = Tally::default();
+    if arguments.kubernetes {
+        let test = kubernetes::Test::prepare(&cache)?;
+        check("lints with --kube", kubernetes::lints(), &mut tally);
+        check("unit tests of --kube", kubernetes::unit_tests(), &mut tally);
+        check("--kube against an API server", test.command(), &mut tally);
+        return Ok(finish(&tally, started));
+    }
     if arguments.filter.is_none() {
         checks(&cache, &mut tally);
     }
@@ -88,6 +98,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
             arguments.filter.as_deref().unwrap_or_default()
         );
     }
+    Ok(finish(&tally, started))
+}
+
+/// Says how it went; the exit status.
+fn finish(tally: &Tally, started: Instant) -> i32 {
     if !tally.failures.is_empty() {
         println!("\nfailures:");
         for failure in &tally.failures {
@@ -97,7 +112,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     }
     command::say(&format!("took {} s", started.elapsed().as_secs()));
     println!("{} passed, {} failed", tally.passed, tally.failures.len());
-    Ok(i32::from(!tally.failures.is_empty()))
+    i32::from(!tally.failures.is_empty())
 }
 
 /// What is checked without running anything: each is one test.

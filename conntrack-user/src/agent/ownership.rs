@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,9 +18,9 @@ use super::{
     recount::{Found, Recount},
 };
 use crate::{
-    census::Charging,
+    census::{Charging, Workloads},
     events::OwnersBySlot,
-    owners::{Discovery, Limits, Maps, Occupancy, Owner, Slots, State},
+    owners::{Discovery, Limits, Maps, Occupancy, Owner, OwnerKind, Slots, State, kube::Pods},
     pressure::{
         rate::Timeline,
         share::{Holding, shares},
@@ -28,6 +29,8 @@ use crate::{
 };
 
 mod tally;
+#[cfg(test)]
+mod tests;
 
 use tally::{Tally, difference, sum};
 
@@ -64,6 +67,8 @@ pub(super) struct Ownership {
     labels: BTreeMap<u32, Owner>,
     timeline: Timeline,
     recount: Recount,
+    /// What the Kubernetes API says.
+    pods: Arc<Pods>,
 }
 
 impl Ownership {
@@ -80,6 +85,39 @@ impl Ownership {
             labels: BTreeMap::new(),
             timeline,
             recount: Recount::default(),
+            pods: Arc::default(),
+        }
+    }
+
+    /// Takes over what the Kubernetes API says of this node's pods. What it does not know (any more) is left as it is.
+    pub(super) fn know(&mut self, pods: Arc<Pods>) {
+        self.pods = pods;
+        self.describe_pods();
+        self.note_labels();
+    }
+
+    /// Notes who has each slot.
+    fn note_labels(&mut self) {
+        let known = self
+            .tallies
+            .keys()
+            .filter_map(|slot| Some((*slot, self.slots.owner(*slot)?.clone())));
+        self.labels = known.collect();
+    }
+
+    /// Gives pods their workloads, and what else the API says.
+    fn describe_pods(&mut self) {
+        let news: Vec<_> = self
+            .slots
+            .occupants()
+            .filter(|(_, occupant)| occupant.owner.kind == OwnerKind::Pod)
+            .filter_map(|(_, occupant)| {
+                let pod = self.pods.get(occupant.owner.uid.as_str())?;
+                (!pod.is_known(&occupant.owner)).then(|| (occupant.owner.key(), Arc::clone(pod)))
+            })
+            .collect();
+        for (key, pod) in news {
+            self.slots.describe(&key, |details| pod.describe(details));
         }
     }
 
@@ -106,6 +144,7 @@ impl Ownership {
         // Whether there are entries is for the census to tell; until then they are taken for granted.
         let attached = probes.is_some();
         let changes = self.slots.apply(found, idle, |_| attached);
+        self.describe_pods();
         let mut problems = changes.problems.clone();
         for slot in &changes.freed {
             self.free(*slot);
@@ -121,11 +160,7 @@ impl Ownership {
             tally.exact = [attached; 2];
             self.tallies.insert(*slot, tally);
         }
-        let known = self
-            .tallies
-            .keys()
-            .filter_map(|slot| Some((*slot, self.slots.owner(*slot)?.clone())));
-        self.labels = known.collect();
+        self.note_labels();
         if let Some(probes) = probes
             && !changes.is_empty()
         {
@@ -226,6 +261,7 @@ impl Ownership {
             tags: probes.owners().tags()?,
             host_netns,
             names: BTreeMap::new(),
+            workloads: Workloads::default(),
         })
     }
 

@@ -22,8 +22,12 @@ use super::{
     scans::Scans,
 };
 use crate::{
+    events::OwnersBySlot,
     kernel::{Root, conntrack::Presence, release, tables::TableReader},
-    owners::{Discovery, Maps},
+    owners::{
+        Discovery, Maps,
+        kube::{Kube, KubeOptions, Latest},
+    },
     pressure::Tracker,
     probes::{AttachError, Options, Probes, Status, Totals, privileges},
 };
@@ -45,6 +49,8 @@ pub struct AgentOptions {
     pub probes: Options,
     /// Give up, after attaching, the capabilities that are not needed any more.
     pub drop_capabilities: bool,
+    /// Ask the Kubernetes API for names, workloads and labels of pods.
+    pub kube: Option<KubeOptions>,
 }
 
 /// The probes' life.
@@ -78,6 +84,7 @@ struct Supervisor {
     /// Used on the background thread.
     ownership: Arc<Mutex<Ownership>>,
     recounter: Recounter,
+    kube: Kube,
     host_netns: u32,
     reconciler: Reconciler,
     capabilities: Option<Arc<Vec<String>>>,
@@ -98,6 +105,7 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
     let release = release::release(&root).unwrap_or_else(|_| "unknown".to_owned());
     let ownership = Arc::new(Mutex::new(Ownership::new(options.probes.owner_slots)));
     let scans = Scans::begin(options.drop_capabilities).map_err(AttachError::Thread)?;
+    let kube = watch_kube(&options);
     let mut supervisor = Supervisor {
         options,
         publisher,
@@ -112,6 +120,7 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
         scans,
         ownership,
         recounter: Recounter::new(),
+        kube,
         host_netns: 0,
         reconciler: Reconciler::default(),
         capabilities: None,
@@ -146,8 +155,22 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
             }
             found = supervisor.scans.next() => supervisor.discovered(found).await,
             found = supervisor.recounter.finished() => supervisor.recounted(found).await,
+            latest = supervisor.kube.changed() => supervisor.named(latest).await,
         }
     }
+}
+
+/// Begins to watch the Kubernetes API if that was asked for.
+fn watch_kube(options: &AgentOptions) -> Kube {
+    let Some(kube) = options.kube.clone() else {
+        return Kube::off();
+    };
+    let drop_capabilities = options.drop_capabilities;
+    Kube::watch(kube, move || {
+        if drop_capabilities && let Err(error) = privileges::drop_unneeded() {
+            tracing::warn!(%error, "the thread that watches the Kubernetes API keeps its capabilities");
+        }
+    })
 }
 
 /// Hands on what the eBPF programs log; for debugging them, so a look now and then is enough.
@@ -221,7 +244,26 @@ impl Supervisor {
         for problem in found.problems.iter().chain(&taken.problems) {
             self.remember(problem);
         }
-        // Events may name those that were just found.
+        self.publish_names(names);
+    }
+
+    /// Takes over what the Kubernetes API says.
+    async fn named(&mut self, latest: Latest) {
+        let ownership = Arc::clone(&self.ownership);
+        let names = self
+            .aside(move || {
+                let mut ownership = locked(&ownership);
+                ownership.know(latest.pods);
+                ownership.names()
+            })
+            .await;
+        if let Some(names) = names {
+            self.publish_names(names);
+        }
+    }
+
+    /// Events may name those that were just found.
+    fn publish_names(&self, names: OwnersBySlot) {
         let latest = self.publisher.latest();
         if latest.names.owners != names {
             self.publisher.publish(Snapshot {

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, builder::PossibleValuesParser, builder::TypedValueParser as _};
 
-use super::logging::LogFormat;
+use super::{Failure, logging::LogFormat};
 use crate::{
+    owners::kube::{self, KubeOptions, LabelKey, NodeName},
     probes::{Mechanism, Options},
     serve::socket,
 };
@@ -33,6 +34,66 @@ pub(super) struct LogArgs {
     /// Say more; twice: still more
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
+}
+
+/// What is asked of the Kubernetes API.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Kubernetes")]
+pub(super) struct KubeArgs {
+    /// Ask the Kubernetes API for the workloads and labels of this node's pods
+    ///
+    /// With the service account of the pod that it runs in, or KUBECONFIG. It needs list and watch on pods;
+    /// with get on jobs, pods of a `CronJob` are told by it. Everything else works without.
+    #[arg(long, env = "CTPRESSURE_KUBE")]
+    kube: bool,
+    /// This node's name in Kubernetes [default: the host's name]
+    // Not checked here: it means nothing without --kube, and a wrong one is no reason not to count.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    node: Option<String>,
+    /// A label of pods to show, such as app.kubernetes.io/name; may be given several times
+    #[arg(
+        long,
+        env = "CTPRESSURE_KUBE_LABELS",
+        value_name = "KEY",
+        value_delimiter = ','
+    )]
+    kube_label: Vec<LabelKey>,
+}
+
+impl KubeArgs {
+    /// What was asked for.
+    ///
+    /// # Errors
+    /// If it can't be done, with what to do instead.
+    pub(super) fn options(&self) -> Result<Option<KubeOptions>, Failure> {
+        let failure = |what: &dyn ToString, help: &str| Failure {
+            what: what.to_string(),
+            help: help.to_owned(),
+        };
+        if !self.kube {
+            return if self.kube_label.is_empty() {
+                Ok(None)
+            } else {
+                Err(failure(
+                    &"labels of pods come from the Kubernetes API, which is not asked",
+                    "give --kube too",
+                ))
+            };
+        }
+        if !kube::AVAILABLE {
+            return Err(failure(
+                &kube::MISSING,
+                "leave out --kube, or build it with `cargo build --features kube`",
+            ));
+        }
+        let node = match &self.node {
+            Some(node) => node.parse(),
+            None => NodeName::of_this_host(),
+        };
+        KubeOptions::new(node, &self.kube_label)
+            .map(Some)
+            .map_err(|error| failure(&error, "change --kube-label"))
+    }
 }
 
 /// How the probes are made.

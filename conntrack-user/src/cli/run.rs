@@ -6,7 +6,7 @@ use clap::Args;
 use tokio::{runtime, task::LocalSet};
 
 use super::{
-    args::{LogArgs, ProbeArgs, SocketArgs},
+    args::{KubeArgs, LogArgs, ProbeArgs, SocketArgs},
     logging, signals,
 };
 use crate::{
@@ -40,6 +40,8 @@ pub(super) struct Run {
     log: LogArgs,
     #[command(flatten)]
     probes: ProbeArgs,
+    #[command(flatten)]
+    kube: KubeArgs,
 }
 
 impl Run {
@@ -58,6 +60,7 @@ impl Run {
 
     async fn agent(self) -> anyhow::Result<()> {
         let end = signals::end()?;
+        let kube = self.kube.options()?;
         let listener = http::listen(self.listen).await?;
         let socket = Socket::bind(&self.socket.socket).await?;
         let (publisher, handle) = agent::channel();
@@ -71,6 +74,7 @@ impl Run {
         let options = AgentOptions {
             probes: self.probes.options(true),
             drop_capabilities: true,
+            kube,
         };
         tokio::select! {
             never = agent::run(options, publisher) => match never? {},

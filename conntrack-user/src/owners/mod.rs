@@ -41,6 +41,7 @@ mod discovery;
 mod groups;
 mod hierarchies;
 mod host_side;
+pub mod kube;
 mod networks;
 mod notify;
 mod owner;

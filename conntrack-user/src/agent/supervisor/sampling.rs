@@ -130,6 +130,11 @@ impl Supervisor {
         snapshot.occupancy = owners.occupancy;
         snapshot.problems.clone_from(&self.problems);
         let worst = snapshot.tables.iter().map(|table| table.pressure).max();
+        snapshot.kubernetes = self.kube.status();
+        // Not remembered: it is over when the API is back.
+        let problem = snapshot.kubernetes.as_ref();
+        let problem = problem.and_then(|status| status.problem.clone());
+        snapshot.problems.extend(problem);
         self.publisher.publish(snapshot);
         self.set_reserve(worst.unwrap_or_default()).await;
         self.recount(owners.needs_census).await;

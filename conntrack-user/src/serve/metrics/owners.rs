@@ -14,6 +14,7 @@ use super::{Family, f};
 use crate::{
     agent::{Activity, OwnerSample, OwnerTotals, Snapshot, Tops},
     events::direction_name,
+    owners::kube::metric_label,
 };
 
 /// Reasons for which a packet is lost.
@@ -60,9 +61,8 @@ pub(super) fn families(snapshot: &Snapshot) -> [Family; 5] {
         .each(owners, |family, owner| {
             let victims = owner.egress.victims + owner.ingress.victims;
             let causes = owner.egress.causes + owner.ingress.causes;
-            family
-                .with(&labels(owner, &[("role", "victim")]), f(victims))
-                .with(&labels(owner, &[("role", "cause")]), f(causes))
+            let family = add(family, owner, &[("role", "victim")], victims);
+            add(family, owner, &[("role", "cause")], causes)
         }),
     ]
 }
@@ -90,25 +90,39 @@ fn by_labels(owners: &[OwnerSample]) -> Vec<OwnerSample> {
                 let into = &mut merged[*place.get()];
                 into.egress = into.egress + owner.egress;
                 into.ingress = into.ingress + owner.ingress;
+                // Workload and labels are those of the one that is there.
+                if owner.present && !into.present {
+                    into.owner = owner.owner.clone();
+                    into.present = true;
+                }
             }
         }
     }
     merged
 }
 
+/// Adds a sample of this owner, with its labels and `more`.
+fn add(family: Family, owner: &OwnerSample, more: &[(&str, &str)], value: u64) -> Family {
+    let chosen: Vec<_> = owner
+        .owner
+        .labels
+        .iter()
+        .map(|(key, value)| (metric_label(key), value.as_str()))
+        .collect();
+    let mut labels = labels(owner, more);
+    labels.extend(chosen.iter().map(|(name, value)| (name.as_str(), *value)));
+    family.with(&labels, f(value))
+}
+
 /// The owner's labels, without those that don't apply, and `more`.
 fn labels<'a>(owner: &'a OwnerSample, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let of_owner = owner.owner.labels();
-    let workload = owner.owner.workload.as_ref();
     [
         ("owner_kind", of_owner.owner_kind),
         ("namespace", of_owner.namespace),
         ("pod", of_owner.pod),
         ("unit", of_owner.unit),
-        (
-            "workload",
-            workload.map_or("", |workload| workload.name.as_str()),
-        ),
+        ("workload", owner.owner.workload_name()),
     ]
     .into_iter()
     .filter(|(_, value)| !value.is_empty())
@@ -133,7 +147,7 @@ fn each_direction(
 ) -> Family {
     family.each(directions(owner), |family, (direction, totals)| {
         let direction = [("direction", direction_name(direction))];
-        family.with(&labels(owner, &direction), f(value(totals)))
+        add(family, owner, &direction, value(totals))
     })
 }
 
@@ -157,7 +171,7 @@ fn drops(family: Family, snapshot: &Snapshot, owner: &OwnerSample) -> Family {
                 ("direction", direction_name(direction)),
                 ("reason", reason.name()),
             ];
-            family.with(&labels(owner, &more), f(totals.dropped(reason)))
+            add(family, owner, &more, totals.dropped(reason))
         })
     })
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     agent::{Activity, Drift, Own, OwnerSample, OwnerTotals, Table, Tops, Unexplained, channel},
-    owners::Owner,
+    owners::{Owner, Workload},
     probes::{Drops, HookStatus, Lost, Mechanism, ProgramTime, Status, Totals},
 };
 
@@ -253,4 +253,20 @@ fn ready_only_with_a_sample() {
         ..full()
     };
     assert_eq!(readiness(&waiting), Err("no module".to_owned()));
+}
+
+#[test]
+fn what_the_kubernetes_api_says_of_a_pod() {
+    let mut snapshot = full();
+    let known = Owner::pod("u-2", Some(("shop", "cart-1"))).with(|details| {
+        details.workload = Some(Workload {
+            kind: "Deployment".to_owned(),
+            name: "cart".to_owned(),
+        });
+        details.labels = [("app.kubernetes.io/name".to_owned(), "shop".to_owned())].into();
+    });
+    snapshot.owners[2].owner = known;
+    let text = exposition(snapshot, false);
+    let series = r#"ctpressure_inserts_total{owner_kind="pod",namespace="shop",pod="cart-1",workload="cart",direction="egress",label_app_kubernetes_io_name="shop"} 4000"#;
+    assert!(text.contains(series), "{text}");
 }

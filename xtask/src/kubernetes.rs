@@ -1,0 +1,250 @@
+//! A real Kubernetes API server, for the test of `--kube`: no package has the program, but Debian has the source with all that
+//! it depends on, and the compiler for it. Built once, offline, inside the cache.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::apt::Apt;
+use crate::cache::{Cache, Staged};
+use crate::command;
+
+/// The suite that has the source, and a compiler old enough for it.
+pub(crate) const SUITE: &str = "bookworm";
+const SOURCE: &str = "kubernetes";
+const COMPILER: &str = "1.19";
+/// What the source is a version of; without one the server says v0.0.0.
+const VERSION: &str = "1.20.2";
+/// What the API server is made of the source's own generated files by: one of them is not in the source package.
+const GENERATOR: &str = "openapi-gen";
+
+/// The programs.
+#[derive(Debug)]
+struct Programs {
+    api_server: PathBuf,
+    etcd: PathBuf,
+}
+
+impl Programs {
+    fn get(cache: &Cache) -> Result<Self> {
+        let folder = cache.kubernetes();
+        let programs = Self {
+            api_server: folder.join("kube-apiserver"),
+            etcd: folder.join("etcd"),
+        };
+        if !programs.are_there() {
+            let _lock = cache.lock()?;
+            // Another xtask may have built them while this one waited.
+            if !programs.are_there() {
+                build(cache, &folder)?;
+            }
+        }
+        Ok(programs)
+    }
+
+    fn are_there(&self) -> bool {
+        self.api_server.is_file() && self.etcd.is_file()
+    }
+}
+
+/// Brings sources and compiler, and builds; leaves only the two programs.
+fn build(cache: &Cache, folder: &Path) -> Result<()> {
+    let apt = Apt::with_sources(cache, SUITE)?;
+    apt.update(false)?;
+    let staged = Staged::new(folder)?;
+    let target = staged.path();
+    let scratch = tempfile::Builder::new()
+        .prefix(".kubernetes-")
+        .tempdir_in(
+            folder
+                .parent()
+                .context("a folder in the cache has a parent")?,
+        )
+        .context("make a folder to build in")?;
+    command::say("downloading the source of Kubernetes, a Go compiler and etcd");
+    let root = scratch.path().join("root");
+    let packages = [
+        format!("golang-{COMPILER}-go"),
+        format!("golang-{COMPILER}-src"),
+        "etcd-server".to_owned(),
+    ];
+    apt.unpack_only(&packages, &root)?;
+    let tree = scratch.path().join("go/src/k8s.io/kubernetes");
+    apt.unpack_source(SOURCE, &tree)?;
+
+    let go = Go {
+        root: root.join(format!("usr/lib/go-{COMPILER}")),
+        scratch: scratch.path().to_owned(),
+        tree,
+    };
+    command::say("building the API server (some minutes, once)");
+    go.generate()?;
+    fs::create_dir_all(&target).with_context(|| format!("make {}", target.display()))?;
+    go.build("./cmd/kube-apiserver", &target.join("kube-apiserver"))?;
+    fs::copy(root.join("usr/bin/etcd"), target.join("etcd")).context("etcd from its package")?;
+    staged.publish()
+}
+
+/// The compiler with the source tree.
+struct Go {
+    root: PathBuf,
+    scratch: PathBuf,
+    tree: PathBuf,
+}
+
+impl Go {
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.tree);
+        command
+            .env("GOROOT", &self.root)
+            .env("GOPATH", self.scratch.join("go"))
+            .env("GOCACHE", self.scratch.join("cache"))
+            .env("GO111MODULE", "off")
+            .env("GOFLAGS", "")
+            .env("CGO_ENABLED", "0")
+            .env("HOME", &self.scratch);
+        command
+    }
+
+    fn build(&self, package: &str, target: &Path) -> Result<()> {
+        let set =
+            |name: &str, value: &str| format!("-X k8s.io/component-base/version.{name}={value}");
+        let flags = [
+            "-s -w".to_owned(),
+            set("gitVersion", &format!("v{VERSION}")),
+            set("gitMajor", "1"),
+            set("gitMinor", "20"),
+        ];
+        let mut build = self.command(&self.root.join("bin/go"));
+        build.args(["build", "-ldflags", &flags.join(" "), "-o"]);
+        command::run(build.arg(target).arg(package))
+    }
+
+    /// Makes the description of the API that the server hands out, which it can't be compiled without.
+    fn generate(&self) -> Result<()> {
+        let generator = self.scratch.join(GENERATOR);
+        self.build(
+            &format!("./vendor/k8s.io/kube-openapi/cmd/{GENERATOR}"),
+            &generator,
+        )?;
+        let mut packages = Vec::new();
+        for (folder, import) in [
+            ("staging/src", ""),
+            ("vendor/k8s.io", "k8s.io/"),
+            ("pkg", "k8s.io/kubernetes/pkg/"),
+        ] {
+            let folder = self.tree.join(folder);
+            let mut found = Vec::new();
+            described(&folder, &mut found)?;
+            for path in found {
+                packages.push(format!("{import}{}", path.strip_prefix(&folder)?.display()));
+            }
+        }
+        packages.sort();
+        packages.dedup();
+        // It writes into the tree by its import path.
+        let mut generate = self.command(&generator);
+        generate.args(["--output-file-base", "zz_generated.openapi"]);
+        generate.args([
+            "--go-header-file",
+            "hack/boilerplate/boilerplate.generatego.txt",
+        ]);
+        generate.args([
+            "--output-package",
+            "k8s.io/kubernetes/pkg/generated/openapi",
+        ]);
+        generate
+            .arg("--output-base")
+            .arg(self.scratch.join("go/src"));
+        generate
+            .arg("--report-filename")
+            .arg(self.scratch.join("violations"));
+        command::run(generate.args(["--input-dirs", &packages.join(",")]))
+    }
+}
+
+/// Adds the folders below one whose package is part of the API's description; examples and tests are not.
+fn described(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    const LEFT_OUT: &[&str] = &[
+        "sample-apiserver",
+        "sample-controller",
+        "code-generator",
+        "testdata",
+        "test",
+    ];
+    let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
+    let mut marked = false;
+    for entry in entries {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        let name = entry.file_name();
+        if kind.is_dir() {
+            if !LEFT_OUT.iter().any(|left_out| name == *left_out) {
+                described(&path, found)?;
+            }
+        } else if kind.is_file() && path.extension().is_some_and(|ending| ending == "go") {
+            let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+            let text = String::from_utf8_lossy(&text);
+            marked |= text.lines().any(|line| {
+                let comment = line.strip_prefix("//").map(str::trim_start);
+                comment.is_some_and(|comment| comment.starts_with("+k8s:openapi-gen="))
+            });
+        }
+    }
+    if marked {
+        found.push(folder.to_owned());
+    }
+    Ok(())
+}
+
+/// What a cargo command is told to do with the feature, which is not on by default.
+fn with_kube(command: &str, arguments: &[&str]) -> Command {
+    let mut cargo = command::cargo();
+    cargo.args([command, "--package", "conntrack-user", "--features", "kube"]);
+    cargo.args(arguments);
+    cargo
+}
+
+/// `cargo clippy`: without the feature that code is not looked at.
+pub(crate) fn lints() -> Command {
+    with_kube(
+        "clippy",
+        &["--all-targets", "--quiet", "--", "-D", "warnings"],
+    )
+}
+
+/// The unit tests of what only this feature has, and of the command line with it.
+pub(crate) fn unit_tests() -> Command {
+    with_kube("test", &["--lib", "--quiet", "kube"])
+}
+
+/// The test's command; its servers' files are in a folder that goes when the value does.
+pub(crate) struct Test {
+    folder: tempfile::TempDir,
+    programs: Programs,
+}
+
+impl Test {
+    /// Builds what is not there yet.
+    pub(crate) fn prepare(cache: &Cache) -> Result<Self> {
+        Ok(Self {
+            programs: Programs::get(cache)?,
+            folder: tempfile::tempdir().context("make a folder for the API server")?,
+        })
+    }
+
+    /// `cargo test` for it.
+    pub(crate) fn command(&self) -> Command {
+        let mut cargo = with_kube("test", &["--test", "kubernetes"]);
+        cargo.args(["--", "--ignored", "--nocapture"]);
+        cargo
+            .env("CTPRESSURE_KUBE_APISERVER", &self.programs.api_server)
+            .env("CTPRESSURE_ETCD", &self.programs.etcd)
+            .env("CTPRESSURE_KUBERNETES_FOLDER", self.folder.path())
+            .env("KUBECONFIG", self.folder.path().join("kubeconfig"));
+        cargo
+    }
+}
