@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     events::OwnersBySlot,
+    journal::Health,
     kernel::{Root, conntrack::Presence, release, tables::TableReader},
     owners::{
         Discovery, Maps,
@@ -51,6 +52,8 @@ pub struct AgentOptions {
     pub drop_capabilities: bool,
     /// Ask the Kubernetes API for names, workloads and labels of pods.
     pub kube: Option<KubeOptions>,
+    /// How the journal is doing; `None`: none is kept.
+    pub journal: Option<Arc<Health>>,
 }
 
 /// The probes' life.
