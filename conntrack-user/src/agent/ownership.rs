@@ -29,6 +29,8 @@ use crate::{
 };
 
 mod tally;
+#[cfg(test)]
+mod tests;
 
 use tally::{Tally, difference, sum};
 
@@ -91,6 +93,16 @@ impl Ownership {
     pub(super) fn know(&mut self, pods: Arc<Pods>) {
         self.pods = pods;
         self.describe_pods();
+        self.note_labels();
+    }
+
+    /// Notes who has each slot.
+    fn note_labels(&mut self) {
+        let known = self
+            .tallies
+            .keys()
+            .filter_map(|slot| Some((*slot, self.slots.owner(*slot)?.clone())));
+        self.labels = known.collect();
     }
 
     /// Gives pods their workloads, and what else the API says.
@@ -148,11 +160,7 @@ impl Ownership {
             tally.exact = [attached; 2];
             self.tallies.insert(*slot, tally);
         }
-        let known = self
-            .tallies
-            .keys()
-            .filter_map(|slot| Some((*slot, self.slots.owner(*slot)?.clone())));
-        self.labels = known.collect();
+        self.note_labels();
         if let Some(probes) = probes
             && !changes.is_empty()
         {

@@ -8,7 +8,7 @@ use super::{Own, OwnerSample, Recount, Unexplained};
 use crate::{
     events::Names,
     kernel::stats::KernelStats,
-    owners::Occupancy,
+    owners::{Occupancy, kube::KubeStatus},
     pressure::state::Pressure,
     probes::{ProgramTime, Status, Totals},
 };
@@ -109,6 +109,8 @@ pub struct Snapshot {
     pub own: Own,
     /// Capabilities that it kept.
     pub capabilities: Arc<Vec<String>>,
+    /// How the watch of the Kubernetes API goes; `None`: it is not asked.
+    pub kubernetes: Option<KubeStatus>,
     /// What can't be seen, as far as it is known why.
     pub problems: Vec<String>,
     /// Names of the namespaces in `tables`, and of `owners`.
@@ -140,6 +142,7 @@ impl Default for Snapshot {
             programs: Vec::new(),
             own: Own::default(),
             capabilities: Arc::default(),
+            kubernetes: None,
             problems: Vec::new(),
             names: Arc::default(),
         }

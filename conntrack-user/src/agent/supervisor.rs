@@ -103,7 +103,7 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
     let release = release::release(&root).unwrap_or_else(|_| "unknown".to_owned());
     let ownership = Arc::new(Mutex::new(Ownership::new(options.probes.owner_slots)));
     let scans = Scans::begin(options.drop_capabilities).map_err(AttachError::Thread)?;
-    let kube = watch_kube(&options).map_err(AttachError::Thread)?;
+    let kube = watch_kube(&options);
     let mut supervisor = Supervisor {
         options,
         publisher,
@@ -158,9 +158,9 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
 }
 
 /// Begins to watch the Kubernetes API if that was asked for.
-fn watch_kube(options: &AgentOptions) -> std::io::Result<Kube> {
+fn watch_kube(options: &AgentOptions) -> Kube {
     let Some(kube) = options.kube.clone() else {
-        return Ok(Kube::off());
+        return Kube::off();
     };
     let drop_capabilities = options.drop_capabilities;
     Kube::watch(kube, move || {

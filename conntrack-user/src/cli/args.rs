@@ -42,13 +42,14 @@ pub(super) struct LogArgs {
 pub(super) struct KubeArgs {
     /// Ask the Kubernetes API for the workloads and labels of this node's pods
     ///
-    /// With the service account of the pod that it runs in, or KUBECONFIG. It needs get, list and watch on
-    /// pods. Everything else works without.
+    /// With the service account of the pod that it runs in, or KUBECONFIG. It needs list and watch on pods;
+    /// with get on jobs, pods of a `CronJob` are told by it. Everything else works without.
     #[arg(long, env = "CTPRESSURE_KUBE")]
     kube: bool,
     /// This node's name in Kubernetes [default: the host's name]
+    // Not checked here: it means nothing without --kube, and a wrong one is no reason not to count.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
-    node: Option<NodeName>,
+    node: Option<String>,
     /// A label of pods to show, such as app.kubernetes.io/name; may be given several times
     #[arg(
         long,
@@ -81,18 +82,13 @@ impl KubeArgs {
         }
         if !kube::AVAILABLE {
             return Err(failure(
-                &"this ctpressure was built without the Kubernetes API",
-                "leave out --kube, or build it with the cargo feature `kube`, which is on by default",
+                &kube::MISSING,
+                "leave out --kube, or build it with `cargo build --features kube`",
             ));
         }
         let node = match &self.node {
-            Some(node) => node.clone(),
-            None => NodeName::of_this_host().map_err(|error| {
-                failure(
-                    &format!("this host's name is not that of a node: {error}"),
-                    "give the node's name with --node",
-                )
-            })?,
+            Some(node) => node.parse(),
+            None => NodeName::of_this_host(),
         };
         KubeOptions::new(node, &self.kube_label)
             .map(Some)

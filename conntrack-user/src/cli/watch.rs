@@ -63,7 +63,8 @@ pub(super) struct Watch {
     #[arg(long, env = "CTPRESSURE_NETNS", value_delimiter = ',')]
     netns: Vec<Netns>,
     /// Only these owners (of an eviction: its victim or its cause): `namespace/pod`, a pod's name,
-    /// `namespace/` for all its pods, a systemd unit, `host` or `unknown`
+    /// `namespace/` for all its pods, a systemd unit, `host` or `unknown`; also `namespace/workload`
+    /// or a workload's name if an agent with --kube runs
     #[arg(
         long,
         env = "CTPRESSURE_OWNER",

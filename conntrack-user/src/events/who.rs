@@ -18,6 +18,9 @@ pub struct Who {
     /// Name of a pod; its UID while the name is not known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub pod: String,
+    /// Name of what made the pod, where the Kubernetes API is asked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub workload: String,
     /// systemd unit, or a container outside Kubernetes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub unit: String,
@@ -33,6 +36,7 @@ impl Who {
             kind: labels.owner_kind.to_owned(),
             namespace: labels.namespace.to_owned(),
             pod: labels.pod.to_owned(),
+            workload: owner.workload_name().to_owned(),
             unit: labels.unit.to_owned(),
             direction: direction_name(direction).to_owned(),
         }
@@ -79,20 +83,22 @@ impl OwnersBySlot {
         }
     }
 
-    /// Whether the slot's owner goes by `name`: `namespace/pod`, the pod's name alone, all pods of a
-    /// namespace as `namespace/`, a unit, `host` or `unknown`.
+    /// Whether the slot's owner goes by `name`: `namespace/pod`, the pod's name alone, the same with its workload
+    /// instead, all pods of a namespace as `namespace/`, a unit, `host` or `unknown`.
     pub fn is(&self, slot: u32, name: &str) -> bool {
         let Some(owner) = self.0.get(&slot) else {
             return slot == UNKNOWN && name == "unknown";
         };
         let labels = owner.labels();
+        let workload = owner.workload_name();
         if let Some((namespace, pod)) = name.split_once('/') {
             return labels.namespace == namespace
                 && !namespace.is_empty()
-                && (pod.is_empty() || labels.pod == pod);
+                && (pod.is_empty() || labels.pod == pod || workload == pod);
         }
         !name.is_empty()
             && (labels.pod == name
+                || workload == name
                 || labels.unit == name
                 || (owner.labels().pod.is_empty()
                     && labels.unit.is_empty()
@@ -109,6 +115,7 @@ impl FromIterator<(u32, Owner)> for OwnersBySlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::owners::Workload;
 
     fn owners() -> OwnersBySlot {
         [
@@ -118,6 +125,15 @@ mod tests {
             (
                 3,
                 Owner::cgroup("sshd.service", "/system.slice/sshd.service"),
+            ),
+            (
+                4,
+                Owner::pod("u-4", Some(("shop", "web-6b7f9c8d54-x2k9q"))).with(|details| {
+                    details.workload = Some(Workload {
+                        kind: "Deployment".to_owned(),
+                        name: "web".to_owned(),
+                    });
+                }),
             ),
         ]
         .into_iter()
@@ -135,6 +151,10 @@ mod tests {
             (2, "other/cart-1", false),
             (2, "", false),
             (2, "/", false),
+            (4, "shop/web", true),
+            (4, "web", true),
+            (4, "other/web", false),
+            (4, "shop/web-6b7f9c8d54-x2k9q", true),
             (3, "sshd.service", true),
             (3, "cgroup", false),
             (1, "host", true),
@@ -153,5 +173,6 @@ mod tests {
             ("unknown", "unknown")
         );
         assert_eq!(owners().who(2, Direction::Egress).name(), "shop/cart-1");
+        assert_eq!(owners().who(4, Direction::Egress).workload, "web");
     }
 }

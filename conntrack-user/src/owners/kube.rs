@@ -12,18 +12,17 @@
 //! rules:
 //! - apiGroups: [""]
 //!   resources: [pods]
-//!   verbs: [get, list, watch]
+//!   verbs: [list, watch]
+//! - apiGroups: [batch]     # optional: which CronJob a Job is of
+//!   resources: [jobs]
+//!   verbs: [get]
 //! ```
 //!
 //! Kubernetes has no rule for "the pods of one node": such a role may read the metadata and the specification of every pod.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    future::pending,
-    io,
-    str::FromStr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, future::pending, sync::Arc};
+
+use serde::Serialize;
 
 use tokio::sync::watch;
 
@@ -32,157 +31,20 @@ use super::{Details, Owner, Workload};
 #[cfg(feature = "kube")]
 mod index;
 #[cfg(feature = "kube")]
+mod jobs;
+#[cfg(feature = "kube")]
 mod metadata;
+mod options;
 #[cfg(feature = "kube")]
 mod watching;
 
-/// Labels that may be asked for: each is a label of every series of a pod.
-const MOST_LABELS: usize = 16;
-/// The longest name of an object in Kubernetes.
-const LONGEST_NAME: usize = 253;
-/// The longest name of a label after its prefix.
-const LONGEST_LABEL: usize = 63;
+pub use options::{KubeOptions, LabelKey, LabelsError, NameError, NodeName, Pace, metric_label};
 
 /// Whether this program can ask the Kubernetes API: it was built with its feature `kube`.
 pub const AVAILABLE: bool = cfg!(feature = "kube");
 
-/// The name of a node as Kubernetes has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeName(String);
-
-/// That can't be the name of a node or of a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NameError {
-    /// Not a DNS subdomain.
-    #[error(
-        "a node's name has lower-case letters, digits, `-` and `.`, 253 at most; `kubectl get nodes` shows them"
-    )]
-    Node,
-    /// Not a qualified name.
-    #[error("a label is a name such as `tier` or `app.kubernetes.io/name`")]
-    Label,
-}
-
-impl FromStr for NodeName {
-    type Err = NameError;
-
-    /// As the kubelet does with a host's name, letters are made small.
-    fn from_str(name: &str) -> Result<Self, NameError> {
-        let name = name.trim().to_ascii_lowercase();
-        is_subdomain(&name)
-            .then_some(Self(name))
-            .ok_or(NameError::Node)
-    }
-}
-
-impl NodeName {
-    /// This host's name: that of the node unless somebody decided otherwise.
-    ///
-    /// # Errors
-    /// [`NameError::Node`] if no node can be called so.
-    pub fn of_this_host() -> Result<Self, NameError> {
-        let host = nix::sys::utsname::uname().map_err(|_| NameError::Node)?;
-        host.nodename().to_str().ok_or(NameError::Node)?.parse()
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-fn is_subdomain(name: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let part = |part: &str| {
-        part.bytes().all(|byte| inner(byte) || byte == b'-')
-            && part.bytes().next().is_some_and(inner)
-            && part.bytes().last().is_some_and(inner)
-    };
-    name.len() <= LONGEST_NAME && name.split('.').all(part)
-}
-
-/// A label of pods that is to be shown.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LabelKey(String);
-
-impl FromStr for LabelKey {
-    type Err = NameError;
-
-    fn from_str(key: &str) -> Result<Self, NameError> {
-        let (prefix, name) = match key.split_once('/') {
-            Some((prefix, name)) => (Some(prefix), name),
-            None => (None, key),
-        };
-        let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
-        let qualified = name.len() <= LONGEST_LABEL
-            && ends(name.bytes().next())
-            && ends(name.bytes().last())
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-            && prefix.is_none_or(is_subdomain);
-        qualified
-            .then(|| Self(key.to_owned()))
-            .ok_or(NameError::Label)
-    }
-}
-
-/// The name of the metric label that shows this label of pods: `label_app_kubernetes_io_name`, as
-/// `kube-state-metrics` makes it.
-pub fn metric_label(key: &str) -> String {
-    let plain = |character: char| {
-        if character.is_ascii_alphanumeric() {
-            character
-        } else {
-            '_'
-        }
-    };
-    "label_".chars().chain(key.chars().map(plain)).collect()
-}
-
-/// What is asked of the API.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KubeOptions {
-    node: NodeName,
-    labels: Arc<[LabelKey]>,
-}
-
-/// These labels can't be shown.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LabelsError {
-    /// Too many.
-    #[error(
-        "{0} labels of pods were asked for: {MOST_LABELS} at most, each makes every series longer"
-    )]
-    TooMany(usize),
-    /// Two look the same in `/metrics`.
-    #[error("two labels of pods would both be `{0}` in /metrics: ask for one of them")]
-    Same(String),
-}
-
-impl KubeOptions {
-    /// The pods of `node` with these of their labels; one that is asked for twice counts once.
-    ///
-    /// # Errors
-    /// If the labels can't all be shown.
-    pub fn new(node: NodeName, labels: &[LabelKey]) -> Result<Self, LabelsError> {
-        let labels: BTreeSet<_> = labels.iter().cloned().collect();
-        if labels.len() > MOST_LABELS {
-            return Err(LabelsError::TooMany(labels.len()));
-        }
-        let mut shown = BTreeSet::new();
-        for label in &labels {
-            let name = metric_label(&label.0);
-            if !shown.insert(name.clone()) {
-                return Err(LabelsError::Same(name));
-            }
-        }
-        Ok(Self {
-            node,
-            labels: labels.into_iter().collect(),
-        })
-    }
-}
+/// What a program without that says.
+pub const MISSING: &str = "this ctpressure was built without the cargo feature `kube`";
 
 /// What is kept of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,11 +55,32 @@ pub struct Pod {
     pub name: String,
     /// What made it; `None`: nothing, or the node itself (a static pod).
     pub workload: Option<Workload>,
+    /// UID of the Job that made it, if one did.
+    job: Option<Arc<str>>,
     /// Those of its labels that were asked for.
     pub labels: BTreeMap<String, String>,
 }
 
 impl Pod {
+    /// A pod that no Job made.
+    pub fn new(
+        namespace: &str,
+        name: &str,
+        workload: Option<Workload>,
+        labels: &[(&str, &str)],
+    ) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            workload,
+            job: None,
+            labels: labels
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+        }
+    }
+
     /// Whether all of this is known of `owner` already.
     pub fn is_known(&self, owner: &Owner) -> bool {
         owner.namespace == self.namespace
@@ -218,49 +101,79 @@ impl Pod {
 /// The pods of this node by UID, as in the names of their control groups.
 pub type Pods = BTreeMap<Arc<str>, Arc<Pod>>;
 
+/// How the watch goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KubeStatus {
+    /// The node whose pods are asked for; empty: not known.
+    pub node: String,
+    /// The watch holds: what is known is up to date.
+    pub watching: bool,
+    /// Pods that are known.
+    pub pods: usize,
+    /// What is wrong; the same is among the `problems`.
+    pub problem: Option<String>,
+}
+
 /// What the API last said.
 #[derive(Clone, Debug, Default)]
 pub struct Latest {
     /// The pods; while the API can't be reached those that were known.
     pub pods: Arc<Pods>,
+    /// The watch holds.
+    pub watching: bool,
     /// Why that may not be up to date.
     pub problem: Option<String>,
 }
 
 /// Follows what the API says; the watch ends with it.
 #[derive(Debug)]
-pub struct Kube(Option<watch::Receiver<Latest>>);
+pub struct Kube {
+    node: String,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Off,
+    /// It can't be asked.
+    Impossible(String),
+    Watched(watch::Receiver<Latest>),
+}
 
 impl Kube {
     /// The API is not asked.
     pub const fn off() -> Self {
-        Self(None)
+        Self {
+            node: String::new(),
+            state: State::Off,
+        }
     }
 
     /// Begins to watch, on a thread of its own that first does `prepare` (such as giving up what it does not need).
-    ///
-    /// # Errors
-    /// If there can be no thread, or if this program was built without the feature `kube`.
-    #[cfg(feature = "kube")]
-    pub fn watch(
-        options: KubeOptions,
-        prepare: impl FnOnce() + Send + 'static,
-    ) -> io::Result<Self> {
-        watching::start(options, prepare).map(|latest| Self(Some(latest)))
-    }
-
-    /// Begins to watch, if this program was built with the feature `kube`.
-    ///
-    /// # Errors
-    /// Always: it was not.
-    #[cfg(not(feature = "kube"))]
-    pub fn watch(_: KubeOptions, _: impl FnOnce() + Send + 'static) -> io::Result<Self> {
-        Err(io::ErrorKind::Unsupported.into())
+    /// If that can't be, this is a problem that is shown.
+    pub fn watch(options: KubeOptions, prepare: impl FnOnce() + Send + 'static) -> Self {
+        let (node, state) = match &options.node {
+            Ok(node) => (
+                node.as_str().to_owned(),
+                start(&node.clone(), options, prepare),
+            ),
+            Err(error) => {
+                let problem = format!(
+                    "the Kubernetes API is not asked, this node's name is not known: {error} (names and workloads of pods \
+                     are those found on the node; give the right one with --node or NODE_NAME)"
+                );
+                (String::new(), State::Impossible(problem))
+            }
+        };
+        if let State::Impossible(problem) = &state {
+            tracing::warn!("{problem}");
+        }
+        Self { node, state }
     }
 
     /// Waits until the API said something new; never ends if it is not asked.
     pub async fn changed(&mut self) -> Latest {
-        if let Some(latest) = &mut self.0
+        if let State::Watched(latest) = &mut self.state
             && latest.changed().await.is_ok()
         {
             return latest.borrow_and_update().clone();
@@ -268,78 +181,68 @@ impl Kube {
         pending().await
     }
 
-    /// Why what is known may not be up to date.
-    pub fn problem(&self) -> Option<String> {
-        let latest = self.0.as_ref()?;
-        if latest.has_changed().is_err() {
-            return Some(
-                "the Kubernetes API is not watched any more, its thread has ended (please report this): names and \
-                 workloads of new pods are not known"
-                    .to_owned(),
-            );
-        }
-        latest.borrow().problem.clone()
+    /// How it goes; `None` if it is not asked.
+    pub fn status(&self) -> Option<KubeStatus> {
+        let (latest, problem) = match &self.state {
+            State::Off => return None,
+            State::Impossible(problem) => (Latest::default(), Some(problem.clone())),
+            State::Watched(latest) if latest.has_changed().is_err() => (
+                Latest::default(),
+                Some(
+                    "the Kubernetes API is not watched any more, its thread has ended (please report this): names and \
+                     workloads of new pods are not known"
+                        .to_owned(),
+                ),
+            ),
+            State::Watched(latest) => {
+                let latest = latest.borrow().clone();
+                let problem = latest.problem.clone();
+                (latest, problem)
+            }
+        };
+        Some(KubeStatus {
+            node: self.node.clone(),
+            watching: latest.watching,
+            pods: latest.pods.len(),
+            problem,
+        })
     }
+}
+
+#[cfg(feature = "kube")]
+fn start(node: &NodeName, options: KubeOptions, prepare: impl FnOnce() + Send + 'static) -> State {
+    match watching::start(node, options, prepare) {
+        Ok(latest) => State::Watched(latest),
+        Err(error) => State::Impossible(format!(
+            "the Kubernetes API can't be watched, there is no thread for it: {error}"
+        )),
+    }
+}
+
+#[cfg(not(feature = "kube"))]
+fn start(_: &NodeName, _: KubeOptions, _: impl FnOnce() + Send + 'static) -> State {
+    State::Impossible(format!("the Kubernetes API can't be asked: {MISSING}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn names_of_nodes() {
-        assert_eq!(
-            "Node-1.Example ".parse(),
-            Ok(NodeName("node-1.example".into()))
-        );
-        for name in [
-            "",
-            ".",
-            "a,metadata.name=b",
-            "-a",
-            "a..b",
-            "a=b",
-            &"a".repeat(254),
-        ] {
-            assert_eq!(name.parse::<NodeName>(), Err(NameError::Node), "{name}");
-        }
-    }
-
-    #[test]
-    fn names_of_labels() {
-        for key in ["tier", "app.kubernetes.io/name", "X_y.z"] {
-            assert_eq!(key.parse(), Ok(LabelKey(key.into())));
-        }
-        for key in ["", "a/", "/a", "a/b/c", "a b", "A.b/c", &"a".repeat(64)] {
-            assert_eq!(key.parse::<LabelKey>(), Err(NameError::Label), "{key}");
-        }
-        assert_eq!(
-            metric_label("app.kubernetes.io/name"),
-            "label_app_kubernetes_io_name"
-        );
-    }
-
-    #[test]
-    fn labels_that_look_the_same_are_refused() {
-        let options = |labels: &[&str]| {
-            let labels: Vec<LabelKey> = labels.iter().map(|key| key.parse().unwrap()).collect();
-            KubeOptions::new("n".parse().unwrap(), &labels)
-        };
-        assert!(options(&["tier", "tier", "app"]).is_ok());
-        assert_eq!(
-            options(&["a.b", "a-b"]),
-            Err(LabelsError::Same("label_a_b".into()))
-        );
-        let many: Vec<String> = (0..17).map(|number| format!("l{number}")).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(options(&many), Err(LabelsError::TooMany(17)));
-    }
-
     #[tokio::test]
     async fn nothing_comes_if_nobody_is_asked() {
         let mut off = Kube::off();
         let soon = std::time::Duration::from_millis(10);
         assert!(tokio::time::timeout(soon, off.changed()).await.is_err());
-        assert_eq!(off.problem(), None);
+        assert_eq!(off.status(), None);
+    }
+
+    #[tokio::test]
+    async fn a_node_without_a_name_is_a_problem_and_no_end() {
+        let options = KubeOptions::new("no such=node".parse(), &[]).unwrap();
+        let mut kube = Kube::watch(options, || panic!("there is nothing to watch"));
+        let soon = std::time::Duration::from_millis(10);
+        assert!(tokio::time::timeout(soon, kube.changed()).await.is_err());
+        let problem = kube.status().unwrap().problem.unwrap();
+        assert!(problem.contains("--node"), "{problem}");
     }
 }

@@ -43,7 +43,7 @@ impl fmt::Display for OwnerKind {
 }
 
 /// What made a pod; only the Kubernetes API tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
     /// `Deployment`, `StatefulSet`, `DaemonSet`, `Job`, ...
     pub kind: String,
@@ -194,6 +194,13 @@ impl Owner {
     /// `host` or `unknown`.
     pub fn name(&self) -> String {
         self.to_string()
+    }
+
+    /// The name of what made the pod; empty: not known, or nothing.
+    pub fn workload_name(&self) -> &str {
+        self.workload
+            .as_ref()
+            .map_or("", |workload| workload.name.as_str())
     }
 
     /// `found` is the same owner as seen now: what only this one knows is taken over.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     agent::{Drift, KernelInfo, Own, OwnerSample, Recount, Snapshot, State, Table, Unexplained},
-    owners::Occupancy,
+    owners::{Occupancy, kube::KubeStatus},
     pressure::rate::Rates,
     probes::{FieldStatus, HookStatus, ProgramTime, Totals},
 };
@@ -41,6 +41,9 @@ pub struct Status<'a> {
     programs: &'a [ProgramTime],
     own: Own,
     capabilities: Capabilities<'a>,
+    /// How the watch of the Kubernetes API goes; not there without `--kube`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kubernetes: Option<&'a KubeStatus>,
     problems: &'a [String],
 }
 
@@ -102,6 +105,7 @@ impl<'a> From<&'a Snapshot> for Status<'a> {
             capabilities: Capabilities {
                 kept: &snapshot.capabilities,
             },
+            kubernetes: snapshot.kubernetes.as_ref(),
             problems: &snapshot.problems,
         }
     }

@@ -43,7 +43,7 @@ use tokio::{
 
 use crate::{
     agent::{Snapshot, State, Tops},
-    owners::OwnerKind,
+    owners::{OwnerKind, Workload},
     pressure::{lifetime::Lifetime, rate::Rates, state::Pressure},
 };
 
@@ -164,6 +164,9 @@ pub struct OwnerRow {
     /// systemd unit, or a container outside Kubernetes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub unit: String,
+    /// What made the pod, where the Kubernetes API is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
     /// It is there; else it is gone and may still have entries.
     pub present: bool,
     /// Entries in both directions.

@@ -125,8 +125,11 @@ impl Supervisor {
         snapshot.recount = owners.recount;
         snapshot.occupancy = owners.occupancy;
         snapshot.problems.clone_from(&self.problems);
+        snapshot.kubernetes = self.kube.status();
         // Not remembered: it is over when the API is back.
-        snapshot.problems.extend(self.kube.problem());
+        let problem = snapshot.kubernetes.as_ref();
+        let problem = problem.and_then(|status| status.problem.clone());
+        snapshot.problems.extend(problem);
         self.publisher.publish(snapshot);
         self.recount(owners.needs_census).await;
     }

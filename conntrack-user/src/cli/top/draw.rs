@@ -299,9 +299,15 @@ impl Painter {
         };
         let mut page = Vec::new();
         let gone = if owner.present { "" } else { ", gone" };
+        let made_by = owner
+            .workload
+            .as_ref()
+            .map_or_else(String::new, |workload| {
+                format!(" of {} {}", workload.kind, workload.name)
+            });
         page.push(Line::styled(
             shorten(
-                &format!("{} ({}{gone})", owner.name, owner.kind),
+                &format!("{} ({}{made_by}{gone})", owner.name, owner.kind),
                 self.width,
             ),
             self.heading(),

@@ -103,7 +103,11 @@ impl Model {
     /// Owners as they are listed.
     pub(super) fn owners(&self) -> Vec<&OwnerRow> {
         let mut owners = sorted(&self.sample, self.sort);
-        owners.retain(|owner| has(&owner.name, &self.filter));
+        owners.retain(|owner| {
+            let workload = owner.workload.as_ref();
+            has(&owner.name, &self.filter)
+                || workload.is_some_and(|workload| has(&workload.name, &self.filter))
+        });
         owners
     }
 

@@ -5,7 +5,12 @@ use std::{mem, sync::Arc};
 use k8s_openapi::api::core::v1::Pod as ApiPod;
 use kube::{core::PartialObjectMeta, runtime::watcher::Event};
 
-use super::{LabelKey, Pods, metadata};
+use super::{
+    LabelKey, Pod, Pods,
+    jobs::{Jobs, Wanted},
+    metadata,
+};
+use crate::owners::Workload;
 
 /// UIDs that are kept: far more than a node has pods, and less than two megabytes.
 const MOST: usize = 4096;
@@ -19,6 +24,7 @@ pub(super) struct Index {
     /// Those of the list that is coming in.
     listed: Option<Pods>,
     full: bool,
+    jobs: Jobs,
 }
 
 /// What became of the index.
@@ -38,6 +44,7 @@ impl Index {
             pods: Arc::default(),
             listed: None,
             full: false,
+            jobs: Jobs::default(),
         }
     }
 
@@ -56,6 +63,7 @@ impl Index {
         let mut listed = false;
         let changed = match event {
             Event::Init => {
+                self.jobs.ask_again();
                 self.listed = Some(Pods::new());
                 self.full = false;
                 false
@@ -72,6 +80,7 @@ impl Index {
                 let changed = pods != *self.pods;
                 if changed {
                     self.pods = Arc::new(pods);
+                    self.forget_jobs();
                 }
                 changed
             }
@@ -91,20 +100,68 @@ impl Index {
                 for uid in &gone {
                     Arc::make_mut(&mut self.pods).remove(uid);
                 }
+                self.forget_jobs();
                 !gone.is_empty()
             }
         };
         Outcome { changed, listed }
     }
 
+    /// What is kept of a pod.
+    fn read(&self, pod: &PartialObjectMeta<ApiPod>) -> Option<Pod> {
+        let mut pod = metadata::pod(&pod.metadata, &self.labels)?;
+        if let Some(cron_job) = pod.job.as_deref().and_then(|job| self.jobs.cron_job(job)) {
+            pod.workload = Some(of_cron_job(cron_job));
+        }
+        Some(pod)
+    }
+
+    /// A Job that is to be looked at.
+    pub(super) fn wanted_job(&self) -> Option<Wanted> {
+        self.pods.values().find_map(|pod| {
+            let uid = pod.job.as_ref().filter(|job| self.jobs.is_wanted(job))?;
+            Some(Wanted {
+                uid: Arc::clone(uid),
+                namespace: pod.namespace.clone(),
+                name: pod.workload.as_ref()?.name.clone(),
+            })
+        })
+    }
+
+    /// The Job has this `CronJob`, or none; whether that changes anything.
+    pub(super) fn learn_job(&mut self, job: &Arc<str>, cron_job: Option<String>) -> bool {
+        self.jobs.learn(Arc::clone(job), cron_job.clone());
+        let Some(cron_job) = cron_job else {
+            return false;
+        };
+        let mut changed = false;
+        for pod in Arc::make_mut(&mut self.pods).values_mut() {
+            if pod.job.as_ref() == Some(job) {
+                Arc::make_mut(pod).workload = Some(of_cron_job(&cron_job));
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// The Job could not be looked at; not again before the next list.
+    pub(super) fn fail_job(&mut self, job: &Arc<str>) {
+        self.jobs.fail(Arc::clone(job));
+    }
+
+    fn forget_jobs(&mut self) {
+        self.jobs
+            .keep(self.pods.values().filter_map(|pod| pod.job.as_ref()));
+    }
+
     /// Most events are changes of a status, which leave no trace here.
     fn differs(&self, pods: &Pods, pod: &PartialObjectMeta<ApiPod>) -> bool {
-        let new = metadata::pod(&pod.metadata, &self.labels);
+        let new = self.read(pod);
         metadata::uids(&pod.metadata).any(|uid| pods.get(&uid).map(Arc::as_ref) != new.as_ref())
     }
 
     fn put(&mut self, pods: &mut Pods, pod: &PartialObjectMeta<ApiPod>) {
-        let Some(kept) = metadata::pod(&pod.metadata, &self.labels) else {
+        let Some(kept) = self.read(pod) else {
             return;
         };
         let kept = Arc::new(kept);
@@ -115,6 +172,13 @@ impl Index {
                 self.full = true;
             }
         }
+    }
+}
+
+fn of_cron_job(name: &str) -> Workload {
+    Workload {
+        kind: "CronJob".to_owned(),
+        name: name.to_owned(),
     }
 }
 
@@ -200,5 +264,63 @@ mod tests {
         );
         list(&mut index, &[pod("3", "c", "x")]);
         assert!(!index.is_full());
+    }
+    #[test]
+    fn a_job_tells_its_cron_job_once() {
+        let of_job = |uid: &str, job: &str| -> PartialObjectMeta<ApiPod> {
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"uid": uid, "name": uid, "namespace": "shop", "ownerReferences": [
+                    {"apiVersion": "batch/v1", "kind": "Job", "name": job, "uid": job, "controller": true}]},
+            }))
+            .unwrap()
+        };
+        let made_by = |index: &Index, pod: &str| {
+            let workload = index.pods()[pod].workload.clone().unwrap();
+            format!("{} {}", workload.kind, workload.name)
+        };
+        let mut index = index();
+        list(
+            &mut index,
+            &[
+                of_job("1", "report-29321460"),
+                of_job("2", "import-1700000000"),
+            ],
+        );
+        let first = index.wanted_job().unwrap();
+        assert_eq!(
+            (first.namespace.as_str(), first.name.as_str()),
+            ("shop", "report-29321460")
+        );
+        assert!(index.learn_job(&first.uid, Some("report".into())));
+        assert_eq!(made_by(&index, "1"), "CronJob report");
+        let second = index.wanted_job().unwrap();
+        assert!(
+            !index.learn_job(&second.uid, None),
+            "a job that somebody made"
+        );
+        assert_eq!(made_by(&index, "2"), "Job import-1700000000");
+        assert_eq!(index.wanted_job(), None, "nothing is asked twice");
+        assert!(
+            !index
+                .take(Event::Apply(of_job("1", "report-29321460")))
+                .changed
+        );
+        assert!(
+            index
+                .take(Event::Apply(of_job("3", "report-29321460")))
+                .changed
+        );
+        assert_eq!(made_by(&index, "3"), "CronJob report", "its next pod");
+        // One that can't be seen is not asked for again before the next list.
+        index.take(Event::Apply(of_job("4", "other")));
+        index.fail_job(&index.wanted_job().unwrap().uid);
+        assert_eq!(index.wanted_job(), None);
+        list(&mut index, &[of_job("4", "other")]);
+        assert_eq!(index.wanted_job().unwrap().name, "other");
+        list(&mut index, &[of_job("1", "report-29321460")]);
+        assert!(
+            index.wanted_job().is_some(),
+            "what no pod is of is forgotten"
+        );
     }
 }

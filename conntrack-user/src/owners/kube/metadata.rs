@@ -14,11 +14,6 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 /// The UID by which the kubelet knows a static pod: its control group and its log folder have it.
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 
-/// How long before a pod its `CronJob` may have been due: a job that runs late, or pods that are made again.
-const LATE_SECONDS: i64 = 31 * 24 * 3600;
-/// How far the clocks of the control plane may be apart.
-const EARLY_SECONDS: i64 = 3600;
-
 /// UIDs by which a pod may be found on its node.
 pub(super) fn uids(pod: &ObjectMeta) -> impl Iterator<Item = Arc<str>> {
     let uid = pod.uid.as_deref().filter(|uid| !uid.is_empty());
@@ -47,10 +42,14 @@ pub(super) fn pod(metadata: &ObjectMeta, labels: &[LabelKey]) -> Option<Pod> {
         let value = of_pod?.get(&key.0).filter(|value| !value.is_empty())?;
         Some((key.0.clone(), value.clone()))
     };
+    let made_by = controller(metadata);
     Some(Pod {
         namespace: metadata.namespace.clone()?,
         name: metadata.name.clone()?,
-        workload: controller(metadata).and_then(|owner| workload(metadata, owner)),
+        workload: made_by.and_then(|owner| workload(metadata, owner)),
+        job: made_by
+            .filter(|owner| owner.kind == "Job" && owner.api_version.starts_with("batch/"))
+            .map(|owner| owner.uid.as_str().into()),
         labels: labels.iter().filter_map(shown).collect::<BTreeMap<_, _>>(),
     })
 }
@@ -61,7 +60,8 @@ fn controller(pod: &ObjectMeta) -> Option<&OwnerReference> {
     owners.find(|owner| owner.controller == Some(true))
 }
 
-/// What made the pod's owner, as far as its name tells for sure; else the owner.
+/// What made the pod's owner, as far as its name tells for sure; else the owner: whether a `CronJob` made a Job only
+/// that Job tells (see [`super::jobs`]).
 fn workload(pod: &ObjectMeta, owner: &OwnerReference) -> Option<Workload> {
     let made_by = |kind: &str, name: &str| {
         Some(Workload {
@@ -75,10 +75,6 @@ fn workload(pod: &ObjectMeta, owner: &OwnerReference) -> Option<Workload> {
             Some(name) => made_by("Deployment", name),
             None => made_by(&owner.kind, &owner.name),
         },
-        "Job" => match cron_job(pod, &owner.name) {
-            Some(name) => made_by("CronJob", name),
-            None => made_by(&owner.kind, &owner.name),
-        },
         kind => made_by(kind, &owner.name),
     }
 }
@@ -90,22 +86,10 @@ fn deployment<'a>(pod: &ObjectMeta, replica_set: &'a str) -> Option<&'a str> {
     (!hash.is_empty() && !name.is_empty()).then_some(name)
 }
 
-/// A `CronJob` calls its jobs by its own name, `-`, and when they were due, in minutes since 1970 (before Kubernetes 1.21
-/// in seconds). A job that somebody called by a date or a number is none of these: that number is no time near the pod's own.
-fn cron_job<'a>(pod: &ObjectMeta, job: &'a str) -> Option<&'a str> {
-    let (name, due) = job.rsplit_once('-')?;
-    if name.is_empty() || !due.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let seconds = match due.len() {
-        8 => due.parse::<i64>().ok()? * 60,
-        10 => due.parse().ok()?,
-        _ => return None,
-    };
-    let made = pod.creation_timestamp.as_ref()?.0.as_second();
-    (-EARLY_SECONDS..=LATE_SECONDS)
-        .contains(&(made - seconds))
-        .then_some(name)
+/// The `CronJob` that made a job.
+pub(super) fn cron_job(job: &ObjectMeta) -> Option<&str> {
+    let owner = controller(job)?;
+    (owner.kind == "CronJob").then_some(owner.name.as_str())
 }
 
 #[cfg(test)]
@@ -145,7 +129,7 @@ mod tests {
         assert_eq!(made_by(&fixture("statefulset")), "StatefulSet db");
         assert_eq!(made_by(&fixture("daemonset")), "DaemonSet node-agent");
         assert_eq!(made_by(&fixture("job")), "Job import-20240101");
-        assert_eq!(made_by(&fixture("cronjob")), "CronJob report");
+        assert_eq!(made_by(&fixture("cronjob")), "Job report-29321460");
         assert_eq!(made_by(&fixture("bare")), "nothing");
         assert_eq!(made_by(&fixture("mirror")), "nothing");
     }
@@ -194,22 +178,21 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_a_due_time_only_near_the_pods_own() {
-        let mut pod = fixture("cronjob");
-        pod.owner_references.as_mut().unwrap()[0].name = "report-1759287600".into();
-        assert_eq!(made_by(&pod), "CronJob report", "seconds, as before 1.21");
-        for job in [
-            "report-1",
-            "report-29321460x",
-            "report-20251001",
-            "-29321460",
-        ] {
-            pod.owner_references.as_mut().unwrap()[0].name = job.into();
-            assert_eq!(made_by(&pod), format!("Job {job}"));
-        }
-        pod.owner_references.as_mut().unwrap()[0].name = "report-29321460".into();
-        pod.creation_timestamp = None;
-        assert_eq!(made_by(&pod), "Job report-29321460");
+    fn what_made_a_job() {
+        let reference = |kind: &str| {
+            let job: PartialObjectMeta<ApiPod> = serde_json::from_value(serde_json::json!({
+                "metadata": {"ownerReferences": [{"apiVersion": "batch/v1", "kind": kind, "name": "report", "uid": "1",
+                    "controller": true}]},
+            }))
+            .unwrap();
+            job.metadata
+        };
+        assert_eq!(cron_job(&reference("CronJob")), Some("report"));
+        assert_eq!(cron_job(&reference("Workflow")), None);
+        assert_eq!(cron_job(&ObjectMeta::default()), None);
+        let uid = pod(&fixture("cronjob"), &[]).unwrap().job;
+        assert_eq!(uid, Some("7d0f5b1e-52a4-4c0f-9b0e-6f2f6d1c9a05".into()));
+        assert_eq!(pod(&fixture("deployment"), &[]).unwrap().job, None);
     }
 
     #[test]

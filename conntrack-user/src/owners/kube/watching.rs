@@ -10,8 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::TryStreamExt as _;
-use k8s_openapi::api::core::v1::Pod as ApiPod;
+use futures_util::{
+    FutureExt as _, TryStreamExt as _,
+    future::{BoxFuture, OptionFuture},
+};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod as ApiPod};
 use kube::{
     Api, Client, Config,
     core::PartialObjectMeta,
@@ -20,10 +23,10 @@ use kube::{
 use tokio::{
     runtime,
     sync::watch,
-    time::{sleep, timeout_at},
+    time::{sleep, timeout, timeout_at},
 };
 
-use super::{KubeOptions, Latest, index::Index};
+use super::{KubeOptions, Latest, NodeName, Pace, index::Index, jobs::Wanted, metadata};
 use crate::{owners::owner::printable, sys::priority};
 
 /// How much lower the thread's priority is, as that of the agent's other threads.
@@ -32,11 +35,10 @@ const NICE: i32 = 5;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How long one request watches. Five seconds later at most a connection that silently broke is noticed.
 const WATCH_SECONDS: u32 = 120;
-/// So long the watch has to hold before an outage is over, and an outage to last before it is called one:
-/// servers restart and balancers close connections, and that is no news.
-const STEADY: Duration = Duration::from_secs(5);
-/// When to try again, if nobody says: never reached, as [`DefaultBackoff`] goes on for ever.
-const PAUSE: Duration = Duration::from_secs(30);
+/// How long one Job may take.
+const JOB_PATIENCE: Duration = Duration::from_secs(10);
+/// When to ask for Jobs again after that was refused.
+const REFUSED: Duration = Duration::from_mins(10);
 
 /// Why the watch ended.
 #[derive(Debug)]
@@ -94,7 +96,7 @@ impl Ended {
                 "its token or certificate is not accepted: is the service account still there?"
             }
             Some(403) => {
-                "grant get, list and watch on pods to its service account by a cluster-wide role"
+                "grant list and watch on pods to its service account by a cluster-wide role"
             }
             _ => "check that the API server runs and that this node reaches it",
         }
@@ -117,9 +119,11 @@ fn causes(error: &dyn Error) -> String {
 
 /// Begins; the thread ends with the last receiver.
 pub(super) fn start(
+    node: &NodeName,
     options: KubeOptions,
     prepare: impl FnOnce() + Send + 'static,
 ) -> io::Result<watch::Receiver<Latest>> {
+    let node = node.as_str().to_owned();
     let (latest, receiver) = watch::channel(Latest::default());
     thread::Builder::new()
         .name("kube".to_owned())
@@ -128,7 +132,7 @@ pub(super) fn start(
             priority::lower(NICE);
             match runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => {
-                    runtime.block_on(Watch::new(options, latest).follow());
+                    runtime.block_on(Watch::new(node, options, latest).follow());
                     // A look-up of a name may hang; it must not hold up the end.
                     runtime.shutdown_background();
                 }
@@ -138,24 +142,55 @@ pub(super) fn start(
     Ok(receiver)
 }
 
+/// What came of asking for a Job.
+enum Seen {
+    /// Its `CronJob`, or that it has none.
+    Is(Option<String>),
+    /// It may not be looked at.
+    Refused,
+    /// No answer that helps.
+    Failed,
+}
+
+/// Looks at the Job of a pod; one that is gone will not tell any more.
+async fn look_at(jobs: Api<PartialObjectMeta<Job>>, wanted: Wanted) -> (Wanted, Seen) {
+    let seen = match timeout(JOB_PATIENCE, jobs.get_opt(&wanted.name)).await {
+        Ok(Ok(job)) => {
+            let same = job
+                .as_ref()
+                .filter(|job| job.metadata.uid.as_deref() == Some(&*wanted.uid));
+            let cron_job = same.and_then(|job| metadata::cron_job(&job.metadata));
+            Seen::Is(cron_job.map(str::to_owned))
+        }
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => Seen::Refused,
+        Ok(Err(_)) | Err(_) => Seen::Failed,
+    };
+    (wanted, seen)
+}
+
 struct Watch {
     node: String,
+    pace: Pace,
     index: Index,
     latest: watch::Sender<Latest>,
     /// When it first went wrong since the watch last held.
     failing: Option<Instant>,
     /// It held at least once.
     held: bool,
+    /// When looking at Jobs was refused.
+    refused: Option<Instant>,
 }
 
 impl Watch {
-    fn new(options: KubeOptions, latest: watch::Sender<Latest>) -> Self {
+    fn new(node: String, options: KubeOptions, latest: watch::Sender<Latest>) -> Self {
         Self {
-            node: options.node.0,
+            node,
+            pace: options.pace,
             index: Index::new(options.labels),
             latest,
             failing: None,
             held: false,
+            refused: None,
         }
     }
 
@@ -168,8 +203,10 @@ impl Watch {
                 return;
             }
             tracing::debug!("the watch of this node's pods ended: {ended}");
+            self.latest
+                .send_if_modified(|latest| std::mem::take(&mut latest.watching));
             let since = *self.failing.get_or_insert_with(Instant::now);
-            if !self.held || since.elapsed() >= STEADY {
+            if !self.held || since.elapsed() >= self.pace.steady {
                 self.say(Some(format!(
                     "the Kubernetes API can't be watched: {ended} (names and workloads known so far are kept, new ones come \
                      when it can; {})",
@@ -177,7 +214,7 @@ impl Watch {
                 )));
             }
             tokio::select! {
-                () = sleep(pauses.next().unwrap_or(PAUSE)) => {}
+                () = sleep(pauses.next().unwrap_or(self.pace.pause).min(self.pace.pause)) => {}
                 () = self.latest.closed() => return,
             }
         }
@@ -193,7 +230,7 @@ impl Watch {
             Ok(client) => client,
             Err(error) => return Ended::Client(error),
         };
-        let pods: Api<PartialObjectMeta<ApiPod>> = Api::all(client);
+        let pods: Api<PartialObjectMeta<ApiPod>> = Api::all(client.clone());
         // From the server's cache: a list that goes to etcd reads every pod of the cluster there.
         let wanted = watcher::Config::default()
             .fields(&format!("spec.nodeName={}", self.node))
@@ -202,8 +239,12 @@ impl Watch {
         let mut events = pin!(watcher(pods, wanted));
         let impatient = tokio::time::Instant::now() + PATIENCE;
         let mut listed = None::<tokio::time::Instant>;
+        let mut job = None;
         loop {
-            let steady = listed.map(|at| at + STEADY);
+            if job.is_none() && listed.is_some() {
+                job = self.next_job(&client);
+            }
+            let steady = listed.map(|at| at + self.pace.steady);
             let wait_for = steady.unwrap_or(impatient);
             let waits = steady.is_none() || self.failing.is_some() || !self.held;
             let next = async {
@@ -216,17 +257,24 @@ impl Watch {
             let closed = self.latest.clone();
             let event = tokio::select! {
                 event = next => event,
+                Some((wanted, seen)) = OptionFuture::from(job.as_mut()) => {
+                    job = None;
+                    self.job_seen(&wanted, seen);
+                    continue;
+                }
                 () = closed.closed() => return Ended::Unwanted,
             };
             match event {
                 Ok(Ok(Some(event))) => {
                     let outcome = self.index.take(event);
                     if outcome.changed {
-                        let pods = Arc::clone(self.index.pods());
-                        self.latest.send_modify(|latest| latest.pods = pods);
+                        self.hand_on();
                     }
                     if outcome.listed {
                         listed.get_or_insert_with(tokio::time::Instant::now);
+                        self.latest.send_if_modified(|latest| {
+                            !std::mem::replace(&mut latest.watching, true)
+                        });
                     }
                     // Pods may come and go faster than the watch gets steady.
                     if steady.is_some_and(|steady| tokio::time::Instant::now() >= steady) {
@@ -238,6 +286,43 @@ impl Watch {
                 Err(_) if listed.is_some() => self.holds(),
                 Err(_) => return Ended::Silent,
             }
+        }
+    }
+
+    /// Hands on the pods that are known.
+    fn hand_on(&self) {
+        let pods = Arc::clone(self.index.pods());
+        self.latest.send_modify(|latest| latest.pods = pods);
+    }
+
+    /// Begins to look at a Job if there is one to look at: one at a time.
+    fn next_job(&self, client: &Client) -> Option<BoxFuture<'static, (Wanted, Seen)>> {
+        if self.refused.is_some_and(|since| since.elapsed() < REFUSED) {
+            return None;
+        }
+        let wanted = self.index.wanted_job()?;
+        let jobs = Api::namespaced(client.clone(), &wanted.namespace);
+        Some(look_at(jobs, wanted).boxed())
+    }
+
+    /// Takes over what a Job says.
+    fn job_seen(&mut self, wanted: &Wanted, seen: Seen) {
+        match seen {
+            Seen::Is(cron_job) => {
+                if self.index.learn_job(&wanted.uid, cron_job) {
+                    self.hand_on();
+                }
+            }
+            Seen::Refused => {
+                if self.refused.is_none() {
+                    tracing::info!(
+                        "pods of a CronJob show its Jobs as their workload: granting get on jobs (apiGroup batch) to the service \
+                         account would tell which CronJob that is"
+                    );
+                }
+                self.refused = Some(Instant::now());
+            }
+            Seen::Failed => self.index.fail_job(&wanted.uid),
         }
     }
 

@@ -90,6 +90,11 @@ fn by_labels(owners: &[OwnerSample]) -> Vec<OwnerSample> {
                 let into = &mut merged[*place.get()];
                 into.egress = into.egress + owner.egress;
                 into.ingress = into.ingress + owner.ingress;
+                // Workload and labels are those of the one that is there.
+                if owner.present && !into.present {
+                    into.owner = owner.owner.clone();
+                    into.present = true;
+                }
             }
         }
     }
@@ -112,16 +117,12 @@ fn add(family: Family, owner: &OwnerSample, more: &[(&str, &str)], value: u64) -
 /// The owner's labels, without those that don't apply, and `more`.
 fn labels<'a>(owner: &'a OwnerSample, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let of_owner = owner.owner.labels();
-    let workload = owner.owner.workload.as_ref();
     [
         ("owner_kind", of_owner.owner_kind),
         ("namespace", of_owner.namespace),
         ("pod", of_owner.pod),
         ("unit", of_owner.unit),
-        (
-            "workload",
-            workload.map_or("", |workload| workload.name.as_str()),
-        ),
+        ("workload", owner.owner.workload_name()),
     ]
     .into_iter()
     .filter(|(_, value)| !value.is_empty())

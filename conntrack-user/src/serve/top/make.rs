@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     agent::{OwnerSample, Snapshot, Table, Tops},
+    owners::Workload,
     pressure::{
         destinations::{Destination, Top},
         lifetime::Lifetime,
@@ -241,6 +242,10 @@ impl OwnerRow {
             namespace: cut(labels.namespace),
             pod: cut(labels.pod),
             unit: cut(labels.unit),
+            workload: sample.owner.workload.as_ref().map(|workload| Workload {
+                kind: cut(&workload.kind),
+                name: cut(&workload.name),
+            }),
             present: sample.present,
             live: sample.live(),
             live_egress: egress.live,

@@ -1,0 +1,70 @@
+use std::{sync::Arc, time::Instant};
+
+use super::*;
+use crate::owners::{
+    Found as There, Workload,
+    kube::{Pod, Pods},
+};
+
+const UID: &str = "3f1c6a52-9d0e-4b7a-8a57-0d9c2e4b1f60";
+
+/// A node where this pod is, of which nothing but the UID is known.
+fn nameless() -> Discovery {
+    let mut found = Discovery::empty(Instant::now());
+    found.owners.push(There {
+        owner: Owner::pod(UID, None),
+        cgroups: vec![7],
+        netns: None,
+        addresses: Vec::new(),
+    });
+    found
+}
+
+fn pods(uid: &str) -> Arc<Pods> {
+    let workload = Workload {
+        kind: "Deployment".to_owned(),
+        name: "cart".to_owned(),
+    };
+    let pod = Pod::new("shop", "cart-1", Some(workload), &[("tier", "x")]);
+    Arc::new([(uid.into(), Arc::new(pod))].into())
+}
+
+fn the_pod(ownership: &mut Ownership) -> Owner {
+    let now = ownership.now(Duration::from_secs(1), 0);
+    let mut pods = now
+        .samples
+        .into_iter()
+        .filter(|sample| sample.owner.kind == OwnerKind::Pod);
+    pods.next().expect("a pod").owner
+}
+
+#[test]
+fn the_api_gives_a_name_where_the_node_has_none() {
+    let mut ownership = Ownership::new(16);
+    ownership.take(&nameless(), None).unwrap();
+    assert_eq!(the_pod(&mut ownership).name(), format!("pod {UID}"));
+    ownership.know(pods(UID));
+    let known = the_pod(&mut ownership);
+    assert_eq!(
+        (known.name().as_str(), known.workload_name()),
+        ("shop/cart-1", "cart")
+    );
+    assert_eq!(known.labels["tier"], "x");
+    // Neither the next look around nor an outage of the API takes it away.
+    ownership.take(&nameless(), None).unwrap();
+    ownership.know(Arc::default());
+    ownership.take(&nameless(), None).unwrap();
+    assert_eq!(the_pod(&mut ownership), known);
+}
+
+#[test]
+fn the_api_may_know_a_pod_before_it_is_found() {
+    let mut ownership = Ownership::new(16);
+    ownership.know(pods(UID));
+    ownership.take(&nameless(), None).unwrap();
+    assert_eq!(the_pod(&mut ownership).name(), "shop/cart-1");
+    let mut other = Ownership::new(16);
+    other.know(pods("another"));
+    other.take(&nameless(), None).unwrap();
+    assert_eq!(the_pod(&mut other).name(), format!("pod {UID}"));
+}
