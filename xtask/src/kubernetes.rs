@@ -34,14 +34,18 @@ impl Programs {
             api_server: folder.join("kube-apiserver"),
             etcd: folder.join("etcd"),
         };
-        if programs.api_server.is_file() && programs.etcd.is_file() {
-            return Ok(programs);
-        }
-        let _lock = cache.lock()?;
-        if !folder.is_dir() {
-            build(cache, &folder)?;
+        if !programs.are_there() {
+            let _lock = cache.lock()?;
+            // Another xtask may have built them while this one waited.
+            if !programs.are_there() {
+                build(cache, &folder)?;
+            }
         }
         Ok(programs)
+    }
+
+    fn are_there(&self) -> bool {
+        self.api_server.is_file() && self.etcd.is_file()
     }
 }
 

@@ -213,7 +213,11 @@ fn check_programs() -> Result<()> {
         ("dpkg", "dpkg", "unpacks packages"),
         ("xz", "xz-utils", "unpacks kernel modules"),
         ("setpriv", "util-linux", "ends guests when xtask is killed"),
-        ("cc", "gcc libc6-dev", "links programs"),
+        (
+            "cc",
+            "gcc libc6-dev",
+            "links programs, and compiles the C parts of `ring`",
+        ),
     ] {
         command::required(program, package, purpose)?;
     }
