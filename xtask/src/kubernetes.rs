@@ -200,6 +200,27 @@ fn described(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
+/// What a cargo command is told to do with the feature, which is not on by default.
+fn with_kube(command: &str, arguments: &[&str]) -> Command {
+    let mut cargo = command::cargo();
+    cargo.args([command, "--package", "conntrack-user", "--features", "kube"]);
+    cargo.args(arguments);
+    cargo
+}
+
+/// `cargo clippy`: without the feature that code is not looked at.
+pub(crate) fn lints() -> Command {
+    with_kube(
+        "clippy",
+        &["--all-targets", "--quiet", "--", "-D", "warnings"],
+    )
+}
+
+/// The unit tests of what only this feature has, and of the command line with it.
+pub(crate) fn unit_tests() -> Command {
+    with_kube("test", &["--lib", "--quiet", "kube"])
+}
+
 /// The test's command; its servers' files are in a folder that goes when the value does.
 pub(crate) struct Test {
     folder: tempfile::TempDir,
@@ -217,14 +238,7 @@ impl Test {
 
     /// `cargo test` for it.
     pub(crate) fn command(&self) -> Command {
-        let mut cargo = command::cargo();
-        cargo.args([
-            "test",
-            "--package",
-            "conntrack-user",
-            "--test",
-            "kubernetes",
-        ]);
+        let mut cargo = with_kube("test", &["--test", "kubernetes"]);
         cargo.args(["--", "--ignored", "--nocapture"]);
         cargo
             .env("CTPRESSURE_KUBE_APISERVER", &self.programs.api_server)

@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     /// Boot nothing: format, lints, docs, unit tests, licences
     #[arg(long, conflicts_with_all = ["kernels", "quick"])]
     host: bool,
-    /// Only this: `--kube` against a real API server, which is built first (once, some minutes)
+    /// Only this: lints and tests of `--kube`, also against a real API server, which is built first (once, some minutes)
     #[arg(long, conflicts_with_all = ["filter", "kernels", "quick", "host"])]
     kubernetes: bool,
 }
@@ -66,6 +66,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let mut tally = Tally::default();
     if arguments.kubernetes {
         let test = kubernetes::Test::prepare(&cache)?;
+        check("lints with --kube", kubernetes::lints(), &mut tally);
+        check("unit tests of --kube", kubernetes::unit_tests(), &mut tally);
         check("--kube against an API server", test.command(), &mut tally);
         return Ok(finish(&tally, started));
     }

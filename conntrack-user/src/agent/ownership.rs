@@ -18,7 +18,7 @@ use super::{
     recount::{Found, Recount},
 };
 use crate::{
-    census::Charging,
+    census::{Charging, Workloads},
     events::OwnersBySlot,
     owners::{Discovery, Limits, Maps, Occupancy, Owner, OwnerKind, Slots, State, kube::Pods},
     pressure::{
@@ -261,6 +261,7 @@ impl Ownership {
             tags: probes.owners().tags()?,
             host_netns,
             names: BTreeMap::new(),
+            workloads: Workloads::default(),
         })
     }
 

@@ -43,6 +43,30 @@ pub struct Charging {
     pub host_netns: Inode,
     /// Names of slots.
     pub names: BTreeMap<u32, String>,
+    /// Which slots are of one workload.
+    pub workloads: Workloads,
+}
+
+/// Workloads by slot; each goes by its lowest one.
+#[derive(Clone, Debug, Default)]
+pub struct Workloads {
+    slots: BTreeMap<u32, u32>,
+    names: BTreeMap<u32, String>,
+}
+
+impl FromIterator<(u32, String)> for Workloads {
+    /// Slots that have a workload, with its name.
+    fn from_iter<I: IntoIterator<Item = (u32, String)>>(workloads: I) -> Self {
+        let sorted: BTreeMap<u32, String> = workloads.into_iter().collect();
+        let mut firsts = HashMap::new();
+        let mut made = Self::default();
+        for (slot, name) in sorted {
+            let first = *firsts.entry(name.clone()).or_insert(slot);
+            made.slots.insert(slot, first);
+            made.names.entry(first).or_insert(name);
+        }
+        made
+    }
 }
 
 impl Charging {
@@ -131,6 +155,15 @@ impl Owners for Charging {
             (None, HOST) => "host".to_owned(),
             (None, slot) => format!("slot {slot}"),
         }
+    }
+
+    fn workload(&self, slot: u32) -> u32 {
+        self.workloads.slots.get(&slot).copied().unwrap_or(slot)
+    }
+
+    fn workload_name(&self, slot: u32) -> String {
+        let name = self.workloads.names.get(&slot).cloned();
+        name.unwrap_or_else(|| self.name(slot))
     }
 }
 
@@ -298,5 +331,28 @@ mod tests {
         charging.tags.insert(tag_key(HOST_NETNS, &entry), party);
         let charge = charging.charge(HOST_NETNS, &entry);
         assert_eq!((charge.party, charge.untagged), (party, None));
+    }
+
+    #[test]
+    fn pods_of_one_workload_go_by_one_slot() {
+        let name = |text: &str| text.to_owned();
+        let charging = Charging {
+            names: [(2, name("shop/db-0")), (5, name("shop/cart-2"))].into(),
+            workloads: [
+                (7, name("Deployment shop/cart")),
+                (5, name("Deployment shop/cart")),
+                (6, name("Deployment other/cart")),
+            ]
+            .into_iter()
+            .collect(),
+            ..Charging::default()
+        };
+        assert_eq!(
+            [5, 6, 7, 2].map(|slot| charging.workload(slot)),
+            [5, 6, 5, 2]
+        );
+        assert_eq!(charging.workload_name(5), "Deployment shop/cart");
+        assert_eq!(charging.workload_name(2), "shop/db-0", "it has none");
+        assert_eq!(charging.workload_name(HOST), "host");
     }
 }

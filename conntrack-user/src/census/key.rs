@@ -15,6 +15,8 @@ use crate::sys::netns::Inode;
 pub enum By {
     /// Pod, cgroup or host that the entry is charged to
     Owner,
+    /// What made that pod, if an agent with --kube runs that tells; else its owner
+    Workload,
     /// Whether its owner opened it (egress) or serves it (ingress)
     Direction,
     /// Network namespace
@@ -129,6 +131,7 @@ pub(super) struct Seen<'a> {
     pub(super) netns: Inode,
     pub(super) entry: &'a Entry,
     pub(super) party: Option<Party>,
+    pub(super) workload: Option<u32>,
     pub(super) now: u64,
 }
 
@@ -137,6 +140,8 @@ pub(super) struct Seen<'a> {
 pub enum Part {
     /// Slot; `None`: nobody who is known.
     Owner(Option<u32>),
+    /// The slot that stands for all of the workload; `None`: nobody who is known.
+    Workload(Option<u32>),
     /// `None`: not known.
     Direction(Option<Direction>),
     /// Inode number.
@@ -168,7 +173,7 @@ impl By {
     /// Bytes in a key.
     pub(super) const fn width(self) -> usize {
         match self {
-            Self::Owner | Self::Netns => 4,
+            Self::Owner | Self::Workload | Self::Netns => 4,
             Self::Direction | Self::Protocol | Self::Evictable | Self::Nat => 1,
             Self::Destination | Self::Service => ENDPOINT,
             Self::Source => ADDRESS,
@@ -180,6 +185,7 @@ impl By {
         let entry = seen.entry;
         match self {
             Self::Owner => Part::Owner(seen.party.map(Party::slot)),
+            Self::Workload => Part::Workload(seen.workload),
             Self::Direction => Part::Direction(seen.party.map(Party::direction)),
             Self::Netns => Part::Netns(seen.netns),
             Self::Destination => Part::Destination(Endpoint {
@@ -217,6 +223,7 @@ impl By {
         let byte = bytes.first().copied()?;
         let part = match self {
             Self::Owner => Part::Owner(word()?.checked_sub(1)),
+            Self::Workload => Part::Workload(word()?.checked_sub(1)),
             Self::Direction => Part::Direction(match byte {
                 1 => Some(Direction::Egress),
                 2 => Some(Direction::Ingress),
@@ -250,7 +257,7 @@ impl By {
 }
 
 /// The longest key: everything at once.
-const MOST_BYTES: usize = 2 * ENDPOINT + ADDRESS + 8 + 4 + 6;
+const MOST_BYTES: usize = 2 * ENDPOINT + ADDRESS + 12 + 4 + 6;
 
 /// The bytes of a key in the making.
 pub(super) struct Key {
@@ -284,7 +291,7 @@ impl Key {
     #[inline]
     pub(super) fn push(&mut self, by: By, seen: &Seen<'_>) {
         match by.value(seen) {
-            Part::Owner(slot) => {
+            Part::Owner(slot) | Part::Workload(slot) => {
                 let number = slot.map_or(0, |slot| slot.saturating_add(1));
                 self.put(&number.to_ne_bytes());
             }

@@ -20,7 +20,7 @@ mod summary;
 mod tests;
 pub mod text;
 
-pub use charging::{Charge, Charging};
+pub use charging::{Charge, Charging, Workloads};
 pub use filter::{Filter, UnknownState, parse_state};
 pub use groups::{Counts, MOST_KEYS};
 pub use key::{Age, By, Endpoint, Nat, Part, Span};
@@ -49,6 +49,7 @@ pub struct Census<'a> {
     states: Vec<u64>,
     groupings: Vec<(Vec<By>, Groups)>,
     wants_owner: bool,
+    wants_workload: bool,
 }
 
 impl<'a> Census<'a> {
@@ -63,7 +64,8 @@ impl<'a> Census<'a> {
         let wants_owner = groupings
             .iter()
             .flatten()
-            .any(|by| matches!(by, By::Owner | By::Direction));
+            .any(|by| matches!(by, By::Owner | By::Workload | By::Direction));
+        let wants_workload = groupings.iter().flatten().any(|by| *by == By::Workload);
         let groupings = groupings
             .into_iter()
             .map(|by| {
@@ -81,6 +83,7 @@ impl<'a> Census<'a> {
             states: vec![0; STATES_OF_CLASS * STATE_CLASSES],
             groupings,
             wants_owner,
+            wants_workload,
         }
     }
 
@@ -113,10 +116,17 @@ impl<'a> Census<'a> {
         } else {
             None
         };
+        let workload = match (self.owners, party) {
+            (Some(owners), Some(party)) if self.wants_workload => {
+                Some(owners.workload(party.slot()))
+            }
+            _ => None,
+        };
         let seen = Seen {
             netns,
             entry,
             party,
+            workload,
             now: self.now,
         };
         for (by, groups) in &mut self.groupings {

@@ -14,6 +14,16 @@ pub trait Owners {
 
     /// The name of a slot, such as `default/web-0`.
     fn name(&self, slot: u32) -> String;
+
+    /// The slot that stands for all owners of the same workload; one without a workload stands for itself.
+    fn workload(&self, slot: u32) -> u32 {
+        slot
+    }
+
+    /// The name of the workload that a slot stands for, such as `Deployment default/web`.
+    fn workload_name(&self, slot: u32) -> String {
+        self.name(slot)
+    }
 }
 
 /// Names of what keys hold as numbers.
@@ -30,6 +40,14 @@ impl Labels<'_> {
     pub fn owner(&self, slot: u32) -> String {
         self.owners
             .map_or_else(|| format!("slot {slot}"), |owners| owners.name(slot))
+    }
+
+    /// The name of a workload.
+    pub fn workload(&self, slot: u32) -> String {
+        self.owners.map_or_else(
+            || format!("slot {slot}"),
+            |owners| owners.workload_name(slot),
+        )
     }
 
     /// The name of a network namespace.

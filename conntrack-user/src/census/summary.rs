@@ -177,6 +177,7 @@ fn part_json(by: By, part: Part, labels: &Labels<'_>) -> Vec<(String, Value)> {
             ];
         }
         Part::Owner(slot) => slot.map(|slot| labels.owner(slot)).into(),
+        Part::Workload(slot) => slot.map(|slot| labels.workload(slot)).into(),
         Part::Direction(direction) => direction.map(direction_name).into(),
         Part::Destination(endpoint) => endpoint_json(endpoint),
         Part::Service(endpoint) => endpoint.map_or(Value::Null, endpoint_json),

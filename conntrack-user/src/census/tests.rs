@@ -112,6 +112,14 @@ impl Owners for Pods {
     fn name(&self, slot: u32) -> String {
         format!("default/pod-{slot}")
     }
+
+    fn workload(&self, _: u32) -> u32 {
+        2
+    }
+
+    fn workload_name(&self, slot: u32) -> String {
+        format!("workload of {slot}")
+    }
 }
 
 fn summary(filter: Filter, by: &[By]) -> Summary {
@@ -156,6 +164,7 @@ fn by_each_property() {
             By::Owner,
             &[("default/pod-2", 7), ("unknown", 2), ("default/pod-3", 1)][..],
         ),
+        (By::Workload, &[("workload of 2", 8), ("unknown", 2)]),
         (By::Direction, &[("egress", 7), ("-", 2), ("ingress", 1)]),
         (By::Netns, &[("4026531840", 10)]),
         (

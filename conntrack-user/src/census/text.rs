@@ -130,6 +130,7 @@ fn row(name: &str, [entries, share, evictable]: [String; 3]) -> String {
 fn title(by: By) -> &'static str {
     match by {
         By::Owner => "owner",
+        By::Workload => "workload",
         By::Direction => "direction",
         By::Netns => "network namespace",
         By::Destination => "destination",
@@ -156,8 +157,9 @@ fn endpoint(endpoint: Endpoint) -> String {
 /// A part of a key in words.
 pub fn label(part: Part, labels: &Labels<'_>) -> String {
     match part {
-        Part::Owner(None) => "unknown".to_owned(),
+        Part::Owner(None) | Part::Workload(None) => "unknown".to_owned(),
         Part::Owner(Some(slot)) => labels.owner(slot),
+        Part::Workload(Some(slot)) => labels.workload(slot),
         Part::Direction(None) => "-".to_owned(),
         Part::Direction(Some(direction)) => direction_name(direction).to_owned(),
         Part::Netns(inode) => labels.netns(inode),

@@ -4,18 +4,25 @@ use std::{
     collections::BTreeMap,
     io::{self, BufWriter, IsTerminal as _, Write as _},
     ops::ControlFlow,
+    path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use tokio::runtime;
 
-use super::{Failure, args::LogArgs, logging};
+use super::{
+    Failure,
+    args::{LogArgs, SocketArgs},
+    logging,
+};
 use crate::{
     census::{By, Census, Charging, Filter, Labels, MOST_KEYS, line_json, parse_state, text},
     events::{Netns, parse_network, parse_protocol},
     kernel::{Root, entries::walk_namespaces, sysctl, tables::Namespace},
-    owners::{Limits, Scanner, Slots},
+    owners::{Key, Limits, Scanner, Slots},
+    serve::{names::PodNames, socket::Remote},
     sys::netns::Inode,
 };
 
@@ -90,6 +97,8 @@ pub(super) struct Table {
     #[arg(long, env = "CTPRESSURE_EVICTABLE")]
     evictable: bool,
     #[command(flatten)]
+    socket: SocketArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -104,11 +113,18 @@ enum Output {
 }
 
 /// Whose an entry is, by a look around of our own. Sockets of the host are the host's: only the
-/// running agent saw whose they are.
-fn owners(root: &Root) -> Charging {
+/// running agent saw whose they are. It is asked only for names and workloads of pods.
+fn owners(root: &Root, socket: &Path) -> Charging {
     let mut slots = Slots::new(Limits::default());
     let found = Scanner::new(root.clone()).scan();
     slots.apply(&found, |_| true, |_| false);
+    for known in known_pods(socket).pods {
+        slots.describe(&Key::pod(&known.uid), |details| {
+            details.namespace = known.namespace;
+            details.pod = known.pod;
+            details.workload = known.workload;
+        });
+    }
     Charging {
         maps: slots.maps().clone(),
         host_netns: found.host_netns.unwrap_or_default(),
@@ -116,7 +132,33 @@ fn owners(root: &Root) -> Charging {
             .occupants()
             .map(|(slot, occupant)| (slot, occupant.owner.name()))
             .collect(),
+        workloads: slots
+            .occupants()
+            .filter_map(|(slot, occupant)| {
+                let workload = occupant.owner.workload.as_ref()?;
+                let namespace = &occupant.owner.namespace;
+                let name = format!("{} {namespace}/{}", workload.kind, workload.name);
+                Some((slot, name))
+            })
+            .collect(),
         ..Charging::default()
+    }
+}
+
+/// What a running agent knows of pods; nothing if there is none, or it can't be asked: the count is the same.
+fn known_pods(socket: &Path) -> PodNames {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let answer = runtime.map(|runtime| runtime.block_on(Remote::pods(socket)));
+    match answer {
+        Ok(Ok(names)) => names.unwrap_or_default(),
+        Ok(Err(error)) => {
+            tracing::info!(%error, "the running agent does not say what it knows of pods");
+            PodNames::default()
+        }
+        Err(error) => {
+            tracing::info!(%error, "no agent can be asked");
+            PodNames::default()
+        }
     }
 }
 
@@ -124,7 +166,7 @@ impl Table {
     pub(super) fn run(self) -> anyhow::Result<()> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::WARN);
         let root = Root::system();
-        let owners = owners(&root);
+        let owners = owners(&root, &self.socket.socket);
         let namespaces = targets::find(&root, &self.netns)?;
         let names: BTreeMap<Inode, String> = namespaces
             .iter()

@@ -137,6 +137,10 @@ enum State {
     Off,
     /// It can't be asked.
     Impossible(String),
+    #[cfg_attr(
+        not(feature = "kube"),
+        expect(dead_code, reason = "only the feature makes one")
+    )]
     Watched(watch::Receiver<Latest>),
 }
 

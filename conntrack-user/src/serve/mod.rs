@@ -3,6 +3,7 @@
 
 pub mod http;
 pub mod metrics;
+pub mod names;
 mod node_exporter;
 pub mod socket;
 mod status;

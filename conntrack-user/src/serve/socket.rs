@@ -5,9 +5,10 @@
 //!
 //! * `{"watch":{...filter...}}`: from then on each line is an event (see [`crate::events`]);
 //! * `{"top":{}}`: a line at once and then one each second (see [`crate::serve::top`]); `{"top":{"once":true}}`:
-//!   one line, as soon as there are rates.
+//!   one line, as soon as there are rates;
+//! * `{"pods":{}}`: one line with the names and workloads of pods (see [`crate::serve::names`]).
 //!
-//! A request that is not understood gets `{"error":"..."}`. No line is longer than 64 KiB, but for those of `top`
+//! A request that is not understood gets `{"error":"..."}`. No line is longer than 64 KiB, but for those of `top` and `pods`
 //! ([`top::LINE_BYTES`](crate::serve::top::LINE_BYTES)). Who leaves lines unread for five seconds is
 //! dropped. Only the user that the agent runs as, root, can open the socket (mode 0600), and that is
 //! checked once more by the peer's credentials.
@@ -61,7 +62,13 @@ pub enum Request {
     Watch(Filter),
     /// Send what `ctpressure top` shows.
     Top(TopRequest),
+    /// Send what is known of pods.
+    Pods(PodsRequest),
 }
+
+/// Nothing to choose yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodsRequest {}
 
 /// How often.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

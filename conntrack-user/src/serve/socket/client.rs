@@ -18,11 +18,15 @@ use tokio::{
 };
 
 use super::{
-    Hello, LINE_BYTES, PROTOCOL, Refusal, Request, SocketError, TopRequest, greeting, write_line,
+    Hello, LINE_BYTES, PROTOCOL, PodsRequest, Refusal, Request, SocketError, TopRequest, greeting,
+    write_line,
 };
 use crate::{
     events::{Event, Filter},
-    serve::top::{self, TopSample},
+    serve::{
+        names::PodNames,
+        top::{self, TopSample},
+    },
 };
 
 /// How long the agent may be without a word in answer to [`Remote::top`]: it says something every
@@ -84,6 +88,23 @@ impl Remote<TopSample> {
         match timeout(SILENCE, self.line()).await {
             Ok(result) => result,
             Err(_) => Err(SocketError::Silent(self.path.clone())),
+        }
+    }
+}
+
+impl Remote<PodNames> {
+    /// Asks the agent at `path` what it knows of pods; `None` if no agent runs there, or one that does not know the question.
+    ///
+    /// # Errors
+    /// If there is one but it can't be asked, or does not answer.
+    pub async fn pods(path: &Path) -> Result<Option<PodNames>, SocketError> {
+        let request = Request::Pods(PodsRequest {});
+        let Some(mut remote) = Self::ask(path, &request, top::LINE_BYTES).await? else {
+            return Ok(None);
+        };
+        match timeout(SILENCE, remote.line()).await {
+            Ok(result) => result,
+            Err(_) => Err(SocketError::Silent(path.to_owned())),
         }
     }
 }

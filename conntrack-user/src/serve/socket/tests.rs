@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     agent::{Publisher, channel},
     events::{Event, Kind, sample},
+    owners::{Owner, Workload},
     serve::top::{LINE_BYTES as TOP_LINE_BYTES, TopSample, example},
 };
 
@@ -255,6 +256,29 @@ async fn once_is_one_line() {
         assert!(sample.is_settled());
         publisher.publish(example::snapshot());
         assert!(remote.next().await.expect("no error").is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn names_of_pods() {
+    served(|path, publisher| async move {
+        let workload = Workload {
+            kind: "Deployment".to_owned(),
+            name: "cart".to_owned(),
+        };
+        let named = Owner::pod("u-7", Some(("shop", "cart-1")))
+            .with(|details| details.workload = Some(workload.clone()));
+        let nameless = Owner::pod("u-8", None);
+        let mut snapshot = example::snapshot();
+        snapshot.owners = vec![example::owner(7, named, 1), example::owner(8, nameless, 1)];
+        publisher.publish(snapshot);
+        let known = Remote::pods(&path).await.unwrap().expect("an agent").pods;
+        let [pod] = known.as_slice() else {
+            panic!("{known:?}")
+        };
+        assert_eq!((pod.uid.as_str(), pod.pod.as_str()), ("u-7", "cart-1"));
+        assert_eq!(pod.workload.as_ref(), Some(&workload));
     })
     .await;
 }
