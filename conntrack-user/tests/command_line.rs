@@ -48,6 +48,15 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
+#[cfg(not(feature = "kube"))]
+#[test]
+fn what_was_left_out_of_the_build_is_said() {
+    let said = output(&["run", "--kube"]);
+    let error = text(&said.stderr);
+    assert_eq!(said.status.code(), Some(1), "{error}");
+    assert!(error.contains("--features kube"), "{error}");
+}
+
 #[test]
 fn help_lists_what_works() {
     let said = output(&["--help"]);
@@ -66,8 +75,7 @@ fn help_lists_what_works() {
         assert!(said.status.success());
         let help = text(&said.stdout);
         assert!(help.contains("[env: CTPRESSURE_LOG="), "{help}");
-        let asks_the_agent = command != "table";
-        assert_eq!(help.contains("[env: CTPRESSURE_SOCKET="), asks_the_agent);
+        assert!(help.contains("[env: CTPRESSURE_SOCKET="), "{help}");
         assert!(
             !help.contains("--without-function"),
             "hidden flags are shown:\n{help}"
