@@ -60,13 +60,13 @@ fn help_lists_what_works() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["run", "top", "watch", "table"]);
+    assert_eq!(commands, ["run", "top", "watch", "table", "doctor"]);
     for command in commands {
         let said = output(&[command, "--help"]);
         assert!(said.status.success());
         let help = text(&said.stdout);
         assert!(help.contains("[env: CTPRESSURE_LOG="), "{help}");
-        let asks_the_agent = command != "table";
+        let asks_the_agent = !matches!(command, "table" | "doctor");
         assert_eq!(help.contains("[env: CTPRESSURE_SOCKET="), asks_the_agent);
         assert!(
             !help.contains("--without-function"),
@@ -94,6 +94,7 @@ fn wrong_usage_is_exit_status_2_with_help() {
         (vec!["top", "--top", "0"], "0"),
         (vec!["top", "--top", "many"], "many"),
         (vec!["top", "--once", "-o", "xml"], "xml"),
+        (vec!["doctor", "-o", "xml"], "xml"),
         (vec!["table", "--by", "colour"], "colour"),
         (vec!["table", "--state", "asleep"], "asleep"),
         (vec!["table", "--top", "0"], "0"),

@@ -17,8 +17,11 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+mod attributes;
 #[cfg(test)]
 mod tests;
+
+pub use attributes::{Attributes, put_string};
 
 /// Length of `struct nlmsghdr`, bytes.
 const HEADER: usize = 16;
@@ -33,9 +36,6 @@ const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_DUMP: u16 = 0x300;
-
-/// The flags of an attribute's type: nested, network byte order.
-const ATTRIBUTE_FLAGS: u16 = 0xc000;
 
 /// The kernel fills at most this much at once (`NLMSG_GOODSIZE` is at most 8 KiB, a dump 32 KiB:
 /// `netlink_dump`). A longer buffer makes a dump no faster, one below 32 KiB makes it slower.
@@ -113,9 +113,25 @@ impl Socket {
         &mut self,
         subsystem: u8,
         message: u8,
+        each: impl FnMut(&Part<'_>),
+    ) -> Result<(), NetlinkError> {
+        self.dump_of(subsystem, message, 0, &[], each)
+    }
+
+    /// As [`Socket::dump`], of one address family (`nfgen_family`, 0: all) and with attributes that say
+    /// what is wanted of it.
+    ///
+    /// # Errors
+    /// As [`Socket::dump`].
+    pub fn dump_of(
+        &mut self,
+        subsystem: u8,
+        message: u8,
+        family: u8,
+        attributes: &[u8],
         mut each: impl FnMut(&Part<'_>),
     ) -> Result<(), NetlinkError> {
-        self.ask(subsystem, message)?;
+        self.ask(subsystem, message, family, attributes)?;
         let mut interrupted = false;
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -150,7 +166,7 @@ impl Socket {
         message: u8,
         mut each: impl FnMut(&Part<'_>) -> ControlFlow<()>,
     ) -> Result<Ended, NetlinkError> {
-        self.ask(subsystem, message)?;
+        self.ask(subsystem, message, 0, &[])?;
         let mut ended = Ended::default();
         let socket = &*self;
         // As many batches as there are buffers, so that giving one back never blocks.
@@ -192,9 +208,15 @@ impl Socket {
     }
 
     /// Sends a question.
-    fn ask(&mut self, subsystem: u8, message: u8) -> Result<(), NetlinkError> {
+    fn ask(
+        &mut self,
+        subsystem: u8,
+        message: u8,
+        family: u8,
+        attributes: &[u8],
+    ) -> Result<(), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
-        let request = request(subsystem, message, self.sequence);
+        let request = request(subsystem, message, self.sequence, family, attributes);
         send(self.file.as_raw_fd(), &request, MsgFlags::empty())?;
         Ok(())
     }
@@ -239,20 +261,27 @@ pub struct Ended {
     pub stopped: bool,
 }
 
-/// The bytes of a question for a dump.
-fn request(subsystem: u8, message: u8, sequence: u32) -> [u8; HEADER + FAMILY_HEADER] {
-    let mut bytes = [0; HEADER + FAMILY_HEADER];
-    let kind = u16::from_be_bytes([subsystem, message]);
-    bytes[..4].copy_from_slice(&20_u32.to_ne_bytes());
-    bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
-    bytes[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+/// The bytes of a question for a dump. Attributes end at a multiple of four bytes
+/// ([`put_string`]).
+fn request(subsystem: u8, message: u8, sequence: u32, family: u8, attributes: &[u8]) -> Vec<u8> {
+    let length = HEADER + FAMILY_HEADER + attributes.len();
+    let mut bytes = Vec::with_capacity(length);
+    // Questions have a few names in them, far from 4 GiB.
+    bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
+    bytes.extend_from_slice(&u16::from_be_bytes([subsystem, message]).to_ne_bytes());
+    bytes.extend_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    bytes.extend_from_slice(&sequence.to_ne_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&[family, 0, 0, 0]);
+    bytes.extend_from_slice(attributes);
     bytes
 }
 
 /// One message of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'a> {
+    /// `nfgen_family` of `struct nfgenmsg`: `NFPROTO_IPV4` (2), `NFPROTO_IPV6` (10) and so on.
+    pub family: u8,
     /// `res_id` of `struct nfgenmsg`: of statistics the number of the CPU (modulo 65,536).
     pub resource: u16,
     attributes: &'a [u8],
@@ -358,6 +387,7 @@ fn read_answer(
                 let family: &[u8; FAMILY_HEADER] =
                     body.first_chunk().ok_or(NetlinkError::Malformed)?;
                 let part = Part {
+                    family: family[0],
                     resource: u16::from_be_bytes([family[2], family[3]]),
                     attributes: &body[FAMILY_HEADER..],
                 };
@@ -369,34 +399,4 @@ fn read_answer(
         }
     }
     Ok(read)
-}
-
-/// Walks `struct nlattr`s; ends at the first that does not fit.
-#[derive(Clone, Debug)]
-pub struct Attributes<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Attributes<'a> {
-    /// The attributes inside of a nested one, of which this is the value.
-    pub fn nested(value: &'a [u8]) -> Self {
-        Self { rest: value }
-    }
-}
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = (u16, &'a [u8]);
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        let header: &[u8; 4] = self.rest.first_chunk()?;
-        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let kind = u16::from_ne_bytes([header[2], header[3]]) & !ATTRIBUTE_FLAGS;
-        let value = self.rest.get(4..length)?;
-        self.rest = self
-            .rest
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
-        Some((kind, value))
-    }
 }
