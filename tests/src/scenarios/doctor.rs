@@ -85,7 +85,8 @@ fn expect(when: &str, expected: &[&str]) -> Result<Value> {
     let found = ids(&report);
     if found != expected {
         bail!(
-            "{when}: {found:?} instead of {expected:?}: {}",
+            "{when}: {found:?} instead of {expected:?}: not seen {}, {}",
+            report["could_not_look"],
             command::one_line(&report["findings"].to_string())
         );
     }
