@@ -9,7 +9,6 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -22,17 +21,6 @@ use crate::guest::{
     command::{self, HANG, wait_for},
     generator, kernel, net,
 };
-
-/// Ten ports for whatever leaves by the dead end.
-const MASQUERADE: &str = "
-table ip ctp_nat {
-  chain post {
-    type nat hook postrouting priority srcnat;
-    oifname \"ctp0\" meta l4proto udp masquerade to :10000-10009
-  }
-}
-";
-const ONE_DESTINATION: &str = "--source 192.0.2.1/32 --destination 198.19.0.1/32";
 
 /// What kube-proxy 1.31 answers first when asked for its metrics.
 const METRICS: &str = "HTTP/1.0 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n\r\n\
@@ -204,10 +192,7 @@ pub(super) fn doctor_finds(_: Option<Mechanism>) -> Result<()> {
     );
     settings()?;
     invalid(limit)?;
-    full_of_old(limit)?;
-    expired(limit)?;
-    ports()?;
-    losses(limit)
+    full_of_old(limit)
 }
 
 /// Limit, buckets, kube-proxy, its rule, accounting, a listener.
@@ -313,83 +298,5 @@ fn full_of_old(limit: u64) -> Result<()> {
     kernel::set_limit(limit)?;
     command::output("conntrack", &["-F"])?;
     expect("the table made larger and emptied", &[])?;
-    Ok(())
-}
-
-/// Expired entries that are still there. The kernel removes them once a minute; if it does so just then,
-/// they are made once more.
-fn expired(limit: u64) -> Result<()> {
-    const EXPIRED: &str = "expired_not_removed";
-    kernel::set_limit(8_000)?;
-    kernel::set_sysctl("nf_conntrack_udp_timeout", 1)?;
-    let mut first = 100_000;
-    let report = wait_for("expired entries", HANG, || {
-        generator::send(None, &format!("--flows 3000 --first {first}"))?;
-        first += 3_000;
-        thread::sleep(Duration::from_millis(1_500));
-        let (report, _) = doctor()?;
-        Ok(ids(&report).contains(EXPIRED).then_some(report))
-    })?;
-    anyhow::ensure!(
-        finding(&report, EXPIRED)["severity"] == "problem",
-        "{report}"
-    );
-    kernel::set_limit(limit)?;
-    expect("expired entries removed", &[])?;
-    Ok(())
-}
-
-/// NAT without a free port, while it is looked for in vain.
-fn ports() -> Result<()> {
-    kernel::nothing_expires(None)?;
-    net::nft(None, MASQUERADE)?;
-    let sending = generator::start(
-        None,
-        &format!("{ONE_DESTINATION} --flows 60000 --rate 50 --seconds 60"),
-    )?;
-    let report = wait_for("NAT to run out of ports", HANG, || {
-        let (report, _) = doctor()?;
-        Ok(ids(&report).contains("nat_no_free_port").then_some(report))
-    });
-    drop(sending);
-    let evidence = finding(&report?, "nat_no_free_port")["evidence"].to_string();
-    anyhow::ensure!(evidence.contains("of 198.19.0.1: 10"), "{evidence}");
-    net::nft(None, "delete table ip ctp_nat\n")?;
-    expect("NAT gone", &[])?;
-    Ok(())
-}
-
-/// A table that is full now; then one that was; then a kernel that has counted nothing.
-fn losses(limit: u64) -> Result<()> {
-    kernel::set_limit(1_000)?;
-    let sending = generator::start(None, "--flows 60000 --rate 500 --seconds 60 --first 500000")?;
-    let full = wait_for("the table to be full", HANG, || {
-        let (report, status) = doctor()?;
-        Ok(ids(&report)
-            .contains("table_full_now")
-            .then_some((report, status)))
-    });
-    drop(sending);
-    let (report, status) = full?;
-    anyhow::ensure!(
-        report["severity"] == "critical" && status == Some(1),
-        "{report}"
-    );
-    command::output("conntrack", &["-F"])?;
-    kernel::set_limit(limit)?;
-    expect("calm again", &["table_was_full"])?;
-    net::clean_up()?;
-    for module in ["iptable_filter", "nft_compat", "nf_conntrack"] {
-        kernel::unload_module(module)?;
-    }
-    let (report, status) = doctor()?;
-    anyhow::ensure!(
-        report["node"]["loaded"] == false && ids(&report).is_empty() && status == Some(0),
-        "without conntrack: {report}"
-    );
-    for module in ["nf_conntrack", "nf_conntrack_netlink"] {
-        kernel::load_module(module)?;
-    }
-    expect("conntrack loaded anew", &[])?;
     Ok(())
 }
