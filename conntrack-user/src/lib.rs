@@ -6,6 +6,7 @@
 //! * [`census`]: what a table is full of;
 //! * [`events`]: what a record means to a person or a script, and filters;
 //! * [`pressure`]: how full, by whom, until when: pure functions over samples;
+//! * [`doctor`]: what is wrong or risky on this node, and what to do about it;
 //! * [`owners`]: who is on this node, and which slot each has;
 //! * [`agent`]: the sampler and its snapshot, the life cycle of the probes;
 //! * [`journal`]: the flight recorder: what is kept on disk, and reading it;
@@ -17,6 +18,7 @@
 pub mod agent;
 pub mod census;
 pub mod cli;
+pub mod doctor;
 pub mod events;
 pub mod journal;
 pub mod kernel;

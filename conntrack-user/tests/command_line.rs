@@ -4,41 +4,23 @@
 use std::{
     io::{BufRead as _, BufReader},
     net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    sync::mpsc,
-    thread::{self, JoinHandle},
+    path::Path,
+    process::{Child, Output, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
-use conntrack_ebpf::record::{
-    DropReason, DropRecord, FLAG_CAUSE_KNOWN, Header, Kind, Origin, Tuple, VERSION, View,
-};
-use conntrack_user::{
-    agent::{self, Snapshot, State, Table},
-    pressure::state::Pressure,
-    serve::socket::Socket,
-};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tempfile::TempDir;
-use tokio::{task::LocalSet, time::sleep};
+
+mod common;
+
+use common::{Agent, ctpressure};
 
 /// Longer than anything here takes, shorter than a test runner's patience.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn ctpressure() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ctpressure"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CTPRESSURE_") {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::null());
-    command
-}
 
 fn output(arguments: &[&str]) -> Output {
     ctpressure().args(arguments).output().expect("it starts")
@@ -69,13 +51,14 @@ fn help_lists_what_works() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["run", "top", "watch", "table"]);
+    assert_eq!(commands, ["run", "top", "watch", "table", "doctor"]);
     for command in commands {
         let said = output(&[command, "--help"]);
         assert!(said.status.success());
         let help = text(&said.stdout);
         assert!(help.contains("[env: CTPRESSURE_LOG="), "{help}");
-        assert!(help.contains("[env: CTPRESSURE_SOCKET="), "{help}");
+        let asks_the_agent = command != "doctor";
+        assert_eq!(help.contains("[env: CTPRESSURE_SOCKET="), asks_the_agent);
         assert!(
             !help.contains("--without-function"),
             "hidden flags are shown:\n{help}"
@@ -102,6 +85,7 @@ fn wrong_usage_is_exit_status_2_with_help() {
         (vec!["top", "--top", "0"], "0"),
         (vec!["top", "--top", "many"], "many"),
         (vec!["top", "--once", "-o", "xml"], "xml"),
+        (vec!["doctor", "-o", "xml"], "xml"),
         (vec!["table", "--by", "colour"], "colour"),
         (vec!["table", "--state", "asleep"], "asleep"),
         (vec!["table", "--top", "0"], "0"),
@@ -183,124 +167,16 @@ fn a_file_where_the_socket_should_be_is_named_and_kept() {
     );
 }
 
-/// An agent's socket without a kernel behind it: drops come at a steady rate, numbered by
-/// their source port.
-struct Agent {
-    folder: TempDir,
-    end: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Agent {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("socket");
-        let (end, ended) = tokio::sync::oneshot::channel();
-        let (ready, is_ready) = mpsc::channel();
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime");
-            LocalSet::new().block_on(&runtime, async move {
-                let socket = Socket::bind(&path).await.expect("a socket");
-                let (publisher, handle) = agent::channel();
-                publisher.publish(snapshot());
-                ready.send(()).expect("the test waits");
-                let drops = async {
-                    let mut sink = publisher.sink();
-                    let mut number = 0_u16;
-                    loop {
-                        number = number.wrapping_add(1);
-                        sink(&drop_of(number));
-                        sleep(Duration::from_millis(2)).await;
-                    }
-                };
-                tokio::select! {
-                    never = socket.serve(handle) => match never {},
-                    () = drops => {}
-                    _ = ended => {}
-                }
-            });
-        });
-        is_ready.recv().expect("the agent starts");
-        Self {
-            folder,
-            end: Some(end),
-            thread: Some(thread),
-        }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("socket")
-    }
-
-    fn watch(&self, arguments: &[&str]) -> Child {
-        ctpressure()
-            .args(["watch", "--socket"])
-            .arg(self.socket())
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it starts")
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("the agent ends");
-        }
-    }
-}
-
-fn drop_of(source_port: u16) -> View {
-    let tuple = Tuple {
-        src: [u32::from_ne_bytes([10, 0, 0, 1]), 0, 0, 0],
-        src_port: source_port.to_be(),
-        l3num: 2,
-        dst: [u32::from_ne_bytes([10, 0, 0, 2]), 0, 0, 0],
-        dst_port: 53_u16.to_be(),
-        protonum: if source_port.is_multiple_of(2) { 17 } else { 6 },
-        dir: 0,
-    };
-    let header = Header {
-        version: VERSION,
-        kind: Kind::Drop as u8,
-        reason: DropReason::TableFull as u8,
-        flags: FLAG_CAUSE_KNOWN,
-        netns: 4_026_531_840,
-        time_ns: 1,
-        weight: 1,
-        cpu: 0,
-    };
-    View::Drop(DropRecord {
-        header,
-        original: tuple,
-        reply: Tuple::default(),
-        origin: Origin::default(),
-    })
-}
-
-/// A table that is half full, and nothing else.
-fn snapshot() -> Snapshot {
-    Snapshot {
-        uptime_seconds: 1.0,
-        state: State::Attached,
-        reason: None,
-        limit: Some(2_000),
-        tables: vec![Table {
-            netns: 4_026_531_840,
-            name: "host".to_owned(),
-            entries: 1_000,
-            pressure: Pressure::Rising,
-            seconds_to_full: Some(20.0),
-            stats: None,
-        }],
-        ..Snapshot::default()
-    }
+/// `watch` at the agent.
+fn watch(agent: &Agent, arguments: &[&str]) -> Child {
+    ctpressure()
+        .args(["watch", "--socket"])
+        .arg(agent.socket())
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts")
 }
 
 /// Waits for the end; the exit status and what came on stderr.
@@ -331,8 +207,7 @@ fn end_of(mut child: Child) -> (Option<i32>, String) {
 #[test]
 fn watch_prints_json_lines_and_ends_after_count() {
     let agent = Agent::start();
-    let said = agent
-        .watch(&["-o", "json", "--count", "5"])
+    let said = watch(&agent, &["-o", "json", "--count", "5"])
         .wait_with_output()
         .expect("it ends");
     assert!(said.status.success(), "{}", text(&said.stderr));
@@ -356,8 +231,9 @@ fn watch_prints_json_lines_and_ends_after_count() {
 #[test]
 fn the_filter_is_applied() {
     let agent = Agent::start();
-    let said = agent
-        .watch(&[
+    let said = watch(
+        &agent,
+        &[
             "--protocol",
             "tcp",
             "--port",
@@ -366,15 +242,15 @@ fn the_filter_is_applied() {
             "10.0.0.0/24",
             "--count",
             "4",
-        ])
-        .wait_with_output()
-        .expect("it ends");
+        ],
+    )
+    .wait_with_output()
+    .expect("it ends");
     let lines = text(&said.stdout);
     assert_eq!(lines.lines().count(), 4);
     assert!(lines.lines().all(|line| line.contains(" tcp ")), "{lines}");
     assert!(!lines.contains('\u{1b}'), "no colour into a pipe");
-    let said = agent
-        .watch(&["--address", "10.9.9.9", "--duration", "0.5"])
+    let said = watch(&agent, &["--address", "10.9.9.9", "--duration", "0.5"])
         .wait_with_output()
         .expect("it ends");
     assert!(said.status.success());
@@ -384,7 +260,7 @@ fn the_filter_is_applied() {
 #[test]
 fn a_line_comes_when_it_happens_and_a_closed_pipe_is_no_error() {
     let agent = Agent::start();
-    let mut child = agent.watch(&[]);
+    let mut child = watch(&agent, &[]);
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     lines.next().expect("a line").expect("a line");
     drop(lines);
@@ -396,7 +272,7 @@ fn a_line_comes_when_it_happens_and_a_closed_pipe_is_no_error() {
 fn a_signal_ends_it_even_while_nobody_reads() {
     let agent = Agent::start();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut child = agent.watch(&["-o", "json"]);
+        let mut child = watch(&agent, &["-o", "json"]);
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut line = String::new();
         lines.read_line(&mut line).expect("a line");
@@ -419,7 +295,7 @@ fn a_signal_ends_it_even_while_nobody_reads() {
 #[test]
 fn the_end_of_the_agent_is_told() {
     let agent = Agent::start();
-    let mut child = agent.watch(&[]);
+    let mut child = watch(&agent, &[]);
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     lines.next().expect("a line").expect("a line");
     drop(agent);

@@ -1,30 +1,22 @@
 //! How much kernel memory conntrack's entries and buckets take.
 
-use std::fs;
+use crate::kernel::{
+    Root,
+    slab::{BUCKET_BYTES, Slab},
+};
 
-use crate::kernel::Root;
-
-/// `sizeof(struct hlist_nulls_head)`: one pointer for each bucket.
-const BUCKET_BYTES: u64 = 8;
-
-/// Bytes of the pages that hold entries (of all namespaces: they share one slab cache,
-/// `/sys/kernel/slab/nf_conntrack`) and of the hash buckets. Extensions (NAT, accounting, labels)
-/// are not in it. `None` where the kernel does not tell.
+/// Bytes of the pages that hold entries (of all namespaces: they share one slab cache) and of the hash
+/// buckets. Extensions (NAT, accounting, labels) are not in it. `None` where the kernel does not tell.
 pub fn table_bytes(root: &Root, buckets: u64) -> Option<u64> {
-    let read = |name: &str| {
-        let text = fs::read_to_string(root.sys("kernel/slab/nf_conntrack").join(name)).ok()?;
-        // "12 N0=12": the sum first, then each NUMA node.
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    };
-    let pages =
-        read("slabs")?.checked_mul(1_u64.checked_shl(u32::try_from(read("order")?).ok()?)?)?;
-    pages
-        .checked_mul(procfs::page_size())?
+    Slab::read(root)?
+        .bytes_now()?
         .checked_add(buckets.checked_mul(BUCKET_BYTES)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -34,13 +26,17 @@ mod tests {
         assert_eq!(table_bytes(&root, 1024), None);
         let slab = root.sys("kernel/slab/nf_conntrack");
         fs::create_dir_all(&slab).expect("a folder");
-        fs::write(slab.join("slabs"), "12 N0=12\n").expect("a file");
-        fs::write(slab.join("order"), "1\n").expect("a file");
+        for (name, text) in [
+            ("slabs", "12 N0=12\n"),
+            ("order", "1\n"),
+            ("slab_size", "256\n"),
+            ("objs_per_slab", "32\n"),
+        ] {
+            fs::write(slab.join(name), text).expect("a file");
+        }
         assert_eq!(
             table_bytes(&root, 1024),
             Some(12 * 2 * procfs::page_size() + 8192)
         );
-        fs::write(slab.join("order"), "64\n").expect("a file");
-        assert_eq!(table_bytes(&root, 1024), None);
     }
 }

@@ -2,12 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, builder::PossibleValuesParser, builder::TypedValueParser as _};
+use clap::{Args, ValueEnum, builder::PossibleValuesParser, builder::TypedValueParser as _};
+use ipnet::IpNet;
 
 use super::{Failure, logging::LogFormat};
 use crate::{
-    owners::kube::{self, KubeOptions, LabelKey, NodeName},
+    events::{parse_network, parse_protocol},
     journal::{Bounds, JournalOptions},
+    owners::kube::{self, KubeOptions, LabelKey, NodeName},
     probes::{Mechanism, Options},
     serve::socket,
 };
@@ -18,6 +20,45 @@ pub(super) struct SocketArgs {
     /// Unix socket by which commands ask the running agent
     #[arg(long, env = "CTPRESSURE_SOCKET", value_name = "PATH", default_value = socket::DEFAULT_PATH)]
     pub(super) socket: PathBuf,
+}
+
+/// How results are printed.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct OutputArgs {
+    /// Text for people, or JSON for programs
+    #[arg(
+        short,
+        long,
+        env = "CTPRESSURE_OUTPUT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    pub(super) output: Output,
+}
+
+/// A form of output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Which flows are meant, by their tuples.
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct FlowArgs {
+    /// Only these protocols, by name or number
+    #[arg(long, env = "CTPRESSURE_PROTOCOL", value_delimiter = ',', value_parser = parse_protocol)]
+    pub(super) protocol: Vec<u8>,
+    /// Only these addresses or prefixes, as source or destination, before or after NAT
+    #[arg(long, env = "CTPRESSURE_ADDRESS", value_delimiter = ',', value_parser = parse_network)]
+    pub(super) address: Vec<IpNet>,
+    /// Only these ports, as source or destination, before or after NAT
+    #[arg(long, env = "CTPRESSURE_PORT", value_delimiter = ',')]
+    pub(super) port: Vec<u16>,
 }
 
 /// What is logged.

@@ -40,13 +40,33 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
             cause.downcast_ref::<SocketError>().map(SocketError::help)
         })
         .unwrap_or("please report this with the output of `uname -a`");
-    // Messages of the library carry their cause themselves, so only the outermost is shown.
+    // Messages of the library carry their cause themselves, so only the outermost is shown. What somebody
+    // else said may be in it, and must not move the cursor.
+    let error: String = error
+        .to_string()
+        .chars()
+        .map(|letter| match letter {
+            '\n' => '\n',
+            letter if letter.is_control() => '?',
+            letter => letter,
+        })
+        .collect();
     format!("ctpressure: error: {error}\nhelp: {help}\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_say_does_not_move_the_cursor() {
+        let error = Failure {
+            what: "it says \u{1b}[2J\r\u{9b}2J".to_owned(),
+            help: "none".to_owned(),
+        };
+        let text = explain(&error.into());
+        assert_eq!(text, "ctpressure: error: it says ?[2J??2J\nhelp: none\n");
+    }
 
     #[test]
     fn an_error_says_what_to_do() {

@@ -1,6 +1,7 @@
 //! The command line: one file for each subcommand, nothing but arguments and printing.
 
 mod args;
+mod doctor;
 mod failure;
 mod logging;
 mod output;
@@ -38,23 +39,25 @@ enum Command {
     Top(top::Top),
     Watch(watch::Watch),
     Table(table::Table),
+    Doctor(doctor::Doctor),
 }
 
 /// Runs the program with the arguments of the process; the exit status is 0 if all went well, 1
-/// after an error, 2 after wrong usage.
+/// after an error or a bad finding of `doctor`, 2 after wrong usage.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
     let result = match cli.command {
-        Command::Run(run) => run.run(),
-        Command::Top(top) => top.run(),
-        Command::Watch(watch) => watch.run(),
-        Command::Table(table) => table.run(),
+        Command::Run(run) => run.run().map(|()| ExitCode::SUCCESS),
+        Command::Top(top) => top.run().map(|()| ExitCode::SUCCESS),
+        Command::Watch(watch) => watch.run().map(|()| ExitCode::SUCCESS),
+        Command::Table(table) => table.run().map(|()| ExitCode::SUCCESS),
+        Command::Doctor(doctor) => doctor.run(),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprint!("{}", failure::explain(&error));
             ExitCode::FAILURE

@@ -8,6 +8,8 @@ use nix::{
 };
 use tokio::io::{AsyncWriteExt as _, Stdout};
 
+use super::Failure;
+
 /// `PIPE_BUF`: a pipe that says that it is writable takes this much without blocking (pipe(7)).
 const PIPE_BYTES: usize = 4096;
 
@@ -40,6 +42,17 @@ impl Output {
             self.patient.flush().await?;
         }
         Ok(())
+    }
+}
+
+/// A closed pipe is no error: whoever closed it has seen enough.
+pub(super) fn finish(written: io::Result<()>) -> Result<(), Failure> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
+            what: format!("the output could not be written: {error}"),
+            help: "is the disk full?".to_owned(),
+        }),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

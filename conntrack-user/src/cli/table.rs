@@ -8,18 +8,16 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use clap::{Args, ValueEnum};
-use ipnet::IpNet;
+use clap::Args;
 use tokio::runtime;
 
 use super::{
-    Failure,
-    args::{LogArgs, SocketArgs},
-    logging,
+    args::{FlowArgs, LogArgs, Output, OutputArgs, SocketArgs},
+    logging, output,
 };
 use crate::{
     census::{By, Census, Charging, Filter, Labels, MOST_KEYS, line_json, parse_state, text},
-    events::{Netns, parse_network, parse_protocol},
+    events::Netns,
     kernel::{Root, entries::walk_namespaces, sysctl, tables::Namespace},
     owners::{Key, Limits, Scanner, Slots},
     serve::{names::PodNames, socket::Remote},
@@ -39,7 +37,7 @@ const PROGRESS: u64 = 1 << 16;
 /// Say what a table is full of: by source, destination, state and so on
 ///
 /// Reads every entry once, and changes nothing. Without --by: the largest owners (sources where
-/// owners are not known) and destinations. Which entries are evictable: those that the kernel may
+/// owners are not known) and destinations. JSON is one object, with --list one a line. Which entries are evictable: those that the kernel may
 /// remove early to make room (not assured).
 #[derive(Args, Debug)]
 pub(super) struct Table {
@@ -64,29 +62,14 @@ pub(super) struct Table {
     /// Print the entries themselves, one a line, as they are read
     #[arg(long, env = "CTPRESSURE_LIST", conflicts_with = "by")]
     list: bool,
-    /// Text for people, or JSON: one object (with --list one a line)
-    #[arg(
-        short,
-        long,
-        env = "CTPRESSURE_OUTPUT",
-        value_name = "FORMAT",
-        value_enum,
-        default_value_t
-    )]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
     /// These network namespaces: `host`, a name in /run/netns, an inode number, or `all`
     /// [default: the one that this command runs in]
     #[arg(long, env = "CTPRESSURE_NETNS", value_delimiter = ',')]
     netns: Vec<Netns>,
-    /// Only these protocols, by name or number
-    #[arg(long, env = "CTPRESSURE_PROTOCOL", value_delimiter = ',', value_parser = parse_protocol)]
-    protocol: Vec<u8>,
-    /// Only these addresses or prefixes, as source or destination, before or after NAT
-    #[arg(long, env = "CTPRESSURE_ADDRESS", value_delimiter = ',', value_parser = parse_network)]
-    address: Vec<IpNet>,
-    /// Only these ports, as source or destination, before or after NAT
-    #[arg(long, env = "CTPRESSURE_PORT", value_delimiter = ',')]
-    port: Vec<u16>,
+    #[command(flatten)]
+    flows: FlowArgs,
     /// Only these states, such as `ESTABLISHED` or `UNREPLIED`
     #[arg(long, env = "CTPRESSURE_STATE", value_delimiter = ',', value_parser = parse_state)]
     state: Vec<&'static str>,
@@ -100,16 +83,6 @@ pub(super) struct Table {
     socket: SocketArgs,
     #[command(flatten)]
     log: LogArgs,
-}
-
-/// How a census is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// Lines of at most 80 columns
-    #[default]
-    Text,
-    /// JSON
-    Json,
 }
 
 /// Whose an entry is, by a look around of our own. Sockets of the host are the host's: only the
@@ -180,18 +153,18 @@ impl Table {
             return self.list(&root, &namespaces, &labels);
         }
         let report = self.census(&root, &namespaces, &labels)?;
-        let printed = match self.output {
+        let printed = match self.output.output {
             Output::Text => report.text(&labels),
             Output::Json => format!("{}\n", report.json(&labels)),
         };
-        finish(io::stdout().write_all(printed.as_bytes()))
+        Ok(output::finish(io::stdout().write_all(printed.as_bytes()))?)
     }
 
     fn filter(&self) -> Filter {
         Filter {
-            protocols: self.protocol.clone(),
-            networks: self.address.clone(),
-            ports: self.port.clone(),
+            protocols: self.flows.protocol.clone(),
+            networks: self.flows.address.clone(),
+            ports: self.flows.port.clone(),
             states: self.state.clone(),
             evictable: match (self.evictable, self.assured) {
                 (true, _) => Some(true),
@@ -266,7 +239,7 @@ impl Table {
             if !filter.passes(entry) {
                 return ControlFlow::Continue(());
             }
-            written = match self.output {
+            written = match self.output.output {
                 Output::Text => {
                     let netns = several.then_some(inode);
                     writeln!(out, "{}", text::line(netns, entry, labels))
@@ -278,7 +251,7 @@ impl Table {
                 Err(_) => ControlFlow::Break(()),
             }
         });
-        finish(written.and_then(|()| out.flush()))?;
+        output::finish(written.and_then(|()| out.flush()))?;
         let (tables, problems) = targets::sort_out(outcomes, labels)?;
         for problem in problems {
             eprintln!("ctpressure: {problem}");
@@ -287,18 +260,6 @@ impl Table {
             eprintln!("ctpressure: {}", report::CHANGED);
         }
         Ok(())
-    }
-}
-
-/// A closed pipe is no error: whoever closed it has seen enough.
-fn finish(written: io::Result<()>) -> anyhow::Result<()> {
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
-            what: format!("the output could not be written: {error}"),
-            help: "is the disk full?".to_owned(),
-        }
-        .into()),
-        Ok(()) | Err(_) => Ok(()),
     }
 }
 

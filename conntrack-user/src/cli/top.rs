@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use ratatui::crossterm::event::Event as Key;
 use tokio::{
     runtime,
@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     Failure,
-    args::{LogArgs, ProbeArgs, SocketArgs},
+    args::{LogArgs, Output, OutputArgs, ProbeArgs, SocketArgs},
     logging, output, signals,
     watch::Source,
 };
@@ -55,22 +55,15 @@ const REDRAW: Duration = Duration::from_millis(250);
 ///
 /// Asks the running agent; loads the probes itself while none runs. Keys: `?` shows them. Without a
 /// terminal, or with --once, the view is printed once: tables, the owners that come first, where
-/// their connections go, who loses packets. Rates are those of the last ten seconds.
+/// their connections go, who loses packets. JSON is one object a second (with --once one), with all
+/// owners. Rates are those of the last ten seconds.
 #[derive(Args, Debug)]
 pub(super) struct Top {
     /// Print the view once, as soon as there are rates, and end
     #[arg(long, env = "CTPRESSURE_ONCE")]
     once: bool,
-    /// Text for people, or JSON: one object a second (with --once one), with all owners
-    #[arg(
-        short,
-        long,
-        env = "CTPRESSURE_OUTPUT",
-        value_name = "FORMAT",
-        value_enum,
-        default_value_t
-    )]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Which owners come first
     #[arg(
         long,
@@ -95,16 +88,6 @@ pub(super) struct Top {
     log: LogArgs,
     #[command(flatten)]
     probes: ProbeArgs,
-}
-
-/// How it is shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// A screen, or lines of at most 80 columns
-    #[default]
-    Text,
-    /// JSON
-    Json,
 }
 
 /// In which way it is shown.
@@ -173,7 +156,7 @@ impl Top {
     }
 
     fn mode(&self) -> Mode {
-        match self.output {
+        match self.output.output {
             _ if self.once => Mode::Once,
             Output::Json => Mode::Lines,
             Output::Text if io::stdin().is_terminal() && io::stdout().is_terminal() => Mode::Screen,
@@ -231,7 +214,7 @@ impl Top {
             Mode::Screen => screen(samples, events, Model::new(source, self.sort)).await,
             Mode::Once => {
                 let sample = samples.settled().await?;
-                let text = match self.output {
+                let text = match self.output.output {
                     Output::Text => text::view(&sample, self.sort, usize::from(self.owners)),
                     Output::Json => json_line(&sample)?,
                 };

@@ -5,8 +5,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
-use ipnet::IpNet;
+use clap::Args;
 use tokio::{
     runtime,
     task::LocalSet,
@@ -15,12 +14,12 @@ use tokio::{
 
 use super::{
     Failure,
-    args::{LogArgs, ProbeArgs, SocketArgs},
+    args::{FlowArgs, LogArgs, Output, OutputArgs, ProbeArgs, SocketArgs},
     logging, output, signals,
 };
 use crate::{
     agent::{self, AgentOptions, State, Subscription},
-    events::{Event, Filter, Kind, Netns, parse_network, parse_protocol, text},
+    events::{Event, Filter, Kind, Netns, text},
     serve::socket::Remote,
 };
 
@@ -31,34 +30,20 @@ const END: Duration = Duration::from_millis(200);
 
 /// Print drops and evictions as they happen
 ///
-/// Asks the running agent; loads the probes itself while none runs. Times are UTC.
+/// Asks the running agent; loads the probes itself while none runs. Text is one line of at most 100 columns
+/// for each event, JSON one object a line. Times are UTC.
 #[derive(Args, Debug)]
 pub(super) struct Watch {
-    /// Text for people, or one JSON object a line
-    #[arg(
-        short,
-        long,
-        env = "CTPRESSURE_OUTPUT",
-        value_name = "FORMAT",
-        value_enum,
-        default_value_t
-    )]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Only these kinds [default: drop,eviction]
     #[arg(long, env = "CTPRESSURE_KIND", value_enum, value_delimiter = ',')]
     kind: Vec<Kind>,
     /// Inserts too (sampled beyond the agent's budget: `weight` says how many one stands for)
     #[arg(long, env = "CTPRESSURE_INSERTS")]
     inserts: bool,
-    /// Only these protocols, by name or number
-    #[arg(long, env = "CTPRESSURE_PROTOCOL", value_delimiter = ',', value_parser = parse_protocol)]
-    protocol: Vec<u8>,
-    /// Only these addresses or prefixes, as source or destination, before or after NAT
-    #[arg(long, env = "CTPRESSURE_ADDRESS", value_delimiter = ',', value_parser = parse_network)]
-    address: Vec<IpNet>,
-    /// Only these ports, as source or destination, before or after NAT
-    #[arg(long, env = "CTPRESSURE_PORT", value_delimiter = ',')]
-    port: Vec<u16>,
+    #[command(flatten)]
+    flows: FlowArgs,
     /// Only these network namespaces: `host`, a name in /run/netns, or an inode number
     #[arg(long, env = "CTPRESSURE_NETNS", value_delimiter = ',')]
     netns: Vec<Netns>,
@@ -84,16 +69,6 @@ pub(super) struct Watch {
     log: LogArgs,
     #[command(flatten)]
     probes: ProbeArgs,
-}
-
-/// How events are printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// One line of at most 100 columns each
-    #[default]
-    Text,
-    /// One JSON object a line
-    Json,
 }
 
 /// Seconds, or a number with a unit.
@@ -214,9 +189,9 @@ impl Watch {
         }
         Filter {
             kinds,
-            protocols: self.protocol.clone(),
-            networks: self.address.clone(),
-            ports: self.port.clone(),
+            protocols: self.flows.protocol.clone(),
+            networks: self.flows.address.clone(),
+            ports: self.flows.port.clone(),
             netns: self.netns.clone(),
             owners: self.owner.clone(),
         }
@@ -227,7 +202,7 @@ impl Watch {
         let filter = self.filter();
         let printer = Printer {
             out: output::Output::new(),
-            output: self.output,
+            output: self.output.output,
             colour: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
             left: self.count,
             bytes: Vec::new(),
@@ -273,7 +248,7 @@ impl Watch {
 
     /// A word to whoever looks at an empty screen; nothing when the output goes elsewhere.
     fn note_terminal(&self, text: &str) {
-        if self.output == Output::Text && io::stdout().is_terminal() {
+        if self.output.output == Output::Text && io::stdout().is_terminal() {
             eprintln!("ctpressure: {text}; Ctrl-C ends");
         }
     }

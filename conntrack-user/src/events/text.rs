@@ -3,7 +3,7 @@
 //! What does not fit is shortened in the middle: addresses first, then the cause of an eviction to
 //! its source. JSON has everything.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{borrow::Cow, net::IpAddr, time::SystemTime};
 
 use anstyle::{AnsiColor, Style};
 
@@ -72,7 +72,17 @@ pub fn line_within(event: &Event, colour: bool, width: usize) -> String {
         }
         Event::Lost(lost) => (lost.time, lost_text(lost, width)),
     };
+    let rest = printable(&rest);
     format!("{} {style}{verb:<6}{style:#} {rest}", time_of_day(time))
+}
+
+/// What would move the cursor is replaced: names of namespaces and what the agent says are others' words.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let shown = |letter: char| if letter.is_control() { '?' } else { letter };
+    Cow::Owned(text.chars().map(shown).collect())
 }
 
 /// How much of an eviction's cause is shown.
@@ -186,9 +196,10 @@ fn lost_text(lost: &LostEvent, width: usize) -> String {
 
 /// The text with its middle left out if it has more than `limit` characters.
 pub(crate) fn shorten(text: &str, limit: usize) -> String {
+    let text = printable(text);
     let length = text.chars().count();
     if length <= limit {
-        return text.to_owned();
+        return text.into_owned();
     }
     let kept = limit.saturating_sub(1);
     let head = kept.div_ceil(2);
@@ -213,6 +224,12 @@ mod tests {
         let line = line(&Event::new(view, &mut Clock::default(), &names), false);
         assert_eq!(line.chars().filter(|char| *char == ':').take(2).count(), 2);
         line.get(13..).expect("a time before it").to_owned()
+    }
+
+    #[test]
+    fn what_moves_the_cursor_is_not_printed() {
+        assert_eq!(printable("a\u{1b}[2Jb\u{9b}1m\r"), "a?[2Jb?1m?");
+        assert_eq!(shorten("a\u{7}b", 9), "a?b");
     }
 
     #[test]

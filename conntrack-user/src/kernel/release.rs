@@ -33,7 +33,7 @@ pub fn possible_cpus(root: &Root) -> io::Result<usize> {
 }
 
 /// The number of CPUs in a list such as `0-3,6,8-9`.
-fn count_cpus(cpus: &str) -> Option<usize> {
+pub(crate) fn count_cpus(cpus: &str) -> Option<usize> {
     let mut count = 0_usize;
     for part in cpus.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

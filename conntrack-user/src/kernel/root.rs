@@ -55,6 +55,11 @@ impl Root {
         self.base.join("run").join(relative)
     }
 
+    /// The file `relative` of `/`.
+    pub fn file(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.base.join(relative)
+    }
+
     /// The file `relative` of `/var`.
     pub fn var(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.base.join("var").join(relative)

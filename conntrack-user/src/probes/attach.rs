@@ -8,14 +8,15 @@ use std::{
 
 use super::{
     Mechanism, Options,
+    choice::{self, Candidates, choose, no_hook, status_of},
     error::AttachError,
     globals::{find_fields, ring_size, settings},
     object::{self, Maps, Programs},
-    plan::{COUNTS_AT_CONFIRM, Candidate, Event, EventKind, NEW_FLOW_PACKET, PLAN, Point},
+    plan::{COUNTS_AT_CONFIRM, Event, EventKind, NEW_FLOW_PACKET, Point},
     privileges,
     reserve::Reserve,
     running::{Running, SYMBOLS},
-    select::{self, Kernel, Resolved},
+    select::{self, Resolved},
     status::{FieldStatus, HookStatus},
 };
 use crate::{
@@ -69,6 +70,36 @@ pub(super) struct Outcome {
 
 /// Finds out what the kernel offers, loads and attaches.
 pub(super) fn attach(options: &Options, owners: &Charged) -> Result<Outcome, AttachError> {
+    with_running(options, |running, presence| {
+        // Whether inserts leave their record to the confirmation is frozen before anything is
+        // attached; if the hook there then fails after all, once more without it.
+        let plan = choose(options, running);
+        let offered = plan.iter().any(|(event, candidates)| {
+            event.kind == EventKind::Confirm && candidates.iter().any(Result::is_ok)
+        });
+        let outcome = attach_plan(options, owners, running, presence, plan, offered)?;
+        if offered && !outcome.sees_confirm {
+            drop(outcome);
+            let plan = choose(options, running);
+            return attach_plan(options, owners, running, presence, plan, false);
+        }
+        Ok(outcome)
+    })
+}
+
+/// What [`attach`] would choose, without loading anything: for each event its hooks or why there are none.
+/// Whether the kernel then takes the programs is not known.
+pub(super) fn outlook(options: &Options) -> Result<Vec<HookStatus>, AttachError> {
+    with_running(options, |running, _| {
+        Ok(choice::foresee(choose(options, running)))
+    })
+}
+
+/// Calls `act` with what the running kernel has.
+fn with_running<T>(
+    options: &Options,
+    act: impl FnOnce(&Running<'_>, Presence) -> Result<T, AttachError>,
+) -> Result<T, AttachError> {
     let root = Root::system();
     // First: who lacks them should not be told to wait for conntrack.
     privileges::require()?;
@@ -106,26 +137,7 @@ pub(super) fn attach(options: &Options, owners: &Charged) -> Result<Outcome, Att
         symbols,
         without: &options.without_functions,
     };
-
-    // Whether inserts leave their record to the confirmation is frozen before anything is
-    // attached; if the hook there then fails after all, once more without it.
-    let plan = choose(options, &running);
-    let offered = plan.iter().any(|(event, candidates)| {
-        event.kind == EventKind::Confirm && candidates.iter().any(Result::is_ok)
-    });
-    let outcome = attach_plan(options, owners, &running, presence, plan, offered)?;
-    if offered && !outcome.sees_confirm {
-        drop(outcome);
-        return attach_plan(
-            options,
-            owners,
-            &running,
-            presence,
-            choose(options, &running),
-            false,
-        );
-    }
-    Ok(outcome)
+    act(&running, presence)
 }
 
 /// Makes the maps and attaches what is in the plan.
@@ -219,31 +231,6 @@ fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-type Candidates = Vec<Result<(Mechanism, Vec<Resolved>), String>>;
-
-/// For each event the candidates of the mechanisms asked for: as this kernel has them, or why it
-/// does not.
-fn choose(options: &Options, kernel: &impl Kernel) -> Vec<(&'static Event, Candidates)> {
-    let asked = |candidate: &&Candidate| {
-        options
-            .mechanism
-            .is_none_or(|mechanism| mechanism == candidate.mechanism)
-    };
-    let resolve = |candidate: &Candidate| {
-        let hooks = select::resolve(candidate, kernel)
-            .map_err(|reason| format!("{}: {reason}", candidate.mechanism))?;
-        Ok((candidate.mechanism, hooks))
-    };
-    PLAN.iter()
-        .map(|event| {
-            (
-                event,
-                event.candidates.iter().filter(asked).map(resolve).collect(),
-            )
-        })
-        .collect()
-}
-
 /// The BTF object of the module, looked up when first needed; or why it can't be had.
 #[derive(Default)]
 struct ModuleBtf(Option<Result<OwnedFd, String>>);
@@ -285,15 +272,8 @@ fn attach_event(
         };
         match attach_all(&hooks, programs, module) {
             Ok(attached) => {
-                outcome.hooks.extend(hooks.iter().map(|hook| HookStatus {
-                    event: event.name,
-                    function: hook.symbol.name.clone(),
-                    mechanism: Some(mechanism),
-                    at_return: hook.point == Point::Return,
-                    module: hook.symbol.module.clone(),
-                    attached: true,
-                    reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
-                }));
+                let chosen = |hook| status_of(event, mechanism, hook, &reasons);
+                outcome.hooks.extend(hooks.iter().map(chosen));
                 outcome.counts_at_confirm |=
                     hooks.iter().any(|hook| hook.program == COUNTS_AT_CONFIRM);
                 outcome.sees_confirm |= event.kind == EventKind::Confirm;
@@ -307,17 +287,13 @@ fn attach_event(
     if reasons.is_empty() {
         reasons.push("not to be had by the mechanism that was asked for".to_owned());
     }
-    let reason = format!("{}: {}", event.without, reasons.join("; "));
-    tracing::warn!(event = event.name, reason, "no hook for this event");
-    outcome.hooks.push(HookStatus {
-        event: event.name,
-        function: event.candidates[0].hooks[0].function.base().to_owned(),
-        mechanism: None,
-        at_return: false,
-        module: None,
-        attached: false,
-        reason: Some(reason),
-    });
+    let status = no_hook(event, &reasons);
+    tracing::warn!(
+        event = event.name,
+        reason = status.reason,
+        "no hook for this event"
+    );
+    outcome.hooks.push(status);
     Ok(())
 }
 

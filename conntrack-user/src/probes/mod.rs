@@ -6,6 +6,7 @@
 //! * `totals`, `ring`: what comes back, exact counts and detail.
 
 mod attach;
+mod choice;
 mod error;
 mod globals;
 mod object;
@@ -49,6 +50,15 @@ use crate::{
     owners::Maps,
     sys::bpf,
 };
+
+/// What [`Probes::attach`] would hang where, without loading anything: each hook that this kernel
+/// offers, and each event for which there is none. Whether the kernel takes the programs then is not known.
+///
+/// # Errors
+/// As [`Probes::attach`].
+pub fn outlook(options: &Options) -> Result<Vec<HookStatus>, AttachError> {
+    attach::outlook(options)
+}
 
 /// The attached probes. Dropping them detaches everything; nothing is pinned, so the kernel does
 /// the same if the process dies.

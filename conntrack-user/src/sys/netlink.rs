@@ -17,9 +17,12 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+mod attributes;
 pub mod interfaces;
 #[cfg(test)]
 mod tests;
+
+pub use attributes::{Attributes, put_string};
 
 /// Length of `struct nlmsghdr`, bytes.
 const HEADER: usize = 16;
@@ -34,9 +37,6 @@ const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_DUMP: u16 = 0x300;
-
-/// The flags of an attribute's type: nested, network byte order.
-const ATTRIBUTE_FLAGS: u16 = 0xc000;
 
 /// The kernel fills at most this much at once (`NLMSG_GOODSIZE` is at most 8 KiB, a dump 32 KiB:
 /// `netlink_dump`). A longer buffer makes a dump no faster, one below 32 KiB makes it slower.
@@ -120,7 +120,23 @@ impl Socket {
         message: u8,
         each: impl FnMut(&Part<'_>),
     ) -> Result<(), NetlinkError> {
-        self.ask(subsystem, message)?;
+        self.dump_of(subsystem, message, 0, &[], each)
+    }
+
+    /// As [`Socket::dump`], of one address family (`nfgen_family`, 0: all) and with attributes that say
+    /// what is wanted of it.
+    ///
+    /// # Errors
+    /// As [`Socket::dump`].
+    pub fn dump_of(
+        &mut self,
+        subsystem: u8,
+        message: u8,
+        family: u8,
+        attributes: &[u8],
+        each: impl FnMut(&Part<'_>),
+    ) -> Result<(), NetlinkError> {
+        self.ask(subsystem, message, family, attributes)?;
         self.collect(FAMILY_HEADER, each)
     }
 
@@ -164,7 +180,7 @@ impl Socket {
         message: u8,
         mut each: impl FnMut(&Part<'_>) -> ControlFlow<()>,
     ) -> Result<Ended, NetlinkError> {
-        self.ask(subsystem, message)?;
+        self.ask(subsystem, message, 0, &[])?;
         let mut ended = Ended::default();
         let socket = &*self;
         // As many batches as there are buffers, so that giving one back never blocks.
@@ -205,10 +221,19 @@ impl Socket {
         })
     }
 
-    /// Sends a question for a list of netfilter's.
-    fn ask(&mut self, subsystem: u8, message: u8) -> Result<(), NetlinkError> {
+    /// Sends a question for a list of netfilter's. Attributes end at a multiple of four bytes
+    /// ([`put_string`]).
+    fn ask(
+        &mut self,
+        subsystem: u8,
+        message: u8,
+        family: u8,
+        attributes: &[u8],
+    ) -> Result<(), NetlinkError> {
         let kind = u16::from_be_bytes([subsystem, message]);
-        self.send(kind, NLM_F_REQUEST | NLM_F_DUMP, &[0; FAMILY_HEADER])
+        let mut body = vec![family, 0, 0, 0];
+        body.extend_from_slice(attributes);
+        self.send(kind, NLM_F_REQUEST | NLM_F_DUMP, &body)
     }
 
     /// Sends a question: its kind, its flags, and what follows `struct nlmsghdr`.
@@ -275,6 +300,8 @@ fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
 /// One message of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'a> {
+    /// `nfgen_family` of `struct nfgenmsg`: `NFPROTO_IPV4` (2), `NFPROTO_IPV6` (10) and so on.
+    pub family: u8,
     /// `res_id` of `struct nfgenmsg`: of statistics the number of the CPU (modulo 65,536).
     pub resource: u16,
     attributes: &'a [u8],
@@ -386,6 +413,7 @@ fn read_answer(
                     None => 0,
                 };
                 let part = Part {
+                    family: header.first().copied().unwrap_or(0),
                     resource,
                     attributes,
                 };
@@ -397,34 +425,4 @@ fn read_answer(
         }
     }
     Ok(read)
-}
-
-/// Walks `struct nlattr`s; ends at the first that does not fit.
-#[derive(Clone, Debug)]
-pub struct Attributes<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Attributes<'a> {
-    /// The attributes inside of a nested one, of which this is the value.
-    pub fn nested(value: &'a [u8]) -> Self {
-        Self { rest: value }
-    }
-}
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = (u16, &'a [u8]);
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        let header: &[u8; 4] = self.rest.first_chunk()?;
-        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let kind = u16::from_ne_bytes([header[2], header[3]]) & !ATTRIBUTE_FLAGS;
-        let value = self.rest.get(4..length)?;
-        self.rest = self
-            .rest
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
-        Some((kind, value))
-    }
 }

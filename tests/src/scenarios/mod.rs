@@ -11,6 +11,7 @@ mod census;
 mod conditions;
 mod counts;
 mod detail;
+mod doctor;
 mod life;
 mod metrics;
 mod nat;
@@ -99,6 +100,7 @@ scenarios! {
     metrics metrics::exposition, Any, OneKernel, 90 s, "every metric of the contract with help and type; kernel statistics equal; node_exporter's names";
     census census::census, Any, OneKernel, 120 s, "ctpressure table: entries by protocol, state, service, address and namespace equal the generator's";
     top_once top::once, Any, OneKernel, 120 s, "ctpressure top --once, asked and alone: tables, owners that sum up to them, rates, who loses packets";
+    doctor doctor::doctor_finds, Any, OneKernel, 180 s, "ctpressure doctor: no finding on a plain node; each condition made true is found, and false again is not";
     pages metrics::pages, Any, OneKernel, 60 s, "/healthz, /readyz, /status and wrong requests";
     kill9 life::kill9, EachOnOneKernel, EachKernel, 240 s, "kill -9 at 20 moments leaves no program, map or link";
     not_loaded life::not_loaded, Any, EachKernel, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";

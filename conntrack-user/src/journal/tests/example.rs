@@ -19,6 +19,7 @@ fn who(index: usize) -> Who {
         namespace: "shop".to_owned(),
         pod: format!("service-{index}-7d9c5b6f4-x2x{index}"),
         unit: String::new(),
+        workload: String::new(),
         direction: "egress".to_owned(),
     }
 }

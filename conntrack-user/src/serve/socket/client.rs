@@ -1,7 +1,7 @@
 //! The command's side.
 
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     marker::PhantomData,
     path::{Path, PathBuf},
     time::Duration,
@@ -116,9 +116,13 @@ impl<T: DeserializeOwned> Remote<T> {
         request: &Request,
         line_bytes: u64,
     ) -> Result<Option<Self>, SocketError> {
-        let failed = |source| SocketError::Io {
-            path: path.to_owned(),
-            source,
+        let failed = |source: io::Error| match source.kind() {
+            // Nothing within the time, or a queue of clients that nobody takes.
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => SocketError::Silent(path.to_owned()),
+            _ => SocketError::Io {
+                path: path.to_owned(),
+                source,
+            },
         };
         let stream = match UnixStream::connect(path).await {
             Ok(stream) => stream,

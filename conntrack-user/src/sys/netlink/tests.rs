@@ -136,3 +136,21 @@ proptest! {
         prop_assert!(read(&bytes).1.len() <= 2);
     }
 }
+
+#[test]
+fn a_question_has_its_family_and_attributes() {
+    let mut attributes = Vec::new();
+    put_string(&mut attributes, 1, "filter");
+    assert_eq!(attributes.len(), 12, "padded");
+    let body = [&[2, 0, 0, 0], attributes.as_slice()].concat();
+    let bytes = request(0x0a07, NLM_F_REQUEST | NLM_F_DUMP, 9, &body);
+    let (header, rest) = Header::read(&bytes).expect("a header");
+    assert_eq!((header.length, header.sequence), (32, 9));
+    assert!(rest.is_empty());
+    assert_eq!(bytes[HEADER], 2);
+    let written: Vec<_> = Attributes {
+        rest: &bytes[HEADER + FAMILY_HEADER..],
+    }
+    .collect();
+    assert_eq!(written, [(1, b"filter\0".as_slice())]);
+}

@@ -1,0 +1,103 @@
+//! Counts of made-up entries.
+
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::kernel::entries::{Layer4, Status, Tuple};
+
+fn entry(protocol: u8, state: State, timeout: Option<u32>, chosen: u16) -> Entry {
+    let pod = IpAddr::V4(Ipv4Addr::new(10, 42, 1, 2));
+    let node = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    let server = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
+    let ports = |source, destination| Layer4::Ports {
+        source,
+        destination,
+    };
+    Entry {
+        original: Tuple {
+            source: pod,
+            destination: server,
+            protocol,
+            layer4: ports(40_000, 443),
+        },
+        reply: Tuple {
+            source: server,
+            destination: node,
+            protocol,
+            layer4: ports(443, chosen),
+        },
+        zone: 0,
+        status: Status(0),
+        state,
+        timeout,
+        mark: 0,
+        id: 0,
+        start: None,
+    }
+}
+
+#[test]
+fn idle_entries_and_ports() {
+    let settings = Settings {
+        values: [
+            ("tcp_timeout_established", 432_000),
+            ("tcp_timeout_time_wait", 120),
+            ("udp_timeout", 30),
+        ]
+        .into(),
+        ..Settings::default()
+    };
+    let mut counter = Counter::new(&settings);
+    for (protocol, state, left) in [
+        (6, State::Tcp(3), Some(432_000)),
+        (6, State::Tcp(3), Some(400_000)),
+        (6, State::Tcp(3), Some(432_000 - 7_440)),
+        // Made while the timeout was longer.
+        (6, State::Tcp(3), Some(500_000)),
+        (6, State::Offloaded, None),
+        (6, State::Tcp(7), Some(119)),
+        (6, State::Tcp(7), Some(59)),
+        (17, State::Unreplied, Some(1)),
+        (132, State::Sctp(4), Some(1)),
+    ] {
+        counter.add(&entry(protocol, state, left, 2_000));
+    }
+    // A port below 1024 is not one that NAT chooses.
+    counter.add(&entry(6, State::Tcp(8), Some(1), 999));
+    let walk = Walk {
+        entries: 10,
+        counts: [13, 12],
+        ..Walk::default()
+    };
+    let facts = counter.finish(&walk);
+    let count = |entries, idle| ClassCount { entries, idle };
+    assert_eq!(facts.of(Class::Established), count(4, 1));
+    assert_eq!(facts.of(Class::TimeWait), count(2, 1));
+    assert_eq!(facts.of(Class::Udp), count(1, 0));
+    assert_eq!(facts.of(Class::UdpStream), count(0, 0));
+    assert_eq!(facts.expired, Some(3));
+    let (space, ports) = facts.ports.expect("ports");
+    assert_eq!((space.port, space.protocol, ports), (443, 6, 7));
+    assert_eq!(
+        space.to_string(),
+        "from 192.0.2.1 to tcp port 443 of 198.51.100.7"
+    );
+}
+
+#[test]
+fn a_part_stands_for_the_whole() {
+    let facts = CensusFacts {
+        read: 1_000,
+        counted: 4_000,
+        whole: false,
+        ..CensusFacts::default()
+    };
+    assert_eq!(facts.scaled(10), 40);
+    let walk = Walk {
+        stopped: true,
+        counts: [4_000; 2],
+        ..Walk::default()
+    };
+    let facts = Counter::new(&Settings::default()).finish(&walk);
+    assert_eq!((facts.expired, facts.whole), (None, false));
+}

@@ -1,0 +1,185 @@
+//! The tables, and the kernel's statistics of them at two moments.
+
+use std::time::Duration;
+
+use super::Facts;
+use crate::kernel::{
+    Root,
+    stats::KernelStats,
+    tables::{TableReader, TablesSample},
+};
+
+/// One table.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TableFacts {
+    /// Its network namespace: `host`, a name, or digits.
+    pub name: String,
+    /// Entries now.
+    pub entries: u64,
+    /// What the kernel counted since the namespace was made.
+    pub since_boot: Option<KernelStats>,
+    /// What the kernel counted between the two readings.
+    pub between: Option<KernelStats>,
+}
+
+/// All tables.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CountFacts {
+    /// The host's first.
+    pub tables: Vec<TableFacts>,
+    /// Seconds between the two readings.
+    pub seconds: f64,
+}
+
+impl CountFacts {
+    /// The host's table.
+    pub fn host(&self) -> Option<&TableFacts> {
+        self.tables.iter().find(|table| table.name == "host")
+    }
+}
+
+/// Reads twice.
+pub(super) struct Reader {
+    tables: TableReader,
+    first: Option<TablesSample>,
+}
+
+impl Reader {
+    pub(super) fn new(root: &Root) -> Self {
+        Self {
+            tables: TableReader::new(root.clone()),
+            first: None,
+        }
+    }
+
+    pub(super) fn first(&mut self, facts: &mut Facts) {
+        self.first = self.read(facts);
+        if self.first.is_some() {
+            facts.looked.push("tables and their statistics");
+        }
+    }
+
+    pub(super) fn second(&mut self, apart: Duration, facts: &mut Facts) {
+        let Some(second) = self.read(facts) else {
+            return;
+        };
+        let before = self.first.take();
+        facts.counts.seconds = apart.as_secs_f64();
+        facts.counts.tables = second
+            .tables
+            .into_iter()
+            .map(|table| {
+                let earlier = before
+                    .iter()
+                    .flat_map(|sample| &sample.tables)
+                    .find(|earlier| earlier.netns == table.netns)
+                    .and_then(|earlier| earlier.stats);
+                TableFacts {
+                    between: earlier
+                        .zip(table.stats)
+                        .map(|(before, after)| difference(&before, &after)),
+                    name: table.name,
+                    entries: table.entries,
+                    since_boot: table.stats,
+                }
+            })
+            .collect();
+    }
+
+    fn read(&mut self, facts: &mut Facts) -> Option<TablesSample> {
+        match self.tables.read() {
+            Ok(sample) => {
+                for problem in &sample.problems {
+                    // They say what to do themselves; it is said once.
+                    let because = problem.split(" (help:").next().unwrap_or_default();
+                    facts.could_not("some tables", because.to_owned(), "run as root");
+                }
+                Some(sample)
+            }
+            Err(error) => {
+                facts.could_not("the tables", error.to_string(), "run as root");
+                None
+            }
+        }
+    }
+}
+
+/// What came between two readings. Numbers that went back (another instance of the module) count as none.
+fn difference(before: &KernelStats, after: &KernelStats) -> KernelStats {
+    let optional = |before: Option<u64>, after: Option<u64>| {
+        after.map(|after| after.saturating_sub(before.unwrap_or_default()))
+    };
+    KernelStats {
+        found: after.found.saturating_sub(before.found),
+        invalid: after.invalid.saturating_sub(before.invalid),
+        insert: after.insert.saturating_sub(before.insert),
+        insert_failed: after.insert_failed.saturating_sub(before.insert_failed),
+        clash_resolve: optional(before.clash_resolve, after.clash_resolve),
+        drop: after.drop.saturating_sub(before.drop),
+        early_drop: after.early_drop.saturating_sub(before.early_drop),
+        icmp_error: after.icmp_error.saturating_sub(before.icmp_error),
+        search_restart: after.search_restart.saturating_sub(before.search_restart),
+        chain_too_long: optional(before.chain_too_long, after.chain_too_long),
+        expect_new: optional(before.expect_new, after.expect_new),
+        expect_create: optional(before.expect_create, after.expect_create),
+        expect_delete: optional(before.expect_delete, after.expect_delete),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn two_readings() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = Root::at(folder.path());
+        let mut facts = Facts::default();
+        Reader::new(&root).first(&mut facts);
+        assert_eq!((facts.unseen.len(), facts.looked.len()), (1, 0));
+
+        let write = |path: &str, text: &str| {
+            let path = root.proc(path);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(path, text).expect("a file");
+        };
+        let count = |drop: &str| {
+            let text = format!("entries drop early_drop\n00000007 {drop} 00000000\n");
+            write("net/stat/nf_conntrack", &text);
+        };
+        for (name, value) in [("max", "10"), ("buckets", "1024"), ("count", "7")] {
+            write(&format!("sys/net/netfilter/nf_conntrack_{name}"), value);
+        }
+        for process in ["thread-self", "1"] {
+            fs::create_dir_all(root.proc(process).join("ns")).expect("a folder");
+            symlink("net:[5]", root.proc(process).join("ns/net")).expect("a link");
+        }
+        count("00000003");
+        let mut facts = Facts::default();
+        let mut reader = Reader::new(&root);
+        reader.first(&mut facts);
+        count("0000000c");
+        reader.second(Duration::from_secs(2), &mut facts);
+        assert!((facts.counts.seconds - 2.0).abs() < f64::EPSILON);
+        let host = facts.counts.host().expect("the host's table");
+        assert_eq!(host.entries, 7);
+        let drops = |stats: Option<KernelStats>| stats.map(|stats| stats.drop);
+        assert_eq!(drops(host.since_boot), Some(12));
+        assert_eq!(drops(host.between), Some(9));
+    }
+
+    #[test]
+    fn numbers_that_went_back_are_none() {
+        let stats = |drop, chain| KernelStats {
+            drop,
+            chain_too_long: chain,
+            ..KernelStats::default()
+        };
+        let between = difference(&stats(5, Some(1)), &stats(7, Some(4)));
+        assert_eq!((between.drop, between.chain_too_long), (2, Some(3)));
+        let between = difference(&stats(5, None), &stats(1, None));
+        assert_eq!((between.drop, between.chain_too_long), (0, None));
+    }
+}

@@ -1,0 +1,203 @@
+//! What kube-proxy wrote into the firewall: its mode, and whether it drops INVALID packets.
+//!
+//! `nf_tables` is asked over netlink, so that it works where no program is installed (in an image without a
+//! shell); it holds what `iptables-nft` wrote, too. What `iptables-legacy` wrote only that program can read.
+//! Neither is asked while the kernel would have to load a module for it.
+
+use std::fs;
+
+use super::{Facts, read_if_there};
+use crate::kernel::{Root, tables::namespace_of};
+
+mod legacy;
+mod nft;
+
+/// kube-proxy's chain for forwarded packets, in the table `filter`.
+const FORWARD: &str = "KUBE-FORWARD";
+
+/// How kube-proxy steers connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyMode {
+    /// iptables rules.
+    Iptables,
+    /// IP virtual server.
+    Ipvs,
+    /// A table of `nf_tables` of its own.
+    Nftables,
+}
+
+impl std::fmt::Display for ProxyMode {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Iptables => "iptables",
+            Self::Ipvs => "ipvs",
+            Self::Nftables => "nftables",
+        })
+    }
+}
+
+/// By which program iptables rules were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// `iptables-nft`
+    Nft,
+    /// `iptables-legacy`
+    Legacy,
+}
+
+/// A chain `KUBE-FORWARD`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// IPv6, not IPv4.
+    pub ipv6: bool,
+    /// In which back-end.
+    pub backend: Backend,
+    /// Its rule that drops INVALID packets.
+    pub drop: Option<InvalidDrop>,
+}
+
+impl Forward {
+    /// The program that writes there.
+    pub fn program(&self) -> &'static str {
+        match (self.backend, self.ipv6) {
+            (Backend::Nft, false) => "iptables-nft",
+            (Backend::Nft, true) => "ip6tables-nft",
+            (Backend::Legacy, false) => "iptables-legacy",
+            (Backend::Legacy, true) => "ip6tables-legacy",
+        }
+    }
+}
+
+/// A rule that drops INVALID packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InvalidDrop {
+    /// Packets that it dropped; `None`: it does not count.
+    pub packets: Option<u64>,
+}
+
+/// What is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// By what is there; `None`: nothing of kube-proxy is.
+    pub mode: Option<ProxyMode>,
+    /// One for each family and back-end that has the chain.
+    pub forward: Vec<Forward>,
+    /// Everything could be looked at, so what was not found is not there.
+    pub complete: bool,
+}
+
+pub(super) fn look(root: &Root, facts: &mut Facts) {
+    const WHAT: &str = "the firewall's rules";
+    if !root.is_live() {
+        return;
+    }
+    match (
+        namespace_of(&root.proc("thread-self/ns/net")),
+        namespace_of(&root.proc("1/ns/net")),
+    ) {
+        (Ok(own), Ok(host)) if own == host => {}
+        (Ok(_), Ok(_)) => {
+            facts.could_not(
+                WHAT,
+                "this is not the host's network namespace".to_owned(),
+                "run in the host's network namespace",
+            );
+            return;
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            facts.could_not(WHAT, error.to_string(), "run as root");
+            return;
+        }
+    }
+    facts.rules.complete = true;
+    let mut own_table = false;
+    if has_module(root, "nf_tables") {
+        match nft::read() {
+            Ok(found) => {
+                own_table = found.own_table;
+                facts.rules.forward.extend(found.forward);
+            }
+            Err(error) => {
+                facts.rules.complete = false;
+                facts.could_not(
+                    "the rules of nf_tables",
+                    error.to_string(),
+                    "run as root, or with CAP_NET_ADMIN",
+                );
+            }
+        }
+    }
+    for (ipv6, names) in [(false, "ip_tables_names"), (true, "ip6_tables_names")] {
+        let path = root.proc("thread-self/net").join(names);
+        let problem = match read_if_there(&path) {
+            Ok(Some(text)) if text.lines().any(|name| name == "filter") => {
+                legacy::read(ipv6).map(|forward| facts.rules.forward.extend(forward))
+            }
+            // No table of that kind is there, and asking would make one.
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        };
+        if let Err(because) = problem {
+            facts.rules.complete = false;
+            facts.could_not(
+                "the rules of iptables-legacy",
+                because,
+                "run as root, where iptables-legacy-save is installed",
+            );
+        }
+    }
+    facts.rules.mode = if own_table {
+        Some(ProxyMode::Nftables)
+    } else if root.sys("class/net/kube-ipvs0").exists() {
+        Some(ProxyMode::Ipvs)
+    } else {
+        (!facts.rules.forward.is_empty()).then_some(ProxyMode::Iptables)
+    };
+    facts.looked.push("firewall rules of kube-proxy");
+}
+
+/// Whether a module is loaded or built in, without loading it.
+fn has_module(root: &Root, name: &str) -> bool {
+    if root.sys("module").join(name).exists() {
+        return true;
+    }
+    let Ok(release) = crate::kernel::release::release(root) else {
+        return false;
+    };
+    let list = root.file(format!("lib/modules/{release}/modules.builtin"));
+    let file = format!("/{name}.ko");
+    fs::read_to_string(list).is_ok_and(|text| text.lines().any(|line| line.ends_with(&file)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loaded_or_built_in() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = Root::at(folder.path());
+        assert!(!has_module(&root, "nf_tables"));
+        fs::create_dir_all(root.proc("sys/kernel")).expect("a folder");
+        fs::write(root.proc("sys/kernel/osrelease"), "6.8.0-gke\n").expect("a file");
+        let modules = root.file("lib/modules/6.8.0-gke");
+        fs::create_dir_all(&modules).expect("a folder");
+        let list = "kernel/net/netfilter/nf_conntrack.ko\nkernel/net/netfilter/nf_tables.ko\n";
+        fs::write(modules.join("modules.builtin"), list).expect("a file");
+        assert!(has_module(&root, "nf_tables"));
+        assert!(!has_module(&root, "tables"));
+        fs::create_dir_all(root.sys("module/ip_vs")).expect("a folder");
+        assert!(has_module(&root, "ip_vs"));
+    }
+
+    #[test]
+    fn programs_by_back_end_and_family() {
+        let forward = |ipv6, backend| Forward {
+            ipv6,
+            backend,
+            drop: None,
+        };
+        assert_eq!(forward(false, Backend::Nft).program(), "iptables-nft");
+        assert_eq!(forward(true, Backend::Legacy).program(), "ip6tables-legacy");
+    }
+}

@@ -1,0 +1,236 @@
+//! The hash table's buckets against the limit: chains that get too long, or so few entries that the kernel
+//! finds none to evict.
+
+use crate::doctor::{
+    Facts, Finding, Severity,
+    chance::{self, buckets_for, nodes_per_bucket},
+    finding::{bytes, chance as words, grouped},
+    thresholds,
+};
+use crate::kernel::slab::BUCKET_BYTES;
+
+/// Nodes a bucket when the fullest table is full.
+fn when_full(facts: &Facts) -> Option<f64> {
+    let buckets = facts.settings.buckets?;
+    facts.settings.limit.filter(|limit| *limit > 0)?;
+    Some(nodes_per_bucket(facts.entries_when_full(), buckets))
+}
+
+fn set(buckets: u64) -> String {
+    format!("sysctl -w net.netfilter.nf_conntrack_buckets={buckets}")
+}
+
+fn cost(buckets: u64) -> String {
+    format!(
+        "{} of kernel memory; the table is rebuilt once, which stops new connections for some \
+         milliseconds",
+        bytes(buckets * BUCKET_BYTES)
+    )
+}
+
+const KEEP: &str = "To keep it: `options nf_conntrack hashsize=...` in a file of /etc/modprobe.d, and the \
+                    limit in a file of /etc/sysctl.d (hashsize= alone would make the limit 8 times that).";
+
+/// The chance to be refused for a long chain; and what the kernel has refused so far.
+pub(super) fn chain_too_long(facts: &Facts) -> Option<Finding> {
+    let lambda = when_full(facts)?;
+    let buckets = facts.settings.buckets?;
+    let limited = facts.at_least(5, 15)?;
+    let when_full = if limited {
+        chance::chain_too_long(lambda)
+    } else {
+        0.0
+    };
+    let sum = |counts: fn(&crate::doctor::facts::TableFacts) -> Option<u64>| -> u64 {
+        facts.counts.tables.iter().filter_map(counts).sum()
+    };
+    let so_far = sum(|table| table.since_boot?.chain_too_long);
+    let now = sum(|table| table.between?.chain_too_long);
+    let severity = if now > 0 {
+        Severity::Critical
+    } else if so_far > 0 || when_full >= thresholds::CHAIN_PROBLEM {
+        Severity::Problem
+    } else if when_full >= thresholds::CHAIN_RISK {
+        Severity::Risk
+    } else {
+        return None;
+    };
+    let wanted = buckets_for(facts.entries_when_full());
+    // Chains were long once, and are not any more.
+    let is_wide = buckets >= wanted;
+    Some(Finding {
+        id: "chain_too_long",
+        severity: if is_wide && now == 0 {
+            Severity::Risk
+        } else {
+            severity
+        },
+        title: "hash chains get so long that the kernel refuses new connections".to_owned(),
+        evidence: format!(
+            "{} buckets for {} entries when full: {lambda:.1} nodes a bucket, a chance of {} for \
+             each new connection; refused so far {}, just now {}",
+            grouped(buckets),
+            grouped(facts.entries_when_full()),
+            words(when_full),
+            grouped(so_far),
+            grouped(now)
+        ),
+        consequence:
+            "packets of new connections are lost at random, though the table is not full; \
+                      `drop` does not count them, `insert_failed` and `chaintoolong` do"
+                .to_owned(),
+        fix: if is_wide {
+            Vec::new()
+        } else {
+            vec![set(wanted)]
+        },
+        advice: if is_wide {
+            "There are enough buckets now; the count stays until the next boot.".to_owned()
+        } else {
+            KEEP.to_owned()
+        },
+        cost: cost(wanted.max(buckets)),
+    })
+}
+
+/// Before 5.15 a chain may have any length, and only costs time.
+pub(super) fn long_chains(facts: &Facts) -> Option<Finding> {
+    let lambda = when_full(facts)?;
+    let buckets = facts.settings.buckets?;
+    if facts.at_least(5, 15)? || lambda < thresholds::SLOW_CHAIN {
+        return None;
+    }
+    let wanted = buckets_for(facts.entries_when_full());
+    Some(Finding {
+        id: "long_chains",
+        severity: Severity::Risk,
+        title: "hash chains get long, and each packet's look-up slow".to_owned(),
+        evidence: format!(
+            "{} buckets for {} entries when full: {lambda:.1} nodes a bucket",
+            grouped(buckets),
+            grouped(facts.entries_when_full())
+        ),
+        consequence: "every packet costs more CPU the fuller the table is".to_owned(),
+        fix: vec![set(wanted)],
+        advice: KEEP.to_owned(),
+        cost: cost(wanted),
+    })
+}
+
+/// So few entries in so many buckets that early drop does not find any.
+pub(super) fn nothing_to_evict(facts: &Facts) -> Option<Finding> {
+    let limit = facts.settings.limit.filter(|limit| *limit > 0)?;
+    let buckets = facts.settings.buckets?;
+    // Of its own table only.
+    let fails = chance::nothing_to_evict(nodes_per_bucket(limit, buckets));
+    if fails < thresholds::EMPTY_WINDOW {
+        return None;
+    }
+    let wanted = buckets.max(limit);
+    Some(Finding {
+        id: "nothing_to_evict",
+        severity: Severity::Risk,
+        title: "when the table is full, the kernel mostly finds nothing to evict".to_owned(),
+        evidence: format!(
+            "{} buckets for a limit of {}: in the 8 buckets that it looks at there is no entry at \
+             all with a chance of {}",
+            grouped(buckets),
+            grouped(limit),
+            words(fails)
+        ),
+        consequence: "a full table refuses new connections at once, instead of making room by \
+                      removing half-open ones"
+            .to_owned(),
+        fix: vec![super::limit::set(wanted)],
+        advice: "Or fewer buckets, if the limit has to be that low.".to_owned(),
+        cost: super::limit::cost(facts, wanted),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{fine, made};
+    use super::*;
+    use crate::doctor::facts::Release;
+
+    fn count(facts: &mut Facts, so_far: u64, now: u64) {
+        let table = &mut facts.counts.tables[0];
+        if let (Some(boot), Some(between)) = (&mut table.since_boot, &mut table.between) {
+            boot.chain_too_long = Some(so_far);
+            between.chain_too_long = Some(now);
+        }
+    }
+
+    #[test]
+    fn few_buckets() {
+        for (buckets, severity) in [
+            (18_000, Severity::Risk),
+            (14_000, Severity::Problem),
+            (1_024, Severity::Problem),
+        ] {
+            let finding = made(chain_too_long, |facts| {
+                facts.settings.buckets = Some(buckets);
+            });
+            assert_eq!(finding.severity, severity, "{buckets}: {finding:?}");
+            assert_eq!(
+                finding.fix,
+                ["sysctl -w net.netfilter.nf_conntrack_buckets=262144"]
+            );
+        }
+        // kube-proxy's quarter.
+        fine(chain_too_long, |facts| {
+            facts.settings.buckets = Some(65_536);
+        });
+    }
+
+    #[test]
+    fn other_tables_share_the_buckets() {
+        let finding = made(chain_too_long, |facts| {
+            facts.settings.buckets = Some(65_536);
+            facts.counts.tables[1].entries = 600_000;
+            facts.counts.tables[0].entries = 590_000;
+        });
+        assert!(finding.evidence.contains("1,190,000"), "{finding:?}");
+    }
+
+    #[test]
+    fn what_was_refused_is_a_problem_and_what_is_refused_now_worse() {
+        let small = |facts: &mut Facts| facts.settings.buckets = Some(65_536);
+        let finding = made(chain_too_long, |facts| {
+            small(facts);
+            count(facts, 3, 0);
+        });
+        assert_eq!(finding.severity, Severity::Problem);
+        let finding = made(chain_too_long, |facts| {
+            small(facts);
+            count(facts, 3, 1);
+        });
+        assert_eq!(finding.severity, Severity::Critical);
+        // Buckets were added since.
+        let finding = made(chain_too_long, |facts| count(facts, 3, 0));
+        assert_eq!(finding.severity, Severity::Risk);
+        assert!(finding.fix.is_empty());
+    }
+
+    #[test]
+    fn old_kernels_only_get_slow() {
+        let old = |facts: &mut Facts| {
+            facts.release = Release::parse("5.10.0");
+            facts.settings.buckets = Some(8_192);
+        };
+        fine(chain_too_long, old);
+        assert_eq!(made(long_chains, old).severity, Severity::Risk);
+        fine(long_chains, |facts| facts.settings.buckets = Some(8_192));
+    }
+
+    #[test]
+    fn a_low_limit_in_a_wide_table() {
+        let finding = made(nothing_to_evict, |facts| {
+            facts.settings.limit = Some(2_000);
+        });
+        assert!(finding.evidence.contains("89 %"), "{finding:?}");
+        fine(nothing_to_evict, |facts| {
+            facts.settings.limit = Some(131_072);
+        });
+    }
+}

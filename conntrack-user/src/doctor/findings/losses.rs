@@ -1,0 +1,225 @@
+//! What the kernel has counted as lost: now, and since boot.
+//!
+//! `drop` has packets lost to a full table and those lost by an unresolved clash; the latter are in
+//! `insert_failed` too, which also has chains that were too long and entries that died on the way.
+
+use super::limit;
+use crate::{
+    doctor::{
+        Facts, Finding, Severity,
+        facts::TableFacts,
+        finding::{grouped, span},
+        thresholds,
+    },
+    kernel::stats::KernelStats,
+};
+
+/// Packets lost to a full table: at least this many.
+fn by_full_table(stats: &KernelStats) -> u64 {
+    stats.drop.saturating_sub(by_clash(stats))
+}
+
+/// Packets lost by a clash: at most this many.
+pub(super) fn by_clash(stats: &KernelStats) -> u64 {
+    stats
+        .insert_failed
+        .saturating_sub(stats.chain_too_long.unwrap_or_default())
+        .min(stats.drop)
+}
+
+/// The table with the most of something.
+pub(super) fn worst(
+    facts: &Facts,
+    count: impl Fn(&TableFacts) -> Option<u64>,
+) -> Option<(&TableFacts, u64)> {
+    facts
+        .counts
+        .tables
+        .iter()
+        .filter_map(|table| Some((table, count(table)?)))
+        .max_by_key(|(_, count)| *count)
+}
+
+/// Twice the limit, as a first aid.
+fn more_room(facts: &Facts) -> (Vec<String>, String) {
+    let limit = facts.settings.limit.unwrap_or_default().saturating_mul(2);
+    (vec![limit::set(limit)], limit::cost(facts, limit))
+}
+
+pub(super) fn full_now(facts: &Facts) -> Option<Finding> {
+    let (table, lost) = worst(facts, |table| {
+        let between = table.between?;
+        Some(by_full_table(&between) + between.early_drop)
+    })?;
+    let between = table.between.filter(|_| lost > 0)?;
+    let (fix, cost) = more_room(facts);
+    Some(Finding {
+        id: "table_full_now",
+        severity: Severity::Critical,
+        title: format!(
+            "the table of {} is full, and connections are lost now",
+            table.name
+        ),
+        evidence: format!(
+            "within {:.1} s: {} packets refused, {} live entries evicted; {} entries, limit {}",
+            facts.counts.seconds,
+            grouped(by_full_table(&between)),
+            grouped(between.early_drop),
+            grouped(table.entries),
+            grouped(facts.settings.limit.unwrap_or_default())
+        ),
+        consequence: "new connections fail (a local sender gets EPERM), and connections that were \
+                      not answered yet are forgotten"
+            .to_owned(),
+        fix,
+        advice: "`ctpressure top` says who fills it, `ctpressure watch` who loses packets."
+            .to_owned(),
+        cost,
+    })
+}
+
+/// The share of `uptime` in days; a node that just booted is not judged by its first minutes.
+fn per_day(facts: &Facts, count: u64) -> Option<f64> {
+    let days = facts.uptime? / 86_400.0;
+    Some(crate::doctor::chance::as_f64(count) / days.max(1.0))
+}
+
+pub(super) fn full_since_boot(facts: &Facts) -> Option<Finding> {
+    if full_now(facts).is_some() {
+        return None;
+    }
+    let (table, lost) = worst(facts, |table| {
+        let stats = table.since_boot?;
+        Some(by_full_table(&stats) + stats.early_drop)
+    })?;
+    let stats = table.since_boot?;
+    if per_day(facts, lost)? < thresholds::FULL_PER_DAY {
+        return None;
+    }
+    let (fix, cost) = more_room(facts);
+    Some(Finding {
+        id: "table_was_full",
+        severity: Severity::Risk,
+        title: format!("the table of {} has been full since boot", table.name),
+        evidence: format!(
+            "{} packets refused and {} live entries evicted in {}",
+            grouped(by_full_table(&stats)),
+            grouped(stats.early_drop),
+            span(seconds(facts.uptime?))
+        ),
+        consequence: "it will be full again at the next peak".to_owned(),
+        fix,
+        advice: "`ctpressure run --journal DIR` keeps what happens the next time, `ctpressure \
+                 report` tells it."
+            .to_owned(),
+        cost,
+    })
+}
+
+pub(super) fn clashes(facts: &Facts) -> Option<Finding> {
+    let (table, lost) = worst(facts, |table| Some(by_clash(&table.since_boot?)))?;
+    if super::nat::no_free_port(facts).is_some()
+        || per_day(facts, lost)? < thresholds::CLASHES_PER_DAY
+    {
+        return None;
+    }
+    Some(Finding {
+        id: "clash_losses",
+        severity: Severity::Risk,
+        title: format!(
+            "packets in {} are lost since two of one flow raced",
+            table.name
+        ),
+        evidence: format!(
+            "{} packets in {} lost by a clash that could not be resolved",
+            grouped(lost),
+            span(seconds(facts.uptime?))
+        ),
+        consequence:
+            "mostly DNS: two queries from one socket at a time (A and AAAA), of which one \
+                      is lost and asked again after 5 s"
+                .to_owned(),
+        fix: Vec::new(),
+        advice:
+            "Use a DNS cache on each node (NodeLocal DNSCache), or `options single-request-reopen` \
+                 in the pods' resolv.conf."
+                .to_owned(),
+        cost: "a DNS cache takes some memory on each node".to_owned(),
+    })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an uptime"
+)]
+fn seconds(uptime: f64) -> u64 {
+    uptime.max(0.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{fine, made};
+    use super::*;
+
+    fn boot(facts: &mut Facts, change: impl FnOnce(&mut KernelStats)) {
+        if let Some(stats) = &mut facts.counts.tables[0].since_boot {
+            change(stats);
+        }
+    }
+
+    fn now(facts: &mut Facts, change: impl FnOnce(&mut KernelStats)) {
+        if let Some(stats) = &mut facts.counts.tables[1].between {
+            change(stats);
+        }
+    }
+
+    #[test]
+    fn full_at_this_moment() {
+        let finding = made(full_now, |facts| now(facts, |stats| stats.drop = 7));
+        assert_eq!(finding.severity, Severity::Critical);
+        assert!(finding.title.contains("4026532177"), "{finding:?}");
+        assert_eq!(
+            finding.fix,
+            ["sysctl -w net.netfilter.nf_conntrack_max=524288"]
+        );
+        let evicted = made(full_now, |facts| now(facts, |stats| stats.early_drop = 1));
+        assert!(evicted.evidence.contains("1 live entries evicted"));
+        // Clashes are not a full table.
+        fine(full_now, |facts| {
+            now(facts, |stats| {
+                stats.drop = 7;
+                stats.insert_failed = 7;
+            });
+        });
+    }
+
+    #[test]
+    fn full_some_time_ago() {
+        let finding = made(full_since_boot, |facts| {
+            boot(facts, |stats| stats.early_drop = 5_000);
+        });
+        assert_eq!(finding.severity, Severity::Risk);
+        assert!(finding.evidence.contains("in 10 days"), "{finding:?}");
+        fine(full_since_boot, |facts| {
+            boot(facts, |stats| stats.early_drop = 9);
+        });
+        // Said once: now.
+        fine(full_since_boot, |facts| {
+            boot(facts, |stats| stats.early_drop = 5_000);
+            now(facts, |stats| stats.drop = 7);
+        });
+    }
+
+    #[test]
+    fn races() {
+        let many = |facts: &mut Facts| {
+            boot(facts, |stats| {
+                stats.drop = 20_000;
+                stats.insert_failed = 20_000;
+            });
+        };
+        assert_eq!(made(clashes, many).severity, Severity::Risk);
+        fine(full_since_boot, many);
+    }
+}

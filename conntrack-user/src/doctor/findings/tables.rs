@@ -1,0 +1,125 @@
+//! How full the tables are, and of what that is none any more.
+
+use super::limit;
+use crate::doctor::{
+    Facts, Finding, Severity,
+    finding::{grouped, per_cent},
+    thresholds,
+};
+
+/// Each table that is nearly full: the host's, and those of other network namespaces, which nobody else
+/// looks at.
+pub(super) fn near_limit(facts: &Facts) -> Vec<Finding> {
+    let Some(limit) = facts.settings.limit.filter(|limit| *limit > 0) else {
+        return Vec::new();
+    };
+    let near = |table: &crate::doctor::facts::TableFacts| {
+        let share = |share: u64| table.entries * 100 >= limit * share;
+        let severity = if share(thresholds::TABLE_CRITICAL) {
+            Severity::Critical
+        } else if share(thresholds::TABLE_RISK) {
+            Severity::Problem
+        } else {
+            return None;
+        };
+        let more = limit.saturating_mul(2);
+        Some(Finding {
+            id: "table_near_limit",
+            severity,
+            title: format!("the table of {} is nearly full", table.name),
+            evidence: format!(
+                "{} of {} entries ({})",
+                grouped(table.entries),
+                grouped(limit),
+                per_cent(table.entries, limit)
+            ),
+            consequence:
+                "when it is full, new connections are refused and unanswered ones forgotten"
+                    .to_owned(),
+            fix: vec![limit::set(more)],
+            advice: if table.name == "host" {
+                "`ctpressure table` says who fills it.".to_owned()
+            } else {
+                format!(
+                    "`ctpressure table --netns {}` says what fills it.",
+                    table.name
+                )
+            },
+            cost: limit::cost(facts, more),
+        })
+    };
+    facts.counts.tables.iter().filter_map(near).collect()
+}
+
+/// Entries that have expired, and that the garbage collector has not come to.
+pub(super) fn expired(facts: &Facts) -> Option<Finding> {
+    let census = facts.census.as_ref()?;
+    let expired = census.expired?;
+    let limit = facts.settings.limit.filter(|limit| *limit > 0)?;
+    let share = |share: u64| expired * 100 >= limit * share;
+    let severity = if share(thresholds::EXPIRED_PROBLEM) {
+        Severity::Problem
+    } else if share(thresholds::EXPIRED_RISK) {
+        Severity::Risk
+    } else {
+        return None;
+    };
+    let more = limit.saturating_add(expired).next_multiple_of(1_024);
+    Some(Finding {
+        id: "expired_not_removed",
+        severity,
+        title: "expired entries fill the table: the kernel is late in removing them".to_owned(),
+        evidence: format!(
+            "the kernel counts {} entries and lists {}: {} ({} of the limit) have expired, or are held \
+             by packets on their way",
+            grouped(census.counted),
+            grouped(census.read),
+            grouped(expired),
+            per_cent(expired, limit)
+        ),
+        consequence: "the garbage collector comes by once a minute, less often the longer most \
+                      timeouts are; until then expired entries count against the limit"
+            .to_owned(),
+        fix: vec![limit::set(more)],
+        advice:
+            "Clients that open a connection for each request cause this: let them keep theirs open."
+                .to_owned(),
+        cost: limit::cost(facts, more),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{fine, made};
+    use super::*;
+    use crate::doctor::facts::example::healthy;
+
+    #[test]
+    fn nearly_full() {
+        let mut facts = healthy();
+        assert_eq!(near_limit(&facts), []);
+        facts.counts.tables[1].entries = 200_000;
+        facts.counts.tables[0].entries = 262_144;
+        let findings = near_limit(&facts);
+        let severities: Vec<_> = findings.iter().map(|finding| finding.severity).collect();
+        assert_eq!(severities, [Severity::Critical, Severity::Problem]);
+        assert!(findings[1].advice.contains("--netns 4026532177"));
+        facts.settings.limit = Some(0);
+        assert_eq!(near_limit(&facts), []);
+    }
+
+    #[test]
+    fn late_garbage() {
+        let left = |facts: &mut Facts, expired| {
+            if let Some(census) = &mut facts.census {
+                census.expired = expired;
+            }
+        };
+        let finding = made(expired, |facts| left(facts, Some(30_000)));
+        assert_eq!(finding.severity, Severity::Risk);
+        let finding = made(expired, |facts| left(facts, Some(70_000)));
+        assert_eq!(finding.severity, Severity::Problem);
+        fine(expired, |facts| left(facts, Some(20_000)));
+        fine(expired, |facts| left(facts, None));
+    }
+}

@@ -1,0 +1,162 @@
+//! Timeouts that keep entries which nobody uses any more.
+
+use crate::doctor::{
+    Facts, Finding, Severity,
+    facts::{Class, census::CLASSES},
+    finding::{grouped, per_cent, span},
+    thresholds,
+};
+
+/// What such entries are called, and what a shorter timeout costs.
+fn words(class: Class) -> (&'static str, &'static str, &'static str) {
+    match class {
+        Class::Established => (
+            "timeout_established",
+            "established connections",
+            "a connection that is idle for longer and sends no keepalives is forgotten; its next packet \
+             is let in anew (nf_conntrack_tcp_loose), but without its NAT",
+        ),
+        Class::TimeWait => (
+            "timeout_time_wait",
+            "connections that both sides have closed",
+            "a late packet of a closed connection is taken for a new one",
+        ),
+        Class::CloseWait => (
+            "timeout_close_wait",
+            "connections that one side has closed",
+            "a half-closed connection that goes on for longer without a packet is forgotten",
+        ),
+        Class::SynSent => (
+            "timeout_syn_sent",
+            "connections that were never answered",
+            "a server that takes longer to answer the first packet is not reached",
+        ),
+        Class::UdpStream => (
+            "timeout_udp_stream",
+            "UDP flows",
+            "a flow that pauses for longer is a new one afterwards",
+        ),
+        Class::Udp => (
+            "timeout_udp",
+            "UDP flows that were hardly answered",
+            "an answer that takes longer is not let in",
+        ),
+    }
+}
+
+/// One finding for each timeout that keeps a large part of the table.
+pub(super) fn too_long(facts: &Facts) -> Vec<Finding> {
+    let (Some(census), Some(limit)) = (
+        facts.census.as_ref(),
+        facts.settings.limit.filter(|limit| *limit > 0),
+    ) else {
+        return Vec::new();
+    };
+    let check = |class: Class| {
+        let count = census.of(class);
+        let timeout = facts.settings.get(class.sysctl())?;
+        let enough = class.enough();
+        let share = |share: u64| count.idle * 100 >= limit * share;
+        let severity = if share(thresholds::WASTE_PROBLEM) {
+            Severity::Problem
+        } else if share(thresholds::WASTE_RISK) {
+            Severity::Risk
+        } else {
+            return None;
+        };
+        if timeout <= enough {
+            return None;
+        }
+        let (id, name, cost) = words(class);
+        Some(Finding {
+            id,
+            severity,
+            title: format!("a long timeout keeps {name} that nobody uses"),
+            evidence: format!(
+                "nf_conntrack_{} is {}; of {} such entries {} had no packet for more than {} ({} of \
+                 the limit){}",
+                class.sysctl(),
+                span(timeout),
+                grouped(count.entries),
+                grouped(count.idle),
+                span(enough),
+                per_cent(count.idle, limit),
+                if census.whole {
+                    ""
+                } else {
+                    ", by the part of the table that was read"
+                }
+            ),
+            consequence: "they leave that much less room for connections that are in use"
+                .to_owned(),
+            fix: vec![format!(
+                "sysctl -w net.netfilter.nf_conntrack_{}={enough}",
+                class.sysctl()
+            )],
+            advice: match class {
+                Class::Established | Class::CloseWait if facts.proxy.is_some() => format!(
+                    "kube-proxy sets it when it starts: `conntrack: {{{}: {enough}s}}` in its \
+                     configuration. Entries that are there keep their old timeout until the next packet.",
+                    if class == Class::Established {
+                        "tcpEstablishedTimeout"
+                    } else {
+                        "tcpCloseWaitTimeout"
+                    }
+                ),
+                _ => "Entries that are there keep their old timeout until the next packet."
+                    .to_owned(),
+            },
+            cost: cost.to_owned(),
+        })
+    };
+    CLASSES.into_iter().filter_map(check).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::facts::{census::ClassCount, example::healthy};
+
+    #[test]
+    fn each_timeout() {
+        assert_eq!(too_long(&healthy()), []);
+        for class in CLASSES {
+            let mut facts = healthy();
+            facts.settings.values.insert(class.sysctl(), 86_400);
+            for (idle, severity) in [
+                (20_000, None),
+                (30_000, Some(Severity::Risk)),
+                (66_000, Some(Severity::Problem)),
+            ] {
+                if let Some(census) = &mut facts.census {
+                    census.classes[class as usize] = ClassCount {
+                        entries: 70_000,
+                        idle,
+                    };
+                }
+                let findings = too_long(&facts);
+                assert_eq!(findings.first().map(|found| found.severity), severity);
+                assert!(findings.len() < 2);
+                if let Some(finding) = findings.first() {
+                    let fix = format!("nf_conntrack_{}={}", class.sysctl(), class.enough());
+                    assert!(finding.fix[0].ends_with(&fix), "{finding:?}");
+                }
+            }
+            // It is short already; those entries are from before.
+            facts.settings.values.insert(class.sysctl(), 10);
+            assert_eq!(too_long(&facts), []);
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_large_table_is_enough() {
+        let mut facts = healthy();
+        if let Some(census) = &mut facts.census {
+            census.whole = false;
+            census.counted = census.read * 10;
+        }
+        let findings = too_long(&facts);
+        assert_eq!(findings.len(), 1, "TIME_WAIT: {findings:?}");
+        assert!(findings[0].evidence.contains("the part of the table"));
+    }
+}

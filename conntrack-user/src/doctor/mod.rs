@@ -1,0 +1,19 @@
+//! What is wrong or risky on this node, what follows from it, what to do about it and what that costs.
+//!
+//! [`Facts`] are gathered once, by reading files and asking the kernel; nothing is changed. [`findings`] are
+//! pure functions over them, one file for each group, with their [`thresholds`] in one place. So everything
+//! that a finding says can be tested without a kernel that is in that state.
+//!
+//! What could not be looked at is said ([`Unseen`]): no finding means "looked at, and fine" only for
+//! what is in [`Facts::looked`].
+
+pub mod chance;
+pub mod facts;
+mod finding;
+pub mod findings;
+mod report;
+pub mod thresholds;
+
+pub use facts::Facts;
+pub use finding::{Finding, Severity, Unseen};
+pub use report::Report;

@@ -1,0 +1,347 @@
+//! What is printed: text of 80 columns, or JSON.
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+use super::{
+    Facts, Finding, Severity, Unseen,
+    chance::{chain_too_long, nodes_per_bucket},
+    facts::ProxyMode,
+    finding::{bytes, chance, grouped, per_cent},
+    findings::{self, limit, memory},
+};
+use crate::kernel::slab::BUCKET_BYTES;
+
+/// Columns of the text.
+const WIDTH: usize = 80;
+/// Columns in front of what a finding says.
+const INDENT: usize = 10;
+
+/// Findings, and what they rest on.
+///
+/// As JSON: what is not known is null; fields are added, and none changes its meaning, within a version of
+/// [`Report::format`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Version of this form: 1.
+    pub format: u32,
+    /// The worst of the findings; null: there are none.
+    pub severity: Option<Severity>,
+    /// The worst first.
+    pub findings: Vec<Finding>,
+    /// The machine.
+    pub node: Node,
+    /// What was looked at.
+    pub looked_at: Vec<&'static str>,
+    /// What could not be looked at.
+    pub could_not_look: Vec<Unseen>,
+}
+
+/// What is so, whether or not it is good.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Node {
+    /// `uname -r`
+    pub kernel: Option<String>,
+    /// CPUs that are online.
+    pub cpus: Option<u64>,
+    /// RAM, bytes.
+    pub memory_bytes: Option<u64>,
+    /// Whether conntrack is loaded; if not, there is no table, and all of the rest is null or empty.
+    pub loaded: bool,
+    /// Entries that each table may hold; 0: any number.
+    pub limit: Option<u64>,
+    /// What gives just this number; empty: nothing that can be known.
+    pub limit_from: Vec<String>,
+    /// Entries for each MiB of RAM, at the limit.
+    pub entries_per_mib: Option<u64>,
+    /// Buckets of the hash table that all share.
+    pub buckets: Option<u64>,
+    /// Nodes in a bucket (each entry has two) when the fullest table is full.
+    pub nodes_per_bucket_when_full: Option<f64>,
+    /// The chance that a new connection is refused then for a long chain; 0 before 5.15.
+    pub chain_too_long_chance_when_full: Option<f64>,
+    /// Bytes of one full table with extensions, and of the buckets.
+    pub full_table_bytes: Option<u64>,
+    /// The tables, the host's first.
+    pub tables: Vec<TableLine>,
+    /// kube-proxy's version and mode, as far as known; null: none is seen.
+    pub kube_proxy: Option<String>,
+    /// The hooks that `ctpressure run` would take.
+    pub hooks: Vec<String>,
+}
+
+/// One table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TableLine {
+    /// Its network namespace.
+    pub netns: String,
+    /// Entries.
+    pub entries: u64,
+}
+
+impl Report {
+    /// What follows from the facts.
+    pub fn new(facts: &Facts) -> Self {
+        let findings = findings::all(facts);
+        Self {
+            format: 1,
+            severity: findings.iter().map(|finding| finding.severity).max(),
+            findings,
+            node: Node::new(facts),
+            looked_at: facts.looked.clone(),
+            could_not_look: facts.unseen.clone(),
+        }
+    }
+
+    /// Whether the exit status is to tell: something is lost or will be.
+    pub fn is_bad(&self) -> bool {
+        self.severity >= Some(Severity::Problem)
+    }
+
+    /// Lines of at most 80 columns, the worst finding first; each begins with its severity in words.
+    pub fn text(&self, colour: bool) -> String {
+        let mut out = self.node.text();
+        for finding in &self.findings {
+            out.push('\n');
+            write_finding(&mut out, finding, colour);
+        }
+        out.push('\n');
+        let summary = match self.findings.len() {
+            0 if self.node.loaded => "no finding".to_owned(),
+            0 => "no finding: conntrack is not loaded, so there is no table".to_owned(),
+            1 => "1 finding".to_owned(),
+            many => format!("{many} findings"),
+        };
+        let _ = writeln!(out, "{summary}");
+        wrapped(&mut out, "looked at ", 10, &self.looked_at.join(", "));
+        for unseen in &self.could_not_look {
+            let Unseen {
+                what,
+                because,
+                help,
+            } = unseen;
+            let text = format!("{what}: {because} (help: {help})");
+            wrapped(&mut out, "not seen  ", 10, &text);
+        }
+        if self.could_not_look.is_empty() {
+            let _ = writeln!(out, "not seen  nothing: all of it could be looked at");
+        }
+        out
+    }
+}
+
+impl Node {
+    fn new(facts: &Facts) -> Self {
+        let settings = &facts.settings;
+        let full = settings
+            .limit
+            .filter(|limit| *limit > 0)
+            .zip(settings.buckets);
+        let lambda = full.map(|(_, buckets)| nodes_per_bucket(facts.entries_when_full(), buckets));
+        Self {
+            kernel: facts.release.as_ref().map(|release| release.text.clone()),
+            cpus: facts.cpus,
+            memory_bytes: facts.memory,
+            loaded: facts.loaded,
+            limit: settings.limit,
+            limit_from: limit::origins(facts)
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            entries_per_mib: limit::per_mib(facts),
+            buckets: settings.buckets,
+            nodes_per_bucket_when_full: lambda,
+            chain_too_long_chance_when_full: lambda.zip(facts.at_least(5, 15)).map(
+                |(lambda, limited)| {
+                    if limited { chain_too_long(lambda) } else { 0.0 }
+                },
+            ),
+            full_table_bytes: full.map(|(limit, buckets)| {
+                memory::full_bytes(facts, limit).saturating_add(buckets * BUCKET_BYTES)
+            }),
+            tables: facts
+                .counts
+                .tables
+                .iter()
+                .map(|table| TableLine {
+                    netns: table.name.clone(),
+                    entries: table.entries,
+                })
+                .collect(),
+            kube_proxy: kube_proxy(facts),
+            hooks: facts
+                .hooks
+                .as_ref()
+                .map_or_else(Vec::new, |outlook| outlook.hooks.clone()),
+        }
+    }
+
+    fn text(&self) -> String {
+        let unknown = || "?".to_owned();
+        let mut out = String::new();
+        let _ = writeln!(
+            out,
+            "node      Linux {}, {} CPUs, {} of RAM",
+            self.kernel.as_deref().unwrap_or("?"),
+            self.cpus.map_or_else(unknown, grouped),
+            self.memory_bytes.map_or_else(unknown, bytes)
+        );
+        let Some(limit) = self.limit else {
+            return out;
+        };
+        let from = if limit == 0 {
+            "no limit".to_owned()
+        } else if self.limit_from.is_empty() {
+            "nothing that lasts gives this number".to_owned()
+        } else {
+            self.limit_from.join("; also ")
+        };
+        let each = self.entries_per_mib.map_or_else(String::new, |entries| {
+            format!("; {} for each MiB of RAM", grouped(entries))
+        });
+        let text = format!("{} entries: {from}{each}", grouped(limit));
+        wrapped(&mut out, "limit     ", INDENT, &text);
+        if let (Some(lambda), Some(chain)) = (
+            self.nodes_per_bucket_when_full,
+            self.chain_too_long_chance_when_full,
+        ) {
+            let chain = match self.full_table_bytes.zip(self.memory_bytes) {
+                Some((full, memory)) => format!(
+                    "{}; a full table takes {} ({})",
+                    chance(chain),
+                    bytes(full),
+                    per_cent(full, memory)
+                ),
+                None => chance(chain),
+            };
+            let text = format!(
+                "{} buckets, {lambda:.1} nodes in each; chains too long: {chain}",
+                self.buckets.map_or_else(unknown, grouped)
+            );
+            wrapped(&mut out, "when full ", INDENT, &text);
+        }
+        let host = self.tables.iter().find(|table| table.netns == "host");
+        let others: Vec<_> = self
+            .tables
+            .iter()
+            .filter(|table| table.netns != "host")
+            .collect();
+        let mut tables: Vec<String> = Vec::new();
+        let line = |table: &TableLine| {
+            let share = if limit > 0 {
+                format!(" ({})", per_cent(table.entries, limit))
+            } else {
+                String::new()
+            };
+            format!("{} {} entries{share}", table.netns, grouped(table.entries))
+        };
+        tables.extend(host.map(line));
+        if let Some(fullest) = others.iter().max_by_key(|table| table.entries) {
+            tables.push(match others.len() {
+                1 => line(fullest),
+                many => format!("{many} others, the fullest {}", line(fullest)),
+            });
+        }
+        if !tables.is_empty() {
+            wrapped(&mut out, "tables    ", INDENT, &tables.join("; "));
+        }
+        if let Some(proxy) = &self.kube_proxy {
+            wrapped(&mut out, "proxy     ", INDENT, proxy);
+        }
+        out
+    }
+}
+
+fn kube_proxy(facts: &Facts) -> Option<String> {
+    let mode = facts
+        .rules
+        .mode
+        .map(|mode: ProxyMode| format!("{mode} mode"));
+    match (&facts.proxy, mode) {
+        (None, None) => None,
+        (None, Some(mode)) => Some(format!(
+            "rules of kube-proxy in {mode}, but no process of that name"
+        )),
+        (Some(proxy), mode) => Some(format!(
+            "kube-proxy {}, {}",
+            proxy.version.as_deref().unwrap_or("of unknown version"),
+            mode.unwrap_or_else(|| "no rules of it seen".to_owned())
+        )),
+    }
+}
+
+fn write_finding(out: &mut String, finding: &Finding, colour: bool) {
+    let Finding {
+        id,
+        severity,
+        title,
+        evidence,
+        consequence,
+        fix,
+        advice,
+        cost,
+    } = finding;
+    let style = if colour {
+        let shade = match severity {
+            Severity::Critical => AnsiColor::Red,
+            Severity::Problem => AnsiColor::Yellow,
+            Severity::Risk => AnsiColor::Cyan,
+        };
+        Style::new().bold().fg_color(Some(shade.into()))
+    } else {
+        Style::new()
+    };
+    let mut head = String::new();
+    wrapped(&mut head, &format!("{severity:<10}"), INDENT, title);
+    let (word, rest) = head.split_at(INDENT);
+    let _ = write!(
+        out,
+        "{}{}{}{rest}",
+        style.render(),
+        word.to_uppercase(),
+        style.render_reset()
+    );
+    let mut part = |name: &str, text: &str| {
+        if !text.is_empty() {
+            wrapped(out, &format!("  {name:<8}"), INDENT, text);
+        }
+    };
+    part("seen", evidence);
+    part("means", consequence);
+    for (number, command) in fix.iter().enumerate() {
+        part(if number == 0 { "fix" } else { "" }, command);
+    }
+    part(if fix.is_empty() { "fix" } else { "" }, advice);
+    part("cost", cost);
+    part("id", id);
+}
+
+/// Writes words into lines, of which all but the first are indented. A word that is longer than a line is
+/// not broken: it may be a command. What would move the cursor is replaced.
+fn wrapped(out: &mut String, first: &str, indent: usize, text: &str) {
+    let mut line = first.to_owned();
+    let mut empty = true;
+    for word in text.split(' ') {
+        let word: String = word
+            .chars()
+            .map(|letter| if letter.is_control() { '?' } else { letter })
+            .collect();
+        let needs = line.chars().count() + usize::from(!empty) + word.chars().count();
+        if !empty && needs > WIDTH {
+            let _ = writeln!(out, "{}", line.trim_end());
+            line = " ".repeat(indent);
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line += &word;
+        empty = false;
+    }
+    let _ = writeln!(out, "{}", line.trim_end());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! Reports of a healthy node and of others.
+
+use super::*;
+use crate::doctor::facts::example::healthy;
+
+#[test]
+fn a_healthy_node() {
+    let report = Report::new(&healthy());
+    assert!(!report.is_bad());
+    assert_eq!(
+        report.text(false),
+        "\
+node      Linux 6.12.118+deb13-amd64, 4 CPUs, 7.7 GiB of RAM
+limit     262,144 entries: kube-proxy's 65,536 a core, at least 131,072; also
+          the kernel's default for this RAM; 33 for each MiB of RAM
+when full 262,144 buckets, 2.0 nodes in each; chains too long: less than one in
+          1,000,000; a full table takes 66 MiB (0.8 %)
+tables    host 30,000 entries (11 %); 4026532177 50 entries (0.0 %)
+proxy     kube-proxy v1.31.4, iptables mode
+
+no finding
+looked at limit, buckets and timeouts
+not seen  nothing: all of it could be looked at
+"
+    );
+}
+
+#[test]
+fn findings_in_words() {
+    let mut facts = healthy();
+    facts.settings.buckets = Some(12_000);
+    facts.has_procfs = Some(false);
+    facts.unseen.push(Unseen {
+        what: "who listens",
+        because: "no \u{1b}[31m rights".to_owned(),
+        help: "run as root",
+    });
+    let report = Report::new(&facts);
+    assert!(report.is_bad());
+    let text = report.text(false);
+    assert!(
+        text.contains("\nPROBLEM   hash chains get so long that the kernel refuses new connections\n  seen    12,000 buckets"),
+        "{text}"
+    );
+    assert!(
+        text.contains("\n  fix     sysctl -w net.netfilter.nf_conntrack_buckets=262144\n"),
+        "{text}"
+    );
+    assert!(text.find("PROBLEM") < text.find("RISK"), "worst first");
+    assert!(
+        text.contains("not seen  who listens: no ?[31m rights (help: run as root)"),
+        "{text}"
+    );
+    assert!(!text.contains('\u{1b}'));
+    assert!(
+        text.lines().all(|line| line.chars().count() <= WIDTH),
+        "{text}"
+    );
+    assert!(report.text(true).contains("\u{1b}[1m\u{1b}[33mPROBLEM"));
+}
+
+#[test]
+fn nothing_known() {
+    let report = Report::new(&Facts::default());
+    let text = report.text(false);
+    assert!(text.contains("conntrack is not loaded"), "{text}");
+    assert!(!report.is_bad());
+}
+
+#[test]
+fn json_has_its_form() {
+    let mut facts = healthy();
+    facts.settings.limit = Some(31_000);
+    let value = serde_json::to_value(Report::new(&facts)).expect("JSON");
+    assert_eq!(value["format"], 1);
+    assert_eq!(value["severity"], "critical");
+    let finding = &value["findings"][0];
+    for field in ["id", "title", "evidence", "consequence", "advice", "cost"] {
+        assert!(finding[field].is_string(), "{field}: {finding}");
+    }
+    assert!(finding["fix"][0].is_string());
+    assert_eq!(value["node"]["limit"], 31_000);
+    assert_eq!(value["node"]["limit_from"], serde_json::json!([]));
+    assert_eq!(value["could_not_look"], serde_json::json!([]));
+}

@@ -1,0 +1,167 @@
+//! Which candidates of the plan a kernel has, and how a hook is reported. Pure.
+
+use super::{
+    Mechanism, Options,
+    plan::{COUNTS_AT_CONFIRM, Candidate, Event, EventKind, PLAN, Point},
+    select::{self, Kernel, Resolved},
+    status::HookStatus,
+};
+
+pub(super) type Candidates = Vec<Result<(Mechanism, Vec<Resolved>), String>>;
+
+/// For each event the candidates of the mechanisms asked for: as this kernel has them, or why it
+/// does not.
+pub(super) fn choose(options: &Options, kernel: &impl Kernel) -> Vec<(&'static Event, Candidates)> {
+    let asked = |candidate: &&Candidate| {
+        options
+            .mechanism
+            .is_none_or(|mechanism| mechanism == candidate.mechanism)
+    };
+    let resolve = |candidate: &Candidate| {
+        let hooks = select::resolve(candidate, kernel)
+            .map_err(|reason| format!("{}: {reason}", candidate.mechanism))?;
+        Ok((candidate.mechanism, hooks))
+    };
+    PLAN.iter()
+        .map(|event| {
+            (
+                event,
+                event.candidates.iter().filter(asked).map(resolve).collect(),
+            )
+        })
+        .collect()
+}
+
+/// What would be attached if every program were taken.
+pub(super) fn foresee(plan: Vec<(&'static Event, Candidates)>) -> Vec<HookStatus> {
+    let mut statuses = Vec::new();
+    let mut counts_at_confirm = false;
+    for (event, candidates) in plan {
+        if event.kind == EventKind::Confirm && counts_at_confirm {
+            continue;
+        }
+        let mut reasons = Vec::new();
+        let first = candidates
+            .into_iter()
+            .find_map(|candidate| match candidate {
+                Ok(candidate) => Some(candidate),
+                Err(reason) => {
+                    reasons.push(reason);
+                    None
+                }
+            });
+        match first {
+            Some((mechanism, hooks)) => {
+                counts_at_confirm |= hooks.iter().any(|hook| hook.program == COUNTS_AT_CONFIRM);
+                let offered = |hook| HookStatus {
+                    attached: false,
+                    ..status_of(event, mechanism, hook, &reasons)
+                };
+                statuses.extend(hooks.iter().map(offered));
+            }
+            None => statuses.push(no_hook(event, &reasons)),
+        }
+    }
+    statuses
+}
+
+/// A hook that was chosen.
+pub(super) fn status_of(
+    event: &'static Event,
+    mechanism: Mechanism,
+    hook: &Resolved,
+    passed_over: &[String],
+) -> HookStatus {
+    HookStatus {
+        event: event.name,
+        function: hook.symbol.name.clone(),
+        mechanism: Some(mechanism),
+        at_return: hook.point == Point::Return,
+        module: hook.symbol.module.clone(),
+        attached: true,
+        reason: (!passed_over.is_empty()).then(|| passed_over.join("; ")),
+    }
+}
+
+/// An event that has none.
+pub(super) fn no_hook(event: &'static Event, reasons: &[String]) -> HookStatus {
+    HookStatus {
+        event: event.name,
+        function: event.candidates[0].hooks[0].function.base().to_owned(),
+        mechanism: None,
+        at_return: false,
+        module: None,
+        attached: false,
+        reason: Some(format!("{}: {}", event.without, reasons.join("; "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probes::select::{BtfFunction, KernelSymbol};
+
+    /// A kernel with every function, but for one; with or without BTF.
+    struct Made {
+        without: &'static str,
+        btf: bool,
+    }
+
+    impl Kernel for Made {
+        fn btf_function(&self, name: &str) -> Option<BtfFunction> {
+            let hooks = PLAN
+                .iter()
+                .flat_map(|event| event.candidates)
+                .flat_map(|candidate| candidate.hooks);
+            hooks
+                .filter(|hook| self.btf && hook.function.base() == name)
+                .map(|hook| BtfFunction {
+                    id: 1,
+                    in_module: true,
+                    parameters: hook.parameters,
+                })
+                .next()
+        }
+
+        fn symbol(&self, name: &str) -> Option<KernelSymbol> {
+            (name != self.without).then(|| KernelSymbol {
+                name: name.to_owned(),
+                module: None,
+            })
+        }
+
+        fn suffixed_symbol(&self, _: &str) -> Option<KernelSymbol> {
+            None
+        }
+    }
+
+    fn missing(kernel: &Made) -> Vec<&'static str> {
+        foresee(choose(&Options::default(), kernel))
+            .iter()
+            .filter(|hook| hook.mechanism.is_none())
+            .map(|hook| hook.event)
+            .collect()
+    }
+
+    #[test]
+    fn what_a_kernel_would_show() {
+        let of = |without, btf| missing(&Made { without, btf });
+        assert!(of("", true).is_empty());
+        assert_eq!(of("early_drop", true), ["early_drop"]);
+        // A kretprobe at each confirmation would cost too much.
+        assert_eq!(of("", false), ["confirm"]);
+        let options = Options::default();
+        let kernel = Made {
+            without: "",
+            btf: true,
+        };
+        let hooks = foresee(choose(&options, &kernel));
+        assert!(hooks.iter().all(|hook| !hook.attached), "nothing is yet");
+        assert!(
+            hooks
+                .iter()
+                .all(|hook| hook.mechanism == Some(Mechanism::Fentry)),
+            "{hooks:?}"
+        );
+    }
+}

@@ -1,0 +1,46 @@
+//! Attributes (`struct nlattr`): reading and writing them.
+
+/// The flags of an attribute's type: nested, network byte order.
+const ATTRIBUTE_FLAGS: u16 = 0xc000;
+
+/// Appends an attribute whose value is a string with its zero byte. A string of more than 65,000 bytes
+/// is cut off: no name of the kernel has that many.
+pub fn put_string(attributes: &mut Vec<u8>, kind: u16, text: &str) {
+    let text = text.as_bytes().get(..65_000).unwrap_or(text.as_bytes());
+    let length = u16::try_from(4 + text.len() + 1).unwrap_or(u16::MAX);
+    attributes.extend_from_slice(&length.to_ne_bytes());
+    attributes.extend_from_slice(&kind.to_ne_bytes());
+    attributes.extend_from_slice(text);
+    attributes.push(0);
+    attributes.resize(attributes.len().next_multiple_of(4), 0);
+}
+
+/// Walks `struct nlattr`s; ends at the first that does not fit.
+#[derive(Clone, Debug)]
+pub struct Attributes<'a> {
+    pub(super) rest: &'a [u8],
+}
+
+impl<'a> Attributes<'a> {
+    /// The attributes inside of a nested one, of which this is the value.
+    pub fn nested(value: &'a [u8]) -> Self {
+        Self { rest: value }
+    }
+}
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let header: &[u8; 4] = self.rest.first_chunk()?;
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let kind = u16::from_ne_bytes([header[2], header[3]]) & !ATTRIBUTE_FLAGS;
+        let value = self.rest.get(4..length)?;
+        self.rest = self
+            .rest
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
+        Some((kind, value))
+    }
+}
