@@ -7,6 +7,7 @@
 //! * [`events`]: what a record means to a person or a script, and filters;
 //! * [`pressure`]: how full, by whom, until when: pure functions over samples;
 //! * [`owners`]: who is on this node, and which slot each has;
+//! * [`limit`]: the limit controller: when to raise the limit, how far, and putting it back;
 //! * [`agent`]: the sampler and its snapshot, the life cycle of the probes;
 //! * [`serve`]: HTTP and the local socket;
 //! * [`cli`]: arguments and printing.
@@ -18,6 +19,7 @@ pub mod census;
 pub mod cli;
 pub mod events;
 pub mod kernel;
+pub mod limit;
 pub mod owners;
 pub mod pressure;
 pub mod probes;

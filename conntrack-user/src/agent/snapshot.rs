@@ -8,6 +8,7 @@ use super::{Own, OwnerSample, Recount, Unexplained};
 use crate::{
     events::Names,
     kernel::stats::KernelStats,
+    limit,
     owners::Occupancy,
     pressure::state::Pressure,
     probes::{ProgramTime, Status, Totals},
@@ -111,6 +112,8 @@ pub struct Snapshot {
     pub capabilities: Arc<Vec<String>>,
     /// What can't be seen, as far as it is known why.
     pub problems: Vec<String>,
+    /// What the limit controller says, with the last changes of the limit; `None` while it is off.
+    pub limit_control: Option<Arc<limit::Report>>,
     /// Names of the namespaces in `tables`, and of `owners`.
     pub names: Arc<Names>,
 }
@@ -141,6 +144,7 @@ impl Default for Snapshot {
             own: Own::default(),
             capabilities: Arc::default(),
             problems: Vec::new(),
+            limit_control: None,
             names: Arc::default(),
         }
     }
