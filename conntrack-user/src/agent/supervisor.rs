@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     kernel::{Root, conntrack::Presence, release, tables::TableReader},
+    limit,
     owners::{Discovery, Maps},
     pressure::Tracker,
     probes::{AttachError, Options, Probes, Status, Totals, privileges},
@@ -44,6 +45,8 @@ pub struct AgentOptions {
     pub probes: Options,
     /// Give up, after attaching, the capabilities that are not needed any more.
     pub drop_capabilities: bool,
+    /// The limit controller; `None`: off.
+    pub limit: Option<limit::Control>,
 }
 
 /// The probes' life.
@@ -283,6 +286,12 @@ impl Supervisor {
             self.background = Background::start()
                 .inspect_err(|error| tracing::warn!(%error, "no thread to read the tables on"))
                 .ok();
+        }
+        // Its thread, too, is to have only what was kept.
+        if let Some(limit) = &self.options.limit
+            && let Err(error) = limit.start()
+        {
+            self.remember(&format!("no thread for the limit controller: {error}"));
         }
         Ok(())
     }

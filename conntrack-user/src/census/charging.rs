@@ -13,8 +13,11 @@ use conntrack_ebpf::{
 
 use super::Owners;
 use crate::{
-    kernel::entries::{Entry, Layer4, Tuple},
-    owners::Maps,
+    kernel::{
+        Root,
+        entries::{Entry, Layer4, Tuple},
+    },
+    owners::{Limits, Maps, Scanner, Slots},
     sys::netns::Inode,
 };
 
@@ -46,6 +49,23 @@ pub struct Charging {
 }
 
 impl Charging {
+    /// Whose an entry is, by a look around of the caller's own. Sockets of the host are the host's:
+    /// only the running agent saw whose they are.
+    pub fn look_around(root: &Root) -> Self {
+        let mut slots = Slots::new(Limits::default());
+        let found = Scanner::new(root.clone()).scan();
+        slots.apply(&found, |_| true, |_| false);
+        Self {
+            maps: slots.maps().clone(),
+            host_netns: found.host_netns.unwrap_or_default(),
+            names: slots
+                .occupants()
+                .map(|(slot, occupant)| (slot, occupant.owner.name()))
+                .collect(),
+            ..Self::default()
+        }
+    }
+
     /// Who is charged for this entry of the table of `netns`.
     pub fn charge(&self, netns: Inode, entry: &Entry) -> Charge {
         let source = self.claim(entry.original.source);

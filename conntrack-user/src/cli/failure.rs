@@ -2,6 +2,7 @@
 
 use crate::{
     kernel::entries::EntriesError,
+    limit::{controller::SetError, settings::SettingsError},
     probes::AttachError,
     serve::{http::ListenError, socket::SocketError},
 };
@@ -29,6 +30,12 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
             }
             if let Some(error) = cause.downcast_ref::<EntriesError>() {
                 return Some(error.help());
+            }
+            if let Some(error) = cause.downcast_ref::<SetError>() {
+                return Some(error.help());
+            }
+            if cause.is::<SettingsError>() {
+                return Some(SettingsError::HELP);
             }
             if let Some(error) = cause.downcast_ref::<ListenError>() {
                 return Some(error.help());

@@ -2,6 +2,8 @@
 
 mod args;
 mod failure;
+mod limit;
+mod limit_args;
 mod logging;
 mod output;
 mod run;
@@ -38,6 +40,7 @@ enum Command {
     Top(top::Top),
     Watch(watch::Watch),
     Table(table::Table),
+    Limit(limit::Limit),
 }
 
 /// Runs the program with the arguments of the process; the exit status is 0 if all went well, 1
@@ -52,12 +55,17 @@ pub fn main() -> ExitCode {
         Command::Top(top) => top.run(),
         Command::Watch(watch) => watch.run(),
         Command::Table(table) => table.run(),
+        Command::Limit(limit) => limit.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprint!("{}", failure::explain(&error));
-            ExitCode::FAILURE
+            if error.is::<limit::SettingsError>() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

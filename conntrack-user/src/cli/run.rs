@@ -7,10 +7,12 @@ use tokio::{runtime, task::LocalSet};
 
 use super::{
     args::{LogArgs, ProbeArgs, SocketArgs},
+    limit_args::{ControllerArgs, LimitArgs},
     logging, signals,
 };
 use crate::{
     agent::{self, AgentOptions},
+    limit::{Control, Mode},
     serve::{http, metrics::Exporter, socket::Socket},
 };
 
@@ -39,6 +41,10 @@ pub(super) struct Run {
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
+    controller: ControllerArgs,
+    #[command(flatten)]
+    limit: LimitArgs,
+    #[command(flatten)]
     probes: ProbeArgs,
 }
 
@@ -57,10 +63,15 @@ impl Run {
     }
 
     async fn agent(self) -> anyhow::Result<()> {
+        let settings = self.limit.settings(self.controller.limit_controller)?;
         let end = signals::end()?;
         let listener = http::listen(self.listen).await?;
         let socket = Socket::bind(&self.socket.socket).await?;
-        let (publisher, handle) = agent::channel();
+        let (publisher, mut handle) = agent::channel();
+        let limit = (settings.mode != Mode::Off).then(|| Control::new(settings));
+        if let Some(limit) = &limit {
+            handle = handle.with_limit(limit.clone());
+        }
         let exporter = Arc::new(Exporter::new(handle.clone(), self.node_exporter_names)?);
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -71,6 +82,7 @@ impl Run {
         let options = AgentOptions {
             probes: self.probes.options(true),
             drop_capabilities: true,
+            limit,
         };
         tokio::select! {
             never = agent::run(options, publisher) => match never? {},

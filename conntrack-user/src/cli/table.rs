@@ -15,7 +15,6 @@ use crate::{
     census::{By, Census, Charging, Filter, Labels, MOST_KEYS, line_json, parse_state, text},
     events::{Netns, parse_network, parse_protocol},
     kernel::{Root, entries::walk_namespaces, sysctl, tables::Namespace},
-    owners::{Limits, Scanner, Slots},
     sys::netns::Inode,
 };
 
@@ -103,28 +102,11 @@ enum Output {
     Json,
 }
 
-/// Whose an entry is, by a look around of our own. Sockets of the host are the host's: only the
-/// running agent saw whose they are.
-fn owners(root: &Root) -> Charging {
-    let mut slots = Slots::new(Limits::default());
-    let found = Scanner::new(root.clone()).scan();
-    slots.apply(&found, |_| true, |_| false);
-    Charging {
-        maps: slots.maps().clone(),
-        host_netns: found.host_netns.unwrap_or_default(),
-        names: slots
-            .occupants()
-            .map(|(slot, occupant)| (slot, occupant.owner.name()))
-            .collect(),
-        ..Charging::default()
-    }
-}
-
 impl Table {
     pub(super) fn run(self) -> anyhow::Result<()> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::WARN);
         let root = Root::system();
-        let owners = owners(&root);
+        let owners = Charging::look_around(&root);
         let namespaces = targets::find(&root, &self.netns)?;
         let names: BTreeMap<Inode, String> = namespaces
             .iter()

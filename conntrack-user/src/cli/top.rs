@@ -204,6 +204,7 @@ impl Top {
             let options = AgentOptions {
                 probes: self.probes.options(true),
                 drop_capabilities: false,
+                limit: None,
             };
             let events = match mode {
                 Mode::Screen => Some(Source::Own(handle.subscribe(filter)?)),

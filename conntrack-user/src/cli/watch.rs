@@ -243,6 +243,7 @@ impl Watch {
             let options = AgentOptions {
                 probes: self.probes.options(filter.wants(Kind::Insert)),
                 drop_capabilities: false,
+                limit: None,
             };
             let source = Source::Own(handle.subscribe(filter)?);
             let mut snapshots = handle.snapshots();

@@ -39,8 +39,7 @@ pub enum Standing {
 pub struct Fight {
     /// How often the limit was lowered below what the traffic needs, and put back.
     pub rounds: u32,
-    /// The controller has given up, until the other side has been quiet for an hour or a person
-    /// sets the limit.
+    /// The controller has given up, for a day or until a person sets the limit.
     pub given_up: bool,
     /// Who seems to do it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

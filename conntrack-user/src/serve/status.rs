@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     agent::{Drift, KernelInfo, Own, OwnerSample, Recount, Snapshot, State, Table, Unexplained},
+    limit,
     owners::Occupancy,
     pressure::rate::Rates,
     probes::{FieldStatus, HookStatus, ProgramTime, Totals},
@@ -41,6 +42,8 @@ pub struct Status<'a> {
     programs: &'a [ProgramTime],
     own: Own,
     capabilities: Capabilities<'a>,
+    /// What the limit controller says; null while it is off.
+    limit_control: Option<&'a limit::Report>,
     problems: &'a [String],
 }
 
@@ -102,6 +105,7 @@ impl<'a> From<&'a Snapshot> for Status<'a> {
             capabilities: Capabilities {
                 kept: &snapshot.capabilities,
             },
+            limit_control: snapshot.limit_control.as_deref(),
             problems: &snapshot.problems,
         }
     }

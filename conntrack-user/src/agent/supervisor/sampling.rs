@@ -13,6 +13,7 @@ use crate::{
         Root,
         tables::{TableReader, TablesError, TablesSample},
     },
+    limit,
     pressure::{Sample, destinations::What, state::Drops},
     probes::{AttachError, ProgramTime, Totals},
 };
@@ -125,7 +126,12 @@ impl Supervisor {
         snapshot.recount = owners.recount;
         snapshot.occupancy = owners.occupancy;
         snapshot.problems.clone_from(&self.problems);
+        let limit = self.options.limit.as_ref();
+        snapshot.limit_control = limit.map(limit::Control::report);
         self.publisher.publish(snapshot);
+        if let Some(limit) = limit {
+            limit.sample(self.publisher.latest());
+        }
         self.recount(owners.needs_census).await;
     }
 

@@ -18,11 +18,15 @@ use tokio::{
 };
 
 use super::{
-    Hello, LINE_BYTES, PROTOCOL, Refusal, Request, SocketError, TopRequest, greeting, write_line,
+    Hello, LINE_BYTES, LimitRequest, PROTOCOL, Refusal, Request, SocketError, TopRequest, greeting,
+    write_line,
 };
 use crate::{
     events::{Event, Filter},
-    serve::top::{self, TopSample},
+    serve::{
+        limit::{self, LimitView},
+        top::{self, TopSample},
+    },
 };
 
 /// How long the agent may be without a word in answer to [`Remote::top`]: it says something every
@@ -84,6 +88,27 @@ impl Remote<TopSample> {
         match timeout(SILENCE, self.line()).await {
             Ok(result) => result,
             Err(_) => Err(SocketError::Silent(self.path.clone())),
+        }
+    }
+}
+
+impl Remote<LimitView> {
+    /// Asks the agent at `path` what limits the tables, or to set the limit; `None` if no agent runs
+    /// there.
+    ///
+    /// # Errors
+    /// If there is one but it can't be asked.
+    pub async fn limit(
+        path: &Path,
+        request: LimitRequest,
+    ) -> Result<Option<LimitView>, SocketError> {
+        let request = Request::Limit(request);
+        let Some(mut remote) = Self::ask(path, &request, limit::LINE_BYTES).await? else {
+            return Ok(None);
+        };
+        match timeout(SILENCE, remote.line()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(SocketError::Silent(path.to_owned())),
         }
     }
 }

@@ -29,7 +29,10 @@ use super::{
 use crate::{
     agent::Handle,
     events::Filter,
-    serve::top::{self, TopSample},
+    serve::{
+        limit,
+        top::{self, TopSample},
+    },
 };
 
 /// Clients at a time.
@@ -164,6 +167,10 @@ async fn client(stream: UnixStream, agent: &Handle) -> io::Result<()> {
         }
         Ok(Request::Top(TopRequest { once: false })) => {
             follow(&mut reader, &mut writer, agent).await
+        }
+        Ok(Request::Limit(request)) => {
+            let view = limit::answer(request, agent).await;
+            write_line(&mut writer, &view).await
         }
         Err(error) => {
             let error = format!("not a request that this agent knows: {error}");
