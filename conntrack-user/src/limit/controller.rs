@@ -34,7 +34,7 @@ mod hand;
 pub use hand::{Set, SetError};
 
 /// How long to wait before the lock, or what is in the way, is looked at again.
-const AGAIN: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_secs(5);
 /// How often the cost of an entry is read.
 const COST_EVERY: Duration = Duration::from_mins(1);
 
@@ -342,7 +342,7 @@ impl Controller {
             self.found(found);
         }
         if let Some(refused) = decision.refused {
-            let change = self.change(&refused, By::Controller, None, Outcome::Refused);
+            let change = Self::change(&refused, By::Controller, None, Outcome::Refused);
             self.record(change);
         }
         let now = match decision.action {
@@ -371,7 +371,7 @@ impl Controller {
             self.pretended = Some((real, action.after));
         }
         self.policy.done(action, true, at);
-        let change = self.change(action, By::Controller, None, Outcome::DryRun);
+        let change = Self::change(action, By::Controller, None, Outcome::DryRun);
         self.record(change);
     }
 
@@ -385,7 +385,7 @@ impl Controller {
             after: found.after,
             reason: found.reason,
         };
-        let change = self.change(&action, By::SomebodyElse, who, Outcome::Applied);
+        let change = Self::change(&action, By::SomebodyElse, who, Outcome::Applied);
         self.record(change);
     }
 
@@ -406,7 +406,7 @@ impl Controller {
         self.policy.done(&action, result.is_ok(), at);
         self.state.pending = None;
         self.state.ledger = self.policy.ledger().clone();
-        let change = self.change(&action, by, who, outcome);
+        let change = Self::change(&action, by, who, outcome);
         let change = self.record(change);
         let stepped = self.place.stepped;
         match self
@@ -460,7 +460,7 @@ impl Controller {
         Ok(now)
     }
 
-    fn change(&self, action: &Action, by: By, who: Option<String>, outcome: Outcome) -> Change {
+    fn change(action: &Action, by: By, who: Option<String>, outcome: Outcome) -> Change {
         Change {
             sequence: 0,
             unix_millis: unix_millis(),
@@ -555,6 +555,7 @@ impl Controller {
             sharing.when_full(seen.limit),
             seen.buckets,
         ));
+        report.entry_bytes = Some(seen.cost);
         report.ceiling = Some(ceiling.limit);
         report.ceiling_reason = Some(reason);
     }

@@ -103,11 +103,11 @@ fn suspects(root: &Root) -> Vec<Suspect> {
 fn parse(pid: u32, stat: &str, ticks: u64) -> Option<Suspect> {
     let (head, rest) = stat.rsplit_once(')')?;
     let name = head.split_once('(')?.1.to_owned();
-    let start: u64 = rest.split_whitespace().nth(19)?.parse().ok()?;
+    let began: u64 = rest.split_whitespace().nth(19)?.parse().ok()?;
     Some(Suspect {
         pid,
         name,
-        started: Duration::from_millis(start.saturating_mul(1000) / ticks.max(1)),
+        started: Duration::from_millis(began.saturating_mul(1000) / ticks.max(1)),
     })
 }
 

@@ -108,11 +108,11 @@ impl Flood {
 mod tests {
     use super::*;
 
-    fn part(name: &str, entries: u64) -> Option<Part> {
-        Some(Part {
+    fn part(name: &str, entries: u64) -> Part {
+        Part {
             name: name.to_owned(),
             entries,
-        })
+        }
     }
 
     #[test]
@@ -120,16 +120,16 @@ mod tests {
         let pod = Composition {
             entries: 1000,
             one_way: 800,
-            source: part("10.42.1.2", 790),
-            opener: part("shop/aggregator", 790),
-            destination: part("10.0.0.9:8125/udp", 780),
+            source: Some(part("10.42.1.2", 790)),
+            opener: Some(part("shop/aggregator", 790)),
+            destination: Some(part("10.0.0.9:8125/udp", 780)),
         };
         let flood = pod.flood().expect("a flood");
         assert_eq!(flood.who, "shop/aggregator towards 10.0.0.9:8125/udp");
         assert_eq!(flood.entries, 790);
         let outside = Composition {
             opener: None,
-            source: part("203.0.113.9", 790),
+            source: Some(part("203.0.113.9", 790)),
             ..pod.clone()
         };
         assert!(
@@ -141,7 +141,7 @@ mod tests {
         );
         let spoofed = Composition {
             opener: None,
-            source: part("203.0.113.9", 3),
+            source: Some(part("203.0.113.9", 3)),
             ..pod.clone()
         };
         assert_eq!(
@@ -156,7 +156,7 @@ mod tests {
                 .contains("notrack")
         );
         let scattered = Composition {
-            destination: part("10.0.0.9:53/udp", 9),
+            destination: Some(part("10.0.0.9:53/udp", 9)),
             ..spoofed
         };
         assert_eq!(scattered.flood(), None);

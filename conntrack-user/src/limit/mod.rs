@@ -26,6 +26,8 @@ pub mod node;
 pub mod policy;
 pub mod report;
 pub mod settings;
+#[cfg(test)]
+mod simulation;
 pub mod store;
 
 pub use change::Change;

@@ -183,7 +183,7 @@ impl Policy {
         } else if seen.at < self.blocked_until {
             decision.now = format!(
                 "the kernel did not take the last change: the next attempt in {} s",
-                (self.blocked_until - seen.at).as_secs()
+                self.blocked_until.saturating_sub(seen.at).as_secs()
             );
         } else {
             self.decide(seen, look, &mut decision);

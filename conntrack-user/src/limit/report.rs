@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::change::{By, Change, Outcome};
+use super::{
+    change::{By, Change, Outcome},
+    cost::EntryCost,
+};
 
 /// What the controller may do.
 #[derive(
@@ -69,6 +72,8 @@ pub struct Report {
     pub ceiling: Option<u64>,
     /// What makes the ceiling, in words.
     pub ceiling_reason: Option<String>,
+    /// What one entry costs.
+    pub entry_bytes: Option<EntryCost>,
     /// Kernel memory, in bytes, of a full table and all that share the limit, as it is now.
     pub bytes_when_full: Option<u64>,
     /// The same at the ceiling.

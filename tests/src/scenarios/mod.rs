@@ -12,6 +12,7 @@ mod conditions;
 mod counts;
 mod detail;
 mod life;
+mod limit;
 mod metrics;
 mod nat;
 mod nested;
@@ -94,6 +95,7 @@ scenarios! {
     metrics metrics::exposition, Any, OneKernel, 90 s, "every metric of the contract with help and type; kernel statistics equal; node_exporter's names";
     census census::census, Any, OneKernel, 120 s, "ctpressure table: entries by protocol, state, service, address and namespace equal the generator's";
     top_once top::once, Any, OneKernel, 120 s, "ctpressure top --once, asked and alone: tables, owners that sum up to them, rates, who loses packets";
+    limit_raise limit::raise, Any, OneKernel, 180 s, "the limit controller: a ramp loses nothing, a flood is given nothing, who lowers the limit is countered, a second controller takes over";
     pages metrics::pages, Any, OneKernel, 60 s, "/healthz, /readyz, /status and wrong requests";
     kill9 life::kill9, Each, EachKernel, 240 s, "kill -9 at 20 moments leaves no program, map or link";
     not_loaded life::not_loaded, Any, EachKernel, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";

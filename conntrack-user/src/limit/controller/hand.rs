@@ -148,7 +148,7 @@ impl Controller {
         };
         if !guards.is_empty() && !force {
             action.reason = format!("asked for by hand, but {}", guards.join("; and "));
-            let change = self.change(&action, By::Hand, who, Outcome::Refused);
+            let change = Self::change(&action, By::Hand, who, Outcome::Refused);
             self.record(change);
             self.tell_again();
             return Err(SetError::Refused(guards));

@@ -72,7 +72,7 @@ impl Policy {
         if let Some(raised) = self.ledger.raised {
             let since = seen.at.saturating_sub(raised);
             if since < self.settings.cooldown {
-                let left = (self.settings.cooldown - since).as_secs();
+                let left = self.settings.cooldown.saturating_sub(since).as_secs();
                 return Err((
                     None,
                     format!(
