@@ -12,7 +12,7 @@
 //! it since, and it is theirs. Between reading and writing in step 2 there are microseconds in which somebody
 //! else's change would be overwritten unseen: a sysctl can't be compared and set.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{
     change::{By, Change, Outcome, Purpose, Size},
@@ -30,11 +30,15 @@ use super::{
 use crate::{agent::Snapshot, kernel::Root};
 
 mod hand;
+#[cfg(test)]
+mod tests;
 
 pub use hand::{Set, SetError};
 
 /// How long to wait before the lock, or what is in the way, is looked at again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Of the time, at most one part in so many goes into looking at tables.
+const LOOK_SHARE: u32 = 20;
 /// How often the cost of an entry is read.
 const COST_EVERY: Duration = Duration::from_mins(1);
 
@@ -101,12 +105,23 @@ pub struct Place {
 impl Place {
     /// This node.
     pub fn node() -> Self {
-        let look = |netns| {
-            look::composition(&Root::system(), netns)
+        // What was found last: a look at a large table is not repeated at once.
+        let mut last: Option<(Instant, Duration, u32, Option<Composition>)> = None;
+        let look = move |netns| {
+            if let Some((when, took, of, found)) = &last
+                && *of == netns
+                && when.elapsed() < *took * LOOK_SHARE
+            {
+                return found.clone();
+            }
+            let begin = Instant::now();
+            let found = look::composition(&Root::system(), netns)
                 .inspect_err(|error| {
                     tracing::warn!(%error, "what fills the table could not be looked at");
                 })
-                .ok()
+                .ok();
+            last = Some((Instant::now(), begin.elapsed(), netns, found.clone()));
+            found
         };
         Self {
             root: Root::system(),

@@ -23,7 +23,7 @@ const LEAP: u64 = 4;
 /// Limits are multiples of this.
 const ROUND: u64 = 1024;
 /// What the table is made of is not looked at more often.
-const LOOK: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_secs(5);
 /// Chains of this length on average can't wait for a quiet second.
 const CHAINS_TOO_LONG: f64 = 12.0;
 
@@ -154,7 +154,7 @@ impl Policy {
         };
         self.advice.push(flood.advice());
         let rest = composition.entries.saturating_sub(flood.entries);
-        let needed = room(as_f64(rest)).next_multiple_of(ROUND);
+        let needed = room(as_f64(rest));
         if needed <= limit {
             let reason = format!(
                 "{}, but not for a flood: {} of {} entries are one-way connections of {}",
@@ -166,7 +166,7 @@ impl Policy {
             return Err((Some(Refusal::Flood), reason));
         }
         let besides = format!("; the flood of {} does not count", flood.who);
-        Ok((target.min(needed), besides))
+        Ok((target.min(needed.next_multiple_of(ROUND)), besides))
     }
 
     /// A limit that is below the floor is brought there at once.

@@ -119,7 +119,7 @@ fn check(simulation: &Simulation, settings: &Settings, began: u64) -> Result<(),
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn guard_rails_hold(

@@ -14,6 +14,7 @@ fn minutes(minutes: u64) -> u64 {
 #[test]
 fn a_node_at_rest_is_left_alone_for_days() {
     let mut node = Simulation::new(Node::SMALL, settings(), 1);
+    node.forecaster = None;
     node.step = 10.0;
     // 45,000 entries by day, 10,000 by night: 69 % of the limit.
     node.run(3 * 86_400, |at| {
@@ -27,6 +28,7 @@ fn a_node_at_rest_is_left_alone_for_days() {
 #[test]
 fn growth_over_days_is_met_before_anything_is_lost_and_it_converges() {
     let mut node = Simulation::new(Node::SMALL, settings(), 2);
+    node.forecaster = None;
     node.step = 5.0;
     node.run(2 * 86_400, |at| {
         let day = 0.5 - 0.5 * (at / 86_400.0 * std::f64::consts::TAU).cos();
@@ -92,6 +94,7 @@ fn a_burst_that_is_shorter_than_the_window_raises_nothing() {
 #[test]
 fn a_leak_is_raised_for_up_to_the_ceiling_and_then_said_to_be_one_too_many() {
     let mut node = Simulation::new(Node::SMALL, settings(), 6);
+    node.forecaster = None;
     node.step = 2.0;
     node.run(6 * 3600, |_| vec![plain(40.0, 432_000.0)]);
     let ceiling = node.told.ceilings.last().expect("raises").1;
