@@ -12,7 +12,7 @@
 //! it since, and it is theirs. Between reading and writing in step 2 there are microseconds in which somebody
 //! else's change would be overwritten unseen: a sysctl can't be compared and set.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::{
     change::{By, Change, Outcome, Purpose, Size},
@@ -20,117 +20,26 @@ use super::{
     culprit,
     flood::Composition,
     knobs::{Knob, Knobs},
-    lock::{self, Lock, LockError},
+    lock::{Lock, LockError},
     look, node,
     policy::{Action, Found, Observation, Policy, TableSeen},
     report::{Mode, Report, Standing, Tally},
     settings::Settings,
     store::{Pending, State, Store},
 };
-use crate::{agent::Snapshot, kernel::Root};
-
 mod hand;
+mod place;
+mod steps;
 #[cfg(test)]
 mod tests;
 
 pub use hand::{Set, SetError};
+pub use place::{Place, Sample, Step};
 
 /// How long to wait before the lock, or what is in the way, is looked at again.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Of the time, at most one part in so many goes into looking at tables.
-const LOOK_SHARE: u32 = 20;
 /// How often the cost of an entry is read.
 const COST_EVERY: Duration = Duration::from_mins(1);
-
-/// A step of a change that was just taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Step {
-    /// What is about to be done is written down, beside the earlier state.
-    IntentDrafted,
-    /// It has replaced the earlier state.
-    IntentKept,
-    /// The kernel has the new number.
-    Written,
-    /// It was read back.
-    Confirmed,
-    /// What came of it is written down, beside the earlier state.
-    ResultDrafted,
-    /// It has replaced the earlier state.
-    ResultKept,
-}
-
-/// What the agent saw in one second.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sample {
-    /// All tables.
-    pub tables: Vec<TableSeen>,
-    /// Packets lost since a table was full, so far.
-    pub drops: Option<u64>,
-    /// Inserts and deletes, so far.
-    pub flow: Option<(u64, u64)>,
-}
-
-impl From<&Snapshot> for Sample {
-    fn from(snapshot: &Snapshot) -> Self {
-        let counts = snapshot.counting.then_some(&snapshot.totals);
-        Self {
-            tables: snapshot
-                .tables
-                .iter()
-                .map(|table| TableSeen {
-                    netns: table.netns,
-                    name: table.name.clone(),
-                    entries: table.entries,
-                    seconds_to_full: table.seconds_to_full,
-                })
-                .collect(),
-            drops: counts.map(|counts| counts.drops.table_full),
-            flow: counts.map(|counts| (counts.inserts, counts.deletes)),
-        }
-    }
-}
-
-/// Where the controller works, and how it looks at tables.
-pub struct Place {
-    /// Where the sysctls and what else is read are.
-    pub root: Root,
-    /// Name of the node's lock.
-    pub lock: String,
-    /// Tells what a table is made of.
-    pub look: Box<dyn FnMut(u32) -> Option<Composition> + Send>,
-    /// Called after each step of a change.
-    pub stepped: fn(Step),
-}
-
-impl Place {
-    /// This node.
-    pub fn node() -> Self {
-        // What was found last: a look at a large table is not repeated at once.
-        let mut last: Option<(Instant, Duration, u32, Option<Composition>)> = None;
-        let look = move |netns| {
-            if let Some((when, took, of, found)) = &last
-                && *of == netns
-                && when.elapsed() < *took * LOOK_SHARE
-            {
-                return found.clone();
-            }
-            let begin = Instant::now();
-            let found = look::composition(&Root::system(), netns)
-                .inspect_err(|error| {
-                    tracing::warn!(%error, "what fills the table could not be looked at");
-                })
-                .ok();
-            last = Some((Instant::now(), begin.elapsed(), netns, found.clone()));
-            found
-        };
-        Self {
-            root: Root::system(),
-            lock: lock::NAME.to_owned(),
-            look: Box::new(look),
-            stepped: |_| {},
-        }
-    }
-}
 
 /// The controller of a node.
 pub struct Controller {
@@ -303,53 +212,6 @@ impl Controller {
         }
     }
 
-    /// Finds out what came of a change during which the controller ended.
-    fn finish_pending(&mut self, at: Duration) {
-        let Some(pending) = self.state.pending.take() else {
-            return;
-        };
-        let Ok(now) = self.knobs.read() else {
-            // Conntrack is gone, and what was set with it.
-            self.state.ledger = super::ledger::Ledger::default();
-            return;
-        };
-        let Pending {
-            action,
-            by,
-            who,
-            at: begun,
-            unix_millis,
-        } = pending;
-        let knob = knob(action.purpose);
-        let (outcome, found) = if knob.of(now) == knob.of(action.after)
-            || (knob == Knob::Buckets && now.buckets > action.before.buckets)
-        {
-            self.state
-                .ledger
-                .done(action.purpose, action.before, action.after, begun.min(at));
-            (Outcome::Applied, "it was done")
-        } else if knob.of(now) == knob.of(action.before) {
-            (Outcome::Failed, "it was not done")
-        } else {
-            (Outcome::Failed, "somebody else has set another value since")
-        };
-        let change = Change {
-            sequence: 0,
-            unix_millis,
-            by,
-            who,
-            purpose: action.purpose,
-            before: action.before,
-            after: action.after,
-            outcome,
-            reason: format!(
-                "{} (the controller ended meanwhile; found at its next start: {found})",
-                action.reason
-            ),
-        };
-        self.record(change);
-    }
-
     /// Lets the policy decide, and does what it says; gives what is done or waited for.
     fn decide(&mut self, seen: &Observation, at: Duration) -> String {
         let decision = self.policy.observe(seen, &mut self.place.look);
@@ -404,130 +266,6 @@ impl Controller {
         self.record(change);
     }
 
-    /// Makes a change, step by step (see the [module](self)).
-    fn carry_out(&mut self, action: &Action, by: By, who: Option<String>, at: Duration) -> Change {
-        let result = self.take_steps(action, by, who.clone(), at);
-        let mut action = action.clone();
-        let outcome = match &result {
-            Ok(now) => {
-                action.after = *now;
-                Outcome::Applied
-            }
-            Err(error) => {
-                action.reason = format!("{}; but {error}", action.reason);
-                Outcome::Failed
-            }
-        };
-        self.policy.done(&action, result.is_ok(), at);
-        self.state.pending = None;
-        self.state.ledger = self.policy.ledger().clone();
-        let change = Self::change(&action, by, who, outcome);
-        let change = self.record(change);
-        let stepped = self.place.stepped;
-        match self
-            .store
-            .save(&self.state, || stepped(Step::ResultDrafted))
-        {
-            Ok(()) => stepped(Step::ResultKept),
-            // What was intended is kept: the next start finds out.
-            Err(error) => tracing::error!("{error}"),
-        }
-        change
-    }
-
-    fn take_steps(
-        &mut self,
-        action: &Action,
-        by: By,
-        who: Option<String>,
-        at: Duration,
-    ) -> Result<Size, String> {
-        let stepped = self.place.stepped;
-        let explain = |error: super::knobs::KnobError| format!("{error}; {}", error.help());
-        self.state.pending = Some(Pending {
-            action: action.clone(),
-            by,
-            who,
-            at,
-            unix_millis: unix_millis(),
-        });
-        self.store
-            .save(&self.state, || stepped(Step::IntentDrafted))
-            .map_err(|error| format!("{error}; {}", error.help()))?;
-        stepped(Step::IntentKept);
-        let knob = knob(action.purpose);
-        let now = self.knobs.read().map_err(|error| error.to_string())?;
-        if knob.of(now) != knob.of(action.before) {
-            return Err(format!(
-                "somebody else set it to {} at the same moment",
-                knob.of(now)
-            ));
-        }
-        self.knobs
-            .write(knob, knob.of(action.after))
-            .map_err(explain)?;
-        stepped(Step::Written);
-        let now = self
-            .knobs
-            .confirm(knob, knob.of(action.after))
-            .map_err(explain)?;
-        stepped(Step::Confirmed);
-        Ok(now)
-    }
-
-    fn change(action: &Action, by: By, who: Option<String>, outcome: Outcome) -> Change {
-        Change {
-            sequence: 0,
-            unix_millis: unix_millis(),
-            by,
-            who,
-            purpose: action.purpose,
-            before: action.before,
-            after: action.after,
-            outcome,
-            reason: action.reason.clone(),
-        }
-    }
-
-    /// Adds it to the history, counts it, logs it.
-    fn record(&mut self, change: Change) -> Change {
-        let key = (change.by, change.outcome);
-        match self
-            .tallies
-            .iter_mut()
-            .find(|tally| (tally.by, tally.outcome) == key)
-        {
-            Some(tally) => tally.number += 1,
-            None => self.tallies.push(Tally {
-                by: change.by,
-                outcome: change.outcome,
-                number: 1,
-            }),
-        }
-        let change = self.state.history.add(change).clone();
-        let Change {
-            by,
-            who,
-            purpose,
-            before,
-            after,
-            outcome,
-            reason,
-            ..
-        } = &change;
-        let (purpose, who) = (purpose.name(), who.as_deref().unwrap_or_default());
-        let message = format!(
-            "limit {} -> {}, buckets {} -> {} ({purpose}, {outcome}, by {by}): {reason}",
-            before.limit, after.limit, before.buckets, after.buckets
-        );
-        if *outcome == Outcome::Failed || *by == By::SomebodyElse {
-            tracing::warn!(who, "{message}");
-        } else {
-            tracing::info!(who, "{message}");
-        }
-        change
-    }
-
     /// Keeps on disk what was learned without an action, so that it is known after a restart.
     fn keep_if_changed(&mut self) {
         if self.settings.mode != Mode::On || self.standing != Standing::Acting {
@@ -574,22 +312,4 @@ impl Controller {
         report.ceiling = Some(ceiling.limit);
         report.ceiling_reason = Some(reason);
     }
-}
-
-/// Which number an action changes.
-const fn knob(purpose: Purpose) -> Knob {
-    match purpose {
-        Purpose::Buckets => Knob::Buckets,
-        Purpose::Raise | Purpose::Reapply | Purpose::GiveBack | Purpose::Set | Purpose::Found => {
-            Knob::Limit
-        }
-    }
-}
-
-fn unix_millis() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|time| u64::try_from(time.as_millis()).ok())
-        .unwrap_or_default()
 }

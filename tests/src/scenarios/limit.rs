@@ -24,8 +24,8 @@ use crate::guest::{
 /// The limit when it begins.
 const LIMIT: u64 = 2_048;
 /// New flows a second of the ramp, and how many come.
-const RATE: u64 = 150;
-const FLOWS: u64 = 4_500;
+const RATE: u64 = 110;
+const FLOWS: u64 = 3_000;
 /// Who floods.
 const FLOODER: &str = "198.18.200.1";
 
@@ -85,7 +85,9 @@ pub(super) fn raise(mechanism: Option<Mechanism>) -> Result<()> {
 fn flood(agent: &Agent, checks: &mut Checks) -> Result<()> {
     generator::send(
         None,
-        &format!("--source {FLOODER}/32 --first 1000000 --flows 4000 --rate 2000"),
+        &format!(
+            "--source {FLOODER}/32 --protocol udp,tcp --first 1000000 --flows 4000 --rate 2000"
+        ),
     )?;
     let view = wait_for("the flood to be refused", HANG, || {
         let view = limit(agent, &[])?;

@@ -10,7 +10,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
-use crate::limit::flood::Part;
+use crate::{kernel::Root, limit::flood::Part};
 
 mod killed;
 
