@@ -170,7 +170,7 @@ impl Controller {
             reason,
             ..
         } = &change;
-        let (purpose, who) = (purpose.name(), who.as_deref().unwrap_or_default());
+        let (purpose, who) = (purpose.name(), who.as_deref());
         let message = format!(
             "limit {} -> {}, buckets {} -> {} ({purpose}, {outcome}, by {by}): {reason}",
             before.limit, after.limit, before.buckets, after.buckets
