@@ -14,6 +14,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use tempfile::TempDir;
 
 mod common;
 
@@ -51,7 +52,10 @@ fn help_lists_what_works() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["run", "top", "watch", "table", "doctor"]);
+    assert_eq!(
+        commands,
+        ["run", "top", "watch", "table", "doctor", "limit"]
+    );
     for command in commands {
         let said = output(&[command, "--help"]);
         assert!(said.status.success());
@@ -77,6 +81,7 @@ fn wrong_usage_is_exit_status_2_with_help() {
         (vec!["fly"], "fly"),
         (vec!["run", "--mechanism", "magic"], "magic"),
         (vec!["run", "--listen", "nowhere"], "nowhere"),
+        (vec!["run", "--limit-controller", "perhaps"], "perhaps"),
         (vec!["watch", "--protocol", "tpc"], "tpc"),
         (vec!["watch", "--address", "10.0.0.0/40"], "10.0.0.0/40"),
         (vec!["watch", "--duration", "soon"], "soon"),
@@ -106,6 +111,48 @@ fn wrong_usage_is_exit_status_2_with_help() {
         assert!(errors.contains(word), "{arguments:?}: {errors}");
         assert!(said.stdout.is_empty());
     }
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused_before_anything_is_loaded() {
+    for (arguments, word) in [
+        (
+            vec!["--min-limit", "2000", "--max-limit", "1000"],
+            "is above --max-limit",
+        ),
+        (vec!["--max-limit", "0"], "--max-limit 0"),
+        (vec!["--min-limit", "0"], "--min-limit 0"),
+        (vec!["--max-limit", "-5"], "-5"),
+        (vec!["--max-limit", "2147483648"], "2147483647"),
+        (vec!["--raise-at", "1.2"], "--raise-at 1.2"),
+        (vec!["--raise-at", "much"], "80%"),
+        (vec!["--max-memory-share", "120%"], "--max-memory-share 1.2"),
+        (vec!["--raise-for", "0s"], "--raise-for 0s"),
+        (vec!["--raise-cooldown", "1s"], "--raise-cooldown 1s"),
+        (vec!["--give-back", "5m"], "--give-back 5m"),
+    ] {
+        for mode in ["on", "dry-run", "off"] {
+            let folder = TempDir::new().expect("a folder");
+            let socket = folder.path().join("socket");
+            let said = ctpressure()
+                .args(["run", "--listen", "127.0.0.1:0", "--socket"])
+                .arg(&socket)
+                .args(["--limit-controller", mode])
+                .args(&arguments)
+                .output()
+                .expect("it starts");
+            let errors = text(&said.stderr);
+            assert_eq!(said.status.code(), Some(2), "{arguments:?}: {errors}");
+            assert!(errors.contains(word), "{arguments:?}: {errors}");
+            assert!(
+                errors.lines().any(|line| line.starts_with("help: ")),
+                "{errors}"
+            );
+            assert!(!errors.contains("ctpressure begins"), "{errors}");
+        }
+    }
+    let said = output(&["limit", "set", "many"]);
+    assert_eq!(said.status.code(), Some(2));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use tokio::sync::{broadcast, watch};
 use super::Snapshot;
 use crate::{
     events::{Clock, Filter},
+    limit,
     pressure::destinations::Destinations,
 };
 
@@ -51,6 +52,7 @@ pub struct Handle {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     events: broadcast::WeakSender<View>,
     shared: Arc<Shared>,
+    limit: Option<limit::Control>,
 }
 
 /// The agent has ended.
@@ -67,6 +69,7 @@ pub fn channel() -> (Publisher, Handle) {
         snapshots: latest,
         events: events.downgrade(),
         shared: Arc::clone(&shared),
+        limit: None,
     };
     (
         Publisher {
@@ -188,6 +191,20 @@ fn is_nobodys(view: &View) -> bool {
 }
 
 impl Handle {
+    /// The same, which can also ask the limit controller.
+    #[must_use]
+    pub fn with_limit(self, limit: limit::Control) -> Self {
+        Self {
+            limit: Some(limit),
+            ..self
+        }
+    }
+
+    /// The limit controller; `None` while it is off.
+    pub const fn limit(&self) -> Option<&limit::Control> {
+        self.limit.as_ref()
+    }
+
     /// The last snapshot.
     pub fn latest(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())

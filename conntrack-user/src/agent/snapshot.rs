@@ -9,6 +9,7 @@ use crate::{
     events::Names,
     journal::JournalStatus,
     kernel::stats::KernelStats,
+    limit,
     owners::{Occupancy, kube::KubeStatus},
     pressure::state::Pressure,
     probes::{ProgramTime, Status, Totals},
@@ -116,6 +117,8 @@ pub struct Snapshot {
     pub kubernetes: Option<KubeStatus>,
     /// What can't be seen, as far as it is known why.
     pub problems: Vec<String>,
+    /// What the limit controller says, with the last changes of the limit; `None` while it is off.
+    pub limit_control: Option<Arc<limit::Report>>,
     /// Names of the namespaces in `tables`, and of `owners`.
     pub names: Arc<Names>,
 }
@@ -170,6 +173,7 @@ impl Default for Snapshot {
             capabilities: Arc::default(),
             kubernetes: None,
             problems: Vec::new(),
+            limit_control: None,
             names: Arc::default(),
         }
     }

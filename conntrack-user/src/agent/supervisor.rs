@@ -25,6 +25,7 @@ use crate::{
     events::OwnersBySlot,
     journal::Health,
     kernel::{Root, conntrack::Presence, release, tables::TableReader},
+    limit,
     owners::{
         Discovery, Maps,
         kube::{Kube, KubeOptions, Latest},
@@ -54,6 +55,8 @@ pub struct AgentOptions {
     pub kube: Option<KubeOptions>,
     /// How the journal is doing; `None`: none is kept.
     pub journal: Option<Arc<Health>>,
+    /// The limit controller; `None`: off.
+    pub limit: Option<limit::Control>,
 }
 
 /// The probes' life.
@@ -331,6 +334,12 @@ impl Supervisor {
             self.background = Background::start()
                 .inspect_err(|error| tracing::warn!(%error, "no thread to read the tables on"))
                 .ok();
+        }
+        // Its thread, too, is to have only what was kept.
+        if let Some(limit) = &self.options.limit
+            && let Err(error) = limit.start()
+        {
+            self.remember(&format!("no thread for the limit controller: {error}"));
         }
         Ok(())
     }

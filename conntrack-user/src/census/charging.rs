@@ -13,8 +13,11 @@ use conntrack_ebpf::{
 
 use super::Owners;
 use crate::{
-    kernel::entries::{Entry, Layer4, Tuple},
-    owners::Maps,
+    kernel::{
+        Root,
+        entries::{Entry, Layer4, Tuple},
+    },
+    owners::{Details, Limits, Maps, Scanner, Slots},
     sys::netns::Inode,
 };
 
@@ -70,6 +73,34 @@ impl FromIterator<(u32, String)> for Workloads {
 }
 
 impl Charging {
+    /// Whose an entry is, by a look around of the caller's own. Sockets of the host are the host's:
+    /// only the running agent saw whose they are.
+    /// `describe` may add what is known of them from elsewhere.
+    pub fn look_around(root: &Root, describe: impl FnOnce(&mut Slots)) -> Self {
+        let mut slots = Slots::new(Limits::default());
+        let found = Scanner::new(root.clone()).scan();
+        slots.apply(&found, |_| true, |_| false);
+        describe(&mut slots);
+        let workload = |details: &Details| {
+            let workload = details.workload.as_ref()?;
+            let namespace = &details.namespace;
+            Some(format!("{} {namespace}/{}", workload.kind, workload.name))
+        };
+        Self {
+            maps: slots.maps().clone(),
+            host_netns: found.host_netns.unwrap_or_default(),
+            names: slots
+                .occupants()
+                .map(|(slot, occupant)| (slot, occupant.owner.name()))
+                .collect(),
+            workloads: slots
+                .occupants()
+                .filter_map(|(slot, occupant)| Some((slot, workload(&occupant.owner)?)))
+                .collect(),
+            ..Self::default()
+        }
+    }
+
     /// Who is charged for this entry of the table of `netns`.
     pub fn charge(&self, netns: Inode, entry: &Entry) -> Charge {
         let source = self.claim(entry.original.source);

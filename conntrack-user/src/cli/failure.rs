@@ -3,6 +3,7 @@
 use crate::{
     journal::JournalError,
     kernel::entries::EntriesError,
+    limit::{controller::SetError, settings::SettingsError},
     probes::AttachError,
     serve::{http::ListenError, socket::SocketError},
 };
@@ -30,6 +31,12 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
             }
             if let Some(error) = cause.downcast_ref::<EntriesError>() {
                 return Some(error.help());
+            }
+            if let Some(error) = cause.downcast_ref::<SetError>() {
+                return Some(error.help());
+            }
+            if cause.is::<SettingsError>() {
+                return Some(SettingsError::HELP);
             }
             if let Some(error) = cause.downcast_ref::<ListenError>() {
                 return Some(error.help());

@@ -3,6 +3,8 @@
 mod args;
 mod doctor;
 mod failure;
+mod limit;
+mod limit_args;
 mod logging;
 mod output;
 mod run;
@@ -40,6 +42,7 @@ enum Command {
     Watch(watch::Watch),
     Table(table::Table),
     Doctor(doctor::Doctor),
+    Limit(limit::Limit),
 }
 
 /// Runs the program with the arguments of the process; the exit status is 0 if all went well, 1
@@ -55,12 +58,17 @@ pub fn main() -> ExitCode {
         Command::Watch(watch) => watch.run().map(|()| ExitCode::SUCCESS),
         Command::Table(table) => table.run().map(|()| ExitCode::SUCCESS),
         Command::Doctor(doctor) => doctor.run(),
+        Command::Limit(limit) => limit.run().map(|()| ExitCode::SUCCESS),
     };
     match result {
         Ok(status) => status,
         Err(error) => {
             eprint!("{}", failure::explain(&error));
-            ExitCode::FAILURE
+            if error.is::<limit::SettingsError>() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -7,11 +7,13 @@ use tokio::{runtime, task::LocalSet};
 
 use super::{
     args::{JournalArgs, KubeArgs, LogArgs, ProbeArgs, SocketArgs},
+    limit_args::{ControllerArgs, LimitArgs},
     logging, signals,
 };
 use crate::{
     agent::{self, AgentOptions, Closed, Handle},
     journal::{Journal, JournalQueue},
+    limit::{Control, Mode},
     serve::{http, metrics::Exporter, socket::Socket},
 };
 
@@ -42,6 +44,10 @@ pub(super) struct Run {
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
+    controller: ControllerArgs,
+    #[command(flatten)]
+    limit: LimitArgs,
+    #[command(flatten)]
     probes: ProbeArgs,
     #[command(flatten)]
     kube: KubeArgs,
@@ -62,6 +68,7 @@ impl Run {
     }
 
     async fn agent(self) -> anyhow::Result<()> {
+        let settings = self.limit.settings(self.controller.limit_controller)?;
         let end = signals::end()?;
         let kube = self.kube.options()?;
         // Before anything is loaded: what is wrong with it is an error now and not later.
@@ -72,7 +79,11 @@ impl Run {
             .transpose()?;
         let listener = http::listen(self.listen).await?;
         let socket = Socket::bind(&self.socket.socket).await?;
-        let (publisher, handle) = agent::channel();
+        let (publisher, mut handle) = agent::channel();
+        let limit = (settings.mode != Mode::Off).then(|| Control::new(settings));
+        if let Some(limit) = &limit {
+            handle = handle.with_limit(limit.clone());
+        }
         let exporter = Arc::new(Exporter::new(handle.clone(), self.node_exporter_names)?);
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -85,6 +96,7 @@ impl Run {
             drop_capabilities: true,
             kube,
             journal: journal.as_ref().map(Journal::health),
+            limit,
         };
         let record = follow(journal.as_ref().map(Journal::queue), handle.clone());
         let result = tokio::select! {

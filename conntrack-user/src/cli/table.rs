@@ -19,7 +19,7 @@ use crate::{
     census::{By, Census, Charging, Filter, Labels, MOST_KEYS, line_json, parse_state, text},
     events::Netns,
     kernel::{Root, entries::walk_namespaces, sysctl, tables::Namespace},
-    owners::{Key, Limits, Scanner, Slots},
+    owners::Key,
     serve::{names::PodNames, socket::Remote},
     sys::netns::Inode,
 };
@@ -85,37 +85,17 @@ pub(super) struct Table {
     log: LogArgs,
 }
 
-/// Whose an entry is, by a look around of our own. Sockets of the host are the host's: only the
-/// running agent saw whose they are. It is asked only for names and workloads of pods.
+/// Whose an entry is. The running agent is asked only for names and workloads of pods.
 fn owners(root: &Root, socket: &Path) -> Charging {
-    let mut slots = Slots::new(Limits::default());
-    let found = Scanner::new(root.clone()).scan();
-    slots.apply(&found, |_| true, |_| false);
-    for known in known_pods(socket).pods {
-        slots.describe(&Key::pod(&known.uid), |details| {
-            details.namespace = known.namespace;
-            details.pod = known.pod;
-            details.workload = known.workload;
-        });
-    }
-    Charging {
-        maps: slots.maps().clone(),
-        host_netns: found.host_netns.unwrap_or_default(),
-        names: slots
-            .occupants()
-            .map(|(slot, occupant)| (slot, occupant.owner.name()))
-            .collect(),
-        workloads: slots
-            .occupants()
-            .filter_map(|(slot, occupant)| {
-                let workload = occupant.owner.workload.as_ref()?;
-                let namespace = &occupant.owner.namespace;
-                let name = format!("{} {namespace}/{}", workload.kind, workload.name);
-                Some((slot, name))
-            })
-            .collect(),
-        ..Charging::default()
-    }
+    Charging::look_around(root, |slots| {
+        for known in known_pods(socket).pods {
+            slots.describe(&Key::pod(&known.uid), |details| {
+                details.namespace = known.namespace;
+                details.pod = known.pod;
+                details.workload = known.workload;
+            });
+        }
+    })
 }
 
 /// What a running agent knows of pods; nothing if there is none, or it can't be asked: the count is the same.

@@ -24,7 +24,7 @@ mod trend;
 pub use tracker::{Sample, Tracker};
 
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-const fn as_f64(number: u64) -> f64 {
+pub(crate) const fn as_f64(number: u64) -> f64 {
     number as f64
 }
 
@@ -34,6 +34,6 @@ const fn as_f64(number: u64) -> f64 {
     clippy::cast_sign_loss,
     reason = "the conversion saturates"
 )]
-fn as_count(number: f64) -> u64 {
+pub(crate) fn as_count(number: f64) -> u64 {
     number.round() as u64
 }

@@ -21,7 +21,7 @@ pub const KEPT: &[(Capability, &str)] = &[
     ),
     (
         Capability::CAP_NET_ADMIN,
-        "read conntrack statistics by netlink",
+        "read conntrack statistics by netlink; set the limit, if that is asked for",
     ),
     (Capability::CAP_DAC_READ_SEARCH, "read /proc of other users"),
 ];

@@ -10,6 +10,7 @@ use prometheus::{
 
 use super::node_exporter;
 
+mod limit;
 mod owners;
 
 use crate::{
@@ -186,6 +187,12 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         } else {
             Vec::new()
         })
+        .chain(
+            snapshot
+                .limit_control
+                .iter()
+                .flat_map(|report| limit::families(report)),
+        )
         .chain(own_state(snapshot))
         .filter_map(Family::finish)
         .collect()

@@ -2,6 +2,7 @@
 //! command line ([`socket`]).
 
 pub mod http;
+pub mod limit;
 pub mod metrics;
 pub mod names;
 mod node_exporter;

@@ -7,6 +7,8 @@
 //! * `{"top":{}}`: a line at once and then one each second (see [`crate::serve::top`]); `{"top":{"once":true}}`:
 //!   one line, as soon as there are rates;
 //! * `{"pods":{}}`: one line with the names and workloads of pods (see [`crate::serve::names`]).
+//! * `{"limit":{}}`: one line, what limits the tables and what the controller does (see [`crate::serve::limit`]);
+//!   `{"limit":{"set":{"limit":N}}}`: the controller sets it, if nothing speaks against it.
 //!
 //! A request that is not understood gets `{"error":"..."}`. No line is longer than 64 KiB, but for those of `top` and `pods`
 //! ([`top::LINE_BYTES`](crate::serve::top::LINE_BYTES)). Who leaves lines unread for five seconds is
@@ -64,6 +66,29 @@ pub enum Request {
     Top(TopRequest),
     /// Send what is known of pods.
     Pods(PodsRequest),
+    /// Send what `ctpressure limit` shows.
+    Limit(LimitRequest),
+}
+
+/// Whether the limit is to be set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitRequest {
+    /// Set it first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<SetRequest>,
+}
+
+/// A limit that a person wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetRequest {
+    /// The limit.
+    pub limit: u64,
+    /// Override what speaks against it.
+    #[serde(default)]
+    pub force: bool,
+    /// Who asks.
+    #[serde(default)]
+    pub who: Option<String>,
 }
 
 /// Nothing to choose yet.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     agent::{Drift, KernelInfo, Own, OwnerSample, Recount, Snapshot, State, Table, Unexplained},
     journal::JournalStatus,
+    limit,
     owners::{Occupancy, kube::KubeStatus},
     pressure::rate::Rates,
     probes::{FieldStatus, HookStatus, ProgramTime, Totals},
@@ -47,6 +48,8 @@ pub struct Status<'a> {
     /// How the watch of the Kubernetes API goes; not there without `--kube`.
     #[serde(skip_serializing_if = "Option::is_none")]
     kubernetes: Option<&'a KubeStatus>,
+    /// What the limit controller says; null while it is off.
+    limit_control: Option<&'a limit::Report>,
     problems: &'a [String],
 }
 
@@ -110,6 +113,7 @@ impl<'a> From<&'a Snapshot> for Status<'a> {
                 kept: &snapshot.capabilities,
             },
             kubernetes: snapshot.kubernetes.as_ref(),
+            limit_control: snapshot.limit_control.as_deref(),
             problems: &snapshot.problems,
         }
     }

@@ -13,6 +13,7 @@ mod counts;
 mod detail;
 mod doctor;
 mod life;
+mod limit;
 mod metrics;
 mod nat;
 mod nested;
@@ -101,6 +102,7 @@ scenarios! {
     census census::census, Any, OneKernel, 120 s, "ctpressure table: entries by protocol, state, service, address and namespace equal the generator's";
     top_once top::once, Any, OneKernel, 120 s, "ctpressure top --once, asked and alone: tables, owners that sum up to them, rates, who loses packets";
     doctor doctor::doctor_finds, Any, OneKernel, 180 s, "ctpressure doctor: no finding on a plain node; each condition made true is found, and false again is not";
+    limit_raise limit::raise, Any, OneKernel, 180 s, "the limit controller: a ramp loses nothing, a flood is given nothing, who lowers the limit is countered, a second controller takes over";
     pages metrics::pages, Any, OneKernel, 60 s, "/healthz, /readyz, /status and wrong requests";
     kill9 life::kill9, EachOnOneKernel, EachKernel, 240 s, "kill -9 at 20 moments leaves no program, map or link";
     not_loaded life::not_loaded, Any, EachKernel, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";

@@ -13,6 +13,7 @@ use crate::{
         Root,
         tables::{TableReader, TablesError, TablesSample},
     },
+    limit,
     pressure::{
         Sample,
         destinations::What,
@@ -140,7 +141,12 @@ impl Supervisor {
         let problem = snapshot.kubernetes.as_ref();
         let problem = problem.and_then(|status| status.problem.clone());
         snapshot.problems.extend(problem);
+        let limit = self.options.limit.as_ref();
+        snapshot.limit_control = limit.map(limit::Control::report);
         self.publisher.publish(snapshot);
+        if let Some(limit) = limit {
+            limit.sample(self.publisher.latest());
+        }
         self.set_reserve(worst.unwrap_or_default()).await;
         self.recount(owners.needs_census).await;
     }

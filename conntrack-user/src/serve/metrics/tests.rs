@@ -1,6 +1,11 @@
 use super::*;
 use crate::{
     agent::{Activity, Drift, Own, OwnerSample, OwnerTotals, Table, Tops, Unexplained, channel},
+    limit::{
+        Mode, Report,
+        change::{By, Outcome},
+        report::{Fight, Standing, Tally},
+    },
     owners::{Owner, Workload},
     probes::{Drops, HookStatus, Lost, Mechanism, ProgramTime, Status, Totals},
 };
@@ -231,6 +236,45 @@ fn counters_stay_while_conntrack_is_unloaded() {
         "{text}"
     );
     assert!(!text.contains("ctpressure_table_entries{"), "{text}");
+}
+
+#[test]
+fn the_limit_controller_has_metrics_only_while_there_is_one() {
+    assert!(!exposition(full(), false).contains("ctpressure_limit_"));
+    let report = Report {
+        mode: Mode::On,
+        standing: Standing::Acting,
+        ceiling: Some(276_000),
+        raised_from: Some(1000),
+        fight: Some(Fight {
+            rounds: 6,
+            given_up: true,
+            who: None,
+        }),
+        tallies: vec![Tally {
+            by: By::Controller,
+            outcome: Outcome::Applied,
+            number: 3,
+        }],
+        ..Report::default()
+    };
+    let snapshot = Snapshot {
+        limit_control: Some(Arc::new(report)),
+        ..full()
+    };
+    let text = exposition(snapshot, false);
+    for line in [
+        r#"ctpressure_limit_changes_total{by="controller",result="applied"} 3"#,
+        r#"ctpressure_limit_changes_total{by="somebody_else",result="applied"} 0"#,
+        r#"ctpressure_limit_controller{state="acting"} 1"#,
+        r#"ctpressure_limit_controller{state="standby"} 0"#,
+        "ctpressure_limit_ceiling 276000",
+        "ctpressure_limit_raised_from 1000",
+        "ctpressure_limit_fight_rounds 6",
+        "ctpressure_limit_fight_given_up 1",
+    ] {
+        assert!(text.contains(line), "no {line} in:\n{text}");
+    }
 }
 
 #[test]

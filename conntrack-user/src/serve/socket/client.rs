@@ -18,12 +18,13 @@ use tokio::{
 };
 
 use super::{
-    Hello, LINE_BYTES, PROTOCOL, PodsRequest, Refusal, Request, SocketError, TopRequest, greeting,
-    write_line,
+    Hello, LINE_BYTES, LimitRequest, PROTOCOL, PodsRequest, Refusal, Request, SocketError,
+    TopRequest, greeting, write_line,
 };
 use crate::{
     events::{Event, Filter},
     serve::{
+        limit::{self, LimitView},
         names::PodNames,
         top::{self, TopSample},
     },
@@ -104,6 +105,27 @@ impl Remote<PodNames> {
         };
         match timeout(SILENCE, remote.line()).await {
             Ok(result) => result,
+            Err(_) => Err(SocketError::Silent(path.to_owned())),
+        }
+    }
+}
+
+impl Remote<LimitView> {
+    /// Asks the agent at `path` what limits the tables, or to set the limit; `None` if no agent runs
+    /// there.
+    ///
+    /// # Errors
+    /// If there is one but it can't be asked.
+    pub async fn limit(
+        path: &Path,
+        request: LimitRequest,
+    ) -> Result<Option<LimitView>, SocketError> {
+        let request = Request::Limit(request);
+        let Some(mut remote) = Self::ask(path, &request, limit::LINE_BYTES).await? else {
+            return Ok(None);
+        };
+        match timeout(SILENCE, remote.line()).await {
+            Ok(answer) => answer,
             Err(_) => Err(SocketError::Silent(path.to_owned())),
         }
     }

@@ -30,6 +30,7 @@ use crate::{
     agent::Handle,
     events::Filter,
     serve::{
+        limit,
         names::PodNames,
         top::{self, TopSample},
     },
@@ -171,6 +172,10 @@ async fn client(stream: UnixStream, agent: &Handle) -> io::Result<()> {
         Ok(Request::Pods(_)) => {
             let names = PodNames::from(&*agent.latest());
             write_line(&mut writer, &names).await
+        }
+        Ok(Request::Limit(request)) => {
+            let view = limit::answer(request, agent).await;
+            write_line(&mut writer, &view).await
         }
         Err(error) => {
             let error = format!("not a request that this agent knows: {error}");

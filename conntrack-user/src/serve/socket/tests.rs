@@ -8,7 +8,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    agent::{Publisher, channel},
+    agent::{Publisher, Snapshot, channel},
     events::{Event, Kind, sample},
     owners::{Owner, Workload},
     serve::top::{LINE_BYTES as TOP_LINE_BYTES, TopSample, example},
@@ -351,4 +351,37 @@ async fn an_agent_that_says_nothing_is_not_waited_for() {
     let error = answered(b"").await;
     assert!(matches!(error, SocketError::Silent(_)), "{error}");
     assert!(!error.help().is_empty());
+}
+
+#[tokio::test]
+async fn the_limit_is_told_and_set_only_by_a_controller_that_may() {
+    served(|path, publisher| async move {
+        publisher.publish(Snapshot {
+            limit: Some(1000),
+            tables: example::snapshot().tables,
+            ..Snapshot::default()
+        });
+        let request = LimitRequest {
+            set: Some(SetRequest {
+                limit: 2000,
+                force: false,
+                who: None,
+            }),
+        };
+        let view = Remote::limit(&path, request)
+            .await
+            .expect("an answer")
+            .expect("an agent");
+        assert_eq!(view.limit, Some(1000));
+        assert!(view.fullest.is_some());
+        assert_eq!(
+            (view.controller, view.set),
+            (None, None),
+            "there is no controller"
+        );
+    })
+    .await;
+    let (_folder, path) = place();
+    let asked = Remote::limit(&path, LimitRequest::default()).await;
+    assert_eq!(asked.expect("no error"), None, "no agent");
 }

@@ -1,0 +1,189 @@
+//! `ctpressure limit`: what limits the tables, who set it, what the controller did or would do.
+
+use std::io::{self, Write as _};
+
+use clap::{Args, Subcommand, ValueEnum};
+use tokio::runtime;
+
+use super::{
+    Failure,
+    args::{LogArgs, SocketArgs},
+    limit_args::LimitArgs,
+    logging,
+};
+use crate::{
+    agent::table_bytes,
+    kernel::{Root, tables::TableReader},
+    limit::{Controller, Mode, Place, Sample, node, policy::TableSeen},
+    serve::{
+        limit::LimitView,
+        socket::{LimitRequest, Remote, SetRequest},
+    },
+};
+
+pub(super) use crate::limit::SettingsError;
+
+mod text;
+
+/// Show what limits the tables, and what the limit controller did or would do
+///
+/// Asks the running agent; looks by itself while none runs. Changes nothing, but for `set`.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Limit {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Set(Set),
+}
+
+/// Set the limit by hand, unless a guard rail speaks against it
+#[derive(Args, Debug)]
+struct Set {
+    /// Entries that each table may hold (`nf_conntrack_max`)
+    #[arg(value_name = "N")]
+    limit: u64,
+    /// Set it anyway; says what is overridden
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args, Debug)]
+struct Common {
+    /// Text for people, or JSON: one object
+    #[arg(
+        short,
+        long,
+        env = "CTPRESSURE_OUTPUT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    output: Output,
+    #[command(flatten)]
+    socket: SocketArgs,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    limit: LimitArgs,
+}
+
+/// How it is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Lines for people
+    #[default]
+    Text,
+    /// JSON
+    Json,
+}
+
+impl Limit {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let Self { command, common } = self;
+        match command {
+            None => common.run(None),
+            Some(Command::Set(Set {
+                limit,
+                force,
+                common,
+            })) => common.run(Some(SetRequest {
+                limit,
+                force,
+                who: user(),
+            })),
+        }
+    }
+}
+
+impl Common {
+    fn run(&self, set: Option<SetRequest>) -> anyhow::Result<()> {
+        logging::start(self.log.log, self.log.verbose, tracing::Level::ERROR);
+        let settings = self.limit.settings(Mode::DryRun)?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let request = LimitRequest { set: set.clone() };
+        let asked = runtime.block_on(Remote::limit(&self.socket.socket, request))?;
+        let runs = asked.is_some();
+        // An agent whose controller may not act leaves it to whoever asks.
+        let mut view = match asked {
+            Some(view) if set.is_none() || view.set.is_some() => view,
+            _ => {
+                let mut controller = Controller::new(settings, Place::node());
+                let view = look(&mut controller)?;
+                match set {
+                    None => view,
+                    Some(SetRequest { limit, force, who }) => {
+                        let done = controller.set(limit, force, who, node::since_boot());
+                        LimitView {
+                            set: Some(done),
+                            ..look(&mut controller)?
+                        }
+                    }
+                }
+            }
+        };
+        let result = view.set.take();
+        if let Some(Err(error)) = result {
+            return Err(error.into());
+        }
+        view.set = result;
+        let printed = match self.output {
+            Output::Json => format!("{}\n", serde_json::to_string(&view)?),
+            Output::Text => text::of(&view, runs),
+        };
+        match io::stdout().write_all(printed.as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// What there is, by a look of our own.
+fn look(controller: &mut Controller) -> anyhow::Result<LimitView> {
+    let root = Root::system();
+    let tables = TableReader::new(root.clone())
+        .read()
+        .map_err(|error| Failure {
+            what: format!("the tables can't be read: {error}"),
+            help: "load conntrack (`modprobe nf_conntrack`), and run as root".to_owned(),
+        })?;
+    let sample = Sample {
+        tables: tables
+            .tables
+            .iter()
+            .map(|table| TableSeen {
+                netns: table.netns,
+                name: table.name.clone(),
+                entries: table.entries,
+                seconds_to_full: None,
+            })
+            .collect(),
+        ..Sample::default()
+    };
+    controller.tick(&sample, node::since_boot());
+    let mut view = controller
+        .observation()
+        .map(LimitView::from)
+        .unwrap_or_default();
+    view.limit = Some(tables.limit);
+    view.buckets = Some(tables.buckets);
+    view.table_bytes = table_bytes(&root, tables.buckets);
+    view.controller = Some(controller.report().clone());
+    Ok(view)
+}
+
+/// Who asks: for the record, not for access.
+fn user() -> Option<String> {
+    ["SUDO_USER", "USER", "LOGNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()))
+}

@@ -1,0 +1,178 @@
+//! `ctpressure limit` for people.
+
+use std::{
+    fmt::Write as _,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use crate::{
+    census::text::grouped,
+    limit::{
+        Change, Mode, Report,
+        change::{Outcome, Purpose},
+        report::Standing,
+    },
+    pressure::as_f64,
+    serve::limit::LimitView,
+};
+
+/// Changes that are shown.
+const CHANGES: usize = 12;
+
+/// The whole text; `runs`: an agent was asked.
+pub(super) fn of(view: &LimitView, runs: bool) -> String {
+    let mut text = String::new();
+    // Writing to a string can't fail.
+    let _: Result<(), std::fmt::Error> = write(&mut text, view, runs);
+    text
+}
+
+fn write(text: &mut String, view: &LimitView, runs: bool) -> std::fmt::Result {
+    if let Some(Ok(set)) = &view.set {
+        for change in &set.changes {
+            writeln!(text, "set         {}", what(change))?;
+        }
+        for guard in &set.overridden {
+            writeln!(text, "overridden  {guard}")?;
+        }
+    }
+    let number = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), grouped);
+    let limit = match view.limit {
+        Some(0) => "unlimited".to_owned(),
+        limit => format!("{} entries a table", number(limit)),
+    };
+    let report = view.controller.as_ref();
+    let from = report.and_then(|report| report.raised_from);
+    let from = from.map_or_else(String::new, |from| {
+        format!(", raised by ctpressure from {}", grouped(from))
+    });
+    writeln!(
+        text,
+        "limit       {limit}{from}; {} buckets",
+        number(view.buckets)
+    )?;
+    if let Some(fullest) = &view.fullest {
+        let share = match view.limit {
+            Some(limit) if limit > 0 => format!(
+                ", {:.1} % of the limit",
+                100.0 * as_f64(fullest.entries) / as_f64(limit)
+            ),
+            _ => String::new(),
+        };
+        writeln!(
+            text,
+            "fullest     {}: {} entries{share}",
+            fullest.name,
+            grouped(fullest.entries)
+        )?;
+    }
+    let Some(report) = report else {
+        return writeln!(
+            text,
+            "controller  off (the agent runs without --limit-controller)"
+        );
+    };
+    let mib = |bytes: Option<u64>| {
+        bytes.map_or_else(
+            || "?".to_owned(),
+            |bytes| format!("{:.1} MiB", as_f64(bytes) / as_f64(1 << 20)),
+        )
+    };
+    writeln!(
+        text,
+        "memory      {} now; {} when full, extensions included",
+        mib(view.table_bytes),
+        mib(report.bytes_when_full)
+    )?;
+    writeln!(
+        text,
+        "ceiling     {} ({}); {} when full",
+        number(report.ceiling),
+        report.ceiling_reason.as_deref().unwrap_or("?"),
+        mib(report.bytes_at_ceiling)
+    )?;
+    writeln!(text, "controller  {}", controller(report, runs))?;
+    if !report.now.is_empty() {
+        writeln!(text, "now         {}", report.now)?;
+    }
+    if let Some(fight) = &report.fight {
+        let state = if fight.given_up { ", given up" } else { "" };
+        let who = fight.who.as_deref().unwrap_or("nobody who is known");
+        writeln!(
+            text,
+            "fight       lowered {} times below what the traffic needs{state}; by {who}",
+            fight.rounds
+        )?;
+    }
+    for advice in &report.advice {
+        writeln!(text, "advice      {advice}")?;
+    }
+    history(text, &report.changes)
+}
+
+fn controller(report: &Report, runs: bool) -> String {
+    let mode = match (runs, report.mode) {
+        (false, _) => "no agent runs here; a look of one second".to_owned(),
+        (true, Mode::Off) => "off".to_owned(),
+        (true, Mode::DryRun) => "dry run: says what it would do".to_owned(),
+        (true, Mode::On) => "on".to_owned(),
+    };
+    match &report.standing {
+        Standing::Acting => mode,
+        Standing::Starting => format!("{mode}, starting"),
+        Standing::Standby(why) => format!("{mode}, but {why}: this one stands by"),
+        Standing::Blocked(why) => format!("{mode}, but it can't act: {why}"),
+    }
+}
+
+fn history(text: &mut String, changes: &[Change]) -> std::fmt::Result {
+    if changes.is_empty() {
+        return writeln!(text, "history     none");
+    }
+    let shown = &changes[changes.len().saturating_sub(CHANGES)..];
+    writeln!(
+        text,
+        "history     the last {} of {} changes",
+        shown.len(),
+        changes.last().map_or(0, |change| change.sequence)
+    )?;
+    for change in shown {
+        let time = UNIX_EPOCH + Duration::from_millis(change.unix_millis);
+        let time = humantime::format_rfc3339_seconds(time);
+        let who = change.who.as_deref();
+        let who = who.map_or_else(String::new, |who| format!(" ({who})"));
+        writeln!(
+            text,
+            "  {time}  {}{who}: {}\n      {}",
+            change.by,
+            what(change),
+            change.reason
+        )?;
+    }
+    Ok(())
+}
+
+/// What was changed, and what came of it.
+fn what(change: &Change) -> String {
+    let Change {
+        before,
+        after,
+        outcome,
+        purpose,
+        ..
+    } = change;
+    let numbers = match purpose {
+        Purpose::Buckets => format!(
+            "buckets {} -> {}",
+            grouped(before.buckets),
+            grouped(after.buckets)
+        ),
+        _ => format!("{} -> {}", grouped(before.limit), grouped(after.limit)),
+    };
+    match outcome {
+        Outcome::Applied => numbers,
+        Outcome::DryRun => format!("{numbers} (dry run: not done)"),
+        Outcome::Refused => format!("{} stays (refused)", grouped(before.limit)),
+        Outcome::Failed => format!("{numbers} (failed)"),
+    }
+}

@@ -1,0 +1,315 @@
+//! Ties it together: samples in, decisions made, carried out one step at a time, and told.
+//!
+//! # The steps of a change
+//!
+//! 1. What is about to be done is kept on disk (drafted, then in place of the earlier state).
+//! 2. If the number is still the one that the decision was made for, the new one is written.
+//! 3. It is read back.
+//! 4. What came of it is kept on disk.
+//!
+//! After an end between any two of them the next start compares the kernel's number with both: the
+//! new one is there, so it was done; the old one, so it was not; another one, so somebody else has set
+//! it since, and it is theirs. Between reading and writing in step 2 there are microseconds in which somebody
+//! else's change would be overwritten unseen: a sysctl can't be compared and set.
+
+use std::time::Duration;
+
+use super::{
+    change::{By, Change, Outcome, Purpose, Size},
+    cost::{self, EntryCost},
+    culprit,
+    flood::Composition,
+    knobs::{Knob, Knobs},
+    lock::{Lock, LockError},
+    look, node,
+    policy::{Action, Found, Observation, Policy, TableSeen},
+    report::{Mode, Report, Standing, Tally},
+    settings::Settings,
+    store::{Pending, State, Store},
+};
+mod hand;
+mod place;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+pub use hand::{Set, SetError};
+pub use place::{Place, Sample, Step};
+
+/// How long to wait before the lock, or what is in the way, is looked at again.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How often the cost of an entry is read.
+const COST_EVERY: Duration = Duration::from_mins(1);
+
+/// The controller of a node.
+pub struct Controller {
+    settings: Settings,
+    place: Place,
+    knobs: Knobs,
+    store: Store,
+    boot: String,
+    state: State,
+    policy: Policy,
+    lock: Option<Lock>,
+    tried: Option<Duration>,
+    standing: Standing,
+    tallies: Vec<Tally>,
+    cost: Option<(Duration, EntryCost)>,
+    /// Of a dry run: what there is, and what it would have made of it.
+    pretended: Option<(Size, Size)>,
+    observation: Option<Observation>,
+    report: Report,
+}
+
+impl Controller {
+    /// A controller that has done nothing yet.
+    pub fn new(settings: Settings, place: Place) -> Self {
+        let boot = node::boot_id(&place.root);
+        let store = Store::new(settings.state.clone());
+        let (state, problem) = store.load(&boot);
+        if let Some(problem) = problem {
+            tracing::warn!("{problem}");
+        }
+        Self {
+            knobs: Knobs::new(place.root.clone()),
+            policy: Policy::new(settings.clone(), state.ledger.clone()),
+            report: Report {
+                mode: settings.mode,
+                ..Report::default()
+            },
+            settings,
+            place,
+            store,
+            boot,
+            state,
+            lock: None,
+            tried: None,
+            standing: Standing::Starting,
+            tallies: Vec::new(),
+            cost: None,
+            pretended: None,
+            observation: None,
+        }
+    }
+
+    /// What it says.
+    pub const fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// What was seen last.
+    pub const fn observation(&self) -> Option<&Observation> {
+        self.observation.as_ref()
+    }
+
+    /// Takes a sample of this time (since boot), and acts on it.
+    pub fn tick(&mut self, sample: &Sample, at: Duration) {
+        let now = match self.observe(sample, at) {
+            Ok(seen) => {
+                let now = if self.may_act(at) {
+                    self.decide(&seen, at)
+                } else {
+                    String::new()
+                };
+                self.observation = Some(seen);
+                now
+            }
+            Err(error) => {
+                self.standing = Standing::Blocked(error);
+                String::new()
+            }
+        };
+        self.tell(now);
+    }
+
+    /// What there is now.
+    fn observe(&mut self, sample: &Sample, at: Duration) -> Result<Observation, String> {
+        let mut size = self.knobs.read().map_err(|error| error.to_string())?;
+        if let Some((real, pretended)) = self.pretended {
+            if real == size {
+                size = pretended;
+            } else {
+                self.pretended = None;
+            }
+        }
+        let memory = node::memory(&self.place.root).map_err(|error| error.to_string())?;
+        let cost = match self.cost {
+            Some((read, cost)) if at.saturating_sub(read) < COST_EVERY => cost,
+            _ => {
+                let cost = node::entry_cost(&self.place.root);
+                self.cost = Some((at, cost));
+                cost
+            }
+        };
+        Ok(Observation {
+            at,
+            limit: size.limit,
+            buckets: size.buckets,
+            tables: sample.tables.clone(),
+            drops: sample.drops,
+            flow: sample.flow,
+            memory,
+            cost,
+        })
+    }
+
+    /// Whether it is this controller's turn, and nothing is in the way.
+    fn may_act(&mut self, at: Duration) -> bool {
+        if self.settings.mode != Mode::On {
+            self.standing = Standing::Acting;
+            return true;
+        }
+        if let Some(lock) = &self.lock {
+            lock.answer();
+            if self.standing == Standing::Acting {
+                return true;
+            }
+        }
+        if self
+            .tried
+            .is_some_and(|tried| at.saturating_sub(tried) < AGAIN)
+        {
+            return false;
+        }
+        self.tried = Some(at);
+        let standing = self.stand(at);
+        if standing != self.standing {
+            match &standing {
+                Standing::Acting => tracing::info!("the limit controller is on"),
+                Standing::Standby(why) | Standing::Blocked(why) => {
+                    tracing::warn!("the limit controller can't act: {why}");
+                }
+                Standing::Starting => {}
+            }
+        }
+        self.standing = standing;
+        self.standing == Standing::Acting
+    }
+
+    /// Takes the lock and the state, and sees what is in the way.
+    fn stand(&mut self, at: Duration) -> Standing {
+        if self.lock.is_none() {
+            match Lock::take(&self.place.root, &self.place.lock) {
+                Ok(lock) => self.lock = Some(lock),
+                Err(error @ LockError::Held(_)) => return Standing::Standby(error.to_string()),
+                Err(error) => return Standing::Blocked(error.to_string()),
+            }
+            // Whoever had it before may have changed something.
+            let (state, problem) = self.store.load(&self.boot);
+            if let Some(problem) = problem {
+                tracing::warn!("{problem}");
+            }
+            self.state = state;
+            self.finish_pending(at);
+            self.policy = Policy::new(self.settings.clone(), self.state.ledger.clone());
+        }
+        if let Err(error) = self.knobs.check() {
+            return Standing::Blocked(format!("{error}; {}", error.help()));
+        }
+        match self.store.save(&self.state, || {}) {
+            Ok(()) => Standing::Acting,
+            Err(error) => Standing::Blocked(format!("{error}; {}", error.help())),
+        }
+    }
+
+    /// Lets the policy decide, and does what it says; gives what is done or waited for.
+    fn decide(&mut self, seen: &Observation, at: Duration) -> String {
+        let decision = self.policy.observe(seen, &mut self.place.look);
+        if let Some(found) = decision.found {
+            self.found(found);
+        }
+        if let Some(refused) = decision.refused {
+            let change = Self::change(&refused, By::Controller, None, Outcome::Refused);
+            self.record(change);
+        }
+        let now = match decision.action {
+            Some(action) if self.settings.mode != Mode::On => {
+                self.pretend(&action, at);
+                format!("would {}", decision.now)
+            }
+            Some(action) => {
+                let change = self.carry_out(&action, By::Controller, None, at);
+                if change.outcome == Outcome::Failed {
+                    change.reason
+                } else {
+                    decision.now
+                }
+            }
+            None => decision.now,
+        };
+        self.report.advice = decision.advice;
+        self.keep_if_changed();
+        now
+    }
+
+    /// Goes on as if it had been done.
+    fn pretend(&mut self, action: &Action, at: Duration) {
+        if let Ok(real) = self.knobs.read() {
+            self.pretended = Some((real, action.after));
+        }
+        self.policy.done(action, true, at);
+        let change = Self::change(action, By::Controller, None, Outcome::DryRun);
+        self.record(change);
+    }
+
+    /// Records what somebody else did.
+    fn found(&mut self, found: Found) {
+        let who = culprit::find(&self.place.root, found.after.limit);
+        self.policy.suspect(who.clone());
+        let action = Action {
+            purpose: Purpose::Found,
+            before: found.before,
+            after: found.after,
+            reason: found.reason,
+        };
+        let change = Self::change(&action, By::SomebodyElse, who, Outcome::Applied);
+        self.record(change);
+    }
+
+    /// Keeps on disk what was learned without an action, so that it is known after a restart.
+    fn keep_if_changed(&mut self) {
+        if self.settings.mode != Mode::On || self.standing != Standing::Acting {
+            return;
+        }
+        if self.state.ledger == *self.policy.ledger() {
+            return;
+        }
+        self.state.ledger = self.policy.ledger().clone();
+        if let Err(error) = self.store.save(&self.state, || {}) {
+            tracing::error!("{error}");
+            self.standing = Standing::Blocked(format!("{error}; {}", error.help()));
+        }
+    }
+
+    /// Makes the report.
+    fn tell(&mut self, now: String) {
+        let report = &mut self.report;
+        report.standing = self.standing.clone();
+        report.now = now;
+        report.fight = self.policy.fight();
+        report.raised_from = self.policy.ledger().ours.map(|ours| ours.from);
+        report.changes = self.state.history.changes().to_vec();
+        report.tallies.clone_from(&self.tallies);
+        if self.standing != Standing::Acting {
+            report.advice.clear();
+        }
+        let Some(seen) = &self.observation else {
+            return;
+        };
+        let (ceiling, reason) = self.policy.ceiling_now(seen);
+        let sharing = seen.sharing();
+        let bytes = |limit: u64| {
+            let buckets = cost::buckets_for(limit, ceiling.limit, seen.buckets, &sharing);
+            cost::bytes(&seen.cost, sharing.when_full(limit), buckets)
+        };
+        report.bytes_at_ceiling = Some(bytes(ceiling.limit));
+        report.bytes_when_full = Some(cost::bytes(
+            &seen.cost,
+            sharing.when_full(seen.limit),
+            seen.buckets,
+        ));
+        report.entry_bytes = Some(seen.cost);
+        report.ceiling = Some(ceiling.limit);
+        report.ceiling_reason = Some(reason);
+    }
+}

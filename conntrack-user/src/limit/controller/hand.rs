@@ -1,0 +1,202 @@
+//! `ctpressure limit set N`: a person's change goes through the same guards.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Action, By, Change, Controller, Mode, Outcome, Purpose, Size, Standing};
+use crate::{
+    limit::{
+        cost,
+        ledger::Ledger,
+        policy::{Observation, Policy},
+        settings::{LEAST, MOST},
+    },
+    pressure::as_f64,
+};
+
+/// Something that speaks against a limit; `--force` overrides it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// Fewer than there are entries.
+    BelowEntries(u64),
+    /// So little more that the table would be under pressure at once.
+    Pressure(u64),
+    /// More than the node can afford.
+    Ceiling(u64, String),
+    /// Below what somebody else has set.
+    Foreign(u64),
+}
+
+impl fmt::Display for Guard {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BelowEntries(entries) => write!(
+                to,
+                "a table holds {entries} entries: every new connection would be dropped or cost another one its entry"
+            ),
+            Self::Pressure(peak) => write!(
+                to,
+                "a table has held {peak} entries lately: it would be nearly full at once"
+            ),
+            Self::Ceiling(ceiling, reason) => {
+                write!(to, "the ceiling is {ceiling}: {reason}")
+            }
+            Self::Foreign(limit) => write!(to, "somebody else wanted {limit}"),
+        }
+    }
+}
+
+/// What speaks against a limit of `to`.
+pub(super) fn guards(policy: &Policy, seen: &Observation, to: u64) -> Vec<Guard> {
+    let entries = seen.fullest().map_or(0, |table| table.entries);
+    let peak = policy.peak().max(entries);
+    let ledger: &Ledger = policy.ledger();
+    let mut guards = Vec::new();
+    if to < entries {
+        guards.push(Guard::BelowEntries(entries));
+    } else if as_f64(peak) >= policy.settings().raise_at * as_f64(to) && to < seen.limit {
+        guards.push(Guard::Pressure(peak));
+    }
+    let (ceiling, reason) = policy.ceiling_now(seen);
+    if to > ceiling.limit && to > seen.limit {
+        guards.push(Guard::Ceiling(ceiling.limit, reason));
+    }
+    let foreign = match ledger.ours {
+        Some(_) => ledger.highest_foreign,
+        None => seen.limit,
+    };
+    if to < foreign {
+        guards.push(Guard::Foreign(foreign));
+    }
+    guards
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Set {
+    /// What was done: the limit, and more buckets if it needs them.
+    pub changes: Vec<Change>,
+    /// What spoke against it and was overridden.
+    pub overridden: Vec<String>,
+}
+
+/// Why a limit was not set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "error", content = "why")]
+pub enum SetError {
+    /// Not a limit, whatever is forced.
+    #[error("{0} can't be a limit: it has to be from {LEAST} to {MOST}")]
+    OutOfBounds(u64),
+    /// Guards spoke against it.
+    #[error("not set to that limit: {}", .0.join("; and "))]
+    Refused(Vec<String>),
+    /// Another controller acts.
+    #[error("{0}")]
+    Held(String),
+    /// It can't be done here.
+    #[error("the limit can't be set: {0}")]
+    Blocked(String),
+}
+
+impl SetError {
+    /// What to do about it.
+    pub const fn help(&self) -> &'static str {
+        match self {
+            Self::OutOfBounds(_) => "choose a limit within these bounds",
+            Self::Refused(_) => "choose another limit, or override this with --force",
+            Self::Held(_) => "ask that one (--socket), or end it first",
+            Self::Blocked(_) => "see what is said above; `ctpressure limit` shows what there is",
+        }
+    }
+}
+
+impl Controller {
+    /// Sets the limit by hand, at this time since boot. A sample has to be taken before.
+    ///
+    /// # Errors
+    /// What speaks against it, or is in the way. What was refused is recorded.
+    pub fn set(
+        &mut self,
+        limit: u64,
+        force: bool,
+        who: Option<String>,
+        at: Duration,
+    ) -> Result<Set, SetError> {
+        if !(LEAST..=MOST).contains(&limit) {
+            return Err(SetError::OutOfBounds(limit));
+        }
+        self.get_ready(at)?;
+        let Some(mut seen) = self.observation.clone() else {
+            return Err(SetError::Blocked("there is no sample yet".to_owned()));
+        };
+        // As it is now, not a second ago.
+        let now = self
+            .knobs
+            .read()
+            .map_err(|error| SetError::Blocked(error.to_string()))?;
+        (seen.limit, seen.buckets) = (now.limit, now.buckets);
+        let guards: Vec<String> = guards(&self.policy, &seen, limit)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let mut action = Action {
+            purpose: Purpose::Set,
+            before: now,
+            after: Size { limit, ..now },
+            reason: "asked for by hand".to_owned(),
+        };
+        if !guards.is_empty() && !force {
+            action.reason = format!("asked for by hand, but {}", guards.join("; and "));
+            let change = Self::change(&action, By::Hand, who, Outcome::Refused);
+            self.record(change);
+            self.tell_again();
+            return Err(SetError::Refused(guards));
+        }
+        if !guards.is_empty() {
+            action.reason = format!("forced by hand, although {}", guards.join("; and "));
+        }
+        let mut changes = vec![self.carry_out(&action, By::Hand, who.clone(), at)];
+        let sharing = seen.sharing();
+        let buckets = cost::buckets_for(limit, limit, now.buckets, &sharing);
+        if changes[0].outcome == Outcome::Applied && buckets > now.buckets {
+            let action = Action {
+                purpose: Purpose::Buckets,
+                before: changes[0].after,
+                after: Size { limit, buckets },
+                reason: "chains would be too long for the limit that was set by hand".to_owned(),
+            };
+            changes.push(self.carry_out(&action, By::Hand, who, at));
+        }
+        self.pretended = None;
+        self.tell_again();
+        match changes
+            .iter()
+            .find(|change| change.outcome == Outcome::Failed)
+        {
+            Some(failed) => Err(SetError::Blocked(failed.reason.clone())),
+            None => Ok(Set {
+                changes,
+                overridden: guards,
+            }),
+        }
+    }
+
+    /// Sees to it that a change can be made: by the controller that acts, or for this once.
+    fn get_ready(&mut self, at: Duration) -> Result<(), SetError> {
+        if self.settings.mode == Mode::On && self.standing == Standing::Acting {
+            return Ok(());
+        }
+        match self.stand(at) {
+            Standing::Acting => Ok(()),
+            Standing::Standby(why) => Err(SetError::Held(why)),
+            Standing::Blocked(why) => Err(SetError::Blocked(why)),
+            Standing::Starting => Err(SetError::Blocked("there is no sample yet".to_owned())),
+        }
+    }
+
+    fn tell_again(&mut self) {
+        let now = std::mem::take(&mut self.report.now);
+        self.tell(now);
+    }
+}

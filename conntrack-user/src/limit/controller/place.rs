@@ -1,0 +1,99 @@
+//! Where a controller works, and what it is told.
+
+use std::time::{Duration, Instant};
+
+use super::{Composition, TableSeen, look};
+use crate::{agent::Snapshot, kernel::Root, limit::lock};
+
+/// Of the time, at most one part in so many goes into looking at tables.
+const LOOK_SHARE: u32 = 20;
+
+/// A step of a change that was just taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Step {
+    /// What is about to be done is written down, beside the earlier state.
+    IntentDrafted,
+    /// It has replaced the earlier state.
+    IntentKept,
+    /// The kernel has the new number.
+    Written,
+    /// It was read back.
+    Confirmed,
+    /// What came of it is written down, beside the earlier state.
+    ResultDrafted,
+    /// It has replaced the earlier state.
+    ResultKept,
+}
+
+/// What the agent saw in one second.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// All tables.
+    pub tables: Vec<TableSeen>,
+    /// Packets lost since a table was full, so far.
+    pub drops: Option<u64>,
+    /// Inserts and deletes, so far.
+    pub flow: Option<(u64, u64)>,
+}
+
+impl From<&Snapshot> for Sample {
+    fn from(snapshot: &Snapshot) -> Self {
+        let counts = snapshot.counting.then_some(&snapshot.totals);
+        Self {
+            tables: snapshot
+                .tables
+                .iter()
+                .map(|table| TableSeen {
+                    netns: table.netns,
+                    name: table.name.clone(),
+                    entries: table.entries,
+                    seconds_to_full: table.seconds_to_full,
+                })
+                .collect(),
+            drops: counts.map(|counts| counts.drops.table_full),
+            flow: counts.map(|counts| (counts.inserts, counts.deletes)),
+        }
+    }
+}
+
+/// Where the controller works, and how it looks at tables.
+pub struct Place {
+    /// Where the sysctls and what else is read are.
+    pub root: Root,
+    /// Name of the node's lock.
+    pub lock: String,
+    /// Tells what a table is made of.
+    pub look: Box<dyn FnMut(u32) -> Option<Composition> + Send>,
+    /// Called after each step of a change.
+    pub stepped: fn(Step),
+}
+
+impl Place {
+    /// This node.
+    pub fn node() -> Self {
+        // What was found last: a look at a large table is not repeated at once.
+        let mut last: Option<(Instant, Duration, u32, Option<Composition>)> = None;
+        let look = move |netns| {
+            if let Some((when, took, of, found)) = &last
+                && *of == netns
+                && when.elapsed() < *took * LOOK_SHARE
+            {
+                return found.clone();
+            }
+            let begin = Instant::now();
+            let found = look::composition(&Root::system(), netns)
+                .inspect_err(|error| {
+                    tracing::warn!(%error, "what fills the table could not be looked at");
+                })
+                .ok();
+            last = Some((Instant::now(), begin.elapsed(), netns, found.clone()));
+            found
+        };
+        Self {
+            root: Root::system(),
+            lock: lock::NAME.to_owned(),
+            look: Box::new(look),
+            stepped: |_| {},
+        }
+    }
+}

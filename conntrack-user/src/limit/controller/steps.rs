@@ -1,0 +1,203 @@
+//! A change, step by step (see the [controller](super)).
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{Action, By, Change, Controller, Knob, Outcome, Pending, Purpose, Size, Step, Tally};
+use crate::limit::{knobs::KnobError, ledger::Ledger};
+
+impl Controller {
+    /// Finds out what came of a change during which the controller ended.
+    pub(super) fn finish_pending(&mut self, at: Duration) {
+        let Some(pending) = self.state.pending.take() else {
+            return;
+        };
+        let Ok(now) = self.knobs.read() else {
+            // Conntrack is gone, and what was set with it.
+            self.state.ledger = Ledger::default();
+            return;
+        };
+        let Pending {
+            action,
+            by,
+            who,
+            at: begun,
+            unix_millis,
+        } = pending;
+        let knob = knob(action.purpose);
+        let (outcome, found) = if knob.of(now) == knob.of(action.after)
+            || (knob == Knob::Buckets && now.buckets > action.before.buckets)
+        {
+            self.state
+                .ledger
+                .done(action.purpose, action.before, action.after, begun.min(at));
+            (Outcome::Applied, "it was done")
+        } else if knob.of(now) == knob.of(action.before) {
+            (Outcome::Failed, "it was not done")
+        } else {
+            (Outcome::Failed, "somebody else has set another value since")
+        };
+        let change = Change {
+            sequence: 0,
+            unix_millis,
+            by,
+            who,
+            purpose: action.purpose,
+            before: action.before,
+            after: action.after,
+            outcome,
+            reason: format!(
+                "{} (the controller ended meanwhile; found at its next start: {found})",
+                action.reason
+            ),
+        };
+        self.record(change);
+    }
+
+    /// Makes a change, step by step (see the [controller](super)).
+    pub(super) fn carry_out(
+        &mut self,
+        action: &Action,
+        by: By,
+        who: Option<String>,
+        at: Duration,
+    ) -> Change {
+        let result = self.take_steps(action, by, who.clone(), at);
+        let mut action = action.clone();
+        let outcome = match &result {
+            Ok(now) => {
+                action.after = *now;
+                Outcome::Applied
+            }
+            Err(error) => {
+                action.reason = format!("{}; but {error}", action.reason);
+                Outcome::Failed
+            }
+        };
+        self.policy.done(&action, result.is_ok(), at);
+        self.state.pending = None;
+        self.state.ledger = self.policy.ledger().clone();
+        let change = Self::change(&action, by, who, outcome);
+        let change = self.record(change);
+        let stepped = self.place.stepped;
+        match self
+            .store
+            .save(&self.state, || stepped(Step::ResultDrafted))
+        {
+            Ok(()) => stepped(Step::ResultKept),
+            // What was intended is kept: the next start finds out.
+            Err(error) => tracing::error!("{error}"),
+        }
+        change
+    }
+
+    fn take_steps(
+        &mut self,
+        action: &Action,
+        by: By,
+        who: Option<String>,
+        at: Duration,
+    ) -> Result<Size, String> {
+        let stepped = self.place.stepped;
+        let explain = |error: KnobError| format!("{error}; {}", error.help());
+        self.state.pending = Some(Pending {
+            action: action.clone(),
+            by,
+            who,
+            at,
+            unix_millis: unix_millis(),
+        });
+        self.store
+            .save(&self.state, || stepped(Step::IntentDrafted))
+            .map_err(|error| format!("{error}; {}", error.help()))?;
+        stepped(Step::IntentKept);
+        let knob = knob(action.purpose);
+        let now = self.knobs.read().map_err(|error| error.to_string())?;
+        if knob.of(now) != knob.of(action.before) {
+            return Err(format!(
+                "somebody else set it to {} at the same moment",
+                knob.of(now)
+            ));
+        }
+        self.knobs
+            .write(knob, knob.of(action.after))
+            .map_err(explain)?;
+        stepped(Step::Written);
+        let now = self
+            .knobs
+            .confirm(knob, knob.of(action.after))
+            .map_err(explain)?;
+        stepped(Step::Confirmed);
+        Ok(now)
+    }
+
+    pub(super) fn change(action: &Action, by: By, who: Option<String>, outcome: Outcome) -> Change {
+        Change {
+            sequence: 0,
+            unix_millis: unix_millis(),
+            by,
+            who,
+            purpose: action.purpose,
+            before: action.before,
+            after: action.after,
+            outcome,
+            reason: action.reason.clone(),
+        }
+    }
+
+    /// Adds it to the history, counts it, logs it.
+    pub(super) fn record(&mut self, change: Change) -> Change {
+        let key = (change.by, change.outcome);
+        match self
+            .tallies
+            .iter_mut()
+            .find(|tally| (tally.by, tally.outcome) == key)
+        {
+            Some(tally) => tally.number += 1,
+            None => self.tallies.push(Tally {
+                by: change.by,
+                outcome: change.outcome,
+                number: 1,
+            }),
+        }
+        let change = self.state.history.add(change).clone();
+        let Change {
+            by,
+            who,
+            purpose,
+            before,
+            after,
+            outcome,
+            reason,
+            ..
+        } = &change;
+        let (purpose, who) = (purpose.name(), who.as_deref());
+        let message = format!(
+            "limit {} -> {}, buckets {} -> {} ({purpose}, {outcome}, by {by}): {reason}",
+            before.limit, after.limit, before.buckets, after.buckets
+        );
+        if *outcome == Outcome::Failed || *by == By::SomebodyElse {
+            tracing::warn!(who, "{message}");
+        } else {
+            tracing::info!(who, "{message}");
+        }
+        change
+    }
+}
+
+/// Which number an action changes.
+const fn knob(purpose: Purpose) -> Knob {
+    match purpose {
+        Purpose::Buckets => Knob::Buckets,
+        Purpose::Raise | Purpose::Reapply | Purpose::GiveBack | Purpose::Set | Purpose::Found => {
+            Knob::Limit
+        }
+    }
+}
+
+fn unix_millis() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|time| u64::try_from(time.as_millis()).ok())
+        .unwrap_or_default()
+}

@@ -1,0 +1,222 @@
+//! The two sysctls that the controller writes, and what can be in the way.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, ErrorKind, Write as _},
+    path::{Path, PathBuf},
+};
+
+use super::{change::Size, settings::MOST};
+use crate::kernel::{
+    Root,
+    sysctl::{self, SysctlError},
+};
+
+/// Which number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Knob {
+    /// `nf_conntrack_max`.
+    Limit,
+    /// `nf_conntrack_buckets`.
+    Buckets,
+}
+
+impl Knob {
+    /// The sysctl, as in `net.netfilter.NAME`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Limit => "nf_conntrack_max",
+            Self::Buckets => "nf_conntrack_buckets",
+        }
+    }
+
+    /// Its value in a size.
+    pub const fn of(self, size: Size) -> u64 {
+        match self {
+            Self::Limit => size.limit,
+            Self::Buckets => size.buckets,
+        }
+    }
+}
+
+/// Why a value can't be set.
+#[derive(Debug, thiserror::Error)]
+pub enum KnobError {
+    /// The current values can't be read.
+    #[error(transparent)]
+    Read(#[from] SysctlError),
+    /// The file of the host's network namespace is not there.
+    #[error(
+        "this is not the host's network namespace: nf_conntrack_max is one number for all, and only the host's can \
+         change it"
+    )]
+    NotHost,
+    /// `/proc/sys` is mounted read-only.
+    #[error("{}: /proc/sys is mounted read-only here", .0.display())]
+    ReadOnly(PathBuf),
+    /// Neither user 0 nor `CAP_NET_ADMIN` (`net_ctl_permissions`, `sysctl_net.c`).
+    #[error("{}: it takes user 0 or CAP_NET_ADMIN to write it", .0.display())]
+    NotPermitted(PathBuf),
+    /// The kernel does not take this value.
+    #[error("{}: the kernel refuses {value}", path.display())]
+    Refused {
+        /// Where.
+        path: PathBuf,
+        /// What was written.
+        value: u64,
+    },
+    /// The value that was read back is another one.
+    #[error("{} is {found} after {value} was written", path.display())]
+    NotTaken {
+        /// Where.
+        path: PathBuf,
+        /// What was written.
+        value: u64,
+        /// What was read.
+        found: u64,
+    },
+    /// The value does not fit the type.
+    #[error("{name} can't be {value}: it has to be from 1 to {MOST}")]
+    OutOfBounds {
+        /// Which.
+        name: &'static str,
+        /// What was wanted.
+        value: u64,
+    },
+    /// Anything else.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl KnobError {
+    /// What to do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Read(_) => "load conntrack (`modprobe nf_conntrack`), and mount /proc",
+            Self::NotHost => "run in the host's network namespace (of a pod: hostNetwork: true)",
+            Self::ReadOnly(_) => {
+                "mount the host's /proc/sys/net writable: of a container `privileged: true`, of a systemd unit \
+                 ProtectKernelTunables=no"
+            }
+            Self::NotPermitted(_) => "run as root, or with CAP_NET_ADMIN",
+            Self::Refused { .. } => "choose another value; see `dmesg` for the kernel's reason",
+            Self::NotTaken { .. } => "somebody else writes it at the same moment: find out who",
+            Self::OutOfBounds { .. } => "choose a value within these bounds",
+            Self::Io { .. } => "is /proc mounted?",
+        }
+    }
+}
+
+/// The sysctls of this machine, or of a folder.
+#[derive(Clone, Debug)]
+pub struct Knobs {
+    root: Root,
+}
+
+impl Knobs {
+    /// Those below this root.
+    pub fn new(root: Root) -> Self {
+        Self { root }
+    }
+
+    /// What they are now.
+    ///
+    /// # Errors
+    /// When they can't be read, most likely because conntrack is not loaded.
+    pub fn read(&self) -> Result<Size, SysctlError> {
+        Ok(Size {
+            limit: sysctl::limit(&self.root)?,
+            buckets: sysctl::buckets(&self.root)?,
+        })
+    }
+
+    fn path(&self, knob: Knob) -> PathBuf {
+        self.root
+            .proc(Path::new("sys/net/netfilter").join(knob.name()))
+    }
+
+    /// Whether they can be written from here: opens them, and writes nothing.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn check(&self) -> Result<(), KnobError> {
+        self.read()?;
+        // Only the initial network namespace has this one (`nf_conntrack_standalone.c`).
+        if !self.root.proc("sys/net/nf_conntrack_max").exists() {
+            return Err(KnobError::NotHost);
+        }
+        for knob in [Knob::Limit, Knob::Buckets] {
+            let path = self.path(knob);
+            drop(
+                OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .map_err(|source| failure(path, knob, 0, source))?,
+            );
+        }
+        Ok(())
+    }
+
+    /// Writes one. Nothing is read back: see [`Self::confirm`].
+    ///
+    /// # Errors
+    /// What is in the way; then it has not changed.
+    pub fn write(&self, knob: Knob, value: u64) -> Result<(), KnobError> {
+        if value == 0 || value > MOST {
+            return Err(KnobError::OutOfBounds {
+                name: knob.name(),
+                value,
+            });
+        }
+        let path = self.path(knob);
+        let text = format!("{value}\n");
+        // In one write: each write is a change of its own to the kernel.
+        OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(|source| failure(path, knob, value, source))
+    }
+
+    /// Reads one back after it was written. The kernel rounds buckets up to whole pages.
+    ///
+    /// # Errors
+    /// When it has another value.
+    pub fn confirm(&self, knob: Knob, value: u64) -> Result<Size, KnobError> {
+        let now = self.read()?;
+        let found = knob.of(now);
+        let taken = match knob {
+            Knob::Limit => found == value,
+            Knob::Buckets => {
+                let page = procfs::page_size() / 8;
+                found >= value && found <= value.next_multiple_of(page.max(1))
+            }
+        };
+        if taken {
+            return Ok(now);
+        }
+        Err(KnobError::NotTaken {
+            path: self.path(knob),
+            value,
+            found,
+        })
+    }
+}
+
+fn failure(path: PathBuf, knob: Knob, value: u64, source: io::Error) -> KnobError {
+    match source.kind() {
+        ErrorKind::ReadOnlyFilesystem => KnobError::ReadOnly(path),
+        ErrorKind::PermissionDenied => KnobError::NotPermitted(path),
+        ErrorKind::InvalidInput => KnobError::Refused { path, value },
+        // ENOMEM: no room for so many buckets.
+        ErrorKind::OutOfMemory if knob == Knob::Buckets => KnobError::Refused { path, value },
+        _ => KnobError::Io { path, source },
+    }
+}

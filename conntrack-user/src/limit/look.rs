@@ -1,0 +1,92 @@
+//! A look at what a table is made of, before it is given more room.
+
+use std::{net::IpAddr, ops::ControlFlow};
+
+use super::flood::{Composition, ONE_WAY, Part};
+use crate::{
+    census::{self, By, Census, Charging, Filter, Group},
+    events::protocol_name,
+    kernel::{
+        Root,
+        entries::{Outcome, walk_namespaces},
+        tables,
+    },
+};
+use conntrack_ebpf::owner::{Direction, HOST, UNKNOWN};
+
+/// What the table of this network namespace is made of.
+///
+/// # Errors
+/// Why it can't be told.
+pub fn composition(root: &Root, netns: u32) -> Result<Composition, String> {
+    let found = tables::discover(root);
+    let Some(namespace) = found.namespaces.get(&netns) else {
+        return Err(format!("network namespace {netns} is not there any more"));
+    };
+    let owners = Charging::look_around(root, |_| {});
+    let filter = Filter {
+        states: ONE_WAY.to_vec(),
+        evictable: Some(true),
+        ..Filter::default()
+    };
+    let groupings = vec![
+        vec![By::Source],
+        vec![By::Destination],
+        vec![By::Owner, By::Direction],
+    ];
+    let mut census = Census::new(filter, groupings, Some(&owners), 0);
+    let outcomes = walk_namespaces(root, std::slice::from_ref(namespace), |inode, entry| {
+        census.add(inode, entry);
+        ControlFlow::Continue(())
+    });
+    match outcomes.into_iter().next() {
+        Some((_, Outcome::Walked(_))) => {}
+        Some((_, Outcome::NotEntered(error))) => return Err(error.to_string()),
+        Some((_, Outcome::Failed(error))) => return Err(error.to_string()),
+        Some((_, Outcome::Gone)) | None => {
+            return Err(format!("network namespace {netns} is gone"));
+        }
+    }
+    let summary = census.summary(8);
+    let [sources, destinations, openers] = summary.groups.as_slice() else {
+        return Err("the census is incomplete".to_owned());
+    };
+    Ok(Composition {
+        entries: summary.seen,
+        one_way: summary.totals.entries,
+        source: first(sources, |key| match key {
+            [census::Part::Source(address)] => Some(address.to_string()),
+            _ => None,
+        }),
+        destination: first(destinations, |key| match key {
+            [census::Part::Destination(endpoint)] => Some(endpoint_name(endpoint)),
+            _ => None,
+        }),
+        opener: first(openers, |key| match key {
+            [
+                census::Part::Owner(Some(slot)),
+                census::Part::Direction(Some(Direction::Egress)),
+            ] if ![HOST, UNKNOWN].contains(slot) => owners.names.get(slot).cloned(),
+            _ => None,
+        }),
+    })
+}
+
+/// The largest key that has a name.
+fn first(group: &Group, name: impl Fn(&[census::Part]) -> Option<String>) -> Option<Part> {
+    group.rows.iter().find_map(|row| {
+        Some(Part {
+            name: name(&row.key)?,
+            entries: row.counts.entries,
+        })
+    })
+}
+
+fn endpoint_name(endpoint: &census::Endpoint) -> String {
+    let protocol = protocol_name(endpoint.protocol);
+    match (endpoint.address, endpoint.port) {
+        (address, None) => format!("{address} {protocol}"),
+        (IpAddr::V4(address), Some(port)) => format!("{address}:{port} {protocol}"),
+        (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port} {protocol}"),
+    }
+}

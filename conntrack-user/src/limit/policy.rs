@@ -1,0 +1,370 @@
+//! When to change the limit, and to what: pure functions over samples. No input or output, no clock:
+//! times are passed in.
+//!
+//! Once a second [`Policy::observe`] is told what there is, and says what to do about it, with the
+//! reason; [`Policy::done`] is told what came of it. A dry run is told that it was done, and goes on
+//! as if it were: so it says the same things as a real one.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    change::{Purpose, Size},
+    cost::{Ceiling, EntryCost, NodeMemory, Sharing},
+    flood::Composition,
+    ledger::Ledger,
+    report::Fight,
+    settings::{MOST, SOONEST_GIVE_BACK, Settings},
+};
+use crate::pressure::{as_count, as_f64};
+
+mod raise;
+mod rival;
+mod tracking;
+
+use raise::{Refusal, why};
+use tracking::Tracking;
+
+/// Entries that count as calm, as a share of the limit that would be given back to.
+const CALM: f64 = 0.5;
+/// The same refusal is recorded again after this time.
+const SAY_AGAIN: Duration = Duration::from_hours(1);
+/// How long to wait after the kernel did not take a change: doubled each time, up to an hour.
+const AFTER_FAILURE: Duration = Duration::from_mins(1);
+
+/// One table.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TableSeen {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// Its name.
+    pub name: String,
+    /// Its entries.
+    pub entries: u64,
+    /// The forecast.
+    pub seconds_to_full: Option<f64>,
+}
+
+/// What there is at one time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// Since boot.
+    pub at: Duration,
+    /// `nf_conntrack_max`; 0: unlimited.
+    pub limit: u64,
+    /// `nf_conntrack_buckets`.
+    pub buckets: u64,
+    /// All tables.
+    pub tables: Vec<TableSeen>,
+    /// Packets lost since a table was full, so far.
+    pub drops: Option<u64>,
+    /// Inserts and deletes of all tables, so far.
+    pub flow: Option<(u64, u64)>,
+    /// The node's memory.
+    pub memory: NodeMemory,
+    /// What an entry costs.
+    pub cost: EntryCost,
+}
+
+impl Observation {
+    /// The table with the most entries.
+    pub fn fullest(&self) -> Option<&TableSeen> {
+        self.tables.iter().max_by_key(|table| table.entries)
+    }
+
+    /// How the tables share the limit.
+    pub fn sharing(&self) -> Sharing {
+        Sharing::of(self.tables.iter().map(|table| table.entries), self.limit)
+    }
+
+    /// The two numbers.
+    pub const fn size(&self) -> Size {
+        Size {
+            limit: self.limit,
+            buckets: self.buckets,
+        }
+    }
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Action {
+    /// Why.
+    pub purpose: Purpose,
+    /// What is there.
+    pub before: Size,
+    /// What should be.
+    pub after: Size,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// A change that somebody else made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What was there.
+    pub before: Size,
+    /// What is there now.
+    pub after: Size,
+    /// What follows from it.
+    pub reason: String,
+}
+
+/// What to do now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// Somebody else changed the limit.
+    pub found: Option<Found>,
+    /// Do this.
+    pub action: Option<Action>,
+    /// More room is wanted and not made, for this reason; said once in a while.
+    pub refused: Option<Action>,
+    /// What is done or waited for, in words.
+    pub now: String,
+    /// What else would help, or would not.
+    pub advice: Vec<String>,
+}
+
+/// Decides.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    settings: Settings,
+    ledger: Ledger,
+    tracking: Tracking,
+    looked: Option<(Duration, u32, Option<Composition>)>,
+    refused: Option<(Refusal, Duration)>,
+    advice: Vec<String>,
+    failures: u32,
+    blocked_until: Duration,
+    unlimited: bool,
+}
+
+impl Policy {
+    /// A policy that goes on from what is remembered.
+    pub fn new(settings: Settings, ledger: Ledger) -> Self {
+        Self {
+            settings,
+            ledger,
+            tracking: Tracking::default(),
+            looked: None,
+            refused: None,
+            advice: Vec::new(),
+            failures: 0,
+            blocked_until: Duration::ZERO,
+            unlimited: false,
+        }
+    }
+
+    /// What has to be remembered.
+    pub const fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Says what to do. `look` tells what the table of a network namespace is made of, if that can
+    /// be told; it is asked only before a raise.
+    pub fn observe(
+        &mut self,
+        seen: &Observation,
+        look: &mut dyn FnMut(u32) -> Option<Composition>,
+    ) -> Decision {
+        self.advice.clear();
+        self.tracking
+            .add(seen, &self.settings, self.calm_below().unwrap_or(0));
+        let found = self.foreign(seen);
+        self.unlimited = seen.limit == 0;
+        self.end_struggle(seen.at);
+        let mut decision = Decision {
+            found,
+            ..Decision::default()
+        };
+        if seen.limit == 0 || seen.limit > MOST {
+            "there is no limit: nothing to raise".clone_into(&mut decision.now);
+        } else if seen.at < self.blocked_until {
+            decision.now = format!(
+                "the kernel did not take the last change: the next attempt in {} s",
+                self.blocked_until.saturating_sub(seen.at).as_secs()
+            );
+        } else {
+            self.decide(seen, look, &mut decision);
+        }
+        decision.advice.clone_from(&self.advice);
+        decision
+    }
+
+    fn decide(
+        &mut self,
+        seen: &Observation,
+        look: &mut dyn FnMut(u32) -> Option<Composition>,
+        decision: &mut Decision,
+    ) {
+        if let Some(action) = self.reapply(seen) {
+            return act(decision, action);
+        }
+        let struggle = &self.ledger.struggle;
+        if struggle.given_up {
+            "somebody else keeps lowering the limit: it is left as it is"
+                .clone_into(&mut decision.now);
+            return;
+        }
+        if let Some(wanted) = struggle.wanted {
+            decision.now =
+                format!("somebody else lowered the limit: it is put back to {wanted} soon");
+            return;
+        }
+        if let Some(action) = self.floor(seen) {
+            return act(decision, action);
+        }
+        if let Some(pressure) = self.tracking.pressure(seen, &self.settings) {
+            match self.raise(seen, pressure, look) {
+                Ok(action) => {
+                    self.refused = None;
+                    return act(decision, action);
+                }
+                Err((refusal, reason)) => {
+                    decision.refused = self.refuse(seen, refusal, &reason);
+                    decision.now = reason;
+                    if let Some(action) = self.buckets(seen) {
+                        act(decision, action);
+                    }
+                    return;
+                }
+            }
+        }
+        if let Some(action) = self.buckets(seen).or_else(|| self.give_back(seen)) {
+            return act(decision, action);
+        }
+        let share = seen.fullest().map_or(0.0, |table| as_f64(table.entries)) / as_f64(seen.limit);
+        decision.now = if share >= self.settings.raise_at {
+            format!(
+                "pressure, since less than {} s",
+                self.settings.raise_for.as_secs()
+            )
+        } else {
+            "nothing to do".to_owned()
+        };
+    }
+
+    /// What is recorded of a refusal: the first of its kind, then one an hour.
+    fn refuse(
+        &mut self,
+        seen: &Observation,
+        refusal: Option<Refusal>,
+        reason: &str,
+    ) -> Option<Action> {
+        let refusal = refusal?;
+        if let Some((last, at)) = self.refused
+            && last == refusal
+            && seen.at.saturating_sub(at) < SAY_AGAIN
+        {
+            return None;
+        }
+        self.refused = Some((refusal, seen.at));
+        Some(Action {
+            purpose: Purpose::Raise,
+            before: seen.size(),
+            after: seen.size(),
+            reason: reason.to_owned(),
+        })
+    }
+
+    /// Entries up to which it is calm enough to give back.
+    fn calm_below(&self) -> Option<u64> {
+        let to = self.ledger.give_back_to()?;
+        Some(as_count(as_f64(to) * self.settings.raise_at * CALM))
+    }
+
+    /// Back to what was there, after a long calm.
+    fn give_back(&self, seen: &Observation) -> Option<Action> {
+        let needed = self.settings.give_back?;
+        // Each mistake doubles it, up to sixty-four times.
+        let needed = needed.saturating_mul(1 << self.ledger.regrets.min(6));
+        let to = self.ledger.give_back_to()?;
+        let raised = self.ledger.raised.unwrap_or_default();
+        let calm = self.tracking.calm_for(seen.at);
+        if calm < needed
+            || seen.at.saturating_sub(raised) < needed.max(SOONEST_GIVE_BACK)
+            || to < self.settings.min_limit
+        {
+            return None;
+        }
+        Some(Action {
+            purpose: Purpose::GiveBack,
+            before: seen.size(),
+            after: Size {
+                limit: to,
+                buckets: seen.buckets,
+            },
+            reason: format!(
+                "calm for {}: at most {} entries, half of what would be pressure at {to}",
+                humantime::format_duration(Duration::from_secs(calm.as_secs())),
+                self.calm_below().unwrap_or(0),
+            ),
+        })
+    }
+
+    /// Takes note of what came of an action: whether the kernel has it now.
+    pub fn done(&mut self, action: &Action, applied: bool, at: Duration) {
+        if applied {
+            self.failures = 0;
+            self.ledger
+                .done(action.purpose, action.before, action.after, at);
+            return;
+        }
+        let wait = AFTER_FAILURE.saturating_mul(1 << self.failures.min(6));
+        self.failures = self.failures.saturating_add(1);
+        self.blocked_until = at + wait.min(Duration::from_hours(1));
+    }
+
+    /// Who lowers the limit, as far as that was found out.
+    pub fn suspect(&mut self, who: Option<String>) {
+        if self.ledger.struggle.rounds > 0 && who.is_some() {
+            self.ledger.struggle.who = who;
+        }
+    }
+
+    /// How far the limit may be raised now, and what makes that.
+    pub fn ceiling_now(&self, seen: &Observation) -> (Ceiling, String) {
+        let ceiling = self.ceiling(seen);
+        let reason = self.ceiling_reason(&ceiling);
+        (ceiling, reason)
+    }
+
+    /// The struggle with somebody else, if there is one.
+    pub fn fight(&self) -> Option<Fight> {
+        let struggle = &self.ledger.struggle;
+        (struggle.rounds > 0).then(|| Fight {
+            rounds: struggle.rounds,
+            given_up: struggle.given_up,
+            who: struggle.who.clone(),
+        })
+    }
+
+    /// The reason for more room now, if there is one.
+    pub fn pressure(&self, seen: &Observation) -> Option<String> {
+        self.tracking.pressure(seen, &self.settings).map(why)
+    }
+
+    /// The most entries of the last minutes.
+    pub fn peak(&self) -> u64 {
+        self.tracking.peak()
+    }
+
+    /// The settings.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+fn act(decision: &mut Decision, action: Action) {
+    decision.now = format!(
+        "{} to {}: {}",
+        action.purpose.name(),
+        match action.purpose {
+            Purpose::Buckets => action.after.buckets,
+            _ => action.after.limit,
+        },
+        action.reason
+    );
+    decision.action = Some(action);
+}

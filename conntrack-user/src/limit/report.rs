@@ -1,0 +1,103 @@
+//! What the controller says of itself: part of each [`Snapshot`](crate::agent::Snapshot).
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    change::{By, Change, Outcome},
+    cost::EntryCost,
+};
+
+/// What the controller may do.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Nothing
+    #[default]
+    Off,
+    /// Say what it would do, and write nothing
+    DryRun,
+    /// Change the limit
+    On,
+}
+
+/// What it can do now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state", content = "why")]
+pub enum Standing {
+    /// It has not seen a sample yet.
+    #[default]
+    Starting,
+    /// It acts, or says what it would do.
+    Acting,
+    /// Another controller acts on this node: this one watches, and takes over when that one ends.
+    Standby(String),
+    /// It can't act: what is in the way, and what to do about it.
+    Blocked(String),
+}
+
+/// A struggle with somebody who lowers the limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fight {
+    /// How often the limit was lowered below what the traffic needs, and put back.
+    pub rounds: u32,
+    /// The controller has given up, for a day or until a person sets the limit.
+    pub given_up: bool,
+    /// Who seems to do it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
+}
+
+/// How often something was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// By whom.
+    pub by: By,
+    /// With which result.
+    pub outcome: Outcome,
+    /// How often, since the agent began.
+    pub number: u64,
+}
+
+/// What the controller says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What it may do.
+    pub mode: Mode,
+    /// What it can do now.
+    #[serde(flatten)]
+    pub standing: Standing,
+    /// The highest limit that it would set now; `None`: not known.
+    pub ceiling: Option<u64>,
+    /// What makes the ceiling, in words.
+    pub ceiling_reason: Option<String>,
+    /// What one entry costs.
+    pub entry_bytes: Option<EntryCost>,
+    /// Kernel memory, in bytes, of a full table and all that share the limit, as it is now.
+    pub bytes_when_full: Option<u64>,
+    /// The same at the ceiling.
+    pub bytes_at_ceiling: Option<u64>,
+    /// What was there before the controller raised it; `None`: nothing is to be given back.
+    pub raised_from: Option<u64>,
+    /// Somebody keeps lowering the limit.
+    pub fight: Option<Fight>,
+    /// What it does now, or waits for, in words.
+    pub now: String,
+    /// What else would help, or would not.
+    pub advice: Vec<String>,
+    /// The last changes ([`KEPT`](super::change::KEPT) at most), the oldest first. Whoever follows them
+    /// remembers the [`Change::sequence`] seen last.
+    pub changes: Vec<Change>,
+    /// Changes since the agent began, by who and with which result; only those that happened.
+    pub tallies: Vec<Tally>,
+}
+
+impl Report {
+    /// Changes after the one with this number, the oldest first.
+    pub fn since(&self, sequence: u64) -> impl Iterator<Item = &Change> {
+        self.changes
+            .iter()
+            .filter(move |change| change.sequence > sequence)
+    }
+}

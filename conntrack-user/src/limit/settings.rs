@@ -1,0 +1,309 @@
+//! What the controller may do, and within which bounds; checked before anything is loaded.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::report::Mode;
+
+/// `nf_conntrack_max` is an `int` to sysctl(8) on every kernel (`nf_conntrack_standalone.c`).
+pub const MOST: u64 = i32::MAX as u64;
+/// A limit below this is not worth a controller; 0 would mean "unlimited" up to 6.18.
+pub const LEAST: u64 = 64;
+/// Where the state is kept unless told otherwise.
+pub const STATE_PATH: &str = "/var/lib/ctpressure/limit.state";
+/// What was raised is not given back sooner than this after the last raise.
+pub const SOONEST_GIVE_BACK: Duration = Duration::from_hours(1);
+
+/// The longest time that a setting may have.
+const LONGEST: Duration = Duration::from_hours(24 * 30);
+
+/// What the controller may do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Whether it changes anything.
+    pub mode: Mode,
+    /// Occupancy of a table, as a share of the limit, that counts as pressure.
+    pub raise_at: f64,
+    /// How long the pressure has to last.
+    pub raise_for: Duration,
+    /// The shortest time between two raises.
+    pub cooldown: Duration,
+    /// Calm that has to last this long before what was raised is given back; `None`: never.
+    pub give_back: Option<Duration>,
+    /// The limit is brought to this at once where it is lower; 0: no such wish.
+    pub min_limit: u64,
+    /// The limit is never raised above this.
+    pub max_limit: u64,
+    /// Share of the node's memory that conntrack may take when the tables are full.
+    pub max_memory_share: f64,
+    /// Where the state is kept.
+    pub state: PathBuf,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Off,
+            raise_at: 0.8,
+            raise_for: Duration::from_secs(30),
+            cooldown: Duration::from_mins(2),
+            give_back: None,
+            min_limit: 0,
+            max_limit: 2_097_152,
+            max_memory_share: 0.05,
+            state: PathBuf::from(STATE_PATH),
+        }
+    }
+}
+
+/// Settings that make no sense.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SettingsError {
+    /// The floor is above the ceiling.
+    #[error("--min-limit {min} is above --max-limit {max}: no limit could satisfy both")]
+    FloorAboveCeiling {
+        /// The floor.
+        min: u64,
+        /// The ceiling.
+        max: u64,
+    },
+    /// A limit that is too small.
+    #[error(
+        "{flag} {value} is below {LEAST}: a table of that size tracks nothing worth tracking (and 0 \
+         means \"unlimited\" to older kernels)"
+    )]
+    TooSmall {
+        /// Which.
+        flag: &'static str,
+        /// What was given.
+        value: u64,
+    },
+    /// A limit that the kernel's type can't hold.
+    #[error("{flag} {value} is more than nf_conntrack_max can hold ({MOST})")]
+    TooLarge {
+        /// Which.
+        flag: &'static str,
+        /// What was given.
+        value: u64,
+    },
+    /// A share that is none.
+    #[error("{flag} {value} is not a share: it has to be from {least} to {most}, {reason}")]
+    Share {
+        /// Which.
+        flag: &'static str,
+        /// What was given.
+        value: f64,
+        /// The least.
+        least: f64,
+        /// The most.
+        most: f64,
+        /// Why not more or less.
+        reason: &'static str,
+    },
+    /// A time that is too short or too long.
+    #[error(
+        "{flag} {} is not from {} to {}: {reason}",
+        time(value),
+        time(least),
+        time(most)
+    )]
+    Time {
+        /// Which.
+        flag: &'static str,
+        /// What was given.
+        value: Duration,
+        /// The least.
+        least: Duration,
+        /// The most.
+        most: Duration,
+        /// Why not more or less.
+        reason: &'static str,
+    },
+}
+
+impl SettingsError {
+    /// What to do about it.
+    pub const HELP: &str =
+        "see `ctpressure run --help`; without these flags each has a sensible default";
+}
+
+fn time(time: &Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(*time)
+}
+
+/// Takes a share such as `0.8` or `80%`.
+///
+/// # Errors
+/// When it is no number.
+pub fn parse_share(text: &str) -> Result<f64, String> {
+    let (number, by) = match text.strip_suffix('%') {
+        Some(number) => (number, 100.0),
+        None => (text, 1.0),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(share) if share.is_finite() => Ok(share / by),
+        _ => Err(format!("not a share such as 0.8 or 80%: {text:?}")),
+    }
+}
+
+impl Settings {
+    /// Checks that the settings make sense together.
+    ///
+    /// # Errors
+    /// What does not, and why.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let Self {
+            mode: _,
+            raise_at,
+            raise_for,
+            cooldown,
+            give_back,
+            min_limit,
+            max_limit,
+            max_memory_share,
+            state: _,
+        } = self;
+        for (flag, value, least) in [
+            ("--min-limit", *min_limit, 0),
+            ("--max-limit", *max_limit, LEAST),
+        ] {
+            if value > MOST {
+                return Err(SettingsError::TooLarge { flag, value });
+            }
+            if value < least || (value > 0 && value < LEAST) {
+                return Err(SettingsError::TooSmall { flag, value });
+            }
+        }
+        if min_limit > max_limit {
+            return Err(SettingsError::FloorAboveCeiling {
+                min: *min_limit,
+                max: *max_limit,
+            });
+        }
+        share(
+            "--raise-at",
+            *raise_at,
+            [0.1, 0.99],
+            "or there would be no time to raise, or no reason to",
+        )?;
+        share(
+            "--max-memory-share",
+            *max_memory_share,
+            [0.0001, 0.5],
+            "since entries are kernel memory that can't be swapped out or charged to anybody",
+        )?;
+        let second = Duration::from_secs(1);
+        range(
+            "--raise-for",
+            *raise_for,
+            [second, Duration::from_hours(1)],
+            "the tables are looked at once a second, and pressure of an hour has been felt long since",
+        )?;
+        range(
+            "--raise-cooldown",
+            *cooldown,
+            [10 * second, Duration::from_hours(24)],
+            "the next raise should be based on what the last one led to",
+        )?;
+        if let Some(give_back) = give_back {
+            range(
+                "--give-back",
+                *give_back,
+                [SOONEST_GIVE_BACK, LONGEST],
+                "a raise that is taken back soon is asked for again",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn share(
+    flag: &'static str,
+    value: f64,
+    [least, most]: [f64; 2],
+    reason: &'static str,
+) -> Result<(), SettingsError> {
+    // Written so that what is no number fails too.
+    if value >= least && value <= most {
+        return Ok(());
+    }
+    Err(SettingsError::Share {
+        flag,
+        value,
+        least,
+        most,
+        reason,
+    })
+}
+
+fn range(
+    flag: &'static str,
+    value: Duration,
+    [least, most]: [Duration; 2],
+    reason: &'static str,
+) -> Result<(), SettingsError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(SettingsError::Time {
+        flag,
+        value,
+        least,
+        most,
+        reason,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_allowed() {
+        assert_eq!(Settings::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let refused = |change: fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            settings.check().expect_err("refused").to_string()
+        };
+        for (error, flag) in [
+            (refused(|it| it.min_limit = it.max_limit + 1), "--min-limit"),
+            (refused(|it| it.max_limit = 0), "--max-limit 0"),
+            (refused(|it| it.min_limit = 3), "--min-limit 3"),
+            (refused(|it| it.max_limit = MOST + 1), "2147483647"),
+            (refused(|it| it.raise_at = 1.5), "--raise-at 1.5"),
+            (refused(|it| it.raise_at = f64::NAN), "--raise-at NaN"),
+            (
+                refused(|it| it.max_memory_share = 0.0),
+                "--max-memory-share 0",
+            ),
+            (refused(|it| it.max_memory_share = 1.01), "0.5"),
+            (refused(|it| it.raise_for = Duration::ZERO), "--raise-for"),
+            (
+                refused(|it| it.cooldown = Duration::from_secs(1)),
+                "--raise-cooldown 1s",
+            ),
+            (
+                refused(|it| it.give_back = Some(Duration::from_mins(5))),
+                "--give-back 5m",
+            ),
+        ] {
+            assert!(error.contains(flag), "{error}");
+        }
+    }
+
+    #[test]
+    fn shares() {
+        assert_eq!(parse_share("0.8"), Ok(0.8));
+        assert_eq!(parse_share("5%"), Ok(0.05));
+        for wrong in ["", "%", "much", "inf", "0,8"] {
+            assert!(
+                parse_share(wrong).is_err_and(|error| error.contains("80%")),
+                "{wrong}"
+            );
+        }
+    }
+}

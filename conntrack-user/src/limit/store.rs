@@ -1,0 +1,233 @@
+//! The controller's state on disk: checksummed, replaced as a whole, never trusted when it is damaged.
+//!
+//! One line that says what it is (`ctpressure-limit 1 `, and the CRC-32 of the rest in hexadecimal
+//! digits), then JSON. A state that is missing, damaged or of another version means that nothing is
+//! ours, so nothing is given back. One of an earlier boot keeps its history only.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, ErrorKind, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crc::{CRC_32_ISO_HDLC, Crc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    change::{By, History},
+    ledger::Ledger,
+    policy::Action,
+};
+
+const MAGIC: &str = "ctpressure-limit 1 ";
+const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+/// No state is larger: 64 changes of about a kilobyte.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// A change that was begun: what comes of it is told by the kernel's numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// What is being done.
+    pub action: Action,
+    /// By whom.
+    pub by: By,
+    /// Who exactly.
+    pub who: Option<String>,
+    /// When, since boot.
+    pub at: Duration,
+    /// When, in milliseconds of Unix time.
+    pub unix_millis: u64,
+}
+
+/// What is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The boot that it is about.
+    pub boot: String,
+    /// What has to be remembered.
+    pub ledger: Ledger,
+    /// A change that was begun and not finished.
+    pub pending: Option<Pending>,
+    /// What was done.
+    pub history: History,
+}
+
+/// The state can't be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("the state can't be kept in {}: {source}", path.display())]
+pub struct StoreError {
+    /// Where.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+impl StoreError {
+    /// What to do about it.
+    pub const fn help(&self) -> &'static str {
+        "give it a folder on a local disk that it can write to (--limit-state); without it nobody would know \
+         after a restart what is to be given back"
+    }
+}
+
+/// Where it is kept.
+#[derive(Clone, Debug)]
+pub struct Store {
+    path: PathBuf,
+}
+
+impl Store {
+    /// In this file.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// What was kept, of this boot; and what is wrong with it, if anything is.
+    pub fn load(&self, boot: &str) -> (State, Option<String>) {
+        let empty = State {
+            boot: boot.to_owned(),
+            ..State::default()
+        };
+        match self.read() {
+            Ok(state) if !boot.is_empty() && state.boot == boot => (state, None),
+            Ok(state) => (
+                State {
+                    history: state.history,
+                    ..empty
+                },
+                None,
+            ),
+            Err(error) if error.kind() == ErrorKind::NotFound => (empty, None),
+            Err(error) => (
+                empty,
+                Some(format!(
+                    "{}: {error}; nothing is taken for the controller's own, so nothing will be given back",
+                    self.path.display()
+                )),
+            ),
+        }
+    }
+
+    fn read(&self) -> io::Result<State> {
+        let damaged = |what: &str| io::Error::new(ErrorKind::InvalidData, what.to_owned());
+        let mut text = String::new();
+        File::open(&self.path)?
+            .take(MOST_BYTES)
+            .read_to_string(&mut text)?;
+        let (head, body) = text
+            .split_once('\n')
+            .ok_or_else(|| damaged("the state is damaged: it has no first line"))?;
+        let sum = head
+            .strip_prefix(MAGIC)
+            .ok_or_else(|| damaged("this is no state of this version"))?;
+        if sum != format!("{:08x}", CRC.checksum(body.as_bytes())) {
+            return Err(damaged("the state is damaged: its checksum is wrong"));
+        }
+        serde_json::from_str(body)
+            .map_err(|error| damaged(&format!("the state is damaged: {error}")))
+    }
+
+    /// Keeps it: after this a crash or a loss of power finds it, before this the earlier one.
+    /// `drafted` is called when the new one is written and the old one still in place.
+    ///
+    /// # Errors
+    /// When it can't be written; the earlier one stays.
+    pub fn save(&self, state: &State, drafted: impl FnOnce()) -> Result<(), StoreError> {
+        self.replace(state, drafted).map_err(|source| StoreError {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    fn replace(&self, state: &State, drafted: impl FnOnce()) -> io::Result<()> {
+        let folder = match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)?;
+        let body = serde_json::to_string(state)?;
+        let mut draft = self.path.clone().into_os_string();
+        draft.push(".new");
+        let draft = PathBuf::from(draft);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)?;
+        let sum = CRC.checksum(body.as_bytes());
+        file.write_all(format!("{MAGIC}{sum:08x}\n{body}").as_bytes())?;
+        file.sync_all()?;
+        drafted();
+        fs::rename(&draft, &self.path)?;
+        File::open(folder)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::ledger::Ours;
+
+    fn state() -> State {
+        State {
+            boot: "this".to_owned(),
+            ledger: Ledger {
+                ours: Some(Ours {
+                    from: 1000,
+                    limit: 2000,
+                }),
+                known: 2000,
+                ..Ledger::default()
+            },
+            ..State::default()
+        }
+    }
+
+    #[test]
+    fn what_was_kept_comes_back_for_the_same_boot_only() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::new(folder.path().join("deeper/limit.state"));
+        assert_eq!(store.load("this").0.ledger, Ledger::default());
+        store.save(&state(), || {}).expect("kept");
+        assert_eq!(store.load("this"), (state(), None));
+        let (other, problem) = store.load("another");
+        assert_eq!((other.ledger, problem), (Ledger::default(), None));
+        assert_eq!(store.load("").0.ledger, Ledger::default());
+    }
+
+    #[test]
+    fn whatever_is_changed_in_it_nothing_is_ours() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("limit.state");
+        let store = Store::new(path.clone());
+        store.save(&state(), || {}).expect("kept");
+        let whole = fs::read(&path).expect("there");
+        let mut wrongs: Vec<Vec<u8>> = (0..whole.len()).map(|end| whole[..end].to_vec()).collect();
+        for at in 0..whole.len() {
+            let mut wrong = whole.clone();
+            wrong[at] ^= 1;
+            wrongs.push(wrong);
+        }
+        for wrong in wrongs {
+            fs::write(&path, &wrong).expect("written");
+            let (state, problem) = store.load("this");
+            assert_eq!(state.ledger, Ledger::default(), "{wrong:?}");
+            assert!(problem.is_some(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_can_t_be_made_is_named() {
+        let store = Store::new(PathBuf::from("/proc/no/limit.state"));
+        let error = store.save(&state(), || {}).expect_err("no");
+        assert!(error.to_string().contains("/proc/no/limit.state"));
+        assert!(error.help().contains("--limit-state"));
+    }
+}

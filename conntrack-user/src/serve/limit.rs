@@ -1,0 +1,104 @@
+//! What `ctpressure limit` shows: one object, of the running agent or of the command's own look.
+//!
+//! | field | what it is |
+//! |---|---|
+//! | `limit`, `buckets` | what all tables share; `limit` 0: none |
+//! | `table_bytes` | kernel memory of entries and buckets now, without extensions |
+//! | `fullest` | `name` and `entries` of the table with the most |
+//! | `controller` | [`Report`]: what it may do, its ceiling and cost, what it waits for, the last changes |
+//! | `set` | after `limit set`: what was done, and what was overridden |
+
+use serde::{Deserialize, Serialize};
+
+use super::socket::LimitRequest;
+use crate::{
+    agent::{Handle, Snapshot},
+    limit::{
+        Mode, Report,
+        controller::{Set, SetError},
+        policy::Observation,
+    },
+};
+
+/// Bytes of a line at most: as many changes as are kept, with the longest texts.
+pub const LINE_BYTES: u64 = 512 << 10;
+
+/// The table with the most entries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fullest {
+    /// Its name.
+    pub name: String,
+    /// Its entries.
+    pub entries: u64,
+}
+
+/// What is shown. See the [module](self).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LimitView {
+    /// Entries that each table may hold; 0: unlimited. `None`: not known.
+    pub limit: Option<u64>,
+    /// Buckets of the hash that all share.
+    pub buckets: Option<u64>,
+    /// Kernel memory now.
+    pub table_bytes: Option<u64>,
+    /// The table with the most entries.
+    pub fullest: Option<Fullest>,
+    /// What the controller says; `None`: the agent runs without one.
+    pub controller: Option<Report>,
+    /// What came of `limit set`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<Result<Set, SetError>>,
+}
+
+impl From<&Snapshot> for LimitView {
+    fn from(snapshot: &Snapshot) -> Self {
+        let fullest = snapshot.tables.iter().max_by_key(|table| table.entries);
+        Self {
+            limit: snapshot.limit,
+            buckets: snapshot.buckets,
+            table_bytes: snapshot.table_bytes,
+            fullest: fullest.map(|table| Fullest {
+                name: table.name.clone(),
+                entries: table.entries,
+            }),
+            controller: snapshot.limit_control.as_deref().cloned(),
+            set: None,
+        }
+    }
+}
+
+impl From<&Observation> for LimitView {
+    fn from(seen: &Observation) -> Self {
+        Self {
+            limit: Some(seen.limit),
+            buckets: Some(seen.buckets),
+            fullest: seen.fullest().map(|table| Fullest {
+                name: table.name.clone(),
+                entries: table.entries,
+            }),
+            ..Self::default()
+        }
+    }
+}
+
+/// Serves a request. A limit is set only by a controller that may act: else the caller has to do it.
+pub async fn answer(request: LimitRequest, agent: &Handle) -> LimitView {
+    let controller = agent.limit();
+    let acts = controller.filter(|control| control.settings().mode == Mode::On);
+    let set = match (request.set, acts) {
+        (Some(set), Some(control)) => Some(control.set(set.limit, set.force, set.who).await),
+        _ => None,
+    };
+    let mut view = LimitView::from(&*agent.latest());
+    if let Some(control) = controller {
+        view.controller = Some((*control.report()).clone());
+    }
+    if let Some(Ok(done)) = &set
+        && let Some(change) = done.changes.last()
+    {
+        view.limit = Some(change.after.limit);
+        view.buckets = Some(change.after.buckets);
+    }
+    view.set = set;
+    view
+}
