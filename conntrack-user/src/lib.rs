@@ -21,5 +21,6 @@ pub mod kernel;
 pub mod owners;
 pub mod pressure;
 pub mod probes;
+pub mod report;
 pub mod serve;
 pub mod sys;

@@ -1,0 +1,109 @@
+//! Numbers in words.
+
+use crate::census::text::grouped;
+
+/// `1 packet`, `1,620 packets`
+pub fn plural(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(number), if number == 1 { one } else { many })
+}
+
+/// `93 %`; what is not nothing is at least `<1 %`, and what is not all is at most `99 %`.
+pub fn percent(part: f64) -> String {
+    if part <= 0.0 {
+        return "0 %".to_owned();
+    }
+    let percent = part * 100.0;
+    if percent < 1.0 {
+        return "<1 %".to_owned();
+    }
+    // 99.99 is not all.
+    let shown = if part < 1.0 { percent.round().min(99.0) } else { percent.round() };
+    format!("{shown} %")
+}
+
+/// A number of things, rounded, with one decimal below ten.
+pub fn count(number: f64) -> String {
+    if number < 9.95 && (number - number.round()).abs() >= 0.05 {
+        return format!("{number:.1}");
+    }
+    grouped(rounded(number))
+}
+
+/// A rate: three figures at most.
+pub fn per_second(rate: f64) -> String {
+    if rate > 0.0 && rate < 0.05 {
+        return "less than 0.1".to_owned();
+    }
+    if rate < 1_000.0 {
+        return count(rate);
+    }
+    let unit = 10_u64.pow(rounded(rate).ilog10().saturating_sub(2));
+    grouped((rounded(rate) + unit / 2) / unit * unit)
+}
+
+/// `512 KiB`, `1.5 MiB`, `64 MiB`
+pub fn bytes(bytes: u64) -> String {
+    let mut number = to_f64(bytes);
+    for unit in ["bytes", "KiB", "MiB", "GiB"] {
+        if number < 1023.5 || unit == "GiB" {
+            return if number >= 10.0 || unit == "bytes" || (number - number.round()).abs() < 0.05 {
+                format!("{} {unit}", number.round())
+            } else {
+                format!("{number:.1} {unit}")
+            };
+        }
+        number /= 1024.0;
+    }
+    String::new()
+}
+
+/// `a`, `a and b`, `a, b and c`
+pub fn list(words: &[String]) -> String {
+    match words {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+/// A whole number; what is below 0 is 0.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the conversion saturates"
+)]
+pub fn rounded(number: f64) -> u64 {
+    number.round() as u64
+}
+
+/// As a floating-point number.
+#[expect(clippy::cast_precision_loss, reason = "only shown")]
+pub const fn to_f64(number: u64) -> f64 {
+    number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_words() {
+        assert_eq!(plural(1, "packet", "packets"), "1 packet");
+        assert_eq!(plural(1620, "packet", "packets"), "1,620 packets");
+        let percents = [0.0, 0.004, 0.93, 0.9999, 1.0].map(percent);
+        assert_eq!(percents, ["0 %", "<1 %", "93 %", "99 %", "100 %"]);
+        let counts = [0.0, 0.4, 3.0, 9.96, 1234.5].map(count);
+        assert_eq!(counts, ["0", "0.4", "3", "10", "1,235"]);
+        let rates = [0.0, 0.01, 0.4, 399.6, 1504.0, 123_456.0].map(per_second);
+        assert_eq!(rates, ["0", "less than 0.1", "0.4", "400", "1,500", "123,000"]);
+        let sizes = [0, 1023, 1024, 1536, 67_108_864, 3 << 40].map(bytes);
+        assert_eq!(
+            sizes,
+            ["0 bytes", "1023 bytes", "1 KiB", "1.5 KiB", "64 MiB", "3072 GiB"]
+        );
+        let names: Vec<String> = ["a", "b", "c"].map(str::to_owned).into();
+        assert_eq!(list(&names), "a, b and c");
+        assert_eq!(list(&names[..1]), "a");
+        assert_eq!(list(&[]), "");
+    }
+}
