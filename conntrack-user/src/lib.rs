@@ -8,6 +8,7 @@
 //! * [`pressure`]: how full, by whom, until when: pure functions over samples;
 //! * [`owners`]: who is on this node, and which slot each has;
 //! * [`agent`]: the sampler and its snapshot, the life cycle of the probes;
+//! * [`journal`]: the flight recorder: what is kept on disk, and reading it;
 //! * [`serve`]: HTTP and the local socket;
 //! * [`cli`]: arguments and printing.
 
@@ -17,6 +18,7 @@ pub mod agent;
 pub mod census;
 pub mod cli;
 pub mod events;
+pub mod journal;
 pub mod kernel;
 pub mod owners;
 pub mod pressure;

@@ -1,0 +1,18 @@
+//! The journal: the flight recorder of one node.
+//!
+//! One `SQLite` database, so that anyone can copy it off the node and query it with tools they know;
+//! `schema.sql` is its documentation, `README.md` has queries to begin with.
+
+mod database;
+mod error;
+mod reader;
+mod record;
+
+pub use database::{APPLICATION_ID, FILE_NAME, VERSION};
+pub use error::JournalError;
+pub use reader::{Reader, Recording};
+pub use record::{
+    ChangeResult, ChangedBy, Coverage, DestinationSum, DestinationsOf, DropRow, EventCount,
+    EvictionRow, Fact, KernelPoint, Life, LimitChange, Loss, Losses, NetnsId, OwnerId, OwnerPoint,
+    OwnerSum, Path, RecordedNetns, RecordedOwner, Run, TablePoint, TotalPoint, What, packets,
+};

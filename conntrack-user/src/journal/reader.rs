@@ -1,0 +1,220 @@
+//! Reads a journal: of the running agent, or a file that was copied.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), conntrack_user::journal::JournalError> {
+//! use std::{path::Path, time::Duration};
+//! use conntrack_user::journal::Reader;
+//!
+//! let reader = Reader::open(Path::new("/var/lib/ctpressure"))?;
+//! let Some(coverage) = reader.coverage()? else { return Ok(()) };
+//! let recording = reader.read(coverage.until - Duration::from_secs(3600), coverage.until)?;
+//! let bucket = recording.bucket(120);
+//! let owners = recording.owners()?;
+//! for point in recording.table_points(bucket)? {
+//!     println!("{:?}", point.entries);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::{
+    Coverage, FILE_NAME, JournalError,
+    database::{PATIENCE_MS, check_format, check_pages, explain},
+    record::{RecordedOwner, Run},
+};
+
+mod events;
+mod kernel;
+mod owners;
+mod recording;
+mod tables;
+
+pub use recording::Recording;
+
+/// First bytes of every `SQLite` database.
+const MAGIC: &[u8] = b"SQLite format 3\0";
+
+/// A journal that is read; the file is not changed.
+#[derive(Debug)]
+pub struct Reader {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Reader {
+    /// Opens the journal in a folder, or a file copied from there, and looks at all of its pages.
+    ///
+    /// The agent may write meanwhile. Nothing in the file is changed.
+    ///
+    /// # Errors
+    /// When it is missing, not a journal, of another format, damaged, or can't be read.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let path = if path.is_dir() {
+            path.join(FILE_NAME)
+        } else {
+            path.to_owned()
+        };
+        look_at_head(&path)?;
+        // Without a log of the writer nobody writes it: no lock and no file beside it is needed.
+        let immutable = !beside(&path, "-wal").exists();
+        let connection =
+            connect(&path, immutable).map_err(|error| not_opened(&path, immutable, error))?;
+        let reader = Self { connection, path };
+        reader.prepare().map_err(|error| match error {
+            JournalError::Database { path, source } => not_opened(&path, immutable, source),
+            error => error,
+        })?;
+        Ok(reader)
+    }
+
+    fn prepare(&self) -> Result<(), JournalError> {
+        let path = &self.path;
+        self.connection
+            .busy_timeout(Duration::from_millis(PATIENCE_MS))
+            .map_err(|error| explain(path, error))?;
+        // A damaged schema must not have side effects.
+        self.connection
+            .pragma_update(None, "trusted_schema", false)
+            .map_err(|error| explain(path, error))?;
+        self.connection
+            .pragma_update(None, "cache_size", -8 << 10)
+            .map_err(|error| explain(path, error))?;
+        check_format(&self.connection, path)?;
+        check_pages(&self.connection, path)
+    }
+
+    /// The file that is read.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What time the journal covers; `None`: nothing was recorded yet.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub fn coverage(&self) -> Result<Option<Coverage>, JournalError> {
+        recording::coverage(&self.connection).map_err(|error| self.explain(error))
+    }
+
+    /// Lives of the agent, the first one first.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub fn runs(&self) -> Result<Vec<Run>, JournalError> {
+        events::runs(&self.connection).map_err(|error| self.explain(error))
+    }
+
+    /// All owners that have rows.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub fn owners(&self) -> Result<Vec<RecordedOwner>, JournalError> {
+        owners::all(&self.connection).map_err(|error| self.explain(error))
+    }
+
+    /// What was recorded after `since`, up to and with `until`. All that is asked of it is of one
+    /// moment, also while the agent writes.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub fn read(
+        &self,
+        since: SystemTime,
+        until: SystemTime,
+    ) -> Result<Recording<'_>, JournalError> {
+        Recording::begin(self, since, until).map_err(|error| self.explain(error))
+    }
+
+    fn explain(&self, error: rusqlite::Error) -> JournalError {
+        explain(&self.path, error)
+    }
+}
+
+/// The file with this name at its end.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+/// What can be told without `SQLite`, in better words than its.
+fn look_at_head(path: &Path) -> Result<(), JournalError> {
+    let unreadable = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => JournalError::Missing {
+            path: path.to_owned(),
+        },
+        _ => JournalError::Unreadable {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(JournalError::Foreign {
+            path: path.to_owned(),
+        });
+    }
+    let mut head = [0; 16];
+    let read = fs::File::open(path)
+        .and_then(|file| std::os::unix::fs::FileExt::read_at(&file, &mut head, 0))
+        .map_err(unreadable)?;
+    if read == 0 {
+        return Err(JournalError::Damaged {
+            path: path.to_owned(),
+            what: "it is empty".to_owned(),
+        });
+    }
+    if head[..read] != MAGIC[..read] {
+        return Err(JournalError::Foreign {
+            path: path.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn connect(path: &Path, immutable: bool) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                uri.push(char::from(*byte));
+            }
+            // Everything else means something in a URI, or might.
+            // Writing to a string can't fail.
+            _ => drop(write!(uri, "%{byte:02X}")),
+        }
+    }
+    uri.push_str(if immutable {
+        "?immutable=1"
+    } else {
+        "?mode=ro"
+    });
+    Connection::open_with_flags(uri, flags)
+}
+
+/// A file with a log needs another one beside it that this user may not be able to make.
+fn not_opened(path: &Path, immutable: bool, error: rusqlite::Error) -> JournalError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly) if !immutable => {
+            JournalError::Unreadable {
+                path: path.to_owned(),
+                source: io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    "its log (journal.db-wal) can't be used from here",
+                ),
+            }
+        }
+        _ => explain(path, error),
+    }
+}

@@ -1,0 +1,510 @@
+//! What a journal has, as rows. `schema.sql` has the tables that they come from.
+
+use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
+
+use conntrack_ebpf::{owner::Direction, record::DropReason};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    owners::{OwnerKind, Workload},
+    pressure::state::Pressure,
+};
+
+/// Number of an owner in one journal: `owner.id`. It is the same owner as long as the journal is
+/// kept, whatever slot it had, also over restarts of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OwnerId(pub i64);
+
+/// Number of a network namespace in one journal: `netns.id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NetnsId(pub i64);
+
+/// Who a count is attributed to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RecordedOwner {
+    /// Its number in this journal.
+    pub id: OwnerId,
+    /// What sort it is.
+    pub kind: OwnerKind,
+    /// UID of a pod, path of a control group; else empty.
+    pub uid: String,
+    /// Kubernetes namespace of a pod; empty: not known, or not a pod.
+    pub namespace: String,
+    /// Name of a pod; empty: not known, or not a pod.
+    pub pod: String,
+    /// systemd unit, or a container outside Kubernetes.
+    pub unit: String,
+    /// What made the pod; `None`: not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
+}
+
+impl RecordedOwner {
+    /// What to call it in text: `namespace/pod`, `pod UID` while the name is not known, the unit,
+    /// `host` or `unknown`.
+    pub fn name(&self) -> String {
+        match self.kind {
+            OwnerKind::Pod if self.pod.is_empty() => format!("pod {}", self.uid),
+            OwnerKind::Pod => format!("{}/{}", self.namespace, self.pod),
+            OwnerKind::Cgroup => self.unit.clone(),
+            OwnerKind::Host | OwnerKind::Unknown => self.kind.label().to_owned(),
+        }
+    }
+}
+
+/// A network namespace that had a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RecordedNetns {
+    /// Its number in this journal.
+    pub id: NetnsId,
+    /// Its inode number.
+    pub inode: u32,
+    /// `host`, its name in /run/netns, or the inode number in digits.
+    pub name: String,
+}
+
+/// Something that an owner can lose: `loss_kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Loss {
+    /// A packet. [`DropReason::TableFullRequest`] is none: ctnetlink or BPF was refused an entry.
+    Packet(DropReason),
+    /// A live entry of its own that was evicted.
+    Victim,
+    /// A live entry of anybody that was evicted for its sake.
+    Cause,
+}
+
+impl Loss {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        DropReason::ALL
+            .into_iter()
+            .map(Self::Packet)
+            .chain([Self::Victim, Self::Cause])
+    }
+
+    /// `loss_kind.id`
+    pub const fn number(self) -> i64 {
+        match self {
+            Self::Packet(reason) => reason as i64,
+            Self::Victim => 100,
+            Self::Cause => 101,
+        }
+    }
+
+    /// The one with this number.
+    pub fn from_number(number: i64) -> Option<Self> {
+        Self::all().find(|loss| loss.number() == number)
+    }
+
+    /// `loss_kind.name`
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Packet(reason) => reason.name(),
+            Self::Victim => "eviction_victim",
+            Self::Cause => "eviction_cause",
+        }
+    }
+}
+
+impl PartialOrd for Loss {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Loss {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.number().cmp(&other.number())
+    }
+}
+
+/// What an owner lost, by kind; what it did not lose is not in it.
+pub type Losses = BTreeMap<Loss, u64>;
+
+/// Packets in `losses` that were really lost.
+pub fn packets(losses: &Losses) -> u64 {
+    losses
+        .iter()
+        .filter(|(loss, _)| {
+            matches!(loss, Loss::Packet(reason) if *reason != DropReason::TableFullRequest)
+        })
+        .map(|(_, number)| number)
+        .sum()
+}
+
+/// What a journal has.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Coverage {
+    /// Where its first sample begins.
+    pub since: SystemTime,
+    /// Its last sample.
+    pub until: SystemTime,
+    /// Seconds between the two that the agent was there; the rest are gaps.
+    pub recorded_seconds: f64,
+    /// From here on there is a row for each second; `None`: for none.
+    pub seconds_since: Option<SystemTime>,
+    /// From here on each row covers at most about ten seconds.
+    pub tens_since: Option<SystemTime>,
+}
+
+/// One life of the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Run {
+    /// `run.id`
+    pub id: i64,
+    /// When it began.
+    pub started: SystemTime,
+    /// When it was stopped; `None`: it still runs, or was killed.
+    pub ended: Option<SystemTime>,
+    /// Boot of the kernel: `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// Version of ctpressure.
+    pub version: String,
+    /// `uname -r`
+    pub kernel: String,
+    /// Host name.
+    pub node: String,
+    /// Memory of the node in bytes; 0: not known.
+    pub ram_bytes: u64,
+    /// Possible CPUs; 0: not known.
+    pub cpus: u64,
+}
+
+/// Something in the life of the agent or of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    /// When.
+    pub at: SystemTime,
+    /// `start`, `stop`, `attached`, `waiting`, `degraded`, `hook`, `problem`, `clock`, `journal`.
+    pub kind: String,
+    /// A sentence; of a hook JSON with `event`, `function`, `mechanism`, `attached`, `reason`.
+    pub detail: String,
+}
+
+/// A fact of the node from `at` on, until there is another one with this name.
+///
+/// Names: `nf_conntrack_*` sysctls as in `/proc/sys/net/netfilter` (the host's), `entry_bytes` (slab
+/// object of an entry, without extensions), `hashsize` (module parameter).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// Since when.
+    pub at: SystemTime,
+    /// What.
+    pub name: String,
+    /// As the kernel shows it.
+    pub value: String,
+}
+
+/// Who changed a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangedBy {
+    /// Our controller.
+    Controller,
+    /// Somebody by `ctpressure limit`.
+    Hand,
+    /// Somebody else.
+    Other,
+}
+
+impl ChangedBy {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Controller, Self::Hand, Self::Other];
+
+    /// `limit_change.by`
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Controller => "controller",
+            Self::Hand => "hand",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// What came of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeResult {
+    /// It was made.
+    Applied,
+    /// A guard rail was against it.
+    Refused,
+    /// The kernel was against it.
+    Failed,
+    /// Taken back.
+    Reverted,
+    /// It would have been made: a dry run.
+    Would,
+    /// Somebody else made it, and it was seen.
+    Seen,
+}
+
+impl ChangeResult {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Applied,
+        Self::Refused,
+        Self::Failed,
+        Self::Reverted,
+        Self::Would,
+        Self::Seen,
+    ];
+
+    /// `limit_change.result`
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Reverted => "reverted",
+            Self::Would => "would",
+            Self::Seen => "seen",
+        }
+    }
+}
+
+/// A change of the limit or of the buckets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitChange {
+    /// When.
+    pub at: SystemTime,
+    /// Who.
+    pub by: ChangedBy,
+    /// Process, unit or person, as far as it is known.
+    pub who: Option<String>,
+    /// Limit (`nf_conntrack_max`) before; `None`: not known.
+    pub limit_before: Option<u64>,
+    /// Limit after, or that it would have had.
+    pub limit_after: Option<u64>,
+    /// Buckets before.
+    pub buckets_before: Option<u64>,
+    /// Buckets after.
+    pub buckets_after: Option<u64>,
+    /// What came of it.
+    pub result: ChangeResult,
+    /// Why, a sentence; empty: not known.
+    pub reason: String,
+}
+
+/// A table over some time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TablePoint {
+    /// Where the time begins.
+    pub at: SystemTime,
+    /// How much of it was recorded.
+    pub seconds: f64,
+    /// Whose table.
+    pub netns: NetnsId,
+    /// Entries at the end.
+    pub entries: u64,
+    /// Fewest entries at a sample.
+    pub entries_min: u64,
+    /// Most entries at a sample.
+    pub entries_max: u64,
+    /// Limit at the end (0: unlimited); `None`: not known.
+    pub limit: Option<u64>,
+    /// Buckets at the end.
+    pub buckets: Option<u64>,
+    /// Bytes of all entries and the buckets at the end.
+    pub table_bytes: Option<u64>,
+    /// The highest state.
+    pub pressure: Pressure,
+}
+
+/// All owners together over some time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TotalPoint {
+    /// Where the time begins.
+    pub at: SystemTime,
+    /// How much of it was recorded; rates are counts divided by it.
+    pub seconds: f64,
+    /// Entries that came.
+    pub inserts: u64,
+    /// Entries that left.
+    pub deletes: u64,
+    /// Entries evicted; part of `deletes`.
+    pub evictions: u64,
+    /// Packets lost.
+    pub drops: u64,
+    /// Limit at the end (0: unlimited); `None`: not known.
+    pub limit: Option<u64>,
+}
+
+/// One owner in one direction over some time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnerPoint {
+    /// Where the time begins.
+    pub at: SystemTime,
+    /// How much of it was recorded.
+    pub seconds: f64,
+    /// Who.
+    pub owner: OwnerId,
+    /// Of which direction.
+    pub direction: Direction,
+    /// Entries that came.
+    pub inserts: u64,
+    /// Entries that left.
+    pub deletes: u64,
+    /// Entries at the end.
+    pub live: u64,
+    /// What it lost.
+    pub losses: Losses,
+}
+
+/// One owner in one direction over the whole range.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnerSum {
+    /// Who.
+    pub owner: OwnerId,
+    /// Of which direction.
+    pub direction: Direction,
+    /// Entries that came.
+    pub inserts: u64,
+    /// Entries that left.
+    pub deletes: u64,
+    /// Entries at the beginning, as far as it is known: at the first row if there is none before.
+    pub live_first: u64,
+    /// Most entries at a sample.
+    pub live_max: u64,
+    /// Entries at the end.
+    pub live_last: u64,
+    /// Entries times the seconds that they were there. Divided by `deletes`: their mean lifetime.
+    pub entry_seconds: f64,
+    /// What it lost.
+    pub losses: Losses,
+}
+
+/// The kernel's own statistics of one table over some time; see [`crate::kernel::stats`] for what
+/// they mean. `None`: this kernel does not count it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct KernelPoint {
+    /// Where the time begins.
+    pub at: SystemTime,
+    /// How much of it was recorded.
+    pub seconds: f64,
+    /// Whose table.
+    pub netns: NetnsId,
+    /// Tuples that NAT found taken.
+    pub found: u64,
+    /// Packets that could not be tracked.
+    pub invalid: u64,
+    /// Entries that could not be inserted.
+    pub insert_failed: u64,
+    /// `drop`: packets lost to a full table and to clashes.
+    pub dropped: u64,
+    /// Live entries evicted.
+    pub early_drop: u64,
+    /// ICMP errors that belong to no entry.
+    pub icmp_error: u64,
+    /// Look-ups that began anew.
+    pub search_restart: u64,
+    /// Clashes resolved without loss.
+    pub clash_resolve: Option<u64>,
+    /// Entries not inserted because of a long hash chain.
+    pub chain_too_long: Option<u64>,
+}
+
+/// Where a packet was from and to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Path {
+    /// Name or number in digits.
+    pub protocol: String,
+    /// Who opened the connection.
+    pub source: IpAddr,
+    /// Port, GRE key, or ICMP id.
+    pub source_port: u16,
+    /// As the opener asked for it: before DNAT.
+    pub destination: IpAddr,
+    /// Port, GRE key, or ICMP type * 256 + code.
+    pub destination_port: u16,
+}
+
+/// A packet that was lost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DropRow {
+    /// When.
+    pub at: SystemTime,
+    /// In which table.
+    pub netns: NetnsId,
+    /// Name of the [`DropReason`].
+    pub reason: String,
+    /// Whose connection was refused.
+    pub owner: OwnerId,
+    /// Its direction.
+    pub direction: Direction,
+    /// `None`: not known.
+    pub path: Option<Path>,
+}
+
+/// A live entry that was removed to make room.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvictionRow {
+    /// When.
+    pub at: SystemTime,
+    /// In which table.
+    pub netns: NetnsId,
+    /// Whose entry it was, and its direction.
+    pub victim: (OwnerId, Direction),
+    /// Whose new connection needed room.
+    pub cause: (OwnerId, Direction),
+    /// Of the victim.
+    pub path: Option<Path>,
+    /// Protocol, destination and port of the new connection.
+    pub cause_destination: Option<(String, IpAddr, u16)>,
+    /// The victim was ASSURED.
+    pub assured: bool,
+    /// The victim had been answered.
+    pub seen_reply: bool,
+}
+
+/// Drops or evictions: with detail and without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EventCount {
+    /// Those that have a row.
+    pub recorded: u64,
+    /// Those that came with detail, which was not kept.
+    pub not_recorded: u64,
+}
+
+/// Where an owner's connections went.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DestinationSum {
+    /// Who.
+    pub owner: OwnerId,
+    /// The destination's address.
+    pub address: IpAddr,
+    /// Its port; 0: the protocol has none.
+    pub port: u16,
+    /// Name or number in digits.
+    pub protocol: String,
+    /// Mean over the range of what was counted in about half a minute: at most this,
+    pub count: f64,
+    /// and at least this much less.
+    pub error: f64,
+    /// Samples that it was among the foremost in; each owner's `samples` in [`DestinationsOf`].
+    pub samples: u64,
+}
+
+/// The destinations of one owner.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DestinationsOf {
+    /// Samples that this owner had any destinations in.
+    pub samples: u64,
+    /// The foremost first.
+    pub top: Vec<DestinationSum>,
+}
+
+/// Which destinations: `destination.what`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// By connections opened; the real server after DNAT.
+    Inserts = 0,
+    /// By connections opened; the Service address where there is one.
+    Services = 1,
+    /// By packets lost.
+    Drops = 2,
+}
