@@ -60,13 +60,13 @@ fn help_lists_what_works() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(commands, ["run", "top", "watch", "table"]);
+    assert_eq!(commands, ["run", "top", "watch", "table", "report"]);
     for command in commands {
         let said = output(&[command, "--help"]);
         assert!(said.status.success());
         let help = text(&said.stdout);
         assert!(help.contains("[env: CTPRESSURE_LOG="), "{help}");
-        let asks_the_agent = command != "table";
+        let asks_the_agent = !["table", "report"].contains(&command);
         assert_eq!(help.contains("[env: CTPRESSURE_SOCKET="), asks_the_agent);
         assert!(
             !help.contains("--without-function"),

@@ -1,6 +1,7 @@
 //! Errors as people read them: what happened, and what to do.
 
 use crate::{
+    journal::JournalError,
     kernel::entries::EntriesError,
     probes::AttachError,
     serve::{http::ListenError, socket::SocketError},
@@ -31,6 +32,9 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
                 return Some(error.help());
             }
             if let Some(error) = cause.downcast_ref::<ListenError>() {
+                return Some(error.help());
+            }
+            if let Some(error) = cause.downcast_ref::<JournalError>() {
                 return Some(error.help());
             }
             cause.downcast_ref::<SocketError>().map(SocketError::help)

@@ -4,6 +4,7 @@ mod args;
 mod failure;
 mod logging;
 mod output;
+mod report;
 mod run;
 mod signals;
 mod table;
@@ -38,6 +39,7 @@ enum Command {
     Top(top::Top),
     Watch(watch::Watch),
     Table(table::Table),
+    Report(report::Report),
 }
 
 /// Runs the program with the arguments of the process; the exit status is 0 if all went well, 1
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Top(top) => top.run(),
         Command::Watch(watch) => watch.run(),
         Command::Table(table) => table.run(),
+        Command::Report(report) => report.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,6 +13,8 @@ use crate::{census::text::grouped, pressure::state::Pressure};
 
 mod filling;
 
+pub(super) use filling::foremost;
+
 /// Kinds of causes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -101,7 +103,11 @@ const RULES: &[Rule] = &[
 
 impl Cause {
     fn new(kind: Kind, why: String, evidence: String) -> Self {
-        Self { kind, why, evidence }
+        Self {
+            kind,
+            why,
+            evidence,
+        }
     }
 
     /// The cause; [`Kind::Growth`] when no rule fits.
@@ -141,7 +147,11 @@ fn not_watched(reading: &Reading<'_>) -> Option<Cause> {
         .evidence
         .gaps
         .iter()
-        .map(|gap| gap.until.min(focus.until).saturating_sub(gap.from.max(focus.from)))
+        .map(|gap| {
+            gap.until
+                .min(focus.until)
+                .saturating_sub(gap.from.max(focus.from))
+        })
         .sum();
     (reading.lost + reading.evictions == 0 && missing * 2 > focus.seconds()).then(|| {
         Cause::new(
@@ -163,11 +173,7 @@ fn not_conntrack(reading: &Reading<'_>) -> Option<Cause> {
     let invalid = reading.evidence.kernel.invalid;
     let fullest = match reading.limit {
         0 => grouped(reading.entries),
-        limit => format!(
-            "{} of {} entries",
-            grouped(reading.entries),
-            grouped(limit)
-        ),
+        limit => format!("{} of {} entries", grouped(reading.entries), grouped(limit)),
     };
     // A few there are always.
     if invalid >= 100 {
@@ -215,7 +221,10 @@ fn nat_exhausted(reading: &Reading<'_>) -> Option<Cause> {
             .map_or_else(String::new, |first| format!(" for {}", first.name));
         Cause::new(
             Kind::NatExhausted,
-            format!("NAT had no free port left{to}, so {} clashed", plural(clashes, "new connection", "new connections")),
+            format!(
+                "NAT had no free port left{to}, so {} clashed",
+                plural(clashes, "new connection", "new connections")
+            ),
             format!(
                 "the kernel tried {} taken ports (`found`), {} for each packet lost",
                 grouped(found),

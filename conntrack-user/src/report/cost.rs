@@ -80,7 +80,11 @@ mod tests {
             ("linux", Some("x"), 256, 384),
         ] {
             let bytes = entry_bytes(&node(kernel, fact));
-            assert_eq!((bytes.least, bytes.most), (least, most), "{kernel} {fact:?}");
+            assert_eq!(
+                (bytes.least, bytes.most),
+                (least, most),
+                "{kernel} {fact:?}"
+            );
         }
     }
 

@@ -171,8 +171,10 @@ impl<'a> Outside<'a> {
             self.refused.let_in(inserts * self.later);
         }
         self.refused.add(at, first);
-        self.evicted
-            .add(at, f64::from(point.victims - point.victims_again.min(point.victims)));
+        self.evicted.add(
+            at,
+            f64::from(point.victims - point.victims_again.min(point.victims)),
+        );
         let back = self.again * f64::from(point.live);
         (self.refused.sum(), (self.evicted.sum() - back).max(0.0))
     }
@@ -188,8 +190,7 @@ fn natural_life(points: &[OwnerPoint], step: u64) -> Option<u64> {
         began += f64::from(point.inserts);
     }
     // A tenth that ended is too few to tell how long the others live.
-    (ended > 0.0 && ended * 10.0 >= began)
-        .then(|| as_u64(lived * as_f64(step) / ended).max(1))
+    (ended > 0.0 && ended * 10.0 >= began).then(|| as_u64(lived * as_f64(step) / ended).max(1))
 }
 
 /// The most that the table would have held in the focus. `longest`: seconds that an entry of this owner
@@ -198,7 +199,12 @@ pub fn demand(evidence: &Evidence, longest: impl Fn(&OwnerEvidence) -> Option<u6
     let mut outside: Vec<Outside<'_>> = evidence
         .owners
         .iter()
-        .filter(|owner| owner.points.iter().any(|point| point.refused + point.victims > 0))
+        .filter(|owner| {
+            owner
+                .points
+                .iter()
+                .any(|point| point.refused + point.victims > 0)
+        })
         .map(|owner| Outside::new(owner, evidence.step, longest(owner)))
         .collect();
     let mut most = Demand::default();
@@ -228,7 +234,10 @@ pub fn demand(evidence: &Evidence, longest: impl Fn(&OwnerEvidence) -> Option<u6
         }
     }
     let (refused, detailed) = evidence.owners.iter().fold((0, 0), |(all, told), owner| {
-        (all + owner.drops[0] + owner.victims, told + owner.lost.detailed + owner.evicted.detailed)
+        (
+            all + owner.drops[0] + owner.victims,
+            told + owner.lost.detailed + owner.evicted.detailed,
+        )
     });
     most.exact = detailed >= refused;
     most

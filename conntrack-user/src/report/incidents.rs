@@ -246,7 +246,10 @@ mod tests {
             _ => Pressure::Calm,
         };
         let found = find((0..500).map(|at| step(at, shape(at))), 500);
-        let spans: Vec<_> = found.iter().map(|one| (one.from - T, one.until - T)).collect();
+        let spans: Vec<_> = found
+            .iter()
+            .map(|one| (one.from - T, one.until - T))
+            .collect();
         assert_eq!(spans, [(300, 301), (10, 90)]);
         let steps = (0..500).map(|at| {
             let pressure = match at {
@@ -264,7 +267,9 @@ mod tests {
         let found = find((0..10).chain(200..210).map(high), 210);
         assert_eq!(found.len(), 2);
         assert!(found[0].open && found[1].open, "{found:?}");
-        let calm = (0..10).map(high).chain((10..90).map(|at| step(at, Pressure::Calm)));
+        let calm = (0..10)
+            .map(high)
+            .chain((10..90).map(|at| step(at, Pressure::Calm)));
         assert!(!find(calm, 90)[0].open);
     }
 

@@ -54,9 +54,16 @@ impl<'a> Reading<'a> {
         let peak = evidence.peak();
         let drops = evidence.drops();
         let when = |found: &dyn Fn(usize) -> bool| {
-            focus.clone().find(|at| found(*at)).map(|at| evidence.at(at))
+            focus
+                .clone()
+                .find(|at| found(*at))
+                .map(|at| evidence.at(at))
         };
-        let owners_first = evidence.owners.iter().filter_map(|owner| owner.first_drop).min();
+        let owners_first = evidence
+            .owners
+            .iter()
+            .filter_map(|owner| owner.first_drop)
+            .min();
         let first_drop = evidence
             .first_drop_ns
             .map(|nanoseconds| nanoseconds / 1_000_000_000)
@@ -68,8 +75,15 @@ impl<'a> Reading<'a> {
             drops,
             lost: lost(&drops),
             evictions: evidence.evictions(),
-            pressure: points.iter().map(|point| point.pressure).max().unwrap_or_default(),
-            entries: evidence.points.get(peak).map_or(0, |point| point.entries_most),
+            pressure: points
+                .iter()
+                .map(|point| point.pressure)
+                .max()
+                .unwrap_or_default(),
+            entries: evidence
+                .points
+                .get(peak)
+                .map_or(0, |point| point.entries_most),
             limit: evidence.points.get(peak).map_or(0, |point| point.limit),
             peak_at: evidence.at(peak),
             first_loss: first_drop.into_iter().chain(first_eviction).min(),
@@ -97,7 +111,11 @@ impl<'a> Reading<'a> {
             .filter(|reason| self.dropped(*reason) > 0)
             .max_by_key(|reason| {
                 let is_packet = *reason != DropReason::TableFullRequest;
-                (is_packet, self.dropped(*reason), std::cmp::Reverse(*reason as u8))
+                (
+                    is_packet,
+                    self.dropped(*reason),
+                    std::cmp::Reverse(*reason as u8),
+                )
             })
     }
 
@@ -118,7 +136,9 @@ impl<'a> Reading<'a> {
         let most = |key: &dyn Fn(&OwnerEvidence) -> u64| {
             // The first of equals.
             let owners = evidence.owners.iter().rev();
-            owners.max_by_key(|owner| key(owner)).filter(|owner| key(owner) > 0)
+            owners
+                .max_by_key(|owner| key(owner))
+                .filter(|owner| key(owner) > 0)
         };
         if let Some(reason @ (DropReason::Clash | DropReason::Dying)) = self.main_reason() {
             let loser = most(&|owner| owner.drops[reason as usize - 1]);
@@ -131,7 +151,9 @@ impl<'a> Reading<'a> {
         let inserts: u64 = evidence.owners.iter().map(|owner| owner.inserts).sum();
         // A flood may evict its own entries as fast as it makes them.
         let flood = filler.filter(|owner| {
-            owner.inserts * 2 > inserts && self.evictions * 4 > inserts && owner.causes * 2 > self.evictions
+            owner.inserts * 2 > inserts
+                && self.evictions * 4 > inserts
+                && owner.causes * 2 > self.evictions
         });
         let grown = grower.filter(|owner| {
             let growth = owner.growth();
@@ -159,7 +181,12 @@ impl<'a> Reading<'a> {
 
     /// Its entries by share of what the table holds at its fullest, 0 to 1.
     pub fn share(&self, owner: &OwnerEvidence) -> f64 {
-        let held: u64 = self.evidence.owners.iter().map(|owner| owner.live_at_peak).sum();
+        let held: u64 = self
+            .evidence
+            .owners
+            .iter()
+            .map(|owner| owner.live_at_peak)
+            .sum();
         ratio(owner.live_at_peak, held.max(1))
     }
 

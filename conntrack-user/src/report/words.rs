@@ -2,13 +2,20 @@
 
 use crate::census::text::grouped;
 
+/// Characters that are kept of somebody else's words.
+const LONGEST: usize = 1000;
+
 /// `1 packet`, `1,620 packets`
-pub fn plural(number: u64, one: &str, many: &str) -> String {
-    format!("{} {}", grouped(number), if number == 1 { one } else { many })
+pub(super) fn plural(number: u64, one: &str, many: &str) -> String {
+    format!(
+        "{} {}",
+        grouped(number),
+        if number == 1 { one } else { many }
+    )
 }
 
 /// `93 %`; what is not nothing is at least `<1 %`, and what is not all is at most `99 %`.
-pub fn percent(part: f64) -> String {
+pub(super) fn percent(part: f64) -> String {
     if part <= 0.0 {
         return "0 %".to_owned();
     }
@@ -17,12 +24,16 @@ pub fn percent(part: f64) -> String {
         return "<1 %".to_owned();
     }
     // 99.99 is not all.
-    let shown = if part < 1.0 { percent.round().min(99.0) } else { percent.round() };
+    let shown = if part < 1.0 {
+        percent.round().min(99.0)
+    } else {
+        percent.round()
+    };
     format!("{shown} %")
 }
 
 /// A number of things, rounded, with one decimal below ten.
-pub fn count(number: f64) -> String {
+pub(super) fn count(number: f64) -> String {
     if number < 9.95 && (number - number.round()).abs() >= 0.05 {
         return format!("{number:.1}");
     }
@@ -30,7 +41,7 @@ pub fn count(number: f64) -> String {
 }
 
 /// A rate: three figures at most.
-pub fn per_second(rate: f64) -> String {
+pub(super) fn per_second(rate: f64) -> String {
     if rate > 0.0 && rate < 0.05 {
         return "less than 0.1".to_owned();
     }
@@ -42,7 +53,7 @@ pub fn per_second(rate: f64) -> String {
 }
 
 /// `512 KiB`, `1.5 MiB`, `64 MiB`
-pub fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     let mut number = to_f64(bytes);
     for unit in ["bytes", "KiB", "MiB", "GiB"] {
         if number < 1023.5 || unit == "GiB" {
@@ -57,8 +68,24 @@ pub fn bytes(bytes: u64) -> String {
     String::new()
 }
 
+/// Somebody else's words, without what would move a terminal's cursor or turn the text around.
+pub(super) fn clean(text: &str) -> String {
+    text.chars()
+        .map(|letter| match letter {
+            '\u{200e}'
+            | '\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+            | '\u{feff}' => '\u{fffd}',
+            letter if letter.is_control() => '\u{fffd}',
+            letter => letter,
+        })
+        .take(LONGEST)
+        .collect()
+}
+
 /// `a`, `a and b`, `a, b and c`
-pub fn list(words: &[String]) -> String {
+pub(super) fn list(words: &[String]) -> String {
     match words {
         [] => String::new(),
         [one] => one.clone(),
@@ -72,13 +99,13 @@ pub fn list(words: &[String]) -> String {
     clippy::cast_sign_loss,
     reason = "the conversion saturates"
 )]
-pub fn rounded(number: f64) -> u64 {
+pub(super) fn rounded(number: f64) -> u64 {
     number.round() as u64
 }
 
 /// As a floating-point number.
 #[expect(clippy::cast_precision_loss, reason = "only shown")]
-pub const fn to_f64(number: u64) -> f64 {
+pub(super) const fn to_f64(number: u64) -> f64 {
     number as f64
 }
 
@@ -95,15 +122,30 @@ mod tests {
         let counts = [0.0, 0.4, 3.0, 9.96, 1234.5].map(count);
         assert_eq!(counts, ["0", "0.4", "3", "10", "1,235"]);
         let rates = [0.0, 0.01, 0.4, 399.6, 1504.0, 123_456.0].map(per_second);
-        assert_eq!(rates, ["0", "less than 0.1", "0.4", "400", "1,500", "123,000"]);
+        assert_eq!(
+            rates,
+            ["0", "less than 0.1", "0.4", "400", "1,500", "123,000"]
+        );
         let sizes = [0, 1023, 1024, 1536, 67_108_864, 3 << 40].map(bytes);
         assert_eq!(
             sizes,
-            ["0 bytes", "1023 bytes", "1 KiB", "1.5 KiB", "64 MiB", "3072 GiB"]
+            [
+                "0 bytes",
+                "1023 bytes",
+                "1 KiB",
+                "1.5 KiB",
+                "64 MiB",
+                "3072 GiB"
+            ]
         );
         let names: Vec<String> = ["a", "b", "c"].map(str::to_owned).into();
         assert_eq!(list(&names), "a, b and c");
         assert_eq!(list(&names[..1]), "a");
         assert_eq!(list(&[]), "");
+        assert_eq!(
+            clean("a\u{1b}[2J\u{202e}b\n"),
+            "a\u{fffd}[2J\u{fffd}b\u{fffd}"
+        );
+        assert_eq!(clean(&"x".repeat(5000)).len(), LONGEST);
     }
 }

@@ -34,14 +34,15 @@ fn from_to(owner: &OwnerEvidence) -> String {
 
 /// `, most of them to 10.0.0.1:80/tcp`; empty if there is none that has most.
 fn mostly_to(owner: &OwnerEvidence) -> String {
-    foremost(owner).map_or_else(String::new, |first| format!(", most of them to {}", first.name))
+    foremost(owner).map_or_else(String::new, |first| {
+        format!(", most of them to {}", first.name)
+    })
 }
 
 /// The destination of more than half of an owner's connections, as asked for if that is known.
 pub(in super::super) fn foremost(owner: &OwnerEvidence) -> Option<&Destination> {
-    let half = |destinations: &'_ [Destination]| {
-        destinations.iter().position(|first| first.share > 0.5)
-    };
+    let half =
+        |destinations: &'_ [Destination]| destinations.iter().position(|first| first.share > 0.5);
     if let Some(at) = half(&owner.services) {
         return owner.services.get(at);
     }
@@ -79,19 +80,26 @@ pub(super) fn limit_lowered(reading: &Reading<'_>) -> Option<Cause> {
     );
     // With those that found no room.
     let wanted = |owner: &&OwnerEvidence| {
-        let more = owner.lost.flows.max(owner.drops[0].min(owner.lost.flows));
+        let more = owner.lost.flows;
         let wants = owner.live_at_peak + more;
         wants * 10 >= owner.live_before * 15 && (owner.growth() + more) * 10 >= to
     };
     if let Some(owner) = reading.culprit.filter(wanted) {
         return Some(Cause::new(
             Kind::LimitLoweredAndGrowth,
-            format!("{lowered}, and {} came to want more than before", owner.name),
+            format!(
+                "{lowered}, and {} came to want more than before",
+                owner.name
+            ),
             format!(
                 "{evidence}; {} had {} before, and {} were refused",
                 owner.name,
                 plural(owner.live_before, "entry", "entries"),
-                plural(owner.lost.flows, "new connection of its", "new connections of its")
+                plural(
+                    owner.lost.flows,
+                    "new connection of its",
+                    "new connections of its"
+                )
             ),
         ));
     }
@@ -105,7 +113,9 @@ pub(super) fn syn_flood(reading: &Reading<'_>) -> Option<Cause> {
     let sources = owner.lost.sources.max(owner.evicted.sources);
     let evicted_tcp = part(&owner.evicted.protocols, "tcp");
     let unfinished = half_open > 0.5
-        || (owner.evicted.detailed >= 100 && evicted_tcp > 0.8 && owner.victims * 2 > owner.inserts);
+        || (owner.evicted.detailed >= 100
+            && evicted_tcp > 0.8
+            && owner.victims * 2 > owner.inserts);
     (from_outside && unfinished && (sources >= MANY_SOURCES || half_open > 0.5)).then(|| {
         let to = owner
             .lost
@@ -207,7 +217,11 @@ pub(super) fn retry_storm(reading: &Reading<'_>) -> Option<Cause> {
     let evidence = reading.evidence;
     let before = reading.attempts(owner, first.saturating_sub(60), first);
     let after = reading.attempts(owner, first + evidence.step, evidence.focus.until);
-    let refused: u64 = owner.points.iter().map(|point| u64::from(point.refused_first)).sum();
+    let refused: u64 = owner
+        .points
+        .iter()
+        .map(|point| u64::from(point.refused_first))
+        .sum();
     (before >= 1.0 && after >= before * 3.0 && refused >= 100).then(|| {
         Cause::new(
             Kind::RetryStorm,
@@ -227,7 +241,8 @@ pub(super) fn retry_storm(reading: &Reading<'_>) -> Option<Cause> {
 
 pub(super) fn time_wait(reading: &Reading<'_>) -> Option<Cause> {
     let owner = reading.culprit?;
-    let closed = in_state(owner, "TIME_WAIT") + in_state(owner, "CLOSE") + in_state(owner, "LAST_ACK");
+    let closed =
+        in_state(owner, "TIME_WAIT") + in_state(owner, "CLOSE") + in_state(owner, "LAST_ACK");
     (closed >= 0.5).then(|| {
         Cause::new(
             Kind::TimeWait,
@@ -267,7 +282,9 @@ pub(super) fn established_idle(reading: &Reading<'_>) -> Option<Cause> {
 
 pub(super) fn new_owner(reading: &Reading<'_>) -> Option<Cause> {
     let owner = reading.culprit?;
-    let appeared = owner.appeared.filter(|_| owner.live_before * 10 < owner.live_at_peak)?;
+    let appeared = owner
+        .appeared
+        .filter(|_| owner.live_before * 10 < owner.live_at_peak)?;
     Some(Cause::new(
         Kind::NewOwner,
         format!(
@@ -287,7 +304,9 @@ pub(super) fn new_owner(reading: &Reading<'_>) -> Option<Cause> {
 }
 
 pub(super) fn more_destinations(reading: &Reading<'_>) -> Option<Cause> {
-    let owner = reading.culprit.filter(|owner| grew(owner) && owner.live_before > 0)?;
+    let owner = reading
+        .culprit
+        .filter(|owner| grew(owner) && owner.live_before > 0)?;
     let new: Vec<&Destination> = owner.destinations.iter().filter(|one| one.new).collect();
     let share: f64 = new.iter().map(|one| one.share).sum();
     let known = owner.destinations.len() - new.len();
@@ -311,15 +330,17 @@ pub(super) fn more_destinations(reading: &Reading<'_>) -> Option<Cause> {
 pub(super) fn many_owners(reading: &Reading<'_>) -> Option<Cause> {
     let owners = &reading.evidence.owners;
     let growth: u64 = owners.iter().map(OwnerEvidence::growth).sum();
-    let (all, what): (u64, fn(&OwnerEvidence) -> u64) =
-        if growth * 5 >= reading.entries {
-            (growth, OwnerEvidence::growth)
-        } else {
-            let live = owners.iter().map(|owner| owner.live_at_peak).sum();
-            (live, |owner| owner.live_at_peak)
-        };
+    let (all, what): (u64, fn(&OwnerEvidence) -> u64) = if growth * 5 >= reading.entries {
+        (growth, OwnerEvidence::growth)
+    } else {
+        let live = owners.iter().map(|owner| owner.live_at_peak).sum();
+        (live, |owner| owner.live_at_peak)
+    };
     let most = owners.iter().map(what).max()?;
-    let taking_part = owners.iter().filter(|owner| what(owner) * 100 >= all).count();
+    let taking_part = owners
+        .iter()
+        .filter(|owner| what(owner) * 100 >= all)
+        .count();
     (all > 0 && most * 5 < all && taking_part >= 5).then(|| {
         Cause::new(
             Kind::ManyOwners,

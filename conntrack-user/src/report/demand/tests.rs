@@ -78,7 +78,12 @@ fn simulate(loads: &[Load], seconds: u64, limit: impl Fn(u64) -> u64) -> (Eviden
                     next += 1;
                     let ends = tick + life * TICKS;
                     *unlimited.entry(ends).or_default() += 1;
-                    tries.push(Flow { load, id: next, tries: 0, ends });
+                    tries.push(Flow {
+                        load,
+                        id: next,
+                        tries: 0,
+                        ends,
+                    });
                 }
             }
             most = most.max(unlimited.values().sum());
@@ -124,11 +129,25 @@ fn simulate(loads: &[Load], seconds: u64, limit: impl Fn(u64) -> u64) -> (Eviden
         points.push(point);
     }
     for owner in &mut owners {
-        owner.drops[0] = owner.points.iter().map(|point| u64::from(point.refused)).sum();
-        owner.victims = owner.points.iter().map(|point| u64::from(point.victims)).sum();
-        owner.lost = Flows { detailed: owner.drops[0] + owner.victims, ..Flows::default() };
+        owner.drops[0] = owner
+            .points
+            .iter()
+            .map(|point| u64::from(point.refused))
+            .sum();
+        owner.victims = owner
+            .points
+            .iter()
+            .map(|point| u64::from(point.victims))
+            .sum();
+        owner.lost = Flows {
+            detailed: owner.drops[0] + owner.victims,
+            ..Flows::default()
+        };
     }
-    let span = Span { from: 0, until: seconds };
+    let span = Span {
+        from: 0,
+        until: seconds,
+    };
     let evidence = Evidence {
         focus: span,
         shown: span,
@@ -152,7 +171,11 @@ fn holds(what: &str, loads: &[Load], seconds: u64, limit: impl Fn(u64) -> u64) {
         "{what}: {demand:?}: the smallest that holds is {smallest}, advised {advised}"
     );
     let (again, _) = simulate(loads, seconds, |_| advised);
-    let lost: u64 = again.points.iter().map(|point| point.drops[0] + point.evictions).sum();
+    let lost: u64 = again
+        .points
+        .iter()
+        .map(|point| point.drops[0] + point.evictions)
+        .sum();
     assert_eq!(lost, 0, "{what}: a second run with {advised}");
 }
 
@@ -168,7 +191,13 @@ const TCP: Load = Load {
 fn the_limit_is_halved_and_backends_are_doubled() {
     let loads = [
         Load {
-            rate: |second| if second < 5 || (20..25).contains(&second) { 360 } else { 0 },
+            rate: |second| {
+                if second < 5 || (20..25).contains(&second) {
+                    360
+                } else {
+                    0
+                }
+            },
             ..TCP
         },
         Load {
@@ -179,10 +208,15 @@ fn the_limit_is_halved_and_backends_are_doubled() {
     ];
     let halved = |second| if second < 15 { 4_000 } else { 2_000 };
     holds("it stays", &loads, 60, halved);
-    holds("then there is room again", &loads, 60, |second| match second {
-        0..15 | 30.. => 200_000,
-        _ => 2_000,
-    });
+    holds(
+        "then there is room again",
+        &loads,
+        60,
+        |second| match second {
+            0..15 | 30.. => 200_000,
+            _ => 2_000,
+        },
+    );
 }
 
 #[test]
@@ -227,10 +261,20 @@ fn entries_that_are_evicted() {
 
 #[test]
 fn nothing_lost_is_the_peak_and_nothing_at_all_is_nothing() {
-    let loads = [Load { rate: |_| 100, life: 10, ..TCP }];
+    let loads = [Load {
+        rate: |_| 100,
+        life: 10,
+        ..TCP
+    }];
     let (evidence, smallest) = simulate(&loads, 60, |_| 5_000);
     assert_eq!(demand(&evidence, |_| None).entries_in_all(), smallest);
-    assert_eq!(demand(&Evidence::default(), |_| None), Demand { exact: true, ..Demand::default() });
+    assert_eq!(
+        demand(&Evidence::default(), |_| None),
+        Demand {
+            exact: true,
+            ..Demand::default()
+        }
+    );
 }
 
 #[test]

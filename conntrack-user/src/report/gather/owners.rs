@@ -1,0 +1,298 @@
+//! Owners: what each did, step by step.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    super::{
+        evidence::{Destination, Evidence, OwnerEvidence, OwnerPoint, Span},
+        reading::ratio,
+        words::{clean, rounded, to_f64},
+    },
+    Begins, flows, is_ingress, reason_of, seconds, time,
+};
+use crate::{
+    events::{is_icmp, protocol_number},
+    journal::{
+        DestinationSum, DestinationsOf, JournalError, Loss, OwnerId, Reader, Recording, What,
+    },
+    pressure::lifetime::Flow,
+};
+
+/// Owners with their own points; the others, which had least, are left out.
+const MOST: usize = 500;
+/// Destinations of an owner.
+const DESTINATIONS: usize = 10;
+/// Seconds before the focus in which destinations count as known.
+const KNOWN: u64 = 900;
+
+pub(super) fn add(
+    evidence: &mut Evidence,
+    reader: &Reader,
+    shown: &Recording<'_>,
+    within: &Recording<'_>,
+    begins: Begins,
+) -> Result<(), JournalError> {
+    let mut owners = named(evidence, shown)?;
+    let ids: Vec<OwnerId> = owners.keys().copied().collect();
+    add_points(evidence, &mut owners, shown, begins, &ids)?;
+    let focus = evidence.focus_points();
+    let peak = evidence.peak();
+    for owner in owners.values_mut() {
+        let live = |at: usize| {
+            owner
+                .points
+                .get(at)
+                .map_or(0, |point| u64::from(point.live))
+        };
+        // Before the first step of a report about everything nothing is known.
+        owner.live_before = focus.start.checked_sub(1).map_or(owner.live_before, live);
+        owner.live_at_peak = live(peak);
+        owner.live_most = focus.clone().map(live).max().unwrap_or(0);
+    }
+    add_sums(evidence.focus, &mut owners, within)?;
+    add_destinations(evidence.focus, &mut owners, reader, within)?;
+    let states = within.state_mixes()?;
+    let states = if states.is_empty() {
+        shown.state_mixes()?
+    } else {
+        states
+    };
+    for (id, mix) in states {
+        if let Some(owner) = owners.get_mut(&id) {
+            owner.states = mix
+                .into_iter()
+                .map(|(state, entries)| (clean(&state), rounded(entries)))
+                .collect();
+        }
+    }
+    flows::add(evidence, reader, &mut owners, begins)?;
+    evidence.owners = owners.into_values().collect();
+    evidence
+        .owners
+        .sort_by_key(|owner| std::cmp::Reverse((owner.live_at_peak, owner.inserts)));
+    Ok(())
+}
+
+/// Owners that had anything in what is shown, with what they had at its begin.
+fn named(
+    evidence: &Evidence,
+    shown: &Recording<'_>,
+) -> Result<BTreeMap<OwnerId, OwnerEvidence>, JournalError> {
+    let mut weights: HashMap<OwnerId, (u64, u64)> = HashMap::new();
+    for sum in shown.owner_sums()? {
+        let (weight, first) = weights.entry(sum.owner).or_default();
+        let lost: u64 = sum.losses.values().sum();
+        *weight = weight.saturating_add(sum.live_max + sum.inserts + sum.deletes + lost);
+        *first = first.saturating_add(sum.live_first);
+    }
+    let mut foremost: Vec<(OwnerId, (u64, u64))> = weights
+        .into_iter()
+        .filter(|(_, (weight, _))| *weight > 0)
+        .collect();
+    foremost.sort_unstable_by_key(|(id, (weight, _))| (std::cmp::Reverse(*weight), *id));
+    foremost.truncate(MOST);
+    let names: BTreeMap<OwnerId, _> = shown
+        .owners()?
+        .into_iter()
+        .map(|owner| (owner.id, owner))
+        .collect();
+    Ok(foremost
+        .into_iter()
+        .filter_map(|(id, (_, first))| {
+            let known = names.get(&id)?;
+            let mut owner =
+                OwnerEvidence::new(&clean(&known.name()), known.kind, evidence.points.len());
+            owner.live_before = first;
+            Some((id, owner))
+        })
+        .collect())
+}
+
+fn add_points(
+    evidence: &mut Evidence,
+    owners: &mut BTreeMap<OwnerId, OwnerEvidence>,
+    shown: &Recording<'_>,
+    begins: Begins,
+    ids: &[OwnerId],
+) -> Result<(), JournalError> {
+    // Where a direction did not move it holds what it held.
+    let mut held: BTreeMap<(OwnerId, bool), Vec<(usize, u64)>> = BTreeMap::new();
+    let bucket = std::time::Duration::from_secs(begins.step);
+    for point in shown.owner_points(bucket, ids)? {
+        let Some(at) = begins.point(point.at) else {
+            continue;
+        };
+        let Some((owner, to)) = owners.get_mut(&point.owner).and_then(|owner| {
+            let to = owner.points.get(at).copied()?;
+            Some((owner, to))
+        }) else {
+            continue;
+        };
+        let of = |loss| point.losses.get(&loss).copied().unwrap_or(0);
+        let mut packets = 0;
+        for (loss, number) in &point.losses {
+            if let Some(reason) = reason_of(*loss) {
+                evidence.points[at].drops[reason] += number;
+                packets += if reason == 4 { 0 } else { *number };
+            }
+        }
+        owner.points[at] = OwnerPoint {
+            inserts: add32(to.inserts, point.inserts),
+            deletes: add32(to.deletes, point.deletes),
+            drops: add32(to.drops, packets),
+            refused: add32(
+                to.refused,
+                of(Loss::Packet(conntrack_ebpf::record::DropReason::TableFull)),
+            ),
+            victims: add32(to.victims, of(Loss::Victim)),
+            ..to
+        };
+        let ingress = is_ingress(point.direction);
+        held.entry((point.owner, ingress))
+            .or_default()
+            .push((at, point.live));
+    }
+    let mut before: BTreeMap<(OwnerId, bool), u64> = BTreeMap::new();
+    for sum in shown.owner_sums()? {
+        before.insert((sum.owner, is_ingress(sum.direction)), sum.live_first);
+    }
+    for (id, owner) in owners.iter_mut() {
+        let mut seen = None;
+        for ingress in [false, true] {
+            let mut live = before.get(&(*id, ingress)).copied().unwrap_or(0);
+            let mut changes = held.get(&(*id, ingress)).into_iter().flatten().peekable();
+            let first = changes.peek().map(|(at, _)| *at);
+            seen = match (seen, first) {
+                (Some(seen), Some(first)) => Some(std::cmp::min::<usize>(seen, first)),
+                (seen, first) => seen.or(first),
+            };
+            for (at, point) in owner.points.iter_mut().enumerate() {
+                while let Some((_, now)) = changes.next_if(|(change, _)| *change <= at) {
+                    live = *now;
+                }
+                point.live = add32(point.live, live);
+            }
+        }
+        // It had nothing when the report begins, and there was time to see that.
+        owner.appeared = seen
+            .filter(|first| owner.live_before == 0 && *first > 1)
+            .map(|first| begins.from + first as u64 * begins.step);
+    }
+    Ok(())
+}
+
+fn add_sums(
+    focus: Span,
+    owners: &mut BTreeMap<OwnerId, OwnerEvidence>,
+    within: &Recording<'_>,
+) -> Result<(), JournalError> {
+    let mut live: HashMap<OwnerId, u64> = HashMap::new();
+    for sum in within.owner_sums()? {
+        let Some(owner) = owners.get_mut(&sum.owner) else {
+            continue;
+        };
+        owner.inserts += sum.inserts;
+        owner.deletes += sum.deletes;
+        *live.entry(sum.owner).or_default() += sum.live_last;
+        let ingress = is_ingress(sum.direction);
+        if ingress {
+            owner.inserts_ingress += sum.inserts;
+        }
+        for (loss, number) in sum.losses {
+            match (loss, reason_of(loss)) {
+                (Loss::Victim, _) => owner.victims += number,
+                (Loss::Cause, _) => owner.causes += number,
+                (_, Some(reason)) => {
+                    owner.drops[reason] += number;
+                    if ingress && reason != 4 {
+                        owner.drops_ingress += number;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    for (id, owner) in owners {
+        let flow = Flow {
+            live: live.get(id).copied().unwrap_or(0),
+            inserts: owner.inserts,
+            deletes: owner.deletes,
+            seconds: to_f64(focus.seconds()),
+            watched: std::time::Duration::from_secs(focus.seconds()),
+        };
+        owner.lifetime = flow.lifetime();
+    }
+    Ok(())
+}
+
+fn add_destinations(
+    focus: Span,
+    owners: &mut BTreeMap<OwnerId, OwnerEvidence>,
+    reader: &Reader,
+    within: &Recording<'_>,
+) -> Result<(), JournalError> {
+    let before = reader.read(time(focus.from.saturating_sub(KNOWN)), time(focus.from))?;
+    let known = before.destinations(What::Inserts, 4 * DESTINATIONS)?;
+    for (id, of) in within.destinations(What::Inserts, DESTINATIONS)? {
+        if let Some(owner) = owners.get_mut(&id) {
+            owner.destinations = destinations(&of, known.get(&id));
+        }
+    }
+    for (id, of) in within.destinations(What::Services, DESTINATIONS)? {
+        if let Some(owner) = owners.get_mut(&id) {
+            owner.services = destinations(&of, None);
+        }
+    }
+    Ok(())
+}
+
+fn destinations(of: &DestinationsOf, known: Option<&DestinationsOf>) -> Vec<Destination> {
+    // The mean over the samples of the owner: a destination that was not foremost in one has 0 there.
+    let mean = |sum: &DestinationSum| sum.count * ratio(sum.samples, of.samples);
+    let all: f64 = of.top.iter().map(mean).sum();
+    of.top
+        .iter()
+        .map(|sum| Destination {
+            name: destination_name(&sum.address, sum.port, &clean(&sum.protocol)),
+            port: sum.port,
+            protocol: clean(&sum.protocol),
+            count: rounded(mean(sum)),
+            share: if all > 0.0 { mean(sum) / all } else { 0.0 },
+            new: known.is_some_and(|known| {
+                !known.top.iter().any(|one| {
+                    (one.address, one.port) == (sum.address, sum.port)
+                        && one.protocol == sum.protocol
+                })
+            }),
+        })
+        .collect()
+}
+
+/// `10.96.0.10:53/udp`, `[fd00::1]:443/tcp`, `10.0.0.1/icmp`
+pub(super) fn destination_name(address: &std::net::IpAddr, port: u16, protocol: &str) -> String {
+    if port == 0 || protocol_number(protocol).is_some_and(is_icmp) {
+        return format!("{address}/{protocol}");
+    }
+    format!("{}/{protocol}", std::net::SocketAddr::new(*address, port))
+}
+
+pub(super) fn add32(to: u32, more: u64) -> u32 {
+    to.saturating_add(u32::try_from(more).unwrap_or(u32::MAX))
+}
+
+pub(super) fn first_drop(
+    evidence: &mut Evidence,
+    owner: &mut OwnerEvidence,
+    at: std::time::SystemTime,
+) {
+    let second = seconds(at);
+    owner.first_drop = Some(owner.first_drop.map_or(second, |first| first.min(second)));
+    let nanoseconds = at
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()
+        .and_then(|since| u64::try_from(since.as_nanos()).ok());
+    evidence.first_drop_ns = match (evidence.first_drop_ns, nanoseconds) {
+        (Some(first), Some(now)) => Some(first.min(now)),
+        (first, now) => first.or(now),
+    };
+}
