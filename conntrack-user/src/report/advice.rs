@@ -10,7 +10,7 @@ use super::{
     evidence::OwnerEvidence,
     reading::{Reading, ratio},
     time,
-    words::{bytes, count, per_second, percent, plural, rounded, to_f64},
+    words::{bytes, connections, count, per_second, percent, plural, rounded, to_f64},
 };
 use crate::{census::text::grouped, pressure::state::Pressure};
 
@@ -37,6 +37,8 @@ const RULES: &[Rule] = &[
     be_liberal,
     nat_ports,
     dns_clash,
+    flushed,
+    requests,
     buckets_now,
     stop_flood,
     dont_raise,
@@ -197,6 +199,46 @@ fn dns_clash(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
     })
 }
 
+fn flushed(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    (cause.kind == Kind::Dying).then(|| {
+        Advice::new(
+            "flushed",
+            "Find what removes entries then: `conntrack -D` or -F in a script, a CNI or kube-proxy that cleans up, a \
+             namespace or an address that goes away; what is sent again gets an entry."
+                .to_owned(),
+            format!(
+                "{} lost as dying",
+                plural(reading.dropped(DropReason::Dying), "packet was", "packets were")
+            ),
+        )
+    })
+}
+
+fn requests(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    (cause.kind == Kind::Requests).then(|| {
+        Advice::new(
+            "requests",
+            "Leave conntrackd (or what else makes entries) fewer to make, or set a limit with room for its entries too: \
+             no traffic was hurt."
+                .to_owned(),
+            format!(
+                "{} of {} entries were there at most",
+                grouped(reading.entries),
+                limit_word(reading)
+            ),
+        )
+    })
+}
+
+/// `4,000`, `unlimited`
+fn limit_word(reading: &Reading<'_>) -> String {
+    if reading.limit == 0 {
+        "unlimited".to_owned()
+    } else {
+        grouped(reading.limit)
+    }
+}
+
 fn buckets_now(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
     let node = &reading.evidence.node;
     let entries = node.all_entries.max(reading.entries);
@@ -325,7 +367,7 @@ fn raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
     if now == 0 || limit <= reading.limit && !lost {
         return None;
     }
-    let more = limit.saturating_sub(reading.limit);
+    let more = limit.saturating_sub(now.min(limit));
     let wanted = cost::buckets(limit);
     let buckets = evidence.node.buckets.filter(|buckets| *buckets < wanted);
     let [least, most] = cost::memory(
@@ -348,14 +390,14 @@ fn raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
     };
     let text = if now >= limit {
         format!(
-            "Keep the limit at {}, as it is since: {} {would}, and the full table of then takes {cost} less than that.",
+            "Keep the limit at {}, as it is since: {} {would}.",
             grouped(now),
             grouped(limit)
         )
     } else {
         format!(
-            "Set the limit (nf_conntrack_max) to {}{with_buckets}: that {would}, and costs up to {cost} of kernel \
-             memory more on this node.",
+            "Set the limit (nf_conntrack_max) to {}{with_buckets}: that {would}, and takes {cost} more of kernel \
+             memory on this node when it is full.",
             grouped(limit)
         )
     };
@@ -405,10 +447,10 @@ fn reuse(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
         Advice::new(
             "reuse",
             format!(
-                "Have {} keep its connections to {to} open and use them again (keep-alive, a pool): it opened {} a \
-                 second.",
+                "Have {} keep its connections to {to} open and use them again (keep-alive, a pool): it opened up \
+                 to {}.",
                 owner.name,
-                per_second(rate)
+                connections(rate)
             ),
             format!(
                 "{} of its entries were in TIME_WAIT, {}",

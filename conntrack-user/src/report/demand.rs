@@ -113,8 +113,9 @@ impl Waiting {
 /// What one owner has outside.
 struct Outside<'a> {
     owner: &'a OwnerEvidence,
-    /// Steps that an entry lives; `None`: longer than this is about.
-    life: Option<usize>,
+    /// Steps that a connection lives, and that an evicted entry would have lived on; `None`: longer than
+    /// this is about.
+    lives: [Option<usize>; 2],
     refused: Waiting,
     evicted: Waiting,
     /// Part of later tries among what is refused.
@@ -128,13 +129,14 @@ struct Outside<'a> {
 
 impl<'a> Outside<'a> {
     fn new(owner: &'a OwnerEvidence, step: u64, longest: Option<u64>) -> Self {
-        let life = [natural_life(&owner.points, step), longest]
-            .into_iter()
-            .flatten()
-            .min();
+        let natural = natural_life(&owner.points, step);
+        let evicted = [natural, longest].into_iter().flatten().min();
+        let steps = |life: Option<u64>| {
+            life.and_then(|seconds| usize::try_from(seconds.div_ceil(step.max(1))).ok())
+        };
         Self {
             owner,
-            life: life.and_then(|seconds| usize::try_from(seconds.div_ceil(step.max(1))).ok()),
+            lives: [steps(natural), steps(evicted)],
             refused: Waiting::default(),
             evicted: Waiting::default(),
             later: 0.0,
@@ -149,8 +151,8 @@ impl<'a> Outside<'a> {
         let Some(point) = self.owner.points.get(at) else {
             return (0.0, 0.0);
         };
-        self.refused.end(at, self.life);
-        self.evicted.end(at, self.life);
+        self.refused.end(at, self.lives[0]);
+        self.evicted.end(at, self.lives[1]);
         let first = f64::from(point.refused_first);
         if point.refused > 0 {
             self.later = 1.0 - first / f64::from(point.refused);
@@ -193,8 +195,8 @@ fn natural_life(points: &[OwnerPoint], step: u64) -> Option<u64> {
     (ended > 0.0 && ended * 10.0 >= began).then(|| as_u64(lived * as_f64(step) / ended).max(1))
 }
 
-/// The most that the table would have held in the focus. `longest`: seconds that an entry of this owner
-/// lives at most, where its kind of traffic tells.
+/// The most that the table would have held in the focus. `longest`: seconds that an evicted entry of
+/// this owner would have lived at most, where its kind of traffic tells.
 pub fn demand(evidence: &Evidence, longest: impl Fn(&OwnerEvidence) -> Option<u64>) -> Demand {
     let mut outside: Vec<Outside<'_>> = evidence
         .owners

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     advice::Advice,
-    cause::Cause,
+    cause::{Cause, Kind},
     cost::{self, EntryBytes},
     demand::Demand,
     evidence::{
@@ -124,7 +124,7 @@ pub struct Filler {
     pub share: f64,
     /// Its entries at the peak.
     pub entries: u64,
-    /// Before.
+    /// At the begin of what is shown.
     pub entries_before: u64,
     /// Connections that entered.
     pub inserts: u64,
@@ -182,8 +182,11 @@ const fn meaning(reason: DropReason) -> &'static str {
 impl Report {
     /// Makes it.
     pub fn new(evidence: &Evidence) -> Self {
-        let reading = Reading::new(evidence);
+        let mut reading = Reading::new(evidence);
         let cause = Cause::find(&reading);
+        if cause.kind == Kind::RetryStorm {
+            reading.without_retries();
+        }
         let advice = Advice::all(&reading, &cause);
         let summary = summary::sentences(&reading, &cause, &advice);
         let owners = evidence.owners.iter();

@@ -143,7 +143,7 @@ pub struct OwnerEvidence {
     pub name: String,
     /// What sort it is.
     pub kind: OwnerKind,
-    /// Entries before the focus.
+    /// Entries at the begin of what is shown.
     pub live_before: u64,
     /// Entries when the table had most.
     pub live_at_peak: u64,
@@ -319,7 +319,7 @@ impl OwnerEvidence {
         lost(&self.drops)
     }
 
-    /// Entries that it came by since before the focus.
+    /// Entries that it came by since the begin of what is shown.
     pub const fn growth(&self) -> u64 {
         self.live_at_peak.saturating_sub(self.live_before)
     }

@@ -8,12 +8,15 @@ use std::{
 use conntrack_ebpf::owner::Direction;
 
 use super::{
-    evidence::{Evidence, KernelGrowth, LimitChange, Node, OtherTable, Point, Span, TableName},
+    evidence::{
+        Evidence, KernelGrowth, LimitChange, Node, OtherTable, OwnerEvidence, Point, Span,
+        TableName,
+    },
     incidents::{Finder, Incident, Step},
     words::{clean, rounded},
 };
 use crate::journal::{
-    JournalError, KernelPoint, Loss, NetnsId, Reader, RecordedNetns, Recording, TablePoint,
+    JournalError, KernelPoint, Loss, NetnsId, OwnerId, Reader, RecordedNetns, Recording, TablePoint,
 };
 
 mod flows;
@@ -25,6 +28,8 @@ const STEPS: usize = 360;
 const BEFORE: [u64; 2] = [60, 600];
 /// Seconds shown after it: half as long, within these.
 const AFTER: [u64; 2] = [30, 300];
+/// Seconds before the focus in which destinations count as known.
+const KNOWN: u64 = 900;
 /// Changes of the limit that are read at most.
 const CHANGES: usize = 1000;
 /// Messages of the agent that are read at most.
@@ -63,9 +68,10 @@ pub fn incidents(
     let mut lost: BTreeMap<(u64, NetnsId), (u64, u64)> = BTreeMap::new();
     let mut by_table: BTreeMap<u64, bool> = BTreeMap::new();
     for point in recording.kernel_points(second)? {
-        let drops = point.dropped + point.chain_too_long.unwrap_or(0);
-        if drops + point.early_drop > 0 {
-            lost.insert((seconds(point.at), point.netns), (drops, point.early_drop));
+        let drops = sane(point.dropped) + sane(point.chain_too_long.unwrap_or(0));
+        let evictions = sane(point.early_drop);
+        if drops + evictions > 0 {
+            lost.insert((seconds(point.at), point.netns), (drops, evictions));
             by_table.insert(seconds(point.at), true);
         }
     }
@@ -73,8 +79,9 @@ pub fn incidents(
         let at = seconds(point.at);
         // The kernel's statistics may come a sample before or after the probes' counts.
         let told = (at.saturating_sub(1)..=at + 1).any(|at| by_table.contains_key(&at));
-        if let Some(host) = host.filter(|_| !told && point.drops + point.evictions > 0) {
-            lost.insert((at, host), (point.drops, point.evictions));
+        let (drops, evictions) = (sane(point.drops), sane(point.evictions));
+        if let Some(host) = host.filter(|_| !told && drops + evictions > 0) {
+            lost.insert((at, host), (drops, evictions));
         }
     }
     let mut finder = Finder::default();
@@ -100,8 +107,8 @@ pub fn incidents(
                 ends + 1 - begins
             },
             pressure: sample.pressure,
-            entries: sample.entries_max,
-            limit: sample.limit.unwrap_or(0),
+            entries: sane(sample.entries_max),
+            limit: sane(sample.limit.unwrap_or(0)),
             drops,
             evictions,
         });
@@ -138,6 +145,45 @@ pub fn evidence(
     shown: Span,
     table: Option<u32>,
 ) -> Result<Evidence, JournalError> {
+    let (mut evidence, mut owners, tables) = shown_in(reader, focus, shown, table)?;
+    // What is known of before; a reader gives one recording at a time.
+    let known = {
+        let before = reader.read(time(focus.from.saturating_sub(KNOWN)), time(focus.from))?;
+        owners::known(&before)?
+    };
+    {
+        let within = reader.read(time(focus.from), time(focus.until))?;
+        let id = id_of(&within, &evidence.table)?;
+        evidence.kernel = growth(&within, id, focus)?;
+        evidence.lost = lost(&within)?;
+        let told = within.life(MESSAGES)?.into_iter();
+        evidence.problems = told
+            .filter(|life| life.kind == "degraded" || life.kind == "problem")
+            .map(|life| clean(&life.detail))
+            .collect();
+        evidence.problems.dedup();
+        node(&mut evidence, &within, &tables)?;
+        owners::add_focus(focus, &mut owners, &within, &known)?;
+    }
+    let begins = Begins {
+        from: shown.from,
+        step: evidence.step,
+    };
+    flows::add(&mut evidence, reader, &mut owners, begins)?;
+    evidence.owners = owners.into_values().collect();
+    evidence
+        .owners
+        .sort_by_key(|owner| std::cmp::Reverse((owner.live_at_peak, owner.inserts)));
+    Ok(evidence)
+}
+
+/// What is shown step by step: of the table, and of the owners.
+fn shown_in(
+    reader: &Reader,
+    focus: Span,
+    shown: Span,
+    table: Option<u32>,
+) -> Result<(Evidence, BTreeMap<OwnerId, OwnerEvidence>, Vec<TablePoint>), JournalError> {
     let recording = reader.read(time(shown.from), time(shown.until))?;
     let namespaces = by_id(&recording)?;
     let of_table = |netns: &&RecordedNetns| match table {
@@ -173,9 +219,9 @@ pub fn evidence(
             .and_then(|at| evidence.points.get_mut(at))
         {
             to.seconds = point.seconds.round_to_seconds();
-            to.inserts = point.inserts;
-            to.deletes = point.deletes;
-            to.evictions = point.evictions;
+            to.inserts = sane(point.inserts);
+            to.deletes = sane(point.deletes);
+            to.evictions = sane(point.evictions);
         }
     }
     for point in recording.kernel_points(bucket)? {
@@ -184,33 +230,37 @@ pub fn evidence(
                 .point(point.at)
                 .and_then(|at| evidence.points.get_mut(at))
         {
-            to.found = point.found;
-            to.invalid = point.invalid;
+            to.found = sane(point.found);
+            to.invalid = sane(point.invalid);
         }
     }
     add_changes(&mut evidence, &recording)?;
     evidence.gaps = gaps(&evidence.points, begins);
-    let within = reader.read(time(focus.from), time(focus.until))?;
-    evidence.kernel = growth(&within, id, focus)?;
-    let lost = within.events_lost()?;
+    let owners = owners::shown(&mut evidence, &recording, begins)?;
+    Ok((evidence, owners, tables))
+}
+
+/// The number of a table in the journal.
+fn id_of(within: &Recording<'_>, table: &TableName) -> Result<Option<NetnsId>, JournalError> {
+    let namespaces = by_id(within)?;
+    let found = namespaces
+        .values()
+        .filter(|netns| netns.inode == table.netns && clean(&netns.name) == table.name);
+    Ok(found.map(|netns| netns.id).next_back())
+}
+
+/// Events without detail.
+fn lost(within: &Recording<'_>) -> Result<u64, JournalError> {
     let (drops, evictions) = within.event_counts()?;
-    evidence.lost = lost
+    let on_the_way: u64 = within
+        .events_lost()?
         .iter()
-        .filter(|(kind, _)| !kind.starts_with("insert"))
+        .filter(|(kind, _)| kind.starts_with("drop") || kind.starts_with("eviction"))
         .map(|(_, number)| number)
-        .sum::<u64>()
-        + drops.not_recorded
-        + evictions.not_recorded;
-    evidence.problems = within
-        .life(MESSAGES)?
-        .into_iter()
-        .filter(|life| life.kind == "degraded" || life.kind == "problem")
-        .map(|life| clean(&life.detail))
-        .collect();
-    evidence.problems.dedup();
-    node(&mut evidence, &within, &tables)?;
-    owners::add(&mut evidence, reader, &recording, &within, begins)?;
-    Ok(evidence)
+        .fold(0, |sum, number| sum.saturating_add(*number));
+    Ok(on_the_way
+        .saturating_add(drops.not_recorded)
+        .saturating_add(evictions.not_recorded))
 }
 
 /// Where points begin.
@@ -234,9 +284,9 @@ fn add_table(evidence: &mut Evidence, tables: &[TablePoint], id: Option<NetnsId>
             .point(point.at)
             .and_then(|at| evidence.points.get_mut(at))
         {
-            to.entries = point.entries;
-            to.entries_most = point.entries_max;
-            to.limit = point.limit.unwrap_or(0);
+            to.entries = sane(point.entries);
+            to.entries_most = sane(point.entries_max);
+            to.limit = sane(point.limit.unwrap_or(0));
             to.pressure = point.pressure;
         }
     }
@@ -253,7 +303,7 @@ fn others(
     let in_focus = |point: &&TablePoint| focus.contains(seconds(point.at));
     for point in tables.iter().filter(in_focus) {
         let entries = most.entry(point.netns).or_default();
-        *entries = point.entries_max.max(*entries);
+        *entries = sane(point.entries_max).max(*entries);
     }
     let mut others: Vec<OtherTable> = most
         .into_iter()
@@ -276,8 +326,8 @@ fn add_changes(evidence: &mut Evidence, recording: &Recording<'_>) -> Result<(),
     for change in recording.limit_changes(CHANGES)? {
         evidence.changes.push(LimitChange {
             at: seconds(change.at),
-            limit: [change.limit_before, change.limit_after],
-            buckets: [change.buckets_before, change.buckets_after],
+            limit: [change.limit_before, change.limit_after].map(|limit| limit.map(sane)),
+            buckets: [change.buckets_before, change.buckets_after].map(|buckets| buckets.map(sane)),
             by: change.by.name().to_owned(),
             who: clean(&change.who.unwrap_or_default()),
             result: change.result.name().to_owned(),
@@ -320,13 +370,13 @@ fn growth(
         .iter()
         .filter(|point| of_table(point))
     {
-        growth.found += point.found;
-        growth.invalid += point.invalid;
-        growth.insert_failed += point.insert_failed;
-        growth.drop += point.dropped;
-        growth.early_drop += point.early_drop;
-        growth.clash_resolve += point.clash_resolve.unwrap_or(0);
-        growth.chain_too_long += point.chain_too_long.unwrap_or(0);
+        growth.found += sane(point.found);
+        growth.invalid += sane(point.invalid);
+        growth.insert_failed += sane(point.insert_failed);
+        growth.drop += sane(point.dropped);
+        growth.early_drop += sane(point.early_drop);
+        growth.clash_resolve += sane(point.clash_resolve.unwrap_or(0));
+        growth.chain_too_long += sane(point.chain_too_long.unwrap_or(0));
     }
     Ok(growth)
 }
@@ -354,9 +404,9 @@ fn node(
     let peak = evidence.at(evidence.peak());
     for point in tables {
         if seconds(point.at) == peak {
-            evidence.node.buckets = point.buckets.or(evidence.node.buckets);
+            evidence.node.buckets = point.buckets.map(sane).or(evidence.node.buckets);
             evidence.node.table_bytes = point.table_bytes.or(evidence.node.table_bytes);
-            evidence.node.all_entries += point.entries_max;
+            evidence.node.all_entries += sane(point.entries_max);
         }
     }
     Ok(())
@@ -380,6 +430,11 @@ const fn reason_of(loss: Loss) -> Option<usize> {
         Loss::Packet(reason) => Some(reason as usize - 1),
         Loss::Victim | Loss::Cause => None,
     }
+}
+
+/// A count that can be multiplied and summed up: no second of a kernel has more, but a damaged file may.
+fn sane(count: u64) -> u64 {
+    count.min(u64::from(u32::MAX))
 }
 
 /// Seconds since 1970.

@@ -315,7 +315,7 @@ fn filler(out: &mut String, owner: &Filler) {
         "</th><td><span class=\"meter\" style=\"--part:{:.1}%\"></span>{}</td><td>{}</td><td>{}</td><td>{}</td>\
          <td>{}</td></tr>",
         owner.share * 100.0,
-        percent(owner.share),
+        Text(&percent(owner.share)),
         grouped(owner.entries),
         grouped(owner.entries_before),
         per_second(owner.per_second),

@@ -2,7 +2,9 @@
 //!
 //! An incident begins when a table's pressure leaves calm, or with a packet or a live entry lost,
 //! and ends when there was neither for [`QUIET`] seconds; it also ends where the journal has a gap
-//! that is longer. It counts when the pressure was high at least, or something was lost.
+//! that is longer. It counts when the pressure was high at least, or something was lost. A table
+//! may be half full for days: of the time when the pressure does no more than rise, at most
+//! [`LINGER`] seconds before and after belong to it.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +14,8 @@ use crate::pressure::state::Pressure;
 
 /// An incident that comes back within these seconds is the same one.
 pub const QUIET: u64 = 60;
+/// Seconds of rising pressure, without more, that belong to an incident.
+pub const LINGER: u64 = 900;
 /// Packets lost for other reasons than a full table, from which on that is an incident.
 const FEW: u64 = 5;
 /// Incidents that are kept: the newest.
@@ -66,11 +70,21 @@ pub struct Incident {
 /// Finds incidents in steps that come in the order of time.
 #[derive(Debug, Default)]
 pub struct Finder {
-    /// Of each table the incident that may not be over, and the end of its last sign.
-    open: BTreeMap<u32, (Incident, u64)>,
+    /// Of each table the incident that may not be over.
+    open: BTreeMap<u32, Open>,
     /// Where each table's last step ended.
     seen: BTreeMap<u32, u64>,
     found: Vec<Incident>,
+}
+
+/// An incident that may not be over.
+#[derive(Debug)]
+struct Open {
+    incident: Incident,
+    /// The end of the last sign of it.
+    sign: u64,
+    /// The end of the last high pressure or loss.
+    grave: Option<u64>,
 }
 
 impl Incident {
@@ -93,14 +107,19 @@ impl Finder {
         let quiet = self
             .open
             .get(&step.table)
-            .is_some_and(|(_, sign)| step.at >= sign + QUIET);
-        if quiet {
+            .is_some_and(|open| step.at >= open.sign + QUIET);
+        let grave = step.pressure >= Pressure::High || step.drops + step.evictions > 0;
+        let lingers = self.open.get(&step.table).is_some_and(|open| {
+            open.grave
+                .is_some_and(|last| !grave && step.at >= last + LINGER)
+        });
+        if quiet || lingers {
             self.close(step.table, false);
         }
         if step.pressure == Pressure::Calm && step.drops == 0 && step.evictions == 0 {
             return;
         }
-        let (incident, sign) = self.open.entry(step.table).or_insert_with(|| {
+        let open = self.open.entry(step.table).or_insert_with(|| {
             let incident = Incident {
                 table: step.table,
                 from: step.at,
@@ -113,9 +132,20 @@ impl Finder {
                 first_drop: None,
                 open: true,
             };
-            (incident, end)
+            Open {
+                incident,
+                sign: end,
+                grave: None,
+            }
         });
-        *sign = end;
+        open.sign = end;
+        let incident = &mut open.incident;
+        if grave {
+            if open.grave.is_none() {
+                incident.from = incident.from.max(step.at.saturating_sub(LINGER));
+            }
+            open.grave = Some(end);
+        }
         incident.until = end;
         incident.pressure = incident.pressure.max(step.pressure);
         if step.entries > incident.entries {
@@ -130,7 +160,7 @@ impl Finder {
     }
 
     fn close(&mut self, table: u32, cut: bool) {
-        if let Some((mut incident, _)) = self.open.remove(&table)
+        if let Some(Open { mut incident, .. }) = self.open.remove(&table)
             && incident.counts()
         {
             incident.open = cut;
@@ -147,7 +177,7 @@ impl Finder {
         let open: Vec<(u32, u64)> = self
             .open
             .iter()
-            .map(|(table, (_, sign))| (*table, *sign))
+            .map(|(table, open)| (*table, open.sign))
             .collect();
         for (table, sign) in open {
             self.close(table, end < sign + QUIET);
@@ -221,6 +251,20 @@ mod tests {
             ..rising(at)
         };
         assert_eq!(find((0..500).map(lossy), 500).len(), 1);
+    }
+
+    #[test]
+    fn days_of_a_half_full_table_are_no_part_of_it() {
+        let shape = |at| match at {
+            5000..5010 => Pressure::High,
+            _ => Pressure::Rising,
+        };
+        let found = find((0..10_000).map(|at| step(at, shape(at))), 10_000);
+        let spans: Vec<_> = found
+            .iter()
+            .map(|one| (one.from - T, one.until - T, one.open))
+            .collect();
+        assert_eq!(spans, [(5000 - LINGER, 5010 + LINGER, false)]);
     }
 
     #[test]

@@ -5,13 +5,19 @@ use conntrack_ebpf::record::DropReason;
 use super::{
     demand::{self, Demand},
     evidence::{ByReason, Evidence, Flows, OwnerEvidence, lost},
+    words::{rounded, to_f64},
 };
 use crate::pressure::state::Pressure;
 
 /// Kernel default of `nf_conntrack_udp_timeout`, seconds.
 const UDP_TIMEOUT: u64 = 30;
-/// Seconds before the focus of which the rates before are taken.
+/// Seconds at the begin of what is shown of which the rates before are taken.
 const BEFORE: u64 = 60;
+/// Seconds of which the highest rate is taken.
+const BUSIEST: u64 = 10;
+/// Kernel defaults of `nf_conntrack_tcp_timeout_syn_sent` and `_syn_recv`, seconds.
+const SYN_SENT: u64 = 120;
+const SYN_RECV: u64 = 60;
 
 /// The evidence, added up.
 #[derive(Debug)]
@@ -119,15 +125,6 @@ impl<'a> Reading<'a> {
             })
     }
 
-    /// Entries of the table before the focus.
-    pub fn entries_before(&self) -> u64 {
-        let start = self.evidence.focus_points().start;
-        let before = start.checked_sub(1).or(Some(start));
-        before
-            .and_then(|at| self.evidence.points.get(at))
-            .map_or(0, |point| point.entries)
-    }
-
     /// The one whose entries became more, when they are a good part of what the table grew by or
     /// holds; else who holds most. When packets were lost for other reasons than a full table, who
     /// lost most: a clash is made by its sender.
@@ -209,18 +206,28 @@ impl<'a> Reading<'a> {
         ratio(tries, seconds.max(1))
     }
 
-    /// Tries a second before the focus; `None`: nothing is known of then.
+    /// Tries a second at the begin of what is shown; `None`: nothing is known of before the focus.
     pub fn attempts_before(&self, owner: &OwnerEvidence) -> Option<f64> {
-        let until = self.evidence.focus.from;
-        let from = until.saturating_sub(BEFORE).max(self.evidence.shown.from);
-        (from + self.evidence.step <= until).then(|| self.attempts(owner, from, until))
+        let from = self.evidence.shown.from;
+        let until = self.evidence.focus.from.min(from + BEFORE);
+        (from + 2 * self.evidence.step <= until).then(|| self.attempts(owner, from, until))
     }
 
-    /// Tries a second from the begin of the focus until the table was fullest or lost something.
+    /// Tries a second in the busiest [`BUSIEST`] seconds, up to those after the first loss.
     pub fn attempts_climbing(&self, owner: &OwnerEvidence) -> f64 {
-        let from = self.evidence.focus.from;
-        let until = self.first_loss.unwrap_or(self.peak_at).max(from);
-        self.attempts(owner, from, until + self.evidence.step)
+        let Evidence { focus, step, .. } = *self.evidence;
+        let window = BUSIEST.max(step);
+        let last = self.first_loss.unwrap_or(self.peak_at).max(focus.from);
+        let mut most = 0.0_f64;
+        let mut from = focus
+            .from
+            .saturating_sub(window)
+            .max(self.evidence.shown.from);
+        while from <= last {
+            most = most.max(self.attempts(owner, from, from + window));
+            from += step.max(1);
+        }
+        most
     }
 
     /// Seconds from the begin of the focus until the table was fullest or lost something.
@@ -229,15 +236,45 @@ impl<'a> Reading<'a> {
         until.saturating_sub(self.evidence.focus.from)
     }
 
-    /// Seconds that an entry of this owner lives at most: one-way UDP ends by its timeout.
+    /// Seconds that an evicted entry of this owner would have lived at most: none is assured, so it
+    /// ends by the timeout of connections that are not established.
     fn longest(&self, owner: &OwnerEvidence) -> Option<u64> {
-        let one_way = |flows: &Flows| {
-            flows.detailed > 0
-                && part(&flows.protocols, "udp") > 0.8
-                && flows.unanswered * 10 >= flows.detailed * 8
+        let Flows {
+            detailed,
+            unanswered,
+            ref protocols,
+            ..
+        } = owner.evicted;
+        if detailed == 0 {
+            return None;
+        }
+        let timeout = |name: &str, default| self.evidence.node.fact(name).unwrap_or(default);
+        if part(protocols, "udp") > 0.8 {
+            return Some(timeout("nf_conntrack_udp_timeout", UDP_TIMEOUT));
+        }
+        let tcp = part(protocols, "tcp") > 0.8;
+        tcp.then(|| {
+            if unanswered * 2 > detailed {
+                timeout("nf_conntrack_tcp_timeout_syn_sent", SYN_SENT)
+            } else {
+                timeout("nf_conntrack_tcp_timeout_syn_recv", SYN_RECV)
+            }
+        })
+    }
+
+    /// The same where most of what was refused were new tries for what had been refused before:
+    /// without them there would be as many connections as at the rate before.
+    pub fn without_retries(&mut self) {
+        let (Some(owner), Some(first)) = (self.culprit, self.first_drop) else {
+            return;
         };
-        let timeout = self.evidence.node.fact("nf_conntrack_udp_timeout");
-        one_way(&owner.evicted).then(|| timeout.unwrap_or(UDP_TIMEOUT))
+        let evidence = self.evidence;
+        let before = self.attempts(owner, first.saturating_sub(BEFORE), first);
+        let after = self.attempts(owner, first + evidence.step, evidence.focus.until);
+        if after > before {
+            let part = before / after;
+            self.demand.refused = rounded(to_f64(self.demand.refused) * part);
+        }
     }
 }
 

@@ -8,9 +8,9 @@ use super::{
     evidence::OwnerEvidence,
     reading::{Reading, ratio},
     time,
-    words::{list, per_second, percent, plural},
+    words::{connections, list, percent, plural},
 };
-use crate::{census::text::grouped, pressure::state::Pressure};
+use crate::census::text::grouped;
 
 /// Owners that are named in one sentence.
 const NAMED: usize = 3;
@@ -53,9 +53,7 @@ fn head(reading: &Reading<'_>, cause: &Cause) -> String {
     if !cause.kind.is_filling() {
         return when;
     }
-    let full = reading.dropped(DropReason::TableFull) + reading.evictions > 0
-        || reading.pressure == Pressure::Full;
-    if full {
+    if reading.dropped(DropReason::TableFull) + reading.evictions > 0 {
         return format!("{when} {table} was full");
     }
     format!(
@@ -164,7 +162,7 @@ fn owner(reading: &Reading<'_>, cause: &Cause) -> String {
         } else {
             "opened"
         };
-        format!(" and {verb} {} connections a second{to}", per_second(rate))
+        format!(" and {verb} up to {}{to}", connections(rate))
     } else {
         String::new()
     };

@@ -138,7 +138,7 @@ fn timeline(out: &mut String, report: &Report) {
         let most = shown.inserts.iter().flat_map(|series| &series.values).max();
         let _ = writeln!(
             out,
-            "{:>width$} (connections; at most {} in {}; each line by its own scale)",
+            "{:>width$} (opened, each by its own scale: {} in {} at most)",
             "",
             grouped(most.copied().unwrap_or(0)),
             time::span(shown.step),

@@ -14,6 +14,12 @@ pub(super) fn plural(number: u64, one: &str, many: &str) -> String {
     )
 }
 
+/// `1 connection a second`, `1,500 connections a second`
+pub(super) fn connections(rate: f64) -> String {
+    let many = if per_second(rate) == "1" { "" } else { "s" };
+    format!("{} connection{many} a second", per_second(rate))
+}
+
 /// `93 %`; what is not nothing is at least `<1 %`, and what is not all is at most `99 %`.
 pub(super) fn percent(part: f64) -> String {
     if part <= 0.0 {
@@ -56,7 +62,7 @@ pub(super) fn per_second(rate: f64) -> String {
 pub(super) fn bytes(bytes: u64) -> String {
     let mut number = to_f64(bytes);
     for unit in ["bytes", "KiB", "MiB", "GiB"] {
-        if number < 1023.5 || unit == "GiB" {
+        if number < 999.5 || unit == "GiB" {
             return if number >= 10.0 || unit == "bytes" || (number - number.round()).abs() < 0.05 {
                 format!("{} {unit}", number.round())
             } else {
@@ -126,13 +132,13 @@ mod tests {
             rates,
             ["0", "less than 0.1", "0.4", "400", "1,500", "123,000"]
         );
-        let sizes = [0, 1023, 1024, 1536, 67_108_864, 3 << 40].map(bytes);
+        let sizes = [0, 999, 1013 << 10, 1536, 67_108_864, 3 << 40].map(bytes);
         assert_eq!(
             sizes,
             [
                 "0 bytes",
-                "1023 bytes",
-                "1 KiB",
+                "999 bytes",
+                "1 MiB",
                 "1.5 KiB",
                 "64 MiB",
                 "3072 GiB"

@@ -8,13 +8,11 @@ use super::{
         reading::ratio,
         words::{clean, rounded, to_f64},
     },
-    Begins, flows, is_ingress, reason_of, seconds, time,
+    Begins, is_ingress, reason_of, sane, seconds,
 };
 use crate::{
     events::{is_icmp, protocol_number},
-    journal::{
-        DestinationSum, DestinationsOf, JournalError, Loss, OwnerId, Reader, Recording, What,
-    },
+    journal::{DestinationSum, DestinationsOf, JournalError, Loss, OwnerId, Recording, What},
     pressure::lifetime::Flow,
 };
 
@@ -22,16 +20,13 @@ use crate::{
 const MOST: usize = 500;
 /// Destinations of an owner.
 const DESTINATIONS: usize = 10;
-/// Seconds before the focus in which destinations count as known.
-const KNOWN: u64 = 900;
 
-pub(super) fn add(
+/// Step by step over what is shown.
+pub(super) fn shown(
     evidence: &mut Evidence,
-    reader: &Reader,
     shown: &Recording<'_>,
-    within: &Recording<'_>,
     begins: Begins,
-) -> Result<(), JournalError> {
+) -> Result<BTreeMap<OwnerId, OwnerEvidence>, JournalError> {
     let mut owners = named(evidence, shown)?;
     let ids: Vec<OwnerId> = owners.keys().copied().collect();
     add_points(evidence, &mut owners, shown, begins, &ids)?;
@@ -44,20 +39,48 @@ pub(super) fn add(
                 .get(at)
                 .map_or(0, |point| u64::from(point.live))
         };
-        // Before the first step of a report about everything nothing is known.
-        owner.live_before = focus.start.checked_sub(1).map_or(owner.live_before, live);
         owner.live_at_peak = live(peak);
         owner.live_most = focus.clone().map(live).max().unwrap_or(0);
     }
-    add_sums(evidence.focus, &mut owners, within)?;
-    add_destinations(evidence.focus, &mut owners, reader, within)?;
-    let states = within.state_mixes()?;
-    let states = if states.is_empty() {
-        shown.state_mixes()?
-    } else {
-        states
-    };
-    for (id, mix) in states {
+    add_states(&mut owners, shown)?;
+    Ok(owners)
+}
+
+/// Destinations that owners have in a time before.
+pub(super) fn known(
+    before: &Recording<'_>,
+) -> Result<BTreeMap<OwnerId, DestinationsOf>, JournalError> {
+    before.destinations(What::Inserts, 4 * DESTINATIONS)
+}
+
+/// What is told of the focus as a whole.
+pub(super) fn add_focus(
+    focus: Span,
+    owners: &mut BTreeMap<OwnerId, OwnerEvidence>,
+    within: &Recording<'_>,
+    known: &BTreeMap<OwnerId, DestinationsOf>,
+) -> Result<(), JournalError> {
+    add_sums(focus, owners, within)?;
+    add_states(owners, within)?;
+    for (id, of) in within.destinations(What::Inserts, DESTINATIONS)? {
+        if let Some(owner) = owners.get_mut(&id) {
+            owner.destinations = destinations(&of, known.get(&id));
+        }
+    }
+    for (id, of) in within.destinations(What::Services, DESTINATIONS)? {
+        if let Some(owner) = owners.get_mut(&id) {
+            owner.services = destinations(&of, None);
+        }
+    }
+    Ok(())
+}
+
+/// States by the censuses of this time, if there was one.
+fn add_states(
+    owners: &mut BTreeMap<OwnerId, OwnerEvidence>,
+    recording: &Recording<'_>,
+) -> Result<(), JournalError> {
+    for (id, mix) in recording.state_mixes()? {
         if let Some(owner) = owners.get_mut(&id) {
             owner.states = mix
                 .into_iter()
@@ -65,11 +88,6 @@ pub(super) fn add(
                 .collect();
         }
     }
-    flows::add(evidence, reader, &mut owners, begins)?;
-    evidence.owners = owners.into_values().collect();
-    evidence
-        .owners
-        .sort_by_key(|owner| std::cmp::Reverse((owner.live_at_peak, owner.inserts)));
     Ok(())
 }
 
@@ -81,9 +99,14 @@ fn named(
     let mut weights: HashMap<OwnerId, (u64, u64)> = HashMap::new();
     for sum in shown.owner_sums()? {
         let (weight, first) = weights.entry(sum.owner).or_default();
-        let lost: u64 = sum.losses.values().sum();
-        *weight = weight.saturating_add(sum.live_max + sum.inserts + sum.deletes + lost);
-        *first = first.saturating_add(sum.live_first);
+        let lost = sum
+            .losses
+            .values()
+            .fold(0_u64, |all, one| all.saturating_add(*one));
+        for more in [sum.live_max, sum.inserts, sum.deletes, lost] {
+            *weight = weight.saturating_add(more);
+        }
+        *first += sane(sum.live_first);
     }
     let mut foremost: Vec<(OwnerId, (u64, u64))> = weights
         .into_iter()
@@ -128,12 +151,15 @@ fn add_points(
         }) else {
             continue;
         };
-        let of = |loss| point.losses.get(&loss).copied().unwrap_or(0);
-        let mut packets = 0;
+        let of = |loss| sane(point.losses.get(&loss).copied().unwrap_or(0));
+        let mut packets = 0_u64;
         for (loss, number) in &point.losses {
             if let Some(reason) = reason_of(*loss) {
-                evidence.points[at].drops[reason] += number;
-                packets += if reason == 4 { 0 } else { *number };
+                let sum = &mut evidence.points[at].drops[reason];
+                *sum += sane(*number);
+                if reason != 4 {
+                    packets += sane(*number);
+                }
             }
         }
         owner.points[at] = OwnerPoint {
@@ -154,7 +180,7 @@ fn add_points(
     }
     let mut before: BTreeMap<(OwnerId, bool), u64> = BTreeMap::new();
     for sum in shown.owner_sums()? {
-        before.insert((sum.owner, is_ingress(sum.direction)), sum.live_first);
+        before.insert((sum.owner, is_ingress(sum.direction)), sane(sum.live_first));
     }
     for (id, owner) in owners.iter_mut() {
         let mut seen = None;
@@ -191,14 +217,15 @@ fn add_sums(
         let Some(owner) = owners.get_mut(&sum.owner) else {
             continue;
         };
-        owner.inserts += sum.inserts;
-        owner.deletes += sum.deletes;
-        *live.entry(sum.owner).or_default() += sum.live_last;
+        owner.inserts += sane(sum.inserts);
+        owner.deletes += sane(sum.deletes);
+        *live.entry(sum.owner).or_default() += sane(sum.live_last);
         let ingress = is_ingress(sum.direction);
         if ingress {
-            owner.inserts_ingress += sum.inserts;
+            owner.inserts_ingress += sane(sum.inserts);
         }
         for (loss, number) in sum.losses {
+            let number = sane(number);
             match (loss, reason_of(loss)) {
                 (Loss::Victim, _) => owner.victims += number,
                 (Loss::Cause, _) => owner.causes += number,
@@ -221,27 +248,6 @@ fn add_sums(
             watched: std::time::Duration::from_secs(focus.seconds()),
         };
         owner.lifetime = flow.lifetime();
-    }
-    Ok(())
-}
-
-fn add_destinations(
-    focus: Span,
-    owners: &mut BTreeMap<OwnerId, OwnerEvidence>,
-    reader: &Reader,
-    within: &Recording<'_>,
-) -> Result<(), JournalError> {
-    let before = reader.read(time(focus.from.saturating_sub(KNOWN)), time(focus.from))?;
-    let known = before.destinations(What::Inserts, 4 * DESTINATIONS)?;
-    for (id, of) in within.destinations(What::Inserts, DESTINATIONS)? {
-        if let Some(owner) = owners.get_mut(&id) {
-            owner.destinations = destinations(&of, known.get(&id));
-        }
-    }
-    for (id, of) in within.destinations(What::Services, DESTINATIONS)? {
-        if let Some(owner) = owners.get_mut(&id) {
-            owner.services = destinations(&of, None);
-        }
     }
     Ok(())
 }

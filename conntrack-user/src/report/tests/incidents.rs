@@ -205,12 +205,12 @@ pub(super) fn limit_halved_and_backends_doubled() -> Scene {
 
 pub(super) fn backends_doubled() -> Scene {
     let aggregator = Actor {
-        held: 1_400,
+        held: 1_000,
         later: Some((200, vec![("10.200.0.200", 7000), ("10.201.0.200", 7000)])),
         states: &[("ESTABLISHED", 100)],
         ..Actor::new(
             "shop/aggregator",
-            |at| if (200..260).contains(&at) { 30 } else { 3 },
+            |at| if (200..260).contains(&at) { 30 } else { 1 },
             1 << 40,
         )
     };

@@ -398,7 +398,7 @@ impl<'a> Writer<'a> {
         let actor = &scene.actors[flow.actor];
         let (source, source_port, destination, port) = Self::path(scene, second, flow);
         self.connection
-            .prepare_cached(
+            .prepare(
                 "INSERT INTO drop_event (tick, at, netns, reason, owner, direction, protocol, source, source_port, \
                  destination, destination_port, zone) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0)",
             )
@@ -424,7 +424,7 @@ impl<'a> Writer<'a> {
         let actor = &scene.actors[victim.actor];
         let (source, source_port, destination, port) = Self::path(scene, second, victim);
         self.connection
-            .prepare_cached(
+            .prepare(
                 "INSERT INTO eviction_event (tick, at, netns, victim, victim_direction, cause, cause_direction, protocol, \
                  source, source_port, destination, destination_port, assured, seen_reply) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 0, ?13)",
@@ -460,7 +460,7 @@ impl<'a> Writer<'a> {
         let entries = self.table.len() as u64;
         let run = |statement: &str, values: &[&dyn rusqlite::ToSql]| {
             self.connection
-                .prepare_cached(statement)
+                .prepare(statement)
                 .and_then(|mut statement| statement.execute(values))
                 .expect("a row");
         };
