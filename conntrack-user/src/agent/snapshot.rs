@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Own, OwnerSample, Recount, Unexplained};
 use crate::{
     events::Names,
+    journal::JournalStatus,
     kernel::stats::KernelStats,
     owners::Occupancy,
     pressure::state::Pressure,
@@ -101,6 +102,8 @@ pub struct Snapshot {
     pub unexplained: Unexplained,
     /// Records that watchers were too slow to take.
     pub watchers_lost: u64,
+    /// The journal; `None`: none is kept.
+    pub journal: Option<JournalStatus>,
     /// Entries against counts; `None` until attached.
     pub drift: Option<Drift>,
     /// What the programs cost; empty unless `kernel.bpf_stats_enabled` is 1.
@@ -113,6 +116,28 @@ pub struct Snapshot {
     pub problems: Vec<String>,
     /// Names of the namespaces in `tables`, and of `owners`.
     pub names: Arc<Names>,
+}
+
+impl Snapshot {
+    /// What was not seen or not delivered since the agent began, by the kinds of
+    /// `ctpressure_events_lost_total`.
+    pub const fn losses(&self) -> [(&'static str, u64); 12] {
+        let lost = &self.totals.lost;
+        [
+            ("insert_records", lost.insert_records),
+            ("drop_records", lost.drop_records),
+            ("eviction_records", lost.eviction_records),
+            ("drops_not_detailed", lost.drops_not_detailed),
+            ("evictions_not_detailed", lost.evictions_not_detailed),
+            ("frames", lost.frames),
+            ("sockets", lost.sockets_missed),
+            ("tags", lost.tags),
+            ("missed_runs", lost.missed_runs),
+            ("drops_unexplained", self.unexplained.drops),
+            ("evictions_unseen", self.unexplained.evictions),
+            ("watcher_records", self.watchers_lost),
+        ]
+    }
 }
 
 impl Default for Snapshot {
@@ -136,6 +161,7 @@ impl Default for Snapshot {
             recount: Recount::default(),
             unexplained: Unexplained::default(),
             watchers_lost: 0,
+            journal: None,
             drift: None,
             programs: Vec::new(),
             own: Own::default(),

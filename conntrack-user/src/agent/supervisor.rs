@@ -21,6 +21,7 @@ use super::{
     scans::Scans,
 };
 use crate::{
+    journal::Health,
     kernel::{Root, conntrack::Presence, release, tables::TableReader},
     owners::{Discovery, Maps},
     pressure::Tracker,
@@ -44,6 +45,8 @@ pub struct AgentOptions {
     pub probes: Options,
     /// Give up, after attaching, the capabilities that are not needed any more.
     pub drop_capabilities: bool,
+    /// How the journal is doing; `None`: none is kept.
+    pub journal: Option<Arc<Health>>,
 }
 
 /// The probes' life.

@@ -1,11 +1,12 @@
 //! Arguments that several subcommands have.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, builder::PossibleValuesParser, builder::TypedValueParser as _};
 
 use super::logging::LogFormat;
 use crate::{
+    journal::{Bounds, JournalOptions},
     probes::{Mechanism, Options},
     serve::socket,
 };
@@ -33,6 +34,72 @@ pub(super) struct LogArgs {
     /// Say more; twice: still more
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
+}
+
+/// The flight recorder.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Journal")]
+pub(super) struct JournalArgs {
+    /// Record everything in a database in this folder, for `ctpressure report` [default: don't]
+    #[arg(long, env = "CTPRESSURE_JOURNAL", value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// What it may take, e.g. 64MiB: what is older is thinned, at last dropped
+    #[arg(
+        long,
+        env = "CTPRESSURE_JOURNAL_SIZE",
+        value_name = "SIZE",
+        default_value = "64MiB",
+        value_parser = bytes
+    )]
+    journal_size: u64,
+    /// How long it goes back at most, e.g. 24h or 3days
+    #[arg(
+        long,
+        env = "CTPRESSURE_JOURNAL_KEEP",
+        value_name = "TIME",
+        default_value = "24h",
+        value_parser = humantime::parse_duration
+    )]
+    journal_keep: Duration,
+}
+
+impl JournalArgs {
+    /// The journal that was asked for.
+    pub(super) fn options(&self) -> Option<JournalOptions> {
+        Some(JournalOptions {
+            folder: self.journal.clone()?,
+            bounds: Bounds {
+                bytes: self.journal_size,
+                keep: self.journal_keep,
+            },
+        })
+    }
+}
+
+/// Reads `64MiB`, `1GiB`, `8000000`: bytes, or binary multiples of them.
+fn bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        other => return Err(format!("unit {other:?}: it can be KiB, MiB or GiB")),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "a size is a number, e.g. 64MiB".to_owned())?;
+    let bytes = number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "too large".to_owned())?;
+    if bytes < Bounds::LEAST {
+        return Err(format!("at least {} MiB", Bounds::LEAST >> 20));
+    }
+    Ok(bytes)
 }
 
 /// How the probes are made.
@@ -116,6 +183,28 @@ impl ProbeArgs {
             ebpf_log_level: self.ebpf_log,
             without_functions: self.without_function.clone(),
             btf: self.btf.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("64MiB", Some(64 << 20)),
+            ("1 GiB", Some(1 << 30)),
+            ("8000000", Some(8_000_000)),
+            ("1MiB", None),
+            ("", None),
+            ("MiB", None),
+            ("12 parsecs", None),
+            ("99999999999999999999", None),
+            ("18446744073709551615G", None),
+        ] {
+            assert_eq!(bytes(text).ok(), expected, "{text}");
         }
     }
 }

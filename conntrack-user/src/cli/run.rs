@@ -1,16 +1,17 @@
 //! `ctpressure run`: the agent.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Args;
 use tokio::{runtime, task::LocalSet};
 
 use super::{
-    args::{LogArgs, ProbeArgs, SocketArgs},
+    args::{JournalArgs, LogArgs, ProbeArgs, SocketArgs},
     logging, signals,
 };
 use crate::{
-    agent::{self, AgentOptions},
+    agent::{self, AgentOptions, Closed, Handle},
+    journal::{Journal, JournalQueue},
     serve::{http, metrics::Exporter, socket::Socket},
 };
 
@@ -37,6 +38,8 @@ pub(super) struct Run {
     #[arg(long, env = "CTPRESSURE_NODE_EXPORTER_NAMES")]
     node_exporter_names: bool,
     #[command(flatten)]
+    journal: JournalArgs,
+    #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
     probes: ProbeArgs,
@@ -58,6 +61,12 @@ impl Run {
 
     async fn agent(self) -> anyhow::Result<()> {
         let end = signals::end()?;
+        // Before anything is loaded: what is wrong with it is an error now and not later.
+        let journal = self
+            .journal
+            .options()
+            .map(|options| Journal::open(&options))
+            .transpose()?;
         let listener = http::listen(self.listen).await?;
         let socket = Socket::bind(&self.socket.socket).await?;
         let (publisher, handle) = agent::channel();
@@ -71,15 +80,34 @@ impl Run {
         let options = AgentOptions {
             probes: self.probes.options(true),
             drop_capabilities: true,
+            journal: journal.as_ref().map(Journal::health),
         };
-        tokio::select! {
+        let record = follow(journal.as_ref().map(Journal::queue), handle.clone());
+        let result = tokio::select! {
             never = agent::run(options, publisher) => match never? {},
             never = http::serve(listener, handle.clone(), exporter) => match never {},
             never = socket.serve(handle) => match never {},
+            never = record => match never {},
             () = end => {
                 tracing::info!("ctpressure ends");
                 Ok(())
             }
+        };
+        if let Some(journal) = journal {
+            journal.close();
         }
+        result
     }
+}
+
+/// Writes the journal, if there is one, as long as the agent lives.
+async fn follow(journal: Option<JournalQueue>, agent: Handle) -> Infallible {
+    if let Some(journal) = journal {
+        // It ends when the agent does, and that ends the program.
+        let Closed = match journal.follow(&agent).await {
+            Ok(never) => return never,
+            Err(closed) => closed,
+        };
+    }
+    pending().await
 }

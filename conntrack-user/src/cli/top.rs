@@ -202,6 +202,7 @@ impl Top {
         } else {
             let (publisher, handle) = agent::channel();
             let options = AgentOptions {
+                journal: None,
                 probes: self.probes.options(true),
                 drop_capabilities: false,
             };

@@ -241,6 +241,7 @@ impl Watch {
         } else {
             let (publisher, handle) = agent::channel();
             let options = AgentOptions {
+                journal: None,
                 probes: self.probes.options(filter.wants(Kind::Insert)),
                 drop_capabilities: false,
             };

@@ -39,6 +39,7 @@ mod recording;
 mod tables;
 
 pub use recording::Recording;
+pub(super) use recording::{milliseconds, time};
 
 /// First bytes of every `SQLite` database.
 const MAGIC: &[u8] = b"SQLite format 3\0";
@@ -63,9 +64,9 @@ impl Reader {
         } else {
             path.to_owned()
         };
-        look_at_head(&path)?;
         // Without a log of the writer nobody writes it: no lock and no file beside it is needed.
         let immutable = !beside(&path, "-wal").exists();
+        look_at_head(&path, immutable)?;
         let connection =
             connect(&path, immutable).map_err(|error| not_opened(&path, immutable, error))?;
         let reader = Self { connection, path };
@@ -146,8 +147,8 @@ fn beside(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
-/// What can be told without `SQLite`, in better words than its.
-fn look_at_head(path: &Path) -> Result<(), JournalError> {
+/// What can be told without `SQLite`, in better words than its. `whole`: nobody makes it longer just now.
+fn look_at_head(path: &Path, whole: bool) -> Result<(), JournalError> {
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => JournalError::Missing {
             path: path.to_owned(),
@@ -157,12 +158,13 @@ fn look_at_head(path: &Path) -> Result<(), JournalError> {
             source,
         },
     };
-    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
         return Err(JournalError::Foreign {
             path: path.to_owned(),
         });
     }
-    let mut head = [0; 16];
+    let mut head = [0; 32];
     let read = fs::File::open(path)
         .and_then(|file| std::os::unix::fs::FileExt::read_at(&file, &mut head, 0))
         .map_err(unreadable)?;
@@ -172,9 +174,19 @@ fn look_at_head(path: &Path) -> Result<(), JournalError> {
             what: "it is empty".to_owned(),
         });
     }
-    if head[..read] != MAGIC[..read] {
+    let known = read.min(MAGIC.len());
+    if head[..known] != MAGIC[..known] {
         return Err(JournalError::Foreign {
             path: path.to_owned(),
+        });
+    }
+    // Bytes of a page, and the number of pages; `SQLite` takes what is missing of the last one as zeros.
+    let page = u64::from(u16::from_be_bytes([head[16], head[17]]));
+    let pages = u64::from(u32::from_be_bytes([head[28], head[29], head[30], head[31]]));
+    if read < head.len() || (whole && metadata.len() < page * pages) {
+        return Err(JournalError::Damaged {
+            path: path.to_owned(),
+            what: "it is cut off".to_owned(),
         });
     }
     Ok(())

@@ -245,27 +245,23 @@ fn tables(snapshot: &Snapshot) -> [Family; 7] {
     ]
 }
 
-fn own_state(snapshot: &Snapshot) -> [Family; 8] {
-    let lost = &snapshot.totals.lost;
-    let lost = [
-        ("insert_records", lost.insert_records),
-        ("drop_records", lost.drop_records),
-        ("eviction_records", lost.eviction_records),
-        ("drops_not_detailed", lost.drops_not_detailed),
-        ("evictions_not_detailed", lost.evictions_not_detailed),
-        ("frames", lost.frames),
-        ("sockets", lost.sockets_missed),
-        ("tags", lost.tags),
-        ("missed_runs", lost.missed_runs),
-        ("drops_unexplained", snapshot.unexplained.drops),
-        ("evictions_unseen", snapshot.unexplained.evictions),
-        ("watcher_records", snapshot.watchers_lost),
-    ];
+fn own_state(snapshot: &Snapshot) -> [Family; 10] {
+    let journal = snapshot.journal.as_ref();
+    let not_kept = journal.map(|journal| {
+        [
+            ("journal_samples", journal.samples_lost),
+            ("journal_events", journal.events_lost),
+        ]
+    });
+    let lost = snapshot
+        .losses()
+        .into_iter()
+        .chain(not_kept.into_iter().flatten());
     let own = &snapshot.own;
     [
         Family::counter(
             "ctpressure_events_lost_total",
-            "What was not seen or not delivered. *_records: a buffer was full; *_not_detailed: beyond the budget of records; frames: evictions without a cause; sockets: inserts charged to the host because their socket was not seen; tags: entries that may be charged to another owner when they leave; missed_runs: the kernel skipped a probe; drops_unexplained, evictions_unseen: only the kernel counted them.",
+            "What was not seen or not delivered. *_records: a buffer was full; *_not_detailed: beyond the budget of records; frames: evictions without a cause; sockets: inserts charged to the host because their socket was not seen; tags: entries that may be charged to another owner when they leave; missed_runs: the kernel skipped a probe; drops_unexplained, evictions_unseen: only the kernel counted them; journal_samples: seconds that the journal has only together with the next one; journal_events: detail that it does not have.",
         )
         .each(lost, |family, (kind, number)| family.with(&[("kind", kind)], f(number))),
         Family::gauge(
@@ -290,6 +286,16 @@ fn own_state(snapshot: &Snapshot) -> [Family; 8] {
         .each(programs(snapshot), |family, (program, seconds)| {
             family.with(&[("program", program)], seconds)
         }),
+        Family::gauge(
+            "ctpressure_journal_writing",
+            "1 while the journal is written, 0 while it can't be (/status says why); absent without --journal.",
+        )
+        .maybe(&[], journal.map(|journal| f64::from(u8::from(journal.problem.is_none())))),
+        Family::gauge(
+            "ctpressure_journal_bytes",
+            "Size of the journal with its log; absent without --journal.",
+        )
+        .maybe(&[], journal.map(|journal| f(journal.bytes))),
         Family::gauge("ctpressure_build_info", "1, with the version of ctpressure.")
             .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
         Family::counter(

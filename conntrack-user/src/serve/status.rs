@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     agent::{Drift, KernelInfo, Own, OwnerSample, Recount, Snapshot, State, Table, Unexplained},
+    journal::JournalStatus,
     owners::Occupancy,
     pressure::rate::Rates,
     probes::{FieldStatus, HookStatus, ProgramTime, Totals},
@@ -37,6 +38,8 @@ pub struct Status<'a> {
     unexplained: Unexplained,
     /// Records that watchers were too slow to take.
     watchers_lost: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journal: Option<&'a JournalStatus>,
     drift: Option<Drift>,
     programs: &'a [ProgramTime],
     own: Own,
@@ -96,6 +99,7 @@ impl<'a> From<&'a Snapshot> for Status<'a> {
             totals: &snapshot.totals,
             unexplained: snapshot.unexplained,
             watchers_lost: snapshot.watchers_lost,
+            journal: snapshot.journal.as_ref(),
             drift: snapshot.drift,
             programs: &snapshot.programs,
             own: snapshot.own,

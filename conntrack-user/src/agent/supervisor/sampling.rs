@@ -50,6 +50,11 @@ impl Supervisor {
             kernel: Arc::clone(&self.kernel),
             capabilities: self.capabilities.clone().unwrap_or_default(),
             watchers_lost: self.publisher.watchers_lost(),
+            journal: self
+                .options
+                .journal
+                .as_ref()
+                .map(|journal| journal.status()),
             own,
             table_bytes,
             counting: self.attached_once,

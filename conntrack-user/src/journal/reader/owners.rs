@@ -272,5 +272,5 @@ impl Recording<'_> {
 /// Entries times seconds while they go evenly from one number to another.
 #[expect(clippy::cast_precision_loss, reason = "a mean")]
 fn area(from: u64, to: u64, milliseconds: i64) -> f64 {
-    (from as f64 + to as f64) / 2.0 * seconds(milliseconds.max(0))
+    f64::midpoint(from as f64, to as f64) * seconds(milliseconds.max(0))
 }

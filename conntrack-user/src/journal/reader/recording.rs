@@ -180,7 +180,7 @@ pub(super) fn coverage(connection: &Connection) -> rusqlite::Result<Option<Cover
 }
 
 /// The time of day from milliseconds since 1970.
-pub(super) fn time(milliseconds: i64) -> SystemTime {
+pub(in crate::journal) fn time(milliseconds: i64) -> SystemTime {
     // What a damaged file has may be out of any range.
     let most = 1 << 50;
     let from_1970 = Duration::from_millis(milliseconds.clamp(0, most).cast_unsigned());

@@ -1,0 +1,255 @@
+//! From the agent to the file: a queue that never makes the agent wait, and a thread that writes.
+
+use std::{
+    convert::Infallible,
+    future::ready,
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{Bounds, Health, JournalError, LimitChange, detail::Detail, writer::Writer};
+use crate::{
+    agent::{Closed, Handle, Snapshot},
+    events::{Event, Filter, Kind},
+    sys::priority,
+};
+
+/// What waits for the writer at most. A slow disk holds it up for some seconds.
+const WAITING: usize = 16;
+/// How much lower the writer's priority is (`nice(1)`).
+const NICE: i32 = 5;
+/// How many batches of waiting events are taken before a second is handed on.
+const LAST_LOOKS: usize = 16;
+/// How long the end may take: the last rows, and folding the log in.
+const END: Duration = Duration::from_secs(2);
+
+/// What the writer is told.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// What is known at one second, when that was, and what happened in it.
+    Second(Arc<Snapshot>, SystemTime, Detail),
+    /// Somebody changed the limit.
+    Limit(LimitChange),
+    /// The agent ends.
+    End(SystemTime),
+}
+
+/// Where a journal is kept, and how much of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalOptions {
+    /// The folder: it has to be there.
+    pub folder: PathBuf,
+    /// How long and how large it may be.
+    pub bounds: Bounds,
+}
+
+/// The journal that is being written.
+#[derive(Debug)]
+pub struct Journal {
+    queue: JournalQueue,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The writer's queue: for whoever has something to be noted.
+#[derive(Clone, Debug)]
+pub struct JournalQueue {
+    sender: SyncSender<Message>,
+    health: Arc<Health>,
+}
+
+impl Journal {
+    /// Opens the journal, or begins one, and starts to write it.
+    ///
+    /// A damaged one is moved aside. A full disk is no error: it is tried again.
+    ///
+    /// # Errors
+    /// When the folder is missing or can't be written, somebody else writes there, or what is there
+    /// is not a journal or one of a newer version.
+    pub fn open(options: &JournalOptions) -> Result<Self, JournalError> {
+        let (sender, messages) = mpsc::sync_channel(WAITING);
+        let (opened, result) = mpsc::sync_channel(1);
+        let health = Arc::new(Health::default());
+        let theirs = (options.clone(), Arc::clone(&health));
+        let thread = thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || {
+                priority::lower(NICE);
+                give_up_capabilities();
+                let (options, health) = theirs;
+                match Writer::open(&options, health) {
+                    Ok(writer) => {
+                        drop(opened.send(Ok(())));
+                        write(writer, &messages);
+                    }
+                    Err(error) => drop(opened.send(Err(error))),
+                }
+            })
+            .map_err(|source| JournalError::Folder {
+                path: options.folder.clone(),
+                source,
+            })?;
+        match result.recv() {
+            Ok(Ok(())) => Ok(Self {
+                queue: JournalQueue { sender, health },
+                thread: Some(thread),
+            }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(JournalError::Folder {
+                path: options.folder.clone(),
+                source: std::io::Error::other("the thread that writes it ended"),
+            }),
+        }
+    }
+
+    /// For [`crate::agent::AgentOptions::journal`].
+    pub fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.queue.health)
+    }
+
+    /// For whoever has something to be noted.
+    pub fn queue(&self) -> JournalQueue {
+        self.queue.clone()
+    }
+
+    /// Writes what waits and that the agent was stopped, and closes the file.
+    pub fn close(mut self) {
+        let end = Instant::now() + END;
+        let mut message = Message::End(SystemTime::now());
+        while let Err(TrySendError::Full(back)) = self.queue.sender.try_send(message) {
+            if Instant::now() >= end {
+                tracing::warn!("the journal could not be ended: the disk is slow");
+                return;
+            }
+            message = back;
+            thread::sleep(Duration::from_millis(10));
+        }
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        while !thread.is_finished() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(5));
+        }
+        if thread.is_finished() {
+            // A panic was printed.
+            drop(thread.join());
+        } else {
+            tracing::warn!("the journal could not be ended: the disk is slow");
+        }
+    }
+}
+
+impl JournalQueue {
+    /// Notes a change of the limit; `false`: there was no room in the queue.
+    pub fn limit_change(&self, change: LimitChange) -> bool {
+        self.sender.try_send(Message::Limit(change)).is_ok()
+    }
+
+    /// Hands on a second; what does not fit is written with a later one.
+    pub(super) fn second(&self, snapshot: Arc<Snapshot>, detail: Detail) -> Result<(), Detail> {
+        match self
+            .sender
+            .try_send(Message::Second(snapshot, SystemTime::now(), detail))
+        {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(Message::Second(_, _, detail))) => {
+                self.health.lose_sample();
+                Err(detail)
+            }
+            // The thread is gone, which was printed.
+            Err(_) => {
+                self.health.lose_sample();
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands on what the agent sees, as long as it lives.
+    ///
+    /// # Errors
+    /// [`Closed`] when the agent has ended.
+    pub async fn follow(&self, agent: &Handle) -> Result<Infallible, Closed> {
+        let filter = Filter {
+            kinds: vec![Kind::Drop, Kind::Eviction],
+            ..Filter::default()
+        };
+        let mut events = agent.subscribe(filter)?;
+        let mut snapshots = agent.snapshots();
+        let mut detail = Detail::default();
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                next = events.next(&mut batch) => {
+                    next?;
+                    take(&mut batch, &mut detail, &self.health);
+                }
+                changed = snapshots.changed() => {
+                    changed.map_err(|_| Closed)?;
+                    let snapshot = Arc::clone(&snapshots.borrow_and_update());
+                    // What has happened up to now belongs to this second.
+                    for _ in 0..LAST_LOOKS {
+                        tokio::select! {
+                            biased;
+                            next = events.next(&mut batch) => {
+                                // That the agent has ended is said by the next one as well.
+                                if next.is_err() {
+                                    break;
+                                }
+                            }
+                            () = ready(()) => break,
+                        }
+                    }
+                    take(&mut batch, &mut detail, &self.health);
+                    if let Err(back) = self.second(snapshot, std::mem::take(&mut detail)) {
+                        detail = back;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds events to those of the second.
+fn take(batch: &mut Vec<Event>, detail: &mut Detail, health: &Health) {
+    for event in batch.drain(..) {
+        if let Event::Lost(lost) = &event {
+            health.lose_events(lost.watcher);
+        }
+        detail.add(event);
+    }
+}
+
+/// Files need none: the folder is the agent's own.
+fn give_up_capabilities() {
+    for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
+        if let Err(error) = caps::clear(None, set) {
+            tracing::warn!(%error, "the journal's thread keeps capabilities that it does not need");
+        }
+    }
+}
+
+/// How often the writer looks after the file when nothing comes.
+const TEND: Duration = Duration::from_secs(5);
+
+fn write(mut writer: Writer, messages: &Receiver<Message>) {
+    loop {
+        match messages.recv_timeout(TEND) {
+            Ok(Message::Second(snapshot, at, detail)) => writer.second(&snapshot, at, detail),
+            Ok(Message::Limit(change)) => writer.limit_change(change),
+            Ok(Message::End(at)) => {
+                writer.end(Some(at));
+                return;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                writer.end(None);
+                return;
+            }
+        }
+        writer.tend(Instant::now());
+    }
+}

@@ -1,0 +1,530 @@
+//! What is written for one sample: how it differs from the last one that was written.
+//!
+//! Pure functions. Whatever could not be written is in the difference that comes next, so that no
+//! count is ever missing, only its second.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use conntrack_ebpf::{owner::Direction, record::DropReason};
+
+use super::{
+    ChangeResult, LimitChange, Loss,
+    detail::{Detail, Parties},
+    reader::milliseconds,
+};
+use crate::{
+    agent::{OwnerSample, OwnerTotals, Snapshot, State, Table},
+    kernel::stats::KernelStats,
+    owners::Owner,
+    pressure::{destinations::Destination, state::Pressure},
+};
+
+/// How often everything that has entries is written, also if it did not change, in recorded time.
+const KEYFRAME_MS: i64 = 60_000;
+/// How often destinations are written.
+const DESTINATIONS_MS: i64 = 10_000;
+/// Owners whose destinations are written, by each of entries, inserts and drops.
+const FOREMOST: usize = 8;
+/// Owners whose states are written.
+const MIXES: usize = 32;
+/// Destinations of one owner and kind.
+const TOP: usize = 5;
+/// A clock that is off by less was slewed, not set.
+const CLOCK_SET_MS: i64 = 2_000;
+
+/// A row of `table_sample`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TableRow {
+    pub(super) netns: u32,
+    pub(super) name: String,
+    pub(super) entries: u64,
+    pub(super) pressure: Pressure,
+}
+
+/// A row of `flow`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FlowRow {
+    pub(super) owner: Owner,
+    pub(super) direction: Direction,
+    pub(super) inserts: u64,
+    pub(super) deletes: u64,
+    pub(super) live: u64,
+}
+
+/// A row of `loss`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LossRow {
+    pub(super) owner: Owner,
+    pub(super) direction: Direction,
+    pub(super) what: Loss,
+    pub(super) number: u64,
+}
+
+/// A row of `destination`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct DestinationRow {
+    pub(super) owner: Owner,
+    pub(super) what: i64,
+    pub(super) destination: Destination,
+}
+
+/// The rows of one tick.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Second {
+    /// Wall time, milliseconds.
+    pub(super) at: i64,
+    /// Milliseconds since the last one.
+    pub(super) span: i64,
+    pub(super) state: i64,
+    pub(super) limit: Option<u64>,
+    pub(super) buckets: Option<u64>,
+    pub(super) table_bytes: Option<u64>,
+    /// Inserts, deletes, evictions, packets lost.
+    pub(super) totals: [u64; 4],
+    pub(super) tables: Vec<TableRow>,
+    /// Of each table what its statistics grew by.
+    pub(super) kernel: Vec<(TableRow, KernelStats)>,
+    pub(super) flows: Vec<FlowRow>,
+    pub(super) losses: Vec<LossRow>,
+    pub(super) states: Vec<(Owner, String, u64)>,
+    pub(super) destinations: Vec<DestinationRow>,
+    pub(super) lost: Vec<(&'static str, u64)>,
+    /// Kind and detail.
+    pub(super) life: Vec<(&'static str, String)>,
+    pub(super) detail: Detail,
+    pub(super) parties: Parties,
+    /// Limit and buckets before, if either changed.
+    pub(super) limit_before: Option<(u64, u64)>,
+}
+
+/// Remembers what was written.
+#[derive(Debug, Default)]
+pub(super) struct Differ {
+    before: Option<(Arc<Snapshot>, i64)>,
+    /// Statistics that each table had, by inode.
+    stats: HashMap<u32, KernelStats>,
+    /// Limit and buckets that are known last.
+    limit: Option<(u64, u64)>,
+    /// What somebody who changed them said that they are now.
+    told: Option<(u64, u64)>,
+    /// Recorded time since the last keyframe, and since destinations were written.
+    since_keyframe: i64,
+    since_destinations: i64,
+}
+
+impl Differ {
+    /// The rows for `now`, at this time of day; `None`: it was written already.
+    pub(super) fn difference(
+        &self,
+        now: &Snapshot,
+        at: SystemTime,
+        detail: Detail,
+    ) -> Option<Second> {
+        let at = milliseconds(at);
+        let before = self
+            .before
+            .as_ref()
+            .map(|(snapshot, at)| (&**snapshot, *at));
+        if before.is_some_and(|(before, _)| before.at >= now.at) {
+            return None;
+        }
+        let span = before.map_or_else(
+            || i64::try_from(ms(now.uptime_seconds)).unwrap_or(0),
+            |(before, _)| {
+                i64::try_from(now.at.duration_since(before.at).as_millis()).unwrap_or(i64::MAX)
+            },
+        );
+        let mut second = Second {
+            at,
+            span,
+            state: state_number(now.state),
+            limit: now.limit,
+            buckets: now.buckets,
+            table_bytes: now.table_bytes,
+            ..Second::default()
+        };
+        if let Some((_, before)) = before {
+            let set = at - before - span;
+            if set.abs() >= CLOCK_SET_MS {
+                second.life.push((
+                    "clock",
+                    format!("the clock was set by {:+.1} s", set_seconds(set)),
+                ));
+            }
+        }
+        let before = before.map(|(before, _)| before);
+        let keyframe = before.is_none() || self.since_keyframe.saturating_add(span) >= KEYFRAME_MS;
+        totals(before, now, &mut second);
+        tables(before, now, keyframe, &mut second);
+        self.kernel(now, &mut second);
+        owners(before, now, keyframe, &mut second);
+        if before.is_none_or(|before| before.recount.times != now.recount.times) {
+            mixes(now, &mut second);
+        }
+        if self.since_destinations.saturating_add(span) >= DESTINATIONS_MS {
+            destinations(now, &mut second);
+        }
+        life(before, now, &mut second);
+        let limit = now.limit.zip(now.buckets);
+        let known = |limit| limit == self.limit || limit == self.told;
+        second.limit_before = self.limit.filter(|_| limit.is_some() && !known(limit));
+        if !detail.is_empty() {
+            second.parties = Parties::new(before, now);
+        }
+        second.detail = detail;
+        Some(second)
+    }
+
+    /// `second` was written, which came of `now`.
+    pub(super) fn written(&mut self, now: Arc<Snapshot>, second: &Second) {
+        let next = |since: i64, every: i64, span: i64| {
+            let since = since.saturating_add(span);
+            if since >= every { 0 } else { since }
+        };
+        let first = self.before.is_none();
+        self.since_keyframe = if first {
+            0
+        } else {
+            next(self.since_keyframe, KEYFRAME_MS, second.span)
+        };
+        self.since_destinations = next(self.since_destinations, DESTINATIONS_MS, second.span);
+        if !now.tables.is_empty() {
+            // A table that could not be read this once goes on from where it was.
+            let present: BTreeSet<u32> = now.tables.iter().map(|table| table.netns).collect();
+            self.stats.retain(|netns, _| present.contains(netns));
+        }
+        for table in &now.tables {
+            if let Some(stats) = table.stats {
+                self.stats.insert(table.netns, stats);
+            }
+        }
+        if let Some(limit) = now.limit.zip(now.buckets) {
+            self.limit = Some(limit);
+            self.told = self.told.filter(|told| *told != limit);
+        }
+        self.before = Some((now, second.at));
+    }
+
+    /// Somebody reports this change: what it makes of the limit is not a change by somebody else.
+    pub(super) fn told(&mut self, change: &LimitChange) {
+        let made = matches!(
+            change.result,
+            ChangeResult::Applied | ChangeResult::Reverted | ChangeResult::Seen
+        );
+        if made && let Some((limit, buckets)) = self.told.or(self.limit) {
+            self.told = Some((
+                change.limit_after.unwrap_or(limit),
+                change.buckets_after.unwrap_or(buckets),
+            ));
+        }
+    }
+
+    /// A new file begins: everything that has entries is written next.
+    pub(super) const fn begin_anew(&mut self) {
+        self.since_keyframe = KEYFRAME_MS;
+    }
+
+    /// How much the kernel's statistics grew. What a table shows first was counted before.
+    fn kernel(&self, now: &Snapshot, second: &mut Second) {
+        for table in &now.tables {
+            let (Some(stats), Some(before)) = (table.stats, self.stats.get(&table.netns)) else {
+                continue;
+            };
+            let grown = grown(&stats, before);
+            if is_something(&grown) {
+                second.kernel.push((row(table), grown));
+            }
+        }
+    }
+}
+
+fn row(table: &Table) -> TableRow {
+    TableRow {
+        netns: table.netns,
+        name: table.name.clone(),
+        entries: table.entries,
+        pressure: table.pressure,
+    }
+}
+
+const fn state_number(state: State) -> i64 {
+    match state {
+        State::Waiting => 0,
+        State::Attached => 1,
+        State::Degraded => 2,
+    }
+}
+
+fn totals(before: Option<&Snapshot>, now: &Snapshot, second: &mut Second) {
+    let sums = |snapshot: &Snapshot| {
+        let totals = &snapshot.totals;
+        let drops = &totals.drops;
+        [
+            totals.inserts,
+            totals.deletes,
+            totals.evictions,
+            drops.table_full
+                + drops.clash
+                + drops.chain_too_long.unwrap_or(0)
+                + drops.dying.unwrap_or(0),
+        ]
+    };
+    let (now_sums, before_sums) = (sums(now), before.map(sums).unwrap_or_default());
+    for ((grown, now), before) in second.totals.iter_mut().zip(now_sums).zip(before_sums) {
+        *grown = now.saturating_sub(before);
+    }
+    let lost_before = before.map(Snapshot::losses);
+    for (index, (kind, number)) in now.losses().into_iter().enumerate() {
+        let grown = number.saturating_sub(lost_before.map_or(0, |lost| lost[index].1));
+        if grown > 0 {
+            second.lost.push((kind, grown));
+        }
+    }
+}
+
+fn tables(before: Option<&Snapshot>, now: &Snapshot, keyframe: bool, second: &mut Second) {
+    let was = |netns: u32| {
+        before.and_then(|before| before.tables.iter().find(|table| table.netns == netns))
+    };
+    for table in &now.tables {
+        let same = was(table.netns).is_some_and(|was| {
+            (was.entries, was.pressure, &was.name) == (table.entries, table.pressure, &table.name)
+        });
+        if keyframe || !same {
+            second.tables.push(row(table));
+        }
+    }
+    // None at all: they could not be read, unless conntrack is gone.
+    if now.tables.is_empty() && now.state != State::Waiting {
+        return;
+    }
+    for gone in before.iter().flat_map(|before| &before.tables) {
+        if !now.tables.iter().any(|table| table.netns == gone.netns) {
+            second.tables.push(TableRow {
+                entries: 0,
+                pressure: Pressure::Calm,
+                ..row(gone)
+            });
+        }
+    }
+}
+
+fn grown(now: &KernelStats, before: &KernelStats) -> KernelStats {
+    let either = |now: Option<u64>, before: Option<u64>| {
+        now.map(|now| now.saturating_sub(before.unwrap_or(0)))
+    };
+    KernelStats {
+        found: now.found.saturating_sub(before.found),
+        invalid: now.invalid.saturating_sub(before.invalid),
+        insert: now.insert.saturating_sub(before.insert),
+        insert_failed: now.insert_failed.saturating_sub(before.insert_failed),
+        clash_resolve: either(now.clash_resolve, before.clash_resolve),
+        drop: now.drop.saturating_sub(before.drop),
+        early_drop: now.early_drop.saturating_sub(before.early_drop),
+        icmp_error: now.icmp_error.saturating_sub(before.icmp_error),
+        search_restart: now.search_restart.saturating_sub(before.search_restart),
+        chain_too_long: either(now.chain_too_long, before.chain_too_long),
+        expect_new: None,
+        expect_create: None,
+        expect_delete: None,
+    }
+}
+
+fn is_something(grown: &KernelStats) -> bool {
+    let always = [
+        grown.found,
+        grown.invalid,
+        grown.insert_failed,
+        grown.drop,
+        grown.early_drop,
+        grown.icmp_error,
+        grown.search_restart,
+    ];
+    always.iter().any(|number| *number > 0)
+        || grown.clash_resolve.unwrap_or(0) > 0
+        || grown.chain_too_long.unwrap_or(0) > 0
+}
+
+fn owners(before: Option<&Snapshot>, now: &Snapshot, keyframe: bool, second: &mut Second) {
+    let was: HashMap<u32, &OwnerSample> = before
+        .iter()
+        .flat_map(|before| &before.owners)
+        .map(|sample| (sample.slot, sample))
+        .collect();
+    let same = |a: &OwnerSample, b: &OwnerSample| {
+        a.owner == b.owner || (a.owner.kind == b.owner.kind && a.owner.uid == b.owner.uid)
+    };
+    let mut seen = BTreeSet::new();
+    for sample in &now.owners {
+        // Another owner in its slot has counts of its own.
+        let was = was.get(&sample.slot).filter(|was| same(was, sample));
+        if was.is_some() {
+            seen.insert(sample.slot);
+        }
+        for (direction, totals, was) in [
+            (Direction::Egress, &sample.egress, was.map(|was| was.egress)),
+            (
+                Direction::Ingress,
+                &sample.ingress,
+                was.map(|was| was.ingress),
+            ),
+        ] {
+            let was = was.unwrap_or_default();
+            moved(&sample.owner, direction, totals, &was, keyframe, second);
+        }
+    }
+    for gone in was.values().filter(|was| !seen.contains(&was.slot)) {
+        for (direction, totals) in [
+            (Direction::Egress, &gone.egress),
+            (Direction::Ingress, &gone.ingress),
+        ] {
+            if totals.live > 0 {
+                second.flows.push(FlowRow {
+                    owner: gone.owner.clone(),
+                    direction,
+                    inserts: 0,
+                    deletes: 0,
+                    live: 0,
+                });
+            }
+        }
+    }
+}
+
+fn moved(
+    owner: &Owner,
+    direction: Direction,
+    now: &OwnerTotals,
+    was: &OwnerTotals,
+    keyframe: bool,
+    second: &mut Second,
+) {
+    let (inserts, deletes) = (
+        now.inserts.saturating_sub(was.inserts),
+        now.deletes.saturating_sub(was.deletes),
+    );
+    if inserts > 0 || deletes > 0 || now.live != was.live || (keyframe && now.live > 0) {
+        second.flows.push(FlowRow {
+            owner: owner.clone(),
+            direction,
+            inserts,
+            deletes,
+            live: now.live,
+        });
+    }
+    let packets = DropReason::ALL.map(|reason| {
+        let lost = now.dropped(reason).saturating_sub(was.dropped(reason));
+        (Loss::Packet(reason), lost)
+    });
+    let entries = [
+        (Loss::Victim, now.victims.saturating_sub(was.victims)),
+        (Loss::Cause, now.causes.saturating_sub(was.causes)),
+    ];
+    for (what, number) in packets.into_iter().chain(entries) {
+        if number > 0 {
+            second.losses.push(LossRow {
+                owner: owner.clone(),
+                direction,
+                what,
+                number,
+            });
+        }
+    }
+}
+
+fn mixes(now: &Snapshot, second: &mut Second) {
+    let mut owners: Vec<_> = now
+        .owners
+        .iter()
+        .filter(|owner| !owner.activity.states.is_empty())
+        .collect();
+    owners.sort_by_key(|owner| std::cmp::Reverse(owner.live()));
+    for owner in owners.into_iter().take(MIXES) {
+        for (state, entries) in &owner.activity.states {
+            second
+                .states
+                .push((owner.owner.clone(), state.clone(), *entries));
+        }
+    }
+}
+
+fn destinations(now: &Snapshot, second: &mut Second) {
+    let orders: [&dyn Fn(&OwnerSample) -> f64; 3] = [
+        &|owner| owner.activity.live_share,
+        &|owner| owner.activity.insert_share,
+        &|owner| owner.activity.drop_share,
+    ];
+    let mut chosen = BTreeSet::new();
+    for order in orders {
+        let mut sorted: Vec<_> = now
+            .owners
+            .iter()
+            .filter(|owner| order(owner) > 0.0)
+            .collect();
+        sorted.sort_by(|a, b| order(b).total_cmp(&order(a)));
+        chosen.extend(sorted.iter().take(FOREMOST).map(|owner| owner.slot));
+    }
+    for sample in now
+        .owners
+        .iter()
+        .filter(|owner| chosen.contains(&owner.slot))
+    {
+        let tops = &sample.destinations;
+        for (what, top) in [(0, &tops.inserts), (1, &tops.services), (2, &tops.drops)] {
+            for destination in top.destinations.iter().take(TOP) {
+                second.destinations.push(DestinationRow {
+                    owner: sample.owner.clone(),
+                    what,
+                    destination: destination.clone(),
+                });
+            }
+        }
+    }
+}
+
+fn life(before: Option<&Snapshot>, now: &Snapshot, second: &mut Second) {
+    if before.is_none_or(|before| before.state != now.state || before.reason != now.reason) {
+        let kind = match now.state {
+            State::Waiting => "waiting",
+            State::Attached => "attached",
+            State::Degraded => "degraded",
+        };
+        second
+            .life
+            .push((kind, now.reason.clone().unwrap_or_default()));
+    }
+    if before.is_none_or(|before| before.status.hooks != now.status.hooks) {
+        for hook in &now.status.hooks {
+            // Strings and numbers: this can't fail.
+            second
+                .life
+                .push(("hook", serde_json::to_string(hook).unwrap_or_default()));
+        }
+    }
+    let known = before.map_or(&[][..], |before| &before.problems);
+    for problem in now
+        .problems
+        .iter()
+        .filter(|problem| !known.contains(problem))
+    {
+        second.life.push(("problem", problem.clone()));
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "seconds of an uptime"
+)]
+fn ms(seconds: f64) -> u64 {
+    (seconds * 1000.0) as u64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "said in tenths of a second")]
+fn set_seconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}

@@ -1,0 +1,76 @@
+//! The journal as a whole, with a node that is made up and disks that are real.
+
+mod cost;
+mod damage;
+mod disk;
+mod example;
+mod killed;
+mod node;
+mod reading;
+mod thinning;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use node::Node;
+use tempfile::TempDir;
+
+use super::{Bounds, Health, JournalOptions, Reader, detail::Detail, writer::Writer};
+
+/// A folder in memory where there is one: what is tested is not the disk, and that has to do much.
+fn folder() -> TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("a folder")
+}
+
+/// A journal in this folder, with these bounds.
+fn options(folder: &Path, bytes: u64, keep: Duration) -> JournalOptions {
+    JournalOptions {
+        folder: folder.to_owned(),
+        bounds: Bounds { bytes, keep },
+    }
+}
+
+/// A writer, and how it is doing.
+fn writer(options: &JournalOptions) -> (Writer, Arc<Health>) {
+    let health = Arc::new(Health::default());
+    let writer = Writer::open(options, Arc::clone(&health)).expect("a folder to write to");
+    (writer, health)
+}
+
+/// Writes so many seconds of the node's life.
+fn live(node: &mut Node, writer: &mut Writer, seconds: usize) {
+    for _ in 0..seconds {
+        let (snapshot, at) = node.second();
+        writer.second(&snapshot, at, Detail::default());
+    }
+}
+
+/// The sums of everything in the journal: inserts and deletes of owners, those of the ticks, losses.
+fn sums(reader: &Reader) -> ([u64; 2], [u64; 2], u64) {
+    let Some(coverage) = reader.coverage().expect("a whole journal") else {
+        return ([0; 2], [0; 2], 0);
+    };
+    let all = reader
+        .read(
+            coverage.since - Duration::from_secs(1),
+            coverage.until + Duration::from_secs(1),
+        )
+        .expect("a whole journal");
+    let mut owners = [0; 2];
+    let mut losses = 0;
+    for sum in all.owner_sums().expect("a whole journal") {
+        owners[0] += sum.inserts;
+        owners[1] += sum.deletes;
+        losses += sum.losses.values().sum::<u64>();
+    }
+    let mut ticks = [0; 2];
+    for point in all
+        .total_points(Duration::from_hours(1000))
+        .expect("a whole journal")
+    {
+        ticks[0] += point.inserts;
+        ticks[1] += point.deletes;
+    }
+    (owners, ticks, losses)
+}
