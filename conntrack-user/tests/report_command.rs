@@ -1,6 +1,7 @@
 //! `ctpressure report` as a program: what it says about times, journals and files that it can't use.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -55,14 +56,16 @@ fn journal() -> (TempDir, PathBuf) {
         let at = START + second * 1000 - 100;
         let full = (300..360).contains(&second);
         let (entries, drops) = if full { (1000, 3) } else { (100, 0) };
-        rows += &format!(
+        let _ = write!(
+            rows,
             "INSERT INTO tick VALUES ({second}, 1, {at}, 1000, 0, 1, 1000, 65536, NULL, 5, 5, 0, {drops});
              INSERT INTO table_sample VALUES ({second}, 1, {entries}, {entries}, {entries}, {});
              INSERT INTO flow VALUES ({second}, 1, 0, 5, 5, {entries});",
             if full { 3 } else { 0 }
         );
         if full {
-            rows += &format!(
+            let _ = write!(
+                rows,
                 "INSERT INTO kernel_stat VALUES ({second}, 1, 0, 0, 0, 3, 0, 0, 0, 0, 0);
                  INSERT INTO loss VALUES ({second}, 1, 0, 1, 3);"
             );

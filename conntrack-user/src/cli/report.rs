@@ -111,7 +111,7 @@ impl Report {
             ));
         };
         let document = match (self.incident, self.since) {
-            (Some(number), _) => self.of_incident(&reader, covered, number)?,
+            (Some(number), _) => Self::of_incident(&reader, covered, number)?,
             (None, Some(since)) => self.of_span(&reader, covered, since)?,
             (None, None) => {
                 let (incidents, names) = gather::incidents(&reader, covered)?;
@@ -135,7 +135,7 @@ impl Report {
         print(&printed)
     }
 
-    fn of_incident(&self, reader: &Reader, covered: Span, number: u32) -> anyhow::Result<Document> {
+    fn of_incident(reader: &Reader, covered: Span, number: u32) -> anyhow::Result<Document> {
         let (incidents, _) = gather::incidents(reader, covered)?;
         let chosen = usize::try_from(number)
             .ok()

@@ -70,7 +70,7 @@ pub fn round_up(number: u64) -> u64 {
     number.div_ceil(unit).saturating_mul(unit)
 }
 
-/// Flows by the step since when they are outside.
+/// Flows by the step since when they are outside; evicted ones since when they live.
 #[derive(Default)]
 struct Waiting(VecDeque<(usize, f64)>);
 
@@ -83,10 +83,8 @@ impl Waiting {
 
     /// Those that would have ended by now go.
     fn end(&mut self, at: usize, life: Option<usize>) {
-        while let (Some(life), Some((since, _))) = (life, self.0.front())
-            && since + life < at
-        {
-            self.0.pop_front();
+        if let Some(life) = life {
+            self.0.retain(|(since, _)| since + life >= at);
         }
     }
 
@@ -173,10 +171,11 @@ impl<'a> Outside<'a> {
             self.refused.let_in(inserts * self.later);
         }
         self.refused.add(at, first);
-        self.evicted.add(
-            at,
-            f64::from(point.victims - point.victims_again.min(point.victims)),
-        );
+        // They had lived for a time already: as long as it takes to replace all that it has.
+        let left = point.deletes.max(1);
+        let age = usize::try_from(point.live / left).unwrap_or(0);
+        let victims = point.victims - point.victims_again.min(point.victims);
+        self.evicted.add(at.saturating_sub(age), f64::from(victims));
         let back = self.again * f64::from(point.live);
         (self.refused.sum(), (self.evicted.sum() - back).max(0.0))
     }

@@ -177,20 +177,23 @@ pub fn evidence(
     Ok(evidence)
 }
 
-/// What is shown step by step: of the table, and of the owners.
+/// What is shown of the table, the owners, and all tables.
+type Shown = (Evidence, BTreeMap<OwnerId, OwnerEvidence>, Vec<TablePoint>);
+
+/// What is shown step by step.
 fn shown_in(
     reader: &Reader,
     focus: Span,
     shown: Span,
     table: Option<u32>,
-) -> Result<(Evidence, BTreeMap<OwnerId, OwnerEvidence>, Vec<TablePoint>), JournalError> {
+) -> Result<Shown, JournalError> {
     let recording = reader.read(time(shown.from), time(shown.until))?;
     let namespaces = by_id(&recording)?;
     let of_table = |netns: &&RecordedNetns| match table {
         Some(inode) => netns.inode == inode,
         None => netns.name == "host",
     };
-    let netns = namespaces.values().filter(of_table).next_back();
+    let netns = namespaces.values().rfind(of_table);
     let bucket = recording.bucket(STEPS);
     let step = bucket.as_secs().max(1);
     let number = usize::try_from(shown.seconds().div_ceil(step)).unwrap_or(0);

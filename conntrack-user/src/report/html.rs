@@ -63,16 +63,16 @@ pub fn page(report: &Report) -> String {
     header(&mut out, report, node);
     figures(&mut out, report);
     section(&mut out, "timeline", "Timeline", |out| {
-        timeline(out, report)
+        timeline(out, report);
     });
     section(&mut out, "filled", "Who filled it", |out| {
-        fillers(out, report)
+        fillers(out, report);
     });
     section(&mut out, "suffered", "Who suffered", |out| {
-        sufferers(out, report)
+        sufferers(out, report);
     });
     section(&mut out, "why", "Why packets were lost", |out| {
-        reasons(out, report)
+        reasons(out, report);
     });
     section(&mut out, "advice", "What to do", |out| advice(out, report));
     if !report.notes.is_empty() {
@@ -231,7 +231,11 @@ fn numbers(out: &mut String, shown: &Timeline) {
         time::span(shown.step)
     );
     for series in &shown.inserts {
-        let _ = write!(out, "<th scope=\"col\">opened: {}</th>", Text(&series.name));
+        let _ = write!(
+            out,
+            "<th scope=\"col\" class=\"who\">opened: {}</th>",
+            Text(&series.name)
+        );
     }
     out.push_str(
         "<th scope=\"col\">lost</th><th scope=\"col\">evicted</th></tr></thead>\n<tbody>\n",

@@ -218,10 +218,9 @@ mod tests {
     #[test]
     fn from_rising_to_calm() {
         let shape = |at| match at {
-            100..200 => Pressure::Rising,
             200..300 => Pressure::High,
             300..310 => Pressure::Full,
-            310..400 => Pressure::Rising,
+            100..400 => Pressure::Rising,
             _ => Pressure::Calm,
         };
         let found = find((0..1000).map(|at| step(at, shape(at))), 1000);

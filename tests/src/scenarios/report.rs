@@ -93,6 +93,7 @@ pub(super) fn incident(mechanism: Option<Mechanism>) -> Result<()> {
         format!("--journal {journal} --drop-budget 4000000000 --eviction-budget 4000000000");
     let agent = Agent::start(mechanism, &details)?;
     flush_table()?;
+    let start = Statistics::read()?;
 
     let (before, after) = first_run()?;
     let report = wait_for("the journal to have the incident", HANG, || {
@@ -110,7 +111,8 @@ pub(super) fn incident(mechanism: Option<Mechanism>) -> Result<()> {
         };
         let report: Value = serde_json::from_str(&printed).context("not JSON")?;
         let lost = report["losses"]["packets"].as_u64().unwrap_or(0);
-        Ok((lost == Statistics::read()?.get("drop")).then_some(report))
+        let drops = Statistics::read()?.since(&start, "drop");
+        Ok((lost == drops).then_some(report))
     })?;
     println!("{}", report["summary"]);
     println!("{}", report["demand"]);
@@ -207,7 +209,7 @@ fn second_run(limit: u64) -> Result<u64> {
     let _beside = beside()?;
     let _second = generate(1, &fan(BACKENDS[1]))?;
     let all = 2 * CONNECTIONS + FLOWS;
-    wait_for("all connections", Duration::from_secs(60), || {
+    wait_for("all connections", Duration::from_mins(1), || {
         Ok((kernel::entries()? >= all).then_some(()))
     })?;
     thread::sleep(Duration::from_secs(1));

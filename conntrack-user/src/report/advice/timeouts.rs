@@ -89,11 +89,11 @@ pub(super) fn advice(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
         let stays = ratio(timeout.shorter.min(now), now);
         (in_state, rounded(to_f64(in_state) * (1.0 - stays)), now)
     };
-    let (timeout, (in_state, saves, now)) = TIMEOUTS
+    let (timeout, (in_state, fewer, now)) = TIMEOUTS
         .iter()
         .map(|timeout| (timeout, saved(timeout)))
-        .max_by_key(|(_, (_, saves, _))| *saves)?;
-    (saves * 10 >= reading.entries && saves > 0).then(|| {
+        .max_by_key(|(_, (_, fewer, _))| *fewer)?;
+    (fewer * 10 >= reading.entries && fewer > 0).then(|| {
         Advice::new(
             "timeout",
             format!(
@@ -102,8 +102,8 @@ pub(super) fn advice(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
                 time::span(now),
                 time::span(timeout.shorter),
                 timeout.state,
-                grouped(saves),
-                percent(ratio(saves, reading.entries))
+                grouped(fewer),
+                percent(ratio(fewer, reading.entries))
             ),
             format!(
                 "{} in {} at the last census, each there for {} after its last packet",

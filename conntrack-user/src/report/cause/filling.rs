@@ -309,8 +309,7 @@ pub(super) fn more_destinations(reading: &Reading<'_>) -> Option<Cause> {
         .filter(|owner| grew(owner) && owner.live_before > 0)?;
     let new: Vec<&Destination> = owner.destinations.iter().filter(|one| one.new).collect();
     let share: f64 = new.iter().map(|one| one.share).sum();
-    let known = owner.destinations.len() - new.len();
-    (share >= 0.4 && new.len() >= 2 && known > 0).then(|| {
+    (share >= 0.4 && new.len() >= 2).then(|| {
         Cause::new(
             Kind::MoreDestinations,
             format!(

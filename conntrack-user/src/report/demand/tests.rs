@@ -37,6 +37,7 @@ struct Flow {
 }
 
 /// The evidence of a table with this limit, by second, and the smallest limit that loses nothing.
+#[expect(clippy::too_many_lines, reason = "one table, step by step")]
 fn simulate(loads: &[Load], seconds: u64, limit: impl Fn(u64) -> u64) -> (Evidence, u64) {
     let mut random = Random::new(7);
     let mut owners: Vec<OwnerEvidence> = (0..loads.len())

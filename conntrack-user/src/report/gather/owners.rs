@@ -33,17 +33,20 @@ pub(super) fn shown(
     let focus = evidence.focus_points();
     let peak = evidence.peak();
     for owner in owners.values_mut() {
-        let live = |at: usize| {
-            owner
-                .points
-                .get(at)
-                .map_or(0, |point| u64::from(point.live))
-        };
-        owner.live_at_peak = live(peak);
-        owner.live_most = focus.clone().map(live).max().unwrap_or(0);
+        owner.live_at_peak = live_at(owner, peak);
+        let most = focus.clone().map(|at| live_at(owner, at)).max();
+        owner.live_most = most.unwrap_or(0);
     }
     add_states(&mut owners, shown)?;
     Ok(owners)
+}
+
+/// Its entries at the end of a step.
+fn live_at(owner: &OwnerEvidence, at: usize) -> u64 {
+    owner
+        .points
+        .get(at)
+        .map_or(0, |point| u64::from(point.live))
 }
 
 /// Destinations that owners have in a time before.

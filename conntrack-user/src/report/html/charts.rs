@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    super::{document::Report, time, timeline::Timeline, words::to_f64},
+    super::{demand::round_up, document::Report, time, timeline::Timeline, words::to_f64},
     Text,
 };
 use crate::census::text::grouped;
@@ -28,7 +28,7 @@ pub(super) fn all(out: &mut String, report: &Report) {
     ] {
         if values.iter().any(|value| *value > 0) {
             let sum = grouped(values.iter().sum());
-            let top = values.iter().copied().max().unwrap_or(0);
+            let top = round_up(values.iter().copied().max().unwrap_or(0));
             let mut drawing = String::new();
             let _ = write!(
                 drawing,
@@ -54,6 +54,7 @@ pub(super) fn all(out: &mut String, report: &Report) {
 }
 
 /// One chart.
+#[derive(Clone, Copy)]
 struct Chart<'a> {
     title: &'a str,
     /// What it shows, in words.
@@ -84,7 +85,7 @@ fn entries(out: &mut String, report: &Report) {
     } else {
         most.max(limit)
     };
-    let top = shown + shown / 12 + 1;
+    let top = round_up(shown + shown / 12 + 1);
     let mut drawing = String::new();
     let _ = write!(
         drawing,
@@ -96,20 +97,22 @@ fn entries(out: &mut String, report: &Report) {
         "<path class=\"limit\" d=\"{}\"/>",
         steps(&timeline.limit, top)
     );
-    let legend = [
+    let mut legend = vec![
         (
             "entries".to_owned(),
             format!("entries, {} at most", grouped(most)),
         ),
         (
             "limit".to_owned(),
-            if limit == 0 {
-                "no limit".to_owned()
-            } else {
-                "limit".to_owned()
-            },
+            if limit == 0 { "no limit" } else { "limit" }.to_owned(),
         ),
     ];
+    if report.losses.first_drop.is_some() {
+        legend.push(("first".to_owned(), "first packet lost".to_owned()));
+    }
+    if report.focus.seconds() < timeline.len() as u64 * timeline.step {
+        legend.push(("focus".to_owned(), "what this report is about".to_owned()));
+    }
     chart(
         out,
         report,
@@ -136,7 +139,7 @@ fn inserts(out: &mut String, report: &Report) {
                 .sum()
         })
         .collect();
-    let top = sums.iter().copied().max().unwrap_or(0).max(1);
+    let top = round_up(sums.iter().copied().max().unwrap_or(0).max(1));
     let (mut drawing, mut legend) = (String::new(), Vec::new());
     for (number, series) in timeline.inserts.iter().enumerate() {
         let class = if series.name == "others" && number + 1 == timeline.inserts.len() {

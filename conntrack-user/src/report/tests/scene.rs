@@ -20,6 +20,7 @@ pub(super) const START: u64 = 1_772_334_000;
 
 /// Who opens connections, and how.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Actor {
     /// `namespace/pod`, a unit, or `host`.
     pub(super) owner: String,
@@ -449,6 +450,10 @@ impl<'a> Writer<'a> {
             .expect("an event");
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one statement for each table of the schema"
+    )]
     fn write(&mut self, scene: &Scene, second: u64, tick: i64, limit: u64, most: u64, did: &[Did]) {
         let sum = |what: &[i64]| -> u64 {
             did.iter()
