@@ -16,7 +16,6 @@ mod metrics;
 mod nat;
 mod nested;
 mod pods;
-mod report;
 mod setting;
 mod tables;
 mod top;
@@ -95,7 +94,6 @@ scenarios! {
     metrics metrics::exposition, Any, OneKernel, 90 s, "every metric of the contract with help and type; kernel statistics equal; node_exporter's names";
     census census::census, Any, OneKernel, 120 s, "ctpressure table: entries by protocol, state, service, address and namespace equal the generator's";
     top_once top::once, Any, OneKernel, 120 s, "ctpressure top --once, asked and alone: tables, owners that sum up to them, rates, who loses packets";
-    report_incident report::incident, Any, OneKernel, 180 s, "ctpressure report: who filled the table, who suffered, since which second, and a limit that holds in a second run";
     pages metrics::pages, Any, OneKernel, 60 s, "/healthz, /readyz, /status and wrong requests";
     kill9 life::kill9, Each, EachKernel, 240 s, "kill -9 at 20 moments leaves no program, map or link";
     not_loaded life::not_loaded, Any, EachKernel, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";
