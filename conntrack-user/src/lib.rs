@@ -27,5 +27,6 @@ pub mod limit;
 pub mod owners;
 pub mod pressure;
 pub mod probes;
+pub mod report;
 pub mod serve;
 pub mod sys;

@@ -54,14 +54,14 @@ fn help_lists_what_works() {
         .collect();
     assert_eq!(
         commands,
-        ["run", "top", "watch", "table", "doctor", "limit"]
+        ["run", "top", "watch", "table", "report", "doctor", "limit"]
     );
     for command in commands {
         let said = output(&[command, "--help"]);
         assert!(said.status.success());
         let help = text(&said.stdout);
         assert!(help.contains("[env: CTPRESSURE_LOG="), "{help}");
-        let asks_the_agent = command != "doctor";
+        let asks_the_agent = !["report", "doctor"].contains(&command);
         assert_eq!(help.contains("[env: CTPRESSURE_SOCKET="), asks_the_agent);
         assert!(
             !help.contains("--without-function"),

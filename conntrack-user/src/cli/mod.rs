@@ -7,6 +7,7 @@ mod limit;
 mod limit_args;
 mod logging;
 mod output;
+mod report;
 mod run;
 mod signals;
 mod table;
@@ -41,6 +42,7 @@ enum Command {
     Top(top::Top),
     Watch(watch::Watch),
     Table(table::Table),
+    Report(report::Report),
     Doctor(doctor::Doctor),
     Limit(limit::Limit),
 }
@@ -57,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Top(top) => top.run().map(|()| ExitCode::SUCCESS),
         Command::Watch(watch) => watch.run().map(|()| ExitCode::SUCCESS),
         Command::Table(table) => table.run().map(|()| ExitCode::SUCCESS),
+        Command::Report(report) => report.run().map(|()| ExitCode::SUCCESS),
         Command::Doctor(doctor) => doctor.run(),
         Command::Limit(limit) => limit.run().map(|()| ExitCode::SUCCESS),
     };

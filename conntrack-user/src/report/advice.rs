@@ -1,0 +1,530 @@
+//! What to do. Each rule looks at a [`Reading`] and its [`Cause`] and gives one piece of advice, or none;
+//! the order of [`RULES`] is that in which they are given.
+
+use conntrack_ebpf::record::DropReason;
+use serde::Serialize;
+
+use super::{
+    cause::{Cause, Kind, foremost, in_state},
+    cost,
+    evidence::OwnerEvidence,
+    reading::{Reading, ratio},
+    time,
+    words::{bytes, connections, count, per_second, percent, plural, rounded, to_f64},
+};
+use crate::{census::text::grouped, pressure::state::Pressure};
+
+mod timeouts;
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Advice {
+    /// Which rule gave it.
+    pub rule: &'static str,
+    /// One sentence.
+    pub text: String,
+    /// What it rests on.
+    pub evidence: String,
+    /// The sysctl to set, and its value, where it is one.
+    pub set: Option<(String, u64)>,
+}
+
+type Rule = fn(&Reading<'_>, &Cause) -> Option<Advice>;
+
+/// All rules, in the order in which their advice is given.
+const RULES: &[Rule] = &[
+    look_elsewhere,
+    be_liberal,
+    nat_ports,
+    dns_clash,
+    flushed,
+    requests,
+    buckets_now,
+    stop_flood,
+    dont_raise,
+    raise,
+    who_lowers,
+    reuse,
+    leak,
+    retries,
+    dns_cache,
+    timeouts::advice,
+    watch,
+];
+
+impl Advice {
+    fn new(rule: &'static str, text: String, evidence: String) -> Self {
+        Self {
+            rule,
+            text,
+            evidence,
+            set: None,
+        }
+    }
+
+    fn set(self, name: &str, value: u64) -> Self {
+        Self {
+            set: Some((name.to_owned(), value)),
+            ..self
+        }
+    }
+
+    /// All that there is to advise.
+    pub fn all(reading: &Reading<'_>, cause: &Cause) -> Vec<Self> {
+        RULES
+            .iter()
+            .filter_map(|rule| rule(reading, cause))
+            .collect()
+    }
+}
+
+/// Whether the table was short of room.
+fn short_of_room(reading: &Reading<'_>, cause: &Cause) -> bool {
+    cause.kind.is_filling()
+        && (reading.dropped(DropReason::TableFull) + reading.evictions > 0
+            || reading.pressure >= Pressure::High)
+}
+
+fn look_elsewhere(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    (cause.kind == Kind::NotConntrack).then(|| {
+        Advice::new(
+            "look_elsewhere",
+            "Look elsewhere: packet counters of firewall rules (`iptables -vL`, `nft list ruleset`), network policies, \
+             drops of interfaces (`ip -s link`) and the application itself."
+                .to_owned(),
+            format!(
+                "ctpressure watched for {} and {}",
+                time::span(reading.evidence.focus.seconds()),
+                if reading.evidence.problems.is_empty() {
+                    "every hook was attached".to_owned()
+                } else {
+                    format!("not all could be seen: {}", reading.evidence.problems.join("; "))
+                }
+            ),
+        )
+    })
+}
+
+fn be_liberal(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    let liberal = reading.evidence.node.fact("nf_conntrack_tcp_be_liberal") == Some(1);
+    (cause.kind == Kind::Invalid).then(|| {
+        let advice = if liberal {
+            "Look for rules that drop INVALID packets, and for asymmetric routes: nf_conntrack_tcp_be_liberal is set \
+             already."
+        } else {
+            "Set nf_conntrack_tcp_be_liberal to 1 (kube-proxy: conntrack.tcpBeLiberal) if connections are reset, and \
+             look for rules that drop INVALID packets."
+        };
+        Advice::new(
+            "be_liberal",
+            advice.to_owned(),
+            format!(
+                "{} were INVALID: {} a second",
+                plural(reading.evidence.kernel.invalid, "packet", "packets"),
+                per_second(ratio(
+                    reading.evidence.kernel.invalid,
+                    reading.evidence.focus.seconds()
+                ))
+            ),
+        )
+    })
+}
+
+fn nat_ports(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    (cause.kind == Kind::NatExhausted).then(|| {
+        let (who, to) = reading.culprit.map_or(
+            ("the clients".to_owned(), "one destination".to_owned()),
+            |owner| {
+                let to = owner.lost.destinations.first();
+                (
+                    owner.name.clone(),
+                    to.map_or_else(|| "one destination".to_owned(), |to| to.name.clone()),
+                )
+            },
+        );
+        Advice::new(
+            "nat_ports",
+            format!(
+                "Give NAT more room towards {to}: more source addresses or a wider port range, or have {who} use fewer \
+                 connections to it; a larger limit does not help."
+            ),
+            format!(
+                "each source address has at most some 64,000 ports for one destination; the table itself held {} at \
+                 most{}",
+                plural(reading.entries, "entry", "entries"),
+                of_limit(reading)
+            ),
+        )
+    })
+}
+
+/// ` of 4,000`
+fn of_limit(reading: &Reading<'_>) -> String {
+    if reading.limit == 0 {
+        String::new()
+    } else {
+        format!(" of {}", grouped(reading.limit))
+    }
+}
+
+fn dns_clash(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    (cause.kind == Kind::Clash).then(|| {
+        let who = reading
+            .culprit
+            .map_or_else(|| "the clients".to_owned(), |owner| owner.name.clone());
+        let dns = reading
+            .culprit
+            .and_then(|owner| owner.lost.destinations.first())
+            .is_some_and(|first| first.port == 53);
+        let text = if dns {
+            format!(
+                "Have {who} ask DNS one query at a time (`options single-request-reopen` or `use-vc` in resolv.conf), or \
+                 run a DNS cache on the node (NodeLocal DNSCache), which is not translated."
+            )
+        } else {
+            format!(
+                "Have {who} wait for the first answer before it sends more packets of a connection, or take its \
+                 traffic out of NAT."
+            )
+        };
+        Advice::new(
+            "clash",
+            text,
+            format!(
+                "{} clashes were resolved without loss, {} packets were lost",
+                grouped(reading.evidence.kernel.clash_resolve),
+                grouped(reading.dropped(DropReason::Clash))
+            ),
+        )
+    })
+}
+
+fn flushed(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    (cause.kind == Kind::Dying).then(|| {
+        Advice::new(
+            "flushed",
+            "Find what removes entries then: `conntrack -D` or -F in a script, a CNI or kube-proxy that cleans up, a \
+             namespace or an address that goes away; what is sent again gets an entry."
+                .to_owned(),
+            format!(
+                "{} lost as dying",
+                plural(reading.dropped(DropReason::Dying), "packet was", "packets were")
+            ),
+        )
+    })
+}
+
+fn requests(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    (cause.kind == Kind::Requests).then(|| {
+        Advice::new(
+            "requests",
+            "Leave conntrackd (or what else makes entries) fewer to make, or set a limit with room for its entries too: \
+             no traffic was hurt."
+                .to_owned(),
+            format!(
+                "{} of {} entries were there at most",
+                grouped(reading.entries),
+                limit_word(reading)
+            ),
+        )
+    })
+}
+
+/// `4,000`, `unlimited`
+fn limit_word(reading: &Reading<'_>) -> String {
+    if reading.limit == 0 {
+        "unlimited".to_owned()
+    } else {
+        grouped(reading.limit)
+    }
+}
+
+fn buckets_now(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    let node = &reading.evidence.node;
+    let entries = node.all_entries.max(reading.entries);
+    let wanted = cost::buckets(entries.max(reading.limit)).next_power_of_two();
+    (cause.kind == Kind::LongChains).then(|| {
+        Advice::new(
+            "buckets",
+            format!(
+                "Set nf_conntrack_buckets to {} at least, which takes {} of kernel memory: then chains are {} long on \
+                 average.",
+                grouped(wanted),
+                bytes(wanted * 8),
+                count(ratio(2 * entries, wanted))
+            ),
+            format!(
+                "{} for {} in all tables",
+                node.buckets
+                    .map_or_else(|| "an unknown number of buckets".to_owned(), |buckets| {
+                        plural(buckets, "bucket", "buckets")
+                    }),
+                plural(entries, "entry", "entries")
+            ),
+        )
+        .set("nf_conntrack_buckets", wanted)
+    })
+}
+
+/// Who is behind a flood, and what stops it.
+fn stop_flood(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    let owner = reading.culprit?;
+    match cause.kind {
+        Kind::SynFlood => Some(Advice::new(
+            "stop_flood",
+            format!(
+                "Stop it before it gets an entry: SYN cookies by a SYNPROXY rule or a rate limit in the raw table (or at \
+                 the load balancer) for what comes in to {}; a larger limit would only be filled as well.",
+                owner.name
+            ),
+            format!(
+                "{} connections came in, {} of its entries were evicted",
+                grouped(owner.inserts_ingress),
+                grouped(owner.victims)
+            ),
+        )),
+        Kind::OneWayUdp => {
+            let to =
+                foremost(owner).map_or_else(String::new, |first| format!(" to {}", first.name));
+            Some(Advice::new(
+                "stop_flood",
+                format!(
+                    "Have {} send its UDP{to} from one socket, or exempt it from tracking with a NOTRACK rule in the raw \
+                     table; a larger limit would only be filled as well.",
+                    owner.name
+                ),
+                format!(
+                    "it took {} of all new entries, for packets that nobody answered",
+                    percent(reading.insert_share(owner))
+                ),
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// Of a flood: what a limit that holds would have to be.
+fn dont_raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    (cause.kind.is_flood() && short_of_room(reading, cause)).then(|| {
+        let demand = &reading.demand;
+        Advice::new(
+            "dont_raise",
+            format!(
+                "Leave the limit as it is: to hold this flood it would have to be {} and more, and the next flood is \
+                 larger.",
+                grouped(demand.limit())
+            ),
+            demand_in_words(reading),
+        )
+    })
+}
+
+fn demand_in_words(reading: &Reading<'_>) -> String {
+    let demand = &reading.demand;
+    let mut parts = vec![plural(demand.entries, "entry", "entries")];
+    if demand.refused > 0 {
+        parts.push(format!(
+            "{} that were refused",
+            plural(demand.refused, "connection", "connections")
+        ));
+    }
+    if demand.evicted > 0 {
+        parts.push(format!("{} that were evicted", grouped(demand.evicted)));
+    }
+    let sum = if parts.len() > 1 {
+        format!(
+            ": {} would have been there, and a tenth more is left as room",
+            grouped(demand.entries_in_all())
+        )
+    } else {
+        " at most, and a tenth more is left as room".to_owned()
+    };
+    let doubt = if demand.exact {
+        ""
+    } else {
+        "; not every lost packet was seen in detail, so it may be less"
+    };
+    format!(
+        "{} at {}{sum}{doubt}",
+        parts.join(" + "),
+        time::near(demand.at, reading.evidence.focus.from)
+    )
+}
+
+fn raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    if !short_of_room(reading, cause) || cause.kind.is_flood() || reading.limit == 0 {
+        return None;
+    }
+    let evidence = reading.evidence;
+    let limit = reading.demand.limit();
+    let now = evidence
+        .points
+        .iter()
+        .rev()
+        .find(|point| point.seconds > 0)
+        .map_or(reading.limit, |point| point.limit);
+    let lost = reading.dropped(DropReason::TableFull) + reading.evictions > 0;
+    if now == 0 || limit <= reading.limit && !lost {
+        return None;
+    }
+    let more = limit.saturating_sub(now.min(limit));
+    let wanted = cost::buckets(limit);
+    let buckets = evidence.node.buckets.filter(|buckets| *buckets < wanted);
+    let [least, most] = cost::memory(
+        cost::entry_bytes(&evidence.node),
+        more,
+        buckets.map_or(0, |buckets| wanted - buckets),
+    );
+    let cost = if bytes(least) == bytes(most) {
+        bytes(least)
+    } else {
+        format!("{} to {}", bytes(least), bytes(most))
+    };
+    let with_buckets = buckets.map_or_else(String::new, |_| {
+        format!(" and nf_conntrack_buckets to {}", grouped(wanted))
+    });
+    let would = if lost {
+        "would have held"
+    } else {
+        "leaves room"
+    };
+    let text = if now >= limit {
+        format!(
+            "Keep the limit at {}, as it is since: {} {would}.",
+            grouped(now),
+            grouped(limit)
+        )
+    } else {
+        format!(
+            "Set the limit (nf_conntrack_max) to {}{with_buckets}: that {would}, and takes {cost} more of kernel \
+             memory on this node when it is full.",
+            grouped(limit)
+        )
+    };
+    let ram = match evidence.node.ram_bytes {
+        0 => String::new(),
+        ram => format!("; the node has {}", bytes(ram)),
+    };
+    Some(
+        Advice::new("raise", text, format!("{}{ram}", demand_in_words(reading)))
+            .set("nf_conntrack_max", limit.max(now)),
+    )
+}
+
+fn who_lowers(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    let lowered = matches!(cause.kind, Kind::LimitLowered | Kind::LimitLoweredAndGrowth);
+    let change = reading.evidence.changes.get(reading.lowered?)?;
+    (lowered && !change.ours()).then(|| {
+        let who = if change.who.is_empty() {
+            "whoever lowered the limit".to_owned()
+        } else {
+            change.who.clone()
+        };
+        Advice::new(
+            "who_lowers",
+            format!(
+                "Keep {who} from doing it again: kube-proxy (conntrack.maxPerCore, conntrack.min), sysctl.d, a tuning \
+                 DaemonSet and init containers write nf_conntrack_max."
+            ),
+            format!(
+                "the limit was not what it had been from {} on",
+                time::rfc3339(change.at)
+            ),
+        )
+    })
+}
+
+/// The destination of most of an owner's connections, if it could use fewer.
+fn reuse(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    let owner = reading.culprit.filter(|_| short_of_room(reading, cause))?;
+    let closed = in_state(owner, "TIME_WAIT");
+    let tcp = owner.destinations.iter().all(|one| one.protocol == "tcp");
+    let to = foremost(owner).filter(|to| to.protocol == "tcp");
+    let rate = reading.attempts_climbing(owner);
+    let often = cause.kind == Kind::TimeWait || (closed >= 0.3 && rate >= 10.0);
+    (often && tcp).then(|| {
+        let to = to.map_or_else(|| "its backends".to_owned(), |to| to.name.clone());
+        Advice::new(
+            "reuse",
+            format!(
+                "Have {} keep its connections to {to} open and use them again (keep-alive, a pool): it opened up \
+                 to {}.",
+                owner.name,
+                connections(rate)
+            ),
+            format!(
+                "{} of its entries were in TIME_WAIT, {}",
+                percent(closed),
+                grouped(rounded(closed * to_f64(owner.live_at_peak)))
+            ),
+        )
+    })
+}
+
+fn leak(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    let owner = reading.culprit?;
+    let what = match cause.kind {
+        Kind::SlowLeak => "find what opens connections there and does not close them",
+        Kind::EstablishedIdle => {
+            "find out whether those connections are used, and close idle ones (keep-alive, idle time-out)"
+        }
+        _ => return None,
+    };
+    Some(Advice::new(
+        "leak",
+        format!("In {}, {what}.", owner.name),
+        format!(
+            "{} came and {} went; it held {} at the peak",
+            grouped(owner.inserts),
+            grouped(owner.deletes),
+            grouped(owner.live_at_peak)
+        ),
+    ))
+}
+
+fn retries(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    let owner = reading.culprit?;
+    (cause.kind == Kind::RetryStorm).then(|| {
+        Advice::new(
+            "retries",
+            format!(
+                "Have {} wait longer between its tries (exponential back-off with jitter): each is a new connection.",
+                owner.name
+            ),
+            cause.evidence.clone(),
+        )
+    })
+}
+
+fn dns_cache(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    let owner = reading.culprit?;
+    (cause.kind == Kind::DnsStorm).then(|| {
+        Advice::new(
+            "dns_cache",
+            format!(
+                "Have {} ask less (a cache in it, fewer search domains by `ndots`), or run a DNS cache on the node \
+                 (NodeLocal DNSCache).",
+                owner.name
+            ),
+            cause.evidence.clone(),
+        )
+    })
+}
+
+fn watch(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    (cause.kind == Kind::NotWatched).then(|| {
+        Advice::new(
+            "watch",
+            "Keep `ctpressure run --journal` running on this node: what was not recorded can't be told.".to_owned(),
+            format!(
+                "{} in the journal of this time",
+                plural(reading.evidence.gaps.len() as u64, "gap", "gaps")
+            ),
+        )
+    })
+}
+
+/// Its entries in this state at the peak, as far as the census tells.
+fn entries_in(owner: &OwnerEvidence, state: &str) -> u64 {
+    rounded(in_state(owner, state) * to_f64(owner.live_at_peak))
+}

@@ -1,0 +1,440 @@
+//! The report as one HTML file that needs nothing else: no script, no font, no picture from anywhere.
+//!
+//! A content security policy in it forbids every request. All text is escaped: names of pods and units
+//! are somebody else's words.
+
+use std::fmt::{self, Write as _};
+
+use super::{
+    document::{Filler, Report, Sufferer, limit_in_words},
+    text::{change_in_words, destinations, lifetime, packets, states},
+    time,
+    timeline::Timeline,
+    words::{bytes, per_second, percent, plural},
+};
+use crate::{census::text::grouped, pressure::state::Pressure};
+
+mod charts;
+
+const STYLE: &str = include_str!("html/style.css");
+/// Rows of the table of the timeline.
+const ROWS: usize = 24;
+/// Changes of the limit that are listed.
+const CHANGES: usize = 20;
+
+/// Text that is shown as it is.
+pub(super) struct Text<'a>(pub(super) &'a str);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for letter in self.0.chars() {
+            match letter {
+                '&' => formatter.write_str("&amp;")?,
+                '<' => formatter.write_str("&lt;")?,
+                '>' => formatter.write_str("&gt;")?,
+                '"' => formatter.write_str("&quot;")?,
+                '\'' => formatter.write_str("&#39;")?,
+                letter => formatter.write_char(letter)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The whole page.
+pub fn page(report: &Report) -> String {
+    let mut out = String::new();
+    let node = if report.node.name.is_empty() {
+        "unknown node"
+    } else {
+        &report.node.name
+    };
+    let _ = write!(
+        out,
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
+         img-src data:\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
+         <title>conntrack on {}, {}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n",
+        Text(node),
+        Text(&report.time[0])
+    );
+    header(&mut out, report, node);
+    figures(&mut out, report);
+    section(&mut out, "timeline", "Timeline", |out| {
+        timeline(out, report);
+    });
+    section(&mut out, "filled", "Who filled it", |out| {
+        fillers(out, report);
+    });
+    section(&mut out, "suffered", "Who suffered", |out| {
+        sufferers(out, report);
+    });
+    section(&mut out, "why", "Why packets were lost", |out| {
+        reasons(out, report);
+    });
+    section(&mut out, "advice", "What to do", |out| advice(out, report));
+    if !report.notes.is_empty() {
+        section(&mut out, "notes", "Notes", |out| {
+            out.push_str("<ul>\n");
+            for note in &report.notes {
+                let _ = writeln!(out, "<li>{}</li>", Text(note));
+            }
+            out.push_str("</ul>\n");
+        });
+    }
+    let _ = write!(
+        out,
+        "<footer>Made by ctpressure {} from the journal of {}. Times are UTC.</footer>\n</main>\n</body>\n</html>\n",
+        env!("CARGO_PKG_VERSION"),
+        Text(node)
+    );
+    out
+}
+
+fn section(out: &mut String, id: &str, title: &str, fill: impl FnOnce(&mut String)) {
+    let _ = writeln!(out, "<section id=\"{id}\" aria-labelledby=\"{id}-title\">");
+    let _ = writeln!(out, "<h2 id=\"{id}-title\">{title}</h2>");
+    fill(out);
+    out.push_str("</section>\n");
+}
+
+fn header(out: &mut String, report: &Report, node: &str) {
+    let focus = report.focus;
+    let _ = write!(
+        out,
+        "<header>\n<p class=\"eyebrow\">Conntrack incident report</p>\n<h1>{} <span class=\"quiet\">on</span> {}</h1>\n\
+         <p class=\"where\"><time datetime=\"{}\">{} {}</time> to <time datetime=\"{}\">{}</time> UTC ({}) · table \
+         <b>{}</b> · Linux {}</p>\n</header>\n",
+        Text(title(report)),
+        Text(node),
+        report.time[0],
+        time::date(focus.from),
+        time::clock(focus.from),
+        report.time[1],
+        time::near(focus.until, focus.from),
+        time::span(focus.seconds()),
+        Text(if report.table.name.is_empty() {
+            "host"
+        } else {
+            &report.table.name
+        }),
+        Text(&report.node.kernel)
+    );
+    out.push_str("<dl class=\"summary\">\n");
+    for (name, sentence) in ["Cause", "Owner", "Remedy"].iter().zip(&report.summary) {
+        let _ = writeln!(out, "<div><dt>{name}</dt><dd>{}</dd></div>", Text(sentence));
+    }
+    out.push_str("</dl>\n");
+}
+
+const fn title(report: &Report) -> &'static str {
+    if report.losses.packets > 0 {
+        "Packets lost"
+    } else if report.losses.evictions > 0 {
+        "Live entries evicted"
+    } else if matches!(report.peak.pressure, Pressure::Calm | Pressure::Rising) {
+        "No loss"
+    } else {
+        "A table nearly full"
+    }
+}
+
+/// The numbers that a reader looks for first.
+fn figures(out: &mut String, report: &Report) {
+    let first = report.losses.first_drop.as_deref().map_or_else(
+        || "in this time".to_owned(),
+        |first| format!("the first at {}", &first[11..19]),
+    );
+    let room = report.limit_that_holds;
+    let [least, most] = [report.entry_bytes.least, report.entry_bytes.most]
+        .map(|each| bytes(room.saturating_mul(each)));
+    let (holds, memory) = if report.cause.kind.is_flood() {
+        (
+            "Limit that this flood needs",
+            "a larger one fills it as well".to_owned(),
+        )
+    } else if least == most {
+        ("Limit that would have held", format!("{least} when full"))
+    } else {
+        (
+            "Limit that would have held",
+            format!("{least} to {most} when full"),
+        )
+    };
+    let peak = format!(
+        "limit {}, at {}",
+        limit_in_words(report.peak.limit),
+        &report.peak.time[11..19]
+    );
+    let evictions = report.losses.evictions;
+    out.push_str("<dl class=\"figures\">\n");
+    for (bad, name, value, detail) in [
+        (
+            report.losses.packets > 0,
+            "Packets lost",
+            report.losses.packets,
+            first,
+        ),
+        (
+            evictions > 0,
+            "Live entries evicted",
+            evictions,
+            "to make room".to_owned(),
+        ),
+        (false, "Entries at the peak", report.peak.entries, peak),
+        (false, holds, room, memory),
+    ] {
+        let class = if bad { " class=\"bad\"" } else { "" };
+        let _ = writeln!(
+            out,
+            "<div{class}><dt>{name}</dt><dd>{} <small>{}</small></dd></div>",
+            grouped(value),
+            Text(&detail)
+        );
+    }
+    out.push_str("</dl>\n");
+}
+
+fn timeline(out: &mut String, report: &Report) {
+    let timeline = &report.timeline;
+    if timeline.is_empty() || timeline.recorded.iter().all(|seconds| *seconds == 0) {
+        out.push_str("<p>Nothing was recorded in this time.</p>\n");
+        return;
+    }
+    charts::all(out, report);
+    if !report.changes.is_empty() {
+        out.push_str("<h3>Changes of the limit</h3>\n<ol class=\"changes\">\n");
+        for change in report.changes.iter().take(CHANGES) {
+            let _ = writeln!(
+                out,
+                "<li>{}</li>",
+                Text(&change_in_words(change, report.focus.from))
+            );
+        }
+        out.push_str("</ol>\n");
+        if report.changes.len() > CHANGES {
+            let _ = writeln!(out, "<p>And {} more.</p>", report.changes.len() - CHANGES);
+        }
+    }
+    numbers(out, &timeline.coarser(ROWS));
+}
+
+/// The charts in numbers.
+fn numbers(out: &mut String, shown: &Timeline) {
+    let _ = write!(
+        out,
+        "<h3>The same in numbers</h3>\n<p class=\"quiet\">In steps of {}: most entries, lowest limit, and sums.</p>\n\
+         <div class=\"scroll\" tabindex=\"0\">\n<table class=\"numbers\">\n<thead><tr><th scope=\"col\">from (UTC)</th>\
+         <th scope=\"col\">entries</th><th scope=\"col\">limit</th>",
+        time::span(shown.step)
+    );
+    for series in &shown.inserts {
+        let _ = write!(
+            out,
+            "<th scope=\"col\" class=\"who\">opened: {}</th>",
+            Text(&series.name)
+        );
+    }
+    out.push_str(
+        "<th scope=\"col\">lost</th><th scope=\"col\">evicted</th></tr></thead>\n<tbody>\n",
+    );
+    for at in 0..shown.len() {
+        let _ = write!(
+            out,
+            "<tr><th scope=\"row\">{}</th>",
+            time::clock(shown.at(at))
+        );
+        if shown.recorded[at] == 0 {
+            let _ = writeln!(
+                out,
+                "<td colspan=\"{}\">nothing recorded</td></tr>",
+                shown.inserts.len() + 4
+            );
+            continue;
+        }
+        let _ = write!(
+            out,
+            "<td>{}</td><td>{}</td>",
+            grouped(shown.entries[at]),
+            limit_in_words(shown.limit[at])
+        );
+        for series in &shown.inserts {
+            let _ = write!(out, "<td>{}</td>", grouped(series.values[at]));
+        }
+        for value in [shown.drops[at], shown.evictions[at]] {
+            let class = if value > 0 { " class=\"bad\"" } else { "" };
+            let _ = write!(out, "<td{class}>{}</td>", grouped(value));
+        }
+        out.push_str("</tr>\n");
+    }
+    out.push_str("</tbody>\n</table>\n</div>\n");
+}
+
+fn fillers(out: &mut String, report: &Report) {
+    if report.filled_by.is_empty() {
+        out.push_str("<p>Nobody had entries.</p>\n");
+        return;
+    }
+    out.push_str(
+        "<div class=\"scroll\" tabindex=\"0\">\n<table>\n<thead><tr><th scope=\"col\">owner</th><th scope=\"col\">share</th>\
+         <th scope=\"col\">at the peak</th><th scope=\"col\">before</th><th scope=\"col\">opened a second</th>\
+         <th scope=\"col\">lifetime</th></tr></thead>\n<tbody>\n",
+    );
+    for owner in &report.filled_by {
+        filler(out, owner);
+    }
+    out.push_str("</tbody>\n</table>\n</div>\n");
+    let (owners, entries) = report.other_fillers;
+    if owners > 0 {
+        let _ = writeln!(
+            out,
+            "<p class=\"quiet\">And {} more with {}.</p>",
+            owners,
+            plural(entries, "entry", "entries")
+        );
+    }
+}
+
+fn filler(out: &mut String, owner: &Filler) {
+    let _ = write!(
+        out,
+        "<tr><th scope=\"row\">{}<span class=\"kind\">{}</span>",
+        Text(&owner.owner),
+        owner.kind
+    );
+    if !owner.destinations.is_empty() {
+        let _ = write!(
+            out,
+            "<p>to {}</p>",
+            Text(&destinations(&owner.destinations))
+        );
+    }
+    if !owner.states.is_empty() {
+        let _ = write!(out, "<p>states: {}</p>", Text(&states(&owner.states)));
+    }
+    let _ = writeln!(
+        out,
+        "</th><td><span class=\"meter\" style=\"--part:{:.1}%\"></span>{}</td><td>{}</td><td>{}</td><td>{}</td>\
+         <td>{}</td></tr>",
+        owner.share * 100.0,
+        Text(&percent(owner.share)),
+        grouped(owner.entries),
+        grouped(owner.entries_before),
+        per_second(owner.per_second),
+        Text(&lifetime(owner.lifetime))
+    );
+}
+
+fn sufferers(out: &mut String, report: &Report) {
+    if report.suffered.is_empty() {
+        out.push_str("<p>Nobody: no packet was lost and no live entry was evicted.</p>\n");
+        return;
+    }
+    out.push_str(
+        "<div class=\"scroll\" tabindex=\"0\">\n<table>\n<thead><tr><th scope=\"col\">owner</th>\
+         <th scope=\"col\">packets lost</th><th scope=\"col\">connections</th><th scope=\"col\">entries evicted</th>\
+         <th scope=\"col\">first lost</th></tr></thead>\n<tbody>\n",
+    );
+    for owner in &report.suffered {
+        sufferer(out, owner);
+    }
+    out.push_str("</tbody>\n</table>\n</div>\n");
+    let (owners, packets) = report.other_sufferers;
+    if owners > 0 {
+        let _ = writeln!(
+            out,
+            "<p class=\"quiet\">And {} more, which lost {}.</p>",
+            owners,
+            plural(packets, "packet", "packets")
+        );
+    }
+}
+
+fn sufferer(out: &mut String, owner: &Sufferer) {
+    let _ = write!(
+        out,
+        "<tr><th scope=\"row\">{}<span class=\"kind\">{}</span>",
+        Text(&owner.owner),
+        owner.kind
+    );
+    let reasons: Vec<String> = owner
+        .drops
+        .iter()
+        .map(|(reason, number)| format!("{reason} {}", grouped(*number)))
+        .collect();
+    if !reasons.is_empty() {
+        let _ = write!(out, "<p>{}</p>", Text(&reasons.join(", ")));
+    }
+    if owner.from_others > 0 {
+        let _ = write!(
+            out,
+            "<p>{} came in to it</p>",
+            plural(owner.from_others, "packet", "packets")
+        );
+    }
+    if !owner.failed.is_empty() {
+        let _ = write!(out, "<p>failed: {}</p>", Text(&destinations(&owner.failed)));
+    }
+    let connections = if owner.connections > 0 {
+        grouped(owner.connections)
+    } else {
+        "–".to_owned()
+    };
+    let _ = writeln!(
+        out,
+        "</th><td>{}</td><td>{connections}</td><td>{}</td><td>{}</td></tr>",
+        grouped(packets(owner)),
+        grouped(owner.evicted),
+        owner.first_drop.as_ref().map_or("–", |time| &time[11..19])
+    );
+}
+
+fn reasons(out: &mut String, report: &Report) {
+    if report.losses.reasons.is_empty() {
+        out.push_str("<p>None was lost by conntrack.</p>\n");
+    } else {
+        out.push_str("<dl class=\"reasons\">\n");
+        for reason in &report.losses.reasons {
+            let _ = writeln!(
+                out,
+                "<div><dt><b>{}</b> {}</dt><dd>{}</dd></div>",
+                grouped(reason.packets),
+                reason.reason,
+                reason.meaning
+            );
+        }
+        out.push_str("</dl>\n");
+    }
+    let _ = writeln!(
+        out,
+        "<p class=\"quiet\">Told by: {}.</p>",
+        Text(&report.cause.evidence)
+    );
+}
+
+fn advice(out: &mut String, report: &Report) {
+    if report.advice.is_empty() {
+        out.push_str("<p>Nothing.</p>\n");
+        return;
+    }
+    out.push_str("<ol class=\"advice\">\n");
+    for advice in &report.advice {
+        let _ = write!(
+            out,
+            "<li><p>{}</p><p class=\"quiet\">Because: {}.</p>",
+            Text(&advice.text),
+            Text(advice.evidence.trim_end_matches('.'))
+        );
+        if let Some((name, value)) = &advice.set {
+            let _ = write!(
+                out,
+                "<pre>sysctl -w net.netfilter.{}={value}</pre>",
+                Text(name)
+            );
+        }
+        out.push_str("</li>\n");
+    }
+    out.push_str("</ol>\n");
+}
