@@ -13,6 +13,7 @@ mod cache;
 mod command;
 mod cpio;
 mod demo;
+mod deploy;
 #[path = "../guest/frame.rs"]
 mod frame;
 mod groups;
@@ -46,6 +47,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Run every test: lints, unit tests, and the scenarios on each kernel
     Test(test::Arguments),
+    /// Write the files in deploy/ that are made from others: dashboard, metrics reference
+    Generate(deploy::generate::Arguments),
     /// Boot a kernel and run a script in it
     Vm(vm_command::Arguments),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
+        Task::Generate(arguments) => deploy::generate::run(&arguments),
         Task::Vm(arguments) => vm_command::run(&arguments),
     };
     match done {

@@ -1,0 +1,23 @@
+//! What is in `deploy/`: files that are made from others (dashboard, metrics reference, the chart's copies of rules), the image, and
+//! the tests that hold all of it against what the agent really exports.
+//!
+//! * [`exported`]: what the agent exports, from the page that its own test checks;
+//! * [`promql`]: the metrics that a query asks for;
+//! * [`dashboard`]: the Grafana dashboard;
+//! * [`generate`]: `cargo xtask generate`.
+
+use std::path::PathBuf;
+
+use crate::command;
+
+pub(crate) mod dashboard;
+pub(crate) mod exported;
+pub(crate) mod generate;
+pub(crate) mod promql;
+#[cfg(test)]
+mod rules;
+
+/// The folder.
+pub(crate) fn folder() -> PathBuf {
+    command::repository().join("deploy")
+}
