@@ -123,6 +123,54 @@ fn the_service_unit_starts_the_agent() {
     check("the unit", starts[0]).unwrap();
 }
 
+/// What manifests, chart and unit set by the environment is what `run` takes from it.
+#[test]
+fn variables_in_the_manifests_are_those_of_the_agent() {
+    let definition = cli::definition();
+    let run = definition.find_subcommand("run").expect("the agent");
+    let known: Vec<&str> = run
+        .get_arguments()
+        .filter_map(|argument| argument.get_env()?.to_str())
+        .collect();
+    let mut manifests = Vec::new();
+    for folder in ["deploy/kubernetes", "deploy/helm"] {
+        files(&repository().join(folder), "yaml", &mut manifests);
+    }
+    let mut found = 0;
+    for path in manifests {
+        let text = fs::read_to_string(&path).expect("a manifest");
+        for line in text.lines() {
+            let Some(name) = line.trim().strip_prefix("- name: CTPRESSURE_") else {
+                continue;
+            };
+            found += 1;
+            let option = name.to_lowercase();
+            let to_come = is_to_come(&["run", &format!("--{option}")]);
+            assert!(
+                known.contains(&format!("CTPRESSURE_{name}").as_str()) || to_come,
+                "{}: CTPRESSURE_{name}",
+                path.display()
+            );
+        }
+    }
+    assert!(found >= 6, "{found}");
+}
+
+#[test]
+fn the_arguments_in_the_manifests_are_taken() {
+    let path = repository().join("deploy/kubernetes/base/daemonset.yaml");
+    let text = fs::read_to_string(path).expect("a manifest");
+    let arguments: Vec<&str> = text
+        .lines()
+        .skip_while(|line| line.trim() != "args:")
+        .skip(1)
+        .map_while(|line| line.trim().strip_prefix("- "))
+        .take_while(|word| !word.contains(": "))
+        .collect();
+    assert_eq!(arguments.first(), Some(&"run"));
+    check("the DaemonSet", &arguments.join(" ")).unwrap();
+}
+
 /// Each alert's page ends in commands.
 #[test]
 fn every_runbook_ends_in_commands() {

@@ -63,6 +63,11 @@ impl Cache {
         self.root.join("guest")
     }
 
+    /// Kubernetes' API server and etcd.
+    pub(crate) fn kubernetes(&self) -> PathBuf {
+        self.root.join("kubernetes")
+    }
+
     /// A private apt: configuration, lists, archives.
     pub(crate) fn apt(&self, name: &str) -> PathBuf {
         self.root.join(name)

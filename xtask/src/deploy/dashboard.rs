@@ -20,7 +20,6 @@ const VARIABLES: &[(&str, &str, &str)] = &[
 ];
 
 /// Every query of the dashboard.
-#[cfg(test)]
 pub(super) fn queries() -> impl Iterator<Item = &'static str> {
     let variables = VARIABLES.iter().map(|(_, _, query)| *query);
     let panels = PANELS.iter().flat_map(|panel| panel.queries);

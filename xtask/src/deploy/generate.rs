@@ -61,10 +61,44 @@ fn all() -> Result<Vec<Made>> {
         path: folder().join(path),
         content,
     };
+    let read = |path: &str| {
+        let path = folder().join(path);
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    };
+    let records = read("prometheus/records.rules.yaml")?;
+    let alerts = read("prometheus/alerts.rules.yaml")?;
     Ok(vec![
         made("grafana/ctpressure.json", dashboard::json()),
+        // A chart can't read what is outside of it.
+        made("helm/ctpressure/files/ctpressure.json", dashboard::json()),
+        made(
+            "kubernetes/monitoring/prometheusrule.yaml",
+            rule_object(&records, &alerts),
+        ),
+        made("helm/ctpressure/files/records.rules.yaml", records),
+        made("helm/ctpressure/files/alerts.rules.yaml", alerts),
         made("docs/metrics.md", metrics(&Exported::read()?)?),
     ])
+}
+
+/// The rules as an object of the Prometheus Operator.
+fn rule_object(records: &str, alerts: &str) -> String {
+    let mut text = String::from(
+        "# Made by `cargo xtask generate` from prometheus/*.rules.yaml.\n\
+         apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: ctpressure\n  labels:\n    \
+         app.kubernetes.io/name: ctpressure\nspec:\n  groups:\n",
+    );
+    for rules in [records, alerts] {
+        let groups = rules.lines().skip_while(|line| *line != "groups:").skip(1);
+        for line in groups {
+            if !line.is_empty() {
+                text.push_str("  ");
+                text.push_str(line);
+            }
+            text.push('\n');
+        }
+    }
+    text
 }
 
 /// The reference of the metrics.

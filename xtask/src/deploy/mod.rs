@@ -4,15 +4,21 @@
 //! * [`exported`]: what the agent exports, from the page that its own test checks;
 //! * [`promql`]: the metrics that a query asks for;
 //! * [`dashboard`]: the Grafana dashboard;
-//! * [`generate`]: `cargo xtask generate`.
+//! * [`generate`]: `cargo xtask generate`;
+//! * [`image`]: `cargo xtask image`;
+//! * [`container`]: `cargo xtask container`: the image in a container runtime, and Prometheus;
+//! * [`manifests`]: `cargo xtask manifests`: manifests and chart against real programs.
 
 use std::path::PathBuf;
 
 use crate::command;
 
+pub(crate) mod container;
 pub(crate) mod dashboard;
 pub(crate) mod exported;
 pub(crate) mod generate;
+pub(crate) mod image;
+pub(crate) mod manifests;
 pub(crate) mod promql;
 #[cfg(test)]
 mod rules;
