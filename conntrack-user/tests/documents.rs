@@ -67,7 +67,7 @@ fn is_to_come(words: &[&str]) -> bool {
             .any(|argument| argument.get_long() == Some(option))
     };
     *name == "run"
-        && ["journal", "kube", "limit"]
+        && ["journal", "kube", "limit-controller"]
             .iter()
             .any(|option| words.contains(&format!("--{option}").as_str()) && !has(option))
 }
@@ -144,7 +144,7 @@ fn variables_in_the_manifests_are_those_of_the_agent() {
                 continue;
             };
             found += 1;
-            let option = name.to_lowercase();
+            let option = name.to_lowercase().replace('_', "-");
             let to_come = is_to_come(&["run", &format!("--{option}")]);
             assert!(
                 known.contains(&format!("CTPRESSURE_{name}").as_str()) || to_come,

@@ -115,11 +115,12 @@ end_agent() {
 
 # try NAME PARANOID CAPABILITY...
 try() {
-    variant=$1
+    tried=$1
     echo "$2" >/proc/sys/kernel/perf_event_paranoid
     shift 2
-    step "variant $variant: $*, seccomp as the runtime has it, read-only root"
-    agent "$variant" "$@"
+    rm -f /tmp/agent.log
+    step "variant $tried: $*, seccomp as the runtime has it, read-only root"
+    agent "$tried" "$@"
     wait_for 120 'the agent ready' ready
     inside ip link set lo up
     wait_for 60 'the pods known' sh -c "nsenter --net=/proc/$pid/ns/net wget -q -O - http://127.0.0.1:9743/metrics | grep -q 'pod=\"web\"'"
@@ -135,9 +136,9 @@ try() {
     grep -E '"level":"(WARN|ERROR)"' /tmp/agent.log | sed 's/^/  it says: /' || true
     awk '/^Cap(Prm|Eff|Bnd)|^Seccomp:|^NoNewPrivs/' "/proc/$pid/status"
     printf 'memory of its control group, kernel part and all: %s bytes, peak %s\n' \
-        "$(cat "/sys/fs/cgroup/kubepods/burstable/pod11111111-2222-4333-8444-555555555555/$variant/memory.current" 2>/dev/null || echo '?')" \
-        "$(cat "/sys/fs/cgroup/kubepods/burstable/pod11111111-2222-4333-8444-555555555555/$variant/memory.peak" 2>/dev/null || echo '?')"
-    ctr -n k8s.io tasks exec --exec-id look "$variant" /ctpressure top --once | head -n 12
+        "$(cat "/sys/fs/cgroup/kubepods/burstable/pod11111111-2222-4333-8444-555555555555/$tried/memory.current" 2>/dev/null || echo '?')" \
+        "$(cat "/sys/fs/cgroup/kubepods/burstable/pod11111111-2222-4333-8444-555555555555/$tried/memory.peak" 2>/dev/null || echo '?')"
+    ctr -n k8s.io tasks exec --exec-id look "$tried" /ctpressure top --once | head -n 14
     conntrack -F >/dev/null 2>&1
 }
 
@@ -147,7 +148,6 @@ for variant in $variants; do
     rest=${variant%:*}
     # shellcheck disable=SC2086
     try "${rest%%:*}" "${rest##*:}" $(echo "$capabilities" | tr ',' ' ')
-    last=$variant
     [ "$variant" = "${variants##* }" ] || end_agent
 done
 
@@ -199,6 +199,11 @@ while read -r query; do
 done </prometheus/queries
 echo "$total queries, $empty without data"
 [ "$empty" -le 1 ] || fail 'queries of the dashboard return no data'
+scrape
+lines=$(wc -l </tmp/agent.log)
+printf '%s evictions and %s drops later the agent has logged %s lines\n' "$(metric ctpressure_evictions_total 'role="victim"')" \
+    "$(metric ctpressure_drops_total)" "$lines"
+[ "$lines" -le 50 ] || fail 'a storm of events became a storm of log lines'
 echo 10000000 >/proc/sys/net/netfilter/nf_conntrack_max
 end_agent
 step 'all of it as it should be'

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::exported::Exported;
-use super::{dashboard, folder};
+use super::{dashboard, folder, kernels};
 use crate::command;
 
 /// What `cargo xtask generate` takes.
@@ -17,6 +17,9 @@ pub(crate) struct Arguments {
     /// Write nothing; the exit status is 1 when a file is not what would be written
     #[arg(long)]
     check: bool,
+    /// The table of kernels too, from the results of the last `cargo xtask test`
+    #[arg(long)]
+    kernels: bool,
 }
 
 /// A file that is made.
@@ -34,7 +37,14 @@ impl Made {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let mut stale = 0;
-    for made in all()? {
+    let mut files = all()?;
+    if arguments.kernels {
+        files.push(Made {
+            path: folder().join("docs/kernels.md"),
+            content: kernels::document()?,
+        });
+    }
+    for made in files {
         if made.is_current() {
             continue;
         }

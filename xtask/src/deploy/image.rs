@@ -19,6 +19,9 @@ mod sbom;
 /// The target of the program: no C library is in the image.
 const TARGET: &str = project::TARGET;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+const PACKAGE: &str = "conntrack-user";
+/// Features that the program has in the image, if it has them at all: with `kube` it can ask the Kubernetes API.
+const FEATURES: &[&str] = &["kube"];
 /// The time of everything in the image.
 const TIME: &str = "1970-01-01T00:00:00Z";
 /// An image that is larger is a mistake.
@@ -63,7 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         Some(program) => program.clone(),
         None => build()?,
     };
-    let bill = sbom::of("conntrack-user", TARGET)?;
+    let bill = sbom::of(PACKAGE, TARGET, &features()?)?;
     let pack = |target: &Path| pack(&umoci, &program, &bill, &arguments.name, target);
     let output = command::repository().join(&arguments.output);
     let digest = pack(&output)?;
@@ -83,6 +86,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     }
     println!("{} {digest} {bytes} bytes", arguments.output.display());
     Ok(0)
+}
+
+/// The arguments that switch on what the image is to have.
+fn features() -> Result<Vec<String>> {
+    let mut cargo = command::cargo();
+    cargo.args(["metadata", "--format-version=1", "--no-deps", "--locked"]);
+    let metadata: Value =
+        serde_json::from_str(&command::output(&mut cargo)?).context("read cargo's metadata")?;
+    let packages = metadata["packages"].as_array().context("packages")?;
+    let package = packages.iter().find(|package| package["name"] == PACKAGE);
+    let there = &package.context("the package")?["features"];
+    Ok(FEATURES
+        .iter()
+        .filter(|name| !there[**name].is_null())
+        .map(|name| format!("--features={PACKAGE}/{name}"))
+        .collect())
 }
 
 /// Builds the program so that nothing in it depends on where it was built.
@@ -106,6 +125,7 @@ fn build() -> Result<PathBuf> {
     // Separated as cargo wants them, so that a path may have spaces.
     cargo
         .arg(&folder)
+        .args(features()?)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     command::run(&mut cargo)?;
     Ok(folder.join(TARGET).join("release/ctpressure"))

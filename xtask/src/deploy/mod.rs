@@ -5,6 +5,7 @@
 //! * [`promql`]: the metrics that a query asks for;
 //! * [`dashboard`]: the Grafana dashboard;
 //! * [`generate`]: `cargo xtask generate`;
+//! * [`kernels`]: the table of kernels, from the results of the scenarios;
 //! * [`image`]: `cargo xtask image`;
 //! * [`container`]: `cargo xtask container`: the image in a container runtime, and Prometheus;
 //! * [`manifests`]: `cargo xtask manifests`: manifests and chart against real programs.
@@ -18,6 +19,7 @@ pub(crate) mod dashboard;
 pub(crate) mod exported;
 pub(crate) mod generate;
 pub(crate) mod image;
+pub(crate) mod kernels;
 pub(crate) mod manifests;
 pub(crate) mod promql;
 #[cfg(test)]

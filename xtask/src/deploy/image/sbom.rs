@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::command;
 
 /// The bill of materials of one package's program for one target.
-pub(super) fn of(package: &str, target: &str) -> Result<String> {
+pub(super) fn of(package: &str, target: &str, features: &[String]) -> Result<String> {
     let mut cargo = command::cargo();
     cargo.args([
         "metadata",
@@ -17,6 +17,7 @@ pub(super) fn of(package: &str, target: &str) -> Result<String> {
         "--filter-platform",
         target,
     ]);
+    cargo.args(features);
     let metadata: Value =
         serde_json::from_str(&command::output(&mut cargo)?).context("read cargo's metadata")?;
     let mut text = serde_json::to_string_pretty(&bill(&metadata, package)?)?;
@@ -122,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_is_linked_is_listed_and_what_only_tests_need_is_not() {
-        let text = of("conntrack-user", super::super::TARGET).unwrap();
+        let text = of("conntrack-user", super::super::TARGET, &[]).unwrap();
         let bill: Value = serde_json::from_str(&text).unwrap();
         let names: BTreeSet<&str> = bill["components"]
             .as_array()
@@ -136,6 +137,9 @@ mod tests {
         for other in ["proptest", "tempfile", "aya-build", "conntrack-user"] {
             assert!(!names.contains(other), "{other}");
         }
-        assert_eq!(text, of("conntrack-user", super::super::TARGET).unwrap());
+        assert_eq!(
+            text,
+            of("conntrack-user", super::super::TARGET, &[]).unwrap()
+        );
     }
 }
