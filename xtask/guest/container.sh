@@ -163,6 +163,7 @@ inside prometheus --config.file=own.yaml --storage.tsdb.path=/tmp/prometheus --w
 prometheus() { inside wget -q -O - "http://127.0.0.1:9090/api/v1/$1"; }
 has_target() { prometheus targets | grep -q '"health":"up"'; }
 wait_for 180 'Prometheus scrapes the agent' has_target
+wait_for 60 'Alertmanager answers' inside wget -q -O /dev/null http://127.0.0.1:9093/-/ready
 
 step "shop/aggregator opens $flows flows at $rate a second; $limit fit"
 send web 2 3000 20 >/dev/null &

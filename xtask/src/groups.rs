@@ -97,7 +97,9 @@ impl Group {
                 "usr/share/iproute2",
                 "etc",
             ],
-            Self::Bpftrace | Self::Containers | Self::Prometheus => &[],
+            // Alertmanager does not start without its templates.
+            Self::Prometheus => &["usr/share/prometheus/alertmanager"],
+            Self::Bpftrace | Self::Containers => &[],
         }
     }
 

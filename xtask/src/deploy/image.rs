@@ -114,13 +114,7 @@ fn build() -> Result<PathBuf> {
     let map = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
     let flags = [map(&command::repository(), "/src"), map(&home, "/cargo")];
     let mut cargo = command::cargo();
-    cargo.args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "conntrack-user",
-    ]);
+    cargo.args(["build", "--release", "--locked", "--package", PACKAGE]);
     cargo.args(["--bin", "ctpressure", "--target", TARGET, "--target-dir"]);
     // Separated as cargo wants them, so that a path may have spaces.
     cargo
