@@ -1,5 +1,6 @@
-//! `cargo xtask image`: one static program on nothing, as an archive that container runtimes import. The same source gives the
-//! same digest: the program is built with the paths of this machine left out, and no time is written anywhere.
+//! `cargo xtask image`: one static program on nothing, as an archive that container runtimes import. The same
+//! source in the same folder, by the same toolchain, gives the same digest: no time is written anywhere, and packing adds nothing of its own.
+//! (The folder counts: the eBPF object names its source files by it.)
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -104,7 +105,8 @@ fn features() -> Result<Vec<String>> {
         .collect())
 }
 
-/// Builds the program so that nothing in it depends on where it was built.
+/// Builds the program with the folders of this machine left out as far as the compiler can: not in the eBPF object, which another
+/// cargo builds.
 fn build() -> Result<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
