@@ -225,7 +225,8 @@ fn check_programs() -> Result<()> {
     Ok(())
 }
 
-fn sysroot() -> Result<PathBuf> {
+/// Where the compiler and its libraries are.
+pub(crate) fn sysroot() -> Result<PathBuf> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut rustc = Command::new(rustc);
     rustc

@@ -114,7 +114,11 @@ fn build() -> Result<PathBuf> {
     );
     let folder = command::repository().join("target/image/build");
     let map = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    let flags = [map(&command::repository(), "/src"), map(&home, "/cargo")];
+    let flags = [
+        map(&command::repository(), "/src"),
+        map(&home, "/cargo"),
+        map(&setup::sysroot()?, "/rust"),
+    ];
     let mut cargo = command::cargo();
     cargo.args(["build", "--release", "--locked", "--package", PACKAGE]);
     cargo.args(["--bin", "ctpressure", "--target", TARGET, "--target-dir"]);
