@@ -12,6 +12,8 @@ pub(crate) enum Group {
     Bpftrace,
     /// containerd, runc and CNI plugins (130 MB): only where pods are made.
     Containers,
+    /// Prometheus and Alertmanager (90 MB): only where our rules are tried.
+    Prometheus,
 }
 
 impl Group {
@@ -25,6 +27,7 @@ impl Group {
             Self::Base => "base",
             Self::Bpftrace => "bpftrace",
             Self::Containers => "containers",
+            Self::Prometheus => "prometheus",
         }
     }
 
@@ -45,6 +48,7 @@ impl Group {
             ],
             Self::Bpftrace => &["bpftrace"],
             Self::Containers => &["containerd", "runc", "containernetworking-plugins"],
+            Self::Prometheus => &["prometheus", "prometheus-alertmanager"],
         }
     }
 
@@ -69,6 +73,7 @@ impl Group {
                 "capsh",
             ],
             Self::Bpftrace => &["bpftrace"],
+            Self::Prometheus => &["prometheus", "prometheus-alertmanager"],
             Self::Containers => &[
                 "containerd",
                 "containerd-shim-runc-v2",
@@ -92,6 +97,8 @@ impl Group {
                 "usr/share/iproute2",
                 "etc",
             ],
+            // Alertmanager does not start without its templates.
+            Self::Prometheus => &["usr/share/prometheus/alertmanager"],
             Self::Bpftrace | Self::Containers => &[],
         }
     }
@@ -119,7 +126,7 @@ impl Group {
                 ("usr/sbin/lsmod", "../bin/kmod"),
                 ("usr/sbin/modinfo", "../bin/kmod"),
             ],
-            Self::Bpftrace | Self::Containers => &[],
+            Self::Bpftrace | Self::Containers | Self::Prometheus => &[],
         }
     }
 }

@@ -13,6 +13,7 @@ mod cache;
 mod command;
 mod cpio;
 mod demo;
+mod deploy;
 #[path = "../guest/frame.rs"]
 mod frame;
 mod groups;
@@ -47,6 +48,14 @@ enum Task {
     Bench(bench::Arguments),
     /// Run every test: lints, unit tests, and the scenarios on each kernel
     Test(test::Arguments),
+    /// Write the files in deploy/ that are made from others: dashboard, metrics reference
+    Generate(deploy::generate::Arguments),
+    /// Make the container image: an OCI archive with one static program
+    Image(deploy::image::Arguments),
+    /// Run the image in containerd in a guest, as the manifests have it, with Prometheus and Alertmanager
+    Container(deploy::container::Arguments),
+    /// Check the manifests and the chart with kubectl, Helm and a real API server
+    Manifests(deploy::manifests::Arguments),
     /// Boot a kernel and run a script in it
     Vm(vm_command::Arguments),
 }
@@ -57,6 +66,10 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
+        Task::Generate(arguments) => deploy::generate::run(&arguments),
+        Task::Container(arguments) => deploy::container::run(&arguments),
+        Task::Image(arguments) => deploy::image::run(&arguments),
+        Task::Manifests(arguments) => deploy::manifests::run(&arguments),
         Task::Vm(arguments) => vm_command::run(&arguments),
     };
     match done {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::command;
 
 /// Guests have no C library of their own that these binaries could rely on.
-const TARGET: &str = "x86_64-unknown-linux-musl";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-musl";
 /// The packages whose binaries are on PATH in a guest.
 const PACKAGES: &[&str] = &["conntrack-user", "ctpressure-tests"];
 const INIT: &str = "ctpressure-guest-init";

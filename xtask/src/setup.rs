@@ -51,6 +51,8 @@ pub(crate) enum Step {
     Containers,
     /// Checks the metrics page.
     Promtool,
+    /// Packs the container image.
+    Umoci,
     /// Checks licences and sources of dependencies.
     CargoDeny,
     /// A kernel by version prefix.
@@ -71,7 +73,8 @@ impl Step {
             Self::Containers => {
                 "containerd, runc and CNI plugins for guests: scenarios with pods".into()
             }
-            Self::Promtool => "promtool: checks the metrics page".into(),
+            Self::Promtool => "promtool: checks the metrics page, and the rules".into(),
+            Self::Umoci => "umoci: packs the container image".into(),
             Self::CargoDeny => {
                 format!("cargo-deny {CARGO_DENY}: licences and sources of dependencies")
             }
@@ -94,6 +97,7 @@ impl Step {
             Self::Bpftrace => guest_tools::present(cache, Group::Bpftrace),
             Self::Containers => guest_tools::present(cache, Group::Containers),
             Self::Promtool => promtool(cache).map(|path| path.display().to_string()),
+            Self::Umoci => umoci(cache).map(|path| path.display().to_string()),
             Self::Kernel(prefix) => {
                 kernels::newest_cached(cache, prefix)?.map(|kernel| kernel.version)
             }
@@ -122,7 +126,8 @@ impl Step {
             Self::GuestTools => guest_tools::fetch(cache, Group::Base),
             Self::Bpftrace => guest_tools::fetch(cache, Group::Bpftrace),
             Self::Containers => guest_tools::fetch(cache, Group::Containers),
-            Self::Promtool => bring_promtool(cache),
+            Self::Promtool => bring_program(cache, "prometheus", "promtool"),
+            Self::Umoci => bring_program(cache, "umoci", "umoci"),
             Self::Kernel(prefix) => kernels::fetch(cache, prefix).map(|_| ()),
         }
     }
@@ -224,7 +229,8 @@ fn check_programs() -> Result<()> {
     Ok(())
 }
 
-fn sysroot() -> Result<PathBuf> {
+/// Where the compiler and its libraries are.
+pub(crate) fn sysroot() -> Result<PathBuf> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut rustc = Command::new(rustc);
     rustc
@@ -343,25 +349,36 @@ fn bring_qemu(cache: &Cache) -> Result<()> {
 
 /// `promtool` in the cache or on PATH.
 pub(crate) fn promtool(cache: &Cache) -> Option<PathBuf> {
-    let own = cache.programs().join("promtool");
+    program(cache, "promtool")
+}
+
+/// `umoci` in the cache or on PATH.
+pub(crate) fn umoci(cache: &Cache) -> Option<PathBuf> {
+    program(cache, "umoci")
+}
+
+fn program(cache: &Cache, name: &str) -> Option<PathBuf> {
+    let own = cache.programs().join(name);
     if own.is_file() {
         Some(own)
     } else {
-        command::find("promtool")
+        command::find(name)
     }
 }
 
-fn bring_promtool(cache: &Cache) -> Result<()> {
+/// Takes one program out of a Debian package.
+fn bring_program(cache: &Cache, package: &str, program: &str) -> Result<()> {
     // Of this machine's suite, whose C library it is linked with.
     let suite = apt::suite_of_this_machine()
-        .context("install Prometheus' promtool by hand so that it is on PATH")?;
+        .with_context(|| format!("install {program} by hand so that it is on PATH"))?;
     let apt = Apt::for_this_machine(cache, &suite)?;
     apt.update(false)?;
     let folder = tempfile::tempdir().context("make a folder")?;
-    apt.unpack_only(&[format!("prometheus/{suite}")], folder.path())
-        .context("by hand: sudo apt-get install prometheus")?;
-    let target = cache.programs().join("promtool");
+    apt.unpack_only(&[format!("{package}/{suite}")], folder.path())
+        .with_context(|| format!("by hand: sudo apt-get install {package}"))?;
+    let target = cache.programs().join(program);
     let staged = Staged::new(&target)?;
-    fs::copy(folder.path().join("usr/bin/promtool"), staged.path()).context("copy promtool")?;
+    fs::copy(folder.path().join("usr/bin").join(program), staged.path())
+        .with_context(|| format!("copy {program}"))?;
     staged.publish()
 }

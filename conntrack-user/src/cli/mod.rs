@@ -16,7 +16,7 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 pub use failure::Failure;
 
@@ -45,6 +45,11 @@ enum Command {
     Report(report::Report),
     Doctor(doctor::Doctor),
     Limit(limit::Limit),
+}
+
+/// What the program takes: for checking command lines that are written down somewhere.
+pub fn definition() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program with the arguments of the process; the exit status is 0 if all went well, 1
@@ -102,8 +107,6 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -134,6 +134,12 @@ impl Supervisor {
         snapshot.owners = self.with_destinations(owners.samples);
         snapshot.recount = owners.recount;
         snapshot.occupancy = owners.occupancy;
+        self.hand_out(snapshot).await;
+        self.recount(owners.needs_census).await;
+    }
+
+    /// Publishes it, with what the parts beside the probes say; who acts on it is told.
+    async fn hand_out(&mut self, mut snapshot: Snapshot) {
         snapshot.problems.clone_from(&self.problems);
         let worst = snapshot.tables.iter().map(|table| table.pressure).max();
         snapshot.kubernetes = self.kube.status();
@@ -148,7 +154,6 @@ impl Supervisor {
             limit.sample(self.publisher.latest());
         }
         self.set_reserve(worst.unwrap_or_default()).await;
-        self.recount(owners.needs_census).await;
     }
 
     /// Attaches what is needed near a limit, or detaches it.

@@ -1,0 +1,66 @@
+//! What the agent exports: read from the page that the exporter's own test compares with what it writes, so it is
+//! never older than the code.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+
+use super::promql;
+use crate::command;
+
+/// The page with a sample of every family.
+const PAGE: &str = "conntrack-user/src/serve/metrics/expected.prom";
+
+/// A family of metrics.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Family {
+    /// `gauge` or `counter`.
+    pub(crate) kind: String,
+    /// What it says.
+    pub(crate) help: String,
+    /// Its labels, with the values that are on the page.
+    pub(crate) labels: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// All families by name.
+#[derive(Debug, Default)]
+pub(crate) struct Exported(pub(crate) BTreeMap<String, Family>);
+
+impl Exported {
+    /// Reads the page.
+    pub(crate) fn read() -> Result<Self> {
+        let path = command::repository().join(PAGE);
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        Self::parse(&text)
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let mut families: BTreeMap<String, Family> = BTreeMap::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').context("HELP has a text")?;
+                help.clone_into(&mut families.entry(name.to_owned()).or_default().help);
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').context("TYPE has a type")?;
+                kind.clone_into(&mut families.entry(name.to_owned()).or_default().kind);
+            } else if !line.is_empty() {
+                let sample = promql::selectors(line.rsplit_once(' ').context("a value")?.0)?;
+                let [sample] = sample.as_slice() else {
+                    bail!("not a sample: {line}");
+                };
+                let family = families
+                    .get_mut(&sample.name)
+                    .with_context(|| format!("{} has no HELP", sample.name))?;
+                for matcher in &sample.matchers {
+                    let values = family.labels.entry(matcher.label.clone()).or_default();
+                    values.insert(matcher.value.clone());
+                }
+            }
+        }
+        Ok(Self(families))
+    }
+}
+
+#[cfg(test)]
+mod check;

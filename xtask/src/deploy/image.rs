@@ -1,0 +1,238 @@
+//! `cargo xtask image`: one static program on nothing, as an archive that container runtimes import. The same
+//! source in the same folder, by the same toolchain, gives the same digest: no time is written anywhere, and packing adds nothing of its own.
+//! (The folder counts: the eBPF object names its source files by it.)
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::Value;
+
+use crate::cache::Cache;
+use crate::setup::{self, Step};
+use crate::{command, project};
+
+mod sbom;
+
+/// The target of the program: no C library is in the image.
+const TARGET: &str = project::TARGET;
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const PACKAGE: &str = "conntrack-user";
+/// Features that the program has in the image, if it has them at all: with `kube` it can ask the Kubernetes API.
+const FEATURES: &[&str] = &["kube"];
+/// The time of everything in the image.
+const TIME: &str = "1970-01-01T00:00:00Z";
+/// An image that is larger is a mistake.
+const MOST_BYTES: u64 = 20 << 20;
+
+/// What `cargo xtask image` takes.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// Where the archive goes
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "target/image/ctpressure.tar"
+    )]
+    output: PathBuf,
+    /// Name of the image in the archive, with registry and tag
+    #[arg(long, value_name = "NAME", default_value_t = default_name())]
+    name: String,
+    /// Take this program instead of building it
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+    /// Pack twice and compare the digests
+    #[arg(long)]
+    check: bool,
+}
+
+/// What the image is called unless told otherwise.
+pub(super) fn default_name() -> String {
+    format!("docker.io/library/ctpressure:{VERSION}")
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
+    let cache = Cache::open()?;
+    let mut steps = vec![Step::Umoci];
+    if arguments.program.is_none() {
+        steps.extend([Step::MuslTarget, Step::RustSource, Step::BpfLinker]);
+    }
+    setup::ensure(&cache, &steps)?;
+    let umoci = setup::umoci(&cache).context("umoci is missing: run `cargo xtask setup`")?;
+    let program = match &arguments.program {
+        Some(program) => program.clone(),
+        None => build()?,
+    };
+    let bill = sbom::of(PACKAGE, TARGET, &features()?)?;
+    let pack = |target: &Path| pack(&umoci, &program, &bill, &arguments.name, target);
+    let output = command::repository().join(&arguments.output);
+    let digest = pack(&output)?;
+    fs::write(output.with_extension("cdx.json"), &bill).context("write the bill of materials")?;
+    if arguments.check {
+        let folder = tempfile::tempdir().context("make a folder")?;
+        let second = folder.path().join("image.tar");
+        let again = pack(&second)?;
+        if again != digest || fs::read(&second)? != fs::read(&output)? {
+            bail!("the same program was packed as {digest} and as {again}");
+        }
+        command::say("packed twice: the same digest, the same archive");
+    }
+    let bytes = fs::metadata(&output)?.len();
+    if bytes > MOST_BYTES {
+        bail!("the image has {bytes} bytes, more than {MOST_BYTES}");
+    }
+    println!("{} {digest} {bytes} bytes", arguments.output.display());
+    Ok(0)
+}
+
+/// The arguments that switch on what the image is to have.
+fn features() -> Result<Vec<String>> {
+    let mut cargo = command::cargo();
+    cargo.args(["metadata", "--format-version=1", "--no-deps", "--locked"]);
+    let metadata: Value =
+        serde_json::from_str(&command::output(&mut cargo)?).context("read cargo's metadata")?;
+    let packages = metadata["packages"].as_array().context("packages")?;
+    let package = packages.iter().find(|package| package["name"] == PACKAGE);
+    let there = &package.context("the package")?["features"];
+    Ok(FEATURES
+        .iter()
+        .filter(|name| !there[**name].is_null())
+        .map(|name| format!("--features={PACKAGE}/{name}"))
+        .collect())
+}
+
+/// Builds the program with the folders of this machine left out as far as the compiler can: not in the eBPF object, which another
+/// cargo builds.
+fn build() -> Result<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+        PathBuf::from,
+    );
+    let folder = command::repository().join("target/image/build");
+    let map = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    let flags = [
+        map(&command::repository(), "/src"),
+        map(&home, "/cargo"),
+        map(&setup::sysroot()?, "/rust"),
+    ];
+    let mut cargo = command::cargo();
+    cargo.args(["build", "--release", "--locked", "--package", PACKAGE]);
+    cargo.args(["--bin", "ctpressure", "--target", TARGET, "--target-dir"]);
+    // Separated as cargo wants them, so that a path may have spaces.
+    cargo
+        .arg(&folder)
+        .args(features()?)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+    command::run(&mut cargo)?;
+    Ok(folder.join(TARGET).join("release/ctpressure"))
+}
+
+/// Makes the archive; the result is the digest of the image.
+fn pack(umoci: &Path, program: &Path, bill: &str, name: &str, target: &Path) -> Result<String> {
+    let (_, tag) = name
+        .rsplit_once(':')
+        .with_context(|| format!("{name} has no tag"))?;
+    let folder = tempfile::tempdir().context("make a folder")?;
+    let layout = folder.path().join("layout");
+    let bundle = folder.path().join("bundle");
+    let image = format!("{}:{tag}", layout.display());
+    let umoci = |arguments: &[&str]| {
+        let mut command = Command::new(umoci);
+        command.arg("--log=error").args(arguments);
+        command::output(&mut command)
+    };
+    let layout_path = layout.to_string_lossy().into_owned();
+    let bundle_path = bundle.to_string_lossy().into_owned();
+    umoci(&["init", "--layout", &layout_path])?;
+    umoci(&["new", "--image", &image])?;
+    umoci(&["unpack", "--rootless", "--image", &image, &bundle_path])?;
+    fill(&bundle.join("rootfs"), program, bill)?;
+    let by = [
+        "--history.created",
+        TIME,
+        "--history.created_by",
+        "cargo xtask image",
+    ];
+    umoci(&[&["repack", "--image", &image], &by[..], &[&bundle_path]].concat())?;
+    configure(&umoci, &image)?;
+    umoci(&["gc", "--layout", &layout_path])?;
+    let digest = name_it(&layout, name)?;
+    archive(&layout, target)?;
+    Ok(digest)
+}
+
+/// What is in the image: the program without its symbols, and what it is made of.
+fn fill(root: &Path, program: &Path, bill: &str) -> Result<()> {
+    let inside = root.join("ctpressure");
+    let mut strip = command::required("strip", "binutils", "takes symbols out of the program")?;
+    command::output(strip.arg("--strip-all").arg("-o").arg(&inside).arg(program))?;
+    let list = root.join("ctpressure.cdx.json");
+    fs::write(&list, bill).context("write the bill of materials")?;
+    for (path, mode) in [(&inside, 0o755), (&list, 0o644), (&root.to_owned(), 0o755)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        let file = fs::File::open(path)?;
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .with_context(|| format!("set the time of {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn configure(umoci: &impl Fn(&[&str]) -> Result<String>, image: &str) -> Result<()> {
+    let labels = [
+        ("title", "ctpressure"),
+        (
+            "description",
+            "Watches the conntrack tables of a node with eBPF",
+        ),
+        ("version", VERSION),
+        ("licenses", env!("CARGO_PKG_LICENSE")),
+    ]
+    .map(|(name, value)| format!("org.opencontainers.image.{name}={value}"));
+    let mut arguments = vec![
+        "config",
+        "--no-history",
+        "--image",
+        image,
+        "--created",
+        TIME,
+    ];
+    arguments.extend(["--os", "linux", "--architecture", "amd64"]);
+    arguments.extend(["--config.user", "0:0", "--config.entrypoint", "/ctpressure"]);
+    arguments.extend(["--config.cmd", "run", "--config.exposedports", "9743/tcp"]);
+    arguments.extend(["--config.stopsignal", "SIGTERM"]);
+    for label in &labels {
+        arguments.extend(["--config.label", label]);
+    }
+    umoci(&arguments).map(drop)
+}
+
+/// Names the image for runtimes that import the archive; the result is its digest.
+fn name_it(layout: &Path, name: &str) -> Result<String> {
+    let path = layout.join("index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&path)?).context("read index.json")?;
+    let manifest = &mut index["manifests"][0];
+    manifest["annotations"]["io.containerd.image.name"] = name.into();
+    let digest = manifest["digest"].as_str().context("a digest")?.to_owned();
+    fs::write(&path, index.to_string()).context("write index.json")?;
+    Ok(digest)
+}
+
+fn archive(layout: &Path, target: &Path) -> Result<()> {
+    let parent = target.parent().context("the archive is in a folder")?;
+    fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+    let mut tar = command::required("tar", "tar", "makes the archive")?;
+    tar.args([
+        "--sort=name",
+        "--mtime=@0",
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+    ]);
+    tar.args(["--mode=u=rwX,go=rX", "--format=ustar", "-cf"]);
+    tar.arg(target).arg("-C").arg(layout);
+    command::output(tar.args(["oci-layout", "index.json", "blobs"])).map(drop)
+}

@@ -1,0 +1,31 @@
+//! What is in `deploy/`: files that are made from others (dashboard, metrics reference, the chart's copies of rules), the image, and
+//! the tests that hold all of it against what the agent really exports.
+//!
+//! * [`exported`]: what the agent exports, from the page that its own test checks;
+//! * [`promql`]: the metrics that a query asks for;
+//! * [`dashboard`]: the Grafana dashboard;
+//! * [`generate`]: `cargo xtask generate`;
+//! * [`kernels`]: the table of kernels, from the results of the scenarios;
+//! * [`image`]: `cargo xtask image`;
+//! * [`container`]: `cargo xtask container`: the image in a container runtime, and Prometheus;
+//! * [`manifests`]: `cargo xtask manifests`: manifests and chart against real programs.
+
+use std::path::PathBuf;
+
+use crate::command;
+
+pub(crate) mod container;
+pub(crate) mod dashboard;
+pub(crate) mod exported;
+pub(crate) mod generate;
+pub(crate) mod image;
+pub(crate) mod kernels;
+pub(crate) mod manifests;
+pub(crate) mod promql;
+#[cfg(test)]
+mod rules;
+
+/// The folder.
+pub(crate) fn folder() -> PathBuf {
+    command::repository().join("deploy")
+}
