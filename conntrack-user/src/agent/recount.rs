@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conntrack_ebpf::owner::{Direction, Party, TagKey};
+use conntrack_ebpf::owner::{Direction, Party, TagKey, UNKNOWN};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -46,6 +46,8 @@ pub(super) struct Found {
     /// Entries that had no tag when it began but should have one: what it would be called, the
     /// slot and direction without it, and the address.
     pub(super) untagged: Vec<(TagKey, (u32, Direction), IpAddr)>,
+    /// Addresses with entries that are tagged as nobody's.
+    nobodys: HashSet<IpAddr>,
     /// States of all entries, by slot.
     states: BTreeMap<(u32, State), u64>,
     /// Nothing was left out.
@@ -148,6 +150,7 @@ fn walk(charging: &Charging) -> Found {
         let charge = charging.charge(netns, entry);
         let party = (charge.party.slot(), charge.party.direction());
         *found.states.entry((party.0, entry.state)).or_default() += 1;
+        found.nobodys.extend(charge.nobodys);
         match charge.untagged {
             Some((key, address)) if found.untagged.len() < MOST_UNTAGGED => {
                 found.untagged.push((key, party, address));
@@ -184,12 +187,17 @@ impl Found {
     }
 
     /// Entries by slot and direction, with the tags that there are by now; and the addresses that
-    /// have entries without one.
+    /// have entries without one, or with one that says nobody.
     pub(super) fn settle(self, tags: &HashMap<TagKey, Party>) -> (Counted, HashSet<IpAddr>) {
         let mut entries = self.entries;
-        let mut untagged = HashSet::new();
+        // What is tagged as nobody's may have its tag from before the address was anybody's, and is not
+        // its holder's either.
+        let mut untagged = self.nobodys;
         for (key, party, address) in self.untagged {
             let party = if let Some(tag) = tags.get(&key) {
+                if tag.slot() == UNKNOWN {
+                    untagged.insert(address);
+                }
                 (tag.slot(), tag.direction())
             } else {
                 untagged.insert(address);

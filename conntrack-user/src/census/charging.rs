@@ -33,6 +33,8 @@ pub struct Charge {
     /// An entry with its address should have a tag, and this one has none: `party` is whose it is
     /// if that stays so. The key that its tag would have, and the address.
     pub untagged: Option<(TagKey, IpAddr)>,
+    /// It is tagged as nobody's: the address that the tag stands for.
+    pub nobodys: Option<IpAddr>,
 }
 
 /// What the kernel was told, at one moment.
@@ -117,6 +119,7 @@ impl Charging {
             return Charge {
                 party: Party::new(*slot, direction),
                 untagged: None,
+                nobodys: None,
             };
         }
         let mut untagged = None;
@@ -126,16 +129,14 @@ impl Charging {
             }
             let key = tag_key(netns, entry);
             if let Some(party) = self.tags.get(&key) {
-                return Charge {
-                    party: *party,
-                    untagged: None,
-                };
+                return tagged(*party, entry.original.source);
             }
             untagged = Some((key, entry.original.source));
             if claim.base != UNKNOWN {
                 return Charge {
                     party: Party::new(claim.base, Direction::Egress),
                     untagged,
+                    nobodys: None,
                 };
             }
         }
@@ -143,20 +144,19 @@ impl Charging {
             return Charge {
                 party: NOBODY,
                 untagged,
+                nobodys: None,
             };
         };
         if claim.flags & FLAG_TAGGED == 0 || claim.flags & FLAG_SOCKET != 0 {
             return Charge {
                 party: Party::new(claim.slot, Direction::Ingress),
                 untagged,
+                nobodys: None,
             };
         }
         let key = tag_key(netns, entry);
         if let Some(party) = self.tags.get(&key) {
-            return Charge {
-                party: *party,
-                untagged: None,
-            };
+            return tagged(*party, entry.reply.source);
         }
         let party = if claim.base == UNKNOWN {
             NOBODY
@@ -166,6 +166,7 @@ impl Charging {
         Charge {
             party,
             untagged: untagged.or(Some((key, entry.reply.source))),
+            nobodys: None,
         }
     }
 
@@ -202,6 +203,16 @@ const fn plain(slot: u32, direction: Direction) -> Charge {
     Charge {
         party: Party::new(slot, direction),
         untagged: None,
+        nobodys: None,
+    }
+}
+
+/// Charged by its tag, which stands for this address.
+fn tagged(party: Party, address: IpAddr) -> Charge {
+    Charge {
+        party,
+        untagged: None,
+        nobodys: (party.slot() == UNKNOWN).then_some(address),
     }
 }
 

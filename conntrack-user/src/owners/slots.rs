@@ -143,8 +143,8 @@ impl Slots {
         changes
     }
 
-    /// A census found no entry with `address` that is without a tag and not of the one who has the
-    /// address now. To be asked where a claim has the base [`UNKNOWN`]. Takes effect with the next
+    /// A census found no entry with `address` that is without a tag, or tagged as nobody's, and not of
+    /// the one who has the address now. To be asked where a claim has the base [`UNKNOWN`]. Takes effect with the next
     /// [`Slots::apply`].
     pub fn confirm_untagged_gone(&mut self, address: IpAddr) {
         let Some(held) = self.held.get_mut(&address) else {

@@ -196,10 +196,9 @@ fn run(steps: &[Step], slots: u32) -> Result<(), TestCaseError> {
             Step::Census => {
                 let doubtful: Vec<IpAddr> = machine.unconfirmed().collect();
                 for of in 0..5 {
-                    let untagged = kernel
-                        .table
-                        .iter()
-                        .any(|entry| entry.address == of && entry.tag.is_none());
+                    let untagged = kernel.table.iter().any(|entry| {
+                        entry.address == of && entry.tag.is_none_or(|tag| tag == UNKNOWN)
+                    });
                     if doubtful.contains(&address(of)) && !untagged {
                         machine.confirm_untagged_gone(address(of));
                     }
