@@ -1,11 +1,16 @@
 //! What a journal has, as rows. `schema.sql` has the tables that they come from.
 
-use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use conntrack_ebpf::{owner::Direction, record::DropReason};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    limit::change::{By, Change, Outcome, Purpose},
     owners::{OwnerKind, Workload},
     pressure::state::Pressure,
 };
@@ -287,6 +292,33 @@ pub struct LimitChange {
     pub result: ChangeResult,
     /// Why, a sentence; empty: not known.
     pub reason: String,
+}
+
+impl From<&Change> for LimitChange {
+    fn from(change: &Change) -> Self {
+        let (by, applied) = match change.by {
+            By::Controller => (ChangedBy::Controller, ChangeResult::Applied),
+            By::Hand => (ChangedBy::Hand, ChangeResult::Applied),
+            By::SomebodyElse => (ChangedBy::Other, ChangeResult::Seen),
+        };
+        Self {
+            at: SystemTime::UNIX_EPOCH + Duration::from_millis(change.unix_millis),
+            by,
+            who: change.who.clone(),
+            limit_before: Some(change.before.limit),
+            limit_after: Some(change.after.limit),
+            buckets_before: Some(change.before.buckets),
+            buckets_after: Some(change.after.buckets),
+            result: match (change.outcome, change.purpose) {
+                (Outcome::Applied, Purpose::GiveBack) => ChangeResult::Reverted,
+                (Outcome::Applied, _) => applied,
+                (Outcome::DryRun, _) => ChangeResult::Would,
+                (Outcome::Refused, _) => ChangeResult::Refused,
+                (Outcome::Failed, _) => ChangeResult::Failed,
+            },
+            reason: change.reason.clone(),
+        }
+    }
 }
 
 /// A table over some time.

@@ -181,6 +181,7 @@ impl JournalQueue {
         let mut snapshots = agent.snapshots();
         let mut detail = Detail::default();
         let mut batch = Vec::new();
+        let mut noted = Changes::from_now();
         loop {
             tokio::select! {
                 next = events.next(&mut batch) => {
@@ -204,12 +205,53 @@ impl JournalQueue {
                         }
                     }
                     take(&mut batch, &mut detail, &self.health);
+                    // Before the second: what they make of the limit is nobody else's doing.
+                    for change in noted.next(&snapshot) {
+                        self.limit_change(change);
+                    }
                     if let Err(back) = self.second(snapshot, std::mem::take(&mut detail)) {
                         detail = back;
                     }
                 }
             }
         }
+    }
+}
+
+/// What the limit controller did or found, once each.
+#[derive(Debug)]
+struct Changes {
+    /// Those from before are of an earlier life.
+    since_millis: u64,
+    last: u64,
+}
+
+impl Changes {
+    fn from_now() -> Self {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self {
+            since_millis: since.map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            }),
+            last: 0,
+        }
+    }
+
+    fn next(&mut self, snapshot: &Snapshot) -> Vec<LimitChange> {
+        let Some(report) = &snapshot.limit_control else {
+            return Vec::new();
+        };
+        let new: Vec<LimitChange> = report
+            .since(self.last)
+            .filter(|change| change.unix_millis >= self.since_millis)
+            .map(LimitChange::from)
+            .collect();
+        self.last = report
+            .since(self.last)
+            .map(|change| change.sequence)
+            .max()
+            .unwrap_or(self.last);
+        new
     }
 }
 
@@ -251,5 +293,73 @@ fn write(mut writer: Writer, messages: &Receiver<Message>) {
             }
         }
         writer.tend(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        journal::{ChangeResult, ChangedBy},
+        limit::{
+            Report,
+            change::{By, Change, Outcome, Purpose, Size},
+        },
+    };
+
+    fn change(sequence: u64, unix_millis: u64, by: By) -> Change {
+        Change {
+            sequence,
+            unix_millis,
+            by,
+            who: Some("uid 0".to_owned()),
+            purpose: Purpose::Raise,
+            before: Size {
+                limit: 1000,
+                buckets: 250,
+            },
+            after: Size {
+                limit: 2000,
+                buckets: 500,
+            },
+            outcome: Outcome::Applied,
+            reason: "full in 7 s".to_owned(),
+        }
+    }
+
+    fn snapshot(changes: Vec<Change>) -> Snapshot {
+        Snapshot {
+            limit_control: Some(Arc::new(Report {
+                changes,
+                ..Report::default()
+            })),
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn each_change_of_the_limit_is_noted_once() {
+        let mut changes = Changes {
+            since_millis: 5_000,
+            last: 0,
+        };
+        assert!(changes.next(&Snapshot::default()).is_empty());
+        let earlier = change(1, 4_999, By::Controller);
+        let ours = change(2, 6_000, By::Controller);
+        let found = change(3, 7_000, By::SomebodyElse);
+        let first = changes.next(&snapshot(vec![earlier.clone(), ours.clone()]));
+        assert_eq!(first, [LimitChange::from(&ours)]);
+        assert_eq!(
+            (first[0].by, first[0].result, first[0].limit_after),
+            (ChangedBy::Controller, ChangeResult::Applied, Some(2000))
+        );
+        let all = snapshot(vec![earlier, ours, found]);
+        let second = changes.next(&all);
+        assert_eq!(second.len(), 1);
+        assert_eq!(
+            (second[0].by, second[0].result),
+            (ChangedBy::Other, ChangeResult::Seen)
+        );
+        assert!(changes.next(&all).is_empty());
     }
 }

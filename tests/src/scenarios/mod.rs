@@ -87,6 +87,8 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    // First: the kernel keeps counts of what was refused since it booted, and the doctor sees them.
+    doctor doctor::doctor_finds, Any, OneKernel, 180 s, "ctpressure doctor: no finding on a plain node; each condition made true is found, and false again is not";
     exact_counts counts::exact, Each, EachKernel, 180 s, "200,000 flows from two CPUs at a limit of 20,000: every count is the kernel's and the generator's";
     exact_counts_reader_stopped counts::exact_reader_stopped, EachOnOneKernel, EachKernel, 180 s, "the same while the agent is stopped for 5 s: counts exact, lost events counted";
     expiry counts::expiry, EachOnOneKernel, EachKernel, 90 s, "entries that expire are counted as deletes";
@@ -101,7 +103,6 @@ scenarios! {
     metrics metrics::exposition, Any, OneKernel, 90 s, "every metric of the contract with help and type; kernel statistics equal; node_exporter's names";
     census census::census, Any, OneKernel, 120 s, "ctpressure table: entries by protocol, state, service, address and namespace equal the generator's";
     top_once top::once, Any, OneKernel, 120 s, "ctpressure top --once, asked and alone: tables, owners that sum up to them, rates, who loses packets";
-    doctor doctor::doctor_finds, Any, OneKernel, 180 s, "ctpressure doctor: no finding on a plain node; each condition made true is found, and false again is not";
     limit_raise limit::raise, Any, OneKernel, 180 s, "the limit controller: a ramp loses nothing, a flood is given nothing, who lowers the limit is countered, a second controller takes over";
     pages metrics::pages, Any, OneKernel, 60 s, "/healthz, /readyz, /status and wrong requests";
     kill9 life::kill9, EachOnOneKernel, EachKernel, 240 s, "kill -9 at 20 moments leaves no program, map or link";

@@ -163,6 +163,7 @@ pub(super) fn once(mechanism: Option<Mechanism>) -> Result<()> {
     net::add_namespace(POD)?;
     net::dead_end(Some(POD))?;
     net::nft(Some(POD), POD_RULES)?;
+    kernel::nothing_expires(Some(POD))?;
     setting.agent.wait_for_table(POD)?;
     let flood = generator::start(Some(POD), &format!("--flows {FLOWS} --rate {RATE}"))?;
     let during = wait_for("the pod's table to be full", HANG, || {

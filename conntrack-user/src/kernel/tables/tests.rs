@@ -209,6 +209,8 @@ fn without_conntrack_the_error_says_what_to_do() {
 /// The tables of the machine that runs the tests, with a namespace of its own if it may make one.
 mod live {
     use std::process::{Child, Command, Stdio};
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     use nix::unistd::Uid;
 
@@ -283,9 +285,17 @@ mod live {
         assert_eq!((table.name.clone(), table.entries), (inode.to_string(), 0));
         assert!(table.stats.is_some());
         drop(child);
-        reader.look_again();
-        let sample = reader.read().unwrap();
-        assert!(sample.tables.iter().all(|table| table.netns != inode));
+        // Another test's namespace may have its number by now, for a moment.
+        let deadline = Instant::now() + Duration::from_secs(40);
+        loop {
+            reader.look_again();
+            let sample = reader.read().unwrap();
+            if sample.tables.iter().all(|table| table.netns != inode) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "it is still there: {sample:?}");
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 
     #[test]
