@@ -187,6 +187,19 @@ impl Agent {
         })
     }
 
+    /// Waits until a census has told whose the entries from before its start are.
+    pub fn wait_for_census(&self) -> Result<()> {
+        wait_for("a census", HANG, || {
+            let status = self.status()?;
+            let census = &status["census"];
+            let all = census["owners"].as_u64().unwrap_or(0);
+            let exact = census["exact_owners"].as_u64().unwrap_or(0);
+            let counted = census["times"].as_u64().unwrap_or(0) > 0;
+            Ok((counted && all > 0 && exact == all).then_some(()))
+        })
+        .context("/status has no census of all owners")
+    }
+
     /// Waits until it knows the table of a named network namespace by its name: namespaces are
     /// looked for every few seconds.
     pub fn wait_for_table(&self, name: &str) -> Result<()> {

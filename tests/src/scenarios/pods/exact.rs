@@ -47,6 +47,7 @@ pub(in crate::scenarios) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
     }
     let before = census(&cluster)?;
     let agent = Agent::start(mechanism, "")?;
+    agent.wait_for_census()?;
     let start = agent.settled()?;
     let mut checks = Checks::new();
     let live = ByOwner::read(&start, "entries", "direction")?;
