@@ -112,9 +112,10 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
     println!("named after {took:?} with {share:.3} of the table");
     checks.at_most("time until the holder is named", took, NAMED_WITHIN);
     check_top(&mut checks, &agent, aggregator)?;
-    let of_node_agent = lose_packets_of_the_host(&agent, &cluster)?;
     second.finish()?;
     beside.finish()?;
+    // Alone: what a softirq drops inside the drop of a process can be missed.
+    let of_node_agent = lose_packets_of_the_host(&agent, &cluster)?;
     // What is sent again from now on finds room: nothing is dropped between two readings.
     kernel::set_limit(AFTERWARDS)?;
 
@@ -128,27 +129,31 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
         "reason",
     )?)?;
     println!("drops {:?}", drops.0);
-    for pod in [aggregator, bystander] {
-        checks.at_least(format!("drops of {}", pod.name), counts.dropped(pod), 20);
-        checks.equal(
-            format!("drops_total of {}", pod.name),
-            drops.get(&owner(pod), "table_full"),
-            "came and did not pass",
-            counts.dropped(pod),
+    // Which a busy host brings about: each is counted, and none is charged to somebody else.
+    let missed = metrics.count(
+        "ctpressure_events_lost_total",
+        &[("kind", "drops_unexplained")],
+    )?;
+    println!("{missed} drops that only the kernel counted");
+    for (pod, dropped) in [
+        (aggregator, counts.dropped(aggregator)),
+        (bystander, counts.dropped(bystander)),
+        // It shares the host's addresses: only the sockets tell whose packets these were.
+        (cluster.pod(NODE_AGENT)?, of_node_agent),
+    ] {
+        let charged = drops.get(&owner(pod), "table_full");
+        checks.at_least(format!("packets lost by {}", pod.name), dropped, 20);
+        checks.at_most(format!("drops_total of {}", pod.name), charged, dropped);
+        checks.at_least(
+            format!("drops_total of {} and missed ones", pod.name),
+            charged + missed,
+            dropped,
         );
     }
-    // They share the host's addresses: only the sockets tell whose packets these were.
-    checks.at_least("EPERM of the pod in the host's network", of_node_agent, 20);
-    checks.equal(
-        "drops_total of the pod in the host's network",
-        drops.get(&owner(cluster.pod(NODE_AGENT)?), "table_full"),
-        "EPERM",
-        of_node_agent,
-    );
     // With those of other pods, which may send something of their own meanwhile.
     checks.equal(
-        "drops_total of all",
-        drops.sum(),
+        "drops_total of all and missed ones",
+        drops.sum() + missed,
         "kernel drop",
         Statistics::read()?.since(&statistics, "drop"),
     );
