@@ -152,8 +152,7 @@ impl Report {
     }
 }
 
-/// Runs the scenarios on each kernel, as many guests at once as there are CPUs: each has more, but
-/// waits for most of the time.
+/// Runs the scenarios on each kernel, as many guests at once as there are CPUs for.
 pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> Result<Tally> {
     setup::ensure(cache, &setup::steps_for_guests(true))?;
     setup::ensure(cache, &[setup::Step::Containers])?;
@@ -195,7 +194,7 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
     };
 
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let at_once = cores.clamp(1, jobs.len().max(1));
+    let at_once = (cores / CPUS as usize).clamp(1, jobs.len().max(1));
     let queue = Mutex::new(jobs);
     let tally = Mutex::new(tally);
     thread::scope(|scope| {

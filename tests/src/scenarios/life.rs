@@ -81,7 +81,10 @@ pub(super) fn not_loaded(mechanism: Option<Mechanism>) -> Result<()> {
         Ok(agent
             .status()
             .ok()
-            .filter(|status| status["state"] == "waiting"))
+            // From the first sample on; before it the agent has not looked yet.
+            .filter(|status| {
+                status["state"] == "waiting" && status["uptime_seconds"].as_f64() > Some(0.0)
+            }))
     })?;
     let mut checks = Checks::new();
     let reason = status["reason"].as_str().unwrap_or("").to_owned();
