@@ -107,7 +107,7 @@ pub fn bytes(cost: &EntryCost, entries: u64, buckets: u64) -> u64 {
     as_count(as_f64(entries) * cost.bytes()).saturating_add(buckets.saturating_mul(BUCKET_BYTES))
 }
 
-/// The part of [`bytes`] that the slab cache and the buckets take: what `table_bytes` measures.
+/// The part of [`bytes()`] that the slab cache and the buckets take: what `table_bytes` measures.
 pub fn slab_bytes(cost: &EntryCost, entries: u64, buckets: u64) -> u64 {
     as_count(as_f64(entries) * cost.slab).saturating_add(buckets.saturating_mul(BUCKET_BYTES))
 }

@@ -1,5 +1,5 @@
 //! What to do. Each rule looks at a [`Reading`] and its [`Cause`] and gives one piece of advice, or none;
-//! the order of [`RULES`] is that in which they are given.
+//! the order of `RULES` is that in which they are given.
 
 use conntrack_ebpf::record::DropReason;
 use serde::Serialize;

@@ -1,5 +1,5 @@
 //! Why it happened. Each rule looks at a [`Reading`] and either names a cause or passes; the first one in
-//! [`RULES`] that names one is right, so the more special come first.
+//! `RULES` that names one is right, so the more special come first.
 
 use conntrack_ebpf::record::DropReason;
 use serde::Serialize;

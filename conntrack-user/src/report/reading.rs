@@ -213,7 +213,7 @@ impl<'a> Reading<'a> {
         (from + 2 * self.evidence.step <= until).then(|| self.attempts(owner, from, until))
     }
 
-    /// Tries a second in the busiest [`BUSIEST`] seconds, up to those after the first loss.
+    /// Tries a second in the busiest `BUSIEST` seconds, up to those after the first loss.
     pub fn attempts_climbing(&self, owner: &OwnerEvidence) -> f64 {
         let Evidence { focus, step, .. } = *self.evidence;
         let window = BUSIEST.max(step);
