@@ -135,7 +135,7 @@ pub(super) fn open(
         }
     };
     let (addresses_fd, cgroups_fd) = (fd_of(ADDRESSES_MAP)?, fd_of(CGROUPS_MAP)?);
-    let (tags_fd, counts_fd) = (fd_of(TAGS_MAP)?, fd_of(OWNERS_MAP)?);
+    let counts_fd = fd_of(OWNERS_MAP)?;
     let mut take = |name: &str| {
         let map = made
             .remove(name)
@@ -151,7 +151,6 @@ pub(super) fn open(
         namespaces: take(NAMESPACES_MAP)?.try_into().map_err(malformed)?,
         tags: take(TAGS_MAP)?.try_into().map_err(malformed)?,
         counts: take(OWNERS_MAP)?.try_into().map_err(malformed)?,
-        tags_fd,
         counts_fd,
         slots: owner_slots,
         asks_sockets: false,

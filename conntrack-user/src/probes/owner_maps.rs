@@ -21,8 +21,8 @@ use crate::sys::{
 
 /// Slots read by one call.
 const SLOTS_A_CALL: u32 = 128;
-/// Tags read by one call; a bucket of the kernel's hash has to fit.
-const TAGS_A_CALL: u32 = 4096;
+/// Steps of one walk over the tags: several times as many as there can be.
+const TAGS_WALKED: usize = 8 * 65_536;
 
 /// The maps of owners; see [`conntrack_ebpf::owner`]. There is one writer.
 pub struct OwnerMaps {
@@ -32,8 +32,7 @@ pub struct OwnerMaps {
     pub(super) namespaces: HashMap<MapData, u32, u32>,
     pub(super) tags: HashMap<MapData, TagKey, Party>,
     pub(super) counts: PerCpuArray<MapData, OwnerState>,
-    /// For calls that aya has not: the same maps once more.
-    pub(super) tags_fd: OwnedFd,
+    /// For a call that aya has not: the same map once more.
     pub(super) counts_fd: OwnedFd,
     pub(super) slots: u32,
     /// There was an owner that only its sockets tell.
@@ -201,27 +200,24 @@ impl OwnerMaps {
 
     /// All tags: entries whose owner their addresses do not tell.
     ///
+    /// Key by key, though the kernel could give thousands at once: while it walks the buckets of a
+    /// batch it keeps every kprobe program of that CPU from running (`bpf_disable_instrumentation`
+    /// in `__htab_map_lookup_and_delete_batch`), even those of others while this thread is
+    /// preempted, and inserts would be missed.
+    ///
     /// # Errors
-    /// If the map can't be read.
+    /// If the map can't be read, or loses the key it stands at again and again.
     pub fn tags(&self) -> io::Result<StdHashMap<TagKey, Party>> {
         let mut tags = StdHashMap::new();
-        let mut keys = vec![TagKey::default(); TAGS_A_CALL as usize];
-        let mut values = vec![Party::default(); TAGS_A_CALL as usize];
-        let mut batch = Batch::default();
-        while !batch.ended {
-            bpf::lookup_batch(
-                self.tags_fd.as_fd(),
-                &mut batch,
-                TAGS_A_CALL,
-                &mut keys,
-                &mut values,
-            )?;
-            tags.extend(
-                keys.iter()
-                    .copied()
-                    .zip(values.iter().copied())
-                    .take(batch.elements),
-            );
+        // A key that goes while the walk stands at it sends the walk back to the first one.
+        for (walked, tag) in self.tags.iter().enumerate() {
+            if walked > TAGS_WALKED {
+                return Err(io::Error::other(
+                    "the tags of entries change too fast to be read",
+                ));
+            }
+            let (key, party) = tag.map_err(error)?;
+            tags.insert(key, party);
         }
         Ok(tags)
     }

@@ -239,8 +239,7 @@ pub struct Batch {
 /// for each possible CPU, each rounded up to 8 bytes.
 ///
 /// # Errors
-/// `EINVAL` or [`ENOTSUPP`] where the kernel has no batches for this kind of map, `ENOSPC` if a bucket of a hash
-/// does not fit.
+/// `EINVAL` or [`ENOTSUPP`] where the kernel has no batches for this kind of map.
 pub fn lookup_batch<K: Copy, V: Copy>(
     map: BorrowedFd<'_>,
     batch: &mut Batch,

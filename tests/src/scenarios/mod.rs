@@ -97,7 +97,7 @@ scenarios! {
     memory detail::memory, Each, OneKernel, 120 s, "the agent stays under 32 MiB with a record for every insert";
     watch_filters watching::filters, Each, OneKernel, 90 s, "filters give what they should, and all of it";
     watch_alone watching::alone, Each, OneKernel, 90 s, "watch without an agent loads the programs itself and leaves none behind";
-    netns_table tables::netns_table, Each, EachKernel, 90 s, "a table of another network namespace fills up: seen, named, told apart";
+    netns_table tables::netns_table, EachOnOneKernel, EachKernel, 90 s, "a table of another network namespace fills up: seen, named, told apart";
     nat_exhausted nat::exhausted, Each, EachKernel, 90 s, "NAT ports exhausted: drops by clash equal insert_failed";
     chain_too_long nat::chain_too_long, Each, EachKernel, 120 s, "too long hash chains: drops equal chaintoolong";
     metrics metrics::exposition, Any, OneKernel, 90 s, "every metric of the contract with help and type; kernel statistics equal; node_exporter's names";
@@ -115,7 +115,7 @@ scenarios! {
     wrong_flags conditions::wrong_flags, Any, OneKernel, 60 s, "wrong flags: usage, exit status 2";
     no_btf conditions::no_btf, Any, OneKernel, 60 s, "no BTF: says what works without it";
     owners_churn pods::churn, Any, CountedClock, 400 s, "300 pods made and deleted at 5 a second, addresses used again after a second or two: no count on a wrong pod, nothing left";
-    owners_exact pods::exact, Each, PodKernels, 900 s, "20 pods of containerd, a Service, a host network, own rules, IPv6, from outside: every count by owner is the generators' and the tables'";
+    owners_exact pods::exact, EachOnOneKernel, PodKernels, 900 s, "20 pods of containerd, a Service, a host network, own rules, IPv6, from outside: every count by owner is the generators' and the tables'";
     owners_incident pods::incident, Any, OnePodKernel, 900 s, "an aggregating pod fills the table: named within 2 s, drops are charged to those who lost them";
     owners_attacker pods::attacker, Any, OnePodKernel, 900 s, "a pod floods, a quiet one loses its entries: victim and cause of each eviction are right";
 }

@@ -23,8 +23,8 @@ pub enum Transport {
     Tcp,
 }
 
-/// How long a peer may take to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// How long a peer may take to answer, on a busy host too.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// Answers TCP connections and UDP datagrams on `address`, until the process is ended.
 ///

@@ -1,6 +1,6 @@
 //! Twenty pods at once: every count by owner is the generators', the tables' and a census'.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::{
     EGRESS, INGRESS, NOT_LOOPBACK, PORT_OF_HOST, PORT_OF_NODE_AGENT, PORT_OF_UNIT, UNIT, census,
@@ -22,15 +22,33 @@ use crate::{
         command::output,
         kernel, net,
         owned::{ByOwner, Owner},
+        prom::Metrics,
     },
     traffic::bench::flush_table,
 };
 
 /// Far above what is sent: nothing is dropped or evicted here.
 const LIMIT: u64 = 100_000;
+/// Rounds, of which one has to be free of skipped runs.
+const ROUNDS: u32 = 5;
 
+/// The kernel skips every kprobe program in a softirq that interrupts one. What it skipped is counted
+/// as missed; that all the rest is exact is shown by a round in which it skipped none.
 pub(in crate::scenarios) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
     let cluster = Cluster::get()?;
+    for _ in 0..ROUNDS {
+        let skipped = round(&cluster, mechanism)?;
+        if skipped == 0 {
+            return Ok(());
+        }
+        println!("{skipped} runs skipped by the kernel: once more");
+    }
+    bail!("the kernel skipped runs in each of {ROUNDS} rounds")
+}
+
+/// Gives how many runs of kprobes the kernel skipped; if it skipped none, all was exact. (fentry skips
+/// only what is interrupted itself, which an insert can't be.)
+fn round(cluster: &Cluster, mechanism: Option<Mechanism>) -> Result<u64> {
     net::nft(None, NOT_LOOPBACK)?;
     kernel::set_limit(LIMIT)?;
     let firewalled = cluster.pod(FIREWALLED)?;
@@ -42,10 +60,10 @@ pub(in crate::scenarios) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
 
     let _unit = Unit::start()?;
     // Entries from before the agent: known by its census.
-    for (pod, arguments) in earlier(&cluster)? {
+    for (pod, arguments) in earlier(cluster)? {
         cluster.pod(pod)?.run(&arguments)?;
     }
-    let before = census(&cluster)?;
+    let before = census(cluster)?;
     let agent = Agent::start(mechanism, "")?;
     agent.wait_for_census()?;
     let start = agent.settled()?;
@@ -54,9 +72,9 @@ pub(in crate::scenarios) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
     live.check(&mut checks, "entries at the start", &before);
 
     check_interfaces(&mut checks, &agent, cluster.pod(CLIENTS[0])?)?;
-    let expected = send(&cluster, &mut checks)?;
+    let expected = send(cluster, &mut checks)?;
     let metrics = agent.settled()?;
-    let after = census(&cluster)?;
+    let after = census(cluster)?;
     // The truth itself: what the tables hold is what the generators sent.
     let sent = after.since(&before)?;
     sent.check(&mut checks, "entries listed", &expected);
@@ -95,8 +113,24 @@ pub(in crate::scenarios) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
     deletes.check(&mut checks, "deletes_total", &after);
     let left = ByOwner::read(&emptied, "entries", "direction")?;
     checks.equal("entries after a flush", left.sum(), "zero", 0);
+    let skipped = if mechanism == Some(Mechanism::Kprobe) {
+        missed_runs(&emptied)? - missed_runs(&start)?
+    } else {
+        0
+    };
+    if skipped > 0 {
+        checks = Checks::new();
+        checks.at_most("inserts_total", inserts.sum(), sent.sum());
+        let missing = sent.sum().saturating_sub(inserts.sum());
+        checks.at_most("inserts missing (by missed runs)", missing, skipped);
+    }
     checks.finish()?;
-    agent.stop()
+    agent.stop()?;
+    Ok(skipped)
+}
+
+fn missed_runs(metrics: &Metrics) -> Result<u64> {
+    metrics.count("ctpressure_events_lost_total", &[("kind", "missed_runs")])
 }
 
 /// `/status` names the interface of the host through which the pod's packets go.
