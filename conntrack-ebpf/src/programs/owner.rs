@@ -308,7 +308,8 @@ pub(super) fn of_packet(tuple: &Tuple, net: u64, cgroup: u64) -> Party {
         }
         return Party::new(claim.slot, Direction::Egress);
     }
-    // The NAT rules did not get to see the packet. SAFETY: as for `NAMESPACES`.
+    // No NAT rule got to see the packet.
+    // SAFETY: as for `NAMESPACES`.
     match unsafe { SERVICES.get(Service::asked(tuple, netns())) } {
         Some(slot) if *slot == UNKNOWN => return NOBODY,
         Some(slot) => return Party::new(*slot, Direction::Ingress),

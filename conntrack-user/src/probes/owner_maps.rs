@@ -147,7 +147,7 @@ impl OwnerMaps {
     ///
     /// # Errors
     /// If the map can't be written.
-    pub fn charge_services(&mut self, wanted: &StdHashMap<Service, u32>) -> io::Result<()> {
+    pub(crate) fn charge_services(&mut self, wanted: &StdHashMap<Service, u32>) -> io::Result<()> {
         let over: Vec<Service> = self
             .services_told
             .keys()
