@@ -84,3 +84,5 @@ pub const NAMESPACES_MAP: &str = "NAMESPACES";
 pub const TAGS_MAP: &str = "TAGS";
 /// Per-CPU map `slot -> OwnerState`.
 pub const OWNERS_MAP: &str = "OWNERS";
+/// Name of the map of Service addresses.
+pub const SERVICES_MAP: &str = "SERVICES";

@@ -31,7 +31,7 @@ pub mod state;
 #[cfg(feature = "user")]
 mod pod {
     use crate::{
-        owner::{Address, Claim, OwnerCounts, Party, TagKey},
+        owner::{Address, Claim, OwnerCounts, Party, Service, TagKey},
         place::Table,
     };
 
@@ -42,6 +42,8 @@ mod pod {
     unsafe impl aya::Pod for Claim {}
     // SAFETY: as above.
     unsafe impl aya::Pod for TagKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Service {}
     // SAFETY: `repr(C)` of plain bytes without padding (sizes asserted in `place`).
     unsafe impl<K: aya::Pod, V: aya::Pod> aya::Pod for Table<K, V> {}
     // SAFETY: `repr(transparent)` over an integer.

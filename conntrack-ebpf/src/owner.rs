@@ -20,11 +20,13 @@ pub const HOST: u32 = 1;
 pub const FIRST: u32 = 2;
 /// Slots unless told otherwise; the counters of one take 144 bytes for each possible CPU.
 pub const DEFAULT_SLOTS: u32 = 1024;
+/// Services whose server is told to the programs at most.
+pub const MOST_SERVICES: u32 = 2048;
 /// Slots at most: a record has 16 bits for one.
 pub const MAX_SLOTS: u32 = 1 << 16;
 
 /// Key of the address map: an IPv6 address, or an IPv4 one as `::ffff:a.b.c.d`, network order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromZeros))]
 #[repr(C)]
 pub struct Address {
@@ -64,6 +66,37 @@ pub struct TagKey {
     pub netns: u32,
     /// Its conntrack zone.
     pub zone: u32,
+}
+
+/// Key of the map of Services: an address that packets from outside ask for, and for which a NAT
+/// rule puts that of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct Service {
+    /// The address asked for.
+    pub address: Address,
+    /// Inode number of the network namespace, which has rules of its own.
+    pub netns: u32,
+    /// The port asked for, network order.
+    pub port: u16,
+    /// Protocol number.
+    pub protocol: u8,
+    /// Always 0.
+    pub reserved: u8,
+}
+
+impl Service {
+    /// What the packet with this original tuple asks for.
+    #[inline(always)]
+    pub const fn asked(original: &Tuple, netns: u32) -> Self {
+        Self {
+            address: Address::of_family(original.dst, original.l3num),
+            netns,
+            port: original.dst_port,
+            protocol: original.protonum,
+            reserved: 0,
+        }
+    }
 }
 
 /// Which way a connection goes, seen from its owner; index into [`OwnerState`].
@@ -135,6 +168,7 @@ const _: () = {
     assert!(size_of::<Address>() == 16);
     assert!(size_of::<Claim>() == 16);
     assert!(size_of::<TagKey>() == 48);
+    assert!(size_of::<Service>() == 24);
     assert!(size_of::<OwnerCounts>() == 72);
     assert!(size_of::<OwnerState>() == 144);
 };
@@ -143,15 +177,7 @@ const _: () = {
 impl TagKey {
     /// The original source.
     pub const fn source(&self) -> Address {
-        /// `AF_INET`
-        const IPV4: u16 = 2;
-        if self.tuple.l3num == IPV4 {
-            Address::v4(self.tuple.src[0])
-        } else {
-            Address {
-                words: self.tuple.src,
-            }
-        }
+        Address::of_family(self.tuple.src, self.tuple.l3num)
     }
 }
 
@@ -164,6 +190,18 @@ impl Address {
     pub const fn v4(address: u32) -> Self {
         Self {
             words: [0, 0, Self::MAPPED, address],
+        }
+    }
+
+    /// An address as in a [`Tuple`] of this family.
+    #[inline(always)]
+    pub const fn of_family(words: [u32; 4], l3num: u16) -> Self {
+        /// `AF_INET`
+        const IPV4: u16 = 2;
+        if l3num == IPV4 {
+            Self::v4(words[0])
+        } else {
+            Self { words }
         }
     }
 

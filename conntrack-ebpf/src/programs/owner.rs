@@ -8,7 +8,8 @@
 //! 3. the source of the replies, after DNAT: its owner is the real server (ingress);
 //! 4. else nobody that is known.
 //!
-//! A packet that never got an entry has its destination in place of the source of replies.
+//! A packet that never got an entry has its destination in place of the source of replies; if that
+//! is a Service address, the one owner that is known to be behind it.
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
@@ -18,8 +19,8 @@ use aya_ebpf::{
 use conntrack_ebpf::{
     counter::Counter,
     owner::{
-        Address, Claim, DEFAULT_SLOTS, Direction, FLAG_SOCKET, FLAG_TAGGED, HOST, OwnerCounts,
-        OwnerState, Party, TagKey, UNKNOWN,
+        Address, Claim, DEFAULT_SLOTS, Direction, FLAG_SOCKET, FLAG_TAGGED, HOST, MOST_SERVICES,
+        OwnerCounts, OwnerState, Party, Service, TagKey, UNKNOWN,
     },
     place::{Addresses, Cgroups},
     record::{DropReason, FLAG_INGRESS, Tuple},
@@ -51,6 +52,10 @@ static NAMESPACES: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 /// Entries whose owner their addresses do not tell.
 #[map]
 static TAGS: HashMap<TagKey, Party> = HashMap::with_max_entries(65_536, 0);
+
+/// Who is behind a Service address; written by user space, read only for packets without an entry.
+#[map]
+static SERVICES: HashMap<Service, u32> = HashMap::with_max_entries(MOST_SERVICES, 0);
 
 /// The counters of each slot.
 #[map]
@@ -290,15 +295,10 @@ pub(super) fn of_packet(tuple: &Tuple, net: u64, cgroup: u64) -> Party {
     let Some(addresses) = addresses() else {
         return NOBODY;
     };
-    let claim_of = |words: [u32; 4]| {
-        addresses.find(if tuple.l3num == read::IPV4 {
-            Address::v4(words[0])
-        } else {
-            Address { words }
-        })
-    };
+    let claim_of = |words: [u32; 4]| addresses.find(Address::of_family(words, tuple.l3num));
     let source = claim_of(tuple.src);
-    if let Some(slot) = slot_of_namespace(addresses, || read::netns::<ByHelper>(net)) {
+    let netns = || read::netns::<ByHelper>(net);
+    if let Some(slot) = slot_of_namespace(addresses, netns) {
         let direction = direction_within(slot, source, || claim_of(tuple.dst));
         return Party::new(slot, direction);
     }
@@ -307,6 +307,13 @@ pub(super) fn of_packet(tuple: &Tuple, net: u64, cgroup: u64) -> Party {
             return of_socket(cgroup);
         }
         return Party::new(claim.slot, Direction::Egress);
+    }
+    // No NAT rule got to see the packet.
+    // SAFETY: as for `NAMESPACES`.
+    match unsafe { SERVICES.get(Service::asked(tuple, netns())) } {
+        Some(slot) if *slot == UNKNOWN => return NOBODY,
+        Some(slot) => return Party::new(*slot, Direction::Ingress),
+        None => {}
     }
     match claim_of(tuple.dst) {
         Some(claim) => Party::new(claim.slot, Direction::Ingress),

@@ -18,6 +18,7 @@ use super::Snapshot;
 use crate::{
     events::{Clock, Filter},
     limit,
+    owners::{Services, Sighting},
     pressure::destinations::Destinations,
 };
 
@@ -36,6 +37,7 @@ struct Shared {
     unknown_owner: AtomicBool,
     known_netns: Mutex<HashSet<u32>>,
     destinations: Mutex<Destinations>,
+    services: Arc<Mutex<Services>>,
 }
 
 /// The writing side; there is one.
@@ -118,6 +120,7 @@ impl Publisher {
                 }
             }
             note_destination(&shared.destinations, view);
+            note_service(&shared.services, view);
             if is_nobodys(view) {
                 shared.unknown_owner.store(true, Ordering::Relaxed);
             }
@@ -146,21 +149,42 @@ impl Publisher {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Who is behind Service addresses.
+    pub fn services(&self) -> Arc<Mutex<Services>> {
+        Arc::clone(&self.shared.services)
+    }
+
     /// Records that watchers were too slow to take.
     pub fn watchers_lost(&self) -> u64 {
         self.shared.watchers_lost.load(Ordering::Relaxed)
     }
 }
 
-/// Adds where the event's connection goes to what is known of its owner.
-fn note_destination(destinations: &Mutex<Destinations>, view: &View) {
-    let flags = view.header().flags;
-    let direction = if flags & FLAG_INGRESS == 0 {
+/// Who is charged, by the slot in a record.
+fn party(view: &View, owner: u16) -> Party {
+    let direction = if view.header().flags & FLAG_INGRESS == 0 {
         Direction::Egress
     } else {
         Direction::Ingress
     };
-    let party = |owner: u16| Party::new(u32::from(owner), direction);
+    Party::new(u32::from(owner), direction)
+}
+
+/// Adds who answers to what is known of the Service that was asked for.
+fn note_service(services: &Mutex<Services>, view: &View) {
+    let View::Insert(record) = view else { return };
+    let party = party(view, record.origin.owner);
+    let netns = record.header.netns;
+    if let Some(sighting) = Sighting::of(&record.original, &record.reply, netns, party) {
+        let mut services = services.lock().unwrap_or_else(PoisonError::into_inner);
+        services.entered(&sighting);
+    }
+}
+
+/// Adds where the event's connection goes to what is known of its owner.
+fn note_destination(destinations: &Mutex<Destinations>, view: &View) {
+    let flags = view.header().flags;
+    let party = |owner: u16| party(view, owner);
     let mut destinations = destinations.lock().unwrap_or_else(PoisonError::into_inner);
     match view {
         View::Insert(record) => destinations.insert(

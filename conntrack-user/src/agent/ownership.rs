@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,7 +20,10 @@ use super::{
 use crate::{
     census::{Charging, Workloads},
     events::OwnersBySlot,
-    owners::{Discovery, Limits, Maps, Occupancy, Owner, OwnerKind, Slots, State, kube::Pods},
+    owners::{
+        Discovery, Limits, Maps, Occupancy, Owner, OwnerKind, ServiceCounts, Services, Slots,
+        State, kube::Pods,
+    },
     pressure::{
         rate::Timeline,
         share::{Holding, shares},
@@ -53,6 +56,7 @@ pub(super) struct OwnersNow {
     pub(super) samples: Vec<OwnerSample>,
     pub(super) names: OwnersBySlot,
     pub(super) occupancy: Occupancy,
+    pub(super) services: ServiceCounts,
     pub(super) recount: Recount,
     /// A census would tell something.
     pub(super) needs_census: bool,
@@ -69,11 +73,13 @@ pub(super) struct Ownership {
     recount: Recount,
     /// What the Kubernetes API says.
     pods: Arc<Pods>,
+    /// Who is behind Service addresses; events add to it.
+    services: Arc<Mutex<Services>>,
 }
 
 impl Ownership {
     /// Nobody is known yet but the host.
-    pub(super) fn new(slots: u32) -> Self {
+    pub(super) fn new(slots: u32, services: Arc<Mutex<Services>>) -> Self {
         let timeline = Timeline::default();
         let tally = || Tally::from_now(OwnerState::default(), &timeline);
         Self {
@@ -86,6 +92,7 @@ impl Ownership {
             timeline,
             recount: Recount::default(),
             pods: Arc::default(),
+            services,
         }
     }
 
@@ -164,6 +171,7 @@ impl Ownership {
         if let Some(probes) = probes
             && !changes.is_empty()
         {
+            self.tell_services(probes)?;
             let mut maps = probes.owners();
             let left_out = maps.charge(self.slots.maps())?;
             if left_out > 0 {
@@ -219,6 +227,20 @@ impl Ownership {
         Ok(())
     }
 
+    /// Tells the kernel who is behind Service addresses now.
+    ///
+    /// # Errors
+    /// If the map can't be written.
+    pub(super) fn tell_services(&self, probes: &Probes) -> io::Result<()> {
+        let now = self.timeline.now();
+        let told = self.services().told(self.slots.maps(), now);
+        probes.owners().charge_services(&told)
+    }
+
+    fn services(&self) -> MutexGuard<'_, Services> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The probes are gone, and their maps with them: what they counted is kept, entries are not.
     pub(super) fn detached(&mut self) {
         for tally in self.tallies.values_mut() {
@@ -271,6 +293,9 @@ impl Ownership {
     /// If a map can't be read.
     pub(super) fn counted(&mut self, found: Found, probes: &Probes) -> io::Result<()> {
         self.read(probes)?;
+        for (sighting, entries) in &found.sightings {
+            self.services().found(sighting, *entries);
+        }
         let (whole, seconds) = (found.whole, found.took.as_secs_f64());
         let states = found.states_by_slot();
         let tags = probes.owners().tags()?;
@@ -346,6 +371,7 @@ impl Ownership {
             samples,
             names: self.names(),
             occupancy: self.slots.occupancy(),
+            services: self.services().counts(),
             recount: self.recount(),
             needs_census: self.needs_census(),
         }

@@ -17,12 +17,13 @@ use tokio::sync::oneshot;
 
 use super::Background;
 use crate::{
-    census::Charging,
+    census::{Charging, sighting},
     kernel::{
         Root,
         entries::{Outcome, State, walk_namespaces},
         tables,
     },
+    owners::Sighting,
     sys::priority,
 };
 
@@ -34,6 +35,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 const SHARE: u32 = 50;
 /// Entries without the tag that they should have that are kept for another look.
 const MOST_UNTAGGED: usize = 1 << 16;
+
+/// Different ones of what entries tell of Services that are kept.
+const MOST_SIGHTINGS: usize = 1 << 14;
 
 /// Entries of one owner in one direction, by slot.
 pub(super) type Counted = BTreeMap<(u32, Direction), u64>;
@@ -50,6 +54,8 @@ pub(super) struct Found {
     nobodys: HashSet<IpAddr>,
     /// States of all entries, by slot.
     states: BTreeMap<(u32, State), u64>,
+    /// What entries tell of Services, and how many tell the same.
+    pub(super) sightings: HashMap<Sighting, u32>,
     /// Nothing was left out.
     pub(super) whole: bool,
     pub(super) took: Duration,
@@ -151,6 +157,11 @@ fn walk(charging: &Charging) -> Found {
         let party = (charge.party.slot(), charge.party.direction());
         *found.states.entry((party.0, entry.state)).or_default() += 1;
         found.nobodys.extend(charge.nobodys);
+        if entry.destination_translated()
+            && let Some(sighting) = sighting(netns, entry, charge.party)
+        {
+            found.see(sighting);
+        }
         match charge.untagged {
             Some((key, address)) if found.untagged.len() < MOST_UNTAGGED => {
                 found.untagged.push((key, party, address));
@@ -173,6 +184,13 @@ fn walk(charging: &Charging) -> Found {
 }
 
 impl Found {
+    fn see(&mut self, sighting: Sighting) {
+        let room = self.sightings.len() < MOST_SIGHTINGS;
+        if room || self.sightings.contains_key(&sighting) {
+            *self.sightings.entry(sighting).or_default() += 1;
+        }
+    }
+
     /// Names of states and how many entries are in each, most frequent first, by slot.
     pub(super) fn states_by_slot(&self) -> BTreeMap<u32, Vec<(String, u64)>> {
         let mut by_slot: BTreeMap<u32, Vec<(String, u64)>> = BTreeMap::new();

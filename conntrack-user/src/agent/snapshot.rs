@@ -10,7 +10,7 @@ use crate::{
     journal::JournalStatus,
     kernel::stats::KernelStats,
     limit,
-    owners::{Occupancy, kube::KubeStatus},
+    owners::{Occupancy, ServiceCounts, kube::KubeStatus},
     pressure::state::Pressure,
     probes::{ProgramTime, Status, Totals},
 };
@@ -97,6 +97,8 @@ pub struct Snapshot {
     pub owners: Vec<OwnerSample>,
     /// How many owners there are.
     pub occupancy: Occupancy,
+    /// How many Service addresses there are.
+    pub services: ServiceCounts,
     /// The last census.
     pub recount: Recount,
     /// What the kernel counted and no probe explained.
@@ -163,6 +165,7 @@ impl Default for Snapshot {
             totals: Totals::default(),
             owners: Vec::new(),
             occupancy: Occupancy::default(),
+            services: ServiceCounts::default(),
             recount: Recount::default(),
             unexplained: Unexplained::default(),
             watchers_lost: 0,

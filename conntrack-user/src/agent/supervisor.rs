@@ -109,7 +109,8 @@ struct Supervisor {
 pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallible, AttachError> {
     let root = Root::system();
     let release = release::release(&root).unwrap_or_else(|_| "unknown".to_owned());
-    let ownership = Arc::new(Mutex::new(Ownership::new(options.probes.owner_slots)));
+    let ownership = Ownership::new(options.probes.owner_slots, publisher.services());
+    let ownership = Arc::new(Mutex::new(ownership));
     let scans = Scans::begin(options.drop_capabilities).map_err(AttachError::Thread)?;
     let kube = watch_kube(&options);
     let mut supervisor = Supervisor {

@@ -17,7 +17,7 @@ use crate::{
         Root,
         entries::{Entry, Layer4, Tuple},
     },
-    owners::{Details, Limits, Maps, Scanner, Slots},
+    owners::{Details, Limits, Maps, Scanner, Sighting, Slots},
     sys::netns::Inode,
 };
 
@@ -197,6 +197,12 @@ impl Owners for Charging {
         let name = self.workloads.names.get(&slot).cloned();
         name.unwrap_or_else(|| self.name(slot))
     }
+}
+
+/// What an entry that was charged to `party` tells of the Service that it asked for.
+pub(crate) fn sighting(netns: Inode, entry: &Entry, party: Party) -> Option<Sighting> {
+    let (original, reply) = (kernel_tuple(&entry.original), kernel_tuple(&entry.reply));
+    Sighting::of(&original, &reply, netns, party)
 }
 
 const fn plain(slot: u32, direction: Direction) -> Charge {

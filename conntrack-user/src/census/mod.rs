@@ -20,6 +20,7 @@ mod summary;
 mod tests;
 pub mod text;
 
+pub(crate) use charging::sighting;
 pub use charging::{Charge, Charging, Workloads};
 pub use filter::{Filter, UnknownState, parse_state};
 pub use groups::{Counts, MOST_KEYS};

@@ -6,6 +6,7 @@
 //! | [`Scanner`] | looks around: control groups, one process of each for its network, `/proc/PID/net` for its addresses, log folders for the pods' names |
 //! | [`Notifier`] | says when to look: soon after something began, else every ten seconds |
 //! | [`Slots`] | gives slots, and says what to change in the kernel's maps so that each entry leaves on the account it came on |
+//! | [`Services`] | learns from entries who is behind a Service address, for packets that got none |
 //! | [`cgroup_path`] | what the path of a control group says |
 //!
 //! ```no_run
@@ -47,6 +48,7 @@ mod notify;
 mod owner;
 mod pod_logs;
 mod scanner;
+mod services;
 mod slots;
 mod tree;
 
@@ -54,4 +56,5 @@ pub use discovery::{Discovery, Found};
 pub use notify::Notifier;
 pub use owner::{Details, Key, Labels, Owner, OwnerKind, Workload};
 pub use scanner::Scanner;
+pub use services::{ServiceCounts, Services, Sighting};
 pub use slots::{Changes, Limits, MapChanges, Maps, Occupancy, Occupant, Slots, State};

@@ -11,8 +11,8 @@ use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use aya_obj::{EbpfSectionKind, Object, generated::bpf_insn};
 use conntrack_ebpf::{
     global::{
-        ACTIVE_MAP, ADDRESSES_MAP, CGROUPS_MAP, EVENTS_MAP, NAMESPACES_MAP, OWNERS_MAP, STATE_MAP,
-        TAGS_MAP,
+        ACTIVE_MAP, ADDRESSES_MAP, CGROUPS_MAP, EVENTS_MAP, NAMESPACES_MAP, OWNERS_MAP,
+        SERVICES_MAP, STATE_MAP, TAGS_MAP,
     },
     owner,
     state::PerCpuState,
@@ -152,6 +152,8 @@ pub(super) fn open(
         tags: take(TAGS_MAP)?.try_into().map_err(malformed)?,
         counts: take(OWNERS_MAP)?.try_into().map_err(malformed)?,
         counts_fd,
+        services: take(SERVICES_MAP)?.try_into().map_err(malformed)?,
+        services_told: HashMap::new(),
         slots: owner_slots,
         asks_sockets: false,
     };

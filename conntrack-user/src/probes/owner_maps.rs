@@ -8,7 +8,7 @@ use std::{
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use conntrack_ebpf::{
-    owner::{FLAG_SOCKET, FLAG_TAGGED, OwnerCounts, OwnerState, Party, TagKey},
+    owner::{FLAG_SOCKET, FLAG_TAGGED, OwnerCounts, OwnerState, Party, Service, TagKey},
     place::{self, Addresses, Cgroups},
 };
 use zerocopy::FromZeros as _;
@@ -32,6 +32,9 @@ pub struct OwnerMaps {
     pub(super) namespaces: HashMap<MapData, u32, u32>,
     pub(super) tags: HashMap<MapData, TagKey, Party>,
     pub(super) counts: PerCpuArray<MapData, OwnerState>,
+    pub(super) services: HashMap<MapData, Service, u32>,
+    /// What that map says.
+    pub(super) services_told: StdHashMap<Service, u32>,
     /// For a call that aya has not: the same map once more.
     pub(super) counts_fd: OwnedFd,
     pub(super) slots: u32,
@@ -134,6 +137,31 @@ impl OwnerMaps {
         }
         for (netns, slot) in wanted {
             self.namespaces.insert(netns, slot, 0).map_err(error)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the programs who is behind Service addresses. To be done before [`Self::charge`] gives a
+    /// slot to another owner.
+    ///
+    /// # Errors
+    /// If the map can't be written.
+    pub(crate) fn charge_services(&mut self, wanted: &StdHashMap<Service, u32>) -> io::Result<()> {
+        let over: Vec<Service> = self
+            .services_told
+            .keys()
+            .filter(|service| !wanted.contains_key(*service))
+            .copied()
+            .collect();
+        for service in over {
+            absent_is_fine(self.services.remove(&service))?;
+            self.services_told.remove(&service);
+        }
+        for (service, slot) in wanted {
+            if self.services_told.get(service) != Some(slot) {
+                self.services.insert(service, slot, 0).map_err(error)?;
+                self.services_told.insert(*service, *slot);
+            }
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::{
     agent::{Drift, KernelInfo, Own, OwnerSample, Recount, Snapshot, State, Table, Unexplained},
     journal::JournalStatus,
     limit,
-    owners::{Occupancy, kube::KubeStatus},
+    owners::{Occupancy, ServiceCounts, kube::KubeStatus},
     pressure::rate::Rates,
     probes::{FieldStatus, HookStatus, ProgramTime, Totals},
 };
@@ -33,6 +33,8 @@ pub struct Status<'a> {
     /// Owners that are not among them.
     owners_not_shown: usize,
     occupancy: Occupancy,
+    /// Service addresses that packets from outside ask for.
+    services: ServiceCounts,
     /// The last census.
     census: Recount,
     /// What only the kernel counted.
@@ -90,6 +92,7 @@ impl<'a> From<&'a Snapshot> for Status<'a> {
             owners_not_shown: snapshot.owners.len() - owners.len(),
             owners,
             occupancy: snapshot.occupancy,
+            services: snapshot.services,
             census: snapshot.recount,
             version: env!("CARGO_PKG_VERSION"),
             state: snapshot.state,

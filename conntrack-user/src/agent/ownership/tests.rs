@@ -40,7 +40,7 @@ fn the_pod(ownership: &mut Ownership) -> Owner {
 
 #[test]
 fn the_api_gives_a_name_where_the_node_has_none() {
-    let mut ownership = Ownership::new(16);
+    let mut ownership = Ownership::new(16, Arc::default());
     ownership.take(&nameless(), None).unwrap();
     assert_eq!(the_pod(&mut ownership).name(), format!("pod {UID}"));
     ownership.know(pods(UID));
@@ -59,11 +59,11 @@ fn the_api_gives_a_name_where_the_node_has_none() {
 
 #[test]
 fn the_api_may_know_a_pod_before_it_is_found() {
-    let mut ownership = Ownership::new(16);
+    let mut ownership = Ownership::new(16, Arc::default());
     ownership.know(pods(UID));
     ownership.take(&nameless(), None).unwrap();
     assert_eq!(the_pod(&mut ownership).name(), "shop/cart-1");
-    let mut other = Ownership::new(16);
+    let mut other = Ownership::new(16, Arc::default());
     other.know(pods("another"));
     other.take(&nameless(), None).unwrap();
     assert_eq!(the_pod(&mut other).name(), format!("pod {UID}"));

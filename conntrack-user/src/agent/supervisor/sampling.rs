@@ -134,6 +134,7 @@ impl Supervisor {
         snapshot.owners = self.with_destinations(owners.samples);
         snapshot.recount = owners.recount;
         snapshot.occupancy = owners.occupancy;
+        snapshot.services = owners.services;
         self.hand_out(snapshot).await;
         self.recount(owners.needs_census).await;
     }
@@ -225,6 +226,7 @@ impl Supervisor {
             let mut ownership = locked(&ownership);
             let counts = probes.as_ref().map(|probes| {
                 ownership.read(probes)?;
+                ownership.tell_services(probes)?;
                 probes.totals()
             });
             let limit = tables.as_ref().map_or(0, |tables| tables.limit);

@@ -35,7 +35,7 @@ pub(in crate::scenarios) fn attacker(mechanism: Option<Mechanism>) -> Result<()>
     let cluster = Cluster::get()?;
     let (attacker, quiet) = (cluster.pod(ATTACKER)?, cluster.pod(QUIET)?);
     net::nft(None, NOT_LOOPBACK)?;
-    passed::count(&[attacker, quiet])?;
+    passed::count(&[attacker, quiet], &[])?;
     kernel::nothing_expires(None)?;
     kernel::set_limit(LIMIT)?;
     flush_table()?;

@@ -9,11 +9,13 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::{NOT_LOOPBACK, PORT_OF_NODE_AGENT, census, load::From, owner, passed, passed::Passed};
+use super::{
+    INGRESS, NOT_LOOPBACK, PORT_OF_NODE_AGENT, census, load::From, owner, passed, passed::Passed,
+};
 use crate::{
     containers::{
-        cluster::{AGGREGATOR, BYSTANDER, Cluster, NODE_AGENT},
-        network::{NODE, OUTSIDE},
+        cluster::{AGGREGATOR, BYSTANDER, Cluster, NODE_AGENT, WEB, WEB_HOST_PORT},
+        network::{NODE, OUTSIDE, OUTSIDE_ADDRESS},
         pod::{PORT, Pod},
     },
     guest::{
@@ -38,6 +40,8 @@ const BACKENDS: &str = "10.200.0.0/25,10.201.0.0/25";
 const MORE_BACKENDS: &str = "10.200.0.128/25,10.201.0.128/25";
 /// Connections to each half of them: 45 % of the table, and then 180 % of what is left of it.
 const CONNECTIONS: u64 = 1_800;
+/// Somebody outside who asks a port of the node.
+const CUSTOMER: &str = "customer";
 /// Within this time of the first drop the holder is named.
 const NAMED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -72,7 +76,7 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
     let cluster = Cluster::get()?;
     let (aggregator, bystander) = (cluster.pod(AGGREGATOR)?, cluster.pod(BYSTANDER)?);
     net::nft(None, NOT_LOOPBACK)?;
-    passed::count(&[aggregator, bystander])?;
+    passed::count(&[aggregator, bystander], &[(CUSTOMER, OUTSIDE_ADDRESS)])?;
     kernel::nothing_expires(None)?;
     kernel::set_limit(LIMIT)?;
     flush_table()?;
@@ -82,6 +86,7 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
     let watch = Watch::start(&agent.socket(), "--kind drop")?;
     let start = agent.settled()?;
     let statistics = Statistics::read()?;
+    ask_host_port(&agent)?;
     let mut checks = Checks::new();
 
     let fan = |networks: &str, hold: u32| {
@@ -116,6 +121,8 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
     beside.finish()?;
     // Alone: what a softirq drops inside the drop of a process can be missed.
     let of_node_agent = lose_packets_of_the_host(&agent, &cluster)?;
+    let asked = From::Outside.start(&to_host_port("--flows 200 --first 1000 --rate 100"))?;
+    asked.finish()?;
     // What is sent again from now on finds room: nothing is dropped between two readings.
     kernel::set_limit(AFTERWARDS)?;
 
@@ -135,9 +142,12 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
         &[("kind", "drops_unexplained")],
     )?;
     println!("{missed} drops that only the kernel counted");
+    let web = cluster.pod(WEB)?;
     for (pod, dropped) in [
-        (aggregator, counts.dropped(aggregator)),
-        (bystander, counts.dropped(bystander)),
+        (aggregator, counts.dropped(AGGREGATOR)),
+        (bystander, counts.dropped(BYSTANDER)),
+        // No rule saw where these were to go: it is known from those before.
+        (web, counts.dropped(CUSTOMER)),
         // It shares the host's addresses: only the sockets tell whose packets these were.
         (cluster.pod(NODE_AGENT)?, of_node_agent),
     ] {
@@ -150,6 +160,13 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
             dropped,
         );
     }
+    let drops_by_direction = ByOwner::read(&metrics, "drops_total", "direction")?;
+    checks.equal(
+        "drops_total of web",
+        drops_by_direction.of(&owner(web)),
+        "ingress",
+        drops_by_direction.get(&owner(web), INGRESS),
+    );
     // With those of other pods, which may send something of their own meanwhile.
     checks.equal(
         "drops_total of all and missed ones",
@@ -162,6 +179,27 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
     drop(first);
     checks.finish()?;
     agent.stop()
+}
+
+/// From outside, for the port of the node that leads to a pod.
+fn to_host_port(flows: &str) -> String {
+    format!(
+        "send --protocol tcp --source {OUTSIDE_ADDRESS}/32 --destination {NODE}/32 \
+         --destination-ports {WEB_HOST_PORT} {flows}"
+    )
+}
+
+/// Connections from outside to the port of the node, until it is known where they go.
+fn ask_host_port(agent: &Agent) -> Result<()> {
+    From::Outside.start(&to_host_port("--flows 20"))?.finish()?;
+    wait_for(
+        "the pod behind the port to be known",
+        Duration::from_secs(30),
+        || {
+            let status = agent.status()?;
+            Ok((status["services"]["told"].as_u64() > Some(0)).then_some(()))
+        },
+    )
 }
 
 /// A pod in the host's network sends while the table is full and sockets are looked at; how many of
@@ -257,7 +295,9 @@ fn check_lines(
     for line in lines.iter().filter(|line| line.kind() == "drop") {
         seen += 1;
         let source = line.text("/original/source");
-        let pod = if source == NODE {
+        let pod = if source == OUTSIDE_ADDRESS {
+            cluster.pod(WEB)?
+        } else if source == NODE {
             cluster.pod(NODE_AGENT)?
         } else {
             let pod = cluster.pod_at(source.parse()?);

@@ -46,13 +46,15 @@ type filter hook prerouting priority -190;
     )
 }
 
-/// Begins to count what comes from these pods.
-pub(super) fn count(pods: &[&Pod]) -> Result<()> {
-    let pods: Vec<_> = pods
+/// Begins to count what comes from these pods, and from others by a name and their address.
+pub(super) fn count(pods: &[&Pod], others: &[(&str, &str)]) -> Result<()> {
+    let mut senders: Vec<_> = pods
         .iter()
         .map(|pod| Ok((pod.name.as_str(), pod.address()?.to_string())))
         .collect::<Result<_>>()?;
-    net::nft(None, &rules(&pods))
+    let others = others.iter().map(|(name, at)| (*name, (*at).to_owned()));
+    senders.extend(others);
+    net::nft(None, &rules(&senders))
 }
 
 impl Passed {
@@ -88,9 +90,9 @@ impl Passed {
     }
 
     /// Packets that conntrack dropped.
-    pub(super) fn dropped(&self, pod: &Pod) -> u64 {
-        let came = self.came.get(&pod.name).copied().unwrap_or(0);
-        came.saturating_sub(self.passed(pod))
+    pub(super) fn dropped(&self, name: &str) -> u64 {
+        let of = |counts: &BTreeMap<String, u64>| counts.get(name).copied().unwrap_or(0);
+        of(&self.came).saturating_sub(of(&self.passed))
     }
 }
 
