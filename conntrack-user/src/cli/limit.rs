@@ -2,12 +2,12 @@
 
 use std::io::{self, Write as _};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use tokio::runtime;
 
 use super::{
     Failure,
-    args::{LogArgs, SocketArgs},
+    args::{LogArgs, Output, OutputArgs, SocketArgs},
     limit_args::LimitArgs,
     logging,
 };
@@ -57,32 +57,14 @@ struct Set {
 
 #[derive(Args, Debug)]
 struct Common {
-    /// Text for people, or JSON: one object
-    #[arg(
-        short,
-        long,
-        env = "CTPRESSURE_OUTPUT",
-        value_name = "FORMAT",
-        value_enum,
-        default_value_t
-    )]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     socket: SocketArgs,
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
     limit: LimitArgs,
-}
-
-/// How it is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// Lines for people
-    #[default]
-    Text,
-    /// JSON
-    Json,
 }
 
 impl Limit {
@@ -136,7 +118,7 @@ impl Common {
             return Err(error.into());
         }
         view.set = result;
-        let printed = match self.output {
+        let printed = match self.output.output {
             Output::Json => format!("{}\n", serde_json::to_string(&view)?),
             Output::Text => text::of(&view, runs),
         };

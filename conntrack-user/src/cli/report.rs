@@ -8,10 +8,14 @@ use std::{
     process,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, args::LogArgs, logging};
+use super::{
+    Failure,
+    args::{LogArgs, Output, OutputArgs},
+    logging,
+};
 use crate::{
     journal::Reader,
     report::{
@@ -57,28 +61,10 @@ pub(super) struct Report {
     /// Write one HTML file that needs nothing else
     #[arg(long, value_name = "FILE", requires = "what")]
     html: Option<PathBuf>,
-    /// Text for people, or JSON: one object
-    #[arg(
-        short,
-        long,
-        env = "CTPRESSURE_OUTPUT",
-        value_name = "FORMAT",
-        value_enum,
-        default_value_t
-    )]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     log: LogArgs,
-}
-
-/// How a report is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// Lines of at most 80 columns
-    #[default]
-    Text,
-    /// JSON
-    Json,
 }
 
 /// The list as JSON.
@@ -118,7 +104,7 @@ impl Report {
                 return print(&self.list(&incidents, &names, covered)?);
             }
         };
-        let printed = match (self.output, &self.html) {
+        let printed = match (self.output.output, &self.html) {
             (Output::Json, _) => format!("{}\n", serde_json::to_string(&document)?),
             (Output::Text, None) => text::report(&document),
             (Output::Text, Some(path)) => {
@@ -221,7 +207,7 @@ impl Report {
         names: &BTreeMap<u32, String>,
         covered: Span,
     ) -> anyhow::Result<String> {
-        if self.output == Output::Text {
+        if self.output.output == Output::Text {
             return Ok(text::incidents(incidents, names, covered));
         }
         let list = List {

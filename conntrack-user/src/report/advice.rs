@@ -14,6 +14,8 @@ use super::{
 };
 use crate::{census::text::grouped, pressure::state::Pressure};
 
+#[cfg(test)]
+mod tests;
 mod timeouts;
 
 /// One thing to do.

@@ -210,46 +210,6 @@ fn the_advised_limit_holds_and_is_not_much_too_large() {
 }
 
 #[test]
-fn each_rule_of_advice_is_given_for_its_reason_and_not_elsewhere() {
-    // The golden files say which rules gave advice; that they are right is tested above.
-    let given = |name: &str| {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/report/golden");
-        let told = fs::read_to_string(folder.join(format!("{name}.txt"))).expect("a golden file");
-        let rules = told.lines().find_map(|line| line.strip_prefix("advice: "));
-        let rules = rules.unwrap_or_default().split(", ");
-        rules.map(str::to_owned).collect::<Vec<_>>()
-    };
-    for (rule, with, without) in [
-        ("look_elsewhere", "not_conntrack", "burst"),
-        ("be_liberal", "invalid_packets", "not_conntrack"),
-        ("nat_ports", "nat_ports", "clash_storm"),
-        ("clash", "clash_storm", "nat_ports"),
-        ("buckets", "long_chains", "burst"),
-        ("stop_flood", "syn_flood", "burst"),
-        ("dont_raise", "one_way_udp", "dns_storm"),
-        ("raise", "dns_storm", "one_way_udp"),
-        ("who_lowers", "limit_lowered", "burst"),
-        ("reuse", "time_wait", "established_idle"),
-        ("leak", "slow_leak", "burst"),
-        ("retries", "retry_storm", "burst"),
-        ("dns_cache", "dns_storm", "one_way_udp"),
-        ("timeout", "time_wait", "not_conntrack"),
-        ("watch", "not_watched", "not_conntrack"),
-        ("flushed", "dying", "burst"),
-        ("requests", "requests_refused", "burst"),
-    ] {
-        assert!(
-            given(with).iter().any(|one| one == rule),
-            "{rule} in {with}"
-        );
-        assert!(
-            given(without).iter().all(|one| one != rule),
-            "{rule} in {without}"
-        );
-    }
-}
-
-#[test]
 fn the_first_drop_is_told_to_the_second() {
     let scene = incidents::burst();
     let evidence = evidence_of(&scene);

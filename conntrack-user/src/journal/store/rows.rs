@@ -14,6 +14,8 @@ use crate::{
         reader::milliseconds,
         second::{Second, TableRow},
     },
+    kernel::Root,
+    limit::culprit,
     owners::Owner,
 };
 
@@ -427,7 +429,11 @@ impl Writing<'_> {
             let change = LimitChange {
                 at: crate::journal::reader::time(second.at),
                 by: ChangedBy::Other,
-                who: None,
+                // It is looked for while it may still run.
+                who: second
+                    .limit
+                    .filter(|now| *now != limit)
+                    .and_then(|now| culprit::find(&Root::system(), now)),
                 limit_before: Some(limit),
                 limit_after: second.limit,
                 buckets_before: Some(buckets),
