@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     agent::{self, AgentOptions, Closed, Handle},
-    journal::{Journal, JournalQueue},
+    journal::{Journal, JournalQueue, LimitChange},
     limit::{Control, Mode},
     serve::{http, metrics::Exporter, socket::Socket},
 };
@@ -81,6 +81,7 @@ impl Run {
         let socket = Socket::bind(&self.socket.socket).await?;
         let (publisher, mut handle) = agent::channel();
         let limit = (settings.mode != Mode::Off).then(|| Control::new(settings));
+        let controller = limit.clone();
         if let Some(limit) = &limit {
             handle = handle.with_limit(limit.clone());
         }
@@ -109,6 +110,12 @@ impl Run {
                 Ok(())
             }
         };
+        // Before the journal ends: it is told what the controller puts back.
+        for change in controller.iter().flat_map(|limit| limit.end(END)) {
+            if let Some(journal) = &journal {
+                journal.queue().limit_change(LimitChange::from(&change));
+            }
+        }
         if let Some(journal) = journal {
             journal.close();
         }
