@@ -101,7 +101,11 @@ impl Run {
         };
         let record = follow(journal.as_ref().map(Journal::queue), handle.clone());
         let result = tokio::select! {
-            never = agent::run(options, publisher) => match never? {},
+            // Not returned at once: the controller still has to put things back.
+            never = agent::run(options, publisher) => match never {
+                Ok(never) => match never {},
+                Err(error) => Err(error.into()),
+            },
             never = http::serve(listener, handle.clone(), exporter) => match never {},
             never = socket.serve(handle) => match never {},
             never = record => match never {},

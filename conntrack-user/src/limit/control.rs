@@ -164,9 +164,13 @@ impl Control {
                 Err(TrySendError::Disconnected(_)) => return Vec::new(),
             }
         }
-        changes
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            .unwrap_or_default()
+        let left = deadline.saturating_duration_since(Instant::now());
+        changes.recv_timeout(left).unwrap_or_else(|_| {
+            tracing::warn!(
+                "the limit controller did not end in time: its next start puts back what is left"
+            );
+            Vec::new()
+        })
     }
 
     /// What the controller said last.
