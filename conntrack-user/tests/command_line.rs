@@ -129,6 +129,9 @@ fn limits_that_make_no_sense_are_refused_before_anything_is_loaded() {
         (vec!["--max-memory-share", "120%"], "--max-memory-share 1.2"),
         (vec!["--raise-for", "0s"], "--raise-for 0s"),
         (vec!["--raise-cooldown", "1s"], "--raise-cooldown 1s"),
+        (vec!["--max-memory-share=-0.1"], "--max-memory-share -0.1"),
+        (vec!["--raise-at", "0"], "--raise-at 0"),
+        (vec!["--min-limit", "99999999999999999999"], "--min-limit"),
         (vec!["--give-back", "5m"], "--give-back 5m"),
     ] {
         for mode in ["on", "dry-run", "off"] {
@@ -153,6 +156,10 @@ fn limits_that_make_no_sense_are_refused_before_anything_is_loaded() {
     }
     let said = output(&["limit", "set", "many"]);
     assert_eq!(said.status.code(), Some(2));
+    // It takes a controller.
+    let said = output(&["run", "--listen", "127.0.0.1:0", "--shorten-timeouts"]);
+    assert_eq!(said.status.code(), Some(2));
+    assert!(text(&said.stderr).contains("--limit-controller on"));
 }
 
 #[test]

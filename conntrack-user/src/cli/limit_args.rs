@@ -49,6 +49,10 @@ pub(super) struct LimitArgs {
     /// Share of the node's memory that full tables may take [default: 0.05]
     #[arg(long, env = "CTPRESSURE_MAX_MEMORY_SHARE", value_name = "SHARE", value_parser = parse_share)]
     max_memory_share: Option<f64>,
+    /// When a table that can't be given more room is full of closed TCP connections, keep these for
+    /// a shorter time for a while (`nf_conntrack_tcp_timeout_time_wait` of the host)
+    #[arg(long, env = "CTPRESSURE_SHORTEN_TIMEOUTS")]
+    shorten_timeouts: bool,
     /// Where the controller remembers what it did
     #[arg(long, env = "CTPRESSURE_LIMIT_STATE", value_name = "PATH", default_value = STATE_PATH)]
     limit_state: PathBuf,
@@ -76,6 +80,7 @@ impl LimitArgs {
             min_limit: self.min_limit.unwrap_or(default.min_limit),
             max_limit: self.max_limit.unwrap_or(default.max_limit),
             max_memory_share: self.max_memory_share.unwrap_or(default.max_memory_share),
+            shorten_timeouts: self.shorten_timeouts,
             state: self.limit_state.clone(),
         };
         settings.check()?;

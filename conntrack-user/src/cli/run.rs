@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     agent::{self, AgentOptions, Closed, Handle},
-    journal::{Journal, JournalQueue},
+    journal::{Journal, JournalQueue, LimitChange},
     limit::{Control, Mode},
     serve::{http, metrics::Exporter, socket::Socket},
 };
@@ -81,6 +81,7 @@ impl Run {
         let socket = Socket::bind(&self.socket.socket).await?;
         let (publisher, mut handle) = agent::channel();
         let limit = (settings.mode != Mode::Off).then(|| Control::new(settings));
+        let controller = limit.clone();
         if let Some(limit) = &limit {
             handle = handle.with_limit(limit.clone());
         }
@@ -100,7 +101,11 @@ impl Run {
         };
         let record = follow(journal.as_ref().map(Journal::queue), handle.clone());
         let result = tokio::select! {
-            never = agent::run(options, publisher) => match never? {},
+            // Not returned at once: the controller still has to put things back.
+            never = agent::run(options, publisher) => match never {
+                Ok(never) => match never {},
+                Err(error) => Err(error.into()),
+            },
             never = http::serve(listener, handle.clone(), exporter) => match never {},
             never = socket.serve(handle) => match never {},
             never = record => match never {},
@@ -109,6 +114,12 @@ impl Run {
                 Ok(())
             }
         };
+        // Before the journal ends: it is told what the controller puts back.
+        for change in controller.iter().flat_map(|limit| limit.end(END)) {
+            if let Some(journal) = &journal {
+                journal.queue().limit_change(LimitChange::from(&change));
+            }
+        }
         if let Some(journal) = journal {
             journal.close();
         }

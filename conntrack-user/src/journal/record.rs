@@ -271,7 +271,7 @@ impl ChangeResult {
     }
 }
 
-/// A change of the limit or of the buckets.
+/// A change of the limit or of the buckets; of a timeout too, which the reason names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitChange {
     /// When.
@@ -301,6 +301,10 @@ impl From<&Change> for LimitChange {
             By::Hand => (ChangedBy::Hand, ChangeResult::Applied),
             By::SomebodyElse => (ChangedBy::Other, ChangeResult::Seen),
         };
+        let reason = match change.timeout() {
+            Some(timeout) => format!("{timeout}: {}", change.reason),
+            None => change.reason.clone(),
+        };
         Self {
             at: SystemTime::UNIX_EPOCH + Duration::from_millis(change.unix_millis),
             by,
@@ -310,13 +314,13 @@ impl From<&Change> for LimitChange {
             buckets_before: Some(change.before.buckets),
             buckets_after: Some(change.after.buckets),
             result: match (change.outcome, change.purpose) {
-                (Outcome::Applied, Purpose::GiveBack) => ChangeResult::Reverted,
+                (Outcome::Applied, Purpose::GiveBack | Purpose::Restore) => ChangeResult::Reverted,
                 (Outcome::Applied, _) => applied,
                 (Outcome::DryRun, _) => ChangeResult::Would,
                 (Outcome::Refused, _) => ChangeResult::Refused,
                 (Outcome::Failed, _) => ChangeResult::Failed,
             },
-            reason: change.reason.clone(),
+            reason,
         }
     }
 }

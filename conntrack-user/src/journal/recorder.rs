@@ -317,10 +317,12 @@ mod tests {
             before: Size {
                 limit: 1000,
                 buckets: 250,
+                time_wait: Some(120),
             },
             after: Size {
                 limit: 2000,
                 buckets: 500,
+                time_wait: Some(120),
             },
             outcome: Outcome::Applied,
             reason: "full in 7 s".to_owned(),

@@ -1,4 +1,4 @@
-//! The limit, the buckets and the count, as the caller's network namespace shows them
+//! The limit, the buckets, the count and a timeout, as the caller's network namespace shows them
 //! (`net.netfilter.nf_conntrack_*`).
 
 use std::path::{Path, PathBuf};
@@ -51,6 +51,15 @@ pub fn buckets(root: &Root) -> Result<u64, SysctlError> {
 /// As [`limit`].
 pub fn count(root: &Root) -> Result<u64, SysctlError> {
     read(root, "nf_conntrack_count")
+}
+
+/// `nf_conntrack_tcp_timeout_time_wait`, in seconds: for how long the table of the caller's network
+/// namespace keeps a TCP connection that both sides have closed.
+///
+/// # Errors
+/// As [`limit`].
+pub fn time_wait(root: &Root) -> Result<u64, SysctlError> {
+    read(root, "nf_conntrack_tcp_timeout_time_wait")
 }
 
 fn read(root: &Root, name: &str) -> Result<u64, SysctlError> {

@@ -34,6 +34,10 @@ pub enum Purpose {
     GiveBack,
     /// More buckets for the same limit.
     Buckets,
+    /// A shorter timeout for closed connections, since nothing else helps.
+    Shorten,
+    /// The timeout as it was before.
+    Restore,
     /// A person asked for this value.
     Set,
     /// Somebody else's change, as it was found.
@@ -54,13 +58,17 @@ pub enum Outcome {
     Failed,
 }
 
-/// The two numbers that the controller writes.
+/// The numbers that the controller writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Size {
     /// Entries that each table may hold (`nf_conntrack_max`).
     pub limit: u64,
     /// Buckets of the hash that all tables share (`nf_conntrack_buckets`).
     pub buckets: u64,
+    /// Seconds for which the host's table keeps a TCP connection that is closed
+    /// (`nf_conntrack_tcp_timeout_time_wait`); `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_wait: Option<u64>,
 }
 
 /// One change, made or found.
@@ -101,6 +109,22 @@ impl By {
     }
 }
 
+impl Change {
+    /// What it makes of the timeout, where it is about that.
+    pub fn timeout(&self) -> Option<String> {
+        let seconds = |value: Option<u64>| {
+            value.map_or_else(|| "?".to_owned(), |seconds| format!("{seconds} s"))
+        };
+        (self.before.time_wait != self.after.time_wait).then(|| {
+            format!(
+                "nf_conntrack_tcp_timeout_time_wait {} -> {}",
+                seconds(self.before.time_wait),
+                seconds(self.after.time_wait)
+            )
+        })
+    }
+}
+
 impl Purpose {
     /// The name in JSON.
     pub const fn name(self) -> &'static str {
@@ -109,6 +133,8 @@ impl Purpose {
             Self::Reapply => "reapply",
             Self::GiveBack => "give_back",
             Self::Buckets => "buckets",
+            Self::Shorten => "shorten",
+            Self::Restore => "restore",
             Self::Set => "set",
             Self::Found => "found",
         }
@@ -205,10 +231,12 @@ mod tests {
             before: Size {
                 limit: 1000,
                 buckets: 512,
+                time_wait: Some(120),
             },
             after: Size {
                 limit: 2000,
                 buckets: 512,
+                time_wait: Some(120),
             },
             outcome: Outcome::Applied,
             reason: reason.to_owned(),

@@ -8,12 +8,13 @@ use std::{
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
 
 use super::{
-    Controller, Place, Report, Sample, Settings,
+    Change, Controller, Place, Report, Sample, Settings,
     controller::{Set, SetError},
     node,
 };
@@ -24,6 +25,9 @@ const WAITING: usize = 4;
 /// How much lower than the agent's its priority is.
 const NICE: i32 = 5;
 
+/// How soon a busy thread is asked again.
+const AGAIN: Duration = Duration::from_millis(10);
+
 enum Job {
     Sample(Arc<Snapshot>),
     Set {
@@ -32,6 +36,8 @@ enum Job {
         who: Option<String>,
         answer: oneshot::Sender<Result<Set, SetError>>,
     },
+    /// Put back what is only for a while, and end; what that changed is the answer.
+    End(SyncSender<Vec<Change>>),
 }
 
 struct Shared {
@@ -102,6 +108,10 @@ impl Control {
                         // Whoever asked may have gone.
                         drop(answer.send(set));
                     }
+                    Job::End(answer) => {
+                        drop(answer.send(controller.end(node::since_boot())));
+                        return;
+                    }
                 }
                 let Some(shared) = weak.upgrade() else { return };
                 *shared.report.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -120,6 +130,47 @@ impl Control {
             // It is busy with an earlier one, or gone.
             Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
+    }
+
+    /// Ends the thread: what is only for a while (a shortened timeout) is put back; gives the changes that
+    /// this took. Waits for that, at most so long.
+    pub fn end(&self, most: Duration) -> Vec<Change> {
+        let started = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none();
+        if !started {
+            return Vec::new();
+        }
+        let deadline = Instant::now() + most;
+        let (answer, changes) = sync_channel(1);
+        let mut job = Job::End(answer);
+        loop {
+            match self.0.jobs.try_send(job) {
+                Ok(()) => break,
+                // Samples that are taken one after another.
+                Err(TrySendError::Full(back)) if Instant::now() < deadline => {
+                    job = back;
+                    thread::sleep(AGAIN);
+                }
+                Err(TrySendError::Full(_)) => {
+                    tracing::warn!(
+                        "the limit controller is busy: its next start puts back what is left"
+                    );
+                    return Vec::new();
+                }
+                Err(TrySendError::Disconnected(_)) => return Vec::new(),
+            }
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        changes.recv_timeout(left).unwrap_or_else(|_| {
+            tracing::warn!(
+                "the limit controller did not end in time: its next start puts back what is left"
+            );
+            Vec::new()
+        })
     }
 
     /// What the controller said last.

@@ -23,7 +23,7 @@ use super::{
     lock::{Lock, LockError},
     look, node,
     policy::{Action, Found, Observation, Policy, TableSeen},
-    report::{Mode, Report, Standing, Tally},
+    report::{Mode, Report, ShortenedTimeout, Standing, Tally},
     settings::Settings,
     store::{Pending, State, Store},
 };
@@ -122,6 +122,24 @@ impl Controller {
         self.tell(now);
     }
 
+    /// Ends in order, at this time: what is only for a while is put back. A raised limit stays.
+    /// Gives the changes that this took.
+    pub fn end(&mut self, at: Duration) -> Vec<Change> {
+        // Without the lock it is another controller's.
+        if self.settings.mode != Mode::On || self.lock.is_none() {
+            return Vec::new();
+        }
+        let action = self
+            .knobs
+            .read()
+            .ok()
+            .and_then(|now| self.policy.at_end(now));
+        let Some(action) = action else {
+            return Vec::new();
+        };
+        vec![self.carry_out(&action, By::Controller, None, at)]
+    }
+
     /// What there is now.
     fn observe(&mut self, sample: &Sample, at: Duration) -> Result<Observation, String> {
         let mut size = self.knobs.read().map_err(|error| error.to_string())?;
@@ -145,6 +163,7 @@ impl Controller {
             at,
             limit: size.limit,
             buckets: size.buckets,
+            time_wait: size.time_wait,
             tables: sample.tables.clone(),
             drops: sample.drops,
             flow: sample.flow,
@@ -186,6 +205,16 @@ impl Controller {
         self.standing == Standing::Acting
     }
 
+    /// What it may have to write.
+    fn writes(&self) -> &'static [Knob] {
+        let shortened = self.state.ledger.timeout.shortened.is_some();
+        if self.settings.shorten_timeouts || shortened {
+            &[Knob::Limit, Knob::Buckets, Knob::TimeWait]
+        } else {
+            &[Knob::Limit, Knob::Buckets]
+        }
+    }
+
     /// Takes the lock and the state, and sees what is in the way.
     fn stand(&mut self, at: Duration) -> Standing {
         if self.lock.is_none() {
@@ -203,7 +232,7 @@ impl Controller {
             self.finish_pending(at);
             self.policy = Policy::new(self.settings.clone(), self.state.ledger.clone());
         }
-        if let Err(error) = self.knobs.check() {
+        if let Err(error) = self.knobs.check(self.writes()) {
             return Standing::Blocked(format!("{error}; {}", error.help()));
         }
         match self.store.save(&self.state, || {}) {
@@ -215,7 +244,7 @@ impl Controller {
     /// Lets the policy decide, and does what it says; gives what is done or waited for.
     fn decide(&mut self, seen: &Observation, at: Duration) -> String {
         let decision = self.policy.observe(seen, &mut self.place.look);
-        if let Some(found) = decision.found {
+        for found in decision.found {
             self.found(found);
         }
         if let Some(refused) = decision.refused {
@@ -254,8 +283,11 @@ impl Controller {
 
     /// Records what somebody else did.
     fn found(&mut self, found: Found) {
-        let who = culprit::find(&self.place.root, found.after.limit);
-        self.policy.suspect(who.clone());
+        let mut who = None;
+        if found.of == Knob::Limit {
+            who = culprit::find(&self.place.root, found.after.limit);
+            self.policy.suspect(who.clone());
+        }
         let action = Action {
             purpose: Purpose::Found,
             before: found.before,
@@ -287,7 +319,9 @@ impl Controller {
         report.standing = self.standing.clone();
         report.now = now;
         report.fight = self.policy.fight();
-        report.raised_from = self.policy.ledger().ours.map(|ours| ours.from);
+        let ledger = self.policy.ledger();
+        report.raised_from = ledger.ours.map(|ours| ours.from);
+        report.shortened = ledger.timeout.shortened.map(ShortenedTimeout::from);
         report.changes = self.state.history.changes().to_vec();
         report.tallies.clone_from(&self.tallies);
         if self.standing != Standing::Acting {

@@ -37,6 +37,9 @@ pub struct Composition {
     pub entries: u64,
     /// Those in a state of [`ONE_WAY`] that the kernel may remove early.
     pub one_way: u64,
+    /// TCP connections that both sides have closed.
+    #[serde(default)]
+    pub time_wait: u64,
     /// The sender with the most of them.
     pub source: Option<Part>,
     /// The pod (or other owner, but for the host) that opened the most of them.
@@ -65,6 +68,7 @@ impl Composition {
             source,
             opener,
             destination,
+            ..
         } = self;
         if one_way.saturating_mul(2) < *entries || *one_way == 0 {
             return None;
@@ -120,6 +124,7 @@ mod tests {
         let pod = Composition {
             entries: 1000,
             one_way: 800,
+            time_wait: 0,
             source: Some(part("10.42.1.2", 790)),
             opener: Some(part("shop/aggregator", 790)),
             destination: Some(part("10.0.0.9:8125/udp", 780)),

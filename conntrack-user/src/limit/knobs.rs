@@ -1,4 +1,4 @@
-//! The two sysctls that the controller writes, and what can be in the way.
+//! The sysctls that the controller writes, and what can be in the way.
 
 use std::{
     fs::OpenOptions,
@@ -19,6 +19,8 @@ pub enum Knob {
     Limit,
     /// `nf_conntrack_buckets`.
     Buckets,
+    /// `nf_conntrack_tcp_timeout_time_wait`, of the host's table only.
+    TimeWait,
 }
 
 impl Knob {
@@ -27,14 +29,16 @@ impl Knob {
         match self {
             Self::Limit => "nf_conntrack_max",
             Self::Buckets => "nf_conntrack_buckets",
+            Self::TimeWait => "nf_conntrack_tcp_timeout_time_wait",
         }
     }
 
-    /// Its value in a size.
-    pub const fn of(self, size: Size) -> u64 {
+    /// Its value in a size; `None`: not known.
+    pub const fn of(self, size: Size) -> Option<u64> {
         match self {
-            Self::Limit => size.limit,
-            Self::Buckets => size.buckets,
+            Self::Limit => Some(size.limit),
+            Self::Buckets => Some(size.buckets),
+            Self::TimeWait => size.time_wait,
         }
     }
 }
@@ -133,6 +137,8 @@ impl Knobs {
         Ok(Size {
             limit: sysctl::limit(&self.root)?,
             buckets: sysctl::buckets(&self.root)?,
+            // Nothing but the timeout itself depends on it.
+            time_wait: sysctl::time_wait(&self.root).ok(),
         })
     }
 
@@ -141,17 +147,17 @@ impl Knobs {
             .proc(Path::new("sys/net/netfilter").join(knob.name()))
     }
 
-    /// Whether they can be written from here: opens them, and writes nothing.
+    /// Whether these can be written from here: opens them, and writes nothing.
     ///
     /// # Errors
     /// What is in the way.
-    pub fn check(&self) -> Result<(), KnobError> {
+    pub fn check(&self, knobs: &[Knob]) -> Result<(), KnobError> {
         self.read()?;
         // Only the initial network namespace has this one (`nf_conntrack_standalone.c`).
         if !self.root.proc("sys/net/nf_conntrack_max").exists() {
             return Err(KnobError::NotHost);
         }
-        for knob in [Knob::Limit, Knob::Buckets] {
+        for &knob in knobs {
             let path = self.path(knob);
             drop(
                 OpenOptions::new()
@@ -191,9 +197,10 @@ impl Knobs {
     /// When it has another value.
     pub fn confirm(&self, knob: Knob, value: u64) -> Result<Size, KnobError> {
         let now = self.read()?;
-        let found = knob.of(now);
+        // A timeout that can't be read is not the one that was written.
+        let found = knob.of(now).unwrap_or_default();
         let taken = match knob {
-            Knob::Limit => found == value,
+            Knob::Limit | Knob::TimeWait => found == value,
             Knob::Buckets => {
                 let page = procfs::page_size() / 8;
                 found >= value && found <= value.next_multiple_of(page.max(1))

@@ -10,6 +10,8 @@ use super::change::{Purpose, Size};
 
 /// A give-back that is followed by a raise within this time was a mistake.
 const REGRET: Duration = Duration::from_hours(24);
+/// A restored timeout that is shortened again within this time was restored too soon.
+const HASTY: Duration = Duration::from_hours(1);
 
 /// A limit that the controller wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +37,31 @@ pub struct Struggle {
     pub who: Option<String>,
 }
 
+/// A timeout that the controller wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortened {
+    /// What was there before, in seconds.
+    pub from: u64,
+    /// What was written, in seconds.
+    pub to: u64,
+    /// When.
+    pub at: Duration,
+}
+
+/// The timeout of closed connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeout {
+    /// It is shortened, and nobody else has changed it since.
+    pub shortened: Option<Shortened>,
+    /// When it was restored last.
+    pub restored: Option<Duration>,
+    /// Restores in a row that were followed by another shortening within an hour: each doubles the
+    /// time before the next one.
+    pub hasty: u32,
+    /// When somebody else changed it while it was shortened.
+    pub foreign: Option<Duration>,
+}
+
 /// What is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
@@ -54,6 +81,9 @@ pub struct Ledger {
     pub regrets: u32,
     /// Somebody lowers the limit.
     pub struggle: Struggle,
+    /// The timeout of closed connections.
+    #[serde(default)]
+    pub timeout: Timeout,
 }
 
 impl Ledger {
@@ -87,6 +117,23 @@ impl Ledger {
             }
             Purpose::Found => self.known = after.limit,
             Purpose::Buckets => {}
+            Purpose::Shorten => {
+                let timeout = &mut self.timeout;
+                let hasty = |then: Duration| at.saturating_sub(then) < HASTY;
+                timeout.hasty = if timeout.restored.is_some_and(hasty) {
+                    timeout.hasty.saturating_add(1)
+                } else {
+                    0
+                };
+                timeout.shortened = before
+                    .time_wait
+                    .zip(after.time_wait)
+                    .map(|(from, to)| Shortened { from, to, at });
+            }
+            Purpose::Restore => {
+                self.timeout.shortened = None;
+                self.timeout.restored = Some(at);
+            }
         }
     }
 

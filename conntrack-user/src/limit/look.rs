@@ -8,7 +8,7 @@ use crate::{
     events::protocol_name,
     kernel::{
         Root,
-        entries::{Outcome, walk_namespaces},
+        entries::{Outcome, State, walk_namespaces},
         tables,
     },
 };
@@ -35,7 +35,9 @@ pub fn composition(root: &Root, netns: u32) -> Result<Composition, String> {
         vec![By::Owner, By::Direction],
     ];
     let mut census = Census::new(filter, groupings, Some(&owners), 0);
+    let mut time_wait = 0;
     let outcomes = walk_namespaces(root, std::slice::from_ref(namespace), |inode, entry| {
+        time_wait += u64::from(entry.state == State::TIME_WAIT);
         census.add(inode, entry);
         ControlFlow::Continue(())
     });
@@ -54,6 +56,7 @@ pub fn composition(root: &Root, netns: u32) -> Result<Composition, String> {
     Ok(Composition {
         entries: summary.seen,
         one_way: summary.totals.entries,
+        time_wait,
         source: first(sources, |key| match key {
             [census::Part::Source(address)] => Some(address.to_string()),
             _ => None,

@@ -13,6 +13,7 @@ use super::{
     change::{Purpose, Size},
     cost::{Ceiling, EntryCost, NodeMemory, Sharing},
     flood::Composition,
+    knobs::Knob,
     ledger::Ledger,
     report::Fight,
     settings::{MOST, SOONEST_GIVE_BACK, Settings},
@@ -21,6 +22,7 @@ use crate::pressure::{as_count, as_f64};
 
 mod raise;
 mod rival;
+mod shorten;
 mod tracking;
 
 use raise::{Refusal, why};
@@ -55,6 +57,8 @@ pub struct Observation {
     pub limit: u64,
     /// `nf_conntrack_buckets`.
     pub buckets: u64,
+    /// `nf_conntrack_tcp_timeout_time_wait` of the host's table, in seconds; `None`: not known.
+    pub time_wait: Option<u64>,
     /// All tables.
     pub tables: Vec<TableSeen>,
     /// Packets lost since a table was full, so far.
@@ -78,11 +82,12 @@ impl Observation {
         Sharing::of(self.tables.iter().map(|table| table.entries), self.limit)
     }
 
-    /// The two numbers.
+    /// The numbers that the controller writes.
     pub const fn size(&self) -> Size {
         Size {
             limit: self.limit,
             buckets: self.buckets,
+            time_wait: self.time_wait,
         }
     }
 }
@@ -103,6 +108,8 @@ pub struct Action {
 /// A change that somebody else made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
+    /// Of what: the limit, or a timeout.
+    pub of: Knob,
     /// What was there.
     pub before: Size,
     /// What is there now.
@@ -114,8 +121,8 @@ pub struct Found {
 /// What to do now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
-    /// Somebody else changed the limit.
-    pub found: Option<Found>,
+    /// What somebody else changed.
+    pub found: Vec<Found>,
     /// Do this.
     pub action: Option<Action>,
     /// More room is wanted and not made, for this reason; said once in a while.
@@ -133,6 +140,10 @@ pub struct Policy {
     ledger: Ledger,
     tracking: Tracking,
     looked: Option<(Duration, u32, Option<Composition>)>,
+    /// A controller that has ended left a timeout shortened.
+    inherited: bool,
+    /// When it was last looked at whether a timeout can be restored.
+    asked: Option<Duration>,
     refused: Option<(Refusal, Duration)>,
     advice: Vec<String>,
     failures: u32,
@@ -145,6 +156,8 @@ impl Policy {
     pub fn new(settings: Settings, ledger: Ledger) -> Self {
         Self {
             settings,
+            inherited: ledger.timeout.shortened.is_some(),
+            asked: None,
             ledger,
             tracking: Tracking::default(),
             looked: None,
@@ -171,20 +184,23 @@ impl Policy {
         self.advice.clear();
         self.tracking
             .add(seen, &self.settings, self.calm_below().unwrap_or(0));
-        let found = self.foreign(seen);
+        let found = self.foreign(seen).into_iter();
+        let found = found.chain(self.foreign_timeout(seen)).collect();
         self.unlimited = seen.limit == 0;
         self.end_struggle(seen.at);
         let mut decision = Decision {
             found,
             ..Decision::default()
         };
-        if seen.limit == 0 || seen.limit > MOST {
-            "there is no limit: nothing to raise".clone_into(&mut decision.now);
-        } else if seen.at < self.blocked_until {
+        if seen.at < self.blocked_until {
             decision.now = format!(
                 "the kernel did not take the last change: the next attempt in {} s",
                 self.blocked_until.saturating_sub(seen.at).as_secs()
             );
+        } else if let Some(action) = self.restore(seen, look) {
+            act(&mut decision, action);
+        } else if seen.limit == 0 || seen.limit > MOST {
+            "there is no limit: nothing to raise".clone_into(&mut decision.now);
         } else {
             self.decide(seen, look, &mut decision);
         }
@@ -224,7 +240,14 @@ impl Policy {
                 Err((refusal, reason)) => {
                     decision.refused = self.refuse(seen, refusal, &reason);
                     decision.now = reason;
-                    if let Some(action) = self.buckets(seen) {
+                    let at_ceiling = refusal == Some(Refusal::Ceiling);
+                    let other = self.buckets(seen);
+                    let other = other.or_else(|| {
+                        at_ceiling
+                            .then(|| self.shorten(seen, pressure, look))
+                            .flatten()
+                    });
+                    if let Some(action) = other {
                         act(decision, action);
                     }
                     return;
@@ -281,8 +304,12 @@ impl Policy {
         let needed = needed.saturating_mul(1 << self.ledger.regrets.min(6));
         let to = self.ledger.give_back_to()?;
         let raised = self.ledger.raised.unwrap_or_default();
+        // What a shortened timeout makes of the table is no calm.
+        let restored = self.ledger.timeout.restored.unwrap_or_default();
         let calm = self.tracking.calm_for(seen.at);
+        let calm = calm.min(seen.at.saturating_sub(restored));
         if calm < needed
+            || self.ledger.timeout.shortened.is_some()
             || seen.at.saturating_sub(raised) < needed.max(SOONEST_GIVE_BACK)
             || to < self.settings.min_limit
         {
@@ -293,7 +320,7 @@ impl Policy {
             before: seen.size(),
             after: Size {
                 limit: to,
-                buckets: seen.buckets,
+                ..seen.size()
             },
             reason: format!(
                 "calm for {}: at most {} entries, half of what would be pressure at {to}",
@@ -307,6 +334,9 @@ impl Policy {
     pub fn done(&mut self, action: &Action, applied: bool, at: Duration) {
         if applied {
             self.failures = 0;
+            if action.purpose == Purpose::Restore {
+                self.inherited = false;
+            }
             self.ledger
                 .done(action.purpose, action.before, action.after, at);
             return;
@@ -357,14 +387,14 @@ impl Policy {
 }
 
 fn act(decision: &mut Decision, action: Action) {
-    decision.now = format!(
-        "{} to {}: {}",
-        action.purpose.name(),
-        match action.purpose {
-            Purpose::Buckets => action.after.buckets,
-            _ => action.after.limit,
-        },
-        action.reason
-    );
+    let (what, to) = match action.purpose {
+        Purpose::Buckets => ("", action.after.buckets),
+        Purpose::Shorten | Purpose::Restore => (
+            " nf_conntrack_tcp_timeout_time_wait",
+            action.after.time_wait.unwrap_or_default(),
+        ),
+        _ => ("", action.after.limit),
+    };
+    decision.now = format!("{}{what} to {to}: {}", action.purpose.name(), action.reason);
     decision.action = Some(action);
 }

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     change::{By, Change, Outcome},
     cost::EntryCost,
+    knobs::Knob,
+    ledger::Shortened,
 };
 
 /// What the controller may do.
@@ -49,6 +51,27 @@ pub struct Fight {
     pub who: Option<String>,
 }
 
+/// A timeout that is shortened for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShortenedTimeout {
+    /// The sysctl.
+    pub name: String,
+    /// What it was, in seconds.
+    pub from: u64,
+    /// What it is, in seconds.
+    pub to: u64,
+}
+
+impl From<Shortened> for ShortenedTimeout {
+    fn from(shortened: Shortened) -> Self {
+        Self {
+            name: Knob::TimeWait.name().to_owned(),
+            from: shortened.from,
+            to: shortened.to,
+        }
+    }
+}
+
 /// How often something was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
@@ -80,6 +103,9 @@ pub struct Report {
     pub bytes_at_ceiling: Option<u64>,
     /// What was there before the controller raised it; `None`: nothing is to be given back.
     pub raised_from: Option<u64>,
+    /// A timeout that the controller shortened and has not restored; `None`: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortened: Option<ShortenedTimeout>,
     /// Somebody keeps lowering the limit.
     pub fight: Option<Fight>,
     /// What it does now, or waits for, in words.

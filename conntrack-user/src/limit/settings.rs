@@ -35,6 +35,9 @@ pub struct Settings {
     pub max_limit: u64,
     /// Share of the node's memory that conntrack may take when the tables are full.
     pub max_memory_share: f64,
+    /// Whether the timeout of closed connections may be shortened for a while when a table that is
+    /// full of them can't be given more room.
+    pub shorten_timeouts: bool,
     /// Where the state is kept.
     pub state: PathBuf,
 }
@@ -50,6 +53,7 @@ impl Default for Settings {
             min_limit: 0,
             max_limit: 2_097_152,
             max_memory_share: 0.05,
+            shorten_timeouts: false,
             state: PathBuf::from(STATE_PATH),
         }
     }
@@ -66,6 +70,12 @@ pub enum SettingsError {
         /// The ceiling.
         max: u64,
     },
+    /// A timeout is to be shortened by nobody.
+    #[error(
+        "--shorten-timeouts is what the limit controller does when nothing else helps, and that is off: give \
+         --limit-controller on (or dry-run) too"
+    )]
+    ShortenWithoutController,
     /// A limit that is too small.
     #[error(
         "{flag} {value} is below {LEAST}: a table of that size tracks nothing worth tracking (and 0 \
@@ -152,7 +162,7 @@ impl Settings {
     /// What does not, and why.
     pub fn check(&self) -> Result<(), SettingsError> {
         let Self {
-            mode: _,
+            mode,
             raise_at,
             raise_for,
             cooldown,
@@ -160,8 +170,12 @@ impl Settings {
             min_limit,
             max_limit,
             max_memory_share,
+            shorten_timeouts,
             state: _,
         } = self;
+        if *shorten_timeouts && *mode == Mode::Off {
+            return Err(SettingsError::ShortenWithoutController);
+        }
         for (flag, value, least) in [
             ("--min-limit", *min_limit, 0),
             ("--max-limit", *max_limit, LEAST),
@@ -271,6 +285,10 @@ mod tests {
         };
         for (error, flag) in [
             (refused(|it| it.min_limit = it.max_limit + 1), "--min-limit"),
+            (
+                refused(|it| it.shorten_timeouts = true),
+                "--shorten-timeouts",
+            ),
             (refused(|it| it.max_limit = 0), "--max-limit 0"),
             (refused(|it| it.min_limit = 3), "--min-limit 3"),
             (refused(|it| it.max_limit = MOST + 1), "2147483647"),

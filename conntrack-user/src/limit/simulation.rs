@@ -14,8 +14,11 @@ use crate::pressure::{as_count, as_f64, forecast, forecast::Forecaster, series::
 
 mod properties;
 mod stories;
+mod timeouts;
 
 const GIB: u64 = 1 << 30;
+/// As the kernel has it, in seconds.
+const TIME_WAIT: u64 = 120;
 
 /// Connections of one kind: so many a second, which live so long.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +27,8 @@ struct Load {
     seconds: f64,
     /// One-way connections of one sender.
     flood: bool,
+    /// Closed at once: they live as long as the timeout says when they come.
+    closed: bool,
 }
 
 /// A node: its memory, what the kernel began with.
@@ -40,6 +45,7 @@ impl Node {
         size: Size {
             limit: 65_536,
             buckets: 65_536,
+            time_wait: Some(TIME_WAIT),
         },
     };
     const LARGE: Self = Self {
@@ -47,6 +53,7 @@ impl Node {
         size: Size {
             limit: 262_144,
             buckets: 262_144,
+            time_wait: Some(TIME_WAIT),
         },
     };
 }
@@ -64,6 +71,8 @@ struct Class {
 struct Told {
     actions: Vec<(Duration, Action)>,
     refusals: Vec<(Duration, String)>,
+    /// Timeouts that somebody else set, and when.
+    foreign_timeouts: Vec<(Duration, u64)>,
     /// Limits that somebody else set, and when.
     foreign: Vec<(Duration, u64)>,
     /// Connections lost, and when the first and the last one was.
@@ -72,6 +81,8 @@ struct Told {
     last_loss: Option<Duration>,
     /// The highest limit that the ceiling allowed when something was raised to it.
     ceilings: Vec<(Duration, u64)>,
+    /// The same when a timeout was shortened.
+    ceilings_of_timeouts: Vec<(Duration, u64)>,
     advice: Vec<String>,
 }
 
@@ -80,6 +91,14 @@ impl Told {
         self.actions
             .iter()
             .filter(move |(_, action)| action.purpose == purpose)
+    }
+
+    /// The ceiling when a timeout was shortened at this time.
+    fn ceiling_at(&self, at: Duration) -> u64 {
+        let mut ceilings = self.ceilings_of_timeouts.iter();
+        ceilings
+            .find(|(then, _)| *then == at)
+            .map_or(u64::MAX, |(_, limit)| *limit)
     }
 
     fn raises(&self) -> usize {
@@ -148,6 +167,12 @@ impl Simulation {
         self.told.foreign.push((self.now(), limit));
     }
 
+    /// Somebody else sets the timeout of closed connections.
+    fn time_wait_set_by_somebody_else(&mut self, seconds: u64) {
+        self.size.time_wait = Some(seconds);
+        self.told.foreign_timeouts.push((self.now(), seconds));
+    }
+
     /// One step with this load.
     fn step(&mut self, loads: &[Load]) {
         self.classes
@@ -176,7 +201,14 @@ impl Simulation {
             }
             let class = &mut self.classes[index];
             class.live += come;
-            class.ends.push_back((self.at + load.seconds, come));
+            let lives = match self.size.time_wait {
+                Some(timeout) if load.closed => as_f64(timeout),
+                _ => load.seconds,
+            };
+            let end = self.at + lives;
+            // Who came before may end after: entries keep the timeout that they began with.
+            let sooner = class.ends.partition_point(|(other, _)| *other <= end);
+            class.ends.insert(sooner, (end, come));
             self.inserts += come;
         }
         self.decide(loads);
@@ -210,6 +242,7 @@ impl Simulation {
             at: self.now(),
             limit: self.size.limit,
             buckets: self.size.buckets,
+            time_wait: self.size.time_wait,
             tables: vec![TableSeen {
                 netns: 1,
                 name: "host".to_owned(),
@@ -225,13 +258,12 @@ impl Simulation {
 
     fn decide(&mut self, loads: &[Load]) {
         let seen = self.observation();
-        let flood: f64 = self
-            .classes
-            .iter()
-            .zip(loads)
-            .filter(|(_, load)| load.flood)
-            .map(|(class, _)| class.live)
-            .sum();
+        let live = |of: fn(&Load) -> bool| -> f64 {
+            let classes = self.classes.iter().zip(loads);
+            let of_these = classes.filter(|(_, load)| of(load));
+            of_these.map(|(class, _)| class.live).sum()
+        };
+        let (flood, closed) = (live(|load| load.flood), live(|load| load.closed));
         let part = |name: &str| {
             Some(Part {
                 name: name.to_owned(),
@@ -241,6 +273,7 @@ impl Simulation {
         let composition = Composition {
             entries: as_count(self.entries()),
             one_way: as_count(flood),
+            time_wait: as_count(closed),
             source: part("203.0.113.9"),
             opener: None,
             destination: part("10.0.0.9:80 tcp"),
@@ -259,6 +292,10 @@ impl Simulation {
         if action.after.limit > action.before.limit {
             let ceiling = self.policy.ceiling_now(&seen).0.limit;
             self.told.ceilings.push((seen.at, ceiling));
+        }
+        if action.purpose == Purpose::Shorten {
+            let ceiling = self.policy.ceiling_now(&seen).0.limit;
+            self.told.ceilings_of_timeouts.push((seen.at, ceiling));
         }
         self.size = action.after;
         self.policy.done(&action, true, seen.at);
@@ -281,6 +318,17 @@ fn plain(per_second: f64, seconds: f64) -> Load {
         per_second,
         seconds,
         flood: false,
+        closed: false,
+    }
+}
+
+/// So many connections a second that are closed at once.
+fn closed(per_second: f64) -> Load {
+    Load {
+        per_second,
+        seconds: 0.0,
+        flood: false,
+        closed: true,
     }
 }
 
@@ -289,5 +337,6 @@ fn flood(per_second: f64, seconds: f64) -> Load {
         per_second,
         seconds,
         flood: true,
+        closed: false,
     }
 }

@@ -213,6 +213,9 @@ pub(super) fn change_in_words(change: &LimitChange, day: u64) -> String {
             value(change.buckets[1])
         ));
     }
+    if what.is_empty() {
+        what.push("limit and buckets as they are".to_owned());
+    }
     let by = match (change.by.as_str(), change.who.as_str()) {
         ("other", "") => "somebody else".to_owned(),
         ("other", who) => who.to_owned(),

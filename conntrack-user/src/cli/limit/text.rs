@@ -95,6 +95,13 @@ fn write(text: &mut String, view: &LimitView, runs: bool) -> std::fmt::Result {
     if !report.now.is_empty() {
         writeln!(text, "now         {}", report.now)?;
     }
+    if let Some(timeout) = &report.shortened {
+        writeln!(
+            text,
+            "timeout     {}: {} s, shortened by ctpressure from {} s for a while",
+            timeout.name, timeout.to, timeout.from
+        )?;
+    }
     if let Some(fight) = &report.fight {
         let state = if fight.given_up { ", given up" } else { "" };
         let who = fight.who.as_deref().unwrap_or("nobody who is known");
@@ -161,13 +168,14 @@ fn what(change: &Change) -> String {
         purpose,
         ..
     } = change;
-    let numbers = match purpose {
-        Purpose::Buckets => format!(
+    let numbers = match (change.timeout(), purpose) {
+        (Some(timeout), _) => timeout,
+        (None, Purpose::Buckets) => format!(
             "buckets {} -> {}",
             grouped(before.buckets),
             grouped(after.buckets)
         ),
-        _ => format!("{} -> {}", grouped(before.limit), grouped(after.limit)),
+        (None, _) => format!("{} -> {}", grouped(before.limit), grouped(after.limit)),
     };
     match outcome {
         Outcome::Applied => numbers,

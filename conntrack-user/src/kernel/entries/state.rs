@@ -59,6 +59,9 @@ pub enum State {
 }
 
 impl State {
+    /// A TCP connection that both sides have closed.
+    pub const TIME_WAIT: Self = Self::Tcp(7);
+
     /// What the status says of an entry whose protocol has no states.
     pub const fn of(status: Status) -> Self {
         if status.offloaded() {

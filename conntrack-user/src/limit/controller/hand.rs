@@ -163,7 +163,10 @@ impl Controller {
             let action = Action {
                 purpose: Purpose::Buckets,
                 before: changes[0].after,
-                after: Size { limit, buckets },
+                after: Size {
+                    buckets,
+                    ..changes[0].after
+                },
                 reason: "chains would be too long for the limit that was set by hand".to_owned(),
             };
             changes.push(self.carry_out(&action, By::Hand, who, at));

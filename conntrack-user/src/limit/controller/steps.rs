@@ -113,19 +113,17 @@ impl Controller {
         let knob = knob(action.purpose);
         let now = self.knobs.read().map_err(|error| error.to_string())?;
         if knob.of(now) != knob.of(action.before) {
-            return Err(format!(
-                "somebody else set it to {} at the same moment",
-                knob.of(now)
-            ));
+            return Err(match knob.of(now) {
+                Some(now) => format!("somebody else set it to {now} at the same moment"),
+                None => format!("{} can't be read", knob.name()),
+            });
         }
-        self.knobs
-            .write(knob, knob.of(action.after))
-            .map_err(explain)?;
+        let value = knob
+            .of(action.after)
+            .ok_or_else(|| format!("no value of {} is asked for", knob.name()))?;
+        self.knobs.write(knob, value).map_err(explain)?;
         stepped(Step::Written);
-        let now = self
-            .knobs
-            .confirm(knob, knob.of(action.after))
-            .map_err(explain)?;
+        let now = self.knobs.confirm(knob, value).map_err(explain)?;
         stepped(Step::Confirmed);
         Ok(now)
     }
@@ -171,10 +169,13 @@ impl Controller {
             ..
         } = &change;
         let (purpose, who) = (purpose.name(), who.as_deref());
-        let message = format!(
-            "limit {} -> {}, buckets {} -> {} ({purpose}, {outcome}, by {by}): {reason}",
-            before.limit, after.limit, before.buckets, after.buckets
-        );
+        let what = change.timeout().unwrap_or_else(|| {
+            format!(
+                "limit {} -> {}, buckets {} -> {}",
+                before.limit, after.limit, before.buckets, after.buckets
+            )
+        });
+        let message = format!("{what} ({purpose}, {outcome}, by {by}): {reason}");
         if *outcome == Outcome::Failed || *by == By::SomebodyElse {
             tracing::warn!(who, "{message}");
         } else {
@@ -188,6 +189,7 @@ impl Controller {
 const fn knob(purpose: Purpose) -> Knob {
     match purpose {
         Purpose::Buckets => Knob::Buckets,
+        Purpose::Shorten | Purpose::Restore => Knob::TimeWait,
         Purpose::Raise | Purpose::Reapply | Purpose::GiveBack | Purpose::Set | Purpose::Found => {
             Knob::Limit
         }

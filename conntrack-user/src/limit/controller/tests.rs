@@ -13,6 +13,7 @@ use super::*;
 use crate::{kernel::Root, limit::flood::Part};
 
 mod killed;
+mod timeouts;
 
 /// A node in a folder.
 struct Fixture {
@@ -34,6 +35,7 @@ impl Fixture {
             ("nf_conntrack_max", limit),
             ("nf_conntrack_buckets", buckets),
             ("nf_conntrack_count", 0),
+            ("nf_conntrack_tcp_timeout_time_wait", 120),
         ] {
             fs::write(sysctls.join(name), format!("{value}\n")).expect("a file");
         }
@@ -405,6 +407,7 @@ fn a_flood_is_refused_and_recorded_once() {
         Some(Composition {
             entries: 900,
             one_way: 890,
+            time_wait: 0,
             source: part("203.0.113.9"),
             opener: None,
             destination: part("10.0.0.9:80 tcp"),

@@ -110,7 +110,7 @@ impl Policy {
         let (name, entries) = table.map_or(("", 0), |table| (table.name.as_str(), table.entries));
         let after = Size {
             limit: target,
-            buckets: seen.buckets,
+            ..seen.size()
         };
         let cost = seen.sharing();
         let more = cost::bytes(&seen.cost, cost.when_full(target), after.buckets)
@@ -188,7 +188,7 @@ impl Policy {
             before: seen.size(),
             after: Size {
                 limit: to,
-                buckets: seen.buckets,
+                ..seen.size()
             },
             reason: format!("the limit is below --min-limit {floor}: brought there{bound}"),
         })
@@ -212,8 +212,8 @@ impl Policy {
             purpose: Purpose::Buckets,
             before: seen.size(),
             after: Size {
-                limit: seen.limit,
                 buckets: wanted,
+                ..seen.size()
             },
             reason: format!(
                 "chains of full tables would have {:.0} entries on average, {:.0} with more buckets",
@@ -224,7 +224,7 @@ impl Policy {
     }
 
     /// What the fullest table is made of, as looked at a moment ago or now.
-    fn composition(
+    pub(super) fn composition(
         &mut self,
         seen: &Observation,
         look: &mut dyn FnMut(u32) -> Option<Composition>,

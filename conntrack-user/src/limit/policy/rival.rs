@@ -11,6 +11,7 @@ use super::{Action, Found, Observation, Policy};
 use crate::{
     limit::{
         change::{Purpose, Size},
+        knobs::Knob,
         ledger::Struggle,
     },
     pressure::as_f64,
@@ -51,7 +52,7 @@ impl Policy {
         }
         let before = Size {
             limit: known,
-            buckets: seen.buckets,
+            ..seen.size()
         };
         let was_ours = self.ledger.ours.filter(|ours| ours.limit == known);
         let lowered = seen.limit != 0 && (seen.limit < known || known == 0);
@@ -74,6 +75,7 @@ impl Policy {
             }
         };
         Some(Found {
+            of: Knob::Limit,
             before,
             after: seen.size(),
             reason,
@@ -129,7 +131,7 @@ impl Policy {
             before: seen.size(),
             after: Size {
                 limit: to,
-                buckets: seen.buckets,
+                ..seen.size()
             },
             reason: format!(
                 "somebody else lowered it below what the traffic needs; round {rounds} of {}",

@@ -12,6 +12,9 @@ struct Stretch {
     per_second: f64,
     lives: f64,
     flood: f64,
+    closed: f64,
+    /// Sets the timeout of closed connections.
+    foreign_timeout: Option<u64>,
     /// Sets the limit to this part of what it is.
     foreign: Option<f64>,
     /// Part of the node's memory that is free.
@@ -24,15 +27,19 @@ fn stretch() -> impl Strategy<Value = Stretch> {
         prop_oneof![0.0..200.0, 200.0..3_000.0, 3_000.0..20_000.0],
         prop_oneof![Just(30.0), Just(120.0), Just(3_000.0)],
         prop_oneof![4 => Just(0.0), 1 => 100.0..10_000.0],
+        prop_oneof![2 => Just(0.0), 1 => 100.0..10_000.0],
+        prop_oneof![4 => Just(None), 1 => (5_u64..300).prop_map(Some)],
         prop_oneof![3 => Just(None), 1 => (0.2..3.0).prop_map(Some)],
         0.001..0.9,
     )
         .prop_map(
-            |(seconds, per_second, lives, flood, foreign, free)| Stretch {
+            |(seconds, per_second, lives, flood, closed, foreign_timeout, foreign, free)| Stretch {
                 seconds,
                 per_second,
                 lives,
                 flood,
+                closed,
+                foreign_timeout,
                 foreign,
                 free,
             },
@@ -50,6 +57,7 @@ fn node() -> impl Strategy<Value = Node> {
             size: Size {
                 limit,
                 buckets: (limit / divisor).next_multiple_of(512),
+                time_wait: Some(TIME_WAIT),
             },
         })
 }
@@ -62,17 +70,21 @@ fn settings() -> impl Strategy<Value = Settings> {
         proptest::option::of(1_u64..4),
         prop_oneof![Just(100_000_u64), Just(2_097_152)],
         0.001..0.3,
+        any::<bool>(),
     )
         .prop_map(
-            |(raise_at, raise_for, cooldown, give_back, max_limit, share)| Settings {
-                raise_at,
-                raise_for: Duration::from_secs(raise_for),
-                cooldown: Duration::from_secs(cooldown),
-                give_back: give_back
-                    .map(|hours| SOONEST_GIVE_BACK * u32::try_from(hours).unwrap_or(1)),
-                max_limit,
-                max_memory_share: share,
-                ..Settings::default()
+            |(raise_at, raise_for, cooldown, give_back, max_limit, share, shorten_timeouts)| {
+                Settings {
+                    raise_at,
+                    raise_for: Duration::from_secs(raise_for),
+                    cooldown: Duration::from_secs(cooldown),
+                    give_back: give_back
+                        .map(|hours| SOONEST_GIVE_BACK * u32::try_from(hours).unwrap_or(1)),
+                    max_limit,
+                    max_memory_share: share,
+                    shorten_timeouts,
+                    ..Settings::default()
+                }
             },
         )
 }
@@ -136,16 +148,25 @@ proptest! {
             simulation.run(stretch.seconds, |_| vec![
                 plain(stretch.per_second, stretch.lives),
                 flood(stretch.flood, 60.0),
+                closed(stretch.closed),
             ]);
             if let Some(part) = stretch.foreign {
                 let limit = as_count(as_f64(simulation.size.limit) * part).max(64);
                 simulation.set_by_somebody_else(limit);
             }
+            if let Some(seconds) = stretch.foreign_timeout {
+                simulation.time_wait_set_by_somebody_else(seconds);
+            }
         }
         // A long rest, in which things may be given back.
         simulation.step = 10.0;
-        simulation.run(20_000, |_| vec![plain(1.0, 30.0), flood(0.0, 60.0)]);
+        simulation.run(20_000, |_| vec![plain(1.0, 30.0), flood(0.0, 60.0), closed(0.0)]);
         check(&simulation, &settings, node.size.limit)?;
+        timeouts::check(&simulation, &settings)?;
+        // Restored, whatever happened; or somebody else's.
+        let foreign = simulation.told.foreign_timeouts.last();
+        let last = foreign.map_or(TIME_WAIT, |(_, seconds)| *seconds);
+        prop_assert_eq!(simulation.size.time_wait, Some(last));
     }
 
     #[test]

@@ -256,6 +256,7 @@ fn buckets_follow_in_one_resize_and_not_while_packets_are_lost() {
         size: Size {
             limit: 65_536,
             buckets: 8_192,
+            time_wait: Some(TIME_WAIT),
         },
         ..Node::LARGE
     };

@@ -10,7 +10,7 @@ use crate::limit::{
 /// The states of `ctpressure_limit_controller`.
 const STATES: [&str; 5] = ["starting", "dry_run", "acting", "standby", "blocked"];
 
-pub(super) fn families(report: &Report) -> [Family; 6] {
+pub(super) fn families(report: &Report) -> [Family; 7] {
     let pairs = By::ALL
         .into_iter()
         .flat_map(|by| Outcome::ALL.map(|outcome| (by, outcome)));
@@ -25,7 +25,7 @@ pub(super) fn families(report: &Report) -> [Family; 6] {
     [
         Family::counter(
             "ctpressure_limit_changes_total",
-            "Changes of the limit or of the buckets, by who made them (controller, hand, somebody_else) and what came of them.",
+            "Changes of the limit, of the buckets or of a timeout, by who made them (controller, hand, somebody_else) and what came of them.",
         )
         .each(pairs, |family, (by, outcome)| {
             let number = report
@@ -53,6 +53,14 @@ pub(super) fn families(report: &Report) -> [Family; 6] {
             "What the limit was before the controller raised it; absent while it is not the controller's.",
         )
         .maybe(&[], report.raised_from.map(f)),
+        Family::gauge(
+            "ctpressure_limit_timeout_shortened_from_seconds",
+            "What nf_conntrack_tcp_timeout_time_wait was before the controller shortened it for a while; absent while it is not shortened.",
+        )
+        .maybe(
+            &[],
+            report.shortened.as_ref().map(|timeout| f(timeout.from)),
+        ),
         Family::gauge(
             "ctpressure_limit_fight_rounds",
             "How often somebody else lowered the limit below what the traffic needs; 0 again after a quiet hour.",

@@ -4,7 +4,7 @@ use crate::{
     limit::{
         Mode, Report,
         change::{By, Outcome},
-        report::{Fight, Standing, Tally},
+        report::{Fight, ShortenedTimeout, Standing, Tally},
     },
     owners::{Owner, Workload},
     probes::{Drops, HookStatus, Lost, Mechanism, ProgramTime, Status, Totals},
@@ -186,6 +186,11 @@ fn controlled() -> Snapshot {
         standing: Standing::Acting,
         ceiling: Some(276_000),
         raised_from: Some(1000),
+        shortened: Some(ShortenedTimeout {
+            name: "nf_conntrack_tcp_timeout_time_wait".to_owned(),
+            from: 120,
+            to: 30,
+        }),
         fight: Some(Fight {
             rounds: 6,
             given_up: true,
@@ -275,6 +280,7 @@ fn the_limit_controller_has_metrics_only_while_there_is_one() {
         r#"ctpressure_limit_controller{state="standby"} 0"#,
         "ctpressure_limit_ceiling 276000",
         "ctpressure_limit_raised_from 1000",
+        "ctpressure_limit_timeout_shortened_from_seconds 120",
         "ctpressure_limit_fight_rounds 6",
         "ctpressure_limit_fight_given_up 1",
     ] {

@@ -20,6 +20,8 @@ use super::*;
 /// The folder of the child's node, and the step after which it ends.
 const FOLDER: &str = "CTPRESSURE_TEST_FOLDER";
 const AFTER: &str = "CTPRESSURE_TEST_STEP";
+/// What the child is to be in the midst of.
+const DOING: &str = "CTPRESSURE_TEST_DOING";
 const STEPS: [Step; 6] = [
     Step::IntentDrafted,
     Step::IntentKept,
@@ -45,35 +47,49 @@ fn child() {
     let (Some(folder), Ok(after)) = (env::var_os(FOLDER), env::var(AFTER)) else {
         return;
     };
+    let doing = env::var(DOING).expect("what it does");
     let root = Root::at(&folder);
-    let settings = Settings {
-        mode: Mode::On,
-        raise_for: Duration::from_secs(3),
-        cooldown: Duration::from_secs(10),
-        state: root.var("lib/ctpressure/limit.state"),
-        ..Settings::default()
-    };
+    let mut settings = timeouts::settings(Mode::On, &root);
+    let mut look: fn(u32) -> Option<Composition> = |_| Some(timeouts::closed());
+    if doing == Purpose::Raise.name() {
+        settings.max_limit = Settings::default().max_limit;
+        look = |_| Some(Composition::default());
+    }
     let place = Place {
         root,
         lock: format!("ctpressure/test-killed-{}", getpid()),
-        look: Box::new(|_| Some(Composition::default())),
+        look: Box::new(look),
         stepped: end_after,
     };
     let mut controller = Controller::new(settings, place);
     // The first two seconds change nothing; then each change has the fatal step.
-    run(&mut controller, 0..2, &entries(900));
+    let mut quiet = 0..2;
+    if doing == Purpose::Restore.name() {
+        quiet = 0..10;
+    }
+    let then = quiet.end..quiet.end + 18;
+    run(&mut controller, quiet, &entries(900));
     FATAL.store(after.parse().expect("a number"), Ordering::Relaxed);
-    run(&mut controller, 2..20, &entries(900));
+    if doing == Purpose::Restore.name() {
+        controller.end(at(then.start));
+    } else {
+        run(&mut controller, then, &entries(900));
+    }
     panic!("the child lived through its step");
 }
 
 /// Runs the child on this node until it kills itself after the step.
 fn kill_after(node: &Fixture, step: usize) {
+    kill_while(node, step, Purpose::Raise);
+}
+
+fn kill_while(node: &Fixture, step: usize, doing: Purpose) {
     let name = "limit::controller::tests::killed::child";
     let status = Command::new(env::current_exe().expect("this program"))
         .args(["--exact", name, "--nocapture"])
         .env(FOLDER, node.folder.path())
         .env(AFTER, step.to_string())
+        .env(DOING, doing.name())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -137,5 +153,58 @@ fn what_somebody_else_set_after_the_end_is_theirs() {
         assert_eq!(node.limit(), 777_777);
         assert_eq!(next.report().raised_from, None);
         assert_eq!(next.policy.ledger().give_back_to(), None);
+    }
+}
+
+#[test]
+fn a_timeout_is_restored_by_the_next_start_after_whichever_step_the_last_one_ended() {
+    for doing in [Purpose::Shorten, Purpose::Restore] {
+        for (place, step) in STEPS.iter().enumerate() {
+            let node = Fixture::new(1_000, 1_024);
+            kill_while(&node, place, doing);
+            let written = *step >= Step::Written;
+            let there = if written == (doing == Purpose::Shorten) {
+                30
+            } else {
+                120
+            };
+            assert_eq!(node.time_wait(), there, "{doing:?} {step:?}");
+            let mut next = node.controller(Mode::On);
+            run(&mut next, 100..103, &entries(10));
+            assert_eq!(node.time_wait(), 120, "{doing:?} {step:?}");
+            assert_eq!(next.report().standing, Standing::Acting);
+            assert_eq!(next.report().shortened, None);
+            assert!(next.state.pending.is_none());
+            // What was done is known, each once, and it is not done again.
+            let done = outcomes(&next);
+            let number = |wanted| {
+                let applied = done
+                    .iter()
+                    .filter(|(_, outcome)| *outcome == Outcome::Applied);
+                applied.filter(|(purpose, _)| *purpose == wanted).count()
+            };
+            let shortened = usize::from(written || doing == Purpose::Restore);
+            assert_eq!(number(Purpose::Shorten), shortened, "{step:?} {done:?}");
+            assert_eq!(number(Purpose::Restore), shortened, "{step:?} {done:?}");
+            let changes = next.report().changes.len();
+            drop(next);
+            let mut later = node.controller(Mode::On);
+            run(&mut later, 200..203, &entries(10));
+            assert_eq!(later.report().changes.len(), changes);
+        }
+    }
+}
+
+#[test]
+fn a_timeout_that_somebody_else_set_after_the_end_is_theirs() {
+    for place in [1, 2, 5] {
+        let node = Fixture::new(1_000, 1_024);
+        kill_while(&node, place, Purpose::Shorten);
+        let path = node.sysctl("nf_conntrack_tcp_timeout_time_wait");
+        fs::write(path, "77\n").expect("written");
+        let mut next = node.controller(Mode::On);
+        run(&mut next, 100..103, &entries(10));
+        assert_eq!(node.time_wait(), 77);
+        assert_eq!(next.report().shortened, None);
     }
 }
