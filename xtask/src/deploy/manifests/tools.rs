@@ -101,7 +101,7 @@ fn bring_kubectl(cache: &Cache, target: &Path) -> Result<PathBuf> {
     let apt = Apt::for_guests(cache)?;
     apt.update(false)?;
     let folder = tempfile::tempdir().context("make a folder")?;
-    apt.unpack_only(&["kubernetes-client/trixie".to_owned()], folder.path())?;
+    apt.unpack_only(&["kubectl/trixie".to_owned()], folder.path())?;
     let staged = Staged::new(target)?;
     fs::copy(folder.path().join("usr/bin/kubectl"), staged.path()).context("copy kubectl")?;
     staged.publish()?;
