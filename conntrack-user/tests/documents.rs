@@ -27,7 +27,9 @@ fn files(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
 
 fn documents() -> Vec<PathBuf> {
     let mut found = vec![repository().join("README.md")];
-    files(&repository().join("deploy"), "md", &mut found);
+    for folder in ["deploy", "conntrack-user", "tests"] {
+        files(&repository().join(folder), "md", &mut found);
+    }
     found.sort();
     found
 }

@@ -89,6 +89,7 @@ agent() {
         --mount type=bind,src=/var/log/pods,dst=/var/log/pods,options=rbind:ro \
         --mount type=bind,src=/tmp/socket,dst=/run/ctpressure,options=rbind:rw \
         --mount type=bind,src=/var/lib/ctpressure,dst=/var/lib/ctpressure,options=rbind:rw \
+        --env CTPRESSURE_JOURNAL=/var/lib/ctpressure \
         "$image" "$name" /ctpressure run --log=json
     pid=$(ctr -n k8s.io tasks ls | awk -v name="$name" '$1 == name { print $2 }')
 }
@@ -134,6 +135,8 @@ try() {
     [ "$counted" = 500 ] || fail 'the count is not right'
     grep '^ctpressure_probe_attached' /tmp/metrics
     grep -E '"level":"(WARN|ERROR)"' /tmp/agent.log | sed 's/^/  it says: /' || true
+    [ "$(metric ctpressure_journal_writing)" = 1 ] || fail 'the journal is not written'
+    printf 'journal: %s bytes\n' "$(metric ctpressure_journal_bytes)"
     awk '/^Cap(Prm|Eff|Bnd)|^Seccomp:|^NoNewPrivs/' "/proc/$pid/status"
     printf 'memory of its control group, kernel part and all: %s bytes, peak %s\n' \
         "$(cat "/sys/fs/cgroup/kubepods/burstable/pod11111111-2222-4333-8444-555555555555/$tried/memory.current" 2>/dev/null || echo '?')" \
@@ -206,5 +209,9 @@ printf '%s evictions and %s drops later the agent has logged %s lines\n' "$(metr
     "$(metric ctpressure_drops_total)" "$lines"
 [ "$lines" -le 50 ] || fail 'a storm of events became a storm of log lines'
 echo 10000000 >/proc/sys/net/netfilter/nf_conntrack_max
+step 'the journal, after all that'
+ctr -n k8s.io tasks exec --exec-id report "$name" /ctpressure report >/tmp/report || fail 'the journal can not be read'
+cat /tmp/report
+grep -q ' host  *full ' /tmp/report || fail 'the journal does not say that the table was full'
 end_agent
 step 'all of it as it should be'

@@ -1,7 +1,7 @@
 //! The end-to-end scenarios: on each kernel a guest that runs all of them.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -25,6 +25,15 @@ const MEMORY_MIB: u32 = 2048;
 /// A guest that takes longer hangs: several times of what it takes on an idle machine. Each scenario
 /// has a limit of its own that is far below.
 const TIMEOUT: Duration = Duration::from_hours(1);
+
+/// Where a folder for each guest is, with what was run in it and what it said.
+pub(crate) const FOLDER: &str = "target/guest-tests";
+/// What the guest ran.
+pub(crate) const SCRIPT: &str = "script";
+/// What the script of a guest with a clock of its own begins with if nothing was left out.
+pub(crate) const WHOLE: &str = "exec ctpressure-scenario all";
+/// What the guest printed.
+pub(crate) const OUTPUT: &str = "output";
 
 /// What a guest's clock shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +80,7 @@ impl Job {
             None if self.clock == Clock::Real => {
                 let of_kernel = if self.whole { "" } else { " --of-kernel" };
                 let pods = if self.makes_pods() { " --pods" } else { "" };
-                format!("exec ctpressure-scenario all{of_kernel}{pods}\n")
+                format!("{WHOLE}{of_kernel}{pods}\n")
             }
             // Quoted, with every quote in it ended and escaped. Every name has the empty one in it.
             name => format!(
@@ -264,15 +273,16 @@ fn guest(
     short: &str,
     report: &mut Report,
 ) -> Result<(Ended, PathBuf)> {
-    let folder = command::repository()
-        .join("target/guest-tests")
-        .join(match job.clock {
-            Clock::Real => job.kernel.version.clone(),
-            Clock::Counted => format!("{}-counted", job.kernel.version),
-        });
+    let folder = command::repository().join(FOLDER).join(match job.clock {
+        Clock::Real => job.kernel.version.clone(),
+        Clock::Counted => format!("{}-counted", job.kernel.version),
+    });
     crate::test::folder(&folder)?;
     let console = folder.join("console");
-    let path = folder.join("output");
+    // Whoever reads the results later can tell a whole run from one of a few scenarios.
+    let path = folder.join(SCRIPT);
+    fs::write(&path, content.script).with_context(|| format!("write {}", path.display()))?;
+    let path = folder.join(OUTPUT);
     let mut log = File::create(&path).with_context(|| format!("write {}", path.display()))?;
     let guest = Guest {
         qemu: &job.qemu,

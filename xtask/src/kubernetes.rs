@@ -22,13 +22,14 @@ const GENERATOR: &str = "openapi-gen";
 
 /// The programs.
 #[derive(Debug)]
-struct Programs {
-    api_server: PathBuf,
-    etcd: PathBuf,
+pub(crate) struct Programs {
+    pub(crate) api_server: PathBuf,
+    pub(crate) etcd: PathBuf,
 }
 
 impl Programs {
-    fn get(cache: &Cache) -> Result<Self> {
+    /// Builds what is not there yet.
+    pub(crate) fn get(cache: &Cache) -> Result<Self> {
         let folder = cache.kubernetes();
         let programs = Self {
             api_server: folder.join("kube-apiserver"),

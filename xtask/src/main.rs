@@ -80,3 +80,49 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Command lines between back quotes, and at the beginning of indented lines, up to a comment.
+    fn command_lines(text: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for line in text.lines() {
+            let indented = line.strip_prefix("    ");
+            let code = indented.map(|line| line.strip_prefix("$ ").unwrap_or(line));
+            for code in code.into_iter().chain(line.split('`').skip(1).step_by(2)) {
+                let Some(rest) = code.strip_prefix("cargo xtask ") else {
+                    continue;
+                };
+                let end = rest.find('#').unwrap_or(rest.len());
+                found.push(rest[..end].trim().to_owned());
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn command_lines_in_the_documents_are_taken() {
+        let mut lines = 0;
+        for document in ["README.md", "deploy/README.md", "deploy/docs/principles.md"] {
+            let path = command::repository().join(document);
+            let text = std::fs::read_to_string(path).unwrap();
+            for line in command_lines(&text) {
+                // Stands for all of them.
+                let line = line.replace("<command>", "test");
+                let words = line.split_whitespace();
+                let taken = Arguments::try_parse_from(std::iter::once("cargo xtask").chain(words));
+                if let Err(error) = taken {
+                    assert_eq!(error.exit_code(), 0, "{document}: {line}: {error}");
+                }
+                lines += 1;
+            }
+        }
+        assert!(lines >= 12, "{lines}");
+        let wrong = command_lines(
+            "Try `cargo xtask tests` or\n\n    $ cargo xtask vm --kernels 6   # no\n",
+        );
+        assert_eq!(wrong, ["tests", "vm --kernels 6"]);
+    }
+}

@@ -212,6 +212,15 @@ pub(crate) fn steps_for_guests(binaries: bool) -> Vec<Step> {
     steps
 }
 
+/// The steps without which tests on this machine are neither built nor run; with those that look at the source, or without.
+pub(crate) fn steps_for_tests(checks: bool) -> Vec<Step> {
+    let mut steps = vec![Step::RustSource, Step::BpfLinker, Step::Promtool];
+    if checks {
+        steps.push(Step::CargoDeny);
+    }
+    steps
+}
+
 fn check_programs() -> Result<()> {
     for (program, package, purpose) in [
         ("apt-get", "apt", "downloads packages"),

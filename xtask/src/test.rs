@@ -64,6 +64,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
     let started = Instant::now();
     let mut tally = Tally::default();
+    setup::ensure(
+        &cache,
+        &setup::steps_for_tests(arguments.filter.is_none() && !arguments.kubernetes),
+    )?;
     if arguments.kubernetes {
         let test = kubernetes::Test::prepare(&cache)?;
         check("lints with --kube", kubernetes::lints(), &mut tally);

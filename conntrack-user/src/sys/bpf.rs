@@ -127,7 +127,7 @@ fn try_load(
     load.license = address(license.as_ptr());
     // BPF_OBJ_NAME_LEN is 16 with the closing zero; longer names are cut.
     for (to, from) in load.prog_name.iter_mut().zip(name.bytes().take(15)) {
-        *to = from.cast_signed();
+        *to = std::ffi::c_char::from_ne_bytes([from]);
     }
     match kind {
         ProgramKind::Kprobe => load.prog_type = bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32,

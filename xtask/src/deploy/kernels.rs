@@ -3,11 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
 use crate::apt::version_numbers;
 use crate::command;
+use crate::guest_tests::{self, OUTPUT, SCRIPT, WHOLE};
+use crate::kernels::MATRIX;
+use crate::test::QUICK;
+
+/// What the name of a guest's folder ends in if its clock counted instructions.
+const COUNTED: &str = "-counted";
 
 /// Results on one kernel, by the mechanism in the scenario's name.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -41,32 +48,67 @@ impl Results {
     }
 }
 
-/// The document; an error if no scenarios were run here.
+/// The document; an error if the whole suite was not run here on each kernel.
 pub(super) fn document() -> Result<String> {
-    let folder = command::repository().join("target/guest-tests");
-    let mut kernels: BTreeMap<Vec<u64>, (String, Results)> = BTreeMap::new();
-    let entries = fs::read_dir(&folder).with_context(|| {
-        format!(
-            "{}: run `cargo xtask test` first, whose results the table shows",
-            folder.display()
-        )
-    })?;
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let version = name.strip_suffix("-counted").unwrap_or(&name).to_owned();
-        let output = fs::read_to_string(entry.path().join("output")).unwrap_or_default();
-        let kernel = kernels.entry(version_numbers(&version)).or_default();
-        kernel.0 = version;
-        kernel.1.take(&output);
-    }
-    if kernels.is_empty() {
-        bail!("no results in {}", folder.display());
-    }
-    table(kernels.values())
+    let results = read(&command::repository().join(guest_tests::FOLDER));
+    table(&results.context("run `cargo xtask test` first, whose results the table shows")?)
 }
 
-fn table<'a>(kernels: impl IntoIterator<Item = &'a (String, Results)>) -> Result<String> {
+/// The results on the newest kernel of each prefix in the matrix.
+fn read(folder: &Path) -> Result<Vec<(String, Results)>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
+    let mut kernels: BTreeMap<Vec<u64>, String> = BTreeMap::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !name.ends_with(COUNTED) {
+            kernels.insert(version_numbers(&name), name);
+        }
+    }
+    let mut found = Vec::new();
+    for prefix in MATRIX {
+        let of = version_numbers(prefix);
+        // The newest one: others were left by earlier runs.
+        let newest = kernels
+            .iter()
+            .rev()
+            .find(|(version, _)| version.starts_with(&of));
+        let (_, version) = newest
+            .with_context(|| format!("no results on Linux {prefix} in {}", folder.display()))?;
+        let mut results = Results::default();
+        results.take(&whole(&folder.join(version))?);
+        let counted = folder.join(format!("{version}{COUNTED}"));
+        if *prefix == QUICK {
+            let output = fs::read_to_string(counted.join(OUTPUT));
+            results.take(&output.with_context(|| format!("read {}", counted.display()))?);
+        }
+        found.push((version.clone(), results));
+    }
+    Ok(found)
+}
+
+/// What a guest printed, if it ran all scenarios to the end.
+fn whole(guest: &Path) -> Result<String> {
+    let read = |name: &str| {
+        let path = guest.join(name);
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    };
+    if !read(SCRIPT)?.starts_with(WHOLE) {
+        bail!("{}: only some scenarios were run", guest.display());
+    }
+    let output = read(OUTPUT)?;
+    let lines = |prefix: &str| {
+        output
+            .lines()
+            .filter(|line| line.starts_with(prefix))
+            .count()
+    };
+    if lines("RESULTS ") == 0 || lines("RESULT ") == 0 {
+        bail!("{}: the guest did not come to the end", guest.display());
+    }
+    Ok(output)
+}
+
+fn table(kernels: &[(String, Results)]) -> Result<String> {
     let mut text = String::from(
         "# Kernels\n\nMade by `cargo xtask generate --kernels` from the results of the last `cargo xtask test`: how many scenarios passed on each kernel, by \
          the mechanism that they were run with. Scenarios that do not depend on the kernel are run on one.\n\n\
@@ -100,10 +142,46 @@ mod tests {
         assert_eq!((results.fentry, results.kprobe, results.other), (1, 1, 1));
         assert_eq!(results.failed, ["life[fentry]"]);
         let kernel = ("6.12.118".to_owned(), results);
-        let text = table([&kernel]).unwrap();
+        let text = table(&[kernel]).unwrap();
         assert!(
             text.ends_with("| 6.12.118 | 1 | 1 | 1 | life[fentry] |\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn only_whole_runs_are_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let guest = |name: &str, script: &str, output: &str| {
+            let guest = folder.path().join(name);
+            fs::create_dir_all(&guest).unwrap();
+            fs::write(guest.join(SCRIPT), script).unwrap();
+            fs::write(guest.join(OUTPUT), output).unwrap();
+        };
+        let all = format!("{WHOLE} --pods\n");
+        let done = "RESULT counts[kprobe] ok 1\nRESULTS 1\n";
+        for prefix in MATRIX {
+            guest(&format!("{prefix}.3-cloud-amd64"), &all, done);
+        }
+        let refused = |what: &str| {
+            let error = format!("{:#}", read(folder.path()).unwrap_err());
+            assert!(error.contains(what), "{error}");
+        };
+        refused("counted");
+        guest(
+            &format!("{QUICK}.3-cloud-amd64{COUNTED}"),
+            "",
+            "RESULT top ok\n",
+        );
+        let found = read(folder.path()).unwrap();
+        assert_eq!(found.len(), MATRIX.len());
+        assert!(found.iter().all(|(_, results)| results.kprobe == 1));
+        let newer = format!("{QUICK}.10-cloud-amd64");
+        guest(&newer, "exec ctpressure-scenario run 'top'\n", done);
+        refused("only some scenarios");
+        guest(&newer, &all, "RESULT counts[kprobe] ok 1\n");
+        refused("did not come to the end");
+        fs::remove_dir_all(folder.path().join("5.10.3-cloud-amd64")).unwrap();
+        refused("no results on Linux 5.10");
     }
 }

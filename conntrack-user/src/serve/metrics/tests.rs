@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
     agent::{Activity, Drift, Own, OwnerSample, OwnerTotals, Table, Tops, Unexplained, channel},
+    journal::JournalStatus,
     limit::{
         Mode, Report,
         change::{By, Outcome},
@@ -201,6 +202,13 @@ fn controlled() -> Snapshot {
     };
     Snapshot {
         limit_control: Some(Arc::new(report)),
+        journal: Some(JournalStatus {
+            bytes: 1_000_000,
+            bytes_most: 64 << 20,
+            samples_lost: 1,
+            events_lost: 2,
+            ..JournalStatus::default()
+        }),
         ..full()
     }
 }

@@ -7,11 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::cache::Cache;
 use crate::command;
+use crate::kubernetes::Programs;
 
 /// Only this process and its children know it, and only loopback is listened on.
 const TOKEN: &str = "dry-run";
@@ -26,16 +27,9 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts the programs that `cargo xtask test --kubernetes` built.
+    /// Starts the programs, which are built if they are not there.
     pub(super) fn start(cache: &Cache) -> Result<Self> {
-        let programs = cache.kubernetes();
-        let program = programs.join("kube-apiserver");
-        if !program.is_file() {
-            bail!(
-                "{} is not there: `cargo xtask test --kubernetes` builds it, or leave the server out by --no-server",
-                program.display()
-            );
-        }
+        let programs = Programs::get(cache)?;
         let folder = tempfile::tempdir().context("make a folder for the API server")?;
         let [client, peer, port] = free_ports()?;
         let mut server = Self {
@@ -44,7 +38,7 @@ impl Server {
             port,
         };
         let at = |port: u16| format!("http://127.0.0.1:{port}");
-        let mut etcd = Command::new(programs.join("etcd"));
+        let mut etcd = Command::new(&programs.etcd);
         etcd.arg("--data-dir").arg(server.path("etcd"));
         etcd.args([
             "--listen-client-urls",
@@ -67,7 +61,7 @@ impl Server {
             server.path("tokens"),
             format!("{TOKEN},admin,1,system:masters\n"),
         )?;
-        let mut api = Command::new(program);
+        let mut api = Command::new(&programs.api_server);
         api.args(["--etcd-servers", &at(client), "--bind-address", "127.0.0.1"]);
         api.args(["--secure-port", &port.to_string(), "--insecure-port", "0"]);
         api.args(["--cert-dir", &server.path("certificates")]);

