@@ -19,6 +19,7 @@ use super::{
 use crate::{
     agent::{OwnerSample, OwnerTotals, Snapshot, State, Table},
     kernel::stats::KernelStats,
+    limit::report::Standing,
     owners::Owner,
     pressure::{destinations::Destination, state::Pressure},
 };
@@ -171,7 +172,14 @@ impl Differ {
         life(before, now, &mut second);
         let limit = now.limit.zip(now.buckets);
         let known = |limit| limit == self.limit || limit == self.told;
-        second.limit_before = self.limit.filter(|_| limit.is_some() && !known(limit));
+        // A controller that acts tells what others did too, a moment later and with more about it.
+        let told = now
+            .limit_control
+            .as_ref()
+            .is_some_and(|control| control.standing == Standing::Acting);
+        second.limit_before = self
+            .limit
+            .filter(|_| !told && limit.is_some() && !known(limit));
         if !detail.is_empty() {
             second.parties = Parties::new(before, now);
         }

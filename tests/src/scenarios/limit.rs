@@ -21,10 +21,18 @@ use crate::guest::{
     kernel::{self, Statistics},
 };
 
+mod fight;
+mod floods;
+mod timeout;
+
+pub(super) use fight::fight;
+pub(super) use floods::floods;
+pub(super) use timeout::timeout;
+
 /// The limit when it begins.
 const LIMIT: u64 = 2_048;
 /// New flows a second of the ramp, and how many come.
-const RATE: u64 = 110;
+const RATE: u64 = 90;
 const FLOWS: u64 = 3_000;
 /// Who floods.
 const FLOODER: &str = "198.18.200.1";
@@ -51,6 +59,12 @@ fn changes<'a>(view: &'a Value, purpose: &str, outcome: &str) -> Vec<&'a Value> 
         .collect()
 }
 
+fn wait_until_it_acts(agent: &Agent) -> Result<()> {
+    wait_for("the controller to act", HANG, || {
+        Ok((limit(agent, &[])?["controller"]["state"] == "acting").then_some(()))
+    })
+}
+
 /// Nothing of what it was before.
 struct State(PathBuf);
 
@@ -63,14 +77,12 @@ impl Drop for State {
 pub(super) fn raise(mechanism: Option<Mechanism>) -> Result<()> {
     let state = State(PathBuf::from("/tmp/ctp-limit.state"));
     let flags = format!(
-        "--limit-controller on --raise-for 2s --raise-cooldown 10s --limit-state {}",
+        "--limit-controller on --raise-for 1s --raise-cooldown 10s --limit-state {}",
         state.0.display()
     );
     let setting = Setting::new(mechanism, LIMIT, &flags)?;
     let agent = &setting.agent;
-    wait_for("the controller to act", HANG, || {
-        Ok((limit(agent, &[])?["controller"]["state"] == "acting").then_some(()))
-    })?;
+    wait_until_it_acts(agent)?;
     let mut checks = Checks::new();
     flood(agent, &mut checks)?;
     command::output("conntrack", &["-F"])?;
