@@ -118,7 +118,7 @@ scenarios! {
     wrong_flags conditions::wrong_flags, Any, OneKernel, 60 s, "wrong flags: usage, exit status 2";
     no_btf conditions::no_btf, Any, OneKernel, 60 s, "no BTF: says what works without it";
     owners_churn pods::churn, Any, CountedClock, 400 s, "300 pods made and deleted at 5 a second, addresses used again after a second or two: no count on a wrong pod, nothing left";
-    owners_exact pods::exact, EachOnOneKernel, PodKernels, 900 s, "20 pods of containerd, a Service, a host network, own rules, IPv6, from outside: every count by owner is the generators' and the tables'";
+    owners_exact pods::exact, Each, PodKernels, 900 s, "20 pods of containerd, a Service, a host network, own rules, IPv6, from outside: every count by owner is the generators' and the tables'";
     owners_incident pods::incident, Any, OnePodKernel, 900 s, "an aggregating pod fills the table: named within 2 s, drops are charged to those who lost them";
     owners_attacker pods::attacker, Any, OnePodKernel, 900 s, "a pod floods, a quiet one loses its entries: victim and cause of each eviction are right";
 }
