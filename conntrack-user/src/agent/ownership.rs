@@ -21,8 +21,8 @@ use crate::{
     census::{Charging, Workloads},
     events::OwnersBySlot,
     owners::{
-        Discovery, Limits, Maps, Occupancy, Owner, OwnerKind, ServiceCounts, Services, Slots,
-        State, kube::Pods,
+        Discovery, Limits, Looks, Maps, Occupancy, Owner, OwnerKind, ServiceCounts, Services,
+        Slots, State, kube::Pods,
     },
     pressure::{
         rate::Timeline,
@@ -58,6 +58,7 @@ pub(super) struct OwnersNow {
     pub(super) occupancy: Occupancy,
     pub(super) services: ServiceCounts,
     pub(super) recount: Recount,
+    pub(super) looks: Looks,
     /// A census would tell something.
     pub(super) needs_census: bool,
 }
@@ -71,6 +72,7 @@ pub(super) struct Ownership {
     labels: BTreeMap<u32, Owner>,
     timeline: Timeline,
     recount: Recount,
+    looks: Looks,
     /// What the Kubernetes API says.
     pods: Arc<Pods>,
     /// Who is behind Service addresses; events add to it.
@@ -91,6 +93,7 @@ impl Ownership {
             labels: BTreeMap::new(),
             timeline,
             recount: Recount::default(),
+            looks: Looks::default(),
             pods: Arc::default(),
             services,
         }
@@ -139,6 +142,7 @@ impl Ownership {
     /// # Errors
     /// If a map can't be read or written.
     pub(super) fn take(&mut self, found: &Discovery, probes: Option<&Probes>) -> io::Result<Taken> {
+        self.looks.add(found.took);
         if let Some(probes) = probes {
             self.read(probes)?;
         }
@@ -373,6 +377,7 @@ impl Ownership {
             occupancy: self.slots.occupancy(),
             services: self.services().counts(),
             recount: self.recount(),
+            looks: self.looks,
             needs_census: self.needs_census(),
         }
     }

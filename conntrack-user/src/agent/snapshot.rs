@@ -10,7 +10,7 @@ use crate::{
     journal::JournalStatus,
     kernel::stats::KernelStats,
     limit,
-    owners::{Occupancy, ServiceCounts, kube::KubeStatus},
+    owners::{Looks, Occupancy, ServiceCounts, kube::KubeStatus},
     pressure::state::Pressure,
     probes::{ProgramTime, Status, Totals},
 };
@@ -101,6 +101,8 @@ pub struct Snapshot {
     pub services: ServiceCounts,
     /// The last census.
     pub recount: Recount,
+    /// What looking for owners has cost.
+    pub looks: Looks,
     /// What the kernel counted and no probe explained.
     pub unexplained: Unexplained,
     /// Records that watchers were too slow to take.
@@ -167,6 +169,7 @@ impl Default for Snapshot {
             occupancy: Occupancy::default(),
             services: ServiceCounts::default(),
             recount: Recount::default(),
+            looks: Looks::default(),
             unexplained: Unexplained::default(),
             watchers_lost: 0,
             journal: None,

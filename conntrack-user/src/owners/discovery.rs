@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use super::Owner;
 
 /// An owner that is there.
@@ -42,6 +44,26 @@ pub struct Discovery {
     pub folders: Arc<[PathBuf]>,
     /// What can't be seen, and what to do about it; each is said once.
     pub problems: Vec<String>,
+}
+
+/// What looking around has cost, for `/status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Looks {
+    /// How often it was looked.
+    pub times: u64,
+    /// Seconds of a processor that all looks took.
+    pub processor_seconds: f64,
+    /// Seconds of a processor that the longest one took.
+    pub longest_seconds: f64,
+}
+
+impl Looks {
+    /// One more, which took this much of a processor.
+    pub fn add(&mut self, took: Duration) {
+        self.times += 1;
+        self.processor_seconds += took.as_secs_f64();
+        self.longest_seconds = self.longest_seconds.max(took.as_secs_f64());
+    }
 }
 
 impl Discovery {

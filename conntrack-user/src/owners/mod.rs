@@ -52,7 +52,7 @@ mod services;
 mod slots;
 mod tree;
 
-pub use discovery::{Discovery, Found};
+pub use discovery::{Discovery, Found, Looks};
 pub use notify::Notifier;
 pub use owner::{Details, Key, Labels, Owner, OwnerKind, Workload};
 pub use scanner::Scanner;

@@ -12,8 +12,9 @@ use super::addresses::Addresses;
 use super::groups::{Group, MemberId};
 use crate::kernel::{Root, tables::namespace_of};
 
-/// How long a new owner's network is looked at anew with each scan: a runtime makes the control
-/// group first, then a process, then, with Docker, the addresses.
+/// How long a new owner without a process, a network of its own or an address is looked at anew with
+/// each scan: a runtime makes the control group first, then a process that goes into it, and only
+/// then into the network that was made for it; with Docker, the addresses come last.
 const YOUNG: Duration = Duration::from_secs(10);
 
 /// How often what should not change is looked at.
@@ -86,9 +87,7 @@ impl Networks {
         let young = now.saturating_duration_since(group.youngest) < YOUNG;
         if let Some(network) = self.known.get_mut(key) {
             if network.alive && network.is_same(&self.root, group, host, now) {
-                let age = now.saturating_duration_since(network.since);
-                let due = age < YOUNG || now.saturating_duration_since(network.read) >= REFRESH;
-                if Some(network.netns) == host || !due {
+                if Some(network.netns) == host || !network.is_due(now) {
                     return;
                 }
                 if network.read_addresses(&self.root, now, problems).is_ok() {
@@ -172,12 +171,20 @@ impl Networks {
 }
 
 impl Network {
+    /// Whether to read the addresses again. Where there are some, the time between two readings
+    /// doubles with the network's age: reading is most of what a scan costs when pods come and go.
+    fn is_due(&self, now: Instant) -> bool {
+        let age = |at: Instant| at.saturating_duration_since(self.since);
+        (self.addresses.is_empty() && age(now) < YOUNG)
+            || now.saturating_duration_since(self.read) >= age(self.read).min(REFRESH)
+    }
+
     /// Whether the process that was asked is still there, in the same namespace.
     fn is_same(&mut self, root: &Root, group: &Group, host: Option<u32>, now: Instant) -> bool {
         if !group.members.iter().any(|member| member.id == self.member) {
             return false;
         }
-        if Some(self.netns) == host {
+        if Some(self.netns) == host && now.saturating_duration_since(self.since) >= YOUNG {
             // No other use is made of it, so it needs not be known at once.
             return now.saturating_duration_since(self.read) < REFRESH;
         }

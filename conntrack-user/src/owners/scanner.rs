@@ -313,6 +313,8 @@ impl Scanner {
             let own = holders.get(&network.netns) == Some(&key);
             if Some(network.netns) == found.host_netns {
                 owner = owner.with(|details| details.host_network = true);
+                // Its process may be about to go into its own.
+                found.unsettled |= is_young(network.since);
             } else if own && network.addresses.is_empty() {
                 found.unsettled |= is_young(network.since);
             }

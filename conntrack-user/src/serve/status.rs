@@ -8,7 +8,7 @@ use crate::{
     agent::{Drift, KernelInfo, Own, OwnerSample, Recount, Snapshot, State, Table, Unexplained},
     journal::JournalStatus,
     limit,
-    owners::{Occupancy, ServiceCounts, kube::KubeStatus},
+    owners::{Looks, Occupancy, ServiceCounts, kube::KubeStatus},
     pressure::rate::Rates,
     probes::{FieldStatus, HookStatus, ProgramTime, Totals},
 };
@@ -37,6 +37,8 @@ pub struct Status<'a> {
     services: ServiceCounts,
     /// The last census.
     census: Recount,
+    /// What looking for owners has cost.
+    looks: Looks,
     /// What only the kernel counted.
     unexplained: Unexplained,
     /// Records that watchers were too slow to take.
@@ -94,6 +96,7 @@ impl<'a> From<&'a Snapshot> for Status<'a> {
             occupancy: snapshot.occupancy,
             services: snapshot.services,
             census: snapshot.recount,
+            looks: snapshot.looks,
             version: env!("CARGO_PKG_VERSION"),
             state: snapshot.state,
             reason: snapshot.reason.as_deref(),

@@ -45,6 +45,13 @@ pub fn entries() -> Result<u64> {
     sysctl("nf_conntrack_count")
 }
 
+/// Entries in a named network namespace's table.
+pub fn entries_of(namespace: &str) -> Result<u64> {
+    let path = format!("{SYSCTLS}/nf_conntrack_count");
+    let text = command::output("ip", &["netns", "exec", namespace, "cat", &path])?;
+    u64::from_str(text.trim()).with_context(|| format!("{path} holds `{}`", text.trim()))
+}
+
 /// Makes every timeout of a new flow so long that nothing expires in the course of a scenario.
 pub fn never_expire() -> Result<()> {
     for name in [

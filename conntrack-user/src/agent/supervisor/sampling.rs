@@ -133,6 +133,7 @@ impl Supervisor {
         }
         snapshot.owners = self.with_destinations(owners.samples);
         snapshot.recount = owners.recount;
+        snapshot.looks = owners.looks;
         snapshot.occupancy = owners.occupancy;
         snapshot.services = owners.services;
         self.hand_out(snapshot).await;

@@ -265,6 +265,36 @@ fn addresses_are_read_again_now_and_then() {
 }
 
 #[test]
+fn a_process_that_goes_into_its_network_late() {
+    let mut node = Node::new();
+    node.pod(1, 100);
+    node.process(100, HOST, &["192.0.2.1", "fd00::1"]);
+    let found = node.scan();
+    assert!(found.unsettled && found.owners[0].netns.is_none());
+    node.process(100, 7001, &["10.42.0.7"]);
+    let found = node.scan();
+    assert_eq!(found.owners[0].netns, Some(7001));
+    assert_eq!(addresses(&found.owners[0]), ["10.42.0.7"]);
+    assert!(!found.owners[0].owner.host_network && !found.unsettled);
+    // One that has been in the host's network for long will stay there.
+    node.pod(2, 200);
+    node.process(200, HOST, &["192.0.2.1"]);
+    node.scan();
+    let found = node.scan_after(11);
+    assert!(!found.unsettled && found.owners[1].owner.host_network);
+}
+
+#[test]
+fn an_address_that_comes_after_the_first() {
+    let mut node = Node::new();
+    node.pod(1, 100);
+    node.process(100, 7001, &["10.42.0.7"]);
+    node.scan();
+    node.process(100, 7001, &["10.42.0.7", "fd00:42::7"]);
+    assert_eq!(node.scan().owners[0].addresses.len(), 2);
+}
+
+#[test]
 fn an_address_that_went_to_the_next_pod() {
     let mut node = Node::new();
     node.pod(1, 100);

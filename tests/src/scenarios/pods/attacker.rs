@@ -1,7 +1,7 @@
 //! A pod floods the table with one-way UDP while another one, that has a few entries, loses them to
 //! early drop: each eviction has the right victim and the right cause.
 
-use std::{net::IpAddr, thread, time::Duration};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 
@@ -14,6 +14,7 @@ use crate::{
     guest::{
         agent::{Agent, Mechanism},
         checks::Checks,
+        command::{HANG, wait_for},
         entries,
         kernel::{self, Statistics},
         net,
@@ -35,6 +36,7 @@ pub(in crate::scenarios) fn attacker(mechanism: Option<Mechanism>) -> Result<()>
     let cluster = Cluster::get()?;
     let (attacker, quiet) = (cluster.pod(ATTACKER)?, cluster.pod(QUIET)?);
     net::nft(None, NOT_LOOPBACK)?;
+    net::nft(None, &nobody_else([attacker, quiet])?)?;
     passed::count(&[attacker, quiet], &[])?;
     kernel::nothing_expires(None)?;
     kernel::set_limit(LIMIT)?;
@@ -47,10 +49,6 @@ pub(in crate::scenarios) fn attacker(mechanism: Option<Mechanism>) -> Result<()>
 
     send(attacker, quiet)?;
     let metrics = agent.settled()?;
-    // The last lines may still be on their way.
-    thread::sleep(Duration::from_secs(1));
-    let lines = watch.stop()?;
-
     let mut checks = Checks::new();
     let growth = |name: &str, beside: &str| {
         let now = ByOwner::read(&metrics, name, beside)?;
@@ -72,8 +70,13 @@ pub(in crate::scenarios) fn attacker(mechanism: Option<Mechanism>) -> Result<()>
         early_drops,
         lost("evictions_unseen")?,
     );
-    let of_lines = check_lines(&mut checks, [attacker, quiet], &lines)?;
     let records_lost = lost("eviction_records")?;
+    // The last lines may still be on their way.
+    let printed = usize::try_from(sum_of(&evictions, "victim").saturating_sub(records_lost))?;
+    wait_for("a line for each eviction", HANG, || {
+        Ok((watch.len() >= printed).then_some(()))
+    })?;
+    let of_lines = check_lines(&mut checks, [attacker, quiet], &watch.stop()?)?;
     checks.equal(
         "lines and lost ones",
         sum_of(&of_lines, "victim") + records_lost,
@@ -85,6 +88,23 @@ pub(in crate::scenarios) fn attacker(mechanism: Option<Mechanism>) -> Result<()>
     }
     checks.finish()?;
     agent.stop()
+}
+
+/// Rules by which nobody else has entries: connections that were open in an earlier scenario are
+/// still sent for when their processes are gone.
+fn nobody_else([attacker, quiet]: [&Pod; 2]) -> Result<String> {
+    Ok(format!(
+        "table inet ctp_nobody_else {{
+  chain prerouting {{
+    type filter hook prerouting priority raw;
+    ip saddr != {{ {}, {} }} notrack
+    meta nfproto ipv6 notrack
+  }}
+}}
+",
+        attacker.address()?,
+        quiet.address()?
+    ))
 }
 
 /// The quiet pod's few, and the flood while it goes on.

@@ -91,6 +91,7 @@ pub(in crate::scenarios) fn churn(mechanism: Option<Mechanism>) -> Result<()> {
     }
     let unknown = inserts.of(&Owner::unknown());
     println!("{of_pods} of {sent} flows by pod, {unknown} of nobody");
+    println!("looks for owners: {}", agent.status()?["looks"]);
     checks.equal("of pods and of nobody", of_pods + unknown, "sent", sent);
     checks.at_most("pods that are named", counts.0.len(), past.len());
 
