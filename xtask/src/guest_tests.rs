@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::cache::Cache;
 use crate::groups::Group;
@@ -161,12 +161,57 @@ impl Report {
     }
 }
 
-/// Runs the scenarios on each kernel, as many guests at once as there are CPUs for.
-pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> Result<Tally> {
+/// Runs the scenarios on each kernel, as many guests at once as there are CPUs for; and `meanwhile` besides those whose
+/// clock does not care how busy this machine is, before the others.
+pub(crate) fn run(
+    cache: &Cache,
+    prefixes: &[String],
+    filter: Option<&str>,
+    meanwhile: impl FnOnce() -> Result<Tally>,
+) -> Result<Tally> {
+    let prepared = prepare(cache, prefixes).and_then(|(jobs, tally)| {
+        let init = project::init()?;
+        Ok((jobs, tally, init, project::binaries("release")?))
+    });
+    let (jobs, mut tally, init, binaries) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let mut tally = meanwhile()?;
+            tally.fail(format!("no guest: {error:#}"));
+            return Ok(tally);
+        }
+    };
+    let put: Vec<(PathBuf, String)> = setup::promtool(cache)
+        .into_iter()
+        .map(|path| (path, "usr/local/bin/promtool".to_owned()))
+        .collect();
+    let content = Content {
+        script: &[],
+        init: &init,
+        binaries: &binaries,
+        groups: &[],
+        put: &put,
+        fetch: &[],
+    };
+    let (counted, real): (VecDeque<Job>, VecDeque<Job>) = jobs
+        .into_iter()
+        .partition(|job| job.clock == Clock::Counted);
+    let (of_host, of_counted) = thread::scope(|scope| {
+        let guests = scope.spawn(|| all(cache, counted, filter, &content));
+        (meanwhile(), guests.join())
+    });
+    tally.add(of_host?);
+    tally.add(of_counted.map_err(|_| anyhow!("the thread of a guest panicked"))?);
+    tally.add(all(cache, real, filter, &content));
+    Ok(tally)
+}
+
+/// The guests that there are to be, and what failed already.
+fn prepare(cache: &Cache, prefixes: &[String]) -> Result<(Vec<Job>, Tally)> {
     setup::ensure(cache, &setup::steps_for_guests(true))?;
     setup::ensure(cache, &[setup::Step::Containers])?;
     let mut tally = Tally::default();
-    let mut jobs: VecDeque<Job> = VecDeque::new();
+    let mut jobs = Vec::new();
     for prefix in prefixes {
         match vm_command::prepare(cache, prefix, true) {
             Ok((qemu, kernel)) => {
@@ -187,25 +232,15 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
             Err(error) => tally.fail(format!("[{prefix}] no guest: {error:#}")),
         }
     }
-    let init = project::init()?;
-    let binaries = project::binaries("release")?;
-    let put: Vec<(PathBuf, String)> = setup::promtool(cache)
-        .into_iter()
-        .map(|path| (path, "usr/local/bin/promtool".to_owned()))
-        .collect();
-    let content = Content {
-        script: &[],
-        init: &init,
-        binaries: &binaries,
-        groups: &[],
-        put: &put,
-        fetch: &[],
-    };
+    Ok((jobs, tally))
+}
 
+/// Boots them all, as many at once as there are CPUs for.
+fn all(cache: &Cache, jobs: VecDeque<Job>, filter: Option<&str>, content: &Content<'_>) -> Tally {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let at_once = (cores / CPUS as usize).clamp(1, jobs.len().max(1));
     let queue = Mutex::new(jobs);
-    let tally = Mutex::new(tally);
+    let tally = Mutex::new(Tally::default());
     thread::scope(|scope| {
         for _ in 0..at_once {
             scope.spawn(|| {
@@ -225,7 +260,7 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
                         } else {
                             &[]
                         },
-                        ..content
+                        ..*content
                     };
                     let result = one(cache, &job, &content);
                     tally
@@ -236,7 +271,7 @@ pub(crate) fn run(cache: &Cache, prefixes: &[String], filter: Option<&str>) -> R
             });
         }
     });
-    Ok(tally.into_inner().unwrap_or_else(PoisonError::into_inner))
+    tally.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn one(cache: &Cache, job: &Job, content: &Content<'_>) -> Tally {

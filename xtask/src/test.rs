@@ -75,11 +75,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         check("--kube against an API server", test.command(), &mut tally);
         return Ok(finish(&tally, started));
     }
-    if arguments.filter.is_none() {
-        checks(&cache, &mut tally);
-    }
-    unit_tests(&cache, arguments.filter.as_deref(), &mut tally)?;
-    if !arguments.host {
+    let filter = arguments.filter.as_deref();
+    let on_host = || {
+        let mut tally = Tally::default();
+        if filter.is_none() {
+            checks(&cache, &mut tally);
+        }
+        unit_tests(&cache, filter, &mut tally).map(|()| tally)
+    };
+    if arguments.host {
+        tally.add(on_host()?);
+    } else {
         let prefixes = if arguments.quick {
             vec![QUICK.to_owned()]
         } else if arguments.kernels.is_empty() {
@@ -90,11 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         } else {
             arguments.kernels.clone()
         };
-        tally.add(guest_tests::run(
-            &cache,
-            &prefixes,
-            arguments.filter.as_deref(),
-        )?);
+        tally.add(guest_tests::run(&cache, &prefixes, filter, on_host)?);
     }
     if tally.passed + tally.failures.len() == 0 {
         bail!(
