@@ -13,7 +13,7 @@ use super::{
 use crate::{
     agent::{self, AgentOptions, Closed, Handle},
     journal::{Journal, JournalQueue, LimitChange},
-    limit::{Control, Mode},
+    limit::{Change, Control, Controller, Mode, Place, node::since_boot},
     serve::{http, metrics::Exporter, socket::Socket},
 };
 
@@ -80,7 +80,14 @@ impl Run {
         let listener = http::listen(self.listen).await?;
         let socket = Socket::bind(&self.socket.socket).await?;
         let (publisher, mut handle) = agent::channel();
-        let limit = (settings.mode != Mode::Off).then(|| Control::new(settings));
+        let limit = (settings.mode != Mode::Off).then(|| Control::new(settings.clone()));
+        // With the controller off there is none that would put back what one was killed with.
+        let put_back = if settings.mode == Mode::Off {
+            Controller::new(settings, Place::node()).put_back(since_boot())
+        } else {
+            Vec::new()
+        };
+        tell(journal.as_ref(), &put_back);
         let controller = limit.clone();
         if let Some(limit) = &limit {
             handle = handle.with_limit(limit.clone());
@@ -115,15 +122,22 @@ impl Run {
             }
         };
         // Before the journal ends: it is told what the controller puts back.
-        for change in controller.iter().flat_map(|limit| limit.end(END)) {
-            if let Some(journal) = &journal {
-                journal.queue().limit_change(LimitChange::from(&change));
-            }
+        if let Some(limit) = controller {
+            tell(journal.as_ref(), &limit.end(END));
         }
         if let Some(journal) = journal {
             journal.close();
         }
         result
+    }
+}
+
+/// Tells the journal, if there is one, of changes outside the controller's own seconds.
+fn tell(journal: Option<&Journal>, changes: &[Change]) {
+    if let Some(journal) = journal {
+        for change in changes {
+            journal.queue().limit_change(LimitChange::from(change));
+        }
     }
 }
 

@@ -129,15 +129,33 @@ impl Controller {
         if self.settings.mode != Mode::On || self.lock.is_none() {
             return Vec::new();
         }
-        let action = self
-            .knobs
-            .read()
-            .ok()
-            .and_then(|now| self.policy.at_end(now));
-        let Some(action) = action else {
+        self.restore(at)
+    }
+
+    /// For a node whose controller is off now: puts back what an earlier one was killed with that was
+    /// only for a while, unless another one is there to do it. Gives the changes that this took.
+    pub fn put_back(mut self, at: Duration) -> Vec<Change> {
+        if self.state.pending.is_none() && self.state.ledger.timeout.shortened.is_none() {
             return Vec::new();
-        };
-        vec![self.carry_out(&action, By::Controller, None, at)]
+        }
+        match self.stand(at) {
+            Standing::Acting => self.restore(at),
+            Standing::Blocked(why) => {
+                tracing::warn!("what an earlier limit controller shortened stays so: {why}");
+                Vec::new()
+            }
+            Standing::Standby(_) | Standing::Starting => Vec::new(),
+        }
+    }
+
+    /// Puts back what is only for a while; the change, if there was one to make.
+    fn restore(&mut self, at: Duration) -> Vec<Change> {
+        let now = self.knobs.read().ok();
+        let action = now.and_then(|now| self.policy.at_end(now));
+        action
+            .map(|action| self.carry_out(&action, By::Controller, None, at))
+            .into_iter()
+            .collect()
     }
 
     /// What there is now.

@@ -106,7 +106,7 @@ scenarios! {
     limit_raise limit::raise, Any, OneKernel, 180 s, "the limit controller: a ramp loses nothing, a flood is given nothing, who lowers the limit is countered, a second controller takes over";
     limit_fight limit::fight, Any, OneKernel, 120 s, "somebody lowers the limit again and again: put back, later and later, then left, said by an alert and in the journal";
     limit_floods limit::floods, Any, OneKernel, 120 s, "a SYN flood from outside and a UDP flood of a pod are given nothing, and are named";
-    limit_timeout limit::timeout, Any, OneKernel, 120 s, "a table at its ceiling that is full of closed connections: their timeout is shortened, and restored at the end and after kill -9";
+    limit_timeout limit::timeout, Any, OneKernel, 120 s, "a table at its ceiling that is full of closed connections: their timeout is shortened, and restored at the end and after kill -9, also by one without the controller";
     pages metrics::pages, Any, OneKernel, 60 s, "/healthz, /readyz, /status and wrong requests";
     kill9 life::kill9, EachOnOneKernel, EachKernel, 240 s, "kill -9 at 20 moments leaves no program, map or link";
     not_loaded life::not_loaded, Any, EachKernel, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";

@@ -50,6 +50,13 @@ fn wait_for_timeout(seconds: u64) -> Result<()> {
     })
 }
 
+/// As full as it was; until the timeout is shortened.
+fn fill_again(before: u64) -> Result<()> {
+    command::output("conntrack", &["-F"])?;
+    connections()?;
+    wait_for_timeout(before / 4)
+}
+
 pub(in crate::scenarios) fn timeout(mechanism: Option<Mechanism>) -> Result<()> {
     let state = State(PathBuf::from("/tmp/ctp-limit.state"));
     let flags = format!(
@@ -106,9 +113,7 @@ pub(in crate::scenarios) fn timeout(mechanism: Option<Mechanism>) -> Result<()> 
     let next = Agent::start(mechanism, &flags)?;
     wait_for_timeout(before)?;
     // Shortened again, when the table is as full again; an end in order puts it back itself.
-    command::output("conntrack", &["-F"])?;
-    connections()?;
-    wait_for_timeout(before / 4)?;
+    fill_again(before)?;
     next.stop()?;
     checks.equal(
         "after the end",
@@ -116,5 +121,16 @@ pub(in crate::scenarios) fn timeout(mechanism: Option<Mechanism>) -> Result<()> 
         "before",
         before,
     );
+    // Killed again, and the next one has no controller.
+    let killed = Agent::start(mechanism, &flags)?;
+    fill_again(before)?;
+    killed.signal(Signal::SIGKILL)?;
+    drop(killed);
+    let without = Agent::start(
+        mechanism,
+        &format!("--limit-state {}", state.0.to_string_lossy()),
+    )?;
+    wait_for_timeout(before)?;
+    without.stop()?;
     checks.finish()
 }

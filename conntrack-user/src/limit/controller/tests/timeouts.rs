@@ -114,6 +114,28 @@ fn an_end_in_order_restores_it_and_a_raise_stays() {
 }
 
 #[test]
+fn with_the_controller_off_what_a_killed_one_left_is_put_back_once() {
+    let node = Fixture::new(1_000, 1_024);
+    let mut controller = node.shortening(Mode::On);
+    run(&mut controller, 0..6, &entries(900));
+    // While it runs it is its own.
+    assert_eq!(node.shortening(Mode::Off).put_back(at(6)), []);
+    assert_eq!(node.time_wait(), 30);
+    drop(controller);
+    let changes = node.shortening(Mode::Off).put_back(at(7));
+    assert_eq!((node.time_wait(), node.limit()), (120, 1_000));
+    assert_eq!(
+        changes.first().map(|change| change.purpose),
+        Some(Purpose::Restore)
+    );
+    assert_eq!(node.shortening(Mode::Off).put_back(at(8)), []);
+    // Nothing is made where there was no controller.
+    let other = Fixture::new(1_000, 1_024);
+    assert_eq!(other.shortening(Mode::Off).put_back(at(8)), []);
+    assert!(!other.state().exists());
+}
+
+#[test]
 fn what_somebody_else_set_since_is_theirs() {
     let node = Fixture::new(1_000, 1_024);
     let mut controller = node.shortening(Mode::On);
