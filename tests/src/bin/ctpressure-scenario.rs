@@ -164,6 +164,8 @@ fn run_all(turns: &[Turn]) -> Result<bool> {
         std::io::stdout().flush()?;
     }
     println!("RESULTS {}", turns.len());
+    // For whoever goes on with this machine.
+    put_back(&sysctls).context("putting the machine back at the end")?;
     Ok(all_ok)
 }
 

@@ -108,8 +108,14 @@ pub fn clean_up() -> Result<()> {
     }
     for entry in fs::read_dir("/sys/class/net").context("listing /sys/class/net")? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("ctp") && Path::new("/sys/class/net").join(&name).exists() {
-            ip(None, &format!("link delete {name}"))?;
+        if !name.starts_with("ctp") {
+            continue;
+        }
+        // The kernel removes those whose other end was in a deleted namespace, some time later.
+        let there = || Path::new("/sys/class/net").join(&name).exists();
+        match ip(None, &format!("link delete {name}")) {
+            Err(error) if there() => return Err(error),
+            _ => {}
         }
     }
     let tables = output("nft", &["list", "tables"])?;

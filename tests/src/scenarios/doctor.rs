@@ -22,6 +22,10 @@ use crate::guest::{
     generator, kernel, net,
 };
 
+mod losses;
+
+pub(super) use losses::losses;
+
 /// What kube-proxy 1.31 answers first when asked for its metrics.
 const METRICS: &str = "HTTP/1.0 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n\r\n\
     # HELP kubernetes_build_info [ALPHA] A metric with a constant '1' value\n\
