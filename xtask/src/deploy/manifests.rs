@@ -90,6 +90,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     Ok(0)
 }
 
+/// What `kubectl kustomize` makes of a variant, as `kubectl apply` takes it.
+pub(super) fn kustomized(cache: &Cache, variant: &str) -> Result<String> {
+    let folder = folder().join("kubernetes").join(variant);
+    let kubectl = tools::kubectl(cache)?;
+    command::output(Command::new(kubectl).arg("kustomize").arg(folder))
+}
+
 /// What the roles grant.
 fn rights(objects: &[Value]) -> Vec<&Value> {
     let roles = objects.iter().filter(|object| {
