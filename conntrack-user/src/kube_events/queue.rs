@@ -81,6 +81,10 @@ impl Health {
     }
 
     /// One was written.
+    #[cfg_attr(
+        not(any(feature = "kube", test)),
+        expect(dead_code, reason = "only the feature writes")
+    )]
     pub(super) fn write(&self) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.written.fetch_add(1, Ordering::Relaxed);
@@ -107,6 +111,10 @@ impl Health {
 
 /// What the writer is told.
 #[derive(Debug)]
+#[cfg_attr(
+    not(any(feature = "kube", test)),
+    expect(dead_code, reason = "only the feature reads them")
+)]
 pub(super) enum Message {
     /// An Event to write, and since when it waits.
     Write(Notice, Instant),
@@ -210,7 +218,10 @@ mod tests {
         let writer = std::thread::spawn(move || {
             while let Some(message) = receiver.blocking_recv() {
                 match message {
-                    Message::Write(..) => health.write(),
+                    Message::Write(written, since) => {
+                        assert_eq!((written, since <= Instant::now()), (notice(), true));
+                        health.write();
+                    }
                     Message::Answer(answer) => answer.send(()).unwrap(),
                 }
             }
