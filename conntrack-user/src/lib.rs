@@ -8,6 +8,7 @@
 //! * [`pressure`]: how full, by whom, until when: pure functions over samples;
 //! * [`doctor`]: what is wrong or risky on this node, and what to do about it;
 //! * [`owners`]: who is on this node, and which slot each has;
+//! * [`kube_events`]: what `kubectl describe` says of a pod or the node;
 //! * [`limit`]: the limit controller: when to raise the limit, how far, and putting it back;
 //! * [`agent`]: the sampler and its snapshot, the life cycle of the probes;
 //! * [`journal`]: the flight recorder: what is kept on disk, and reading it;
@@ -23,6 +24,7 @@ pub mod doctor;
 pub mod events;
 pub mod journal;
 pub mod kernel;
+pub mod kube_events;
 pub mod limit;
 pub mod owners;
 pub mod pressure;

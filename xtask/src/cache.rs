@@ -68,6 +68,11 @@ impl Cache {
         self.root.join("kubernetes")
     }
 
+    /// Kubernetes' programs of a node and of a control plane that does something.
+    pub(crate) fn kubernetes_node(&self) -> PathBuf {
+        self.root.join("kubernetes-node")
+    }
+
     /// A private apt: configuration, lists, archives.
     pub(crate) fn apt(&self, name: &str) -> PathBuf {
         self.root.join(name)

@@ -14,6 +14,8 @@ pub(crate) enum Group {
     Containers,
     /// Prometheus and Alertmanager (90 MB): only where our rules are tried.
     Prometheus,
+    /// What a cluster has besides the programs that are built (`kubernetes.rs`): only where there is one.
+    Kubernetes,
 }
 
 impl Group {
@@ -28,6 +30,7 @@ impl Group {
             Self::Bpftrace => "bpftrace",
             Self::Containers => "containers",
             Self::Prometheus => "prometheus",
+            Self::Kubernetes => "kubernetes",
         }
     }
 
@@ -49,6 +52,7 @@ impl Group {
             Self::Bpftrace => &["bpftrace"],
             Self::Containers => &["containerd", "runc", "containernetworking-plugins"],
             Self::Prometheus => &["prometheus", "prometheus-alertmanager"],
+            Self::Kubernetes => &["kubectl", "etcd-server"],
         }
     }
 
@@ -74,6 +78,7 @@ impl Group {
             ],
             Self::Bpftrace => &["bpftrace"],
             Self::Prometheus => &["prometheus", "prometheus-alertmanager"],
+            Self::Kubernetes => &["kubectl", "etcd"],
             Self::Containers => &[
                 "containerd",
                 "containerd-shim-runc-v2",
@@ -99,7 +104,7 @@ impl Group {
             ],
             // Alertmanager does not start without its templates.
             Self::Prometheus => &["usr/share/prometheus/alertmanager"],
-            Self::Bpftrace | Self::Containers => &[],
+            Self::Bpftrace | Self::Containers | Self::Kubernetes => &[],
         }
     }
 
@@ -126,7 +131,7 @@ impl Group {
                 ("usr/sbin/lsmod", "../bin/kmod"),
                 ("usr/sbin/modinfo", "../bin/kmod"),
             ],
-            Self::Bpftrace | Self::Containers | Self::Prometheus => &[],
+            Self::Bpftrace | Self::Containers | Self::Prometheus | Self::Kubernetes => &[],
         }
     }
 }

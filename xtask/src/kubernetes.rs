@@ -1,5 +1,5 @@
-//! A real Kubernetes API server, for the test of `--kube`: no package has the program, but Debian has the source with all that
-//! it depends on, and the compiler for it. Built once, offline, inside the cache.
+//! Real programs of Kubernetes, for the tests of `--kube` and of the manifests: no package has them, but Debian has the source with all that
+//! they depend on, and the compiler for it. Built once, offline, inside the cache.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,12 @@ const SOURCE: &str = "kubernetes";
 const COMPILER: &str = "1.19";
 /// What the source is a version of; without one the server says v0.0.0.
 const VERSION: &str = "1.20.2";
+const API_SERVER: &str = "kube-apiserver";
+const NODE: &[&str] = &["kubelet", "kube-controller-manager", "kube-scheduler"];
 /// What the API server is made of the source's own generated files by: one of them is not in the source package.
 const GENERATOR: &str = "openapi-gen";
 
-/// The programs.
+/// The API server and what it stores in.
 #[derive(Debug)]
 pub(crate) struct Programs {
     pub(crate) api_server: PathBuf,
@@ -32,26 +34,54 @@ impl Programs {
     pub(crate) fn get(cache: &Cache) -> Result<Self> {
         let folder = cache.kubernetes();
         let programs = Self {
-            api_server: folder.join("kube-apiserver"),
+            api_server: folder.join(API_SERVER),
             etcd: folder.join("etcd"),
         };
-        if !programs.are_there() {
-            let _lock = cache.lock()?;
-            // Another xtask may have built them while this one waited.
-            if !programs.are_there() {
-                build(cache, &folder)?;
-            }
-        }
+        let are_there = || programs.api_server.is_file() && programs.etcd.is_file();
+        once(cache, are_there, || {
+            build(cache, &folder, |go, target| {
+                command::say("building the API server (some minutes, once)");
+                go.generate()?;
+                go.build_command(API_SERVER, target)?;
+                let etcd = go.unpacked.join("usr/bin/etcd");
+                fs::copy(etcd, target.join("etcd")).context("etcd from its package")?;
+                Ok(())
+            })
+        })?;
         Ok(programs)
-    }
-
-    fn are_there(&self) -> bool {
-        self.api_server.is_file() && self.etcd.is_file()
     }
 }
 
-/// Brings sources and compiler, and builds; leaves only the two programs.
-fn build(cache: &Cache, folder: &Path) -> Result<()> {
+/// The programs that make pods of what the API server has: kubelet, controllers, scheduler.
+pub(crate) fn node_programs(cache: &Cache) -> Result<Vec<PathBuf>> {
+    let folder = cache.kubernetes_node();
+    let programs: Vec<PathBuf> = NODE.iter().map(|name| folder.join(name)).collect();
+    let are_there = || programs.iter().all(|program| program.is_file());
+    once(cache, are_there, || {
+        build(cache, &folder, |go, target| {
+            command::say("building kubelet, controllers and scheduler (ten minutes, once)");
+            NODE.iter()
+                .try_for_each(|name| go.build_command(name, target))
+        })
+    })?;
+    Ok(programs)
+}
+
+fn once(
+    cache: &Cache,
+    are_there: impl Fn() -> bool,
+    build: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    if are_there() {
+        return Ok(());
+    }
+    let _lock = cache.lock()?;
+    // Another xtask may have built them while this one waited.
+    if are_there() { Ok(()) } else { build() }
+}
+
+/// Brings sources and compiler, and builds; leaves only what `make` puts into the folder that it is given.
+fn build(cache: &Cache, folder: &Path, make: impl FnOnce(&Go, &Path) -> Result<()>) -> Result<()> {
     let apt = Apt::with_sources(cache, SUITE)?;
     apt.update(false)?;
     let staged = Staged::new(folder)?;
@@ -77,20 +107,20 @@ fn build(cache: &Cache, folder: &Path) -> Result<()> {
 
     let go = Go {
         root: root.join(format!("usr/lib/go-{COMPILER}")),
+        unpacked: root,
         scratch: scratch.path().to_owned(),
         tree,
     };
-    command::say("building the API server (some minutes, once)");
-    go.generate()?;
     fs::create_dir_all(&target).with_context(|| format!("make {}", target.display()))?;
-    go.build("./cmd/kube-apiserver", &target.join("kube-apiserver"))?;
-    fs::copy(root.join("usr/bin/etcd"), target.join("etcd")).context("etcd from its package")?;
+    make(&go, &target)?;
     staged.publish()
 }
 
 /// The compiler with the source tree.
 struct Go {
     root: PathBuf,
+    /// Packages, unpacked.
+    unpacked: PathBuf,
     scratch: PathBuf,
     tree: PathBuf,
 }
@@ -108,6 +138,11 @@ impl Go {
             .env("CGO_ENABLED", "0")
             .env("HOME", &self.scratch);
         command
+    }
+
+    /// Builds one of the commands into a folder.
+    fn build_command(&self, name: &str, folder: &Path) -> Result<()> {
+        self.build(&format!("./cmd/{name}"), &folder.join(name))
     }
 
     fn build(&self, package: &str, target: &Path) -> Result<()> {

@@ -54,6 +54,8 @@ enum Task {
     Image(deploy::image::Arguments),
     /// Run the image in containerd in a guest, as the manifests have it, with Prometheus and Alertmanager
     Container(deploy::container::Arguments),
+    /// Apply the manifests to a cluster in a guest: API server, controllers, scheduler, kubelet, containerd, and the image
+    Cluster(deploy::cluster::Arguments),
     /// Check the manifests and the chart with kubectl, Helm and a real API server
     Manifests(deploy::manifests::Arguments),
     /// Boot a kernel and run a script in it
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&arguments),
         Task::Generate(arguments) => deploy::generate::run(&arguments),
         Task::Container(arguments) => deploy::container::run(&arguments),
+        Task::Cluster(arguments) => deploy::cluster::run(&arguments),
         Task::Image(arguments) => deploy::image::run(&arguments),
         Task::Manifests(arguments) => deploy::manifests::run(&arguments),
         Task::Vm(arguments) => vm_command::run(&arguments),

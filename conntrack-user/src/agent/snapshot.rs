@@ -9,6 +9,7 @@ use crate::{
     events::Names,
     journal::JournalStatus,
     kernel::stats::KernelStats,
+    kube_events::EventsStatus,
     limit,
     owners::{Looks, Occupancy, ServiceCounts, kube::KubeStatus},
     pressure::state::Pressure,
@@ -119,6 +120,8 @@ pub struct Snapshot {
     pub capabilities: Arc<Vec<String>>,
     /// How the watch of the Kubernetes API goes; `None`: it is not asked.
     pub kubernetes: Option<KubeStatus>,
+    /// How the writing of Kubernetes Events goes; `None`: none are written.
+    pub kube_events: Option<EventsStatus>,
     /// What can't be seen, as far as it is known why.
     pub problems: Vec<String>,
     /// What the limit controller says, with the last changes of the limit; `None` while it is off.
@@ -178,6 +181,7 @@ impl Default for Snapshot {
             own: Own::default(),
             capabilities: Arc::default(),
             kubernetes: None,
+            kube_events: None,
             problems: Vec::new(),
             limit_control: None,
             names: Arc::default(),

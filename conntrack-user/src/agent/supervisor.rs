@@ -25,7 +25,7 @@ use crate::{
     events::OwnersBySlot,
     journal::Health,
     kernel::{Root, conntrack::Presence, release, tables::TableReader},
-    limit,
+    kube_events, limit,
     owners::{
         Discovery, Maps,
         kube::{Kube, KubeOptions, Latest},
@@ -55,6 +55,8 @@ pub struct AgentOptions {
     pub kube: Option<KubeOptions>,
     /// How the journal is doing; `None`: none is kept.
     pub journal: Option<Arc<Health>>,
+    /// How the writing of Kubernetes Events goes; `None`: none are written.
+    pub kube_events: Option<Arc<kube_events::Health>>,
     /// The limit controller; `None`: off.
     pub limit: Option<limit::Control>,
 }

@@ -100,6 +100,12 @@ pub(super) struct KubeArgs {
         value_delimiter = ','
     )]
     kube_label: Vec<LabelKey>,
+    /// Write no Kubernetes Events on pods and on this node
+    ///
+    /// Without this, --kube writes one on the pod that holds most of a full table, on pods that lose packets, and on the
+    /// node for what the limit controller does. That needs create and patch on events of the API group events.k8s.io.
+    #[arg(long, env = "CTPRESSURE_NO_KUBE_EVENTS")]
+    no_kube_events: bool,
 }
 
 impl KubeArgs {
@@ -135,6 +141,13 @@ impl KubeArgs {
         KubeOptions::new(node, &self.kube_label)
             .map(Some)
             .map_err(|error| failure(&error, "change --kube-label"))
+    }
+}
+
+impl KubeArgs {
+    /// Whether Events are to be written.
+    pub(super) const fn events(&self) -> bool {
+        self.kube && !self.no_kube_events
     }
 }
 

@@ -13,12 +13,15 @@ use super::{
 use crate::{
     agent::{self, AgentOptions, Closed, Handle},
     journal::{Journal, JournalQueue, LimitChange},
+    kube_events::KubeEvents,
     limit::{Change, Control, Controller, Mode, Place, node::since_boot},
     serve::{http, metrics::Exporter, socket::Socket},
 };
 
 /// How long the end may take.
 const END: Duration = Duration::from_secs(1);
+/// How long the last Kubernetes Events may take.
+const EVENTS_END: Duration = Duration::from_millis(500);
 
 /// The agent: attach the probes, export metrics, answer the other commands
 ///
@@ -77,6 +80,8 @@ impl Run {
             .options()
             .map(|options| Journal::open(&options))
             .transpose()?;
+        let wanted = kube.as_ref().filter(|_| self.kube.events());
+        let mut events = wanted.and_then(KubeEvents::start);
         let listener = http::listen(self.listen).await?;
         let socket = Socket::bind(&self.socket.socket).await?;
         let (publisher, mut handle) = agent::channel();
@@ -87,7 +92,7 @@ impl Run {
         } else {
             Vec::new()
         };
-        tell(journal.as_ref(), &put_back);
+        note(journal.as_ref(), &put_back);
         let controller = limit.clone();
         if let Some(limit) = &limit {
             handle = handle.with_limit(limit.clone());
@@ -104,9 +109,11 @@ impl Run {
             drop_capabilities: true,
             kube,
             journal: journal.as_ref().map(Journal::health),
+            kube_events: events.as_ref().map(KubeEvents::health),
             limit,
         };
         let record = follow(journal.as_ref().map(Journal::queue), handle.clone());
+        let tell = tell(events.as_mut(), handle.clone());
         let result = tokio::select! {
             // Not returned at once: the controller still has to put things back.
             never = agent::run(options, publisher) => match never {
@@ -116,14 +123,17 @@ impl Run {
             never = http::serve(listener, handle.clone(), exporter) => match never {},
             never = socket.serve(handle) => match never {},
             never = record => match never {},
+            never = tell => match never {},
             () = end => {
                 tracing::info!("ctpressure ends");
                 Ok(())
             }
         };
         // Before the journal ends: it is told what the controller puts back.
-        if let Some(limit) = controller {
-            tell(journal.as_ref(), &limit.end(END));
+        let changes = controller.map_or_else(Vec::new, |limit| limit.end(END));
+        note(journal.as_ref(), &changes);
+        if let Some(events) = events {
+            events.finish(&changes, EVENTS_END);
         }
         if let Some(journal) = journal {
             journal.close();
@@ -133,12 +143,24 @@ impl Run {
 }
 
 /// Tells the journal, if there is one, of changes outside the controller's own seconds.
-fn tell(journal: Option<&Journal>, changes: &[Change]) {
+fn note(journal: Option<&Journal>, changes: &[Change]) {
     if let Some(journal) = journal {
         for change in changes {
             journal.queue().limit_change(LimitChange::from(change));
         }
     }
+}
+
+/// Writes Kubernetes Events, if any are to be written, as long as the agent lives.
+async fn tell(events: Option<&mut KubeEvents>, agent: Handle) -> Infallible {
+    if let Some(events) = events {
+        // It ends when the agent does, and that ends the program.
+        let Closed = match events.follow(&agent).await {
+            Ok(never) => return never,
+            Err(closed) => closed,
+        };
+    }
+    pending().await
 }
 
 /// Writes the journal, if there is one, as long as the agent lives.

@@ -189,6 +189,7 @@ impl Top {
                 probes: self.probes.options(true),
                 drop_capabilities: false,
                 kube: None,
+                kube_events: None,
                 limit: None,
             };
             let events = match mode {

@@ -221,6 +221,7 @@ impl Watch {
                 probes: self.probes.options(filter.wants(Kind::Insert)),
                 drop_capabilities: false,
                 kube: None,
+                kube_events: None,
                 limit: None,
             };
             let source = Source::Own(handle.subscribe(filter)?);

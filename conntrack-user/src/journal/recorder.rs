@@ -16,6 +16,8 @@ use super::{Bounds, Health, JournalError, LimitChange, detail::Detail, writer::W
 use crate::{
     agent::{Closed, Handle, Snapshot},
     events::{Event, Filter, Kind},
+    limit::Following,
+    probes::privileges,
     sys::priority,
 };
 
@@ -79,7 +81,8 @@ impl Journal {
             .name("journal".to_owned())
             .spawn(move || {
                 priority::lower(NICE);
-                give_up_capabilities();
+                // Files need none: the folder is the agent's own.
+                privileges::drop_all("journal");
                 let (options, health) = theirs;
                 match Writer::open(&options, health) {
                     Ok(writer) => {
@@ -181,7 +184,7 @@ impl JournalQueue {
         let mut snapshots = agent.snapshots();
         let mut detail = Detail::default();
         let mut batch = Vec::new();
-        let mut noted = Changes::from_now();
+        let mut noted = Following::from_now();
         loop {
             tokio::select! {
                 next = events.next(&mut batch) => {
@@ -206,8 +209,10 @@ impl JournalQueue {
                     }
                     take(&mut batch, &mut detail, &self.health);
                     // Before the second: what they make of the limit is nobody else's doing.
-                    for change in noted.next(&snapshot) {
-                        self.limit_change(change);
+                    if let Some(report) = &snapshot.limit_control {
+                        for change in noted.next(report) {
+                            self.limit_change(LimitChange::from(change));
+                        }
                     }
                     if let Err(back) = self.second(snapshot, std::mem::take(&mut detail)) {
                         detail = back;
@@ -218,43 +223,6 @@ impl JournalQueue {
     }
 }
 
-/// What the limit controller did or found, once each.
-#[derive(Debug)]
-struct Changes {
-    /// Those from before are of an earlier life.
-    since_millis: u64,
-    last: u64,
-}
-
-impl Changes {
-    fn from_now() -> Self {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        Self {
-            since_millis: since.map_or(0, |since| {
-                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-            }),
-            last: 0,
-        }
-    }
-
-    fn next(&mut self, snapshot: &Snapshot) -> Vec<LimitChange> {
-        let Some(report) = &snapshot.limit_control else {
-            return Vec::new();
-        };
-        let new: Vec<LimitChange> = report
-            .since(self.last)
-            .filter(|change| change.unix_millis >= self.since_millis)
-            .map(LimitChange::from)
-            .collect();
-        self.last = report
-            .since(self.last)
-            .map(|change| change.sequence)
-            .max()
-            .unwrap_or(self.last);
-        new
-    }
-}
-
 /// Adds events to those of the second.
 fn take(batch: &mut Vec<Event>, detail: &mut Detail, health: &Health) {
     for event in batch.drain(..) {
@@ -262,15 +230,6 @@ fn take(batch: &mut Vec<Event>, detail: &mut Detail, health: &Health) {
             health.lose_events(lost.watcher);
         }
         detail.add(event);
-    }
-}
-
-/// Files need none: the folder is the agent's own.
-fn give_up_capabilities() {
-    for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
-        if let Err(error) = caps::clear(None, set) {
-            tracing::warn!(%error, "the journal's thread keeps capabilities that it does not need");
-        }
     }
 }
 
@@ -329,34 +288,33 @@ mod tests {
         }
     }
 
-    fn snapshot(changes: Vec<Change>) -> Snapshot {
-        Snapshot {
-            limit_control: Some(Arc::new(Report {
-                changes,
-                ..Report::default()
-            })),
-            ..Snapshot::default()
+    fn report(changes: Vec<Change>) -> Report {
+        Report {
+            changes,
+            ..Report::default()
         }
+    }
+
+    fn noted(changes: &mut Following, report: &Report) -> Vec<LimitChange> {
+        let new = changes.next(report);
+        new.into_iter().map(LimitChange::from).collect()
     }
 
     #[test]
     fn each_change_of_the_limit_is_noted_once() {
-        let mut changes = Changes {
-            since_millis: 5_000,
-            last: 0,
-        };
-        assert!(changes.next(&Snapshot::default()).is_empty());
+        let mut changes = Following::from_millis(5_000);
+        assert!(changes.next(&Report::default()).is_empty());
         let earlier = change(1, 4_999, By::Controller);
         let ours = change(2, 6_000, By::Controller);
         let found = change(3, 7_000, By::SomebodyElse);
-        let first = changes.next(&snapshot(vec![earlier.clone(), ours.clone()]));
+        let first = noted(&mut changes, &report(vec![earlier.clone(), ours.clone()]));
         assert_eq!(first, [LimitChange::from(&ours)]);
         assert_eq!(
             (first[0].by, first[0].result, first[0].limit_after),
             (ChangedBy::Controller, ChangeResult::Applied, Some(2000))
         );
-        let all = snapshot(vec![earlier, ours, found]);
-        let second = changes.next(&all);
+        let all = report(vec![earlier, ours, found]);
+        let second = noted(&mut changes, &all);
         assert_eq!(second.len(), 1);
         assert_eq!(
             (second[0].by, second[0].result),

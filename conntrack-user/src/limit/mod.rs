@@ -11,7 +11,7 @@
 //! * [`knobs`]: the sysctls that are written; [`store`]: the state on disk; [`lock`]: one controller a node;
 //! * [`node`], [`look`], [`culprit`]: what is read of the node, of a table, and who may have set the limit;
 //! * [`change`]: the record of one change, and the history of them;
-//! * [`report`]: what the controller says of itself, part of each snapshot.
+//! * [`report`]: what the controller says of itself, part of each snapshot; [`follow`]: each change once.
 
 pub mod change;
 pub mod control;
@@ -19,6 +19,7 @@ pub mod controller;
 pub mod cost;
 pub mod culprit;
 pub mod flood;
+pub mod follow;
 pub mod knobs;
 pub mod ledger;
 pub mod lock;
@@ -34,5 +35,6 @@ pub mod store;
 pub use change::Change;
 pub use control::Control;
 pub use controller::{Controller, Place, Sample};
+pub use follow::Following;
 pub use report::{Mode, Report};
 pub use settings::{Settings, SettingsError};

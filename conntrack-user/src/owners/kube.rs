@@ -38,6 +38,9 @@ mod options;
 #[cfg(feature = "kube")]
 mod watching;
 
+#[cfg(feature = "kube")]
+pub(crate) use watching::causes;
+
 pub use options::{KubeOptions, LabelKey, LabelsError, NameError, NodeName, Pace, metric_label};
 
 /// Whether this program can ask the Kubernetes API: it was built with its feature `kube`.

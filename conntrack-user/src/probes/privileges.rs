@@ -83,3 +83,12 @@ pub fn drop_unneeded() -> Result<Vec<String>, caps::errors::CapsError> {
     names.sort_unstable();
     Ok(names)
 }
+
+/// Gives up every capability of a thread that needs none; `thread` is what it is called if that fails.
+pub fn drop_all(thread: &str) {
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        if let Err(error) = caps::clear(None, set) {
+            tracing::warn!(%error, "the thread {thread} keeps capabilities that it does not need");
+        }
+    }
+}

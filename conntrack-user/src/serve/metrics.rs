@@ -260,15 +260,18 @@ fn own_state(snapshot: &Snapshot) -> [Family; 10] {
             ("journal_events", journal.events_lost),
         ]
     });
+    let events = snapshot.kube_events.as_ref();
+    let not_written = events.map(|events| ("kubernetes_events", events.lost));
     let lost = snapshot
         .losses()
         .into_iter()
-        .chain(not_kept.into_iter().flatten());
+        .chain(not_kept.into_iter().flatten())
+        .chain(not_written);
     let own = &snapshot.own;
     [
         Family::counter(
             "ctpressure_events_lost_total",
-            "What was not seen or not delivered. *_records: a buffer was full; *_not_detailed: beyond the budget of records; frames: evictions without a cause; sockets: inserts charged to the host because their socket was not seen; tags: entries that may be charged to another owner when they leave; missed_runs: the kernel skipped a probe; drops_unexplained, evictions_unseen: only the kernel counted them; journal_samples: seconds that the journal has only together with the next one; journal_events: detail that it does not have.",
+            "What was not seen or not delivered. *_records: a buffer was full; *_not_detailed: beyond the budget of records; frames: evictions without a cause; sockets: inserts charged to the host because their socket was not seen; tags: entries that may be charged to another owner when they leave; missed_runs: the kernel skipped a probe; drops_unexplained, evictions_unseen: only the kernel counted them; journal_samples: seconds that the journal has only together with the next one; journal_events: detail that it does not have; kubernetes_events: Events that were not written, with --kube.",
         )
         .each(lost, |family, (kind, number)| family.with(&[("kind", kind)], f(number))),
         Family::gauge(

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     agent::{Drift, KernelInfo, Own, OwnerSample, Recount, Snapshot, State, Table, Unexplained},
     journal::JournalStatus,
+    kube_events::EventsStatus,
     limit,
     owners::{Looks, Occupancy, ServiceCounts, kube::KubeStatus},
     pressure::rate::Rates,
@@ -52,6 +53,9 @@ pub struct Status<'a> {
     /// How the watch of the Kubernetes API goes; not there without `--kube`.
     #[serde(skip_serializing_if = "Option::is_none")]
     kubernetes: Option<&'a KubeStatus>,
+    /// How the writing of Kubernetes Events goes; not there without `--kube`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kubernetes_events: Option<&'a EventsStatus>,
     /// What the limit controller says; null while it is off.
     limit_control: Option<&'a limit::Report>,
     problems: &'a [String],
@@ -119,6 +123,7 @@ impl<'a> From<&'a Snapshot> for Status<'a> {
                 kept: &snapshot.capabilities,
             },
             kubernetes: snapshot.kubernetes.as_ref(),
+            kubernetes_events: snapshot.kube_events.as_ref(),
             limit_control: snapshot.limit_control.as_deref(),
             problems: &snapshot.problems,
         }

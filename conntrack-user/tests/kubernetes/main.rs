@@ -1,4 +1,4 @@
-//! The watch of the Kubernetes API against a real API server.
+//! The watch of the Kubernetes API, and Events written by it, against a real API server.
 //!
 //! `cargo xtask test --kubernetes` builds one, and says by environment variables where it, etcd and a folder for both are.
 
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 mod cluster;
+mod events;
 
 use cluster::Cluster;
 
@@ -135,7 +136,7 @@ fn says(latest: &Latest, words: &[&str]) -> bool {
 
 #[tokio::test]
 #[ignore = "needs an API server: cargo xtask test --kubernetes"]
-async fn names_come_from_a_real_api_server() {
+async fn names_come_from_a_real_api_server_and_events_get_there() {
     let cluster = Cluster::start();
     cluster.configure_agent("first");
     let labels = ["tier".parse().expect("a label")];
@@ -198,6 +199,8 @@ async fn names_come_from_a_real_api_server() {
         (NODE, latest.pods.len())
     );
     assert!(status.watching && status.problem.is_none(), "{status:?}");
+    drop(kube);
+    events::are_written(&cluster, server, &admin).await;
 }
 
 async fn refused_then_granted(seen: &mut Seen<'_>, admin: &Client) {

@@ -15,6 +15,10 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use ctpressure_tests::{
+    containers::{
+        network::{self, NODE, Network},
+        runtime,
+    },
     guest::{agent::Mechanism, command, kernel, net},
     scenarios::{self, On, Scenario, With},
     traffic::bench::flush_table,
@@ -64,6 +68,8 @@ enum What {
         #[arg(long, value_enum)]
         mechanism: Option<Mechanism>,
     },
+    /// Makes this guest a node: networks, containerd, images of pods. Needs a guest with containerd.
+    Node,
     /// Becomes COMMAND without some capabilities.
     #[command(hide = true)]
     ExecWithout {
@@ -261,6 +267,13 @@ fn run(cli: Cli) -> Result<bool> {
         What::Only { name, mechanism } => {
             let scenario = scenarios::ALL.iter().find(|scenario| scenario.name == name);
             (scenario.context("no such scenario")?.run)(mechanism)?;
+            Ok(true)
+        }
+        What::Node => {
+            kernel::load_module("nf_conntrack")?;
+            network::prepare()?;
+            runtime::start(&Network::CONFIGURED.map(Network::name))?;
+            println!("node {NODE}");
             Ok(true)
         }
         What::ExecWithout {

@@ -1,5 +1,5 @@
 //! `cargo xtask manifests`: what `kubectl kustomize` makes of the base and each overlay, and what Helm makes of the chart, is taken by a
-//! real API server (dry run); chart and overlays say the same.
+//! real API server (dry run); chart and overlays say the same, and grant the same rights.
 
 use std::collections::BTreeSet;
 
@@ -59,8 +59,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         let ours = tools.kustomize(&folder().join("kubernetes").join(variant))?;
         let charts = tools.helm(&folder().join("helm/ctpressure"), values)?;
         same_pods(&ours, &charts).with_context(|| format!("{variant} and the chart differ"))?;
+        if rights(&ours) != rights(&charts) {
+            bail!("{variant} and the chart grant different rights");
+        }
         command::say(&format!(
-            "{variant}: the chart with {values} makes the same pods"
+            "{variant}: the chart with {values} makes the same pods, with the same rights"
         ));
         rendered.push((format!("kustomize {variant}"), ours));
         rendered.push((format!("chart {values}"), charts));
@@ -85,6 +88,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         }
     }
     Ok(0)
+}
+
+/// What `kubectl kustomize` makes of a variant, as `kubectl apply` takes it.
+pub(super) fn kustomized(cache: &Cache, variant: &str) -> Result<String> {
+    let folder = folder().join("kubernetes").join(variant);
+    let kubectl = tools::kubectl(cache)?;
+    command::output(Command::new(kubectl).arg("kustomize").arg(folder))
+}
+
+/// What the roles grant.
+fn rights(objects: &[Value]) -> Vec<&Value> {
+    let roles = objects.iter().filter(|object| {
+        object["kind"]
+            .as_str()
+            .is_some_and(|kind| matches!(kind, "ClusterRole" | "Role"))
+    });
+    roles.map(|role| &role["rules"]).collect()
 }
 
 /// The objects of the Prometheus Operator: their rules are the files that promtool tests.

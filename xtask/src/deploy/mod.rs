@@ -8,12 +8,14 @@
 //! * [`kernels`]: the table of kernels, from the results of the scenarios;
 //! * [`image`]: `cargo xtask image`;
 //! * [`container`]: `cargo xtask container`: the image in a container runtime, and Prometheus;
+//! * [`cluster`]: `cargo xtask cluster`: the manifests applied to a whole cluster in a guest;
 //! * [`manifests`]: `cargo xtask manifests`: manifests and chart against real programs.
 
 use std::path::PathBuf;
 
 use crate::command;
 
+pub(crate) mod cluster;
 pub(crate) mod container;
 pub(crate) mod dashboard;
 pub(crate) mod exported;

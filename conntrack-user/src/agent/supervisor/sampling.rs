@@ -149,6 +149,11 @@ impl Supervisor {
         let problem = snapshot.kubernetes.as_ref();
         let problem = problem.and_then(|status| status.problem.clone());
         snapshot.problems.extend(problem);
+        let events = self.options.kube_events.as_ref();
+        snapshot.kube_events = events.map(|events| events.status());
+        let problem = snapshot.kube_events.as_ref();
+        let problem = problem.and_then(|status| status.problem.clone());
+        snapshot.problems.extend(problem);
         let limit = self.options.limit.as_ref();
         snapshot.limit_control = limit.map(limit::Control::report);
         self.publisher.publish(snapshot);

@@ -172,6 +172,11 @@ impl KubeOptions {
             pace: Pace::default(),
         })
     }
+
+    /// The node, if its name is known.
+    pub fn node(&self) -> Option<&NodeName> {
+        self.node.as_ref().ok()
+    }
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ impl Ended {
 }
 
 /// An error with its causes, each once, on one line of bounded length.
-fn causes(error: &dyn Error) -> String {
+pub(crate) fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

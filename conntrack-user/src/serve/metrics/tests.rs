@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     agent::{Activity, Drift, Own, OwnerSample, OwnerTotals, Table, Tops, Unexplained, channel},
     journal::JournalStatus,
+    kube_events::EventsStatus,
     limit::{
         Mode, Report,
         change::{By, Outcome},
@@ -208,6 +209,10 @@ fn controlled() -> Snapshot {
             samples_lost: 1,
             events_lost: 2,
             ..JournalStatus::default()
+        }),
+        kube_events: Some(EventsStatus {
+            lost: 3,
+            ..EventsStatus::default()
         }),
         ..full()
     }

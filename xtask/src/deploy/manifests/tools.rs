@@ -36,12 +36,7 @@ pub(super) struct Tools {
 impl Tools {
     /// Brings what is not there.
     pub(super) fn get(cache: &Cache) -> Result<Self> {
-        let own = cache.programs().join("kubectl");
-        let kubectl = match command::find("kubectl") {
-            Some(kubectl) => kubectl,
-            None if own.is_file() => own,
-            None => bring_kubectl(cache, &own)?,
-        };
+        let kubectl = kubectl(cache)?;
         let helm = cache.tools().join("helm");
         if !helm.is_dir() {
             bring_helm(cache, &helm)?;
@@ -93,6 +88,16 @@ fn objects(text: &str) -> Result<Vec<Value>> {
         .into_iter()
         .filter(|document| !document.is_null())
         .collect())
+}
+
+/// kubectl, brought if it is not there.
+pub(super) fn kubectl(cache: &Cache) -> Result<PathBuf> {
+    let own = cache.programs().join("kubectl");
+    match command::find("kubectl") {
+        Some(kubectl) => Ok(kubectl),
+        None if own.is_file() => Ok(own),
+        None => bring_kubectl(cache, &own),
+    }
 }
 
 fn bring_kubectl(cache: &Cache, target: &Path) -> Result<PathBuf> {

@@ -1,0 +1,173 @@
+//! What is to be said of the node: what the limit controller did, would do, or found. Pure.
+
+use std::time::Duration;
+
+use super::{
+    bucket::Bucket,
+    notice::{About, Notice, Severity},
+};
+use crate::{
+    census::text::grouped,
+    limit::{
+        Change, Following, Report,
+        change::{By, Outcome, Purpose},
+    },
+};
+
+/// Events on the node: so many at once, then one each ...
+const AT_ONCE: u32 = 10;
+/// ... so often. The controller does less by itself; whoever fights it may not.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// Follows what the controller tells.
+#[derive(Debug)]
+pub(super) struct Limits {
+    node: String,
+    following: Following,
+    given_up: bool,
+    bucket: Bucket,
+    /// Changes for which there was no token.
+    unsaid: u64,
+}
+
+impl Limits {
+    pub(super) fn new(node: &str, following: Following) -> Self {
+        Self {
+            node: node.to_owned(),
+            following,
+            given_up: false,
+            bucket: Bucket::new(AT_ONCE, EVERY),
+            unsaid: 0,
+        }
+    }
+
+    /// What is to be said after this report.
+    pub(super) fn next(&mut self, at: Duration, report: &Report) -> Vec<Notice> {
+        let changes = self.following.next(report);
+        let mut notices = self.say(at, &changes);
+        let fight = report.fight.as_ref().filter(|fight| fight.given_up);
+        if let Some(fight) = fight.filter(|_| !self.given_up) {
+            let who = fight.who.as_deref().unwrap_or("nobody who is known");
+            let note = format!(
+                "Node {}: the conntrack limit was lowered {} times below what the traffic needs, by {who}; it is not put \
+                 back any more until somebody sets it, or a day has passed.",
+                self.node, fight.rounds
+            );
+            notices.push(
+                on_node(Severity::Warning, "ConntrackLimitGivenUp", "GiveUp").with_note(&note),
+            );
+        }
+        self.given_up = fight.is_some();
+        notices
+    }
+
+    /// What is to be said of these changes.
+    pub(super) fn say(&mut self, at: Duration, changes: &[&Change]) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        for change in changes {
+            if self.bucket.take(at) {
+                notices.push(self.of(change));
+                self.unsaid = 0;
+            } else {
+                self.unsaid += 1;
+            }
+        }
+        notices
+    }
+
+    fn of(&self, change: &Change) -> Notice {
+        let (reason, severity) = what(change);
+        let who = change.who.as_deref();
+        let who = who.map_or_else(String::new, |who| format!(" ({who})"));
+        let unsaid = match self.unsaid {
+            0 => String::new(),
+            1 => " One change before has no Event.".to_owned(),
+            more => format!(" {more} changes before have no Event."),
+        };
+        let note = format!(
+            "Node {}: {}, by {}{who}: {}.{unsaid}",
+            self.node,
+            numbers(change),
+            match change.by {
+                By::Controller => "ctpressure",
+                By::Hand => "hand",
+                By::SomebodyElse => "somebody else",
+            },
+            change.reason.trim_end_matches('.'),
+        );
+        on_node(severity, reason, action(change.purpose)).with_note(&note)
+    }
+}
+
+fn on_node(severity: Severity, reason: &'static str, action: &'static str) -> Notice {
+    Notice {
+        about: About::Node,
+        severity,
+        reason,
+        action,
+        note: String::new(),
+    }
+}
+
+const fn action(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Raise => "Raise",
+        Purpose::Reapply => "Reapply",
+        Purpose::GiveBack => "GiveBack",
+        Purpose::Buckets => "GrowBuckets",
+        Purpose::Shorten => "ShortenTimeout",
+        Purpose::Restore => "RestoreTimeout",
+        Purpose::Set => "Set",
+        Purpose::Found => "Find",
+    }
+}
+
+fn what(change: &Change) -> (&'static str, Severity) {
+    let lowered = change.after.limit < change.before.limit;
+    match (change.outcome, change.purpose) {
+        (Outcome::Failed, _) => ("ConntrackLimitFailed", Severity::Warning),
+        (Outcome::Refused, _) => ("ConntrackLimitRefused", Severity::Normal),
+        (Outcome::DryRun, _) => ("ConntrackLimitDryRun", Severity::Normal),
+        (Outcome::Applied, Purpose::Found) if lowered => {
+            ("ConntrackLimitChanged", Severity::Warning)
+        }
+        (Outcome::Applied, Purpose::Found) => ("ConntrackLimitChanged", Severity::Normal),
+        (Outcome::Applied, Purpose::Reapply) => ("ConntrackLimitReapplied", Severity::Warning),
+        (Outcome::Applied, Purpose::Raise) => ("ConntrackLimitRaised", Severity::Normal),
+        (Outcome::Applied, Purpose::GiveBack) => ("ConntrackLimitGivenBack", Severity::Normal),
+        (Outcome::Applied, Purpose::Buckets) => ("ConntrackBucketsRaised", Severity::Normal),
+        (Outcome::Applied, Purpose::Shorten) => ("ConntrackTimeoutShortened", Severity::Normal),
+        (Outcome::Applied, Purpose::Restore) => ("ConntrackTimeoutRestored", Severity::Normal),
+        (Outcome::Applied, Purpose::Set) => ("ConntrackLimitSet", Severity::Normal),
+    }
+}
+
+/// What was changed, and what came of it.
+fn numbers(change: &Change) -> String {
+    let Change {
+        before,
+        after,
+        outcome,
+        ..
+    } = change;
+    let mut parts = Vec::new();
+    for (name, from, to) in [
+        ("limit", before.limit, after.limit),
+        ("buckets", before.buckets, after.buckets),
+    ] {
+        if from != to {
+            parts.push(format!("{name} {} -> {}", grouped(from), grouped(to)));
+        }
+    }
+    parts.extend(change.timeout());
+    if parts.is_empty() {
+        parts.push(format!("limit {}", grouped(before.limit)));
+    }
+    let numbers = parts.join(", ");
+    match outcome {
+        Outcome::Applied => numbers,
+        Outcome::DryRun => format!("{numbers} (dry run: not done)"),
+        Outcome::Refused => format!("{numbers} (refused)"),
+        Outcome::Failed => format!("{numbers} (failed)"),
+    }
+}

@@ -1,0 +1,149 @@
+//! Kubernetes Events: what people who look at a pod or a node with `kubectl describe` are told, with `--kube`.
+//!
+//! | Event | on | when |
+//! |---|---|---|
+//! | `ConntrackTableHeld` | a pod | a table is full, and the pod has held most of it for ten seconds |
+//! | `ConntrackPacketsDropped` | a pod | packets of it were dropped: table full, chain too long, or ten clashes within five minutes |
+//! | `ConntrackLimit...`, `ConntrackBuckets...`, `ConntrackTimeout...` | the node | each action of the limit controller, or what it would do; what somebody else set |
+//!
+//! Said again after five minutes at the earliest, for as long as it lasts; then the Event that is there is counted up
+//! (its `series`), there is no second one. All Events on pods together are 20 at once and 240 an hour, the worst first;
+//! what has to wait comes later with all that was lost until then. The limit controller's are 10 at once and 120 an hour.
+//! An Event on a pod is in the pod's namespace, and names no pod of another one.
+//!
+//! What is to be said is worked out of snapshots ([`Notice`]) without input or output; it is written on a thread of its own,
+//! by way of a bounded queue that never holds up the agent. An outage of the API is waited for, at most five minutes for each
+//! Event; what is lost is counted. What that needs, and nothing more:
+//!
+//! ```yaml
+//! rules:
+//! - apiGroups: [events.k8s.io]
+//!   resources: [events]
+//!   verbs: [create, patch]
+//! ```
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use crate::{
+    agent::{Closed, Handle, Snapshot},
+    limit::{Change, Following},
+    owners::kube::KubeOptions,
+};
+
+mod bucket;
+#[cfg(feature = "kube")]
+mod delivery;
+mod limits;
+mod notice;
+mod pods;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+pub use notice::{About, Notice, Severity};
+pub use queue::{EventsStatus, Health};
+
+use limits::Limits;
+use pods::Pods;
+use queue::Queue;
+
+/// What is to be said, and when. Pure.
+#[derive(Debug)]
+struct Rules {
+    pods: Pods,
+    limits: Limits,
+    /// The time of the last snapshot.
+    at: Duration,
+}
+
+impl Rules {
+    fn new(node: &str, following: Following) -> Self {
+        Self {
+            pods: Pods::new(node),
+            limits: Limits::new(node, following),
+            at: Duration::ZERO,
+        }
+    }
+
+    /// What is to be said after this snapshot.
+    fn next(&mut self, snapshot: &Snapshot) -> Vec<Notice> {
+        self.at = Duration::from_secs_f64(snapshot.uptime_seconds.max(0.0));
+        let mut notices = self.pods.next(self.at, snapshot);
+        if let Some(report) = &snapshot.limit_control {
+            notices.extend(self.limits.next(self.at, report));
+        }
+        notices
+    }
+}
+
+/// The Events of one agent.
+#[derive(Debug)]
+pub struct KubeEvents {
+    rules: Rules,
+    queue: Queue,
+}
+
+impl KubeEvents {
+    /// Begins to write them, on a thread of its own. `None` if that can't be: the node's name is not known, which is a
+    /// problem that the watch of the API shows, or there is no thread.
+    pub fn start(options: &KubeOptions) -> Option<Self> {
+        let node = options.node()?.as_str();
+        let (queue, messages, health) = queue::queue();
+        match start(node, messages, health) {
+            Ok(()) => Some(Self {
+                rules: Rules::new(node, Following::from_now()),
+                queue,
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "no Kubernetes Events: there is no thread to write them");
+                None
+            }
+        }
+    }
+
+    /// How it goes.
+    pub fn health(&self) -> Arc<Health> {
+        Arc::clone(self.queue.health())
+    }
+
+    /// Says what is to be said, as long as the agent lives.
+    ///
+    /// # Errors
+    /// [`Closed`] when the agent has ended.
+    pub async fn follow(&mut self, agent: &Handle) -> Result<Infallible, Closed> {
+        let mut snapshots = agent.snapshots();
+        loop {
+            snapshots.changed().await.map_err(|_| Closed)?;
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            self.take(&snapshot);
+        }
+    }
+
+    /// Says what is to be said after this snapshot.
+    pub fn take(&mut self, snapshot: &Snapshot) {
+        for notice in self.rules.next(snapshot) {
+            self.queue.push(notice);
+        }
+    }
+
+    /// Ends: what the limit controller put back is said too, and what waits is written, within this time.
+    pub fn finish(mut self, changes: &[Change], most: Duration) {
+        let changes: Vec<&Change> = changes.iter().collect();
+        for notice in self.rules.limits.say(self.rules.at, &changes) {
+            self.queue.push(notice);
+        }
+        self.queue.finish(most);
+    }
+}
+
+#[cfg(feature = "kube")]
+use delivery::start;
+
+#[cfg(not(feature = "kube"))]
+fn start(
+    _: &str,
+    _: tokio::sync::mpsc::Receiver<queue::Message>,
+    _: Arc<Health>,
+) -> std::io::Result<()> {
+    Err(std::io::Error::other(crate::owners::kube::MISSING))
+}

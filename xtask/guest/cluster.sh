@@ -1,0 +1,198 @@
+# A whole cluster on one node: etcd, API server, controllers, scheduler, kubelet with containerd. The image is imported, the manifests are
+# applied as deploy/README.md says, and then it is looked at what the agent does for pods that the kubelet made. Before this come, as
+# variables: `variants` (files in /manifests, the first with --kube) and `image`. Ends with a failure as soon as something is not as it should be.
+set -eu
+
+node=node-1
+address=192.168.77.2
+limit=2000
+export KUBECONFIG=/etc/kubernetes/admin.conf
+
+step() { printf '\n== %s s: %s\n' "$(cut -d. -f1 /proc/uptime)" "$*"; }
+fail() {
+    printf 'FAILED: %s\n' "$*" >&2
+    {
+        kubectl get nodes,pods -A -o wide
+        kubectl -n ctpressure describe pods | tail -n 40
+        kubectl -n ctpressure logs daemonset/ctpressure --tail=20
+        tail -n 15 /var/log/kube*.log /var/log/containerd.log
+    } >&2 2>/dev/null || true
+    exit 1
+}
+# wait_for SECONDS WHAT COMMAND...
+wait_for() {
+    seconds=$1 what=$2
+    shift 2
+    end=$(($(cut -d. -f1 /proc/uptime) + seconds))
+    until "$@" >/dev/null 2>&1; do
+        [ "$(cut -d. -f1 /proc/uptime)" -lt "$end" ] || fail "$what: not within $seconds s"
+        sleep 0.5
+    done
+}
+# begin NAME ARGUMENT...
+begin() {
+    program=$1
+    shift
+    "$program" "$@" >"/var/log/$program.log" 2>&1 &
+}
+
+step 'a node with containerd'
+modprobe overlay
+# What the kubelet wants of a machine: mounts that can be shared, a file system that has a size, a name server to hand on.
+mount --make-rshared /
+mkdir -p /var/lib/kubelet /etc/kubernetes /run/netns /var/log/pods /var/log/containers
+mount -t tmpfs tmpfs /var/lib/kubelet
+grep -q ' /sys/fs/cgroup cgroup2 ' /proc/mounts || mount -t cgroup2 none /sys/fs/cgroup
+hostname "$node"
+printf 'nameserver %s\n' "$address" >/etc/resolv.conf
+ip link set lo up
+ctpressure-scenario node || fail 'containerd'
+ctr -n k8s.io images import /image.tar >/dev/null
+ctr -n k8s.io images ls -q | grep -qxF "$image" || fail "no $image in containerd"
+
+step 'the control plane'
+certificates=/etc/kubernetes/certificates
+echo 'secret,admin,1,system:masters' >/etc/kubernetes/tokens
+begin etcd --data-dir=/var/lib/etcd
+begin kube-apiserver --etcd-servers=http://127.0.0.1:2379 --secure-port=6443 --insecure-port=0 \
+    --advertise-address="$address" --cert-dir="$certificates" --token-auth-file=/etc/kubernetes/tokens --authorization-mode=RBAC \
+    --service-cluster-ip-range=10.0.0.0/24 --allow-privileged=true --kubelet-preferred-address-types=InternalIP \
+    --service-account-issuer=https://kubernetes.default.svc \
+    --service-account-key-file="$certificates/apiserver.key" --service-account-signing-key-file="$certificates/apiserver.key"
+cat >"$KUBECONFIG" <<END
+apiVersion: v1
+kind: Config
+current-context: here
+clusters: [{name: here, cluster: {server: "https://$address:6443", certificate-authority: $certificates/apiserver.crt}}]
+users: [{name: admin, user: {token: secret}}]
+contexts: [{name: here, context: {cluster: here, user: admin}}]
+END
+wait_for 240 'the API server' kubectl get namespace default
+begin kube-controller-manager --kubeconfig="$KUBECONFIG" --leader-elect=false --root-ca-file="$certificates/apiserver.crt" \
+    --service-account-private-key-file="$certificates/apiserver.key" \
+    --controllers=daemonset,deployment,replicaset,serviceaccount,serviceaccount-token,root-ca-cert-publisher,garbagecollector,nodelifecycle
+begin kube-scheduler --kubeconfig="$KUBECONFIG" --leader-elect=false
+cat >/etc/kubernetes/kubelet.yaml <<END
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
+authorization: {mode: AlwaysAllow}
+cgroupDriver: cgroupfs
+failSwapOn: false
+evictionHard: {memory.available: 10Mi}
+makeIPTablesUtilChains: false
+enforceNodeAllocatable: []
+END
+begin kubelet --kubeconfig="$KUBECONFIG" --config=/etc/kubernetes/kubelet.yaml --container-runtime=remote \
+    --container-runtime-endpoint=unix:///run/containerd/containerd.sock --hostname-override="$node" --node-ip="$address"
+# In the place of kube-proxy: the Service by which pods find the API server.
+for chain in PREROUTING OUTPUT; do
+    iptables -t nat -A "$chain" -d 10.0.0.1/32 -p tcp --dport 443 -j DNAT --to-destination "$address:6443"
+done
+is_ready() { kubectl get node "$node" | grep -q ' Ready '; }
+wait_for 240 'the node ready' is_ready
+
+step 'two pods that a Deployment makes: shop/aggregator and shop/web'
+kubectl create namespace shop
+for name in aggregator web; do
+    kubectl apply -f - <<END
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: $name, namespace: shop}
+spec:
+  selector: {matchLabels: {app: $name}}
+  template:
+    metadata: {labels: {app: $name}}
+    spec:
+      automountServiceAccountToken: false
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: main
+          image: ctpressure.test/ctgen:1
+          imagePullPolicy: Never
+          securityContext: {capabilities: {add: [NET_ADMIN, NET_RAW]}}
+END
+done
+for name in aggregator web; do
+    kubectl -n shop rollout status "deployment/$name" --timeout=240s || fail "$name"
+done
+
+# of NAMESPACE SELECTOR PATH: a field of the pod
+of() { kubectl -n "$1" get pods -l "$2" --field-selector status.phase=Running -o "jsonpath={.items[0].$3}"; }
+scrape() { wget -q -O /tmp/metrics "http://$(of ctpressure app.kubernetes.io/name=ctpressure status.podIP):9743/metrics"; }
+# metric NAME LABEL...: the sum of the samples that have all labels
+metric() {
+    awk -v wanted="$*" 'BEGIN { count = split(wanted, labels, " ") }
+        $0 !~ "^" labels[1] "[{ ]" { next }
+        { for (i = 2; i <= count; i++) if (index($0, labels[i]) == 0) next; sum += $NF }
+        END { printf "%.0f", sum }' /tmp/metrics
+}
+# send NAME FLOWS RATE
+send() {
+    kubectl -n shop exec "deployment/$1" -- /ctgen send --protocol udp --source "$(of shop "app=$1" status.podIP)/32" \
+        --destination 198.19.0.1/32 --flows "$2" --rate "$3" >/dev/null
+}
+# knows_web: the agent has the pod by its name
+knows_web() { scrape && grep -q "pod=\"$web\"" /tmp/metrics; }
+programs() { bpftool prog list | grep -c tracing || true; }
+one_agent() { [ "$(kubectl -n ctpressure get pods --no-headers | wc -l)" = 1 ] && scrape; }
+# counts: 500 flows of a pod are 500 inserts
+counts() {
+    wait_for 120 'the agent knows the pods' knows_web
+    before=$(metric ctpressure_inserts_total "pod=\"$web\"")
+    send web 500 250
+    sleep 3
+    scrape
+    counted=$(($(metric ctpressure_inserts_total "pod=\"$web\"") - before))
+    printf 'inserts of %s: %s of 500\n' "$web" "$counted"
+    [ "$counted" = 500 ] || fail 'the count is not right'
+    grep "^ctpressure_entries.*pod=\"$web\"" /tmp/metrics | head -n 2
+    wget -q -O - "http://$(of ctpressure app.kubernetes.io/name=ctpressure status.podIP):9743/status" | grep -A 20 '"problems"'
+    conntrack -D -p udp >/dev/null 2>&1 || true
+}
+
+web=$(of shop app=web metadata.name)
+aggregator=$(of shop app=aggregator metadata.name)
+for variant in $variants; do
+    step "kubectl apply: $variant"
+    case $variant in least-privilege) echo 2 ;; *) echo 3 ;; esac >/proc/sys/kernel/perf_event_paranoid
+    kubectl apply -f "/manifests/$variant.yaml" || fail 'it is not taken'
+    kubectl -n ctpressure rollout status daemonset/ctpressure --timeout=240s || fail 'not ready'
+    wait_for 60 'one agent' one_agent
+    counts
+    grep '^ctpressure_probe_attached' /tmp/metrics
+    [ "$variant" = kube-names ] || continue
+
+    grep -q "pod=\"$web\",workload=\"web\"" /tmp/metrics || fail 'the workload is not known'
+    step "a limit of $limit, and $aggregator opens 4000 flows"
+    before=$(cat /proc/sys/net/netfilter/nf_conntrack_max)
+    echo "$limit" >/proc/sys/net/netfilter/nf_conntrack_max
+    echo 900 >/proc/sys/net/netfilter/nf_conntrack_udp_timeout
+    send aggregator 4000 400
+    # As long as the agent gathers before it says something, and a second look.
+    sleep 15
+    # While the table is full, kubectl and the agent have a hard time too.
+    echo "$before" >/proc/sys/net/netfilter/nf_conntrack_max
+    conntrack -D -p udp >/dev/null 2>&1 || true
+    events() { kubectl --request-timeout=15s -n shop get events --field-selector reportingComponent=ctpressure; }
+    has() { events | grep -q "$1.*$aggregator"; }
+    wait_for 120 'an Event on the pod that holds the table' has ConntrackTableHeld
+    events
+    kubectl -n shop describe pod "$aggregator" | tail -n 4
+
+    step 'a restart'
+    there=$(programs)
+    kubectl -n ctpressure rollout restart daemonset/ctpressure
+    kubectl -n ctpressure rollout status daemonset/ctpressure --timeout=240s || fail 'not ready again'
+    wait_for 60 'one agent' one_agent
+    [ "$(programs)" = "$there" ] || fail "programs in the kernel: $(programs), before $there"
+    restarts=$(of ctpressure app.kubernetes.io/name=ctpressure 'status.containerStatuses[0].restartCount')
+    [ "$restarts" = 0 ] || fail "the container was started $restarts times again"
+    counts
+done
+
+step 'its end'
+kubectl -n ctpressure delete daemonset ctpressure --timeout=120s
+none() { [ "$(programs)" = 0 ]; }
+wait_for 60 'nothing left in the kernel' none
+step 'all of it as it should be'
