@@ -35,7 +35,7 @@ pub struct NewFlow {
 pub struct Pending {
     /// `struct nf_conn *`; 0: the place is free.
     pub ct: u64,
-    /// What is due: `DUE_*`.
+    /// What is due: `DUE_*`; 0 in a taken place: it is just being done.
     pub due: u32,
     /// Always 0.
     pub reserved: u32,

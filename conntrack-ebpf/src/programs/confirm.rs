@@ -56,9 +56,15 @@ fn arrived(state: *mut PerCpuState, pending: *mut Pending, skb: u64, verdict: u3
         insert::given_up(state, pending);
         return;
     }
-    // SAFETY: a live map value of this CPU. An insert of a softirq that comes in between takes the
-    // place only once it is free.
-    let (due, ct, record) = unsafe { ((*pending).due, (*pending).ct, &raw mut (*pending).record) };
+    // SAFETY: a live map value of this CPU. An insert of a softirq that comes in between does not take
+    // a place of which nothing is due, until it is free.
+    let (due, ct, record) = unsafe {
+        (
+            insert::take_due(pending),
+            (*pending).ct,
+            &raw mut (*pending).record,
+        )
+    };
     let (origin, flags) = read::origin::<Typed>(skb, 0);
     // SAFETY: as above.
     let record = unsafe { &mut *record };

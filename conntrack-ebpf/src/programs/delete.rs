@@ -52,6 +52,11 @@ fn evicted(state: *mut PerCpuState, ct: u64, party: Party) {
     if status & ASSURED != 0 || expired {
         return;
     }
+    // It evicts from its own table only: of another one this is the context of a call whose end was
+    // missed, inside one whose begin was.
+    if frame.net != read::ct_net::<ByHelper>(ct) {
+        frame.tainted = 1;
+    }
     frame.evicted += 1;
     count_atomic(state, Counter::Evictions, 1);
     let cause = if frame.known == 0 || frame.tainted != 0 {

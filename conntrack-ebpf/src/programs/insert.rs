@@ -97,7 +97,9 @@ pub(super) fn entered<M: Memory>(
 }
 
 /// Where an insert can wait. If both places are taken, the ends of their calls were missed, or
-/// this CPU was left in between: the later one makes room, since it may be the softirq's.
+/// this CPU was left in between: the later one makes room, since it may be the softirq's. If its
+/// packet is just being looked at (nothing is due of it any more), the other one does: the kernel
+/// runs that program on a CPU for one packet at a time.
 #[inline(always)]
 fn vacant(state: *mut PerCpuState) -> *mut Pending {
     // SAFETY: `state` is a live map value of this CPU.
@@ -105,11 +107,29 @@ fn vacant(state: *mut PerCpuState) -> *mut Pending {
         if (*state).pending[0].ct == 0 {
             return &raw mut (*state).pending[0];
         }
-        let place = &raw mut (*state).pending[1];
+        let mut place = &raw mut (*state).pending[1];
         if (*place).ct != 0 {
+            if (*place).due == 0 {
+                place = &raw mut (*state).pending[0];
+            }
             given_up(state, place);
         }
         place
+    }
+}
+
+/// What is due of an insert that waits: from here on the caller does it, and nobody who interrupts.
+///
+/// # Safety
+///
+/// `pending` is a live map value of this CPU.
+#[inline(always)]
+pub(super) unsafe fn take_due(pending: *mut Pending) -> u32 {
+    // SAFETY: see above. Volatile, because it has to be written before anything of it is done.
+    unsafe {
+        let due = (&raw const (*pending).due).read_volatile();
+        (&raw mut (*pending).due).write_volatile(0);
+        due
     }
 }
 
@@ -118,10 +138,11 @@ fn vacant(state: *mut PerCpuState) -> *mut Pending {
 pub(super) fn given_up(state: *mut PerCpuState, pending: *mut Pending) {
     // SAFETY: `pending` is a live map value of this CPU.
     unsafe {
-        if (*pending).due & DUE_SOCKET != 0 {
+        let due = take_due(pending);
+        if due & DUE_SOCKET != 0 {
             owner::entered_without_socket(state);
         }
-        if (*pending).due & DUE_RECORD != 0 {
+        if due & DUE_RECORD != 0 {
             emit::insert_lost(state, (*pending).record.header.weight);
         }
         (*pending).ct = 0;
