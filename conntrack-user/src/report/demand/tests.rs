@@ -140,10 +140,11 @@ fn simulate(loads: &[Load], seconds: u64, limit: impl Fn(u64) -> u64) -> (Eviden
             .iter()
             .map(|point| u64::from(point.victims))
             .sum();
-        owner.lost = Flows {
-            detailed: owner.drops[0] + owner.victims,
+        let all = |detailed| Flows {
+            detailed,
             ..Flows::default()
         };
+        (owner.lost, owner.evicted) = (all(owner.drops[0]), all(owner.victims));
     }
     let span = Span {
         from: 0,
