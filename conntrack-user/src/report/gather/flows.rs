@@ -202,7 +202,7 @@ pub(super) fn add(
 
 /// How many of the exact counts were first ones of their flow, by point: as large a part as among
 /// the events with detail since the point before. Without any they all are.
-fn spread(
+pub(in crate::report) fn spread(
     owner: &OwnerEvidence,
     events: Option<&[(u64, u64)]>,
     exact: impl Fn(&OwnerPoint) -> u32,
