@@ -234,7 +234,7 @@ fn holds_by_a_part(
     println!("{what}, {halvings} halvings: {demand:?}; smallest {smallest}, advised {advised}");
     assert!(demand.exact || halvings > 0);
     assert!(
-        (smallest..=smallest * 3 / 2 + demand.uncertain).contains(&advised),
+        (smallest..=round_up(smallest * 3 / 2 + demand.uncertain)).contains(&advised),
         "{what}: {demand:?}: the smallest that holds is {smallest}, advised {advised}"
     );
     let (again, _) = simulate(loads, seconds, |_| advised, 0);
