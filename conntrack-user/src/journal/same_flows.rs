@@ -19,7 +19,7 @@ use crate::events::{DropEvent, EvictionEvent, Tuple, Who};
 /// the others.
 const MOST_OF_ONE: usize = 48;
 /// After this long without an event all flows of an owner are kept again,
-const CALM: Duration = Duration::from_secs(60);
+const CALM: Duration = Duration::from_mins(1);
 /// and after this long in any case: a trickle should not be seen through the sieve of a storm.
 const RENEWED: Duration = Duration::from_mins(10);
 /// Owners whose parts are remembered.
