@@ -178,7 +178,7 @@ for variant in $variants; do
     has() { events | grep -q "$1.*$aggregator"; }
     wait_for 120 'an Event on the pod that holds the table' has ConntrackTableHeld
     events
-    kubectl -n shop describe pod "$aggregator" | tail -n 4
+    kubectl -n shop describe pod "$aggregator" | grep ConntrackTableHeld || fail 'kubectl describe does not show it'
 
     step 'a restart'
     there=$(programs)
