@@ -239,9 +239,17 @@ pub fn demand(evidence: &Evidence, longest: impl Fn(&OwnerEvidence) -> Option<u6
         if !focus.contains(&at) {
             continue;
         }
-        // Where it was full between two samples nobody saw the last entry.
+        // Where it was full between two samples nobody saw the last entry. If the limit was changed between
+        // them, it is not seen either which one it was full at: the lower one, at least.
         let full = point.drops[0] + point.evictions > 0;
-        let entries = point.entries_most.max(if full { point.limit } else { 0 });
+        let before = at.checked_sub(1).and_then(|at| evidence.points.get(at));
+        let limits = [Some(point.limit), before.map(|before| before.limit)];
+        let limit = limits
+            .into_iter()
+            .flatten()
+            .filter(|limit| *limit > 0)
+            .min();
+        let entries = point.entries_most.max(limit.filter(|_| full).unwrap_or(0));
         let now = Demand {
             at: evidence.at(at),
             entries,

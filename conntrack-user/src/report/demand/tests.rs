@@ -346,6 +346,24 @@ fn nothing_lost_is_the_peak_and_nothing_at_all_is_nothing() {
 }
 
 #[test]
+fn a_limit_that_is_raised_while_packets_are_lost_is_not_reached() {
+    let loads = [Load {
+        rate: |_| 100,
+        life: 300,
+        ..TCP
+    }];
+    let (mut evidence, _) = simulate(&loads, 30, |_| 1_000, 0);
+    let raised = evidence
+        .points
+        .iter_mut()
+        .rev()
+        .find(|point| point.drops[0] > 0);
+    raised.unwrap().limit = 200_000;
+    let demand = demand(&evidence, |_| None);
+    assert_eq!(demand.entries, 1_000, "{demand:?}");
+}
+
+#[test]
 fn round_numbers() {
     for (number, round) in [
         (0, 0),

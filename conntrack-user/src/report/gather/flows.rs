@@ -152,12 +152,12 @@ pub(super) fn add(
     while from < focus.until {
         let until = (from + piece).min(focus.until);
         let within = reader.read(time(from), time(until))?;
-        // An event is told a moment before the sample that counts it: its point is the one of that second.
+        // Its point is that of the sample that counts it, which may be of the next second.
         let point = |at: SystemTime| begins.point(at);
         for row in within.drops(EVENTS)? {
             drops.add(row.owner, row.path.as_ref(), None, false);
             if row.reason == "table_full" {
-                full.add(row.owner, row.path.as_ref(), point(row.at), false);
+                full.add(row.owner, row.path.as_ref(), point(row.sample), false);
             }
             if row.reason != "table_full_request"
                 && let Some(owner) = owners.get_mut(&row.owner)
@@ -167,7 +167,12 @@ pub(super) fn add(
         }
         for row in within.evictions(EVENTS)? {
             let unanswered = !row.seen_reply;
-            evictions.add(row.victim.0, row.path.as_ref(), point(row.at), unanswered);
+            evictions.add(
+                row.victim.0,
+                row.path.as_ref(),
+                point(row.sample),
+                unanswered,
+            );
         }
         from = until;
     }
