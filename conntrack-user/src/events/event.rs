@@ -71,7 +71,7 @@ pub struct Origin {
 }
 
 /// One direction of a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tuple {
     /// Source address.
     pub source: IpAddr,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::same_flows::SameFlows;
 use crate::{
     agent::Snapshot,
     events::{DropEvent, Event, EvictionEvent, Who},
@@ -9,9 +10,7 @@ use crate::{
 };
 
 /// Events of one kind that a tick keeps.
-pub(super) const MOST: usize = 24;
-/// Of those, events that are charged to one owner: the one that storms must not hide the others.
-const MOST_OF_ONE: usize = 8;
+pub(super) const MOST: usize = 64;
 
 /// What happened within one second.
 #[derive(Clone, Debug, Default)]
@@ -23,32 +22,14 @@ pub(super) struct Detail {
 }
 
 impl Detail {
-    /// Adds what there is room for.
-    pub(super) fn add(&mut self, event: Event) {
+    /// Adds it if its flow is one of those that are kept.
+    pub(super) fn add(&mut self, event: Event, flows: &mut SameFlows) {
         match event {
             Event::Drop(event) => {
-                let of_one = self
-                    .drops
-                    .iter()
-                    .filter(|other| other.owner == event.owner)
-                    .count();
-                if self.drops.len() < MOST && of_one < MOST_OF_ONE {
-                    self.drops.push(event);
-                } else {
-                    self.not_recorded[0] += 1;
-                }
+                self.not_recorded[0] += flows.drops.add(&mut self.drops, event);
             }
             Event::Eviction(event) => {
-                let of_one = self
-                    .evictions
-                    .iter()
-                    .filter(|other| other.victim_owner == event.victim_owner)
-                    .count();
-                if self.evictions.len() < MOST && of_one < MOST_OF_ONE {
-                    self.evictions.push(event);
-                } else {
-                    self.not_recorded[1] += 1;
-                }
+                self.not_recorded[1] += flows.evictions.add(&mut self.evictions, event);
             }
             Event::Insert(_) | Event::Lost(_) => {}
         }
@@ -60,17 +41,20 @@ impl Detail {
         for (number, more) in self.not_recorded.iter_mut().zip(later.not_recorded) {
             *number += more;
         }
-        for event in later.drops {
-            self.add(Event::Drop(event));
-        }
-        for event in later.evictions {
-            self.add(Event::Eviction(event));
-        }
+        self.not_recorded[0] += fill(&mut self.drops, later.drops);
+        self.not_recorded[1] += fill(&mut self.evictions, later.evictions);
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.drops.is_empty() && self.evictions.is_empty() && self.not_recorded == [0; 2]
     }
+}
+
+/// Adds what there is room for; how many there was none for.
+fn fill<E>(kept: &mut Vec<E>, more: Vec<E>) -> u64 {
+    let (all, room) = (more.len(), MOST.saturating_sub(kept.len()));
+    kept.extend(more.into_iter().take(room));
+    all.saturating_sub(room) as u64
 }
 
 /// Owners by the names that an event has.

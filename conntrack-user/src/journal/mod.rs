@@ -12,6 +12,7 @@ mod health;
 mod reader;
 mod record;
 mod recorder;
+mod same_flows;
 mod second;
 mod store;
 mod writer;

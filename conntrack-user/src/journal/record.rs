@@ -463,6 +463,8 @@ pub struct Path {
 pub struct DropRow {
     /// When.
     pub at: SystemTime,
+    /// When the sample was taken that counts it.
+    pub sample: SystemTime,
     /// In which table.
     pub netns: NetnsId,
     /// Name of the [`DropReason`].
@@ -480,6 +482,8 @@ pub struct DropRow {
 pub struct EvictionRow {
     /// When.
     pub at: SystemTime,
+    /// When the sample was taken that counts it.
+    pub sample: SystemTime,
     /// In which table.
     pub netns: NetnsId,
     /// Whose entry it was, and its direction.

@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Bounds, Health, JournalError, LimitChange, detail::Detail, writer::Writer};
+use super::{
+    Bounds, Health, JournalError, LimitChange, detail::Detail, same_flows::SameFlows,
+    writer::Writer,
+};
 use crate::{
     agent::{Closed, Handle, Snapshot},
     events::{Event, Filter, Kind},
@@ -182,14 +185,14 @@ impl JournalQueue {
         };
         let mut events = agent.subscribe(filter)?;
         let mut snapshots = agent.snapshots();
-        let mut detail = Detail::default();
+        let (mut detail, mut flows) = (Detail::default(), SameFlows::default());
         let mut batch = Vec::new();
         let mut noted = Following::from_now();
         loop {
             tokio::select! {
                 next = events.next(&mut batch) => {
                     next?;
-                    take(&mut batch, &mut detail, &self.health);
+                    take(&mut batch, &mut detail, &mut flows, &self.health);
                 }
                 changed = snapshots.changed() => {
                     changed.map_err(|_| Closed)?;
@@ -207,7 +210,7 @@ impl JournalQueue {
                             () = ready(()) => break,
                         }
                     }
-                    take(&mut batch, &mut detail, &self.health);
+                    take(&mut batch, &mut detail, &mut flows, &self.health);
                     // Before the second: what they make of the limit is nobody else's doing.
                     if let Some(report) = &snapshot.limit_control {
                         for change in noted.next(report) {
@@ -224,12 +227,12 @@ impl JournalQueue {
 }
 
 /// Adds events to those of the second.
-fn take(batch: &mut Vec<Event>, detail: &mut Detail, health: &Health) {
+fn take(batch: &mut Vec<Event>, detail: &mut Detail, flows: &mut SameFlows, health: &Health) {
     for event in batch.drain(..) {
         if let Event::Lost(lost) = &event {
             health.lose_events(lost.watcher);
         }
-        detail.add(event);
+        detail.add(event, flows);
     }
 }
 

@@ -342,9 +342,14 @@ fn demand_in_words(reading: &Reading<'_>) -> String {
         " at most, and a tenth more is left as room".to_owned()
     };
     let doubt = if demand.exact {
-        ""
+        String::new()
+    } else if demand.uncertain == 0 {
+        "; not every lost packet was seen in detail, so it may be less".to_owned()
     } else {
-        "; not every lost packet was seen in detail, so it may be less"
+        format!(
+            ", and {} since only a part of the lost packets was seen in detail",
+            grouped(demand.uncertain)
+        )
     };
     format!(
         "{} at {}{sum}{doubt}",

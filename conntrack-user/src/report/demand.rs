@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 
 use serde::Serialize;
 
-use super::evidence::{Evidence, OwnerEvidence, OwnerPoint};
+use super::evidence::{Evidence, Flows, OwnerEvidence, OwnerPoint};
 
 /// Steps after the last refusal in which what enters is still part old, part new.
 const AFTERMATH: usize = 3;
@@ -40,6 +40,9 @@ pub struct Demand {
     pub refused: u64,
     /// Entries that were evicted, and would have been there.
     pub evicted: u64,
+    /// By how many flows the sum of both may be too low, since a part of the flows tells it: twice the
+    /// standard error.
+    pub uncertain: u64,
     /// Whether how many flows were refused more than once is known for all of them.
     pub exact: bool,
 }
@@ -52,7 +55,7 @@ impl Demand {
 
     /// The limit that would have held, rounded up.
     pub fn limit(&self) -> u64 {
-        round_up(as_u64(as_f64(self.entries_in_all()) * MARGIN))
+        round_up(as_u64(as_f64(self.entries_in_all()) * MARGIN) + self.uncertain)
     }
 
     /// What was seen of it, 0 to 1.
@@ -179,6 +182,21 @@ impl<'a> Outside<'a> {
         let back = self.again * f64::from(point.live);
         (self.refused.sum(), (self.evicted.sum() - back).max(0.0))
     }
+
+    /// How far off these numbers of flows outside may be.
+    fn variance(&self, refused: f64, evicted: f64) -> f64 {
+        let owner = self.owner;
+        variance(refused, &owner.lost, owner.drops[0])
+            + variance(evicted, &owner.evicted, owner.victims)
+    }
+}
+
+/// Of a number that was told by so many flows out of more; none when all are known.
+fn variance(number: f64, flows: &Flows, all: u64) -> f64 {
+    if flows.detailed >= all || number <= 0.0 {
+        return 0.0;
+    }
+    number * number / as_f64(flows.flows.max(1))
 }
 
 /// Seconds that an owner's entries live if nothing evicts them: all the time that its entries lived,
@@ -211,23 +229,33 @@ pub fn demand(evidence: &Evidence, longest: impl Fn(&OwnerEvidence) -> Option<u6
     let mut most = Demand::default();
     let focus = evidence.focus_points();
     for (at, point) in evidence.points.iter().enumerate() {
-        let (mut refused, mut evicted) = (0.0, 0.0);
+        let (mut refused, mut evicted, mut variance) = (0.0, 0.0, 0.0);
         for owner in &mut outside {
             let (more_refused, more_evicted) = owner.step(at);
             refused += more_refused;
             evicted += more_evicted;
+            variance += owner.variance(more_refused, more_evicted);
         }
         if !focus.contains(&at) {
             continue;
         }
-        // Where it was full between two samples nobody saw the last entry.
+        // Where it was full between two samples nobody saw the last entry. If the limit was changed between
+        // them, it is not seen either which one it was full at: the lower one, at least.
         let full = point.drops[0] + point.evictions > 0;
-        let entries = point.entries_most.max(if full { point.limit } else { 0 });
+        let before = at.checked_sub(1).and_then(|at| evidence.points.get(at));
+        let limits = [Some(point.limit), before.map(|before| before.limit)];
+        let limit = limits
+            .into_iter()
+            .flatten()
+            .filter(|limit| *limit > 0)
+            .min();
+        let entries = point.entries_most.max(limit.filter(|_| full).unwrap_or(0));
         let now = Demand {
             at: evidence.at(at),
             entries,
             refused: as_u64(refused),
             evicted: as_u64(evicted),
+            uncertain: as_u64(2.0 * variance.sqrt()),
             exact: false,
         };
         if now.entries_in_all() > most.entries_in_all() {

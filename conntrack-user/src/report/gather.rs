@@ -22,6 +22,9 @@ use crate::journal::{
 mod flows;
 mod owners;
 
+#[cfg(test)]
+pub(super) use flows::spread;
+
 /// Steps that a report shows at most.
 const STEPS: usize = 360;
 /// Seconds shown before what a report is about: as long as it was itself, within these.

@@ -115,6 +115,21 @@ impl Lookalike {
         Ok(Some(tally))
     }
 
+    /// Runs `ctgen` with these arguments (split at spaces) in its network and control group, besides what it
+    /// runs already.
+    pub fn run(&self, arguments: &str) -> Result<Child> {
+        let container = container_folder(self.number);
+        let script = format!(
+            "echo $$ > {}/cgroup.procs && exec ip netns exec {} ctgen {arguments}",
+            container.display(),
+            netns(self.number)
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command::spawn(&mut command).with_context(|| format!("running ctgen in {}", self.name))
+    }
+
     /// Ends its process and removes all that was made for it, entries of conntrack excepted.
     pub fn remove(mut self) -> Result<()> {
         let gone = || format!("removing {}", self.name);

@@ -1,6 +1,6 @@
 //! What happened: drops, evictions, changes of the limit, the life of the agent.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
 
 use rusqlite::{Connection, Row, types::Type};
 
@@ -82,6 +82,12 @@ fn path(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Path>> {
     }))
 }
 
+/// When the sample was taken that an event hangs on; without one when it was itself.
+fn sample(row: &Row<'_>, column: usize) -> rusqlite::Result<SystemTime> {
+    let sample: Option<i64> = row.get(column)?;
+    Ok(time(sample.map_or_else(|| row.get(0), Ok)?))
+}
+
 impl Recording<'_> {
     /// Packets lost, with detail, the first ones first; at most `most`.
     ///
@@ -90,11 +96,12 @@ impl Recording<'_> {
     pub fn drops(&self, most: usize) -> Result<Vec<DropRow>, JournalError> {
         self.rows(
             "SELECT at, netns, reason, owner, direction, protocol, source, source_port, destination, \
-             destination_port FROM drop_event WHERE at > ?1 AND at <= ?2 ORDER BY id LIMIT ?3",
+             destination_port, (SELECT at FROM tick WHERE tick.id = drop_event.tick) FROM drop_event WHERE at > ?1 AND at <= ?2 ORDER BY id LIMIT ?3",
             most,
             |row| {
                 Ok(DropRow {
                     at: time(row.get(0)?),
+                    sample: sample(row, 10)?,
                     netns: NetnsId(row.get(1)?),
                     reason: row.get(2)?,
                     owner: OwnerId(row.get(3)?),
@@ -113,8 +120,8 @@ impl Recording<'_> {
         self.rows(
             "SELECT at, netns, victim, victim_direction, cause, cause_direction, protocol, source, \
              source_port, destination, destination_port, cause_protocol, cause_destination, \
-             cause_destination_port, assured, seen_reply \
-             FROM eviction_event WHERE at > ?1 AND at <= ?2 ORDER BY id LIMIT ?3",
+             cause_destination_port, assured, seen_reply, \
+             (SELECT at FROM tick WHERE tick.id = eviction_event.tick) FROM eviction_event WHERE at > ?1 AND at <= ?2 ORDER BY id LIMIT ?3",
             most,
             |row| {
                 let cause_destination = match (row.get(11)?, address(row, 12)?) {
@@ -127,6 +134,7 @@ impl Recording<'_> {
                 };
                 Ok(EvictionRow {
                     at: time(row.get(0)?),
+                    sample: sample(row, 16)?,
                     netns: NetnsId(row.get(1)?),
                     victim: (OwnerId(row.get(2)?), direction(row.get(3)?)),
                     cause: (OwnerId(row.get(4)?), direction(row.get(5)?)),

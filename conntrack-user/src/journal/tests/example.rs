@@ -7,7 +7,7 @@ use crate::{
     events::{DropEvent, Event, EvictionEvent, Origin, Seen, Tuple, Who},
     journal::{
         ChangeResult, ChangedBy, FILE_NAME, LimitChange, Loss, Reader, What, detail::Detail,
-        writer::Writer,
+        same_flows::SameFlows, writer::Writer,
     },
 };
 
@@ -38,6 +38,7 @@ fn tuple(port: u16) -> Tuple {
 
 /// A second in which the table is full: more happens than is kept.
 pub(super) fn storm(node: &mut Node, writer: &mut Writer) {
+    let mut flows = SameFlows::default();
     for second in 0..30 {
         let (snapshot, at) = node.second();
         let mut detail = Detail::default();
@@ -55,26 +56,32 @@ pub(super) fn storm(node: &mut Node, writer: &mut Writer) {
                 ifindex: Some(3),
                 cgroup: None,
             };
-            detail.add(Event::Drop(DropEvent {
-                reason: "table_full".to_owned(),
-                seen: seen.clone(),
-                owner: who(usize::from(port % 10 / 9)),
-                original: Some(tuple(port)),
-                reply: None,
-                origin: origin.clone(),
-            }));
-            detail.add(Event::Eviction(EvictionEvent {
-                seen,
-                victim_owner: who(2),
-                cause_owner: who(0),
-                victim: Some(tuple(port)),
-                victim_reply: None,
-                cause: Some(tuple(port + 1000)),
-                cause_protocol: Some("udp".to_owned()),
-                assured: false,
-                seen_reply: true,
-                origin,
-            }));
+            detail.add(
+                Event::Drop(DropEvent {
+                    reason: "table_full".to_owned(),
+                    seen: seen.clone(),
+                    owner: who(usize::from(port % 10 / 9)),
+                    original: Some(tuple(port)),
+                    reply: None,
+                    origin: origin.clone(),
+                }),
+                &mut flows,
+            );
+            detail.add(
+                Event::Eviction(EvictionEvent {
+                    seen,
+                    victim_owner: who(2),
+                    cause_owner: who(0),
+                    victim: Some(tuple(port)),
+                    victim_reply: None,
+                    cause: Some(tuple(port + 1000)),
+                    cause_protocol: Some("udp".to_owned()),
+                    assured: false,
+                    seen_reply: true,
+                    origin,
+                }),
+                &mut flows,
+            );
         }
         if second == 10 {
             node.limit(131_072);
@@ -126,7 +133,9 @@ fn everything_comes_back() {
     let (drops, evictions) = all.event_counts().expect("read");
     assert_eq!(drops.recorded + drops.not_recorded, 3000);
     assert_eq!(evictions.recorded + evictions.not_recorded, 3000);
-    assert_eq!(drops.recorded, 16 * 30, "eight of each of two owners");
+    // Ten a second of the one, and at least the first of the other, which has ninety.
+    let kept = 10 * 30 + 1..=64 * 30;
+    assert!(kept.contains(&drops.recorded), "{drops:?}");
     assert_eq!(
         health.status().events_lost,
         drops.not_recorded + evictions.not_recorded

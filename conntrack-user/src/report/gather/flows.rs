@@ -15,7 +15,7 @@ use super::{
     },
     Begins,
     owners::{destination_name, first_drop},
-    time,
+    seconds, time,
 };
 use crate::journal::{JournalError, OwnerId, Path, Reader};
 
@@ -23,6 +23,8 @@ use crate::journal::{JournalError, OwnerId, Path, Reader};
 const PIECES: u64 = 16;
 /// Events of a piece that are read at most, of each kind.
 const EVENTS: usize = 50_000;
+/// Seconds before the sample that counts an event, at most, on a node that keeps up.
+const BEFORE: u64 = 5;
 /// Flows, sources and destinations that are told apart at most.
 const FLOWS: usize = 1 << 20;
 const SOURCES: usize = 1_000;
@@ -148,16 +150,21 @@ pub(super) fn add(
         (Kind::new(number), Kind::new(number), Kind::new(number));
     let focus = evidence.focus;
     let piece = focus.seconds().div_ceil(PIECES).max(60);
-    let mut from = focus.from;
+    // What the first sample counts happened before it.
+    let mut from = focus.from.saturating_sub(BEFORE);
+    let counted = |sample: SystemTime| focus.contains(seconds(sample));
     while from < focus.until {
         let until = (from + piece).min(focus.until);
         let within = reader.read(time(from), time(until))?;
-        // An event is told a moment before the sample that counts it: its point is the one of that second.
+        // Its point is that of the sample that counts it, which may be of the next second.
         let point = |at: SystemTime| begins.point(at);
         for row in within.drops(EVENTS)? {
+            if !counted(row.sample) {
+                continue;
+            }
             drops.add(row.owner, row.path.as_ref(), None, false);
             if row.reason == "table_full" {
-                full.add(row.owner, row.path.as_ref(), point(row.at), false);
+                full.add(row.owner, row.path.as_ref(), point(row.sample), false);
             }
             if row.reason != "table_full_request"
                 && let Some(owner) = owners.get_mut(&row.owner)
@@ -166,8 +173,16 @@ pub(super) fn add(
             }
         }
         for row in within.evictions(EVENTS)? {
+            if !counted(row.sample) {
+                continue;
+            }
             let unanswered = !row.seen_reply;
-            evictions.add(row.victim.0, row.path.as_ref(), point(row.at), unanswered);
+            evictions.add(
+                row.victim.0,
+                row.path.as_ref(),
+                point(row.sample),
+                unanswered,
+            );
         }
         from = until;
     }
@@ -202,7 +217,7 @@ pub(super) fn add(
 
 /// How many of the exact counts were first ones of their flow, by point: as large a part as among
 /// the events with detail since the point before. Without any they all are.
-fn spread(
+pub(in crate::report) fn spread(
     owner: &OwnerEvidence,
     events: Option<&[(u64, u64)]>,
     exact: impl Fn(&OwnerPoint) -> u32,
