@@ -1,6 +1,7 @@
 //! The handles of a scenario on the machine that it runs on.
 
 pub mod agent;
+pub mod backends;
 pub mod bpf;
 pub mod checks;
 pub mod command;

@@ -154,6 +154,15 @@ impl ByOwner {
         Ok(growth)
     }
 
+    /// How many are lacking of what each should be, together.
+    pub fn lacking(&self, expected: &Self) -> u64 {
+        let lacking = expected
+            .0
+            .iter()
+            .map(|((owner, label), expected)| expected.saturating_sub(self.get(owner, label)));
+        lacking.sum()
+    }
+
     /// Each is what it should be, and nobody else has any.
     pub fn check(&self, checks: &mut Checks, name: &str, expected: &Self) {
         let mut all: BTreeMap<_, _> = self.0.keys().map(|share| (share.clone(), 0)).collect();
@@ -199,6 +208,7 @@ ctpressure_inserts_total{owner_kind="cgroup",namespace="",pod="",unit="x.service
         expected.add(pod, "egress", 4);
         let mut checks = Checks::new();
         growth.check(&mut checks, "inserts", &expected);
+        assert_eq!((growth.lacking(&expected), before.lacking(&now)), (0, 4));
         assert!(checks.finish().is_ok());
         let mut checks = Checks::new();
         now.check(&mut checks, "inserts", &expected);

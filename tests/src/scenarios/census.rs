@@ -59,12 +59,6 @@ fn in_pod(arguments: &str) -> Result<Background> {
     Ok(Background(command::spawn(&mut command)?))
 }
 
-fn pod_entries() -> Result<u64> {
-    let file = "/proc/sys/net/netfilter/nf_conntrack_count";
-    let text = command::output("ip", &["netns", "exec", POD, "cat", file])?;
-    Ok(text.trim().parse()?)
-}
-
 /// `ctpressure table -o json` with these arguments.
 fn table(arguments: &str) -> Result<Value> {
     let mut words = vec!["table", "-o", "json"];
@@ -327,7 +321,10 @@ pub(super) fn census(_: Option<Mechanism>) -> Result<()> {
     });
     wait_for("answered flows in the pod", Duration::from_secs(30), || {
         let assured = table(&format!("--netns {POD} --assured"))?["entries"].as_u64();
-        Ok((pod_entries()? == 3 * ANSWERED && assured == Some(2 * ANSWERED)).then_some(()))
+        Ok(
+            (kernel::entries_of(POD)? == 3 * ANSWERED && assured == Some(2 * ANSWERED))
+                .then_some(()),
+        )
     })?;
     check_pod(&mut checks)?;
     let inode = |number: u64| number.to_string();

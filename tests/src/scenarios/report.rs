@@ -4,7 +4,6 @@
 use std::{
     fs,
     net::Ipv4Addr,
-    process::{Child, Command, Stdio},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -17,6 +16,7 @@ use crate::{
     containers::lookalike::Lookalike,
     guest::{
         agent::{Agent, Mechanism},
+        backends::Backends,
         checks::Checks,
         command::{self, HANG, wait_for},
         kernel::{self, Statistics},
@@ -61,32 +61,6 @@ impl Drop for Files {
     }
 }
 
-/// `ctgen keep` outside.
-struct Backends(Child);
-
-impl Backends {
-    fn start() -> Result<Self> {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", OUTSIDE, "ctgen", "keep", "--listen"]);
-        command.arg(format!("[::]:{PORT}")).stdout(Stdio::null());
-        let backends = Self(command::spawn(&mut command)?);
-        wait_for("the backends to listen", HANG, || {
-            let words = ["netns", "exec", OUTSIDE, "ss", "-Hltn"];
-            let listening = command::output("ip", &words)?;
-            Ok(listening.contains(&format!(":{PORT}")).then_some(()))
-        })?;
-        Ok(backends)
-    }
-}
-
-impl Drop for Backends {
-    fn drop(&mut self) {
-        // Either it is already gone, or it is to be.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 fn network() -> Result<()> {
     net::track_into_dead_end(None)?;
     net::nft(None, RULES)?;
@@ -104,7 +78,6 @@ fn network() -> Result<()> {
         "addr add 192.168.78.1/24 dev eth0",
         "link set eth0 up",
         "route add 10.90.0.0/16 via 192.168.78.2",
-        &format!("route add local {NETWORKS} dev lo"),
     ] {
         ip(Some(OUTSIDE), arguments)?;
     }
@@ -214,7 +187,7 @@ pub(super) fn incident(mechanism: Option<Mechanism>) -> Result<()> {
     network()?;
     let _files = Files;
     fs::create_dir_all(JOURNAL)?;
-    let _backends = Backends::start()?;
+    let _backends = Backends::start(OUTSIDE, NETWORKS, PORT)?;
     let agent = Agent::start(mechanism, &format!("--journal {JOURNAL}"))?;
     let first = traffic(Some(&agent), 1, LIMIT, HALVED)?;
     // The journal has it when it was seen to be over.

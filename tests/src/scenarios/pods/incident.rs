@@ -1,10 +1,7 @@
 //! An aggregating pod holds most of a table; its limit is halved and its backends are doubled. The
 //! metrics name it, and what is dropped is charged to those who lost it.
 
-use std::{
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -20,10 +17,11 @@ use crate::{
     },
     guest::{
         agent::{Agent, Mechanism},
+        backends::Backends,
         checks::Checks,
         command::{self, wait_for},
         kernel::{self, Statistics},
-        net::{self, ip},
+        net,
         owned::{ByOwner, Owner},
         watch::{Line, Watch},
     },
@@ -35,6 +33,8 @@ const LIMIT: u64 = 4_000;
 const HALVED: u64 = LIMIT / 2;
 /// Far above what there is.
 const AFTERWARDS: u64 = 200_000;
+/// Where backends are: any address of these, beyond the uplink.
+const NETWORKS: &str = "10.200.0.0/15";
 /// 126 backends on either side, and as many again.
 const BACKENDS: &str = "10.200.0.0/25,10.201.0.0/25";
 const MORE_BACKENDS: &str = "10.200.0.128/25,10.201.0.128/25";
@@ -45,33 +45,6 @@ const CUSTOMER: &str = "customer";
 /// Within this time of the first drop the holder is named.
 const NAMED_WITHIN: Duration = Duration::from_secs(2);
 
-/// `ctgen keep` beyond the uplink, at every address of both networks.
-struct Backends(Child);
-
-impl Backends {
-    fn start() -> Result<Self> {
-        // Addresses of a whole network without adding any (a local route, "AnyIP").
-        ip(Some(OUTSIDE), "route replace local 10.200.0.0/15 dev lo")?;
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", OUTSIDE, "ctgen", "keep", "--listen"]);
-        command.arg(format!("[::]:{PORT}")).stdout(Stdio::null());
-        let backends = Self(command::spawn(&mut command)?);
-        wait_for("the backends to listen", Duration::from_secs(20), || {
-            let listening = command::output("ip", &["netns", "exec", OUTSIDE, "ss", "-Hltn"])?;
-            Ok(listening.contains(&format!(":{PORT}")).then_some(()))
-        })?;
-        Ok(backends)
-    }
-}
-
-impl Drop for Backends {
-    fn drop(&mut self) {
-        // Either it is already gone, or it is to be.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()> {
     let cluster = Cluster::get()?;
     let (aggregator, bystander) = (cluster.pod(AGGREGATOR)?, cluster.pod(BYSTANDER)?);
@@ -80,7 +53,7 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
     kernel::nothing_expires(None)?;
     kernel::set_limit(LIMIT)?;
     flush_table()?;
-    let _backends = Backends::start()?;
+    let _backends = Backends::start(OUTSIDE, NETWORKS, PORT)?;
     let details = "--drop-budget 4000000000 --ring-size 8388608";
     let agent = Agent::start(mechanism, details)?;
     let watch = Watch::start(&agent.socket(), "--kind drop")?;
