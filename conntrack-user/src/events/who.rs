@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::owners::Owner;
 
 /// The owner that an event is charged to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Who {
     /// `pod`, `cgroup`, `host` or `unknown`.
     pub kind: String,

@@ -8,6 +8,7 @@
 //! the part before: what is kept is always all there is of the flows that are left.
 
 use std::{
+    collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     time::{Duration, SystemTime},
 };
@@ -38,13 +39,12 @@ pub(super) struct SameFlows {
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     hash: RandomState,
-    owners: Vec<Part>,
+    owners: HashMap<Who, Part>,
 }
 
 /// One owner's.
 #[derive(Debug)]
 struct Part {
-    owner: Who,
     /// One of 2 to the power of this is kept.
     halvings: u32,
     /// Its first event since then is kept whatever its flow: it says when it began.
@@ -120,7 +120,7 @@ impl Parts {
     /// Something of this owner is seen; if nothing was for long, all of its flows are kept again.
     fn seen(&mut self, owner: &Who, at: SystemTime) {
         let since = |then: SystemTime| at.duration_since(then).unwrap_or_default();
-        if let Some(part) = self.owners.iter_mut().find(|part| part.owner == *owner) {
+        if let Some(part) = self.owners.get_mut(owner) {
             if since(part.last) >= CALM || since(part.first) >= RENEWED {
                 part.halvings = 0;
                 part.first = at;
@@ -129,22 +129,22 @@ impl Parts {
             return;
         }
         if self.owners.len() >= MOST_OWNERS {
-            let oldest = self.owners.iter().enumerate();
-            if let Some((oldest, _)) = oldest.min_by_key(|(_, part)| part.last) {
-                self.owners.swap_remove(oldest);
+            let oldest = self.owners.iter().min_by_key(|(_, part)| part.last);
+            if let Some(oldest) = oldest.map(|(owner, _)| owner.clone()) {
+                self.owners.remove(&oldest);
             }
         }
-        self.owners.push(Part {
-            owner: owner.clone(),
+        let part = Part {
             halvings: 0,
             first: at,
             last: at,
-        });
+        };
+        self.owners.insert(owner.clone(), part);
     }
 
     /// Whether its flow is in its owner's part. One that is not known is only while all are.
     fn has(&self, event: &impl OfFlow) -> bool {
-        let part = self.owners.iter().find(|part| part.owner == *event.owner());
+        let part = self.owners.get(event.owner());
         part.is_none_or(|part| {
             let hash = || self.hash.hash_one(event.flow());
             part.halvings == 0
@@ -155,7 +155,7 @@ impl Parts {
     /// Half of the owner's flows are not kept any more, but for its first event: when that was. `None` if
     /// there can't be fewer.
     fn halve(&mut self, owner: &Who) -> Option<SystemTime> {
-        let part = self.owners.iter_mut().find(|part| part.owner == *owner);
+        let part = self.owners.get_mut(owner);
         let part = part.filter(|part| part.halvings < SMALLEST)?;
         part.halvings += 1;
         Some(part.first)
@@ -178,7 +178,7 @@ fn too_many<E: OfFlow>(kept: &[E]) -> Option<Who> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{HashMap, HashSet};
+    use std::collections::HashSet;
 
     use super::*;
     use crate::events::{Origin, Seen};

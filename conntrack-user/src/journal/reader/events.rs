@@ -96,7 +96,8 @@ impl Recording<'_> {
     pub fn drops(&self, most: usize) -> Result<Vec<DropRow>, JournalError> {
         self.rows(
             "SELECT at, netns, reason, owner, direction, protocol, source, source_port, destination, \
-             destination_port, (SELECT at FROM tick WHERE tick.id = drop_event.tick) FROM drop_event WHERE at > ?1 AND at <= ?2 ORDER BY id LIMIT ?3",
+             destination_port, (SELECT at FROM tick WHERE tick.id = drop_event.tick) \
+             FROM drop_event WHERE at > ?1 AND at <= ?2 ORDER BY id LIMIT ?3",
             most,
             |row| {
                 Ok(DropRow {
