@@ -53,9 +53,9 @@ enum Task {
     /// Make the container image: an OCI archive with one static program
     Image(deploy::image::Arguments),
     /// Run the image in containerd in a guest, as the manifests have it, with Prometheus and Alertmanager
-    Container(deploy::container::Arguments),
+    Container(deploy::in_guest::Arguments),
     /// Apply the manifests to a cluster in a guest: API server, controllers, scheduler, kubelet, containerd, and the image
-    Cluster(deploy::cluster::Arguments),
+    Cluster(deploy::in_guest::Arguments),
     /// Check the manifests and the chart with kubectl, Helm and a real API server
     Manifests(deploy::manifests::Arguments),
     /// Boot a kernel and run a script in it

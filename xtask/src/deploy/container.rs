@@ -3,20 +3,15 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Args;
 use serde_json::Value;
 
+use super::in_guest::{Arguments, Trial};
 use super::{dashboard, folder, image};
 use crate::cache::Cache;
 use crate::groups::Group;
-use crate::initramfs::Content;
-use crate::qemu::Machine;
-use crate::vm::Guest;
-use crate::{project, vm_command};
 
 const SCRIPT: &str = include_str!("../../guest/container.sh");
 /// Where the manifests are that name capabilities, and the level of `perf_event_paranoid` that each variant is for.
@@ -29,63 +24,27 @@ const VARIANTS: &[(&str, &str, u32)] = &[
     ("base", "kubernetes/base/daemonset.yaml", 3),
 ];
 
-/// What `cargo xtask container` takes.
-#[derive(Args, Debug)]
-pub(crate) struct Arguments {
-    /// Kernel of the guest
-    #[arg(long, value_name = "PREFIX", default_value = "6.12")]
-    kernel: String,
-    /// Image made by `cargo xtask image`
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "target/image/ctpressure.tar"
-    )]
-    image: PathBuf,
-}
-
 /// Runs the command; the result is its exit status.
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
-    let cache = Cache::open()?;
-    let (qemu, kernel) = vm_command::prepare(&cache, &arguments.kernel, true)?;
-    let init = project::init()?;
-    let binaries = project::binaries("release")?;
     let files = tempfile::tempdir().context("make a folder")?;
     let queries = files.path().join("queries");
     fs::write(&queries, encoded_queries())?;
     let at = |name: &str| folder().join("prometheus").join(name);
     let put = [
-        (arguments.image.clone(), "image.tar"),
         (at("prometheus.yaml"), "prometheus/prometheus.yaml"),
         (at("records.rules.yaml"), "prometheus/records.rules.yaml"),
         (at("alerts.rules.yaml"), "prometheus/alerts.rules.yaml"),
         (queries, "prometheus/queries"),
     ]
     .map(|(from, to)| (from, to.to_owned()));
-    let script = script()?;
-    let guest = Guest {
-        qemu: &qemu,
-        kernel: &kernel,
-        machine: Machine {
-            cpus: 2,
-            memory_mib: 3072,
-            icount: false,
-        },
+    Trial {
+        groups: &[Group::Containers, Group::Prometheus],
+        memory_mib: 3072,
         timeout: Duration::from_mins(20),
-        content: Content {
-            script: script.as_bytes(),
-            init: &init,
-            binaries: &binaries,
-            groups: &[Group::Containers, Group::Prometheus],
-            put: &put,
-            fetch: &[],
-        },
-        fetch_to: &[],
-        console: None,
-    };
-    let ended = guest.run(&cache, &mut vm_command::to_own_streams)?;
-    vm_command::explain(&kernel, &ended, guest.timeout);
-    Ok(ended.status())
+        put: put.into(),
+        script: &script()?,
+    }
+    .run(&Cache::open()?, arguments)
 }
 
 /// The script with what it takes from the manifests.

@@ -9,6 +9,7 @@
 //! * [`image`]: `cargo xtask image`;
 //! * [`container`]: `cargo xtask container`: the image in a container runtime, and Prometheus;
 //! * [`cluster`]: `cargo xtask cluster`: the manifests applied to a whole cluster in a guest;
+//! * [`in_guest`]: what both boot;
 //! * [`manifests`]: `cargo xtask manifests`: manifests and chart against real programs.
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(crate) mod dashboard;
 pub(crate) mod exported;
 pub(crate) mod generate;
 pub(crate) mod image;
+pub(crate) mod in_guest;
 pub(crate) mod kernels;
 pub(crate) mod manifests;
 pub(crate) mod promql;
