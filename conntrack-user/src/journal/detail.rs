@@ -1,35 +1,107 @@
-//! Drops and evictions of one second: as many as are kept, and how many there were.
+//! Drops and evictions of one second: as many as are kept, how many there were, and of how many flows.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::SystemTime};
 
-use super::same_flows::SameFlows;
+use super::known_flows::KnownFlows;
 use crate::{
     agent::Snapshot,
-    events::{DropEvent, Event, EvictionEvent, Who},
+    events::{DropEvent, Event, EvictionEvent, Tuple, Who},
     owners::Owner,
 };
 
 /// Events of one kind that a tick keeps.
 pub(super) const MOST: usize = 64;
+/// Of those, the ones that are charged to one owner: the one that storms must not hide the others.
+const MOST_OF_ONE: usize = 48;
 
 /// What happened within one second.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Detail {
-    pub(super) drops: Vec<DropEvent>,
-    pub(super) evictions: Vec<EvictionEvent>,
-    /// Drops and evictions that are not kept.
-    pub(super) not_recorded: [u64; 2],
+    pub(super) drops: Kept<DropEvent>,
+    pub(super) evictions: Kept<EvictionEvent>,
+    /// Of each owner: packets that a full table refused.
+    pub(super) refused: HashMap<Who, Flows>,
+    /// And entries that were evicted.
+    pub(super) evicted: HashMap<Who, Flows>,
+}
+
+/// Events by what is known of their flows. Those of packets that are not known are in neither.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flows {
+    /// The first ones of a flow.
+    pub(super) first: u64,
+    /// Those of a flow to which it happened before.
+    pub(super) again: u64,
+}
+
+/// Flows to which something happened before, by what it was.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    refused: KnownFlows,
+    evicted: KnownFlows,
+}
+
+/// Events of one kind, as many as there is room for.
+#[derive(Clone, Debug)]
+pub(super) struct Kept<E> {
+    pub(super) events: Vec<E>,
+    /// How many of them each owner has.
+    owners: HashMap<Who, usize>,
+    /// Those that came and were not kept.
+    pub(super) not_recorded: u64,
+}
+
+/// What an event tells of its flow.
+pub(super) trait OfFlow {
+    /// Whom it is charged to.
+    fn owner(&self) -> &Who;
+    /// When it was.
+    fn at(&self) -> SystemTime;
+    /// Protocol and tuple, if they are known.
+    fn flow(&self) -> Option<(Option<&str>, &Tuple)>;
+}
+
+impl OfFlow for DropEvent {
+    fn owner(&self) -> &Who {
+        &self.owner
+    }
+
+    fn at(&self) -> SystemTime {
+        self.seen.time
+    }
+
+    fn flow(&self) -> Option<(Option<&str>, &Tuple)> {
+        Some((self.seen.protocol.as_deref(), self.original.as_ref()?))
+    }
+}
+
+impl OfFlow for EvictionEvent {
+    fn owner(&self) -> &Who {
+        &self.victim_owner
+    }
+
+    fn at(&self) -> SystemTime {
+        self.seen.time
+    }
+
+    fn flow(&self) -> Option<(Option<&str>, &Tuple)> {
+        Some((self.seen.protocol.as_deref(), self.victim.as_ref()?))
+    }
 }
 
 impl Detail {
-    /// Adds it if its flow is one of those that are kept.
-    pub(super) fn add(&mut self, event: Event, flows: &mut SameFlows) {
+    /// Counts it, and keeps it if there is room.
+    pub(super) fn add(&mut self, event: Event, known: &mut Known) {
         match event {
             Event::Drop(event) => {
-                self.not_recorded[0] += flows.drops.add(&mut self.drops, event);
+                if event.reason == "table_full" {
+                    count(&mut self.refused, &mut known.refused, &event);
+                }
+                self.drops.add(event);
             }
             Event::Eviction(event) => {
-                self.not_recorded[1] += flows.evictions.add(&mut self.evictions, event);
+                count(&mut self.evicted, &mut known.evicted, &event);
+                self.evictions.add(event);
             }
             Event::Insert(_) | Event::Lost(_) => {}
         }
@@ -38,23 +110,98 @@ impl Detail {
     /// Adds what could not be written with the second before.
     pub(super) fn put_back(&mut self, earlier: Self) {
         let later = std::mem::replace(self, earlier);
-        for (number, more) in self.not_recorded.iter_mut().zip(later.not_recorded) {
-            *number += more;
-        }
-        self.not_recorded[0] += fill(&mut self.drops, later.drops);
-        self.not_recorded[1] += fill(&mut self.evictions, later.evictions);
+        self.drops.append(later.drops);
+        self.evictions.append(later.evictions);
+        append(&mut self.refused, later.refused);
+        append(&mut self.evicted, later.evicted);
     }
 
+    /// Nothing happened.
     pub(super) fn is_empty(&self) -> bool {
-        self.drops.is_empty() && self.evictions.is_empty() && self.not_recorded == [0; 2]
+        self.drops.is_empty() && self.evictions.is_empty()
+    }
+
+    /// Drops and evictions that are not kept.
+    pub(super) const fn not_recorded(&self) -> [u64; 2] {
+        [self.drops.not_recorded, self.evictions.not_recorded]
     }
 }
 
-/// Adds what there is room for; how many there was none for.
-fn fill<E>(kept: &mut Vec<E>, more: Vec<E>) -> u64 {
-    let (all, room) = (more.len(), MOST.saturating_sub(kept.len()));
-    kept.extend(more.into_iter().take(room));
-    all.saturating_sub(room) as u64
+fn count(owners: &mut HashMap<Who, Flows>, known: &mut KnownFlows, event: &impl OfFlow) {
+    let Some((protocol, tuple)) = event.flow() else {
+        return;
+    };
+    let again = known.saw(protocol, tuple, event.at());
+    let flows = match owners.get_mut(event.owner()) {
+        Some(flows) => flows,
+        None => owners.entry(event.owner().clone()).or_default(),
+    };
+    flows.first += u64::from(!again);
+    flows.again += u64::from(again);
+}
+
+fn append(owners: &mut HashMap<Who, Flows>, more: HashMap<Who, Flows>) {
+    for (owner, later) in more {
+        let flows = owners.entry(owner).or_default();
+        flows.first += later.first;
+        flows.again += later.again;
+    }
+}
+
+impl<E> Default for Kept<E> {
+    fn default() -> Self {
+        Self {
+            events: Vec::new(),
+            owners: HashMap::new(),
+            not_recorded: 0,
+        }
+    }
+}
+
+impl<E: OfFlow> Kept<E> {
+    fn add(&mut self, event: E) {
+        let of_owner = self.owners.get(event.owner()).copied().unwrap_or(0);
+        if of_owner >= MOST_OF_ONE {
+            self.not_recorded += 1;
+            return;
+        }
+        if self.events.len() >= MOST {
+            self.not_recorded += 1;
+            if !self.make_room(of_owner + 1) {
+                return;
+            }
+        }
+        match self.owners.get_mut(event.owner()) {
+            Some(number) => *number += 1,
+            None => drop(self.owners.insert(event.owner().clone(), 1)),
+        }
+        self.events.push(event);
+    }
+
+    /// Takes the last event of the owner that has most, if that is more than this.
+    fn make_room(&mut self, than: usize) -> bool {
+        let most = self.owners.iter_mut().max_by_key(|(_, number)| **number);
+        let Some((owner, number)) = most.filter(|(_, number)| **number > than) else {
+            return false;
+        };
+        *number -= 1;
+        let last = self.events.iter().rposition(|event| event.owner() == owner);
+        if let Some(last) = last {
+            self.events.remove(last);
+        }
+        true
+    }
+
+    fn append(&mut self, later: Self) {
+        for event in later.events {
+            self.add(event);
+        }
+        self.not_recorded += later.not_recorded;
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.not_recorded == 0
+    }
 }
 
 /// Owners by the names that an event has.
@@ -85,3 +232,6 @@ impl Parties {
         self.0.get(&name).cloned().unwrap_or_else(Owner::unknown)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,15 +79,27 @@ pub enum Loss {
     Victim,
     /// A live entry of anybody that was evicted for its sake.
     Cause,
+    /// Of the packets that a full table refused, one that was seen with detail: the first one of its flow.
+    RefusedFirst,
+    /// Another one of a flow that had been refused before.
+    RefusedAgain,
+    /// Of its entries that were evicted, one that was seen with detail, of a flow that had not been evicted.
+    EvictedFirst,
+    /// One of a flow that had been evicted before.
+    EvictedAgain,
 }
 
 impl Loss {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        DropReason::ALL
-            .into_iter()
-            .map(Self::Packet)
-            .chain([Self::Victim, Self::Cause])
+        DropReason::ALL.into_iter().map(Self::Packet).chain([
+            Self::Victim,
+            Self::Cause,
+            Self::RefusedFirst,
+            Self::RefusedAgain,
+            Self::EvictedFirst,
+            Self::EvictedAgain,
+        ])
     }
 
     /// `loss_kind.id`
@@ -96,6 +108,10 @@ impl Loss {
             Self::Packet(reason) => reason as i64,
             Self::Victim => 100,
             Self::Cause => 101,
+            Self::RefusedFirst => 110,
+            Self::RefusedAgain => 111,
+            Self::EvictedFirst => 112,
+            Self::EvictedAgain => 113,
         }
     }
 
@@ -110,6 +126,10 @@ impl Loss {
             Self::Packet(reason) => reason.name(),
             Self::Victim => "eviction_victim",
             Self::Cause => "eviction_cause",
+            Self::RefusedFirst => "refused_first",
+            Self::RefusedAgain => "refused_again",
+            Self::EvictedFirst => "evicted_first",
+            Self::EvictedAgain => "evicted_again",
         }
     }
 }

@@ -13,7 +13,8 @@ use std::{
 };
 
 use super::{
-    Bounds, Health, JournalError, LimitChange, detail::Detail, same_flows::SameFlows,
+    Bounds, Health, JournalError, LimitChange,
+    detail::{Detail, Known},
     writer::Writer,
 };
 use crate::{
@@ -156,7 +157,11 @@ impl JournalQueue {
     }
 
     /// Hands on a second; what does not fit is written with a later one.
-    pub(super) fn second(&self, snapshot: Arc<Snapshot>, detail: Detail) -> Result<(), Detail> {
+    pub(super) fn second(
+        &self,
+        snapshot: Arc<Snapshot>,
+        detail: Detail,
+    ) -> Result<(), Box<Detail>> {
         match self
             .sender
             .try_send(Message::Second(snapshot, SystemTime::now(), detail))
@@ -164,7 +169,7 @@ impl JournalQueue {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(Message::Second(_, _, detail))) => {
                 self.health.lose_sample();
-                Err(detail)
+                Err(Box::new(detail))
             }
             // The thread is gone, which was printed.
             Err(_) => {
@@ -185,14 +190,14 @@ impl JournalQueue {
         };
         let mut events = agent.subscribe(filter)?;
         let mut snapshots = agent.snapshots();
-        let (mut detail, mut flows) = (Detail::default(), SameFlows::default());
+        let (mut detail, mut known) = (Detail::default(), Known::default());
         let mut batch = Vec::new();
         let mut noted = Following::from_now();
         loop {
             tokio::select! {
                 next = events.next(&mut batch) => {
                     next?;
-                    take(&mut batch, &mut detail, &mut flows, &self.health);
+                    take(&mut batch, &mut detail, &mut known, &self.health);
                 }
                 changed = snapshots.changed() => {
                     changed.map_err(|_| Closed)?;
@@ -210,7 +215,7 @@ impl JournalQueue {
                             () = ready(()) => break,
                         }
                     }
-                    take(&mut batch, &mut detail, &mut flows, &self.health);
+                    take(&mut batch, &mut detail, &mut known, &self.health);
                     // Before the second: what they make of the limit is nobody else's doing.
                     if let Some(report) = &snapshot.limit_control {
                         for change in noted.next(report) {
@@ -218,7 +223,7 @@ impl JournalQueue {
                         }
                     }
                     if let Err(back) = self.second(snapshot, std::mem::take(&mut detail)) {
-                        detail = back;
+                        detail = *back;
                     }
                 }
             }
@@ -227,12 +232,12 @@ impl JournalQueue {
 }
 
 /// Adds events to those of the second.
-fn take(batch: &mut Vec<Event>, detail: &mut Detail, flows: &mut SameFlows, health: &Health) {
+fn take(batch: &mut Vec<Event>, detail: &mut Detail, known: &mut Known, health: &Health) {
     for event in batch.drain(..) {
         if let Event::Lost(lost) = &event {
             health.lose_events(lost.watcher);
         }
-        detail.add(event, flows);
+        detail.add(event, known);
     }
 }
 

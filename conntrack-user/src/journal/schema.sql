@@ -115,7 +115,10 @@ INSERT INTO loss_kind VALUES
     -- Packets, by reason. table_full_request lost no packet: ctnetlink or BPF was refused an entry.
     (1, 'table_full'), (2, 'clash'), (3, 'chain_too_long'), (4, 'dying'), (5, 'table_full_request'),
     -- Entries: its own that were evicted; anybody's that were evicted for its sake.
-    (100, 'eviction_victim'), (101, 'eviction_cause');
+    (100, 'eviction_victim'), (101, 'eviction_cause'),
+    -- Parts of table_full and of eviction_victim, of what was seen with detail: the first time that this happened to a
+    -- flow, and again. A flow to which it did not happen for five to ten minutes, or since it did to 65,536 others, is new.
+    (110, 'refused_first'), (111, 'refused_again'), (112, 'evicted_first'), (113, 'evicted_again');
 
 -- States of an owner's entries, both directions, at each census (about once a minute); the owners with most entries.
 CREATE TABLE state_mix (

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::owners::{Key, Owner};
 
+mod events;
 mod rows;
 mod shape;
 mod thin;

@@ -155,7 +155,7 @@ impl Writer {
         match open.store.write(&second) {
             Ok(()) => {
                 self.health
-                    .lose_events(second.detail.not_recorded.iter().sum());
+                    .lose_events(second.detail.not_recorded().iter().sum());
                 self.differ.written(Arc::clone(now), &second);
                 self.written();
             }

@@ -343,13 +343,8 @@ fn demand_in_words(reading: &Reading<'_>) -> String {
     };
     let doubt = if demand.exact {
         String::new()
-    } else if demand.uncertain == 0 {
-        "; not every lost packet was seen in detail, so it may be less".to_owned()
     } else {
-        format!(
-            ", and {} since only a part of the lost packets was seen in detail",
-            grouped(demand.uncertain)
-        )
+        "; not every lost packet was seen in detail, so it may be less".to_owned()
     };
     format!(
         "{} at {}{sum}{doubt}",

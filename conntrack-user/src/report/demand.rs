@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 
 use serde::Serialize;
 
-use super::evidence::{Evidence, Flows, OwnerEvidence, OwnerPoint};
+use super::evidence::{Evidence, OwnerEvidence, OwnerPoint};
 
 /// Steps after the last refusal in which what enters is still part old, part new.
 const AFTERMATH: usize = 3;
@@ -40,9 +40,6 @@ pub struct Demand {
     pub refused: u64,
     /// Entries that were evicted, and would have been there.
     pub evicted: u64,
-    /// By how many flows the sum of both may be too low, since a part of the flows tells it: twice the
-    /// standard error.
-    pub uncertain: u64,
     /// Whether how many flows were refused more than once is known for all of them.
     pub exact: bool,
 }
@@ -55,7 +52,7 @@ impl Demand {
 
     /// The limit that would have held, rounded up.
     pub fn limit(&self) -> u64 {
-        round_up(as_u64(as_f64(self.entries_in_all()) * MARGIN) + self.uncertain)
+        round_up(as_u64(as_f64(self.entries_in_all()) * MARGIN))
     }
 
     /// What was seen of it, 0 to 1.
@@ -156,7 +153,8 @@ impl<'a> Outside<'a> {
         self.evicted.end(at, self.lives[1]);
         let first = f64::from(point.refused_first);
         if point.refused > 0 {
-            self.later = 1.0 - first / f64::from(point.refused);
+            // What was seen with detail may be counted a sample later.
+            self.later = (1.0 - first / f64::from(point.refused)).max(0.0);
             self.last_refused = Some(at);
             self.last = Some(at);
         }
@@ -182,21 +180,6 @@ impl<'a> Outside<'a> {
         let back = self.again * f64::from(point.live);
         (self.refused.sum(), (self.evicted.sum() - back).max(0.0))
     }
-
-    /// How far off these numbers of flows outside may be.
-    fn variance(&self, refused: f64, evicted: f64) -> f64 {
-        let owner = self.owner;
-        variance(refused, &owner.lost, owner.drops[0])
-            + variance(evicted, &owner.evicted, owner.victims)
-    }
-}
-
-/// Of a number that was told by so many flows out of more; none when all are known.
-fn variance(number: f64, flows: &Flows, all: u64) -> f64 {
-    if flows.detailed >= all || number <= 0.0 {
-        return 0.0;
-    }
-    number * number / as_f64(flows.flows.max(1))
 }
 
 /// Seconds that an owner's entries live if nothing evicts them: all the time that its entries lived,
@@ -229,12 +212,11 @@ pub fn demand(evidence: &Evidence, longest: impl Fn(&OwnerEvidence) -> Option<u6
     let mut most = Demand::default();
     let focus = evidence.focus_points();
     for (at, point) in evidence.points.iter().enumerate() {
-        let (mut refused, mut evicted, mut variance) = (0.0, 0.0, 0.0);
+        let (mut refused, mut evicted) = (0.0, 0.0);
         for owner in &mut outside {
             let (more_refused, more_evicted) = owner.step(at);
             refused += more_refused;
             evicted += more_evicted;
-            variance += owner.variance(more_refused, more_evicted);
         }
         if !focus.contains(&at) {
             continue;
@@ -255,20 +237,19 @@ pub fn demand(evidence: &Evidence, longest: impl Fn(&OwnerEvidence) -> Option<u6
             entries,
             refused: as_u64(refused),
             evicted: as_u64(evicted),
-            uncertain: as_u64(2.0 * variance.sqrt()),
             exact: false,
         };
         if now.entries_in_all() > most.entries_in_all() {
             most = now;
         }
     }
-    let (refused, detailed) = evidence.owners.iter().fold((0, 0), |(all, told), owner| {
+    let (refused, told) = evidence.owners.iter().fold((0, 0), |(all, told), owner| {
         (
             all + owner.drops[0] + owner.victims,
-            told + owner.lost.detailed + owner.evicted.detailed,
+            told + owner.lost.told + owner.evicted.told,
         )
     });
-    most.exact = detailed >= refused;
+    most.exact = told >= refused;
     most
 }
 

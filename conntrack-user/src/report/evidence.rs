@@ -128,7 +128,7 @@ pub struct OwnerPoint {
     pub drops: u32,
     /// Packets lost to a full table.
     pub refused: u32,
-    /// Of those, the first ones of their flow, as far as events tell.
+    /// Of those, the first ones of their flow.
     pub refused_first: u32,
     /// Its live entries that were removed to make room.
     pub victims: u32,
@@ -205,8 +205,11 @@ pub struct Destination {
 pub struct Flows {
     /// Events with detail.
     pub detailed: u64,
-    /// Different flows among them.
+    /// Different flows that lost packets, or were evicted: of those that a full table refused or that were evicted,
+    /// also the ones whose events are not kept.
     pub flows: u64,
+    /// Refusals by a full table, or evictions, of which it is known whether they were the first of their flow.
+    pub told: u64,
     /// Different sources among them, counted up to a thousand.
     pub sources: u64,
     /// Of evicted entries those that had never been answered.

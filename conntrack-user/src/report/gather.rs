@@ -22,9 +22,6 @@ use crate::journal::{
 mod flows;
 mod owners;
 
-#[cfg(test)]
-pub(super) use flows::spread;
-
 /// Steps that a report shows at most.
 const STEPS: usize = 360;
 /// Seconds shown before what a report is about: as long as it was itself, within these.
@@ -434,7 +431,12 @@ const fn is_ingress(direction: Direction) -> bool {
 const fn reason_of(loss: Loss) -> Option<usize> {
     match loss {
         Loss::Packet(reason) => Some(reason as usize - 1),
-        Loss::Victim | Loss::Cause => None,
+        Loss::Victim
+        | Loss::Cause
+        | Loss::RefusedFirst
+        | Loss::RefusedAgain
+        | Loss::EvictedFirst
+        | Loss::EvictedAgain => None,
     }
 }
 

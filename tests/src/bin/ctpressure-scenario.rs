@@ -246,7 +246,7 @@ fn run(cli: Cli) -> Result<bool> {
                 On::OneKernel => !of_kernel,
                 On::PodKernels => pods,
                 On::OnePodKernel => pods && !of_kernel,
-                On::CountedClock | On::ByName => false,
+                On::CountedClock => false,
             });
             run_all(&turns)
         }

@@ -54,8 +54,6 @@ pub enum On {
     /// On one, in a guest whose clock counts instructions (`cargo xtask vm --icount`): it measures
     /// time, and would measure the host's load elsewhere.
     CountedClock,
-    /// Not in a whole run, only by its name: what it asks for is not met each time yet.
-    ByName,
 }
 
 /// One scenario.
@@ -111,7 +109,7 @@ scenarios! {
     limit_fight limit::fight, Any, OneKernel, 120 s, "somebody lowers the limit again and again: put back, later and later, then left, said by an alert and in the journal";
     limit_floods limit::floods, Any, OneKernel, 120 s, "a SYN flood from outside and a UDP flood of a pod are given nothing, and are named";
     limit_timeout limit::timeout, Any, OneKernel, 120 s, "a table at its ceiling that is full of closed connections: their timeout is shortened, and restored at the end and after kill -9, also by one without the controller";
-    incident_report report::incident, Any, ByName, 180 s, "an incident that nobody looked at: the report names who filled the table, who suffered and since when, and the limit that it advises holds the same again";
+    incident_report report::incident, Any, OneKernel, 180 s, "an incident that nobody looked at: the report names who filled the table, who suffered and since when, and the limit that it advises holds the same again";
     pages metrics::pages, Any, OneKernel, 60 s, "/healthz, /readyz, /status and wrong requests";
     kill9 life::kill9, EachOnOneKernel, EachKernel, 240 s, "kill -9 at 20 moments leaves no program, map or link";
     not_loaded life::not_loaded, Any, EachKernel, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";

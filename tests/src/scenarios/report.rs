@@ -199,8 +199,7 @@ pub(super) fn incident(mechanism: Option<Mechanism>) -> Result<()> {
     let said: Value = serde_json::from_str(&report(&["-o", "json"])?).context("not JSON")?;
     let page = report(&["--html", PAGE])?;
     let advised = said["limit_that_holds"].as_u64().context("no limit")?;
-    println!("{page}");
-    println!("demand {}", said["demand"]);
+    println!("{page}\ndemand {}", said["demand"]);
     let mut checks = Checks::new();
     let owner = |list: &str, at: usize| said[list][at]["owner"].as_str().unwrap_or("").to_owned();
     checks.equal(

@@ -1,15 +1,14 @@
 //! Writing the rows of one tick.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::time::SystemTime;
 
 use conntrack_ebpf::owner::Direction;
 use rusqlite::{Transaction, TransactionBehavior, params};
 
 use super::{Known, Store};
 use crate::{
-    events::{Tuple, Who},
     journal::{
-        ChangeResult, ChangedBy, JournalError, LimitChange,
+        ChangeResult, ChangedBy, JournalError, LimitChange, Loss,
         database::explain,
         reader::milliseconds,
         second::{Second, TableRow},
@@ -35,49 +34,13 @@ pub(in crate::journal) struct RunInfo {
     pub(in crate::journal) cpus: u64,
 }
 
-/// Source and destination with their ports, as columns.
-struct Columns<'a> {
-    protocol: Option<&'a str>,
-    source: Option<IpAddr>,
-    source_port: Option<u16>,
-    destination: Option<IpAddr>,
-    destination_port: Option<u16>,
-}
-
-impl<'a> Columns<'a> {
-    fn new(tuple: Option<&Tuple>, protocol: Option<&'a str>) -> Self {
-        let icmp = |tuple: &Tuple| {
-            tuple
-                .icmp_type
-                .zip(tuple.icmp_code)
-                .map(|(kind, code)| u16::from_be_bytes([kind, code]))
-        };
-        Self {
-            protocol,
-            source: tuple.map(|tuple| tuple.source),
-            source_port: tuple.and_then(|tuple| tuple.source_port.or(tuple.icmp_id)),
-            destination: tuple.map(|tuple| tuple.destination),
-            destination_port: tuple
-                .and_then(|tuple| tuple.destination_port.or_else(|| icmp(tuple))),
-        }
-    }
-}
-
-fn text(address: Option<IpAddr>) -> Option<String> {
-    address.map(|address| address.to_string())
-}
-
-fn side(who: &Who) -> i64 {
-    i64::from(who.direction == "ingress")
-}
-
 /// Fields of the store that a transaction, which borrows its connection, needs besides.
-struct Writing<'a> {
-    transaction: &'a Transaction<'a>,
-    owners: &'a mut std::collections::HashMap<crate::owners::Key, Known>,
-    namespaces: &'a mut std::collections::HashMap<(u32, String), (i64, i64)>,
-    tick: i64,
-    run: i64,
+pub(super) struct Writing<'a> {
+    pub(super) transaction: &'a Transaction<'a>,
+    pub(super) owners: &'a mut std::collections::HashMap<crate::owners::Key, Known>,
+    pub(super) namespaces: &'a mut std::collections::HashMap<(u32, String), (i64, i64)>,
+    pub(super) tick: i64,
+    pub(super) run: i64,
 }
 
 impl Store {
@@ -154,6 +117,8 @@ impl Store {
     }
 
     pub(super) fn try_write(&mut self, second: &Second) -> Result<(), JournalError> {
+        // It is looked for while it may still run, and not while others wait for the database.
+        let change = change_by_other(second);
         let write = |store: &mut Self| -> rusqlite::Result<()> {
             let transaction =
                 Transaction::new(&mut store.connection, TransactionBehavior::Immediate)?;
@@ -167,8 +132,12 @@ impl Store {
             writing.tick(second)?;
             writing.tables(second)?;
             writing.owners(second)?;
+            writing.flows_lost(second)?;
             writing.events(second)?;
             writing.rest(second)?;
+            if let Some(change) = &change {
+                insert_change(&transaction, store.run, change)?;
+            }
             let mut shape = store.shape;
             shape.add(second.at, second.span);
             super::thin::keep_bounds(&transaction, &mut shape, store.bounds, second.at)?;
@@ -186,6 +155,23 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// The change of the limit that nobody of ours told of.
+fn change_by_other(second: &Second) -> Option<LimitChange> {
+    let (limit, buckets) = second.limit_before?;
+    let changed = second.limit.filter(|now| *now != limit);
+    Some(LimitChange {
+        at: crate::journal::reader::time(second.at),
+        by: ChangedBy::Other,
+        who: changed.and_then(|now| culprit::find(&Root::system(), now)),
+        limit_before: Some(limit),
+        limit_after: second.limit,
+        buckets_before: Some(buckets),
+        buckets_after: second.buckets,
+        result: ChangeResult::Seen,
+        reason: String::new(),
+    })
 }
 
 fn insert_change(
@@ -296,18 +282,7 @@ impl Writing<'_> {
         }
         for row in &second.losses {
             let owner = self.owner(&row.owner)?;
-            self.transaction
-                .prepare_cached(
-                    "INSERT INTO loss (tick, owner, direction, what, number) VALUES (?1, ?2, ?3, ?4, ?5) \
-                     ON CONFLICT DO UPDATE SET number = number + excluded.number",
-                )?
-                .execute(params![
-                    self.tick,
-                    owner,
-                    row.direction as i64,
-                    row.what.number(),
-                    row.number
-                ])?;
+            self.loss(owner, row.direction as i64, row.what, row.number)?;
         }
         for (owner, state, entries) in &second.states {
             let owner = self.owner(owner)?;
@@ -339,79 +314,20 @@ impl Writing<'_> {
         Ok(())
     }
 
-    fn events(&mut self, second: &Second) -> rusqlite::Result<()> {
-        let detail = &second.detail;
-        for event in &detail.drops {
-            let owner = self.owner(&second.parties.owner(&event.owner))?;
-            let netns = self.netns_by(event.seen.netns, &event.seen.netns_name)?;
-            let path = Columns::new(event.original.as_ref(), event.seen.protocol.as_deref());
-            self.transaction
-                .prepare_cached(
-                    "INSERT INTO drop_event (tick, at, netns, reason, owner, direction, protocol, source, \
-                     source_port, destination, destination_port, zone, ifindex, cgroup) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-                )?
-                .execute(params![
-                    self.tick,
-                    milliseconds(event.seen.time),
-                    netns,
-                    event.reason,
-                    owner,
-                    side(&event.owner),
-                    path.protocol,
-                    text(path.source),
-                    path.source_port,
-                    text(path.destination),
-                    path.destination_port,
-                    event.origin.zone,
-                    event.origin.ifindex,
-                    event.origin.cgroup.map(u64::cast_signed)
-                ])?;
-        }
-        for event in &detail.evictions {
-            let victim = self.owner(&second.parties.owner(&event.victim_owner))?;
-            let cause = self.owner(&second.parties.owner(&event.cause_owner))?;
-            let netns = self.netns_by(event.seen.netns, &event.seen.netns_name)?;
-            let path = Columns::new(event.victim.as_ref(), event.seen.protocol.as_deref());
-            let by = Columns::new(event.cause.as_ref(), event.cause_protocol.as_deref());
-            self.transaction
-                .prepare_cached(
-                    "INSERT INTO eviction_event (tick, at, netns, victim, victim_direction, cause, \
-                     cause_direction, protocol, source, source_port, destination, destination_port, \
-                     cause_protocol, cause_destination, cause_destination_port, assured, seen_reply) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
-                )?
-                .execute(params![
-                    self.tick,
-                    milliseconds(event.seen.time),
-                    netns,
-                    victim,
-                    side(&event.victim_owner),
-                    cause,
-                    side(&event.cause_owner),
-                    path.protocol,
-                    text(path.source),
-                    path.source_port,
-                    text(path.destination),
-                    path.destination_port,
-                    by.protocol,
-                    text(by.destination),
-                    by.destination_port,
-                    event.assured,
-                    event.seen_reply
-                ])?;
-        }
-        let kept = [detail.drops.len() as u64, detail.evictions.len() as u64];
-        for ((kind, recorded), not_recorded) in (0..).zip(kept).zip(detail.not_recorded) {
-            if recorded + not_recorded > 0 {
-                self.transaction
-                    .prepare_cached(
-                        "INSERT INTO event_count (tick, kind, recorded, not_recorded) VALUES (?1, ?2, ?3, ?4)",
-                    )?
-                    .execute(params![self.tick, kind, recorded, not_recorded])?;
-            }
-        }
-        Ok(())
+    pub(super) fn loss(
+        &self,
+        owner: i64,
+        direction: i64,
+        what: Loss,
+        number: u64,
+    ) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached(
+                "INSERT INTO loss (tick, owner, direction, what, number) VALUES (?1, ?2, ?3, ?4, ?5) \
+                 ON CONFLICT DO UPDATE SET number = number + excluded.number",
+            )?
+            .execute(params![self.tick, owner, direction, what.number(), number])
+            .map(drop)
     }
 
     fn rest(&self, second: &Second) -> rusqlite::Result<()> {
@@ -425,24 +341,6 @@ impl Writing<'_> {
                 .prepare_cached("INSERT INTO life (run, at, kind, detail) VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![self.run, second.at, kind, detail])?;
         }
-        if let Some((limit, buckets)) = second.limit_before {
-            let change = LimitChange {
-                at: crate::journal::reader::time(second.at),
-                by: ChangedBy::Other,
-                // It is looked for while it may still run.
-                who: second
-                    .limit
-                    .filter(|now| *now != limit)
-                    .and_then(|now| culprit::find(&Root::system(), now)),
-                limit_before: Some(limit),
-                limit_after: second.limit,
-                buckets_before: Some(buckets),
-                buckets_after: second.buckets,
-                result: ChangeResult::Seen,
-                reason: String::new(),
-            };
-            insert_change(self.transaction, self.run, &change)?;
-        }
         Ok(())
     }
 
@@ -450,7 +348,7 @@ impl Writing<'_> {
         self.netns_by(table.netns, &table.name)
     }
 
-    fn netns_by(&mut self, inode: u32, name: &str) -> rusqlite::Result<i64> {
+    pub(super) fn netns_by(&mut self, inode: u32, name: &str) -> rusqlite::Result<i64> {
         let tick = self.tick;
         // One that was not written for long may be gone from the database.
         if let Some((id, last)) = self.namespaces.get(&(inode, name.to_owned()))
@@ -469,7 +367,7 @@ impl Writing<'_> {
         Ok(id)
     }
 
-    fn owner(&mut self, owner: &Owner) -> rusqlite::Result<i64> {
+    pub(super) fn owner(&mut self, owner: &Owner) -> rusqlite::Result<i64> {
         let tick = self.tick;
         let key = owner.key();
         if let Some(known) = self.owners.get(&key)

@@ -6,8 +6,9 @@ use super::{Node, folder, options, writer};
 use crate::{
     events::{DropEvent, Event, EvictionEvent, Origin, Seen, Tuple, Who},
     journal::{
-        ChangeResult, ChangedBy, FILE_NAME, LimitChange, Loss, Reader, What, detail::Detail,
-        same_flows::SameFlows, writer::Writer,
+        ChangeResult, ChangedBy, FILE_NAME, LimitChange, Loss, Reader, Recording, What,
+        detail::{Detail, Known},
+        writer::Writer,
     },
 };
 
@@ -38,7 +39,7 @@ fn tuple(port: u16) -> Tuple {
 
 /// A second in which the table is full: more happens than is kept.
 pub(super) fn storm(node: &mut Node, writer: &mut Writer) {
-    let mut flows = SameFlows::default();
+    let mut known = Known::default();
     for second in 0..30 {
         let (snapshot, at) = node.second();
         let mut detail = Detail::default();
@@ -65,7 +66,7 @@ pub(super) fn storm(node: &mut Node, writer: &mut Writer) {
                     reply: None,
                     origin: origin.clone(),
                 }),
-                &mut flows,
+                &mut known,
             );
             detail.add(
                 Event::Eviction(EvictionEvent {
@@ -80,7 +81,7 @@ pub(super) fn storm(node: &mut Node, writer: &mut Writer) {
                     seen_reply: true,
                     origin,
                 }),
-                &mut flows,
+                &mut known,
             );
         }
         if second == 10 {
@@ -102,6 +103,18 @@ pub(super) fn storm(node: &mut Node, writer: &mut Writer) {
         }
         writer.second(&snapshot, at, detail);
     }
+}
+
+/// Refused for the first time, again; evicted for the first time, again.
+fn flows_lost(recording: &Recording<'_>) -> [u64; 4] {
+    let owners = recording.owner_sums().expect("read");
+    [
+        Loss::RefusedFirst,
+        Loss::RefusedAgain,
+        Loss::EvictedFirst,
+        Loss::EvictedAgain,
+    ]
+    .map(|kind| owners.iter().filter_map(|sum| sum.losses.get(&kind)).sum())
 }
 
 #[test]
@@ -140,6 +153,7 @@ fn everything_comes_back() {
         health.status().events_lost,
         drops.not_recorded + evictions.not_recorded
     );
+    assert_eq!(flows_lost(&all), [100, 2900, 100, 2900]);
     let rows = all.drops(10_000).expect("read");
     assert_eq!(rows.len() as u64, drops.recorded);
     let path = rows[0].path.as_ref().expect("it is known");

@@ -1,19 +1,13 @@
 //! A table with a limit, simulated flow by flow; the limit that would have held is known from the same
 //! flows in a table without one.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
-};
+use std::collections::{BTreeMap, HashSet};
 
 use super::*;
 use crate::{
     owners::OwnerKind,
     pressure::series::Random,
-    report::{
-        evidence::{Flows, Point, Span},
-        gather::spread,
-    },
+    report::evidence::{Point, Span},
 };
 
 /// Ticks of a simulated second.
@@ -42,55 +36,10 @@ struct Flow {
     ends: u64,
 }
 
-/// What the journal keeps of refusals: all those of one flow out of 2 to the power of `halvings`.
-struct Kept {
-    halvings: u32,
-    /// By load and second: events, and those that were first ones of their flow.
-    points: Vec<Vec<(u64, u64)>>,
-    flows: Vec<HashSet<u64>>,
-}
-
-impl Kept {
-    fn new(loads: usize, seconds: u64, halvings: u32) -> Self {
-        let points = vec![(0, 0); usize::try_from(seconds).unwrap()];
-        Self {
-            halvings,
-            points: vec![points; loads],
-            flows: vec![HashSet::new(); loads],
-        }
-    }
-
-    fn add(&mut self, flow: Flow, at: usize) {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(flow.id);
-        if hash.leading_zeros() >= self.halvings {
-            let (events, firsts) = &mut self.points[flow.load][at];
-            *events += 1;
-            *firsts += u64::from(self.flows[flow.load].insert(flow.id));
-        }
-    }
-
-    /// What a report makes of it.
-    fn tell(&self, owners: &mut [OwnerEvidence]) {
-        for ((owner, points), flows) in owners.iter_mut().zip(&self.points).zip(&self.flows) {
-            let firsts = spread(owner, Some(points), |point| point.refused);
-            for (point, first) in owner.points.iter_mut().zip(firsts) {
-                point.refused_first = first;
-            }
-            owner.lost.detailed = points.iter().map(|(events, _)| events).sum();
-            owner.lost.flows = flows.len() as u64;
-        }
-    }
-}
-
 /// The evidence of a table with this limit, by second, and the smallest limit that loses nothing.
 #[expect(clippy::too_many_lines, reason = "one table, step by step")]
-fn simulate(
-    loads: &[Load],
-    seconds: u64,
-    limit: impl Fn(u64) -> u64,
-    halvings: u32,
-) -> (Evidence, u64) {
-    let mut kept = Kept::new(loads.len(), seconds, halvings);
+fn simulate(loads: &[Load], seconds: u64, limit: impl Fn(u64) -> u64) -> (Evidence, u64) {
+    let mut refused_once: HashSet<u64> = HashSet::new();
     let mut random = Random::new(7);
     let mut owners: Vec<OwnerEvidence> = (0..loads.len())
         .map(|load| {
@@ -147,7 +96,7 @@ fn simulate(
                     if evictable.is_empty() {
                         let owner = &mut owners[flow.load].points[at];
                         owner.refused += 1;
-                        kept.add(flow, at);
+                        owner.refused_first += u32::from(refused_once.insert(flow.id));
                         point.drops[0] += 1;
                         if flow.tries < loads[flow.load].retries {
                             let wait = TICKS << flow.tries;
@@ -191,12 +140,9 @@ fn simulate(
             .iter()
             .map(|point| u64::from(point.victims))
             .sum();
-        owner.evicted = Flows {
-            detailed: owner.victims,
-            ..Flows::default()
-        };
+        owner.evicted.told = owner.victims;
+        owner.lost.told = owner.drops[0];
     }
-    kept.tell(&mut owners);
     let span = Span {
         from: 0,
         until: seconds,
@@ -214,31 +160,16 @@ fn simulate(
 
 #[track_caller]
 fn holds(what: &str, loads: &[Load], seconds: u64, limit: impl Fn(u64) -> u64) {
-    for halvings in [0, 2, 4] {
-        holds_by_a_part(what, loads, seconds, &limit, halvings);
-    }
-}
-
-#[track_caller]
-fn holds_by_a_part(
-    what: &str,
-    loads: &[Load],
-    seconds: u64,
-    limit: impl Fn(u64) -> u64,
-    halvings: u32,
-) {
-    let (evidence, smallest) = simulate(loads, seconds, limit, halvings);
+    let (evidence, smallest) = simulate(loads, seconds, limit);
     let demand = demand(&evidence, |_| None);
     let advised = demand.limit();
-    println!("{what}, {halvings} halvings: {demand:?}; smallest {smallest}, advised {advised}");
-    assert!(demand.exact || halvings > 0);
-    // It may be off to either side, and the room that is left for that comes on top.
-    let most = smallest * 3 / 2 + 3 * demand.uncertain;
+    println!("{what}: {demand:?}; smallest {smallest}, advised {advised}");
+    assert!(demand.exact);
     assert!(
-        (smallest..=round_up(most)).contains(&advised),
+        (smallest..=smallest * 3 / 2).contains(&advised),
         "{what}: {demand:?}: the smallest that holds is {smallest}, advised {advised}"
     );
-    let (again, _) = simulate(loads, seconds, |_| advised, 0);
+    let (again, _) = simulate(loads, seconds, |_| advised);
     let lost: u64 = again
         .points
         .iter()
@@ -334,7 +265,7 @@ fn nothing_lost_is_the_peak_and_nothing_at_all_is_nothing() {
         life: 10,
         ..TCP
     }];
-    let (evidence, smallest) = simulate(&loads, 60, |_| 5_000, 0);
+    let (evidence, smallest) = simulate(&loads, 60, |_| 5_000);
     assert_eq!(demand(&evidence, |_| None).entries_in_all(), smallest);
     assert_eq!(
         demand(&Evidence::default(), |_| None),
@@ -352,7 +283,7 @@ fn a_limit_that_is_raised_while_packets_are_lost_is_not_reached() {
         life: 300,
         ..TCP
     }];
-    let (mut evidence, _) = simulate(&loads, 30, |_| 1_000, 0);
+    let (mut evidence, _) = simulate(&loads, 30, |_| 1_000);
     let raised = evidence
         .points
         .iter_mut()

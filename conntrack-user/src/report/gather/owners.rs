@@ -143,6 +143,8 @@ fn add_points(
 ) -> Result<(), JournalError> {
     // Where a direction did not move it holds what it held.
     let mut held: BTreeMap<(OwnerId, bool), Vec<(usize, u64)>> = BTreeMap::new();
+    // Refusals and evictions of which it is known whether they were the first of their flow.
+    let mut told: BTreeMap<OwnerId, [u64; 2]> = BTreeMap::new();
     let bucket = std::time::Duration::from_secs(begins.step);
     for point in shown.owner_points(bucket, ids)? {
         let Some(at) = begins.point(point.at) else {
@@ -174,8 +176,13 @@ fn add_points(
                 of(Loss::Packet(conntrack_ebpf::record::DropReason::TableFull)),
             ),
             victims: add32(to.victims, of(Loss::Victim)),
+            refused_first: add32(to.refused_first, of(Loss::RefusedFirst)),
+            victims_again: add32(to.victims_again, of(Loss::EvictedAgain)),
             ..to
         };
+        let told = told.entry(point.owner).or_default();
+        told[0] += of(Loss::RefusedFirst) + of(Loss::RefusedAgain);
+        told[1] += of(Loss::EvictedFirst) + of(Loss::EvictedAgain);
         let ingress = is_ingress(point.direction);
         held.entry((point.owner, ingress))
             .or_default()
@@ -186,6 +193,8 @@ fn add_points(
         before.insert((sum.owner, is_ingress(sum.direction)), sane(sum.live_first));
     }
     for (id, owner) in owners.iter_mut() {
+        let [refused, evicted] = told.get(id).copied().unwrap_or_default();
+        tell_the_others(&mut owner.points, refused, evicted);
         let mut seen = None;
         for ingress in [false, true] {
             let mut live = before.get(&(*id, ingress)).copied().unwrap_or(0);
@@ -210,6 +219,27 @@ fn add_points(
     Ok(())
 }
 
+/// What was not seen with detail is taken to be like what was: the same part of it the first of their flows.
+/// If nothing was seen, all of it.
+fn tell_the_others(points: &mut [OwnerPoint], refused: u64, evicted: u64) {
+    let sum = |of: fn(&OwnerPoint) -> u32| -> u64 {
+        points.iter().map(|point| u64::from(of(point))).sum()
+    };
+    let (all_refused, all_victims) = (sum(|point| point.refused), sum(|point| point.victims));
+    let scaled =
+        |number: u32, by: f64| u32::try_from(rounded(f64::from(number) * by)).unwrap_or(u32::MAX);
+    for point in points {
+        if refused == 0 {
+            point.refused_first = point.refused;
+        } else if all_refused > refused {
+            point.refused_first = scaled(point.refused_first, ratio(all_refused, refused));
+        }
+        if all_victims > evicted {
+            point.victims_again = scaled(point.victims_again, ratio(all_victims, evicted.max(1)));
+        }
+    }
+}
+
 fn add_sums(
     focus: Span,
     owners: &mut BTreeMap<OwnerId, OwnerEvidence>,
@@ -232,6 +262,16 @@ fn add_sums(
             match (loss, reason_of(loss)) {
                 (Loss::Victim, _) => owner.victims += number,
                 (Loss::Cause, _) => owner.causes += number,
+                (Loss::RefusedFirst, _) => {
+                    owner.lost.flows += number;
+                    owner.lost.told += number;
+                }
+                (Loss::RefusedAgain, _) => owner.lost.told += number,
+                (Loss::EvictedFirst, _) => {
+                    owner.evicted.flows += number;
+                    owner.evicted.told += number;
+                }
+                (Loss::EvictedAgain, _) => owner.evicted.told += number,
                 (_, Some(reason)) => {
                     owner.drops[reason] += number;
                     if ingress && reason != 4 {

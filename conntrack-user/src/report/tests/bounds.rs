@@ -69,7 +69,7 @@ fn values_out_of_any_range_are_no_panic() {
         "UPDATE tick SET table_limit = 0",
         "UPDATE tick SET table_limit = NULL, buckets = NULL, table_bytes = NULL",
         "UPDATE loss SET number = 9223372036854775807",
-        "UPDATE loss SET what = 77",
+        "UPDATE OR REPLACE loss SET what = 77",
         "UPDATE kernel_stat SET found = 9223372036854775807, dropped = 9223372036854775807",
         "UPDATE tick SET at = at - 1772334000000",
         "UPDATE tick SET at = 1772334000000",

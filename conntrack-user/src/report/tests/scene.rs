@@ -2,7 +2,7 @@
 //! journal's schema says.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -225,6 +225,9 @@ struct Writer<'a> {
     state: StateTracker,
     recent: HashMap<usize, VecDeque<u64>>,
     full_drops: u64,
+    /// Flows to which it happened.
+    refused: HashSet<u64>,
+    evicted: HashSet<u64>,
 }
 
 impl<'a> Writer<'a> {
@@ -280,6 +283,8 @@ impl<'a> Writer<'a> {
             state: StateTracker::default(),
             recent: HashMap::new(),
             full_drops: 0,
+            refused: HashSet::new(),
+            evicted: HashSet::new(),
         };
         for (at, actor) in scene.actors.iter().enumerate() {
             for _ in 0..actor.held {
@@ -348,6 +353,9 @@ impl<'a> Writer<'a> {
                     tries: 0,
                 };
                 *did[at].losses.entry(actor.reason.0).or_default() += 1;
+                if actor.reason.1 == "table_full" {
+                    *did[at].losses.entry(110).or_default() += 1;
+                }
                 self.drop_event(scene, second, tick, flow, actor.reason.1);
             }
         }
@@ -359,7 +367,10 @@ impl<'a> Writer<'a> {
                     .iter()
                     .position(|flow| scene.actors[flow.actor].evictable);
                 let Some(victim) = victim.and_then(|at| self.table.remove(at)) else {
-                    *did[flow.actor].losses.entry(1).or_default() += 1;
+                    let flows = &mut did[flow.actor].losses;
+                    *flows.entry(1).or_default() += 1;
+                    let again = !self.refused.insert(flow.id);
+                    *flows.entry(110 + i64::from(again)).or_default() += 1;
                     self.full_drops += 1;
                     self.drop_event(scene, second, tick, flow, "table_full");
                     if flow.tries < actor.retries {
@@ -370,7 +381,10 @@ impl<'a> Writer<'a> {
                     continue;
                 };
                 did[victim.actor].deletes += 1;
-                *did[victim.actor].losses.entry(100).or_default() += 1;
+                let flows = &mut did[victim.actor].losses;
+                *flows.entry(100).or_default() += 1;
+                let again = !self.evicted.insert(victim.id);
+                *flows.entry(112 + i64::from(again)).or_default() += 1;
                 *did[flow.actor].losses.entry(101).or_default() += 1;
                 self.eviction_event(scene, second, tick, victim, flow);
             }
