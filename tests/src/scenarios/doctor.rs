@@ -22,8 +22,10 @@ use crate::guest::{
     generator, kernel, net,
 };
 
+mod kernel_lacks;
 mod losses;
 
+pub(super) use kernel_lacks::kernel_lacks;
 pub(super) use losses::losses;
 
 /// What kube-proxy 1.31 answers first when asked for its metrics.
@@ -46,9 +48,13 @@ const DROP: &str = "-I KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP";
 
 /// What `doctor -o json` says, and its exit status.
 fn doctor() -> Result<(Value, Option<i32>)> {
+    said_by(Command::new("ctpressure").args(["doctor", "-o", "json"]))
+}
+
+/// What the doctor says that this command starts, and its exit status.
+fn said_by(doctor: &mut Command) -> Result<(Value, Option<i32>)> {
     let child = command::spawn(
-        Command::new("ctpressure")
-            .args(["doctor", "-o", "json"])
+        doctor
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped()),

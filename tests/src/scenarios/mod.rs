@@ -91,6 +91,7 @@ scenarios! {
     // First: the kernel keeps counts of what was refused since it booted, and the doctor sees them.
     doctor doctor::doctor_finds, Any, OneKernel, 180 s, "ctpressure doctor: no finding on a plain node; each condition made true is found, and false again is not";
     doctor_losses doctor::losses, Any, OneKernel, 240 s, "ctpressure doctor while packets are lost: a full table, NAT without ports, INVALID packets; expired entries, limits that can't be right; each is found, and gone again";
+    doctor_kernel doctor::kernel_lacks, Any, EachKernel, 120 s, "ctpressure doctor: long chains as this kernel treats them; a kernel without statistics file, BTF or a function is told, and one that has them is not";
     exact_counts counts::exact, Each, EachKernel, 180 s, "200,000 flows from two CPUs at a limit of 20,000: every count is the kernel's and the generator's";
     exact_counts_reader_stopped counts::exact_reader_stopped, EachOnOneKernel, EachKernel, 180 s, "the same while the agent is stopped for 5 s: counts exact, lost events counted";
     expiry counts::expiry, EachOnOneKernel, EachKernel, 90 s, "entries that expire are counted as deletes";
