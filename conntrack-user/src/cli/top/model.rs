@@ -199,6 +199,7 @@ impl Model {
                 View::Owners => self.filter.clear(),
                 _ => self.show(View::Owners),
             },
+            KeyCode::Char('?' | 'h') if self.view == View::Help => self.show(View::Owners),
             KeyCode::Char('?' | 'h') => self.show(View::Help),
             KeyCode::Char('s') => self.sort = self.sort.next(),
             KeyCode::Char('l') => self.sort = Sort::Live,

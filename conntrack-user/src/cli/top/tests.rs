@@ -277,6 +277,9 @@ fn keys_that_end_it() {
     let mut model = model();
     press(&mut model, &[KeyCode::Char('?')]);
     has(&drawn(&model, (80, 24), false).0, &["sort by the next of"]);
+    // The key that opened the help closes it.
+    press(&mut model, &[KeyCode::Char('?')]);
+    has(&drawn(&model, (80, 24), false).0, &["? help"]);
 }
 
 #[test]
