@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
+use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::command;
 
@@ -46,6 +47,7 @@ pub(crate) struct Apt {
     folder: PathBuf,
     suites: Vec<String>,
     installed: Installed,
+    arch: Arch,
     /// Source packages too.
     sources: bool,
 }
@@ -54,7 +56,8 @@ impl Apt {
     /// The apt for kernels and guest tools: every suite.
     pub(crate) fn for_guests(cache: &Cache) -> Result<Self> {
         let suites = ALL_SUITES.iter().map(|suite| (*suite).to_owned()).collect();
-        Self::new(cache.apt("apt"), suites, Installed::Nothing, false)
+        let folder = cache.apt(&format!("apt{}", cache.arch().suffix()));
+        Self::new(folder, suites, Installed::Nothing, cache.arch(), false)
     }
 
     /// The apt for programs that run on this machine: its own suite and the backports of that.
@@ -67,6 +70,7 @@ impl Apt {
             cache.apt("apt-qemu"),
             suites,
             Installed::OfThisMachine,
+            Arch::Amd64,
             false,
         )
     }
@@ -74,13 +78,15 @@ impl Apt {
     /// The apt for what is built from one suite's source packages.
     pub(crate) fn with_sources(cache: &Cache, suite: &str) -> Result<Self> {
         let folder = cache.apt("apt-source");
-        Self::new(folder, vec![suite.to_owned()], Installed::Nothing, true)
+        let suites = vec![suite.to_owned()];
+        Self::new(folder, suites, Installed::Nothing, Arch::Amd64, true)
     }
 
     fn new(
         folder: PathBuf,
         suites: Vec<String>,
         installed: Installed,
+        arch: Arch,
         sources: bool,
     ) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "dpkg"] {
@@ -102,6 +108,7 @@ impl Apt {
             folder,
             suites,
             installed,
+            arch,
             sources,
         };
         apt.configure()?;
@@ -122,7 +129,10 @@ impl Apt {
                 "debian"
             };
             let place = format!("{mirror}/{archive} {suite} main\n");
-            let mut lines = format!("deb [arch=amd64 signed-by={KEYRING}] {place}");
+            let mut lines = format!(
+                "deb [arch={} signed-by={KEYRING}] {place}",
+                self.arch.name()
+            );
             if self.sources {
                 lines.extend(["deb-src [signed-by=", KEYRING, "] ", &place]);
             }
@@ -164,6 +174,10 @@ impl Apt {
         }
         if self.installed == Installed::Nothing {
             configuration.push_str("Dir::State::Status \"/dev/null\";\n");
+            for key in ["Architecture", "Architectures"] {
+                let line = ["APT::", key, " \"", self.arch.name(), "\";\n"];
+                configuration.extend(line);
+            }
         }
         write_if_changed(&self.folder.join("etc/apt.conf"), &configuration)
     }

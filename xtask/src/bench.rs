@@ -75,11 +75,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     }
     command::say("building ctpressure");
     let guests = Guests {
+        init: project::init(&cache)?,
+        binaries: project::binaries(&cache, "release")?,
         cache,
         qemu,
         kernel,
-        init: project::init()?,
-        binaries: project::binaries("release")?,
     };
     let mut good = true;
     for part in &arguments.only {

@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::arch::Arch;
+
 /// The cache folder and the places in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Cache {
     root: PathBuf,
+    /// Of what is for guests and for building.
+    arch: Arch,
 }
 
 impl Cache {
@@ -35,7 +39,21 @@ impl Cache {
         })?;
         Ok(Self {
             root: fs::canonicalize(root)?,
+            arch: Arch::default(),
         })
+    }
+
+    /// The same with what is of another architecture.
+    pub(crate) fn of(&self, arch: Arch) -> Self {
+        Self {
+            arch,
+            ..self.clone()
+        }
+    }
+
+    /// The architecture that guests have, and what is built.
+    pub(crate) const fn arch(&self) -> Arch {
+        self.arch
     }
 
     /// Programs that `cargo install` put there, and links to others.
@@ -50,7 +68,7 @@ impl Cache {
 
     /// QEMU as unpacked from packages.
     pub(crate) fn qemu(&self) -> PathBuf {
-        self.root.join("tools/qemu")
+        self.of_arch("tools/qemu")
     }
 
     /// One unpacked kernel package set a folder, named by the kernel's full version.
@@ -60,7 +78,7 @@ impl Cache {
 
     /// Parts of the initramfs, and the packages that they are made of.
     pub(crate) fn guest(&self) -> PathBuf {
-        self.root.join("guest")
+        self.of_arch("guest")
     }
 
     /// Kubernetes' API server and etcd.
@@ -71,6 +89,15 @@ impl Cache {
     /// Kubernetes' programs of a node and of a control plane that does something.
     pub(crate) fn kubernetes_node(&self) -> PathBuf {
         self.root.join("kubernetes-node")
+    }
+
+    /// The C compiler and the headers for another architecture's static binaries.
+    pub(crate) fn cross(&self) -> PathBuf {
+        self.of_arch("tools/cross")
+    }
+
+    fn of_arch(&self, name: &str) -> PathBuf {
+        self.root.join(format!("{name}{}", self.arch.suffix()))
     }
 
     /// A private apt: configuration, lists, archives.

@@ -27,8 +27,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let started = Instant::now();
     let (qemu, kernel) = vm_command::prepare(&cache, &arguments.kernel, true)?;
     command::say("building ctpressure");
-    let init = project::init()?;
-    let binaries = project::binaries("release")?;
+    let init = project::init(&cache)?;
+    let binaries = project::binaries(&cache, "release")?;
     command::say(&format!(
         "booting Linux {} in QEMU, without touching this machine",
         kernel.version

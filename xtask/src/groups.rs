@@ -1,5 +1,7 @@
 //! Which programs a guest has besides ours: what every guest has, and what goes only into those that ask for it.
 
+use crate::arch::Arch;
+
 /// The suite of the tools. Guests of every kernel have the same ones.
 pub(crate) const SUITE: &str = "trixie";
 
@@ -95,16 +97,16 @@ impl Group {
     }
 
     /// Files that programs open by themselves.
-    pub(crate) fn folders(self) -> &'static [&'static str] {
+    pub(crate) fn folders(self, arch: Arch) -> Vec<String> {
         match self {
-            Self::Base => &[
-                "usr/lib/x86_64-linux-gnu/xtables",
-                "usr/share/iproute2",
-                "etc",
+            Self::Base => vec![
+                format!("usr/lib/{}/xtables", arch.libraries()),
+                "usr/share/iproute2".to_owned(),
+                "etc".to_owned(),
             ],
             // Alertmanager does not start without its templates.
-            Self::Prometheus => &["usr/share/prometheus/alertmanager"],
-            Self::Bpftrace | Self::Containers | Self::Kubernetes => &[],
+            Self::Prometheus => vec!["usr/share/prometheus/alertmanager".to_owned()],
+            Self::Bpftrace | Self::Containers | Self::Kubernetes => Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::groups::Group;
 use crate::initramfs::Content;
@@ -170,8 +171,8 @@ pub(crate) fn run(
     meanwhile: impl FnOnce() -> Result<Tally>,
 ) -> Result<Tally> {
     let prepared = prepare(cache, prefixes).and_then(|(jobs, tally)| {
-        let init = project::init()?;
-        Ok((jobs, tally, init, project::binaries("release")?))
+        let init = project::init(cache)?;
+        Ok((jobs, tally, init, project::binaries(cache, "release")?))
     });
     let (jobs, mut tally, init, binaries) = match prepared {
         Ok(prepared) => prepared,
@@ -181,7 +182,9 @@ pub(crate) fn run(
             return Ok(tally);
         }
     };
-    let put: Vec<(PathBuf, String)> = setup::promtool(cache)
+    // A program of this machine.
+    let promtool = setup::promtool(cache).filter(|_| cache.arch() == Arch::Amd64);
+    let put: Vec<(PathBuf, String)> = promtool
         .into_iter()
         .map(|path| (path, "usr/local/bin/promtool".to_owned()))
         .collect();
@@ -208,7 +211,7 @@ pub(crate) fn run(
 
 /// The guests that there are to be, and what failed already.
 fn prepare(cache: &Cache, prefixes: &[String]) -> Result<(Vec<Job>, Tally)> {
-    setup::ensure(cache, &setup::steps_for_guests(true))?;
+    setup::ensure(cache, &setup::steps_for_guests(cache.arch(), true))?;
     setup::ensure(cache, &[setup::Step::Containers])?;
     let mut tally = Tally::default();
     let mut jobs = Vec::new();
@@ -216,7 +219,8 @@ fn prepare(cache: &Cache, prefixes: &[String]) -> Result<(Vec<Job>, Tally)> {
         match vm_command::prepare(cache, prefix, true) {
             Ok((qemu, kernel)) => {
                 // What does not depend on the kernel is shown on one, or the whole run takes too long.
-                let whole = prefixes.len() == 1 || kernel.version.starts_with(QUICK);
+                let whole = cache.arch() == Arch::Amd64
+                    && (prefixes.len() == 1 || kernel.version.starts_with(QUICK));
                 let clocks: &[Clock] = if whole {
                     &[Clock::Real, Clock::Counted]
                 } else {

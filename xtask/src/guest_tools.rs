@@ -11,13 +11,11 @@ use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, elf};
 
 use crate::apt::Apt;
+use crate::arch::Arch;
 use crate::cache::{Cache, Staged};
 use crate::command;
 use crate::cpio::Archive;
 use crate::groups::{Group, SUITE};
-
-const LOADER: &str = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
-const LIBRARY_FOLDERS: &[&str] = &["usr/lib/x86_64-linux-gnu", "usr/lib", "usr/lib64"];
 
 /// The file that says what an unpacked group is made of.
 const RECIPE: &str = ".recipe";
@@ -77,36 +75,32 @@ pub(crate) fn depmod(cache: &Cache) -> Result<Command> {
 }
 
 /// A program for guests, run on this machine by its own loader (which takes `arguments`) with its own
-/// libraries.
+/// libraries: the one of this machine's architecture, whatever guests have.
 pub(crate) fn on_this_machine(cache: &Cache, program: &str, arguments: &[&str]) -> Result<Command> {
+    let cache = &cache.of(Arch::Amd64);
     fetch(cache, Group::Base)?;
-    let tree = Tree {
-        root: root(cache, Group::Base),
-    };
-    let mut command = Command::new(tree.root.join(LOADER));
+    let tree = Tree::new(cache, Group::Base);
+    let libraries = tree.root.join("usr/lib").join(tree.arch.libraries());
+    let mut command = Command::new(libraries.join(tree.arch.loader().0));
     let path = tree.program(program)?;
-    command
-        .arg("--library-path")
-        .arg(tree.root.join(LIBRARY_FOLDERS[0]));
+    command.arg("--library-path").arg(libraries);
     command.args(arguments).arg(tree.root.join(path));
     Ok(command)
 }
 
 fn pack(cache: &Cache, group: Group) -> Result<Vec<u8>> {
-    let tree = Tree {
-        root: root(cache, group),
-    };
+    let tree = Tree::new(cache, group);
     let mut files: BTreeMap<String, bool> = BTreeMap::new();
     let mut archive = Archive::default();
     if group == Group::Base {
-        skeleton(&mut archive);
-        busybox(&tree, &mut archive)?;
+        skeleton(tree.arch, &mut archive);
+        busybox(cache, &tree, &mut archive)?;
     }
     for program in group.programs() {
         tree.add_with_libraries(&tree.program(program)?, &mut files)?;
     }
-    for folder in group.folders() {
-        for path in tree.files_below(folder)? {
+    for folder in group.folders(tree.arch) {
+        for path in tree.files_below(&folder)? {
             if path.contains(".so") {
                 tree.add_with_libraries(&path, &mut files)?;
             } else {
@@ -125,7 +119,7 @@ fn pack(cache: &Cache, group: Group) -> Result<Vec<u8>> {
 }
 
 /// Folders and links that a Debian system has, and the two devices that a process needs before `/dev` is there.
-fn skeleton(archive: &mut Archive) {
+fn skeleton(arch: Arch, archive: &mut Archive) {
     for folder in [
         "usr/bin",
         "usr/sbin",
@@ -147,7 +141,11 @@ fn skeleton(archive: &mut Archive) {
         archive.symlink(folder, &format!("usr/{folder}"));
     }
     archive.symlink("var/run", "/run");
-    archive.symlink("usr/lib64/ld-linux-x86-64.so.2", &format!("/{LOADER}"));
+    let (loader, folder) = arch.loader();
+    archive.symlink(
+        &format!("usr/{folder}/{loader}"),
+        &format!("/usr/lib/{}/{loader}", arch.libraries()),
+    );
     archive.symlink("etc/mtab", "/proc/self/mounts");
     archive.character_device("dev/console", 5, 1);
     archive.character_device("dev/null", 1, 3);
@@ -166,14 +164,20 @@ fn skeleton(archive: &mut Archive) {
 }
 
 /// busybox under each of its names, except where the real program is there.
-fn busybox(tree: &Tree, archive: &mut Archive) -> Result<()> {
+fn busybox(cache: &Cache, tree: &Tree, archive: &mut Archive) -> Result<()> {
     let path = tree.program("busybox")?;
-    let program = tree.root.join(&path);
     archive.file(
         "usr/bin/busybox",
         true,
-        &fs::read(&program).context("read busybox")?,
+        &fs::read(tree.root.join(&path)).context("read busybox")?,
     );
+    // Static, and of the same version for each architecture.
+    let cache = &cache.of(Arch::Amd64);
+    fetch(cache, Group::Base)?;
+    let of_this_machine = Tree::new(cache, Group::Base);
+    let program = of_this_machine
+        .root
+        .join(of_this_machine.program("busybox")?);
     let names = command::output(Command::new(&program).arg("--list"))?;
     for name in names.lines() {
         let real = Group::Base
@@ -191,9 +195,17 @@ fn busybox(tree: &Tree, archive: &mut Archive) -> Result<()> {
 /// A folder into which packages were unpacked. Paths in it are relative and begin with `usr` or `etc`.
 struct Tree {
     root: PathBuf,
+    arch: Arch,
 }
 
 impl Tree {
+    fn new(cache: &Cache, group: Group) -> Self {
+        Self {
+            root: root(cache, group),
+            arch: cache.arch(),
+        }
+    }
+
     fn program(&self, name: &str) -> Result<String> {
         let folders = ["usr/sbin", "usr/bin", "sbin", "bin", "usr/lib/cni"];
         let found = folders
@@ -219,10 +231,13 @@ impl Tree {
         }
         let content = fs::read(self.root.join(path)).with_context(|| format!("read {path}"))?;
         files.insert(path.to_owned(), true);
-        for library in needed(&content).with_context(|| format!("read {path}"))? {
-            let mut places = LIBRARY_FOLDERS
-                .iter()
-                .map(|folder| format!("{folder}/{library}"));
+        let own = format!("usr/lib/{}", self.arch.libraries());
+        let needed = needed(&content, self.arch.loader().0);
+        for library in needed.with_context(|| format!("read {path}"))? {
+            let places = [own.as_str(), "usr/lib", "usr/lib64"];
+            let mut places = places
+                .map(|folder| format!("{folder}/{library}"))
+                .into_iter();
             let Some(place) = places.find(|place| self.exists(place)) else {
                 bail!("{path} needs {library}, which none of the unpacked packages holds");
             };
@@ -253,8 +268,8 @@ impl Tree {
     }
 }
 
-/// The `DT_NEEDED` names of an ELF file, and its loader if it names one; none for anything else.
-fn needed(content: &[u8]) -> Result<Vec<String>> {
+/// The `DT_NEEDED` names of an ELF file, and the loader if it wants one; none for anything else.
+fn needed(content: &[u8], loader: &str) -> Result<Vec<String>> {
     if !content.starts_with(&elf::ELFMAG) {
         return Ok(Vec::new());
     }
@@ -273,7 +288,7 @@ fn needed(content: &[u8]) -> Result<Vec<String>> {
     }
     for segment in header.program_headers(endian, content)? {
         if segment.p_type(endian) == elf::PT_INTERP {
-            names.push("ld-linux-x86-64.so.2".to_owned());
+            names.push(loader.to_owned());
         }
     }
     Ok(names)

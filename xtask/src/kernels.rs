@@ -12,8 +12,6 @@ use crate::command;
 
 /// What the tests run on: the oldest that Debian still has, the stable ones, the newest.
 pub(crate) const MATRIX: &[&str] = &["5.10", "6.1", "6.12", "6.18", "7"];
-/// The flavour without drivers for real hardware: small, and it has all that a guest needs.
-const FLAVOUR: &str = "-cloud-amd64";
 
 /// An unpacked kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +67,7 @@ pub(crate) fn cached(cache: &Cache) -> Result<Vec<Kernel>> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        if !name.starts_with('.') && path.is_dir() {
+        if name.ends_with(&cache.arch().flavour()) && !name.starts_with('.') && path.is_dir() {
             kernels.push(Kernel {
                 version: name,
                 folder: path,
@@ -88,7 +86,7 @@ pub(crate) fn available(cache: &Cache) -> Result<Vec<String>> {
         .names("linux-image-")?
         .iter()
         .filter_map(|name| name.strip_prefix("linux-image-"))
-        .filter(|version| is_version(version))
+        .filter(|version| is_version(version, &cache.arch().flavour()))
         .map(str::to_owned)
         .collect();
     versions.sort_by_key(|version| Reverse(apt::version_numbers(version)));
@@ -96,8 +94,8 @@ pub(crate) fn available(cache: &Cache) -> Result<Vec<String>> {
 }
 
 /// A full version of the flavour: `linux-image-6.1-cloud-amd64` only depends on the newest one.
-fn is_version(name: &str) -> bool {
-    name.strip_suffix(FLAVOUR).is_some_and(|version| {
+fn is_version(name: &str, flavour: &str) -> bool {
+    name.strip_suffix(flavour).is_some_and(|version| {
         version.starts_with(|first: char| first.is_ascii_digit())
             && apt::version_numbers(version).len() >= 3
     })
@@ -123,7 +121,8 @@ pub(crate) fn fetch(cache: &Cache, prefix: &str) -> Result<Kernel> {
     let versions = available(cache)?;
     let Some(version) = versions.iter().find(|version| matches(version, prefix)) else {
         bail!(
-            "Debian's archive has no kernel {prefix} for cloud-amd64; `cargo xtask vm --list` shows what it has"
+            "Debian's archive has no kernel {prefix} for cloud-{0}; `cargo xtask vm --arch {0} --list` shows what it has",
+            cache.arch().name()
         );
     };
     let folder = cache.kernels().join(version);
@@ -194,10 +193,12 @@ mod tests {
 
     #[test]
     fn a_package_that_only_depends_is_no_version() {
+        let is_version = |name| is_version(name, "-cloud-amd64");
         assert!(is_version("6.1.0-56-cloud-amd64"));
         assert!(!is_version("6.1-cloud-amd64"));
         assert!(!is_version("cloud-amd64"));
         assert!(!is_version("6.1.0-56-cloud-amd64-unsigned"));
+        assert!(!is_version("6.1.0-56-cloud-arm64"));
     }
 
     #[test]

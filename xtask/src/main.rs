@@ -6,12 +6,14 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod apt;
+mod arch;
 mod bench;
 mod bench_census;
 mod bench_ring;
 mod cache;
 mod command;
 mod cpio;
+mod cross;
 mod demo;
 mod deploy;
 #[path = "../guest/frame.rs"]

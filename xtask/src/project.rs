@@ -6,21 +6,20 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::command;
+use crate::cache::Cache;
+use crate::{command, cross};
 
-/// Guests have no C library of their own that these binaries could rely on.
-pub(crate) const TARGET: &str = "x86_64-unknown-linux-musl";
 /// The packages whose binaries are on PATH in a guest.
 const PACKAGES: &[&str] = &["conntrack-user", "ctpressure-tests"];
 const INIT: &str = "ctpressure-guest-init";
 
 /// Builds the binaries for guests in a cargo profile and says where they are.
-pub(crate) fn binaries(profile: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn binaries(cache: &Cache, profile: &str) -> Result<Vec<PathBuf>> {
     let mut arguments = vec!["--bins"];
     for package in PACKAGES {
         arguments.extend(["--package", package]);
     }
-    let binaries = build(profile, &arguments)?;
+    let binaries = build(cache, profile, &arguments)?;
     if !binaries
         .iter()
         .any(|path| path.file_name().is_some_and(|name| name == "ctpressure"))
@@ -31,19 +30,21 @@ pub(crate) fn binaries(profile: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// Builds the first process of a guest.
-pub(crate) fn init() -> Result<PathBuf> {
-    let binaries = build("release", &["--package", "xtask", "--bin", INIT])?;
+pub(crate) fn init(cache: &Cache) -> Result<PathBuf> {
+    let binaries = build(cache, "release", &["--package", "xtask", "--bin", INIT])?;
     binaries
         .into_iter()
         .next()
         .context("cargo built no first process for the guest")
 }
 
-fn build(profile: &str, arguments: &[&str]) -> Result<Vec<PathBuf>> {
+fn build(cache: &Cache, profile: &str, arguments: &[&str]) -> Result<Vec<PathBuf>> {
     let mut cargo = command::cargo();
     cargo
-        .args(["build", "--profile", profile, "--target", TARGET])
+        .args(["build", "--profile", profile, "--target"])
+        .arg(cache.arch().target())
         .args(arguments);
+    cross::prepare(cache, &mut cargo)?;
     cargo.arg("--message-format=json-render-diagnostics");
     if !command::watched() {
         cargo.arg("--quiet");

@@ -5,11 +5,11 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::command;
 use crate::frame;
 
-const PROGRAM: &str = "qemu-system-x86_64";
 /// The first version whose software emulation of CMPXCHG16B is right.
 const FIRST_SOUND: u64 = 8;
 
@@ -21,6 +21,7 @@ pub(crate) struct Qemu {
     unpacked: Option<PathBuf>,
     /// Major version.
     version: u64,
+    arch: Arch,
 }
 
 /// The machine that a guest gets.
@@ -43,20 +44,24 @@ impl Qemu {
     /// The one in the cache, else one on PATH that is new enough. `None` when there is neither.
     pub(crate) fn find(cache: &Cache) -> Option<Self> {
         let folder = cache.qemu();
-        let unpacked = folder.join("usr/bin").join(PROGRAM);
+        let arch = cache.arch();
+        let (name, _) = arch.qemu();
+        let unpacked = folder.join("usr/bin").join(name);
         if unpacked.is_file()
-            && let Some(found) = Self::probe(unpacked, Some(folder))
+            && let Some(found) = Self::probe(arch, unpacked, Some(folder))
         {
             return Some(found);
         }
-        Self::probe(command::find(PROGRAM)?, None).filter(|found| found.version >= FIRST_SOUND)
+        let installed = Self::probe(arch, command::find(name)?, None);
+        installed.filter(|found| found.version >= FIRST_SOUND)
     }
 
-    fn probe(program: PathBuf, unpacked: Option<PathBuf>) -> Option<Self> {
+    fn probe(arch: Arch, program: PathBuf, unpacked: Option<PathBuf>) -> Option<Self> {
         let mut found = Self {
             program,
             unpacked,
             version: 0,
+            arch,
         };
         let text = command::output(found.command().arg("--version")).ok()?;
         let version = text
@@ -115,30 +120,15 @@ impl Qemu {
                 command.arg("-L").arg(folder.join("usr/share").join(place));
             }
         }
-        command.args([
-            "-machine",
-            "q35",
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-        ]);
-        command.args(["-no-reboot", "-nic", "none"]);
+        let (name, port) = self.arch.machine();
+        command.args(["-machine", name, "-nodefaults", "-no-user-config"]);
+        command.args(["-display", "none", "-no-reboot", "-nic", "none"]);
         if machine.icount {
             command.args(["-accel", "tcg", "-icount", "shift=0,sleep=off"]);
         } else {
             command.args(["-accel", "tcg,thread=multi"]);
         }
-        // With counted instructions the model is always the same one, so that figures compare.
-        let old = self.version < FIRST_SOUND;
-        command.args([
-            "-cpu",
-            if old || machine.icount {
-                "max,-cx16"
-            } else {
-                "max"
-            },
-        ]);
+        command.args(["-cpu", self.processor(machine.icount)]);
         command.args([
             "-smp",
             &machine.cpus.to_string(),
@@ -150,13 +140,13 @@ impl Qemu {
             .arg(kernel)
             .arg("-initrd")
             .arg(initramfs);
-        command.args([
-            "-append",
-            // One CPU may wait long for the other under emulation: no lock-up detection. The timer may
-            // be late at boot while the host is busy: no check that takes it for broken.
-            "console=ttyS0 quiet panic=-1 oops=panic nokaslr mitigations=off tsc=reliable nowatchdog \
-             no_timer_check",
-        ]);
+        // One CPU may wait long for the other under emulation: no lock-up detection. The timer may
+        // be late at boot while the host is busy: no check that takes it for broken.
+        let parameters = format!(
+            "console={port} quiet panic=-1 oops=panic nokaslr mitigations=off tsc=reliable nowatchdog \
+             no_timer_check"
+        );
+        command.args(["-append", &parameters]);
         let socket = |id: &str, path: &Path| format!("socket,id={id},path={}", path.display());
         command.args(["-chardev", &socket("console", &sockets.console)]);
         command.args(["-serial", "chardev:console"]);
@@ -165,5 +155,15 @@ impl Qemu {
         let port = format!("virtserialport,chardev=port,name={}", frame::PORT_NAME);
         command.args(["-device", &port]);
         Ok(command)
+    }
+    /// The model of processor.
+    const fn processor(&self, icount: bool) -> &'static str {
+        match self.arch {
+            // With counted instructions it is always the same one, so that figures compare.
+            Arch::Amd64 if icount || self.version < FIRST_SOUND => "max,-cx16",
+            Arch::Amd64 => "max",
+            // As the architecture has it, signing pointers takes most of the time of an emulated one.
+            Arch::Arm64 => "max,pauth-impdef=on",
+        }
     }
 }

@@ -10,8 +10,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::apt::{self, Apt};
+use crate::arch::Arch;
 use crate::cache::{Cache, Staged};
 use crate::command;
+use crate::cross;
 use crate::groups::Group;
 use crate::guest_tools;
 use crate::kernels;
@@ -22,7 +24,6 @@ const BPF_LINKER: &str = "0.10.4";
 const CARGO_DENY: &str = "0.20.2";
 /// The compiler that rust-toolchain.toml names.
 const COMPILER: &str = env!("CARGO_PKG_RUST_VERSION");
-const MUSL: &str = "x86_64-unknown-linux-musl";
 
 /// What `cargo xtask setup` takes.
 #[derive(Args, Debug)]
@@ -39,6 +40,8 @@ pub(crate) enum Step {
     RustSource,
     /// The target of the static binaries that run in guests.
     MuslTarget,
+    /// The C compiler for another architecture's.
+    Cross,
     /// Links eBPF objects.
     BpfLinker,
     /// The machine emulator.
@@ -63,7 +66,11 @@ impl Step {
     fn name(&self) -> String {
         match self {
             Self::RustSource => "rust-src: the source of core, built for eBPF".into(),
-            Self::MuslTarget => format!("{MUSL}: static binaries for guests"),
+            Self::MuslTarget => "the musl target: static binaries for guests".into(),
+            Self::Cross => {
+                "clang and musl's headers: C parts of static binaries for another architecture"
+                    .into()
+            }
             Self::BpfLinker => format!("bpf-linker {BPF_LINKER}: links the eBPF object"),
             Self::Qemu => "QEMU: boots guests".into(),
             Self::GuestTools => {
@@ -89,7 +96,8 @@ impl Step {
             Self::RustSource => {
                 path(sysroot()?.join("lib/rustlib/src/rust/library/core/src/lib.rs"))
             }
-            Self::MuslTarget => path(sysroot()?.join("lib/rustlib").join(MUSL)),
+            Self::MuslTarget => path(sysroot()?.join("lib/rustlib").join(cache.arch().target())),
+            Self::Cross => cross::present(cache).map(|path| path.display().to_string()),
             Self::BpfLinker => program_of_version(cache, "bpf-linker", BPF_LINKER),
             Self::CargoDeny => program_of_version(cache, "cargo-deny", CARGO_DENY),
             Self::Qemu => Qemu::find(cache).map(|qemu| qemu.describe()),
@@ -109,8 +117,9 @@ impl Step {
             Self::RustSource => bring_rust_source(cache),
             Self::MuslTarget => {
                 let mut rustup = rustup("brings the standard library for static binaries")?;
-                command::run(rustup.args(["target", "add", MUSL]))
+                command::run(rustup.args(["target", "add", cache.arch().target()]))
             }
+            Self::Cross => cross::bring(cache),
             Self::BpfLinker => cargo_install(
                 cache,
                 "bpf-linker",
@@ -204,10 +213,19 @@ pub(crate) fn ensure(cache: &Cache, steps: &[Step]) -> Result<()> {
 }
 
 /// The steps without which no guest boots; with this project's binaries, or without.
-pub(crate) fn steps_for_guests(binaries: bool) -> Vec<Step> {
+pub(crate) fn steps_for_guests(arch: Arch, binaries: bool) -> Vec<Step> {
     let mut steps = vec![Step::MuslTarget, Step::Qemu, Step::GuestTools];
     if binaries {
-        steps.extend([Step::RustSource, Step::BpfLinker]);
+        steps.extend(steps_for_binaries(arch));
+    }
+    steps
+}
+
+/// The steps without which no static binary is built.
+pub(crate) fn steps_for_binaries(arch: Arch) -> Vec<Step> {
+    let mut steps = vec![Step::MuslTarget, Step::RustSource, Step::BpfLinker];
+    if arch != Arch::Amd64 {
+        steps.push(Step::Cross);
     }
     steps
 }
@@ -329,8 +347,9 @@ fn program_of_version(cache: &Cache, name: &str, version: &str) -> Option<String
 }
 
 fn bring_qemu(cache: &Cache) -> Result<()> {
+    let (program, package) = cache.arch().qemu();
     let suite = apt::suite_of_this_machine()
-        .context("install QEMU 8 or newer by hand (program qemu-system-x86_64)")?;
+        .with_context(|| format!("install QEMU 8 or newer by hand (program {program})"))?;
     // Bookworm's own QEMU 7.2 corrupts guests; its backports have a sound one.
     let from = if suite == "bookworm" {
         "bookworm-backports".to_owned()
@@ -340,11 +359,9 @@ fn bring_qemu(cache: &Cache) -> Result<()> {
     let apt = Apt::for_this_machine(cache, &suite)?;
     apt.update(false)?;
     let staged = Staged::new(&cache.qemu())?;
-    apt.unpack_with_dependencies(&["qemu-system-x86"], &from, &staged.path())
+    apt.unpack_with_dependencies(&[package], &from, &staged.path())
         .with_context(|| {
-            format!(
-                "by hand: sudo apt-get install -t {from} --no-install-recommends qemu-system-x86"
-            )
+            format!("by hand: sudo apt-get install -t {from} --no-install-recommends {package}")
         })?;
     staged.publish()?;
     match Qemu::find(cache) {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::{command, guest_tests, kernels, kubernetes, setup};
 
@@ -32,6 +33,9 @@ pub(crate) struct Arguments {
     /// Only this: lints and tests of `--kube`, also against a real API server, which is built first (once, some minutes)
     #[arg(long, conflicts_with_all = ["filter", "kernels", "quick", "host"])]
     kubernetes: bool,
+    /// Architecture of the guests; with arm64 only the scenarios that depend on the kernel, on 6.12 unless told otherwise
+    #[arg(long, value_enum, default_value_t, conflicts_with_all = ["quick", "host", "kubernetes"])]
+    arch: Arch,
 }
 
 /// What passed and what failed.
@@ -76,6 +80,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         return Ok(finish(&tally, started));
     }
     let filter = arguments.filter.as_deref();
+    if arguments.arch != Arch::Amd64 {
+        let cache = cache.of(arguments.arch);
+        let prefixes = match &arguments.kernels[..] {
+            [] => &[QUICK.to_owned()],
+            some => some,
+        };
+        let nothing = || Ok(Tally::default());
+        tally.add(guest_tests::run(&cache, prefixes, filter, nothing)?);
+        return Ok(finish(&tally, started));
+    }
     let on_host = || {
         let mut tally = Tally::default();
         if filter.is_none() {

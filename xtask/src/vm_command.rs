@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::groups::Group;
 use crate::initramfs::Content;
@@ -25,6 +26,9 @@ pub(crate) struct Arguments {
     /// Kernel version or its beginning, e.g. 6.12 or 7; the newest that matches is taken
     #[arg(long, value_name = "PREFIX", required_unless_present = "list")]
     kernel: Option<String>,
+    /// Architecture of the guest; arm64 has no clock that counts instructions
+    #[arg(long, value_enum, default_value_t, conflicts_with = "icount")]
+    arch: Arch,
     /// Script of the host that /bin/sh runs as root in the guest
     #[arg(long, value_name = "FILE", required_unless_present = "list")]
     script: Option<PathBuf>,
@@ -75,7 +79,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 /// Runs the command; the result is its exit status.
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
-    let cache = Cache::open()?;
+    let cache = Cache::open()?.of(arguments.arch);
     if arguments.list {
         return list(&cache);
     }
@@ -91,11 +95,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     };
     let script = std::fs::read(script).with_context(|| format!("read {}", script.display()))?;
     let (qemu, kernel) = prepare(&cache, prefix, !arguments.bare)?;
-    let init = project::init()?;
+    let init = project::init(&cache)?;
     let binaries = if arguments.bare {
         Vec::new()
     } else {
-        project::binaries(&arguments.profile)?
+        project::binaries(&cache, &arguments.profile)?
     };
     let put: Vec<_> = arguments
         .put
@@ -141,7 +145,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
 
 /// What every guest needs, fetched if it isn't there.
 pub(crate) fn prepare(cache: &Cache, prefix: &str, binaries: bool) -> Result<(Qemu, Kernel)> {
-    setup::ensure(cache, &setup::steps_for_guests(binaries))?;
+    setup::ensure(cache, &setup::steps_for_guests(cache.arch(), binaries))?;
     let Some(qemu) = Qemu::find(cache) else {
         bail!("no QEMU of version 8 or newer: run `cargo xtask setup`, which fetches one");
     };

@@ -11,14 +11,13 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::Value;
 
+use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::setup::{self, Step};
-use crate::{command, project};
+use crate::{command, cross};
 
 mod sbom;
 
-/// The target of the program: no C library is in the image.
-const TARGET: &str = project::TARGET;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PACKAGE: &str = "conntrack-user";
 /// Features that the program has in the image, if it has them at all: with `kube` it can ask the Kubernetes API.
@@ -31,16 +30,15 @@ const MOST_BYTES: u64 = 20 << 20;
 /// What `cargo xtask image` takes.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
-    /// Where the archive goes
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "target/image/ctpressure.tar"
-    )]
-    output: PathBuf,
+    /// Where the archive goes [default: target/image/ctpressure.tar, with another architecture's name before the dot]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
     /// Name of the image in the archive, with registry and tag
     #[arg(long, value_name = "NAME", default_value_t = default_name())]
     name: String,
+    /// Architecture of the nodes that it is for
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
     /// Take this program instead of building it
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
@@ -56,20 +54,23 @@ pub(super) fn default_name() -> String {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
-    let cache = Cache::open()?;
+    let arch = arguments.arch;
+    let cache = Cache::open()?.of(arch);
     let mut steps = vec![Step::Umoci];
     if arguments.program.is_none() {
-        steps.extend([Step::MuslTarget, Step::RustSource, Step::BpfLinker]);
+        steps.extend(setup::steps_for_binaries(arch));
     }
     setup::ensure(&cache, &steps)?;
     let umoci = setup::umoci(&cache).context("umoci is missing: run `cargo xtask setup`")?;
     let program = match &arguments.program {
         Some(program) => program.clone(),
-        None => build()?,
+        None => build(&cache)?,
     };
-    let bill = sbom::of(PACKAGE, TARGET, &features()?)?;
-    let pack = |target: &Path| pack(&umoci, &program, &bill, &arguments.name, target);
-    let output = command::repository().join(&arguments.output);
+    let bill = sbom::of(PACKAGE, arch.target(), &features()?)?;
+    let pack = |target: &Path| pack(&umoci, arch, &program, &bill, &arguments.name, target);
+    let default = || format!("target/image/ctpressure{}.tar", arch.suffix()).into();
+    let named = arguments.output.clone().unwrap_or_else(default);
+    let output = command::repository().join(&named);
     let digest = pack(&output)?;
     fs::write(output.with_extension("cdx.json"), &bill).context("write the bill of materials")?;
     if arguments.check {
@@ -85,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     if bytes > MOST_BYTES {
         bail!("the image has {bytes} bytes, more than {MOST_BYTES}");
     }
-    println!("{} {digest} {bytes} bytes", arguments.output.display());
+    println!("{} {digest} {bytes} bytes", named.display());
     Ok(0)
 }
 
@@ -107,7 +108,7 @@ fn features() -> Result<Vec<String>> {
 
 /// Builds the program with the folders of this machine left out as far as the compiler can: not in the eBPF object, which another
 /// cargo builds.
-fn build() -> Result<PathBuf> {
+fn build(cache: &Cache) -> Result<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
         PathBuf::from,
@@ -121,18 +122,28 @@ fn build() -> Result<PathBuf> {
     ];
     let mut cargo = command::cargo();
     cargo.args(["build", "--release", "--locked", "--package", PACKAGE]);
-    cargo.args(["--bin", "ctpressure", "--target", TARGET, "--target-dir"]);
+    let target = cache.arch().target();
+    cargo.args(["--bin", "ctpressure", "--target", target, "--target-dir"]);
     // Separated as cargo wants them, so that a path may have spaces.
     cargo
         .arg(&folder)
         .args(features()?)
+        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+    cross::prepare(cache, &mut cargo)?;
     command::run(&mut cargo)?;
-    Ok(folder.join(TARGET).join("release/ctpressure"))
+    Ok(folder.join(target).join("release/ctpressure"))
 }
 
 /// Makes the archive; the result is the digest of the image.
-fn pack(umoci: &Path, program: &Path, bill: &str, name: &str, target: &Path) -> Result<String> {
+fn pack(
+    umoci: &Path,
+    arch: Arch,
+    program: &Path,
+    bill: &str,
+    name: &str,
+    target: &Path,
+) -> Result<String> {
     let (_, tag) = name
         .rsplit_once(':')
         .with_context(|| format!("{name} has no tag"))?;
@@ -158,18 +169,17 @@ fn pack(umoci: &Path, program: &Path, bill: &str, name: &str, target: &Path) -> 
         "cargo xtask image",
     ];
     umoci(&[&["repack", "--image", &image], &by[..], &[&bundle_path]].concat())?;
-    configure(&umoci, &image)?;
+    configure(&umoci, arch, &image)?;
     umoci(&["gc", "--layout", &layout_path])?;
     let digest = name_it(&layout, name)?;
     archive(&layout, target)?;
     Ok(digest)
 }
 
-/// What is in the image: the program without its symbols, and what it is made of.
+/// What is in the image: the program, and what it is made of.
 fn fill(root: &Path, program: &Path, bill: &str) -> Result<()> {
     let inside = root.join("ctpressure");
-    let mut strip = command::required("strip", "binutils", "takes symbols out of the program")?;
-    command::output(strip.arg("--strip-all").arg("-o").arg(&inside).arg(program))?;
+    fs::copy(program, &inside).with_context(|| format!("copy {}", program.display()))?;
     let list = root.join("ctpressure.cdx.json");
     fs::write(&list, bill).context("write the bill of materials")?;
     for (path, mode) in [(&inside, 0o755), (&list, 0o644), (&root.to_owned(), 0o755)] {
@@ -181,7 +191,7 @@ fn fill(root: &Path, program: &Path, bill: &str) -> Result<()> {
     Ok(())
 }
 
-fn configure(umoci: &impl Fn(&[&str]) -> Result<String>, image: &str) -> Result<()> {
+fn configure(umoci: &impl Fn(&[&str]) -> Result<String>, arch: Arch, image: &str) -> Result<()> {
     let labels = [
         ("title", "ctpressure"),
         (
@@ -200,7 +210,7 @@ fn configure(umoci: &impl Fn(&[&str]) -> Result<String>, image: &str) -> Result<
         "--created",
         TIME,
     ];
-    arguments.extend(["--os", "linux", "--architecture", "amd64"]);
+    arguments.extend(["--os", "linux", "--architecture", arch.name()]);
     arguments.extend(["--config.user", "0:0", "--config.entrypoint", "/ctpressure"]);
     arguments.extend(["--config.cmd", "run", "--config.exposedports", "9743/tcp"]);
     arguments.extend(["--config.stopsignal", "SIGTERM"]);

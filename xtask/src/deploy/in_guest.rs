@@ -43,8 +43,8 @@ impl Trial<'_> {
     /// Boots the guest and runs the script; gives its exit status.
     pub(super) fn run(mut self, cache: &Cache, arguments: &Arguments) -> Result<i32> {
         let (qemu, kernel) = vm_command::prepare(cache, &arguments.kernel, true)?;
-        let init = project::init()?;
-        let binaries = project::binaries("release")?;
+        let init = project::init(cache)?;
+        let binaries = project::binaries(cache, "release")?;
         self.put
             .push((arguments.image.clone(), "image.tar".to_owned()));
         let guest = Guest {

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::apt::version_numbers;
+use crate::arch::Arch;
 use crate::command;
 use crate::guest_tests::{self, OUTPUT, SCRIPT, WHOLE};
 use crate::kernels::MATRIX;
@@ -54,13 +55,16 @@ pub(super) fn document() -> Result<String> {
     table(&results.context("run `cargo xtask test` first, whose results the table shows")?)
 }
 
-/// The results on the newest kernel of each prefix in the matrix.
+/// The results on the newest kernel of each prefix in the matrix, and on those of another architecture that were run.
 fn read(folder: &Path) -> Result<Vec<(String, Results)>> {
     let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
     let mut kernels: BTreeMap<Vec<u64>, String> = BTreeMap::new();
+    let mut others: BTreeMap<Vec<u64>, String> = BTreeMap::new();
     for entry in entries {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if !name.ends_with(COUNTED) {
+        if name.ends_with(&Arch::Arm64.flavour()) {
+            others.insert(version_numbers(&name), name);
+        } else if !name.ends_with(COUNTED) {
             kernels.insert(version_numbers(&name), name);
         }
     }
@@ -82,6 +86,11 @@ fn read(folder: &Path) -> Result<Vec<(String, Results)>> {
             results.take(&output.with_context(|| format!("read {}", counted.display()))?);
         }
         found.push((version.clone(), results));
+    }
+    for version in others.into_values() {
+        let mut results = Results::default();
+        results.take(&whole(&folder.join(&version))?);
+        found.push((version, results));
     }
     Ok(found)
 }
@@ -176,6 +185,10 @@ mod tests {
         let found = read(folder.path()).unwrap();
         assert_eq!(found.len(), MATRIX.len());
         assert!(found.iter().all(|(_, results)| results.kprobe == 1));
+        guest(&format!("{QUICK}.3-cloud-arm64"), &all, done);
+        let found = read(folder.path()).unwrap();
+        assert_eq!(found.len(), MATRIX.len() + 1);
+        assert!(found.iter().all(|(_, results)| results.failed.is_empty()));
         let newer = format!("{QUICK}.10-cloud-amd64");
         guest(&newer, "exec ctpressure-scenario run 'top'\n", done);
         refused("only some scenarios");
