@@ -1,33 +1,19 @@
 # A whole cluster on one node: etcd, API server, controllers, scheduler, kubelet with containerd. The image is imported, the manifests are
-# applied as deploy/README.md says, and then it is looked at what the agent does for pods that the kubelet made. Before this come, as
-# variables: `variants` (files in /manifests, the first with --kube) and `image`. Ends with a failure as soon as something is not as it should be.
+# applied as deploy/README.md says, and then it is looked at what the agent does for pods that the kubelet made, and what a Prometheus makes of
+# it that scrapes it as deploy/prometheus says. Before this come, as variables: `variants` (files in /manifests) and `image`. Ends with a failure
+# as soon as something is not as it should be.
 set -eu
 
 node=node-1
 address=192.168.77.2
-limit=2000
+limit=6000
 export KUBECONFIG=/etc/kubernetes/admin.conf
 
-step() { printf '\n== %s s: %s\n' "$(cut -d. -f1 /proc/uptime)" "$*"; }
-fail() {
-    printf 'FAILED: %s\n' "$*" >&2
-    {
-        kubectl get nodes,pods -A -o wide
-        kubectl -n ctpressure describe pods | tail -n 40
-        kubectl -n ctpressure logs daemonset/ctpressure --tail=20
-        tail -n 15 /var/log/kube*.log /var/log/containerd.log
-    } >&2 2>/dev/null || true
-    exit 1
-}
-# wait_for SECONDS WHAT COMMAND...
-wait_for() {
-    seconds=$1 what=$2
-    shift 2
-    end=$(($(cut -d. -f1 /proc/uptime) + seconds))
-    until "$@" >/dev/null 2>&1; do
-        [ "$(cut -d. -f1 /proc/uptime)" -lt "$end" ] || fail "$what: not within $seconds s"
-        sleep 0.5
-    done
+on_failure() {
+    kubectl get nodes,pods -A -o wide
+    kubectl -n ctpressure describe pods | tail -n 40
+    kubectl -n ctpressure logs daemonset/ctpressure --tail=20
+    tail -n 15 /var/log/kube*.log /var/log/containerd.log /tmp/prometheus.log
 }
 # begin NAME ARGUMENT...
 begin() {
@@ -120,13 +106,6 @@ done
 # of NAMESPACE SELECTOR PATH: a field of the pod
 of() { kubectl -n "$1" get pods -l "$2" --field-selector status.phase=Running -o "jsonpath={.items[0].$3}"; }
 scrape() { wget -q -O /tmp/metrics "http://$(of ctpressure app.kubernetes.io/name=ctpressure status.podIP):9743/metrics"; }
-# metric NAME LABEL...: the sum of the samples that have all labels
-metric() {
-    awk -v wanted="$*" 'BEGIN { count = split(wanted, labels, " ") }
-        $0 !~ "^" labels[1] "[{ ]" { next }
-        { for (i = 2; i <= count; i++) if (index($0, labels[i]) == 0) next; sum += $NF }
-        END { printf "%.0f", sum }' /tmp/metrics
-}
 # send NAME FLOWS RATE
 send() {
     kubectl -n shop exec "deployment/$1" -- /ctgen send --protocol udp --source "$(of shop "app=$1" status.podIP)/32" \
@@ -153,33 +132,42 @@ counts() {
 
 web=$(of shop app=web metadata.name)
 aggregator=$(of shop app=aggregator metadata.name)
-for variant in $variants; do
-    step "kubectl apply: $variant"
-    case $variant in least-privilege) echo 2 ;; *) echo 3 ;; esac >/proc/sys/kernel/perf_event_paranoid
-    kubectl apply -f "/manifests/$variant.yaml" || fail 'it is not taken'
-    kubectl -n ctpressure rollout status daemonset/ctpressure --timeout=240s || fail 'not ready'
-    wait_for 60 'one agent' one_agent
-    counts
-    grep '^ctpressure_probe_attached' /tmp/metrics
-    [ "$variant" = kube-names ] || continue
-
-    grep -q "pod=\"$web\",workload=\"web\"" /tmp/metrics || fail 'the workload is not known'
-    step "a limit of $limit, and $aggregator opens 4000 flows"
+# What a Prometheus in the cluster would do; this one is beside it, and has the administrator's rights.
+inside() { "$@"; }
+prometheus_of_the_cluster() {
+    {
+        printf 'global: {scrape_interval: 15s, evaluation_interval: 15s}\nrule_files: [records.rules.yaml, alerts.rules.yaml]\nscrape_configs:\n'
+        sed "s/^/  /; s|- role: pod|&\n        kubeconfig_file: $KUBECONFIG|" /prometheus/scrape-kubernetes.yaml
+    } >/prometheus/cluster.yaml
+    begin_prometheus cluster.yaml
+}
+# full: the aggregator fills the table
+full() {
+    step "Prometheus, and Alertmanager"
+    prometheus_of_the_cluster
+    step "a limit of $limit, and $aggregator opens 12000 flows, 50 a second"
     before=$(cat /proc/sys/net/netfilter/nf_conntrack_max)
     echo "$limit" >/proc/sys/net/netfilter/nf_conntrack_max
     echo 900 >/proc/sys/net/netfilter/nf_conntrack_udp_timeout
-    send aggregator 4000 400
-    # As long as the agent gathers before it says something, and a second look.
-    sleep 15
+    send aggregator 12000 50 &
+    wait_for_alert CtpressureTableFillsNow pending '"netns":"host"'
+    wait_for_alert CtpressureTableFillsNow firing '"netns":"host"' "\"node\":\"$node\""
+    wait_for_alert CtpressurePacketsDropped firing "\"pod\":\"$aggregator\"" "\"culprit\":\"shop/$aggregator\""
+    wait_for 120 'Alertmanager has it' alertmanager_has CtpressurePacketsDropped
+    echo 'Alertmanager has it'
     # While the table is full, kubectl and the agent have a hard time too.
     echo "$before" >/proc/sys/net/netfilter/nf_conntrack_max
     conntrack -D -p udp >/dev/null 2>&1 || true
     events() { kubectl --request-timeout=15s -n shop get events --field-selector reportingComponent=ctpressure; }
     has() { events | grep -q "$1.*$aggregator"; }
     wait_for 120 'an Event on the pod that holds the table' has ConntrackTableHeld
+    wait_for 120 'an Event on the pod that loses packets' has ConntrackPacketsDropped
     events
     kubectl -n shop describe pod "$aggregator" | grep ConntrackTableHeld || fail 'kubectl describe does not show it'
-
+    pkill prometheus || true
+}
+# restart: and it goes on as before
+restart() {
     step 'a restart'
     there=$(programs)
     kubectl -n ctpressure rollout restart daemonset/ctpressure
@@ -189,6 +177,39 @@ for variant in $variants; do
     restarts=$(of ctpressure app.kubernetes.io/name=ctpressure 'status.containerStatuses[0].restartCount')
     [ "$restarts" = 0 ] || fail "the container was started $restarts times again"
     counts
+}
+# lowered: what the limit controller does, and tells the cluster
+lowered() {
+    step 'somebody lowers the limit'
+    before=$(cat /proc/sys/net/netfilter/nf_conntrack_max)
+    echo $((before / 2)) >/proc/sys/net/netfilter/nf_conntrack_max
+    node_events() { kubectl get events -A --field-selector reportingComponent=ctpressure,involvedObject.kind=Node; }
+    told() { node_events | grep -q ConntrackLimit; }
+    wait_for 240 'an Event on the node' told
+    node_events
+    echo "the limit was $before, is now $(cat /proc/sys/net/netfilter/nf_conntrack_max)"
+    echo "$before" >/proc/sys/net/netfilter/nf_conntrack_max
+}
+
+for variant in $variants; do
+    step "kubectl apply: $variant"
+    case $variant in least-privilege) echo 2 ;; *) echo 3 ;; esac >/proc/sys/kernel/perf_event_paranoid
+    # As its kustomization says: after the dry run.
+    case $variant in *limit-controller) sed -i 's/value: dry-run/value: "on"/' "/manifests/$variant.yaml" ;; esac
+    kubectl apply -f "/manifests/$variant.yaml" || fail 'it is not taken'
+    kubectl -n ctpressure rollout status daemonset/ctpressure --timeout=240s || fail 'not ready'
+    wait_for 60 'one agent' one_agent
+    counts
+    grep '^ctpressure_probe_attached' /tmp/metrics
+    kubectl -n ctpressure logs daemonset/ctpressure | grep -E 'WARN|ERROR' | sed 's/^/  it says: /' || true
+    case $variant in
+    kube-names)
+        grep -q "pod=\"$web\",workload=\"web\"" /tmp/metrics || fail 'the workload is not known'
+        full
+        restart
+        ;;
+    *limit-controller) lowered ;;
+    esac
 done
 
 step 'its end'

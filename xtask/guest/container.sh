@@ -6,24 +6,8 @@ set -eu
 limit=26000
 flows=30000
 rate=300
-alerts=http://127.0.0.1:9093/api/v2/alerts
 
-step() { printf '\n== %s\n' "$*"; }
-fail() {
-    printf 'FAILED: %s\n' "$*" >&2
-    tail -n 20 /tmp/agent.log /tmp/prometheus.log /tmp/alertmanager.log /tmp/containerd.log >&2 2>/dev/null || true
-    exit 1
-}
-# wait_for SECONDS WHAT COMMAND...
-wait_for() {
-    seconds=$1 what=$2
-    shift 2
-    end=$(($(cut -d. -f1 /proc/uptime) + seconds))
-    until "$@" >/dev/null 2>&1; do
-        [ "$(cut -d. -f1 /proc/uptime)" -lt "$end" ] || fail "$what: not within $seconds s"
-        sleep 0.2
-    done
-}
+on_failure() { tail -n 20 /tmp/agent.log /tmp/prometheus.log /tmp/alertmanager.log /tmp/containerd.log; }
 
 modprobe nf_conntrack
 modprobe overlay
@@ -96,13 +80,6 @@ agent() {
 inside() { nsenter --net="/proc/$pid/ns/net" "$@"; }
 scrape() { inside wget -q -O /tmp/metrics http://127.0.0.1:9743/metrics; }
 ready() { inside wget -q -O /dev/null http://127.0.0.1:9743/readyz; }
-# metric NAME LABEL...: the sum of the samples that have all labels
-metric() {
-    awk -v wanted="$*" 'BEGIN { count = split(wanted, labels, " ") }
-        $0 !~ "^" labels[1] "[{ ]" { next }
-        { for (i = 2; i <= count; i++) if (index($0, labels[i]) == 0) next; sum += $NF }
-        END { printf "%.0f", sum }' /tmp/metrics
-}
 end_agent() {
     before=$(cut -d' ' -f1 /proc/uptime)
     ctr -n k8s.io tasks kill --signal SIGTERM "$name"
@@ -155,41 +132,16 @@ for variant in $variants; do
 done
 
 step 'Prometheus and Alertmanager, with the rules of deploy/prometheus'
-mkdir -p /tmp/prometheus /tmp/alertmanager
-cd /prometheus
-sed 's/: 15s/: 5s/' prometheus.yaml >own.yaml
-printf 'alerting:\n  alertmanagers:\n    - static_configs:\n        - targets: [127.0.0.1:9093]\n' >>own.yaml
-printf 'route:\n  receiver: none\nreceivers:\n  - name: none\n' >alertmanager.yaml
-inside prometheus-alertmanager --config.file=alertmanager.yaml --storage.path=/tmp/alertmanager --cluster.listen-address= \
-    --web.listen-address=127.0.0.1:9093 >/tmp/alertmanager.log 2>&1 &
-inside prometheus --config.file=own.yaml --storage.tsdb.path=/tmp/prometheus --web.listen-address=127.0.0.1:9090 >/tmp/prometheus.log 2>&1 &
-prometheus() { inside wget -q -O - "http://127.0.0.1:9090/api/v1/$1"; }
-has_target() { prometheus targets | grep -q '"health":"up"'; }
-wait_for 180 'Prometheus scrapes the agent' has_target
-wait_for 60 'Alertmanager answers' inside wget -q -O /dev/null http://127.0.0.1:9093/-/ready
+begin_prometheus prometheus.yaml
 
 step "shop/aggregator opens $flows flows at $rate a second; $limit fit"
 send web 2 3000 20 >/dev/null &
 send aggregator 1 "$flows" "$rate" >/dev/null &
-# alert NAME STATE LABEL...
-alert() {
-    prometheus alerts | tr '{' '\n' >/tmp/alerts
-    wanted=$1 state=$2
-    prometheus "query?query=ALERTS%7Balertname%3D%22$wanted%22%2Calertstate%3D%22$state%22%7D" >/tmp/answer
-    shift 2
-    grep -q '"metric"' /tmp/answer || return 1
-    for label in "$@"; do grep -qF "$label" /tmp/answer || return 1; done
-}
-wait_for 240 'CtpressureTableFillsNow pending' alert CtpressureTableFillsNow pending '"netns":"host"'
-echo 'CtpressureTableFillsNow: pending'
-wait_for 240 'CtpressureTableFillsNow firing' alert CtpressureTableFillsNow firing '"netns":"host"'
-echo 'CtpressureTableFillsNow: firing'
-wait_for 240 'CtpressureConnectionsEvicted firing' alert CtpressureConnectionsEvicted firing '"pod":"aggregator"' '"culprit":"shop/aggregator"'
-echo 'CtpressureConnectionsEvicted: firing, with pod and culprit shop/aggregator'
-wait_for 240 'CtpressurePacketsDropped firing' alert CtpressurePacketsDropped firing '"pod":"aggregator"' '"culprit":"shop/aggregator"'
-echo 'CtpressurePacketsDropped: firing, with pod and culprit shop/aggregator'
-has_alert() { inside wget -q -O - "$alerts" | grep -q CtpressurePacketsDropped; }
-wait_for 120 'Alertmanager has it' has_alert
+wait_for_alert CtpressureTableFillsNow pending '"netns":"host"'
+wait_for_alert CtpressureTableFillsNow firing '"netns":"host"'
+wait_for_alert CtpressureConnectionsEvicted firing '"pod":"aggregator"' '"culprit":"shop/aggregator"'
+wait_for_alert CtpressurePacketsDropped firing '"pod":"aggregator"' '"culprit":"shop/aggregator"'
+wait_for 120 'Alertmanager has it' alertmanager_has CtpressurePacketsDropped
 echo 'Alertmanager has it'
 
 step 'each query of the dashboard'

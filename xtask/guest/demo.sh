@@ -8,14 +8,6 @@ limit=2000
 flows=12000
 metrics=http://127.0.0.1:9743/metrics
 
-step() { printf '\n== %s\n' "$*"; }
-# metric NAME LABEL...: the sum of the samples that have all labels
-metric() {
-    awk -v wanted="$*" 'BEGIN { count = split(wanted, labels, " ") }
-        $0 !~ "^" labels[1] "[{ ]" { next }
-        { for (i = 2; i <= count; i++) if (index($0, labels[i]) == 0) next; sum += $NF }
-        END { printf "%.0f", sum }' /tmp/metrics
-}
 
 modprobe nf_conntrack
 step "kernel $(uname -r), conntrack limit set to $limit entries"

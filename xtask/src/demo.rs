@@ -11,7 +11,10 @@ use crate::qemu::Machine;
 use crate::vm::Guest;
 use crate::{command, project, vm_command};
 
-const SCRIPT: &str = include_str!("../guest/demo.sh");
+const SCRIPT: &str = concat!(
+    include_str!("../guest/steps.sh"),
+    include_str!("../guest/demo.sh")
+);
 
 /// What `cargo xtask demo` takes.
 #[derive(Args, Debug)]

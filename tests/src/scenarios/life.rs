@@ -1,6 +1,11 @@
 //! The agent's life: killed, waiting for conntrack, outliving it.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -18,16 +23,21 @@ use crate::{
 };
 
 pub(super) fn kill9(mechanism: Option<Mechanism>) -> Result<()> {
-    const TIMES: u64 = 20;
+    const TIMES: u32 = 20;
     kernel::set_limit(2_000)?;
     net::track_into_dead_end(None)?;
     let before = Inventory::take()?;
     let sending = generator::start(None, "--flows 1000000 --rate 1000 --seconds 230")?;
+    // How long it takes to attach here: from some 0.5 s to several on an emulated machine with much to do.
+    let begun = Instant::now();
+    Agent::start(mechanism, "")?.stop()?;
+    let whole = begun.elapsed().max(Duration::from_secs(1));
     let mut caught = 0;
     for turn in 0..TIMES {
         let mut agent = Agent::launch(mechanism, "")?;
         // Moments from the first system calls to well after the attach, none twice.
-        thread::sleep(Duration::from_millis(20 + turn * 733 % 2_000));
+        let part = f64::from(20 + turn * 733 % 2_000) / 2_000.0;
+        thread::sleep(whole.mul_f64(2.0 * part));
         let there = Inventory::take()?.beyond(&before);
         agent.signal(Signal::SIGKILL)?;
         agent.wait(HANG)?;

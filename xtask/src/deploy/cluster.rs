@@ -7,15 +7,30 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::in_guest::{Arguments, Trial};
-use super::{image, manifests};
+use super::{folder, image, manifests};
 use crate::cache::Cache;
 use crate::groups::Group;
 use crate::kubernetes::{self, Programs};
 use crate::project;
 
-const SCRIPT: &str = include_str!("../../guest/cluster.sh");
+const SCRIPT: &str = concat!(
+    include_str!("../../guest/steps.sh"),
+    include_str!("../../guest/cluster.sh")
+);
 /// What is applied one after the other, each in the place of the one before.
-const VARIANTS: &[&str] = &["overlays/kube-names", "overlays/least-privilege"];
+const VARIANTS: &[&str] = &[
+    "base",
+    "overlays/kube-names",
+    "overlays/kube-names-limit-controller",
+    "overlays/privileged",
+    "overlays/least-privilege",
+];
+/// What a Prometheus needs of ours.
+const PROMETHEUS: &[&str] = &[
+    "scrape-kubernetes.yaml",
+    "records.rules.yaml",
+    "alerts.rules.yaml",
+];
 
 /// Runs the command; the result is its exit status.
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
@@ -27,6 +42,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     for program in programs {
         let to = format!("usr/local/bin/{}", project::name(&program)?);
         put.push((program, to));
+    }
+    for name in PROMETHEUS {
+        let from = folder().join("prometheus").join(name);
+        put.push((from, format!("prometheus/{name}")));
     }
     for variant in VARIANTS {
         let name = variant_name(variant);
@@ -44,9 +63,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         image::default_name()
     );
     Trial {
-        groups: &[Group::Containers, Group::Kubernetes],
+        groups: &[Group::Containers, Group::Kubernetes, Group::Prometheus],
         memory_mib: 6000,
-        timeout: Duration::from_mins(30),
+        timeout: Duration::from_mins(45),
         put,
         script: &script,
     }

@@ -13,7 +13,10 @@ use super::{dashboard, folder, image};
 use crate::cache::Cache;
 use crate::groups::Group;
 
-const SCRIPT: &str = include_str!("../../guest/container.sh");
+const SCRIPT: &str = concat!(
+    include_str!("../../guest/steps.sh"),
+    include_str!("../../guest/container.sh")
+);
 /// Where the manifests are that name capabilities, and the level of `perf_event_paranoid` that each variant is for.
 const VARIANTS: &[(&str, &str, u32)] = &[
     (

@@ -32,6 +32,10 @@ const VARIANTS: &[(&str, &str)] = &[
         "overlays/limit-controller",
         r#"{"limitController":"dry-run"}"#,
     ),
+    (
+        "overlays/kube-names-limit-controller",
+        r#"{"kubeNames":{"enabled":true},"limitController":"dry-run"}"#,
+    ),
 ];
 
 /// Values that the chart's schema has to refuse.

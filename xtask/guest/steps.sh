@@ -1,0 +1,55 @@
+# What the scripts of guests that show something have in common. A script may have `on_failure`, which prints what helps.
+
+step() { printf '\n== %s s: %s\n' "$(cut -d. -f1 /proc/uptime)" "$*"; }
+fail() {
+    printf 'FAILED: %s\n' "$*" >&2
+    on_failure >&2 2>/dev/null || true
+    exit 1
+}
+# wait_for SECONDS WHAT COMMAND...
+wait_for() {
+    seconds=$1 what=$2
+    shift 2
+    end=$(($(cut -d. -f1 /proc/uptime) + seconds))
+    until "$@" >/dev/null 2>&1; do
+        [ "$(cut -d. -f1 /proc/uptime)" -lt "$end" ] || fail "$what: not within $seconds s"
+        sleep 0.5
+    done
+}
+# metric NAME LABEL...: the sum of the samples in /tmp/metrics that have all labels
+metric() {
+    awk -v wanted="$*" 'BEGIN { count = split(wanted, labels, " ") }
+        $0 !~ "^" labels[1] "[{ ]" { next }
+        { for (i = 2; i <= count; i++) if (index($0, labels[i]) == 0) next; sum += $NF }
+        END { printf "%.0f", sum }' /tmp/metrics
+}
+# Prometheus and Alertmanager of the guest: `inside` runs a command where they are.
+# begin_prometheus CONFIGURATION: with the rules beside it, looking every 5 s
+begin_prometheus() {
+    mkdir -p /tmp/prometheus /tmp/alertmanager
+    cd /prometheus
+    sed 's/: 15s/: 5s/' "$1" >own.yaml
+    printf 'alerting:\n  alertmanagers:\n    - static_configs:\n        - targets: [127.0.0.1:9093]\n' >>own.yaml
+    printf 'route:\n  receiver: none\nreceivers:\n  - name: none\n' >alertmanager.yaml
+    inside prometheus-alertmanager --config.file=alertmanager.yaml --storage.path=/tmp/alertmanager --cluster.listen-address= \
+        --web.listen-address=127.0.0.1:9093 >/tmp/alertmanager.log 2>&1 &
+    inside prometheus --config.file=own.yaml --storage.tsdb.path=/tmp/prometheus --web.listen-address=127.0.0.1:9090 >/tmp/prometheus.log 2>&1 &
+    wait_for 180 'Prometheus scrapes the agent' has_target
+    wait_for 60 'Alertmanager answers' inside wget -q -O /dev/null http://127.0.0.1:9093/-/ready
+}
+prometheus() { inside wget -q -O - "http://127.0.0.1:9090/api/v1/$1"; }
+has_target() { prometheus targets | grep -q '"health":"up"'; }
+# alert NAME STATE LABEL...
+alert() {
+    wanted=$1 state=$2
+    prometheus "query?query=ALERTS%7Balertname%3D%22$wanted%22%2Calertstate%3D%22$state%22%7D" >/tmp/answer
+    shift 2
+    grep -q '"metric"' /tmp/answer || return 1
+    for label in "$@"; do grep -qF "$label" /tmp/answer || return 1; done
+}
+# wait_for_alert NAME STATE LABEL...
+wait_for_alert() {
+    wait_for 300 "$1 $2" alert "$@"
+    echo "$*"
+}
+alertmanager_has() { inside wget -q -O - http://127.0.0.1:9093/api/v2/alerts | grep -q "$1"; }
