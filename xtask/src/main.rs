@@ -57,7 +57,7 @@ enum Task {
     /// Run the image in containerd in a guest, as the manifests have it, with Prometheus and Alertmanager
     Container(deploy::in_guest::Arguments),
     /// Apply the manifests to a cluster in a guest: API server, controllers, scheduler, kubelet, containerd, and the image
-    Cluster(deploy::in_guest::Arguments),
+    Cluster(deploy::cluster::Arguments),
     /// Check the manifests and the chart with kubectl, Helm and a real API server
     Manifests(deploy::manifests::Arguments),
     /// Boot a kernel and run a script in it

@@ -5,8 +5,9 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::Args;
 
-use super::in_guest::{Arguments, Trial};
+use super::in_guest::{self, Trial};
 use super::{folder, image, manifests};
 use crate::cache::Cache;
 use crate::groups::Group;
@@ -32,6 +33,16 @@ const PROMETHEUS: &[&str] = &[
     "alerts.rules.yaml",
 ];
 
+/// What `cargo xtask cluster` takes.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    guest: in_guest::Arguments,
+    /// Apply only this variant (may be repeated), such as `base` or `least-privilege` [default: each]
+    #[arg(long, value_name = "NAME", value_parser = names())]
+    variant: Vec<String>,
+}
+
 /// Runs the command; the result is its exit status.
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
@@ -47,16 +58,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         let from = folder().join("prometheus").join(name);
         put.push((from, format!("prometheus/{name}")));
     }
+    let mut names = Vec::new();
     for variant in VARIANTS {
         let name = variant_name(variant);
+        if !arguments.variant.is_empty() && !arguments.variant.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        names.push(name);
         let file = files.path().join(name);
         fs::write(&file, manifests::kustomized(&cache, variant)?)?;
         put.push((file, format!("manifests/{name}.yaml")));
     }
-    let names: Vec<&str> = VARIANTS
-        .iter()
-        .map(|variant| variant_name(variant))
-        .collect();
     let script = format!(
         "variants='{}'\nimage='{}'\n{SCRIPT}",
         names.join(" "),
@@ -69,7 +81,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         put,
         script: &script,
     }
-    .run(&cache, arguments)
+    .run(&cache, &arguments.guest)
+}
+
+/// The names of all variants.
+fn names() -> Vec<&'static str> {
+    VARIANTS.iter().copied().map(variant_name).collect()
 }
 
 /// `least-privilege` of `overlays/least-privilege`.
