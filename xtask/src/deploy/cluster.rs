@@ -35,6 +35,7 @@ const PROMETHEUS: &[&str] = &[
 
 /// What `cargo xtask cluster` takes.
 #[derive(Args, Debug)]
+#[group(id = "cluster")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     guest: in_guest::Arguments,
