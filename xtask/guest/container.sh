@@ -148,7 +148,7 @@ step 'each query of the dashboard'
 empty=0 total=0
 while read -r query; do
     total=$((total + 1))
-    answer=$(prometheus "query?query=$query") || fail "refused: $query"
+    answer=$(ask_prometheus "query?query=$query") || fail "refused: $query"
     case $answer in
     *'"result":[]'*) empty=$((empty + 1)); echo "no data: $query" ;;
     esac

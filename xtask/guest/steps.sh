@@ -37,12 +37,12 @@ begin_prometheus() {
     wait_for 180 'Prometheus scrapes the agent' has_target
     wait_for 60 'Alertmanager answers' inside wget -q -O /dev/null http://127.0.0.1:9093/-/ready
 }
-prometheus() { inside wget -q -O - "http://127.0.0.1:9090/api/v1/$1"; }
-has_target() { prometheus targets | grep -q '"health":"up"'; }
+ask_prometheus() { inside wget -q -O - "http://127.0.0.1:9090/api/v1/$1"; }
+has_target() { ask_prometheus targets | grep -q '"health":"up"'; }
 # alert NAME STATE LABEL...
 alert() {
     wanted=$1 state=$2
-    prometheus "query?query=ALERTS%7Balertname%3D%22$wanted%22%2Calertstate%3D%22$state%22%7D" >/tmp/answer
+    ask_prometheus "query?query=ALERTS%7Balertname%3D%22$wanted%22%2Calertstate%3D%22$state%22%7D" >/tmp/answer
     shift 2
     grep -q '"metric"' /tmp/answer || return 1
     for label in "$@"; do grep -qF "$label" /tmp/answer || return 1; done
