@@ -199,7 +199,7 @@ full() {
     wait_for 120 'an Event on the pod that loses packets' has ConntrackPacketsDropped
     events
     kubectl -n shop describe pod "$aggregator" | grep ConntrackTableHeld || fail 'kubectl describe does not show it'
-    pkill prometheus || true
+    end_prometheus
 }
 # restart: and it goes on as before
 restart() {

@@ -37,6 +37,7 @@ begin_prometheus() {
     wait_for 180 'Prometheus scrapes the agent' has_target
     wait_for 60 'Alertmanager answers' inside wget -q -O /dev/null http://127.0.0.1:9093/-/ready
 }
+end_prometheus() { kill $(pidof prometheus prometheus-alertmanager); }
 ask_prometheus() { inside wget -q -O - "http://127.0.0.1:9090/api/v1/$1"; }
 has_target() { ask_prometheus targets | grep -q '"health":"up"'; }
 # alert NAME STATE LABEL...
