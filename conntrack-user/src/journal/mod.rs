@@ -10,6 +10,7 @@ mod error;
 mod facts;
 mod health;
 mod known_flows;
+mod loss;
 mod reader;
 mod record;
 mod recorder;
@@ -20,11 +21,12 @@ mod writer;
 pub use database::{APPLICATION_ID, FILE_NAME, VERSION};
 pub use error::JournalError;
 pub use health::{Health, JournalStatus};
+pub use loss::{Loss, Losses, packets};
 pub use reader::{Reader, Recording};
 pub use record::{
     ChangeResult, ChangedBy, Coverage, DestinationSum, DestinationsOf, DropRow, EventCount,
-    EvictionRow, Fact, KernelPoint, Life, LimitChange, Loss, Losses, NetnsId, OwnerId, OwnerPoint,
-    OwnerSum, Path, RecordedNetns, RecordedOwner, Run, TablePoint, TotalPoint, What, packets,
+    EvictionRow, Fact, KernelPoint, Life, LimitChange, NetnsId, OwnerId, OwnerPoint, OwnerSum,
+    Path, RecordedNetns, RecordedOwner, Run, TablePoint, TotalPoint, What,
 };
 pub use recorder::{Journal, JournalOptions, JournalQueue};
 pub use store::Bounds;

@@ -1,14 +1,14 @@
 //! What a journal has, as rows. `schema.sql` has the tables that they come from.
 
 use std::{
-    collections::BTreeMap,
     net::IpAddr,
     time::{Duration, SystemTime},
 };
 
-use conntrack_ebpf::{owner::Direction, record::DropReason};
+use conntrack_ebpf::owner::Direction;
 use serde::{Deserialize, Serialize};
 
+use super::loss::Losses;
 use crate::{
     limit::change::{By, Change, Outcome, Purpose},
     owners::{OwnerKind, Workload},
@@ -68,96 +68,6 @@ pub struct RecordedNetns {
     pub inode: u32,
     /// `host`, its name in /run/netns, or the inode number in digits.
     pub name: String,
-}
-
-/// Something that an owner can lose: `loss_kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Loss {
-    /// A packet. [`DropReason::TableFullRequest`] is none: ctnetlink or BPF was refused an entry.
-    Packet(DropReason),
-    /// A live entry of its own that was evicted.
-    Victim,
-    /// A live entry of anybody that was evicted for its sake.
-    Cause,
-    /// Of the packets that a full table refused, one that was seen with detail: the first one of its flow.
-    RefusedFirst,
-    /// Another one of a flow that had been refused before.
-    RefusedAgain,
-    /// Of its entries that were evicted, one that was seen with detail, of a flow that had not been evicted.
-    EvictedFirst,
-    /// One of a flow that had been evicted before.
-    EvictedAgain,
-}
-
-impl Loss {
-    /// All of them.
-    pub fn all() -> impl Iterator<Item = Self> {
-        DropReason::ALL.into_iter().map(Self::Packet).chain([
-            Self::Victim,
-            Self::Cause,
-            Self::RefusedFirst,
-            Self::RefusedAgain,
-            Self::EvictedFirst,
-            Self::EvictedAgain,
-        ])
-    }
-
-    /// `loss_kind.id`
-    pub const fn number(self) -> i64 {
-        match self {
-            Self::Packet(reason) => reason as i64,
-            Self::Victim => 100,
-            Self::Cause => 101,
-            Self::RefusedFirst => 110,
-            Self::RefusedAgain => 111,
-            Self::EvictedFirst => 112,
-            Self::EvictedAgain => 113,
-        }
-    }
-
-    /// The one with this number.
-    pub fn from_number(number: i64) -> Option<Self> {
-        Self::all().find(|loss| loss.number() == number)
-    }
-
-    /// `loss_kind.name`
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Packet(reason) => reason.name(),
-            Self::Victim => "eviction_victim",
-            Self::Cause => "eviction_cause",
-            Self::RefusedFirst => "refused_first",
-            Self::RefusedAgain => "refused_again",
-            Self::EvictedFirst => "evicted_first",
-            Self::EvictedAgain => "evicted_again",
-        }
-    }
-}
-
-impl PartialOrd for Loss {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Loss {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.number().cmp(&other.number())
-    }
-}
-
-/// What an owner lost, by kind; what it did not lose is not in it.
-pub type Losses = BTreeMap<Loss, u64>;
-
-/// Packets in `losses` that were really lost.
-pub fn packets(losses: &Losses) -> u64 {
-    losses
-        .iter()
-        .filter(|(loss, _)| {
-            matches!(loss, Loss::Packet(reason) if *reason != DropReason::TableFullRequest)
-        })
-        .map(|(_, number)| number)
-        .sum()
 }
 
 /// What a journal has.

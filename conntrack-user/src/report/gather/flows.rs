@@ -140,8 +140,8 @@ pub(super) fn add(
                 continue;
             }
             // Flows that a full table refused are counted, whether their events are kept or not.
-            let counted = row.reason == "table_full";
-            drops.add(row.owner, row.path.as_ref(), !counted, false);
+            let told = row.reason == "table_full";
+            drops.add(row.owner, row.path.as_ref(), !told, false);
             if row.reason != "table_full_request"
                 && let Some(owner) = owners.get_mut(&row.owner)
             {

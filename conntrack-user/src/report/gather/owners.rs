@@ -345,3 +345,40 @@ pub(super) fn first_drop(
         (first, now) => first.or(now),
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Refused and evicted in each step, and what came with detail: first refusals, evictions again.
+    fn told(steps: &[[u32; 4]], refused: u64, evicted: u64) -> Vec<(u32, u32)> {
+        let mut points: Vec<OwnerPoint> = steps
+            .iter()
+            .map(|[refused, victims, first, again]| OwnerPoint {
+                refused: *refused,
+                victims: *victims,
+                refused_first: *first,
+                victims_again: *again,
+                ..OwnerPoint::default()
+            })
+            .collect();
+        tell_the_others(&mut points, refused, evicted);
+        let told = points.iter();
+        told.map(|point| (point.refused_first, point.victims_again))
+            .collect()
+    }
+
+    #[test]
+    fn what_was_not_seen_is_like_what_was() {
+        let steps = [[100, 20, 100, 0], [100, 20, 0, 10]];
+        assert_eq!(told(&steps, 200, 40), [(100, 0), (0, 10)]);
+        // Half of it came with detail.
+        let steps = [[100, 20, 50, 0], [100, 20, 0, 5]];
+        assert_eq!(told(&steps, 100, 20), [(100, 0), (0, 10)]);
+    }
+
+    #[test]
+    fn without_detail_each_is_the_first_of_its_flow() {
+        assert_eq!(told(&[[100, 20, 0, 0]], 0, 0), [(100, 0)]);
+    }
+}
