@@ -15,20 +15,6 @@ echo "$limit" >/proc/sys/net/netfilter/nf_conntrack_max
 
 step 'two pods, shop/aggregator and shop/web, behind the node'"'"'s firewall'
 grep -q ' /sys/fs/cgroup cgroup2 ' /proc/mounts || mount -t cgroup2 none /sys/fs/cgroup
-# pod NAME UID NUMBER
-pod() {
-    ip netns add "$1"
-    ip link add "pod$3" type veth peer name eth0 netns "$1"
-    ip addr add "10.42.$3.1/24" dev "pod$3"
-    ip link set "pod$3" up
-    ip -n "$1" addr add "10.42.$3.2/24" dev eth0
-    ip -n "$1" link set eth0 up
-    ip -n "$1" link set lo up
-    ip -n "$1" route add default via "10.42.$3.1"
-    cgroup=/sys/fs/cgroup/kubepods/burstable/pod$2/main
-    mkdir -p "$cgroup" "/var/log/pods/shop_$1_$2"
-    sh -c "echo \$\$ >$cgroup/cgroup.procs && exec nsenter --net=/run/netns/$1 sleep 600" &
-}
 pod aggregator 0f2b8c1e-5d3a-4e6f-9a7b-1c2d3e4f5a6b 1
 pod web 7a1d9e3c-2b4f-4c8d-8e6a-9f0b1c2d3e4f 2
 echo 1 >/proc/sys/net/ipv4/ip_forward

@@ -23,6 +23,20 @@ metric() {
         { for (i = 2; i <= count; i++) if (index($0, labels[i]) == 0) next; sum += $NF }
         END { printf "%.0f", sum }' /tmp/metrics
 }
+# pod NAME UID NUMBER: a network namespace, and a process in it whose control group is named as kubelet and containerd name it
+pod() {
+    ip netns add "$1"
+    ip link add "pod$3" type veth peer name eth0 netns "$1"
+    ip addr add "10.42.$3.1/24" dev "pod$3"
+    ip link set "pod$3" up
+    ip -n "$1" addr add "10.42.$3.2/24" dev eth0
+    ip -n "$1" link set eth0 up
+    ip -n "$1" link set lo up
+    ip -n "$1" route add default via "10.42.$3.1"
+    cgroup=/sys/fs/cgroup/kubepods/burstable/pod$2/main
+    mkdir -p "$cgroup" "/var/log/pods/shop_$1_$2"
+    sh -c "echo \$\$ >$cgroup/cgroup.procs && exec nsenter --net=/run/netns/$1 sleep 6000" &
+}
 # Prometheus and Alertmanager of the guest: `inside` runs a command where they are.
 # begin_prometheus CONFIGURATION: with the rules beside it, looking every 5 s
 begin_prometheus() {

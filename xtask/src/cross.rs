@@ -2,57 +2,36 @@
 //! not what compiles the C parts of some crates (`SQLite`, `ring`). That is Debian's clang, which knows every
 //! architecture, with the headers of the C library that Rust links (musl).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::apt::{self, Apt};
 use crate::arch::Arch;
 use crate::cache::{Cache, Staged};
 use crate::groups::SUITE;
 
-/// Debian's packages of clang by suite: what they need of LLVM and what this machine may have already is not the
-/// same in each.
-const CLANG: &[(&str, &str)] = &[("bookworm", "14"), ("trixie", "19")];
-
 /// Where the compiler is, if it was fetched.
 pub(crate) fn present(cache: &Cache) -> Option<PathBuf> {
-    clang(&cache.cross()).filter(|path| path.is_file())
+    Some(cache.cross().join("usr/bin/clang")).filter(|path| path.is_file())
 }
 
-/// `usr/bin/clang-14` or what the version is.
-fn clang(folder: &Path) -> Option<PathBuf> {
-    let programs = CLANG.iter();
-    programs
-        .map(|(_, version)| folder.join(format!("usr/bin/clang-{version}")))
-        .find(|path| path.exists())
-}
-
-/// Fetches the compiler and the headers.
+/// Fetches the compiler, with the libraries of it that this machine lacks, and the headers.
 pub(crate) fn bring(cache: &Cache) -> Result<()> {
     let suite = apt::suite_of_this_machine()?;
-    let Some((_, version)) = CLANG.iter().find(|(name, _)| *name == suite) else {
-        bail!("no clang of Debian {suite} is known to this xtask");
-    };
     let for_this_machine = Apt::for_this_machine(cache, &suite)?;
     for_this_machine.update(false)?;
     let staged = Staged::new(&cache.cross())?;
-    let packages = [
-        format!("clang-{version}"),
-        format!("libclang-common-{version}-dev"),
-        format!("libclang-cpp{version}"),
-        format!("libllvm{version}"),
-    ];
-    for_this_machine.unpack_only(&packages, &staged.path())?;
+    for_this_machine.unpack_with_dependencies(&["clang"], &suite, &staged.path())?;
     let for_guests = Apt::for_guests(cache)?;
     for_guests.update(false)?;
     for_guests.unpack_only(&[format!("musl-dev/{SUITE}")], &staged.path())?;
     staged.publish()?;
-    if clang(&cache.cross()).is_none() {
-        bail!("the packages hold no clang-{version}");
-    }
-    Ok(())
+    // Where it is on this machine already, nothing was fetched.
+    present(cache)
+        .map(drop)
+        .with_context(|| format!("no usr/bin/clang in {}", cache.cross().display()))
 }
 
 /// Makes a cargo build for the cache's architecture: with `--target` given, nothing else is needed on this machine's own.
@@ -67,7 +46,10 @@ pub(crate) fn prepare(cache: &Cache, cargo: &mut Command) -> Result<()> {
     let name = target.replace('-', "_");
     let musl = target.replace("-unknown", "");
     let headers = folder.join("usr/include").join(&musl);
-    let libraries = folder.join("usr/lib").join(Arch::Amd64.libraries());
+    let libraries = ["usr/lib", "lib"]
+        .map(|place| folder.join(place).join(Arch::Amd64.libraries()))
+        .map(|place| place.display().to_string())
+        .join(":");
     let flags = format!(
         "--target={musl} -nostdlibinc -isystem {}",
         headers.display()
@@ -79,7 +61,7 @@ pub(crate) fn prepare(cache: &Cache, cargo: &mut Command) -> Result<()> {
             format!("CARGO_TARGET_{}_LINKER", name.to_uppercase()),
             "rust-lld",
         )
-        // Libraries of clang, and nothing else, are there.
+        // Only what this machine lacks is there.
         .env("LD_LIBRARY_PATH", libraries);
     Ok(())
 }

@@ -80,16 +80,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         return Ok(finish(&tally, started));
     }
     let filter = arguments.filter.as_deref();
-    if arguments.arch != Arch::Amd64 {
-        let cache = cache.of(arguments.arch);
-        let prefixes = match &arguments.kernels[..] {
-            [] => &[QUICK.to_owned()],
-            some => some,
-        };
-        let nothing = || Ok(Tally::default());
-        tally.add(guest_tests::run(&cache, prefixes, filter, nothing)?);
-        return Ok(finish(&tally, started));
-    }
     let on_host = || {
         let mut tally = Tally::default();
         if filter.is_none() {
@@ -99,6 +89,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     };
     if arguments.host {
         tally.add(on_host()?);
+    } else if arguments.arch != Arch::Amd64 {
+        let prefixes = match &arguments.kernels[..] {
+            [] => &[QUICK.to_owned()],
+            some => some,
+        };
+        let nothing = || Ok(Tally::default());
+        let cache = cache.of(arguments.arch);
+        tally.add(guest_tests::run(&cache, prefixes, filter, nothing)?);
     } else {
         let prefixes = if arguments.quick {
             vec![QUICK.to_owned()]
