@@ -26,8 +26,8 @@ pub(crate) struct Arguments {
     /// Kernel version or its beginning, e.g. 6.12 or 7; the newest that matches is taken
     #[arg(long, value_name = "PREFIX", required_unless_present = "list")]
     kernel: Option<String>,
-    /// Architecture of the guest; arm64 has no clock that counts instructions
-    #[arg(long, value_enum, default_value_t, conflicts_with = "icount")]
+    /// Architecture of the guest
+    #[arg(long, value_enum, default_value_t)]
     arch: Arch,
     /// Script of the host that /bin/sh runs as root in the guest
     #[arg(long, value_name = "FILE", required_unless_present = "list")]
