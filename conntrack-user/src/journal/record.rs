@@ -397,7 +397,7 @@ pub struct DropRow {
     pub sample: SystemTime,
     /// In which table.
     pub netns: NetnsId,
-    /// Name of the [`DropReason`].
+    /// Name of the [`DropReason`](conntrack_ebpf::record::DropReason).
     pub reason: String,
     /// Whose connection was refused.
     pub owner: OwnerId,
