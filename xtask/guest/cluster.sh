@@ -1,6 +1,6 @@
 # A whole cluster on one node: etcd, API server, controllers, scheduler, kubelet with containerd. The image is imported, the manifests are
 # applied as deploy/README.md says, and then it is looked at what the agent does for pods that the kubelet made, and what a Prometheus makes of
-# it that scrapes it as deploy/prometheus says. Before this come, as variables: `variants` (files in /manifests) and `image`. Ends with a failure
+# it that scrapes it as deploy/prometheus says. Before this come, as variables: `variants` (files in /manifests), `image`, and `driver` (of cgroups). Ends with a failure
 # as soon as something is not as it should be.
 set -eu
 
@@ -32,7 +32,13 @@ grep -q ' /sys/fs/cgroup cgroup2 ' /proc/mounts || mount -t cgroup2 none /sys/fs
 hostname "$node"
 printf 'nameserver %s\n' "$address" >/etc/resolv.conf
 ip link set lo up
-ctpressure-scenario node || fail 'containerd'
+case $driver in
+systemd)
+    wait_for 60 'systemd' test -S /run/systemd/private
+    ctpressure-scenario node --systemd || fail 'containerd'
+    ;;
+*) ctpressure-scenario node || fail 'containerd' ;;
+esac
 ctr -n k8s.io images import /image.tar >/dev/null
 ctr -n k8s.io images ls -q | grep -qxF "$image" || fail "no $image in containerd"
 
@@ -63,7 +69,7 @@ apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
-cgroupDriver: cgroupfs
+cgroupDriver: $driver
 failSwapOn: false
 evictionHard: {memory.available: 10Mi}
 makeIPTablesUtilChains: false
@@ -129,43 +135,8 @@ counts() {
     wget -q -O - "http://$(of ctpressure app.kubernetes.io/name=ctpressure status.podIP):9743/status" | grep -A 20 '"problems"'
     conntrack -D -p udp >/dev/null 2>&1 || true
 }
-# slices: a container in a control group as the kubelet's systemd driver and containerd name it. The kubelet here has the other driver (systemd is
-# not in this guest), so this pod is containerd's own: containerd, runc, the path, the folder of its logs are real, the kubelet knows nothing of it.
-slices() {
-    step 'a pod below kubepods.slice'
-    uid=7a1d9e3c-2b4f-4c8d-8e6a-9f0b1c2d3e4f
-    id=$(echo "$uid" | sha256sum | cut -d' ' -f1)
-    slice=kubepods-besteffort-pod$(echo "$uid" | tr - _).slice
-    ip netns add slices
-    ip link add slices type veth peer name eth0 netns slices
-    ip addr add 10.43.0.1/24 dev slices
-    ip link set slices up
-    ip -n slices addr add 10.43.0.2/24 dev eth0
-    ip -n slices link set eth0 up
-    ip -n slices route add default via 10.43.0.1
-    mkdir -p "/var/log/pods/shop_slices_$uid"
-    ctr -n k8s.io run --detach --cap-add CAP_NET_ADMIN --cap-add CAP_NET_RAW --with-ns network:/run/netns/slices \
-        --cgroup "/kubepods.slice/kubepods-besteffort.slice/$slice/cri-containerd-$id.scope" \
-        ctpressure.test/ctgen:1 "$id" /ctgen pause || fail 'containerd does not start it'
-    grep -r . /proc/[0-9]*/cgroup | grep -o "/kubepods.slice/.*$id.scope" | sort -u
-    knows_slices() { scrape && grep -qE "pod=\"(slices|$uid)\"" /tmp/metrics; }
-    wait_for 120 'the agent knows it' knows_slices
-    label=$(grep -oE "pod=\"(slices|$uid)\"" /tmp/metrics | head -n 1)
-    before=$(metric ctpressure_inserts_total "$label")
-    ctr -n k8s.io tasks exec --exec-id send "$id" /ctgen send --protocol udp --source 10.43.0.2/32 --destination 198.19.0.1/32 \
-        --flows 500 --rate 250 >/dev/null
-    sleep 3
-    scrape
-    counted=$(($(metric ctpressure_inserts_total "$label") - before))
-    printf 'inserts of %s: %s of 500\n' "$label" "$counted"
-    [ "$counted" = 500 ] || fail 'the count is not right'
-    conntrack -D -p udp >/dev/null 2>&1 || true
-    ctr -n k8s.io tasks rm --force "$id" >/dev/null
-    ctr -n k8s.io containers rm "$id"
-    ip netns del slices
-}
-
 web=$(of shop app=web metadata.name)
+echo "control groups of pods: $(grep -h kubepods /proc/[0-9]*/cgroup | sort -u | tail -n 1)"
 aggregator=$(of shop app=aggregator metadata.name)
 # What a Prometheus in the cluster would do; this one is beside it, and has the administrator's rights.
 inside() { "$@"; }
@@ -238,7 +209,6 @@ for variant in $variants; do
     grep '^ctpressure_probe_attached' /tmp/metrics
     kubectl -n ctpressure logs daemonset/ctpressure | grep -E 'WARN|ERROR' | sed 's/^/  it says: /' || true
     case $variant in
-    least-privilege) slices ;;
     kube-names)
         grep -q "pod=\"$web\",workload=\"web\"" /tmp/metrics || fail 'the workload is not known'
         full

@@ -3,6 +3,8 @@
 //!
 //! A program rather than a shell script: a script's background processes may hold its output open for
 //! ever, and only PID 1 can tell when the script itself has ended.
+//!
+//! In a guest that has systemd, that is the first process once the system is prepared, and this program goes on as its child.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -26,6 +28,15 @@ use nix::unistd::Pid;
 use frame::Kind;
 
 mod frame;
+
+/// Where this program is.
+const OWN: &str = "/init";
+/// The first process of a guest that has it.
+const SYSTEMD: &str = "/usr/lib/systemd/systemd";
+/// The argument of this program when systemd is the first process.
+const BESIDE_SYSTEMD: &str = "beside-systemd";
+/// What systemd begins: nothing. The guest's script does.
+const DEFAULT_TARGET: &str = "[Unit]\nDescription=Guest\nDefaultDependencies=no\n";
 
 const PATH: &str = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin";
 
@@ -68,6 +79,25 @@ fn main() {
 }
 
 fn run() -> Result<()> {
+    if std::env::args().nth(1).as_deref() != Some(BESIDE_SYSTEMD) {
+        prepare()?;
+        if Path::new(SYSTEMD).exists() {
+            hand_over()?;
+        }
+    }
+    let job = Path::new(frame::JOB_FOLDER);
+    load_modules(&job.join(frame::JOB_MODULES))?;
+    let port = Arc::new(Mutex::new(open_port()?));
+
+    bring_loopback_up()?;
+
+    let status = run_script(&job.join(frame::JOB_SCRIPT), &port)?;
+    send_files(&job.join(frame::JOB_FETCH), &port)?;
+    send(&port, Kind::Status, &status.to_le_bytes())
+}
+
+/// What every process of the guest finds: limits, file systems, devices.
+fn prepare() -> Result<()> {
     cover_root()?;
     // As systemd has it for services with many connections; the kernel's own is 4096 at most.
     setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).context("raise RLIMIT_NOFILE")?;
@@ -93,15 +123,7 @@ fn run() -> Result<()> {
     for (link, target) in DEVICE_LINKS {
         symlink(target, link).with_context(|| format!("link {link}"))?;
     }
-    let job = Path::new(frame::JOB_FOLDER);
-    load_modules(&job.join(frame::JOB_MODULES))?;
-    let port = Arc::new(Mutex::new(open_port()?));
-
-    bring_loopback_up()?;
-
-    let status = run_script(&job.join(frame::JOB_SCRIPT), &port)?;
-    send_files(&job.join(frame::JOB_FETCH), &port)?;
-    send(&port, Kind::Status, &status.to_le_bytes())
+    Ok(())
 }
 
 /// Puts a mount over the kernel's first file system: out of that one itself nobody can `pivot_root`,
@@ -117,6 +139,18 @@ fn cover_root() -> Result<()> {
     mount_as(".", "/", MsFlags::MS_MOVE)?;
     chroot(".").context("enter the new root")?;
     std::env::set_current_dir("/").context("enter the new root")
+}
+
+/// Begins this program once more, beside systemd, and becomes systemd.
+fn hand_over() -> Result<()> {
+    let units = Path::new("/etc/systemd/system");
+    fs::create_dir_all(units).with_context(|| format!("make {}", units.display()))?;
+    fs::write(units.join("default.target"), DEFAULT_TARGET).context("write default.target")?;
+    Command::new(OWN)
+        .arg(BESIDE_SYSTEMD)
+        .spawn()
+        .context("begin this program once more")?;
+    Err(Command::new(SYSTEMD).env_clear().exec()).context("become systemd")
 }
 
 fn load_modules(list: &Path) -> Result<()> {

@@ -18,6 +18,8 @@ pub(crate) enum Group {
     Prometheus,
     /// What a cluster has besides the programs that are built (`kubernetes.rs`): only where there is one.
     Kubernetes,
+    /// systemd: the first process of a guest that has it (`guest/init.rs`).
+    Systemd,
 }
 
 impl Group {
@@ -33,6 +35,7 @@ impl Group {
             Self::Containers => "containers",
             Self::Prometheus => "prometheus",
             Self::Kubernetes => "kubernetes",
+            Self::Systemd => "systemd",
         }
     }
 
@@ -55,6 +58,7 @@ impl Group {
             Self::Containers => &["containerd", "runc", "containernetworking-plugins"],
             Self::Prometheus => &["prometheus", "prometheus-alertmanager"],
             Self::Kubernetes => &["kubectl", "etcd-server"],
+            Self::Systemd => &["systemd"],
         }
     }
 
@@ -81,6 +85,7 @@ impl Group {
             Self::Bpftrace => &["bpftrace"],
             Self::Prometheus => &["prometheus", "prometheus-alertmanager"],
             Self::Kubernetes => &["kubectl", "etcd"],
+            Self::Systemd => &["systemd", "systemd-executor"],
             Self::Containers => &[
                 "containerd",
                 "containerd-shim-runc-v2",
@@ -106,7 +111,7 @@ impl Group {
             ],
             // Alertmanager does not start without its templates.
             Self::Prometheus => vec!["usr/share/prometheus/alertmanager".to_owned()],
-            Self::Bpftrace | Self::Containers | Self::Kubernetes => Vec::new(),
+            Self::Bpftrace | Self::Containers | Self::Kubernetes | Self::Systemd => Vec::new(),
         }
     }
 
@@ -133,7 +138,11 @@ impl Group {
                 ("usr/sbin/lsmod", "../bin/kmod"),
                 ("usr/sbin/modinfo", "../bin/kmod"),
             ],
-            Self::Bpftrace | Self::Containers | Self::Prometheus | Self::Kubernetes => &[],
+            Self::Bpftrace
+            | Self::Containers
+            | Self::Prometheus
+            | Self::Kubernetes
+            | Self::Systemd => &[],
         }
     }
 }

@@ -207,7 +207,14 @@ impl Tree {
     }
 
     fn program(&self, name: &str) -> Result<String> {
-        let folders = ["usr/sbin", "usr/bin", "sbin", "bin", "usr/lib/cni"];
+        let folders = [
+            "usr/sbin",
+            "usr/bin",
+            "sbin",
+            "bin",
+            "usr/lib/cni",
+            "usr/lib/systemd",
+        ];
         let found = folders
             .iter()
             .map(|folder| format!("{folder}/{name}"))
@@ -232,9 +239,10 @@ impl Tree {
         let content = fs::read(self.root.join(path)).with_context(|| format!("read {path}"))?;
         files.insert(path.to_owned(), true);
         let own = format!("usr/lib/{}", self.arch.libraries());
+        let of_systemd = format!("{own}/systemd");
         let needed = needed(&content, self.arch.loader().0);
         for library in needed.with_context(|| format!("read {path}"))? {
-            let places = [own.as_str(), "usr/lib", "usr/lib64"];
+            let places = [own.as_str(), &of_systemd, "usr/lib", "usr/lib64"];
             let mut places = places
                 .map(|folder| format!("{folder}/{library}"))
                 .into_iter();

@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use ctpressure_tests::{
     containers::{
         network::{self, NODE, Network},
-        runtime,
+        runtime::{self, CgroupDriver},
     },
     guest::{agent::Mechanism, command, kernel, net},
     scenarios::{self, On, Scenario, With},
@@ -69,7 +69,11 @@ enum What {
         mechanism: Option<Mechanism>,
     },
     /// Makes this guest a node: networks, containerd, images of pods. Needs a guest with containerd.
-    Node,
+    Node {
+        /// containerd asks systemd for control groups.
+        #[arg(long)]
+        systemd: bool,
+    },
     /// Becomes COMMAND without some capabilities.
     #[command(hide = true)]
     ExecWithout {
@@ -269,10 +273,15 @@ fn run(cli: Cli) -> Result<bool> {
             (scenario.context("no such scenario")?.run)(mechanism)?;
             Ok(true)
         }
-        What::Node => {
+        What::Node { systemd } => {
             kernel::load_module("nf_conntrack")?;
             network::prepare()?;
-            runtime::start(&Network::CONFIGURED.map(Network::name))?;
+            let driver = if systemd {
+                CgroupDriver::Systemd
+            } else {
+                CgroupDriver::Cgroupfs
+            };
+            runtime::start(&Network::CONFIGURED.map(Network::name), driver)?;
             println!("node {NODE}");
             Ok(true)
         }

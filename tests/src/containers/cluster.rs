@@ -16,7 +16,7 @@ use super::{
     cri::Cri,
     network::{self, Network, Service},
     pod::{PORT, Pod, Wanted},
-    runtime::{self, SOCKET},
+    runtime::{self, CgroupDriver, SOCKET},
 };
 
 /// Where it is written down for the next scenario.
@@ -127,7 +127,7 @@ impl Cluster {
         let start = Instant::now();
         network::prepare()?;
         let networks = Network::CONFIGURED.map(Network::name);
-        let cri = runtime::start(&networks)?;
+        let cri = runtime::start(&networks, CgroupDriver::Cgroupfs)?;
         println!(
             "containerd ready and images imported at {:.1} s",
             start.elapsed().as_secs_f64()

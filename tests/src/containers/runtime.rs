@@ -35,8 +35,17 @@ pub const APPLICATION: &str = "ctpressure.test/ctgen:1";
 /// How long containerd may take to answer.
 const READY_LIMIT: Duration = Duration::from_mins(2);
 
-/// Debian's places, the cgroupfs driver, and a runtime class for each kind of network.
-fn config(networks: &[&str]) -> String {
+/// Who makes the control groups of containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// The runtime, in the file system.
+    Cgroupfs,
+    /// systemd, which the runtime asks.
+    Systemd,
+}
+
+/// Debian's places, and a runtime class for each kind of network.
+fn config(networks: &[&str], driver: CgroupDriver) -> String {
     let mut text = format!(
         r#"version = 2
 root = "{STATE}"
@@ -64,7 +73,7 @@ default_runtime_name = "{first}"
             "runtime_type = \"io.containerd.runc.v2\"".to_owned(),
             format!("cni_conf_dir = \"{CNI}/{network}\""),
             format!("[{name}.options]"),
-            "SystemdCgroup = false\n".to_owned(),
+            format!("SystemdCgroup = {}\n", driver == CgroupDriver::Systemd),
         ];
         text.push_str(&lines.join("\n"));
     }
@@ -73,7 +82,7 @@ default_runtime_name = "{first}"
 
 /// Starts containerd with a runtime class for each of `networks` and imports the images. It
 /// outlives the caller.
-pub fn start(networks: &[&str]) -> Result<Cri> {
+pub fn start(networks: &[&str], driver: CgroupDriver) -> Result<Cri> {
     if !Path::new("/usr/bin/containerd").exists() {
         bail!(
             "containerd is not in this guest: boot it with `cargo xtask vm --containers` or \
@@ -91,7 +100,7 @@ pub fn start(networks: &[&str]) -> Result<Cri> {
         None::<&str>,
     )
     .with_context(|| format!("mounting {STATE}"))?;
-    fs::write(CONFIG, config(networks)).with_context(|| format!("writing {CONFIG}"))?;
+    fs::write(CONFIG, config(networks, driver)).with_context(|| format!("writing {CONFIG}"))?;
     let log = File::create(LOG).with_context(|| format!("writing {LOG}"))?;
     let mut command = Command::new("containerd");
     command.args(["--config", CONFIG]);
@@ -138,10 +147,22 @@ mod tests {
 
     #[test]
     fn each_network_has_a_runtime_class() {
-        let config = config(&["bridge", "ptp"]);
+        let config = config(&["bridge", "ptp"], CgroupDriver::Cgroupfs);
         for network in ["bridge", "ptp"] {
             assert!(config.contains(&format!("cni_conf_dir = \"{CNI}/{network}\"")));
         }
         assert!(config.contains("default_runtime_name = \"bridge\""));
+    }
+
+    #[test]
+    fn systemd_is_asked_by_each_class_or_by_none() {
+        for (driver, line) in [
+            (CgroupDriver::Cgroupfs, "SystemdCgroup = false"),
+            (CgroupDriver::Systemd, "SystemdCgroup = true"),
+        ] {
+            let config = config(&["bridge", "ptp"], driver);
+            assert_eq!(config.matches("SystemdCgroup").count(), 2);
+            assert_eq!(config.matches(line).count(), 2, "{driver:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::in_guest::{self, Trial};
 use super::{folder, image, manifests};
@@ -42,6 +42,17 @@ pub(crate) struct Arguments {
     /// Apply only this variant (may be repeated), such as `base` or `least-privilege` [default: each]
     #[arg(long, value_name = "NAME", value_parser = names())]
     variant: Vec<String>,
+    /// Who makes the control groups of pods; with `systemd` it is the guest's first process
+    #[arg(long, value_enum, default_value_t)]
+    cgroup_driver: CgroupDriver,
+}
+
+/// The two that a kubelet knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum CgroupDriver {
+    #[default]
+    Cgroupfs,
+    Systemd,
 }
 
 /// Runs the command; the result is its exit status.
@@ -70,13 +81,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         fs::write(&file, manifests::kustomized(&cache, variant)?)?;
         put.push((file, format!("manifests/{name}.yaml")));
     }
+    let mut groups = vec![Group::Containers, Group::Kubernetes, Group::Prometheus];
+    let driver = match arguments.cgroup_driver {
+        CgroupDriver::Cgroupfs => "cgroupfs",
+        CgroupDriver::Systemd => {
+            groups.push(Group::Systemd);
+            "systemd"
+        }
+    };
     let script = format!(
-        "variants='{}'\nimage='{}'\n{SCRIPT}",
+        "variants='{}'\nimage='{}'\ndriver={driver}\n{SCRIPT}",
         names.join(" "),
         image::default_name()
     );
     Trial {
-        groups: &[Group::Containers, Group::Kubernetes, Group::Prometheus],
+        groups: &groups,
         memory_mib: 6000,
         timeout: Duration::from_mins(45),
         put,
