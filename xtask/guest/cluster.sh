@@ -59,7 +59,7 @@ clusters: [{name: here, cluster: {server: "https://$address:6443", certificate-a
 users: [{name: admin, user: {token: secret}}]
 contexts: [{name: here, context: {cluster: here, user: admin}}]
 END
-wait_for 240 'the API server' kubectl get namespace default
+wait_for 480 'the API server' kubectl get namespace default
 begin kube-controller-manager --kubeconfig="$KUBECONFIG" --leader-elect=false --root-ca-file="$certificates/apiserver.crt" \
     --service-account-private-key-file="$certificates/apiserver.key" \
     --controllers=daemonset,deployment,replicaset,serviceaccount,serviceaccount-token,root-ca-cert-publisher,garbagecollector,nodelifecycle
