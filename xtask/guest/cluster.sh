@@ -1,7 +1,7 @@
 # A whole cluster on one node: etcd, API server, controllers, scheduler, kubelet with containerd. The image is imported, the manifests are
 # applied as deploy/README.md says, and then it is looked at what the agent does for pods that the kubelet made, and what a Prometheus makes of
-# it that scrapes it as deploy/prometheus says. Before this come, as variables: `variants` (files in /manifests), `image`, and `driver` (of cgroups). Ends with a failure
-# as soon as something is not as it should be.
+# it that scrapes it as deploy/prometheus says. Before this come, as variables: `variants` (files in /manifests), `image`, and `driver` (who makes
+# control groups: cgroupfs, or systemd). Ends with a failure as soon as something is not as it should be.
 set -eu
 
 node=node-1
@@ -32,13 +32,9 @@ grep -q ' /sys/fs/cgroup cgroup2 ' /proc/mounts || mount -t cgroup2 none /sys/fs
 hostname "$node"
 printf 'nameserver %s\n' "$address" >/etc/resolv.conf
 ip link set lo up
-case $driver in
-systemd)
-    wait_for 60 'systemd' test -S /run/systemd/private
-    ctpressure-scenario node --systemd || fail 'containerd'
-    ;;
-*) ctpressure-scenario node || fail 'containerd' ;;
-esac
+# It starts beside this script.
+[ "$driver" != systemd ] || wait_for 60 'systemd' test -S /run/systemd/private
+ctpressure-scenario node --cgroup-driver "$driver" || fail 'containerd'
 ctr -n k8s.io images import /image.tar >/dev/null
 ctr -n k8s.io images ls -q | grep -qxF "$image" || fail "no $image in containerd"
 
@@ -135,8 +131,12 @@ counts() {
     wget -q -O - "http://$(of ctpressure app.kubernetes.io/name=ctpressure status.podIP):9743/status" | grep -A 20 '"problems"'
     conntrack -D -p udp >/dev/null 2>&1 || true
 }
+
+case $driver in systemd) form='/kubepods\.slice/.*/cri-containerd-.*\.scope$' ;; *) form='/kubepods/.*/[0-9a-f]*$' ;; esac
+groups=$(grep -h kubepods /proc/[0-9]*/cgroup | sort -u)
+printf 'control groups of pods:\n%s\n' "$groups"
+[ -n "$groups" ] && ! echo "$groups" | grep -qv "$form" || fail "not all are as $driver has them"
 web=$(of shop app=web metadata.name)
-echo "control groups of pods: $(grep -h kubepods /proc/[0-9]*/cgroup | sort -u | tail -n 1)"
 aggregator=$(of shop app=aggregator metadata.name)
 # What a Prometheus in the cluster would do; this one is beside it, and has the administrator's rights.
 inside() { "$@"; }

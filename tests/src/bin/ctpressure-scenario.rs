@@ -70,9 +70,9 @@ enum What {
     },
     /// Makes this guest a node: networks, containerd, images of pods. Needs a guest with containerd.
     Node {
-        /// containerd asks systemd for control groups.
-        #[arg(long)]
-        systemd: bool,
+        /// Who makes the control groups of containers
+        #[arg(long, value_enum, default_value_t)]
+        cgroup_driver: CgroupDriver,
     },
     /// Becomes COMMAND without some capabilities.
     #[command(hide = true)]
@@ -273,15 +273,10 @@ fn run(cli: Cli) -> Result<bool> {
             (scenario.context("no such scenario")?.run)(mechanism)?;
             Ok(true)
         }
-        What::Node { systemd } => {
+        What::Node { cgroup_driver } => {
             kernel::load_module("nf_conntrack")?;
             network::prepare()?;
-            let driver = if systemd {
-                CgroupDriver::Systemd
-            } else {
-                CgroupDriver::Cgroupfs
-            };
-            runtime::start(&Network::CONFIGURED.map(Network::name), driver)?;
+            runtime::start(&Network::CONFIGURED.map(Network::name), cgroup_driver)?;
             println!("node {NODE}");
             Ok(true)
         }

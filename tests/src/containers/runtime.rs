@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
 use nix::mount::{MsFlags, mount};
 
 use super::{
@@ -36,9 +37,10 @@ pub const APPLICATION: &str = "ctpressure.test/ctgen:1";
 const READY_LIMIT: Duration = Duration::from_mins(2);
 
 /// Who makes the control groups of containers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum CgroupDriver {
     /// The runtime, in the file system.
+    #[default]
     Cgroupfs,
     /// systemd, which the runtime asks.
     Systemd,
