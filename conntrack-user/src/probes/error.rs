@@ -53,7 +53,7 @@ pub enum AttachError {
 
 impl AttachError {
     /// What to do about it, for a person.
-    pub const fn help(&self) -> &'static str {
+    pub fn help(&self) -> &'static str {
         match self {
             Self::NotLoaded => {
                 "it is loaded with the first firewall or NAT rule that needs it, or by `modprobe nf_conntrack`"
@@ -73,10 +73,33 @@ impl AttachError {
             Self::Object(ObjectError::LeftOut) => {
                 "run `cargo xtask setup` and build again: it brings bpf-linker and rust-src"
             }
+            Self::Object(ObjectError::Map { error, .. })
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                "kernels before 5.11 count maps as locked memory (RLIMIT_MEMLOCK), and only CAP_SYS_RESOURCE may raise \
+                 its limit: give the container the capability SYS_RESOURCE, or begin it with `ulimit -l unlimited`; \
+                 on later kernels a seccomp profile or a security module may forbid bpf(2): see the kernel log"
+            }
             Self::Thread(_) => "see the limits of processes (ulimit -u, pids.max of the container)",
             Self::OwnerMaps(_) | Self::Object(_) => {
                 "please report this with the output of `uname -a`"
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_that_is_not_permitted_has_another_help_than_one_that_is_wrong() {
+        let refused = |errno| {
+            let name = "NAMESPACES".to_owned();
+            let error = io::Error::from_raw_os_error(errno);
+            AttachError::from(ObjectError::Map { name, error }).help()
+        };
+        assert!(refused(libc::EPERM).contains("CAP_SYS_RESOURCE"));
+        assert!(refused(libc::EINVAL).contains("report this"));
     }
 }
