@@ -67,10 +67,12 @@ pub const WAKE_AT_BYTES: &str = "WAKE_AT_BYTES";
 pub const STALE_TICKS: &str = "STALE_TICKS";
 /// Inode number of the host's network namespace (`u32`).
 pub const HOST_NETNS: &str = "HOST_NETNS";
+/// Slots of owners for each CPU (`u32`).
+pub const OWNER_SLOTS: &str = "OWNER_SLOTS";
 
 /// The ring buffer's map name.
 pub const EVENTS_MAP: &str = "EVENTS";
-/// The per-CPU state's map name.
+/// Map `CPU -> PerCpuState`.
 pub const STATE_MAP: &str = "STATE";
 /// Two tables `Address -> Claim`; see [`crate::place`].
 pub const ADDRESSES_MAP: &str = "ADDRESSES";
@@ -82,7 +84,7 @@ pub const ACTIVE_MAP: &str = "ACTIVE";
 pub const NAMESPACES_MAP: &str = "NAMESPACES";
 /// Map `TagKey -> Party`.
 pub const TAGS_MAP: &str = "TAGS";
-/// Per-CPU map `slot -> OwnerState`.
+/// Map `CPU * slots + slot -> OwnerState`.
 pub const OWNERS_MAP: &str = "OWNERS";
 /// Name of the map of Service addresses.
 pub const SERVICES_MAP: &str = "SERVICES";

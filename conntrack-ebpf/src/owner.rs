@@ -161,7 +161,7 @@ pub struct OwnerCounts {
     pub drops: [u64; DropReason::ALL.len()],
 }
 
-/// Value of the per-CPU map of slots: by [`Direction`].
+/// Value of the map of slots, for each CPU: by [`Direction`].
 pub type OwnerState = [OwnerCounts; 2];
 
 const _: () = {

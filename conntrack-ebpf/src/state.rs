@@ -1,4 +1,4 @@
-//! The value of the per-CPU map: one look-up gives a program all that it needs.
+//! What each CPU keeps: one look-up gives a program all that it needs.
 
 use core::mem::size_of;
 
@@ -51,7 +51,7 @@ pub const DUE_SOCKET: u32 = 2;
 /// Contexts of one CPU that can have an insert waiting: process context and the softirq inside.
 pub const PENDING: usize = 2;
 
-/// What one CPU keeps.
+/// What one CPU keeps: element of the map of CPUs, by the CPU's number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PerCpuState {
@@ -67,12 +67,15 @@ pub struct PerCpuState {
     pub evictions: Budget,
     /// Inserts that wait. What is left here by a call whose end was missed makes room for others.
     pub pending: [Pending; PENDING],
+    /// Always 0: no two CPUs write to one cache line.
+    pub reserved: u64,
 }
 
 const _: () = {
     assert!(size_of::<NewFlow>() == 40);
     assert!(size_of::<Budget>() == 24);
     assert!(size_of::<Pending>() == 136);
-    assert!(size_of::<PerCpuState>() == 8 * COUNTERS + 40 + 3 * 24 + PENDING * 136);
+    assert!(size_of::<PerCpuState>() == 8 * COUNTERS + 40 + 3 * 24 + PENDING * 136 + 8);
+    assert!(size_of::<PerCpuState>().is_multiple_of(64));
     assert!(align_of::<PerCpuState>() == 8);
 };

@@ -1,9 +1,6 @@
 //! Records into the ring buffer, within their budgets.
 
-use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::bpf_get_smp_processor_id,
-};
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use conntrack_ebpf::{
     counter::Counter,
     frame::Frame,
@@ -32,8 +29,7 @@ fn header(kind: Kind, reason: u8, flags: u8, netns: u32, weight: u32) -> Header 
         netns,
         time_ns: read::now_ns(),
         weight,
-        // SAFETY: the helper has no arguments and no preconditions.
-        cpu: unsafe { bpf_get_smp_processor_id() },
+        cpu: read::cpu(),
     }
 }
 

@@ -36,4 +36,5 @@ globals! {
     WAKE_AT_BYTES = 0;
     STALE_TICKS = 0;
     HOST_NETNS = 0;
+    OWNER_SLOTS = 0;
 }

@@ -6,14 +6,20 @@ use core::{
 };
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, RingBuf},
 };
 use conntrack_ebpf::{counter::Counter, frame::Frames, state::PerCpuState};
 
-/// See [`PerCpuState`]; one element.
+use super::read;
+
+/// See [`PerCpuState`]; an element for each CPU, whose number is set when it is loaded.
+///
+/// Not a per-CPU map: that can only be read by bpf(2), which keeps every kprobe program of its CPU
+/// from running meanwhile (`bpf_disable_instrumentation`), for as long as the reader is preempted.
 #[map]
-static STATE: PerCpuArray<PerCpuState> = PerCpuArray::with_max_entries(1, 0);
+static STATE: Array<PerCpuState> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Records for user space; the size is set when it is loaded.
 #[map]
@@ -33,10 +39,10 @@ pub(super) static CLASHED: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0)
 /// Contexts in [`FRAMES`]. While it is 0 a delete needs no look-up.
 static EARLY_DROPS: AtomicU64 = AtomicU64::new(0);
 
-/// This CPU's state. It can't be missing: the element has index 0 of an array of one.
+/// This CPU's state. It can't be missing: there is an element for each CPU that can be.
 #[inline(always)]
 pub(super) fn state() -> Option<*mut PerCpuState> {
-    STATE.get_ptr_mut(0)
+    STATE.get_ptr_mut(read::cpu())
 }
 
 /// Counts where softirqs are off, so that nothing else can run between load and store.

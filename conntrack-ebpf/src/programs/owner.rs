@@ -14,7 +14,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap},
 };
 use conntrack_ebpf::{
     counter::Counter,
@@ -57,9 +57,10 @@ static TAGS: HashMap<TagKey, Party> = HashMap::with_max_entries(65_536, 0);
 #[map]
 static SERVICES: HashMap<Service, u32> = HashMap::with_max_entries(MOST_SERVICES, 0);
 
-/// The counters of each slot.
+/// The counters of each slot: those of the first CPU, then those of the next. (Why it is not a per-CPU
+/// map: see `STATE`.)
 #[map]
-static OWNERS: PerCpuArray<OwnerState> = PerCpuArray::with_max_entries(DEFAULT_SLOTS, 0);
+static OWNERS: Array<OwnerState> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
 
 const NOBODY: Party = Party::new(UNKNOWN, Direction::Egress);
 
@@ -344,7 +345,11 @@ pub(super) const fn flags(party: Party) -> u8 {
 /// This CPU's counters of a party; there are none for a slot beyond the map.
 #[inline(always)]
 fn counts(party: Party) -> Option<*mut OwnerCounts> {
-    let state = OWNERS.get_ptr_mut(party.slot())?;
+    let (slot, slots) = (party.slot(), globals::OWNER_SLOTS.load());
+    if slot >= slots {
+        return None;
+    }
+    let state = OWNERS.get_ptr_mut(read::cpu() * slots + slot)?;
     // SAFETY: a live map value; a direction is 0 or 1.
     Some(unsafe { &raw mut (*state)[party.direction() as usize] })
 }

@@ -202,8 +202,14 @@ pub(super) fn task_key() -> u64 {
     if thread != 0 {
         return thread;
     }
+    (1 << 63) | u64::from(cpu())
+}
+
+/// The CPU that this runs on; a program stays on the one where it began.
+#[inline(always)]
+pub(super) fn cpu() -> u32 {
     // SAFETY: the helper has no arguments and no preconditions.
-    (1 << 63) | u64::from(unsafe { bpf_get_smp_processor_id() })
+    unsafe { bpf_get_smp_processor_id() }
 }
 
 /// Inode number of a `struct net`; 0 if unknown.

@@ -144,7 +144,7 @@ impl Ownership {
     pub(super) fn take(&mut self, found: &Discovery, probes: Option<&Probes>) -> io::Result<Taken> {
         self.looks.add(found.took);
         if let Some(probes) = probes {
-            self.read(probes)?;
+            self.read(probes);
         }
         let tallies = &self.tallies;
         let idle = |slot: u32| {
@@ -161,7 +161,7 @@ impl Ownership {
             self.free(*slot);
         }
         let counted = match &probes {
-            Some(probes) => probes.owner_counts(self.highest(&changes.given))?,
+            Some(probes) => probes.owner_counts(self.highest(&changes.given)),
             None => Vec::new(),
         };
         for (slot, _) in &changes.given {
@@ -218,17 +218,13 @@ impl Ownership {
     }
 
     /// Reads what the kernel has counted.
-    ///
-    /// # Errors
-    /// If a map can't be read.
-    pub(super) fn read(&mut self, probes: &Probes) -> io::Result<()> {
-        let counted = probes.owner_counts(self.highest(&[]))?;
+    pub(super) fn read(&mut self, probes: &Probes) {
+        let counted = probes.owner_counts(self.highest(&[]));
         for (slot, tally) in &mut self.tallies {
             if let Some(counts) = counted.get(*slot as usize) {
                 tally.counts = difference(counts, &tally.from);
             }
         }
-        Ok(())
     }
 
     /// Tells the kernel who is behind Service addresses now.
@@ -278,7 +274,7 @@ impl Ownership {
     /// # Errors
     /// If a map can't be read.
     pub(super) fn census(&mut self, probes: &Probes, host_netns: u32) -> io::Result<Charging> {
-        self.read(probes)?;
+        self.read(probes);
         for tally in self.tallies.values_mut() {
             tally.at_census = Some(tally.moved());
         }
@@ -296,7 +292,7 @@ impl Ownership {
     /// # Errors
     /// If a map can't be read.
     pub(super) fn counted(&mut self, found: Found, probes: &Probes) -> io::Result<()> {
-        self.read(probes)?;
+        self.read(probes);
         for (sighting, entries) in &found.sightings {
             self.services().found(sighting, *entries);
         }

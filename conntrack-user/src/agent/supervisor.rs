@@ -374,12 +374,9 @@ impl Supervisor {
                 self.base = self.base + totals;
             }
             let mut ownership = locked(&self.ownership);
-            let read = ownership.read(probes);
+            ownership.read(probes);
             ownership.detached();
             drop(ownership);
-            if let Err(error) = read {
-                tracing::warn!(%error, "the last counts of owners can't be read");
-            }
             reader.abort();
             tracing::warn!("nf_conntrack was unloaded; waiting for it to come back");
             self.life = Life::Waiting;

@@ -15,21 +15,40 @@ pub fn release(root: &Root) -> io::Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// How many CPUs the kernel can ever have: the length of a per-CPU value in a BPF map.
+/// How many CPUs the kernel can ever have.
 ///
 /// # Errors
 /// When `/sys/devices/system/cpu/possible` can't be read or makes no sense.
 pub fn possible_cpus(root: &Root) -> io::Result<usize> {
+    read_possible(root, count_cpus)
+}
+
+/// How many numbers those CPUs can have: more than there are CPUs if some in between are missing.
+///
+/// # Errors
+/// As [`possible_cpus`].
+pub fn cpu_numbers(root: &Root) -> io::Result<usize> {
+    read_possible(root, |cpus| last_cpu(cpus)?.checked_add(1))
+}
+
+fn read_possible(root: &Root, read: impl Fn(&str) -> Option<usize>) -> io::Result<usize> {
     let path = root.sys("devices/system/cpu/possible");
     let explain = |text: &dyn std::fmt::Display| format!("{}: {text}", path.display());
     let text =
         fs::read_to_string(&path).map_err(|error| io::Error::new(error.kind(), explain(&error)))?;
-    count_cpus(text.trim()).ok_or_else(|| {
+    read(text.trim()).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::InvalidData,
             explain(&format!("no list of CPUs: {text:?}")),
         )
     })
+}
+
+/// The highest CPU in such a list.
+fn last_cpu(cpus: &str) -> Option<usize> {
+    count_cpus(cpus)?;
+    let last = cpus.rsplit([',', '-']).next()?;
+    last.parse().ok()
 }
 
 /// The number of CPUs in a list such as `0-3,6,8-9`.
@@ -54,7 +73,12 @@ mod tests {
         assert_eq!(count_cpus("0-3,6,8-9"), Some(7));
         for wrong in ["", "a", "3-1", "0-", "0-18446744073709551615"] {
             assert_eq!(count_cpus(wrong), None, "{wrong}");
+            assert_eq!(last_cpu(wrong), None, "{wrong}");
         }
+        assert_eq!(last_cpu("0"), Some(0));
+        assert_eq!(last_cpu("0-127"), Some(127));
+        assert_eq!(last_cpu("0-3,6,8-9"), Some(9));
+        assert_eq!(last_cpu("0-3,6"), Some(6));
     }
 
     #[test]

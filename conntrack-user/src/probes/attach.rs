@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use conntrack_ebpf::owner;
+
 use super::{
     Mechanism, Options,
     choice::{self, Candidates, choose, no_hook, status_of},
@@ -150,15 +152,17 @@ fn attach_plan(
     record_at_confirm: bool,
 ) -> Result<Outcome, AttachError> {
     let (mut globals, fields) = find_fields(running.vmlinux);
+    let owner_slots = options.owner_slots.clamp(owner::FIRST, owner::MAX_SLOTS);
     globals.extend(settings(
         options,
         record_at_confirm,
         host_netns(&Root::system()),
+        owner_slots,
     ));
     let (programs, mut maps) = object::open(
         &globals,
         ring_size(options.ring_bytes),
-        options.owner_slots,
+        owner_slots,
         options.ebpf_log_level,
     )?;
     maps.owners.charge(owners).map_err(AttachError::OwnerMaps)?;

@@ -42,7 +42,8 @@ pub(super) fn settings(
     options: &Options,
     record_at_confirm: bool,
     host_netns: u32,
-) -> [(&'static str, u32); 8] {
+    owner_slots: u32,
+) -> [(&'static str, u32); 9] {
     let windows_a_second = u32::try_from(1_000_000_000 / WINDOW_NS).unwrap_or(1);
     let per_window = |per_second: u32| per_second.div_ceil(windows_a_second);
     [
@@ -54,6 +55,7 @@ pub(super) fn settings(
         (global::WAKE_AT_BYTES, ring_size(options.ring_bytes) / 4),
         (global::STALE_TICKS, STALE_TICKS),
         (global::HOST_NETNS, host_netns),
+        (global::OWNER_SLOTS, owner_slots),
     ]
 }
 

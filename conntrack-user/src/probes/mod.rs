@@ -28,7 +28,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use conntrack_ebpf::{
     counter::{COUNTERS, Counter, Counters},
@@ -48,7 +48,7 @@ pub use totals::{Drops, Lost, Totals};
 use crate::{
     kernel::{Root, conntrack::Presence},
     owners::Maps,
-    sys::bpf,
+    sys::{bpf, mapping::MappedArray},
 };
 
 /// What [`Probes::attach`] would hang where, without loading anything: each hook that this kernel
@@ -66,7 +66,7 @@ pub struct Probes {
     // Detached in reverse order: see `Drop`.
     attached: Vec<attach::Attached>,
     reserve: Option<reserve::Reserve>,
-    state: PerCpuArray<MapData, PerCpuState>,
+    state: MappedArray<PerCpuState>,
     ring: Option<RingBuf<MapData>>,
     owners: Mutex<OwnerMaps>,
     status: Status,
@@ -113,11 +113,10 @@ impl Probes {
     /// What has been counted since they were attached, over all CPUs and namespaces.
     ///
     /// # Errors
-    /// If the map can't be read.
+    /// If the kernel does not tell which runs were missed.
     pub fn totals(&self) -> io::Result<Totals> {
-        let cpus = self.state.get(&0, 0).map_err(io::Error::other)?;
         let mut sums: Counters = [0; COUNTERS];
-        for cpu in cpus.iter() {
+        for cpu in self.state.iter() {
             for (sum, count) in sums.iter_mut().zip(cpu.counters) {
                 *sum += count;
             }
@@ -175,28 +174,21 @@ impl Probes {
     }
 
     /// What has been counted for each slot below `slots`.
-    ///
-    /// # Errors
-    /// If a map can't be read.
-    pub fn owner_counts(&self, slots: u32) -> io::Result<Vec<OwnerState>> {
-        let mut counts = self.owners().counts(slots)?;
+    pub fn owner_counts(&self, slots: u32) -> Vec<OwnerState> {
+        let mut counts = self.owners().counts(slots);
         // Inserts whose socket is being asked at this moment, or that were left by a call whose
         // end was missed: the host's, as they will be if nobody comes.
-        let waiting = self.waiting_for_socket()?;
+        let waiting = self.waiting_for_socket();
         if let Some(host) = counts.get_mut(owner::HOST as usize) {
             host[Direction::Egress as usize].inserts += waiting;
         }
-        Ok(counts)
+        counts
     }
 
-    fn waiting_for_socket(&self) -> io::Result<u64> {
-        let cpus = self.state.get(&0, 0).map_err(io::Error::other)?;
-        let waits = |pending: &&Pending| pending.ct != 0 && pending.due & DUE_SOCKET != 0;
-        let waiting = cpus
-            .iter()
-            .flat_map(|cpu| cpu.pending.iter().filter(waits))
-            .count();
-        Ok(waiting as u64)
+    fn waiting_for_socket(&self) -> u64 {
+        let waits = |pending: &Pending| pending.ct != 0 && pending.due & DUE_SOCKET != 0;
+        let waiting = self.state.iter().flat_map(|cpu| cpu.pending).filter(waits);
+        waiting.count() as u64
     }
 
     /// What is attached and which fields were found.

@@ -7,19 +7,21 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
-use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Map, MapData, RingBuf};
 use aya_obj::{EbpfSectionKind, Object, generated::bpf_insn};
 use conntrack_ebpf::{
     global::{
         ACTIVE_MAP, ADDRESSES_MAP, CGROUPS_MAP, EVENTS_MAP, NAMESPACES_MAP, OWNERS_MAP,
         SERVICES_MAP, STATE_MAP, TAGS_MAP,
     },
-    owner,
     state::PerCpuState,
 };
 
 use super::owner_maps::OwnerMaps;
-use crate::sys::{bpf, mapping::MappedArray};
+use crate::{
+    kernel::{Root, release},
+    sys::{bpf, mapping::MappedArray},
+};
 
 /// The object that the build script made; empty if it had no BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/conntrack"));
@@ -33,6 +35,9 @@ pub enum ObjectError {
     /// The object and this program do not belong together.
     #[error("the embedded eBPF object is not usable: {0}")]
     Malformed(String),
+    /// How many CPUs there are is not known.
+    #[error("cannot tell how many CPUs there can be: {0}")]
+    Cpus(io::Error),
     /// The kernel refused a map.
     #[error("cannot create the BPF map {name}: {error}")]
     Map {
@@ -58,7 +63,8 @@ pub(super) struct Programs {
 
 /// The maps that user space reads.
 pub(super) struct Maps {
-    pub(super) state: PerCpuArray<MapData, PerCpuState>,
+    /// By the number of the CPU.
+    pub(super) state: MappedArray<PerCpuState>,
     pub(super) ring: RingBuf<MapData>,
     pub(super) owners: OwnerMaps,
 }
@@ -96,8 +102,13 @@ pub(super) fn open(
     if let Some(ring) = definitions.get_mut(EVENTS_MAP) {
         ring.set_max_entries(ring_bytes);
     }
+    let cpus = release::cpu_numbers(&Root::system()).map_err(ObjectError::Cpus)?;
+    let elements = |of_each: usize| u32::try_from(cpus * of_each).map_err(malformed);
+    if let Some(state) = definitions.get_mut(STATE_MAP) {
+        state.set_max_entries(elements(1)?);
+    }
     if let Some(owners) = definitions.get_mut(OWNERS_MAP) {
-        owners.set_max_entries(owner_slots.clamp(owner::FIRST, owner::MAX_SLOTS));
+        owners.set_max_entries(elements(owner_slots as usize)?);
     }
     if let (0, Some(log)) = (log_level, definitions.get_mut(LOG_MAP)) {
         log.set_max_entries(SMALLEST_RING);
@@ -135,14 +146,14 @@ pub(super) fn open(
         }
     };
     let (addresses_fd, cgroups_fd) = (fd_of(ADDRESSES_MAP)?, fd_of(CGROUPS_MAP)?);
-    let counts_fd = fd_of(OWNERS_MAP)?;
+    let (state_fd, counts_fd) = (fd_of(STATE_MAP)?, fd_of(OWNERS_MAP)?);
     let mut take = |name: &str| {
         let map = made
             .remove(name)
             .ok_or_else(|| malformed(format!("it has no map {name}")))?;
         Map::from_map_data(map).map_err(malformed)
     };
-    let state = take(STATE_MAP)?.try_into().map_err(malformed)?;
+    let state = MappedArray::new(state_fd.as_fd(), cpus).map_err(mapped(STATE_MAP))?;
     let ring = take(EVENTS_MAP)?.try_into().map_err(malformed)?;
     let owners = OwnerMaps {
         addresses: MappedArray::new(addresses_fd.as_fd(), TABLES).map_err(mapped(ADDRESSES_MAP))?,
@@ -150,11 +161,12 @@ pub(super) fn open(
         active: take(ACTIVE_MAP)?.try_into().map_err(malformed)?,
         namespaces: take(NAMESPACES_MAP)?.try_into().map_err(malformed)?,
         tags: take(TAGS_MAP)?.try_into().map_err(malformed)?,
-        counts: take(OWNERS_MAP)?.try_into().map_err(malformed)?,
-        counts_fd,
+        counts: MappedArray::new(counts_fd.as_fd(), cpus * owner_slots as usize)
+            .map_err(mapped(OWNERS_MAP))?,
         services: take(SERVICES_MAP)?.try_into().map_err(malformed)?,
         services_told: HashMap::new(),
         slots: owner_slots,
+        cpus,
         asks_sockets: false,
     };
     let programs = Programs {

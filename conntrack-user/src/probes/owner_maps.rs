@@ -1,12 +1,8 @@
 //! The maps by which the programs charge owners, and what they counted for each.
 
-use std::{
-    collections::HashMap as StdHashMap,
-    io,
-    os::fd::{AsFd as _, OwnedFd},
-};
+use std::{collections::HashMap as StdHashMap, io};
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, MapError};
 use conntrack_ebpf::{
     owner::{FLAG_SOCKET, FLAG_TAGGED, OwnerCounts, OwnerState, Party, Service, TagKey},
     place::{self, Addresses, Cgroups},
@@ -14,13 +10,8 @@ use conntrack_ebpf::{
 use zerocopy::FromZeros as _;
 
 use crate::owners::Maps;
-use crate::sys::{
-    bpf::{self, Batch},
-    mapping::MappedArray,
-};
+use crate::sys::mapping::MappedArray;
 
-/// Slots read by one call.
-const SLOTS_A_CALL: u32 = 128;
 /// Steps of one walk over the tags: several times as many as there can be.
 const TAGS_WALKED: usize = 8 * 65_536;
 
@@ -31,13 +22,15 @@ pub struct OwnerMaps {
     pub(super) active: Array<MapData, u32>,
     pub(super) namespaces: HashMap<MapData, u32, u32>,
     pub(super) tags: HashMap<MapData, TagKey, Party>,
-    pub(super) counts: PerCpuArray<MapData, OwnerState>,
+    /// Those of the first CPU, then those of the next.
+    pub(super) counts: MappedArray<OwnerState>,
     pub(super) services: HashMap<MapData, Service, u32>,
     /// What that map says.
     pub(super) services_told: StdHashMap<Service, u32>,
-    /// For a call that aya has not: the same map once more.
-    pub(super) counts_fd: OwnedFd,
+    /// Of each CPU.
     pub(super) slots: u32,
+    /// Numbers that a CPU can have.
+    pub(super) cpus: usize,
     /// There was an owner that only its sockets tell.
     pub(super) asks_sockets: bool,
 }
@@ -167,63 +160,18 @@ impl OwnerMaps {
     }
 
     /// What has been counted for each slot below `slots`, over all CPUs.
-    ///
-    /// # Errors
-    /// If the map can't be read.
-    pub fn counts(&self, slots: u32) -> io::Result<Vec<OwnerState>> {
-        let slots = slots.min(self.slots);
-        match self.counts_by_batch(slots) {
-            // Before 5.13 there are no batches of per-CPU arrays.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | bpf::ENOTSUPP)) => {
-                self.counts_one_by_one(slots)
-            }
-            result => result,
-        }
-    }
-
-    fn counts_by_batch(&self, slots: u32) -> io::Result<Vec<OwnerState>> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        let mut sums = vec![OwnerState::default(); slots as usize];
-        let room = SLOTS_A_CALL.min(slots.max(1));
-        let mut keys = vec![0_u32; room as usize];
-        let mut values = vec![OwnerState::default(); room as usize * cpus];
-        let mut batch = Batch::default();
-        loop {
-            let left = slots.saturating_sub(batch.next.map_or(0, |last| last + 1));
-            if left == 0 {
-                return Ok(sums);
-            }
-            let room = room.min(left);
-            bpf::lookup_batch(
-                self.counts_fd.as_fd(),
-                &mut batch,
-                room,
-                &mut keys,
-                &mut values,
-            )?;
-            for (slot, of_cpus) in keys
-                .iter()
-                .zip(values.chunks_exact(cpus))
-                .take(batch.elements)
-            {
-                if let Some(sum) = sums.get_mut(*slot as usize) {
-                    add_cpus(sum, of_cpus);
+    pub fn counts(&self, slots: u32) -> Vec<OwnerState> {
+        let slots = slots.min(self.slots) as usize;
+        let mut sums = vec![OwnerState::default(); slots];
+        for cpu in 0..self.cpus {
+            let first = cpu * self.slots as usize;
+            for (slot, sum) in sums.iter_mut().enumerate() {
+                for (sum, counts) in sum.iter_mut().zip(self.counts.read(first + slot)) {
+                    add(sum, &counts);
                 }
             }
-            if batch.ended {
-                return Ok(sums);
-            }
         }
-    }
-
-    fn counts_one_by_one(&self, slots: u32) -> io::Result<Vec<OwnerState>> {
-        (0..slots)
-            .map(|slot| {
-                let mut sum = OwnerState::default();
-                add_cpus(&mut sum, &self.counts.get(&slot, 0).map_err(error)?);
-                Ok(sum)
-            })
-            .collect()
+        sums
     }
 
     /// All tags: entries whose owner their addresses do not tell.
@@ -272,14 +220,6 @@ impl OwnerMaps {
             }
         }
         Ok(())
-    }
-}
-
-fn add_cpus(sum: &mut OwnerState, cpus: &[OwnerState]) {
-    for cpu in cpus {
-        for (sum, counts) in sum.iter_mut().zip(cpu) {
-            add(sum, counts);
-        }
     }
 }
 

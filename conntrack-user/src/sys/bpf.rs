@@ -218,61 +218,6 @@ pub fn freeze_map(map: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(|_| ())
 }
 
-/// What the kernel returns for a call that a kind of map has not (`include/linux/errno.h`; it is not
-/// meant for user space, so libc has no name for it).
-pub const ENOTSUPP: i32 = 524;
-
-/// Elements of a map read by one call of [`lookup_batch`], and where the next one begins.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Batch {
-    /// Where the next call begins; `None`: at the start.
-    pub next: Option<u32>,
-    /// Elements that the last call gave.
-    pub elements: usize,
-    /// Whether the last call reached the end.
-    pub ended: bool,
-}
-
-/// `BPF_MAP_LOOKUP_BATCH` (5.6; of per-CPU arrays 5.13): as many elements as both buffers hold.
-///
-/// `keys` has room for `room` keys and `values` for `room` values; of a per-CPU map a value is one
-/// for each possible CPU, each rounded up to 8 bytes.
-///
-/// # Errors
-/// `EINVAL` or [`ENOTSUPP`] where the kernel has no batches for this kind of map.
-pub fn lookup_batch<K: Copy, V: Copy>(
-    map: BorrowedFd<'_>,
-    batch: &mut Batch,
-    room: u32,
-    keys: &mut [K],
-    values: &mut [V],
-) -> io::Result<()> {
-    debug_assert!(keys.len() >= room as usize && values.len() >= room as usize);
-    let mut from = batch.next.unwrap_or_default();
-    let mut next = 0_u32;
-    let mut attr = attr();
-    // SAFETY: the members written belong to the variant of batch commands.
-    let asked = unsafe { &mut attr.batch };
-    asked.map_fd = map.as_raw_fd().cast_unsigned();
-    if batch.next.is_some() {
-        asked.in_batch = address(&raw mut from);
-    }
-    asked.out_batch = address(&raw mut next);
-    asked.keys = address(keys.as_mut_ptr());
-    asked.values = address(values.as_mut_ptr());
-    asked.count = room;
-    let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
-    batch.ended = match result {
-        Ok(_) => false,
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-        Err(error) => return Err(error),
-    };
-    // SAFETY: the kernel has written how many elements it gave to this member.
-    batch.elements = unsafe { attr.batch.count } as usize;
-    batch.next = Some(next);
-    Ok(())
-}
-
 /// What the kernel says of a program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProgramInfo {

@@ -1,32 +1,35 @@
 //! Array maps in this process's memory (`BPF_F_MMAPABLE`, 5.5): large elements are written without
-//! asking the kernel for as much memory in one piece.
+//! asking the kernel for as much memory in one piece, and counters are read without bpf(2), which
+//! keeps every kprobe program of its CPU from running meanwhile (`bpf_disable_instrumentation` in
+//! `bpf_map_copy_value`), for as long as the reader is preempted.
 
 use std::{
     io,
     marker::PhantomData,
-    mem::size_of,
+    mem::{MaybeUninit, align_of, size_of},
     os::fd::{AsRawFd as _, BorrowedFd},
     ptr::{self, NonNull},
 };
 
 use aya::Pod;
 
-/// The elements of an array map, for writing.
+/// The elements of an array map.
 #[derive(Debug)]
 pub struct MappedArray<T> {
-    start: NonNull<u8>,
+    /// Of a page, so aligned for words.
+    start: NonNull<u64>,
     elements: usize,
     kind: PhantomData<T>,
 }
 
 // SAFETY: it owns its mapping, which any thread may write; `&mut self` keeps writers apart.
 unsafe impl<T: Send> Send for MappedArray<T> {}
-// SAFETY: shared, it can't be used at all.
+// SAFETY: shared, it can only be read, and that expects others to write meanwhile.
 unsafe impl<T: Sync> Sync for MappedArray<T> {}
 
 impl<T: Pod> MappedArray<T> {
-    /// The kernel rounds the size of an element up to this.
-    const STRIDE: usize = size_of::<T>().next_multiple_of(8);
+    /// Words of an element, to which the kernel rounds its size up.
+    const WORDS: usize = size_of::<T>().div_ceil(8);
 
     /// Maps an array of so many `elements`.
     ///
@@ -37,7 +40,7 @@ impl<T: Pod> MappedArray<T> {
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
-                elements * Self::STRIDE,
+                elements * Self::WORDS * 8,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 map.as_raw_fd(),
@@ -54,24 +57,58 @@ impl<T: Pod> MappedArray<T> {
         })
     }
 
+    /// Reads an element, word by word: the programs may be writing it, but never half of a word.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    pub fn read(&self, index: usize) -> T {
+        const {
+            assert!(
+                size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8,
+                "made of words of 8 bytes"
+            );
+        }
+        self.check(index);
+        let mut value = MaybeUninit::<T>::uninit();
+        for word in 0..Self::WORDS {
+            // SAFETY: within the mapping, and within `value`, which is as large and as aligned.
+            unsafe {
+                let from = self.start.as_ptr().add(index * Self::WORDS + word);
+                let read = ptr::read_volatile(from);
+                value.as_mut_ptr().cast::<u64>().add(word).write(read);
+            }
+        }
+        // SAFETY: each word of it was written, and any bytes are a value.
+        unsafe { value.assume_init() }
+    }
+
+    /// All elements, each read as by [`Self::read`].
+    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        (0..self.elements).map(|index| self.read(index))
+    }
+
     /// Writes an element; not in one step, so nobody may be reading it.
     ///
     /// # Panics
     /// If there is no such element.
     pub fn write(&mut self, index: usize, value: &T) {
+        self.check(index);
+        // SAFETY: within the mapping; `T` is plain bytes, and its value can't overlap the mapping.
+        unsafe {
+            ptr::copy_nonoverlapping(
+                ptr::from_ref(value).cast::<u8>(),
+                self.start.as_ptr().add(index * Self::WORDS).cast::<u8>(),
+                size_of::<T>(),
+            );
+        }
+    }
+
+    fn check(&self, index: usize) {
         assert!(
             index < self.elements,
             "element {index} of {}",
             self.elements
         );
-        // SAFETY: within the mapping; `T` is plain bytes, and its value can't overlap the mapping.
-        unsafe {
-            ptr::copy_nonoverlapping(
-                ptr::from_ref(value).cast::<u8>(),
-                self.start.as_ptr().add(index * Self::STRIDE),
-                size_of::<T>(),
-            );
-        }
     }
 }
 
