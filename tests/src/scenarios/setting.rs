@@ -1,7 +1,7 @@
 //! What most scenarios begin with: a table that is tracked, an agent, and the counts of both
 //! before anything is sent.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{
     guest::{
@@ -11,7 +11,7 @@ use crate::{
         net,
         prom::Metrics,
     },
-    traffic::tally::Tally,
+    traffic::{bench::flush_table, tally::Tally},
 };
 
 /// Buckets that make a scan of eight of them come back empty now and then at a limit of 20,000,
@@ -21,6 +21,25 @@ pub(super) const MANY_BUCKETS: u64 = 262_144;
 /// All that the generator sends, from two CPUs at once.
 pub(super) const MIXED: &str =
     "--protocol udp,tcp,icmp,sctp,gre,other --family 4,6 --threads 2 --cpus 0,1";
+
+/// Rounds of [`until_none_is_skipped`].
+const ROUNDS: u32 = 4;
+
+/// Repeats what gives how many runs of programs the kernel skipped, until that is none: it skips every
+/// kprobe program of a CPU while another one is interrupted there, or while somebody who reads a
+/// BPF map is, which is chance, and more of it the busier the machine. What was skipped is counted
+/// as missed; that all the rest is exact is shown by a round without.
+pub(super) fn until_none_is_skipped(mut round: impl FnMut() -> Result<u64>) -> Result<()> {
+    for _ in 0..ROUNDS {
+        let skipped = round()?;
+        if skipped == 0 {
+            return Ok(());
+        }
+        println!("{skipped} runs skipped by the kernel: once more");
+        flush_table()?;
+    }
+    bail!("the kernel skipped runs in each of {ROUNDS} rounds")
+}
 
 /// A running agent and the counts when it had just become ready.
 pub(super) struct Setting {
@@ -98,44 +117,52 @@ impl Growth<'_> {
     /// Inserts, table-full drops, evictions and deletes against the kernel and the generator, to
     /// the entry.
     pub(super) fn check_exact(&self, checks: &mut Checks, tally: &Tally) -> Result<()> {
+        let skipped = self.check_exact_but_skipped(checks, tally)?;
+        checks.equal("events_lost_total{missed_runs}", skipped, "zero", 0);
+        Ok(())
+    }
+
+    /// The same, but if the kernel skipped runs of programs, each count may be off by as many. Gives
+    /// how many those were.
+    pub(super) fn check_exact_but_skipped(
+        &self,
+        checks: &mut Checks,
+        tally: &Tally,
+    ) -> Result<u64> {
+        let skipped = self.missed_runs()?;
+        let inserts = self.counter("inserts_total", &[])?;
         let table_full = self.counter("drops_total", &[("reason", "table_full")])?;
         let evictions = self.counter("evictions_total", &[("role", "victim")])?;
-        let inserts = self.counter("inserts_total", &[])?;
-        let deletes = self.counter("deletes_total", &[])?;
+        let left = self.counter("deletes_total", &[])? + self.entries();
         let refused = tally.error("EPERM");
-        checks.equal("inserts_total", inserts, "accepted flows", tally.accepted);
-        checks.equal("drops_total{table_full}", table_full, "EPERM", refused);
-        checks.equal(
-            "drops_total{table_full}",
-            table_full,
-            "kernel drop",
-            self.kernel("drop"),
-        );
-        checks.equal(
-            "all drops_total",
-            self.counter("drops_total", &[])?,
-            "EPERM",
-            refused,
-        );
-        checks.equal(
-            "evictions_total",
-            evictions,
-            "early_drop",
-            self.kernel("early_drop"),
-        );
-        checks.equal(
-            "deletes + live",
-            deletes + self.entries(),
-            "inserts_total",
-            inserts,
-        );
-        checks.equal(
-            "events_lost_total{missed_runs}",
-            self.missed_runs()?,
-            "zero",
-            0,
-        );
-        Ok(())
+        for (name, count, whose, there) in [
+            ("inserts_total", inserts, "accepted flows", tally.accepted),
+            ("drops_total{table_full}", table_full, "EPERM", refused),
+            (
+                "drops_total{table_full}",
+                table_full,
+                "kernel drop",
+                self.kernel("drop"),
+            ),
+            (
+                "all drops_total",
+                self.counter("drops_total", &[])?,
+                "EPERM",
+                refused,
+            ),
+            (
+                "evictions_total",
+                evictions,
+                "early_drop",
+                self.kernel("early_drop"),
+            ),
+            ("deletes + live", left, "inserts_total", inserts),
+        ] {
+            if count.abs_diff(there) > skipped {
+                checks.equal(name, count, whose, there);
+            }
+        }
+        Ok(skipped)
     }
 
     /// Runs of programs that the kernel skipped.

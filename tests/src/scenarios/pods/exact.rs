@@ -1,6 +1,6 @@
 //! Twenty pods at once: every count by owner is the generators', the tables' and a census'.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::{
     EGRESS, INGRESS, NOT_LOOPBACK, PORT_OF_HOST, PORT_OF_NODE_AGENT, PORT_OF_UNIT, UNIT, census,
@@ -24,27 +24,17 @@ use crate::{
         owned::{ByOwner, Owner},
         prom::Metrics,
     },
+    scenarios::setting::until_none_is_skipped,
     traffic::bench::flush_table,
 };
 
 /// Far above what is sent: nothing is dropped or evicted here.
 const LIMIT: u64 = 100_000;
-/// Rounds, of which one has to be free of skipped runs.
-const ROUNDS: u32 = 5;
 
-/// The kernel skips every kprobe program in a softirq that interrupts one, and with fentry the end of an
-/// insert when its task was put aside meanwhile. What it skipped is counted as missed; that all the
-/// rest is exact is shown by a round in which it skipped none.
+/// With fentry the kernel skips the end of an insert when its task was put aside meanwhile.
 pub(in crate::scenarios) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
     let cluster = Cluster::get()?;
-    for _ in 0..ROUNDS {
-        let skipped = round(&cluster, mechanism)?;
-        if skipped == 0 {
-            return Ok(());
-        }
-        println!("{skipped} runs skipped by the kernel: once more");
-    }
-    bail!("the kernel skipped runs in each of {ROUNDS} rounds")
+    until_none_is_skipped(|| round(&cluster, mechanism))
 }
 
 /// Gives how many runs of kprobes the kernel skipped, or how many sockets were not seen with fentry; if
