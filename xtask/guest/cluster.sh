@@ -7,6 +7,7 @@ set -eu
 node=node-1
 address=192.168.77.2
 limit=6000
+small=2000
 export KUBECONFIG=/etc/kubernetes/admin.conf
 
 on_failure() {
@@ -98,6 +99,7 @@ spec:
         - name: main
           image: ctpressure.test/ctgen:1
           imagePullPolicy: Never
+          command: [/ctgen, serve]
           securityContext: {capabilities: {add: [NET_ADMIN, NET_RAW]}}
 END
 done
@@ -184,24 +186,51 @@ restart() {
     [ "$restarts" = 0 ] || fail "the container was started $restarts times again"
     counts
 }
-# lowered: what the limit controller does, and tells the cluster
+limit() { cat /proc/sys/net/netfilter/nf_conntrack_max; }
+node_events() { kubectl get events -A --field-selector reportingComponent=ctpressure,involvedObject.kind=Node; }
+# told REASON: the cluster has an Event on the node, where the variant makes them
+told() { case $variant in kube-names*) node_events | grep -q "$1" ;; esac }
+# raised: more and more connections that are answered are given room, and none is lost
+raised() {
+    step "a limit of $small, and $aggregator opens 3000 connections to $web, 25 a second"
+    echo 900 | tee /proc/sys/net/netfilter/nf_conntrack_udp_timeout >/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream
+    scrape
+    dropped=$(metric ctpressure_drops_total)
+    for _ in $(seq 15); do
+        kubectl -n shop exec deployment/aggregator -- /ctgen connect --transport udp --flows 200 --destination "$(of shop app=web status.podIP):7000" >/dev/null
+        sleep 6
+    done
+    scrape
+    printf 'limit %s, entries %s, drops %s\n' "$(limit)" "$(conntrack -C)" "$(($(metric ctpressure_drops_total) - dropped))"
+    [ "$(limit)" -gt 3000 ] || fail 'the limit was not raised'
+    [ "$(metric ctpressure_drops_total)" = "$dropped" ] || fail 'packets were lost'
+    wait_for 120 'an Event on the node: raised' told ConntrackLimitRaised
+    conntrack -D -p udp >/dev/null 2>&1 || true
+}
+# lowered: what somebody else takes away is put back
 lowered() {
     step 'somebody lowers the limit'
-    before=$(cat /proc/sys/net/netfilter/nf_conntrack_max)
+    before=$(limit)
     echo $((before / 2)) >/proc/sys/net/netfilter/nf_conntrack_max
-    node_events() { kubectl get events -A --field-selector reportingComponent=ctpressure,involvedObject.kind=Node; }
-    told() { node_events | grep -q ConntrackLimit; }
-    wait_for 240 'an Event on the node' told
+    is_back() { [ "$(limit)" = "$before" ]; }
+    wait_for 240 "the limit at $before again" is_back
+    wait_for 120 'an Event on the node: changed' told ConntrackLimitChanged
+    wait_for 120 'an Event on the node: put back' told ConntrackLimitReapplied
     node_events
-    echo "the limit was $before, is now $(cat /proc/sys/net/netfilter/nf_conntrack_max)"
-    echo "$before" >/proc/sys/net/netfilter/nf_conntrack_max
+    echo "$usual" >/proc/sys/net/netfilter/nf_conntrack_max
 }
 
+usual=$(limit)
 for variant in $variants; do
     step "kubectl apply: $variant"
-    case $variant in least-privilege) echo 2 ;; *) echo 3 ;; esac >/proc/sys/kernel/perf_event_paranoid
+    case $variant in least-privilege*) echo 2 ;; *) echo 3 ;; esac >/proc/sys/kernel/perf_event_paranoid
     # As its kustomization says: after the dry run.
-    case $variant in *limit-controller) sed -i 's/value: dry-run/value: "on"/' "/manifests/$variant.yaml" ;; esac
+    case $variant in
+    *limit-controller)
+        sed -i 's/value: dry-run/value: "on"/' "/manifests/$variant.yaml"
+        echo "$small" >/proc/sys/net/netfilter/nf_conntrack_max
+        ;;
+    esac
     kubectl apply -f "/manifests/$variant.yaml" || fail 'it is not taken'
     kubectl -n ctpressure rollout status daemonset/ctpressure --timeout=240s || fail 'not ready'
     wait_for 60 'one agent' one_agent
@@ -214,7 +243,10 @@ for variant in $variants; do
         full
         restart
         ;;
-    *limit-controller) lowered ;;
+    *limit-controller)
+        raised
+        lowered
+        ;;
     esac
 done
 

@@ -22,6 +22,8 @@ use crate::{command, project, setup, vm_command};
 
 /// The scenarios send from two CPUs at once.
 const CPUS: u32 = 2;
+/// Of this machine, for each guest that may share it: half of the time its own are idle.
+const CPUS_SHARED: u32 = 1;
 const MEMORY_MIB: u32 = 2048;
 /// A guest that takes longer hangs: several times of what it takes on an idle machine. Each scenario
 /// has a limit of its own that is far below.
@@ -70,6 +72,12 @@ impl Job {
         let mut numbers = crate::apt::version_numbers(&self.kernel.version).into_iter();
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         self.clock == Clock::Real && matches!(version, (6, 1 | 12) | (7.., _))
+    }
+
+    /// Whether another guest may run beside it: what depends on the kernel is exact however slow the
+    /// machine is; of the rest some is given a time, and pods are many processes.
+    fn may_share(&self) -> bool {
+        self.clock == Clock::Real && !self.whole && !self.makes_pods()
     }
 
     fn script(&self, filter: Option<&str>) -> String {
@@ -162,7 +170,7 @@ impl Report {
     }
 }
 
-/// Runs the scenarios on each kernel, as many guests at once as there are CPUs for; and `meanwhile` besides those whose
+/// Runs the scenarios on each kernel, as many guests at once as there is room for; and `meanwhile` besides those whose
 /// clock does not care how busy this machine is, before the others.
 pub(crate) fn run(
     cache: &Cache,
@@ -200,12 +208,16 @@ pub(crate) fn run(
         .into_iter()
         .partition(|job| job.clock == Clock::Counted);
     let (of_host, of_counted) = thread::scope(|scope| {
-        let guests = scope.spawn(|| all(cache, counted, filter, &content));
+        let guests = scope.spawn(|| all(cache, counted, CPUS, filter, &content));
         (meanwhile(), guests.join())
     });
     tally.add(of_host?);
     tally.add(of_counted.map_err(|_| anyhow!("the thread of a guest panicked"))?);
-    tally.add(all(cache, real, filter, &content));
+    let (sharing, alone): (VecDeque<Job>, VecDeque<Job>) =
+        real.into_iter().partition(Job::may_share);
+    for (jobs, for_each) in [(sharing, CPUS_SHARED), (alone, CPUS)] {
+        tally.add(all(cache, jobs, for_each, filter, &content));
+    }
     Ok(tally)
 }
 
@@ -239,10 +251,16 @@ fn prepare(cache: &Cache, prefixes: &[String]) -> Result<(Vec<Job>, Tally)> {
     Ok((jobs, tally))
 }
 
-/// Boots them all, as many at once as there are CPUs for.
-fn all(cache: &Cache, jobs: VecDeque<Job>, filter: Option<&str>, content: &Content<'_>) -> Tally {
+/// Boots them all, as many at once as there are CPUs for if each is given `for_each`.
+fn all(
+    cache: &Cache,
+    jobs: VecDeque<Job>,
+    for_each: u32,
+    filter: Option<&str>,
+    content: &Content<'_>,
+) -> Tally {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let at_once = (cores / CPUS as usize).clamp(1, jobs.len().max(1));
+    let at_once = (cores / for_each as usize).clamp(1, jobs.len().max(1));
     let queue = Mutex::new(jobs);
     let tally = Mutex::new(Tally::default());
     thread::scope(|scope| {

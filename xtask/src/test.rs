@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::arch::Arch;
 use crate::cache::Cache;
+use crate::deploy::cluster;
 use crate::{command, guest_tests, kernels, kubernetes, setup};
 
 /// What `--quick` boots: the kernel that most of the work is done with.
@@ -30,7 +31,8 @@ pub(crate) struct Arguments {
     /// Boot nothing: format, lints, docs, unit tests, licences
     #[arg(long, conflicts_with_all = ["kernels", "quick"])]
     host: bool,
-    /// Only this: lints and tests of `--kube`, also against a real API server, which is built first (once, some minutes)
+    /// Only this: lints and tests of `--kube` against a real API server; manifests and chart; the image in clusters with a real kubelet, on
+    /// each kernel, in guests. Takes more than an hour; the programs of Kubernetes are built first, once
     #[arg(long, conflicts_with_all = ["filter", "kernels", "quick", "host"])]
     kubernetes: bool,
     /// Architecture of the guests; with arm64 only the scenarios that depend on the kernel, on 6.12 unless told otherwise
@@ -77,6 +79,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         check("lints with --kube", kubernetes::lints(), &mut tally);
         check("unit tests of --kube", kubernetes::unit_tests(), &mut tally);
         check("--kube against an API server", test.command(), &mut tally);
+        check("manifests and chart", own("manifests")?, &mut tally);
+        check("image", own("image --check")?, &mut tally);
+        for trial in cluster::TRIALS {
+            let name = format!("cluster {trial}");
+            check(&name, own(&name)?, &mut tally);
+        }
         return Ok(finish(&tally, started));
     }
     let filter = arguments.filter.as_deref();
@@ -117,6 +125,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         );
     }
     Ok(finish(&tally, started))
+}
+
+/// This program, with these words.
+fn own(words: &str) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("find this program")?);
+    command.current_dir(command::repository());
+    command.args(words.split_whitespace());
+    Ok(command)
 }
 
 /// Says how it went; the exit status.

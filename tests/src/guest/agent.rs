@@ -154,6 +154,15 @@ impl Agent {
             .context("/status has no uptime_seconds")
     }
 
+    /// `/metrics` of its next sample: enough while nobody sends anything.
+    pub fn sample(&self) -> Result<Metrics> {
+        let last = self.sampled()?;
+        wait_for("another sample", HANG, || {
+            Ok((self.sampled()? > last).then_some(()))
+        })?;
+        self.scrape()
+    }
+
     /// `/metrics` once nothing is counted any more: the same in samples two seconds apart, however
     /// long the agent needs for them.
     pub fn settled(&self) -> Result<Metrics> {

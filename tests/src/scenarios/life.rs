@@ -23,7 +23,7 @@ use crate::{
 };
 
 pub(super) fn kill9(mechanism: Option<Mechanism>) -> Result<()> {
-    const TIMES: u32 = 20;
+    const TIMES: u32 = 10;
     kernel::set_limit(2_000)?;
     net::track_into_dead_end(None)?;
     let before = Inventory::take()?;

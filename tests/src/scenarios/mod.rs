@@ -112,7 +112,7 @@ scenarios! {
     limit_timeout limit::timeout, Any, OneKernel, 120 s, "a table at its ceiling that is full of closed connections: their timeout is shortened, and restored at the end and after kill -9, also by one without the controller";
     incident_report report::incident, Any, OneKernel, 180 s, "an incident that nobody looked at: the report names who filled the table, who suffered and since when, and the limit that it advises holds the same again";
     pages metrics::pages, Any, OneKernel, 60 s, "/healthz, /readyz, /status and wrong requests";
-    kill9 life::kill9, EachOnOneKernel, EachKernel, 400 s, "kill -9 at 20 moments leaves no program, map or link";
+    kill9 life::kill9, EachOnOneKernel, EachKernel, 400 s, "kill -9 at ten moments leaves no program, map or link";
     not_loaded life::not_loaded, Any, EachKernel, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";
     module_reload life::module_reload, KprobeOnly, EachKernel, 120 s, "the module is unloaded and loaded again: attaches again, counters go on";
     not_root conditions::not_root, Any, OneKernel, 60 s, "not root: says what is missing, exit status 1";

@@ -59,8 +59,9 @@ impl Setting {
         Self::with_agent(Agent::start(mechanism, arguments)?)
     }
 
+    /// Nobody sends yet.
     pub(super) fn with_agent(agent: Agent) -> Result<Self> {
-        let metrics = agent.settled()?;
+        let metrics = agent.sample()?;
         Ok(Self {
             metrics,
             statistics: Statistics::read()?,

@@ -23,8 +23,20 @@ const VARIANTS: &[&str] = &[
     "base",
     "overlays/kube-names",
     "overlays/kube-names-limit-controller",
+    "overlays/limit-controller",
     "overlays/privileged",
     "overlays/least-privilege",
+    "overlays/least-privilege-before-5.11",
+];
+/// The clusters of `cargo xtask test --kubernetes`: each variant on one kernel, the other driver, and the least privilege that is enough on
+/// every kernel.
+pub(crate) const TRIALS: &[&str] = &[
+    "--kernel 6.12",
+    "--kernel 6.12 --cgroup-driver systemd --variant base --variant kube-names",
+    "--kernel 5.10 --variant least-privilege-before-5.11",
+    "--kernel 6.1 --variant least-privilege",
+    "--kernel 6.18 --variant least-privilege",
+    "--kernel 7 --variant least-privilege",
 ];
 /// What a Prometheus needs of ours.
 const PROMETHEUS: &[&str] = &[
@@ -112,4 +124,26 @@ fn names() -> Vec<&'static str> {
 /// `least-privilege` of `overlays/least-privilege`.
 fn variant_name(variant: &str) -> &str {
     variant.rsplit('/').next().unwrap_or(variant)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn the_trials_can_be_asked_for() {
+        for trial in TRIALS {
+            let words = std::iter::once("cluster").chain(trial.split_whitespace());
+            let line = Line::try_parse_from(words).unwrap();
+            assert!(line.arguments.variant.len() <= 2, "{trial}");
+        }
+    }
 }

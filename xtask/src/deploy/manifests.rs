@@ -26,6 +26,10 @@ const VARIANTS: &[(&str, &str)] = &[
         "overlays/least-privilege",
         r#"{"security":"least-privilege"}"#,
     ),
+    (
+        "overlays/least-privilege-before-5.11",
+        r#"{"security":"least-privilege-before-5.11"}"#,
+    ),
     ("overlays/privileged", r#"{"security":"privileged"}"#),
     ("overlays/kube-names", r#"{"kubeNames":{"enabled":true}}"#),
     (
