@@ -23,7 +23,7 @@ pub(super) const MIXED: &str =
     "--protocol udp,tcp,icmp,sctp,gre,other --family 4,6 --threads 2 --cpus 0,1";
 
 /// Rounds of [`until_none_is_skipped`].
-const ROUNDS: u32 = 4;
+const ROUNDS: u32 = 5;
 
 /// Repeats what gives how many runs of programs the kernel skipped, until that is none: it skips every
 /// kprobe program of a CPU while another one is interrupted there, or while somebody who reads a
