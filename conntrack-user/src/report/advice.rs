@@ -10,13 +10,18 @@ use super::{
     evidence::OwnerEvidence,
     reading::{Reading, ratio},
     time,
-    words::{bytes, connections, count, per_second, percent, plural, rounded, to_f64},
+    words::{bytes, count, per_second, percent, plural, rounded, to_f64},
 };
 use crate::{census::text::grouped, pressure::state::Pressure};
 
+mod clients;
+mod limit;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+
+use clients::{dns_cache, leak, retries, reuse};
+use limit::{dont_raise, raise, who_lowers};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -303,214 +308,6 @@ fn stop_flood(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
         }
         _ => None,
     }
-}
-
-/// Of a flood: what a limit that holds would have to be.
-fn dont_raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
-    (cause.kind.is_flood() && short_of_room(reading, cause)).then(|| {
-        let demand = &reading.demand;
-        Advice::new(
-            "dont_raise",
-            format!(
-                "Leave the limit as it is: to hold this flood it would have to be {} and more, and the next flood is \
-                 larger.",
-                grouped(demand.limit())
-            ),
-            demand_in_words(reading),
-        )
-    })
-}
-
-fn demand_in_words(reading: &Reading<'_>) -> String {
-    let demand = &reading.demand;
-    let mut parts = vec![plural(demand.entries, "entry", "entries")];
-    if demand.refused > 0 {
-        parts.push(format!(
-            "{} that were refused",
-            plural(demand.refused, "connection", "connections")
-        ));
-    }
-    if demand.evicted > 0 {
-        parts.push(format!("{} that were evicted", grouped(demand.evicted)));
-    }
-    let sum = if parts.len() > 1 {
-        format!(
-            ": {} would have been there, and a tenth more is left as room",
-            grouped(demand.entries_in_all())
-        )
-    } else {
-        " at most, and a tenth more is left as room".to_owned()
-    };
-    let doubt = if demand.exact {
-        String::new()
-    } else {
-        "; not every lost packet was seen in detail, so it may be less".to_owned()
-    };
-    format!(
-        "{} at {}{sum}{doubt}",
-        parts.join(" + "),
-        time::near(demand.at, reading.evidence.focus.from)
-    )
-}
-
-fn raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
-    if !short_of_room(reading, cause) || cause.kind.is_flood() || reading.limit == 0 {
-        return None;
-    }
-    let evidence = reading.evidence;
-    let limit = reading.demand.limit();
-    let now = evidence
-        .points
-        .iter()
-        .rev()
-        .find(|point| point.seconds > 0)
-        .map_or(reading.limit, |point| point.limit);
-    let lost = reading.dropped(DropReason::TableFull) + reading.evictions > 0;
-    if now == 0 || limit <= reading.limit && !lost {
-        return None;
-    }
-    let more = limit.saturating_sub(now.min(limit));
-    let wanted = cost::buckets(limit);
-    let buckets = evidence.node.buckets.filter(|buckets| *buckets < wanted);
-    let [least, most] = cost::memory(
-        cost::entry_bytes(&evidence.node),
-        more,
-        buckets.map_or(0, |buckets| wanted - buckets),
-    );
-    let cost = if bytes(least) == bytes(most) {
-        bytes(least)
-    } else {
-        format!("{} to {}", bytes(least), bytes(most))
-    };
-    let with_buckets = buckets.map_or_else(String::new, |_| {
-        format!(" and nf_conntrack_buckets to {}", grouped(wanted))
-    });
-    let would = if lost {
-        "would have held"
-    } else {
-        "leaves room"
-    };
-    let text = if now >= limit {
-        format!(
-            "Keep the limit at {}, as it is since: {} {would}.",
-            grouped(now),
-            grouped(limit)
-        )
-    } else {
-        format!(
-            "Set the limit (nf_conntrack_max) to {}{with_buckets}: that {would}, and takes {cost} more of kernel \
-             memory on this node when it is full.",
-            grouped(limit)
-        )
-    };
-    let ram = match evidence.node.ram_bytes {
-        0 => String::new(),
-        ram => format!("; the node has {}", bytes(ram)),
-    };
-    Some(
-        Advice::new("raise", text, format!("{}{ram}", demand_in_words(reading)))
-            .set("nf_conntrack_max", limit.max(now)),
-    )
-}
-
-fn who_lowers(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
-    let lowered = matches!(cause.kind, Kind::LimitLowered | Kind::LimitLoweredAndGrowth);
-    let change = reading.evidence.changes.get(reading.lowered?)?;
-    (lowered && !change.ours()).then(|| {
-        let who = if change.who.is_empty() {
-            "whoever lowered the limit".to_owned()
-        } else {
-            change.who.clone()
-        };
-        Advice::new(
-            "who_lowers",
-            format!(
-                "Keep {who} from doing it again: kube-proxy (conntrack.maxPerCore, conntrack.min), sysctl.d, a tuning \
-                 DaemonSet and init containers write nf_conntrack_max."
-            ),
-            format!(
-                "the limit was not what it had been from {} on",
-                time::rfc3339(change.at)
-            ),
-        )
-    })
-}
-
-/// The destination of most of an owner's connections, if it could use fewer.
-fn reuse(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
-    let owner = reading.culprit.filter(|_| short_of_room(reading, cause))?;
-    let closed = in_state(owner, "TIME_WAIT");
-    let tcp = owner.destinations.iter().all(|one| one.protocol == "tcp");
-    let to = foremost(owner).filter(|to| to.protocol == "tcp");
-    let rate = reading.attempts_climbing(owner);
-    let often = cause.kind == Kind::TimeWait || (closed >= 0.3 && rate >= 10.0);
-    (often && tcp).then(|| {
-        let to = to.map_or_else(|| "its backends".to_owned(), |to| to.name.clone());
-        Advice::new(
-            "reuse",
-            format!(
-                "Have {} keep its connections to {to} open and use them again (keep-alive, a pool): it opened up \
-                 to {}.",
-                owner.name,
-                connections(rate)
-            ),
-            format!(
-                "{} of its entries were in TIME_WAIT, {}",
-                percent(closed),
-                grouped(rounded(closed * to_f64(owner.live_at_peak)))
-            ),
-        )
-    })
-}
-
-fn leak(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
-    let owner = reading.culprit?;
-    let what = match cause.kind {
-        Kind::SlowLeak => "find what opens connections there and does not close them",
-        Kind::EstablishedIdle => {
-            "find out whether those connections are used, and close idle ones (keep-alive, idle time-out)"
-        }
-        _ => return None,
-    };
-    Some(Advice::new(
-        "leak",
-        format!("In {}, {what}.", owner.name),
-        format!(
-            "{} came and {} went; it held {} at the peak",
-            grouped(owner.inserts),
-            grouped(owner.deletes),
-            grouped(owner.live_at_peak)
-        ),
-    ))
-}
-
-fn retries(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
-    let owner = reading.culprit?;
-    (cause.kind == Kind::RetryStorm).then(|| {
-        Advice::new(
-            "retries",
-            format!(
-                "Have {} wait longer between its tries (exponential back-off with jitter): each is a new connection.",
-                owner.name
-            ),
-            cause.evidence.clone(),
-        )
-    })
-}
-
-fn dns_cache(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
-    let owner = reading.culprit?;
-    (cause.kind == Kind::DnsStorm).then(|| {
-        Advice::new(
-            "dns_cache",
-            format!(
-                "Have {} ask less (a cache in it, fewer search domains by `ndots`), or run a DNS cache on the node \
-                 (NodeLocal DNSCache).",
-                owner.name
-            ),
-            cause.evidence.clone(),
-        )
-    })
 }
 
 fn watch(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
