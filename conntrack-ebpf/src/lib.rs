@@ -9,7 +9,7 @@
 //! * [`owner`]: who an entry is charged to, and what is counted for each;
 //! * [`place`]: the tables in which the programs look owners up;
 //! * [`frame`]: which new flow made the kernel evict, over nested contexts;
-//! * [`state`]: the value of the per-CPU map, made of the above;
+//! * [`state`]: what each CPU keeps, made of the above;
 //! * [`global`]: the read-only globals that user space sets before loading.
 
 #![cfg_attr(not(test), no_std)]
