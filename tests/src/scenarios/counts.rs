@@ -13,8 +13,9 @@ use crate::{
         command::{HANG, wait_for},
         generator,
         kernel::{self, Statistics, online_cpus},
+        net,
     },
-    traffic::tally::Tally,
+    traffic::{bench::flush_table, tally::Tally},
 };
 
 const FLOWS: u64 = 200_000;
@@ -26,6 +27,9 @@ fn overfull(mechanism: Option<Mechanism>) -> Result<Setting> {
         "two CPUs are needed and {} is online",
         online_cpus()
     );
+    // There may have been a round before.
+    net::clean_up()?;
+    flush_table()?;
     kernel::set_sysctl("nf_conntrack_buckets", MANY_BUCKETS)?;
     Setting::new(mechanism, LIMIT, "")
 }
@@ -104,7 +108,7 @@ pub(super) fn expiry(mechanism: Option<Mechanism>) -> Result<()> {
         left < FLOWS / 2,
         "{left} of {FLOWS} entries are left after their timeout of 1 s"
     );
-    crate::traffic::bench::flush_table()?;
+    flush_table()?;
     let growth = setting.growth()?;
     let mut checks = Checks::new();
     growth.check_exact(&mut checks, &tally)?;

@@ -11,7 +11,7 @@ use crate::{
         net,
         prom::Metrics,
     },
-    traffic::{bench::flush_table, tally::Tally},
+    traffic::tally::Tally,
 };
 
 /// Buckets that make a scan of eight of them come back empty now and then at a limit of 20,000,
@@ -36,7 +36,6 @@ pub(super) fn until_none_is_skipped(mut round: impl FnMut() -> Result<u64>) -> R
             return Ok(());
         }
         println!("{skipped} runs skipped by the kernel: once more");
-        flush_table()?;
     }
     bail!("the kernel skipped runs in each of {ROUNDS} rounds")
 }
