@@ -6,15 +6,16 @@
 use std::fmt::{self, Write as _};
 
 use super::{
-    document::{Filler, Report, Sufferer, limit_in_words},
-    text::{change_in_words, destinations, lifetime, packets, states},
+    document::{Report, limit_in_words},
+    text::change_in_words,
     time,
     timeline::Timeline,
-    words::{bytes, per_second, percent, plural},
+    words::bytes,
 };
 use crate::{census::text::grouped, pressure::state::Pressure};
 
 mod charts;
+mod owners;
 
 const STYLE: &str = include_str!("html/style.css");
 /// Rows of the table of the timeline.
@@ -66,10 +67,10 @@ pub fn page(report: &Report) -> String {
         timeline(out, report);
     });
     section(&mut out, "filled", "Who filled it", |out| {
-        fillers(out, report);
+        owners::filled(out, report);
     });
     section(&mut out, "suffered", "Who suffered", |out| {
-        sufferers(out, report);
+        owners::suffered(out, report);
     });
     section(&mut out, "why", "Why packets were lost", |out| {
         reasons(out, report);
@@ -270,125 +271,6 @@ fn numbers(out: &mut String, shown: &Timeline) {
         out.push_str("</tr>\n");
     }
     out.push_str("</tbody>\n</table>\n</div>\n");
-}
-
-fn fillers(out: &mut String, report: &Report) {
-    if report.filled_by.is_empty() {
-        out.push_str("<p>Nobody had entries.</p>\n");
-        return;
-    }
-    out.push_str(
-        "<div class=\"scroll\" tabindex=\"0\">\n<table>\n<thead><tr><th scope=\"col\">owner</th><th scope=\"col\">share</th>\
-         <th scope=\"col\">at the peak</th><th scope=\"col\">before</th><th scope=\"col\">opened a second</th>\
-         <th scope=\"col\">lifetime</th></tr></thead>\n<tbody>\n",
-    );
-    for owner in &report.filled_by {
-        filler(out, owner);
-    }
-    out.push_str("</tbody>\n</table>\n</div>\n");
-    let (owners, entries) = report.other_fillers;
-    if owners > 0 {
-        let _ = writeln!(
-            out,
-            "<p class=\"quiet\">And {} more with {}.</p>",
-            owners,
-            plural(entries, "entry", "entries")
-        );
-    }
-}
-
-fn filler(out: &mut String, owner: &Filler) {
-    let _ = write!(
-        out,
-        "<tr><th scope=\"row\">{}<span class=\"kind\">{}</span>",
-        Text(&owner.owner),
-        owner.kind
-    );
-    if !owner.destinations.is_empty() {
-        let _ = write!(
-            out,
-            "<p>to {}</p>",
-            Text(&destinations(&owner.destinations))
-        );
-    }
-    if !owner.states.is_empty() {
-        let _ = write!(out, "<p>states: {}</p>", Text(&states(&owner.states)));
-    }
-    let _ = writeln!(
-        out,
-        "</th><td><span class=\"meter\" style=\"--part:{:.1}%\"></span>{}</td><td>{}</td><td>{}</td><td>{}</td>\
-         <td>{}</td></tr>",
-        owner.share * 100.0,
-        Text(&percent(owner.share)),
-        grouped(owner.entries),
-        grouped(owner.entries_before),
-        per_second(owner.per_second),
-        Text(&lifetime(owner.lifetime))
-    );
-}
-
-fn sufferers(out: &mut String, report: &Report) {
-    if report.suffered.is_empty() {
-        out.push_str("<p>Nobody: no packet was lost and no live entry was evicted.</p>\n");
-        return;
-    }
-    out.push_str(
-        "<div class=\"scroll\" tabindex=\"0\">\n<table>\n<thead><tr><th scope=\"col\">owner</th>\
-         <th scope=\"col\">packets lost</th><th scope=\"col\">connections</th><th scope=\"col\">entries evicted</th>\
-         <th scope=\"col\">first lost</th></tr></thead>\n<tbody>\n",
-    );
-    for owner in &report.suffered {
-        sufferer(out, owner);
-    }
-    out.push_str("</tbody>\n</table>\n</div>\n");
-    let (owners, packets) = report.other_sufferers;
-    if owners > 0 {
-        let _ = writeln!(
-            out,
-            "<p class=\"quiet\">And {} more, which lost {}.</p>",
-            owners,
-            plural(packets, "packet", "packets")
-        );
-    }
-}
-
-fn sufferer(out: &mut String, owner: &Sufferer) {
-    let _ = write!(
-        out,
-        "<tr><th scope=\"row\">{}<span class=\"kind\">{}</span>",
-        Text(&owner.owner),
-        owner.kind
-    );
-    let reasons: Vec<String> = owner
-        .drops
-        .iter()
-        .map(|(reason, number)| format!("{reason} {}", grouped(*number)))
-        .collect();
-    if !reasons.is_empty() {
-        let _ = write!(out, "<p>{}</p>", Text(&reasons.join(", ")));
-    }
-    if owner.from_others > 0 {
-        let _ = write!(
-            out,
-            "<p>{} came in to it</p>",
-            plural(owner.from_others, "packet", "packets")
-        );
-    }
-    if !owner.failed.is_empty() {
-        let _ = write!(out, "<p>failed: {}</p>", Text(&destinations(&owner.failed)));
-    }
-    let connections = if owner.connections > 0 {
-        grouped(owner.connections)
-    } else {
-        "–".to_owned()
-    };
-    let _ = writeln!(
-        out,
-        "</th><td>{}</td><td>{connections}</td><td>{}</td><td>{}</td></tr>",
-        grouped(packets(owner)),
-        grouped(owner.evicted),
-        owner.first_drop.as_ref().map_or("–", |time| &time[11..19])
-    );
 }
 
 fn reasons(out: &mut String, report: &Report) {
