@@ -217,7 +217,8 @@ lowered() {
     before=$(limit)
     echo $((before / 2)) >/proc/sys/net/netfilter/nf_conntrack_max
     is_back() { [ "$(limit)" = "$before" ]; }
-    wait_for 240 "the limit at $before again" is_back
+    # After the controller of the variant before it is not the first round, and the patience of each is longer.
+    wait_for 600 "the limit at $before again" is_back
     wait_for 120 'an Event on the node: changed' told ConntrackLimitChanged
     wait_for 120 'an Event on the node: put back' told ConntrackLimitReapplied
     node_events
