@@ -131,6 +131,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::kernels::MATRIX;
 
     #[derive(Parser)]
     struct Line {
@@ -139,11 +140,18 @@ mod tests {
     }
 
     #[test]
-    fn the_trials_can_be_asked_for() {
+    fn the_trials_can_be_asked_for_and_are_on_each_kernel() {
         for trial in TRIALS {
             let words = std::iter::once("cluster").chain(trial.split_whitespace());
             let line = Line::try_parse_from(words).unwrap();
-            assert!(line.arguments.variant.len() <= 2, "{trial}");
+            // Without one: each.
+            let asked = !line.arguments.variant.is_empty();
+            assert_eq!(asked, trial.contains("--variant"), "{trial}");
+        }
+        for kernel in MATRIX {
+            let on = format!("--kernel {kernel}");
+            let is_there = |trial: &&str| *trial == on || trial.starts_with(&format!("{on} "));
+            assert!(TRIALS.iter().any(is_there), "{kernel}");
         }
     }
 }
