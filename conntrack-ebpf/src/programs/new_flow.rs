@@ -11,7 +11,8 @@ use conntrack_ebpf::{record::Tuple, state::NewFlow};
 
 use super::{
     maps::state,
-    read::{self, ByHelper},
+    owner,
+    read::{self, ByHelper, Memory as _},
 };
 
 /// cgroup ids of the sockets of new flows, until they are in the table, where only the entry is at
@@ -28,9 +29,13 @@ struct Socket {
     net: u64,
 }
 
-/// Keeps the cgroup of the socket that sends a flow's first packet, if there is one.
+/// Keeps the cgroup of the socket that sends a flow's first packet, if there is one and it is going to be
+/// asked: a flow of a pod costs the look at its address, not the place in the map.
 #[inline(always)]
 fn remember_socket(net: u64, tuple: u64, skb: u64) {
+    if !owner::asks_socket(ByHelper::source(tuple, 0), net) {
+        return;
+    }
     let Some(cgroup) = read::sender_cgroup(skb) else {
         return;
     };

@@ -174,6 +174,17 @@ pub(super) fn of_entry<M: Memory>(ct: u64) -> Found {
     }
 }
 
+/// Whether the entry of a flow from `source` is going to ask for its socket: see [`of_entry`].
+#[inline(always)]
+pub(super) fn asks_socket(source: Address, net: u64) -> bool {
+    let Some(addresses) = addresses() else {
+        return false;
+    };
+    let is_host = |claim: &Claim| claim.flags & FLAG_SOCKET != 0;
+    addresses.find(source).is_some_and(is_host)
+        && slot_of_namespace(addresses, || read::netns::<ByHelper>(net)).is_none()
+}
+
 /// Charges an entry that entered the table to whom its addresses tell. Softirqs are off.
 #[inline(always)]
 pub(super) fn entered<M: Memory>(state: *mut PerCpuState, found: Found, ct: u64) {
