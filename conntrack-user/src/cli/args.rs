@@ -155,7 +155,7 @@ impl KubeArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Journal")]
 pub(super) struct JournalArgs {
-    /// Record everything in a database in this folder, for `ctpressure report` [default: don't]
+    /// Record everything in a database in this folder, which is made if it is missing, for `ctpressure report` [default: don't]
     #[arg(long, env = "CTPRESSURE_JOURNAL", value_name = "DIR")]
     journal: Option<PathBuf>,
     /// What it may take, e.g. 64MiB: what is older is thinned, at last dropped

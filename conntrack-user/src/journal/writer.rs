@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs::File,
+    fs::{self, DirBuilder, File},
+    os::unix::fs::DirBuilderExt as _,
     path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -303,13 +304,20 @@ fn note_facts(open: &mut Open, root: &Root) -> Result<(), JournalError> {
     Ok(())
 }
 
-/// Locks the folder against another agent.
+/// Locks the folder against another agent. If it is missing it is made, for root only; a folder above it is not: that is
+/// more likely a mistake.
 fn lock(folder: &Path) -> Result<Flock<File>, JournalError> {
     let error = |source: std::io::Error| JournalError::Folder {
         path: folder.to_owned(),
         source,
     };
-    if !std::fs::metadata(folder).map_err(error)?.is_dir() {
+    if matches!(folder.try_exists(), Ok(false)) {
+        DirBuilder::new()
+            .mode(0o700)
+            .create(folder)
+            .map_err(error)?;
+    }
+    if !fs::metadata(folder).map_err(error)?.is_dir() {
         return Err(error(std::io::ErrorKind::NotADirectory.into()));
     }
     let file = File::open(folder).map_err(error)?;

@@ -1,6 +1,12 @@
 //! Files that are missing, foreign, of another version, cut off or damaged.
 
-use std::{fs, os::unix::fs::FileExt as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use rusqlite::Connection;
 
@@ -206,7 +212,11 @@ fn folders_that_can_not_be_used() {
     let folder = folder();
     let open =
         |folder: &Path| Writer::open(&options(folder, 8 << 20, DAY), Arc::new(Health::default()));
-    let missing = open(&folder.path().join("none")).expect_err("it is missing");
+    let new = folder.path().join("new");
+    drop(open(&new).expect("it is made"));
+    let mode = fs::metadata(&new).expect("a folder").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    let missing = open(&folder.path().join("none/new")).expect_err("it is missing");
     assert!(missing.help().starts_with("make the folder"), "{missing}");
     let file = folder.path().join("file");
     fs::write(&file, "").expect("a file");
