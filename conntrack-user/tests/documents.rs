@@ -6,6 +6,7 @@ use std::{
 };
 
 use conntrack_user::cli;
+use ctpressure_tests::documents::{DOCUMENTS, command_lines};
 
 fn repository() -> PathBuf {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
@@ -25,33 +26,23 @@ fn files(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn documents() -> Vec<PathBuf> {
+/// No document was forgotten.
+#[test]
+fn all_documents_are_looked_at() {
     let mut found = vec![repository().join("README.md")];
     for folder in ["deploy", "conntrack-user", "tests"] {
         files(&repository().join(folder), "md", &mut found);
     }
     found.sort();
-    found
-}
-
-/// Command lines in a document: indented or between back quotes, up to a comment, a pipe or a redirection.
-fn command_lines(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for line in text.lines() {
-        let indented = line.strip_prefix("    ");
-        let code = indented.map(|line| line.strip_prefix("$ ").unwrap_or(line));
-        let quoted = line.split('`').skip(1).step_by(2);
-        for code in code.into_iter().chain(quoted) {
-            // In a container it is at the root.
-            let inside = code.split_once(" -- /ctpressure ").map(|(_, rest)| rest);
-            let Some(rest) = code.strip_prefix("ctpressure ").or(inside) else {
-                continue;
-            };
-            let end = rest.find(['#', '|', '>', '<', '&']).unwrap_or(rest.len());
-            found.push(rest[..end].trim().to_owned());
-        }
-    }
-    found
+    let mut listed: Vec<PathBuf> = DOCUMENTS
+        .iter()
+        .map(|(path, _)| repository().join(path))
+        .collect();
+    listed.sort();
+    assert_eq!(
+        found, listed,
+        "the list in tests/src/documents.rs is not up to date"
+    );
 }
 
 fn check(place: &str, line: &str) -> Result<(), String> {
@@ -71,11 +62,10 @@ fn check(place: &str, line: &str) -> Result<(), String> {
 fn every_command_line_is_taken() {
     let mut lines = 0;
     let mut refused = Vec::new();
-    for path in documents() {
-        let text = fs::read_to_string(&path).expect("a document");
-        for line in command_lines(&text) {
+    for (path, text) in DOCUMENTS {
+        for line in command_lines(text) {
             lines += 1;
-            refused.extend(check(&path.display().to_string(), &line).err());
+            refused.extend(check(path, &line).err());
         }
     }
     assert!(refused.is_empty(), "{}", refused.join("\n"));
@@ -84,14 +74,9 @@ fn every_command_line_is_taken() {
 
 #[test]
 fn a_wrong_command_line_would_be_noticed() {
-    let text =
-        "Try `ctpressure watch --kind drops` or\n\n    $ ctpressure run --listen nowhere   # no\n";
-    let lines = command_lines(text);
-    assert_eq!(lines, ["watch --kind drops", "run --listen nowhere"]);
-    for line in lines {
-        assert!(check("a test", &line).is_err(), "{line}");
+    for line in ["watch --kind drops", "run --listen nowhere", "tables"] {
+        assert!(check("a test", line).is_err(), "{line}");
     }
-    assert!(check("a test", "tables").is_err());
 }
 
 #[test]

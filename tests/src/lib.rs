@@ -3,6 +3,7 @@
 //! * [`traffic`]: what `ctgen` does: new flows of chosen tuples, counted to the entry;
 //! * [`guest`]: the handles of a scenario on the machine that it runs on: the agent, the kernel's
 //!   own counts, network namespaces, metrics, the event stream;
+//! * [`documents`]: the documents of the project, and the command lines in them;
 //! * [`containers`]: pods by a real container runtime;
 //! * [`scenarios`]: what has to hold, one function for each.
 //!
@@ -10,6 +11,7 @@
 //! (`cargo xtask vm`); the unit tests of this package run anywhere.
 
 pub mod containers;
+pub mod documents;
 pub mod guest;
 pub mod scenarios;
 pub mod traffic;

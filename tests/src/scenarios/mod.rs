@@ -12,6 +12,7 @@ mod conditions;
 mod counts;
 mod detail;
 mod doctor;
+mod documents;
 mod life;
 mod limit;
 mod metrics;
@@ -111,6 +112,7 @@ scenarios! {
     limit_floods limit::floods, Any, OneKernel, 120 s, "a SYN flood from outside and a UDP flood of a pod are given nothing, and are named";
     limit_timeout limit::timeout, Any, OneKernel, 120 s, "a table at its ceiling that is full of closed connections: their timeout is shortened, and restored at the end and after kill -9, also by one without the controller";
     incident_report report::incident, Any, OneKernel, 180 s, "an incident that nobody looked at: the report names who filled the table, who suffered and since when, and the limit that it advises holds the same again";
+    documents documents::command_lines_run, Any, OneKernel, 180 s, "each command line of ctpressure in the documents, run as it is written there while a table is full, ends well and prints something";
     pages metrics::pages, Any, OneKernel, 60 s, "/healthz, /readyz, /status and wrong requests";
     kill9 life::kill9, EachOnOneKernel, EachKernel, 400 s, "kill -9 at ten moments leaves no program, map or link";
     not_loaded life::not_loaded, Any, EachKernel, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";

@@ -1,0 +1,225 @@
+//! Each `ctpressure` command line in the documents, as it is written there: beside the agent that the
+//! documents start, while a table is full.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::setting::MANY_BUCKETS;
+use crate::{
+    documents::{DOCUMENTS, command_lines},
+    guest::{
+        agent::Mechanism,
+        checks::Checks,
+        command::{self, HANG, wait_for},
+        generator, kernel, net,
+    },
+};
+
+/// The agent that the others ask: with the journal that `report` reads unless told otherwise.
+const AGENT: &str = "run --journal /var/lib/ctpressure";
+const JOURNAL: &str = "/var/lib/ctpressure";
+const READY: &str = "http://127.0.0.1:9743/readyz";
+const LIMIT: u64 = 2_000;
+/// What would go on for longer is told to end, as by Ctrl-C.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A command line that runs; killed when dropped.
+struct Running {
+    line: String,
+    child: Child,
+    /// It is run in this folder.
+    folder: TempDir,
+}
+
+impl Running {
+    fn start(line: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("ctp-line-").tempdir()?;
+        let file = |name: &str| File::create(folder.path().join(name));
+        let mut command = Command::new("ctpressure");
+        command
+            .args(line.split_whitespace())
+            .current_dir(folder.path());
+        command
+            .stdin(Stdio::null())
+            .stdout(file("out")?)
+            .stderr(file("err")?);
+        Ok(Self {
+            line: line.to_owned(),
+            child: command::spawn(&mut command)?,
+            folder,
+        })
+    }
+
+    fn said(&self, name: &str) -> String {
+        fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
+    }
+
+    /// Gives it some time, then tells it to end by this signal if it has not; an error unless it ends well. Gives
+    /// whether it ended by itself.
+    fn finish(&mut self, patience: Duration, signal: Signal) -> Result<bool> {
+        let by_itself = command::wait(&mut self.child, patience)?;
+        let status = if let Some(status) = by_itself {
+            status
+        } else {
+            let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+            kill(pid, signal).with_context(|| format!("send {signal}"))?;
+            command::wait(&mut self.child, HANG)?.context("it does not end when it is told to")?
+        };
+        // The doctor found something.
+        let findings = self.line.starts_with("doctor") && status.code() == Some(1);
+        ensure!(
+            status.success() || findings,
+            "{status}: {}",
+            command::one_line(&self.said("err"))
+        );
+        Ok(by_itself.is_some())
+    }
+
+    /// An error unless it printed what it should have.
+    fn check_output(&self) -> Result<()> {
+        let said = self.said("out");
+        let lines = said.lines().filter(|line| !line.trim().is_empty());
+        if self.line.contains("-o json") && serde_json::from_str::<Value>(&said).is_err() {
+            for line in lines {
+                serde_json::from_str::<Value>(line)
+                    .with_context(|| format!("no JSON: {}", command::one_line(line)))?;
+            }
+        } else if !self.line.starts_with("watch") {
+            ensure!(lines.count() > 0, "it printed nothing");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Either it is already gone, or it is to be.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// An agent, ready.
+fn agent(line: &str) -> Result<Running> {
+    let mut running = Running::start(line)?;
+    wait_for("the agent to be ready", HANG, || {
+        if let Some(status) = running.child.try_wait()? {
+            anyhow::bail!("{status}: {}", command::one_line(&running.said("err")));
+        }
+        let answer = minreq::get(READY).with_timeout(HANG.as_secs()).send();
+        Ok(answer
+            .is_ok_and(|answer| answer.status_code == 200)
+            .then_some(()))
+    })?;
+    Ok(running)
+}
+
+/// What stands in the documents for something else: a folder, and times of which there is no journal here.
+const STANDS_FOR: &[(&str, &str)] = &[
+    (" DIR", " /var/lib/ctpressure"),
+    ("03:00", "-1m"),
+    ("03:30", "-1s"),
+];
+
+/// All lines of the documents, once each. What asks the API of Kubernetes is left to the clusters.
+fn lines() -> BTreeSet<String> {
+    DOCUMENTS
+        .iter()
+        .flat_map(|(_, text)| command_lines(text))
+        .filter(|line| !line.contains("--kube"))
+        .map(|line| {
+            let replace = |line: String, (from, to): &(&str, &str)| line.replace(from, to);
+            STANDS_FOR.iter().fold(line, replace)
+        })
+        .collect()
+}
+
+fn note(checks: &mut Checks, line: &str, result: Result<()>) {
+    if let Err(error) = result {
+        checks.holds(false, || format!("`ctpressure {line}`: {error:#}"));
+    }
+}
+
+pub(super) fn command_lines_run(_: Option<Mechanism>) -> Result<()> {
+    kernel::never_expire()?;
+    kernel::set_sysctl("nf_conntrack_buckets", MANY_BUCKETS)?;
+    kernel::set_limit(LIMIT)?;
+    net::track_into_dead_end(None)?;
+    // Every system has the folder that it is made in.
+    fs::create_dir_all(JOURNAL)?;
+    fs::remove_dir_all(JOURNAL)?;
+    let (agents, others): (Vec<String>, Vec<String>) = lines()
+        .into_iter()
+        .partition(|line| line.starts_with("run"));
+    let (endless, others): (Vec<String>, Vec<String>) = others
+        .into_iter()
+        .partition(|line| line.starts_with("watch") || line == "top");
+    let mut checks = Checks::new();
+    let mut first = agent(AGENT)?;
+    let traffic = generator::start(None, "--flows 1000000 --rate 300 --destination-ports 53")?;
+    wait_for("an incident in the journal", HANG, || {
+        Ok(command::output("ctpressure", &["report", "--incident", "1"]).ok())
+    })?;
+    let mut running: Vec<Running> = endless
+        .iter()
+        .map(|line| Running::start(line))
+        .collect::<Result<_>>()?;
+    thread::sleep(PATIENCE);
+    let mut counted = 0;
+    for watch in &mut running {
+        let ended = watch.finish(Duration::ZERO, Signal::SIGINT);
+        counted += usize::from(*ended.as_ref().unwrap_or(&false));
+        note(
+            &mut checks,
+            &watch.line,
+            ended.and_then(|_| watch.check_output()),
+        );
+    }
+    for line in &others {
+        let mut running = Running::start(line)?;
+        let ended = running.finish(HANG, Signal::SIGINT);
+        note(
+            &mut checks,
+            line,
+            ended.and_then(|_| running.check_output()),
+        );
+        // Some lines set it.
+        kernel::set_limit(LIMIT)?;
+    }
+    drop(traffic);
+    note(
+        &mut checks,
+        AGENT,
+        first.finish(Duration::ZERO, Signal::SIGTERM).map(drop),
+    );
+
+    for line in agents.iter().filter(|line| *line != AGENT) {
+        let result = if line.contains("--help") {
+            Running::start(line)?.finish(HANG, Signal::SIGINT).map(drop)
+        } else {
+            agent(line)
+                .and_then(|mut agent| agent.finish(Duration::ZERO, Signal::SIGTERM).map(drop))
+        };
+        note(&mut checks, line, result);
+    }
+    println!(
+        "{} command lines, {counted} watches that ended by themselves",
+        agents.len() + endless.len() + others.len()
+    );
+    checks.at_least("watches that had enough", counted as u64, 2);
+    drop(fs::remove_dir_all(JOURNAL));
+    checks.finish()
+}
