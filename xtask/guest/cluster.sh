@@ -1,7 +1,7 @@
 # A whole cluster on one node: etcd, API server, controllers, scheduler, kubelet with containerd. The image is imported, the manifests are
 # applied as deploy/README.md says, and then it is looked at what the agent does for pods that the kubelet made, and what a Prometheus makes of
-# it that scrapes it as deploy/prometheus says. Before this come, as variables: `variants` (files in /manifests), `image`, and `driver` (who makes
-# control groups: cgroupfs, or systemd). Ends with a failure as soon as something is not as it should be.
+# it that scrapes it as deploy/prometheus says. Before this come, as variables: `variants` (folders in deploy/kubernetes), `image`, and `driver` (who
+# makes control groups: cgroupfs, or systemd). Ends with a failure as soon as something is not as it should be.
 set -eu
 
 node=node-1
@@ -118,6 +118,7 @@ send() {
 # knows_web: the agent has the pod by its name
 knows_web() { scrape && grep -q "pod=\"$web\"" /tmp/metrics; }
 programs() { bpftool prog list | grep -c tracing || true; }
+none() { [ "$(programs)" = 0 ]; }
 one_agent() { [ "$(kubectl -n ctpressure get pods --no-headers | wc -l)" = 1 ] && scrape; }
 # counts: 500 flows of a pod are 500 inserts
 counts() {
@@ -145,9 +146,9 @@ inside() { "$@"; }
 prometheus_of_the_cluster() {
     {
         printf 'global: {scrape_interval: 15s, evaluation_interval: 15s}\nrule_files: [records.rules.yaml, alerts.rules.yaml]\nscrape_configs:\n'
-        sed "s/^/  /; s|- role: pod|&\n        kubeconfig_file: $KUBECONFIG|" /prometheus/scrape-kubernetes.yaml
-    } >/prometheus/cluster.yaml
-    begin_prometheus cluster.yaml
+        sed "s/^/  /; s|- role: pod|&\n        kubeconfig_file: $KUBECONFIG|" /deploy/prometheus/scrape-kubernetes.yaml
+    } >/deploy/prometheus/cluster.yaml
+    begin_prometheus /deploy/prometheus/cluster.yaml
 }
 # full: the aggregator fills the table
 full() {
@@ -225,24 +226,56 @@ lowered() {
     echo "$usual" >/proc/sys/net/netfilter/nf_conntrack_max
 }
 
+# documented: the command lines of kubectl in the documents that ask for something
+documented() {
+    step 'the command lines of the documents'
+    agent=$(of ctpressure app.kubernetes.io/name=ctpressure metadata.name)
+    sed -n "s/POD/$agent/; s/NODE/$node/; s/ *#.*//; s/^    \(kubectl .*\)/\1/p" README.md deploy/README.md deploy/runbooks/README.md |
+        grep -v ' apply ' | sort -u >/tmp/documented
+    while read -r line; do
+        printf '$ %s\n' "$line"
+        sh -c "$line" </dev/null >/tmp/said 2>&1 || fail "$(cat /tmp/said)"
+        head -n 4 /tmp/said
+    done </tmp/documented
+    [ "$(wc -l </tmp/documented)" -ge 5 ] || fail 'there should be more of them'
+}
+# as_a_service: on a node without Kubernetes, as deploy/README.md says
+as_a_service() {
+    step 'systemctl enable --now ctpressure'
+    cp deploy/ctpressure.service /etc/systemd/system/
+    systemctl enable --now ctpressure || fail 'systemd does not take the unit'
+    is_ready() { wget -q -O /dev/null http://127.0.0.1:9743/readyz; }
+    wait_for 120 'the agent is ready' is_ready
+    systemctl is-active ctpressure
+    sleep 2
+    ctpressure report --since -1m || fail 'no journal'
+    systemctl show ctpressure --property=MemoryCurrent,NRestarts
+    systemctl stop ctpressure || fail 'it does not stop'
+    systemctl show ctpressure --property=Result | grep -x Result=success || fail 'a bad end'
+    wait_for 60 'nothing left in the kernel' none
+}
+
 usual=$(limit)
-for variant in $variants; do
-    step "kubectl apply: $variant"
+cd /
+for path in $variants; do
+    variant=${path##*/}
+    step "kubectl apply -k deploy/kubernetes/$path"
     case $variant in least-privilege*) echo 2 ;; *) echo 3 ;; esac >/proc/sys/kernel/perf_event_paranoid
     # As its kustomization says: after the dry run.
     case $variant in
     *limit-controller)
-        sed -i 's/value: dry-run/value: "on"/' "/manifests/$variant.yaml"
+        sed -i 's/value: dry-run/value: "on"/' deploy/kubernetes/components/limit-controller/controller.yaml
         echo "$small" >/proc/sys/net/netfilter/nf_conntrack_max
         ;;
     esac
-    kubectl apply -f "/manifests/$variant.yaml" || fail 'it is not taken'
+    kubectl apply -k "deploy/kubernetes/$path" || fail 'it is not taken'
     kubectl -n ctpressure rollout status daemonset/ctpressure --timeout=240s || fail 'not ready'
     wait_for 60 'one agent' one_agent
     counts
     grep '^ctpressure_probe_attached' /tmp/metrics
     kubectl -n ctpressure logs daemonset/ctpressure | grep -E 'WARN|ERROR' | sed 's/^/  it says: /' || true
     case $variant in
+    base) documented ;;
     kube-names)
         grep -q "pod=\"$web\",workload=\"web\"" /tmp/metrics || fail 'the workload is not known'
         full
@@ -257,6 +290,6 @@ done
 
 step 'its end'
 kubectl -n ctpressure delete daemonset ctpressure --timeout=120s
-none() { [ "$(programs)" = 0 ]; }
 wait_for 60 'nothing left in the kernel' none
+[ "$driver" != systemd ] || as_a_service
 step 'all of it as it should be'

@@ -118,7 +118,7 @@ for variant in $variants; do
 done
 
 step 'Prometheus and Alertmanager, with the rules of deploy/prometheus'
-begin_prometheus prometheus.yaml
+begin_prometheus /prometheus/prometheus.yaml
 
 step "shop/aggregator opens $flows flows at $rate a second; $limit fit"
 send web 2 3000 20 >/dev/null &

@@ -38,16 +38,16 @@ pod() {
     sh -c "echo \$\$ >$cgroup/cgroup.procs && exec nsenter --net=/run/netns/$1 sleep 6000" &
 }
 # Prometheus and Alertmanager of the guest: `inside` runs a command where they are.
-# begin_prometheus CONFIGURATION: with the rules beside it, looking every 5 s
+# begin_prometheus FOLDER/CONFIGURATION: with the rules beside it, looking every 5 s
 begin_prometheus() {
     mkdir -p /tmp/prometheus /tmp/alertmanager
-    cd /prometheus
-    sed 's/: 15s/: 5s/' "$1" >own.yaml
-    printf 'alerting:\n  alertmanagers:\n    - static_configs:\n        - targets: [127.0.0.1:9093]\n' >>own.yaml
-    printf 'route:\n  receiver: none\nreceivers:\n  - name: none\n' >alertmanager.yaml
-    inside prometheus-alertmanager --config.file=alertmanager.yaml --storage.path=/tmp/alertmanager --cluster.listen-address= \
+    own=${1%/*}/own.yaml
+    sed 's/: 15s/: 5s/' "$1" >"$own"
+    printf 'alerting:\n  alertmanagers:\n    - static_configs:\n        - targets: [127.0.0.1:9093]\n' >>"$own"
+    printf 'route:\n  receiver: none\nreceivers:\n  - name: none\n' >/tmp/alertmanager.yaml
+    inside prometheus-alertmanager --config.file=/tmp/alertmanager.yaml --storage.path=/tmp/alertmanager --cluster.listen-address= \
         --web.listen-address=127.0.0.1:9093 >/tmp/alertmanager.log 2>&1 &
-    inside prometheus --config.file=own.yaml --storage.tsdb.path=/tmp/prometheus --web.listen-address=127.0.0.1:9090 >/tmp/prometheus.log 2>&1 &
+    inside prometheus --config.file="$own" --storage.tsdb.path=/tmp/prometheus --web.listen-address=127.0.0.1:9090 >/tmp/prometheus.log 2>&1 &
     wait_for 180 'Prometheus scrapes the agent' has_target
     wait_for 60 'Alertmanager answers' inside wget -q -O /dev/null http://127.0.0.1:9093/-/ready
 }

@@ -85,7 +85,7 @@ impl Group {
             Self::Bpftrace => &["bpftrace"],
             Self::Prometheus => &["prometheus", "prometheus-alertmanager"],
             Self::Kubernetes => &["kubectl", "etcd"],
-            Self::Systemd => &["systemd", "systemd-executor"],
+            Self::Systemd => &["systemd", "systemctl", "systemd-executor"],
             Self::Containers => &[
                 "containerd",
                 "containerd-shim-runc-v2",

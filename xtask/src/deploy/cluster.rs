@@ -1,24 +1,25 @@
 //! `cargo xtask cluster`: a whole cluster in a guest, in which the manifests are applied as deploy/README.md says, with the image that
-//! `cargo xtask image` made.
+//! `cargo xtask image` made. With systemd as the first process the agent is tried as its service too.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+use super::image;
 use super::in_guest::{self, Trial};
-use super::{folder, image, manifests};
 use crate::cache::Cache;
 use crate::groups::Group;
 use crate::kubernetes::{self, Programs};
-use crate::project;
+use crate::{command, project};
 
 const SCRIPT: &str = concat!(
     include_str!("../../guest/steps.sh"),
     include_str!("../../guest/cluster.sh")
 );
-/// What is applied one after the other, each in the place of the one before.
+/// What is applied one after the other, each in the place of the one before: folders below deploy/kubernetes.
 const VARIANTS: &[&str] = &[
     "base",
     "overlays/kube-names",
@@ -38,11 +39,17 @@ pub(crate) const TRIALS: &[&str] = &[
     "--kernel 6.18 --variant least-privilege",
     "--kernel 7 --variant least-privilege",
 ];
-/// What a Prometheus needs of ours.
-const PROMETHEUS: &[&str] = &[
-    "scrape-kubernetes.yaml",
-    "records.rules.yaml",
-    "alerts.rules.yaml",
+/// What the guest has of the repository, in the same places below its root: what is applied, what a Prometheus needs, the unit of systemd, and
+/// documents whose command lines are run.
+const OURS: &[&str] = &[
+    "README.md",
+    "deploy/README.md",
+    "deploy/ctpressure.service",
+    "deploy/kubernetes",
+    "deploy/prometheus/alerts.rules.yaml",
+    "deploy/prometheus/records.rules.yaml",
+    "deploy/prometheus/scrape-kubernetes.yaml",
+    "deploy/runbooks/README.md",
 ];
 
 /// What `cargo xtask cluster` takes.
@@ -72,27 +79,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
     let mut programs = kubernetes::node_programs(&cache)?;
     programs.push(Programs::get(&cache)?.api_server);
-    let files = tempfile::tempdir().context("make a folder")?;
     let mut put = Vec::new();
     for program in programs {
         let to = format!("usr/local/bin/{}", project::name(&program)?);
         put.push((program, to));
     }
-    for name in PROMETHEUS {
-        let from = folder().join("prometheus").join(name);
-        put.push((from, format!("prometheus/{name}")));
+    for ours in OURS {
+        add(ours, &mut put)?;
     }
-    let mut names = Vec::new();
-    for variant in VARIANTS {
+    let is_wanted = |variant: &&&str| {
         let name = variant_name(variant);
-        if !arguments.variant.is_empty() && !arguments.variant.iter().any(|wanted| wanted == name) {
-            continue;
-        }
-        names.push(name);
-        let file = files.path().join(name);
-        fs::write(&file, manifests::kustomized(&cache, variant)?)?;
-        put.push((file, format!("manifests/{name}.yaml")));
-    }
+        arguments.variant.is_empty() || arguments.variant.iter().any(|wanted| wanted == name)
+    };
+    let variants: Vec<&str> = VARIANTS.iter().filter(is_wanted).copied().collect();
     let mut groups = vec![Group::Containers, Group::Kubernetes, Group::Prometheus];
     let driver = match arguments.cgroup_driver {
         CgroupDriver::Cgroupfs => "cgroupfs",
@@ -103,7 +102,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     };
     let script = format!(
         "variants='{}'\nimage='{}'\ndriver={driver}\n{SCRIPT}",
-        names.join(" "),
+        variants.join(" "),
         image::default_name()
     );
     Trial {
@@ -114,6 +113,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         script: &script,
     }
     .run(&cache, &arguments.guest)
+}
+
+/// Puts a file or folder of the repository into the guest.
+fn add(path: &str, put: &mut Vec<(PathBuf, String)>) -> Result<()> {
+    let from = command::repository().join(path);
+    if !from.is_dir() {
+        put.push((from, path.to_owned()));
+        return Ok(());
+    }
+    let entries = fs::read_dir(&from).with_context(|| format!("list {}", from.display()))?;
+    for entry in entries {
+        let entry = entry?.path();
+        add(&format!("{path}/{}", project::name(&entry)?), put)?;
+    }
+    Ok(())
 }
 
 /// The names of all variants.

@@ -2,7 +2,6 @@
 //! real API server (dry run); chart and overlays say the same, and grant the same rights.
 
 use std::collections::BTreeSet;
-
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -96,13 +95,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         }
     }
     Ok(0)
-}
-
-/// What `kubectl kustomize` makes of a variant, as `kubectl apply` takes it.
-pub(super) fn kustomized(cache: &Cache, variant: &str) -> Result<String> {
-    let folder = folder().join("kubernetes").join(variant);
-    let kubectl = tools::kubectl(cache)?;
-    command::output(Command::new(kubectl).arg("kustomize").arg(folder))
 }
 
 /// What the roles grant.
