@@ -12,8 +12,9 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya_build::{Package, Toolchain};
 
-/// Set for the second, real run; see [`main`].
 const BOOTSTRAP: &str = "RUSTC_BOOTSTRAP";
+/// Set for the second, real run; see [`main`]. (Not told by [`BOOTSTRAP`]: some people always have that set.)
+const SECOND_RUN: &str = "CTPRESSURE_BUILDS_EBPF";
 const SKIP: &str = "CTPRESSURE_SKIP_EBPF";
 const CACHE: &str = "CTPRESSURE_CACHE";
 
@@ -33,9 +34,10 @@ fn main() -> Result<()> {
 
     // aya-build asks for `-Z build-std=core` only under RUSTC_BOOTSTRAP=1, and cargo hands that
     // to every crate when it is set from outside. So it is set for this script alone.
-    if env::var_os(BOOTSTRAP).is_none_or(|value| value != "1") {
+    if env::var_os(SECOND_RUN).is_none() {
         let status = Command::new(env::current_exe()?)
             .env(BOOTSTRAP, "1")
+            .env(SECOND_RUN, "1")
             // What somebody sets for the program must not reach the eBPF code: less optimised it
             // does not pass the verifier.
             .env_remove("CARGO_PROFILE_RELEASE_OPT_LEVEL")
