@@ -243,6 +243,11 @@ documented() {
 as_a_service() {
     step 'systemctl enable --now ctpressure'
     cp deploy/ctpressure.service /etc/systemd/system/
+    # The guest's systemd has no units of its own; these are what each service asks for.
+    for target in sysinit basic shutdown multi-user; do
+        printf '[Unit]\nDescription=%s\nDefaultDependencies=no\n' "$target" >"/etc/systemd/system/$target.target"
+    done
+    systemctl daemon-reload
     systemctl enable --now ctpressure || fail 'systemd does not take the unit'
     is_ready() { wget -q -O /dev/null http://127.0.0.1:9743/readyz; }
     wait_for 120 'the agent is ready' is_ready
