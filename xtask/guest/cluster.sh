@@ -242,7 +242,7 @@ documented() {
 # as_a_release: the chart, by the command line of helm that deploy/README.md has; in a cluster that has nothing of ours
 as_a_release() {
     line=$(sed -n 's,REGISTRY,docker.io/library,; s/^    \(helm install .*\)/\1/p' deploy/README.md)
-    step "$line"
+    step "${line:?deploy/README.md has no such line}"
     kubectl delete -k deploy/kubernetes/overlays/kube-names --ignore-not-found --timeout=180s || fail 'something of it stays'
     sh -c "$line" || fail 'it is not taken'
     kubectl -n ctpressure rollout status daemonset/ctpressure --timeout=240s || fail 'not ready'

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::arch::Arch;
-use crate::kubernetes::VERSION;
+use crate::kubernetes;
 
 /// The cache folder and the places in it.
 #[derive(Clone, Debug)]
@@ -84,12 +84,14 @@ impl Cache {
 
     /// Kubernetes' API server and etcd.
     pub(crate) fn kubernetes(&self) -> PathBuf {
-        self.root.join(format!("kubernetes-{VERSION}"))
+        self.root
+            .join(format!("kubernetes-{}", kubernetes::VERSION))
     }
 
     /// Kubernetes' programs of a node and of a control plane that does something.
     pub(crate) fn kubernetes_node(&self) -> PathBuf {
-        self.root.join(format!("kubernetes-node-{VERSION}"))
+        self.root
+            .join(format!("kubernetes-node-{}", kubernetes::VERSION))
     }
 
     /// The C compiler and the headers for another architecture's static binaries.
