@@ -4,23 +4,21 @@
 //! clippy, doc and unit tests work anywhere; the program then says at start what to do.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya_build::{Package, Toolchain};
 
-const BOOTSTRAP: &str = "RUSTC_BOOTSTRAP";
-/// Set for the second, real run; see [`main`]. (Not told by [`BOOTSTRAP`]: some people always have that set.)
-const SECOND_RUN: &str = "CTPRESSURE_BUILDS_EBPF";
+/// The program of `conntrack-ebpf`, and what it is compiled for: both processors that ctpressure runs on are little-endian.
+const OBJECT: &str = "conntrack";
+const TARGET: &str = "bpfel-unknown-none";
 const SKIP: &str = "CTPRESSURE_SKIP_EBPF";
 const CACHE: &str = "CTPRESSURE_CACHE";
 
 fn main() -> Result<()> {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
-    let object = out_dir.join("conntrack");
     println!("cargo:rerun-if-env-changed={SKIP}");
     println!("cargo:rerun-if-env-changed={CACHE}");
     println!("cargo:rerun-if-env-changed=PATH");
@@ -28,45 +26,67 @@ fn main() -> Result<()> {
 
     if let Some(reason) = skip_reason() {
         println!("cargo:warning=the eBPF object is left out: {reason}");
-        std::fs::write(&object, []).context("cannot write an empty eBPF object")?;
+        fs::write(out_dir.join(OBJECT), []).context("cannot write an empty eBPF object")?;
         return Ok(());
     }
 
-    // aya-build asks for `-Z build-std=core` only under RUSTC_BOOTSTRAP=1, and cargo hands that
-    // to every crate when it is set from outside. So it is set for this script alone.
-    if env::var_os(SECOND_RUN).is_none() {
-        let status = Command::new(env::current_exe()?)
-            .env(BOOTSTRAP, "1")
-            .env(SECOND_RUN, "1")
-            // What somebody sets for the program must not reach the eBPF code: less optimised it
-            // does not pass the verifier.
-            .env_remove("CARGO_PROFILE_RELEASE_OPT_LEVEL")
-            .env_remove("CARGO_PROFILE_RELEASE_DEBUG")
-            .env("RUST_BACKTRACE", "0")
-            // Each line of the inner build would come out as a warning of this one.
-            .env("CARGO_TERM_QUIET", "true")
-            .env("PATH", path_with_tools()?)
-            .status()
-            .context("cannot run the build script again")?;
-        if !status.success() {
-            bail!("building the eBPF object failed; `cargo xtask setup` brings what it needs");
-        }
-        return Ok(());
-    }
+    build_object(&out_dir)
+}
 
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conntrack-ebpf");
-    let root = root
-        .to_str()
-        .context("the path of the checkout is not UTF-8")?;
-    let toolchain = env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "1.95.0".to_owned());
-    aya_build::build_ebpf(
-        [Package {
-            name: "conntrack-ebpf",
-            root_dir: root,
-            ..Package::default()
-        }],
-        Toolchain::Custom(&toolchain),
-    )
+/// Builds the object into the folder that the library embeds it from.
+///
+/// The other cargo has a folder of its own below `target/`, one for all profiles: `core` is compiled for eBPF once, and an
+/// object that a profile has is there for the next one.
+fn build_object(out_dir: &Path) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for input in ["conntrack-ebpf", "Cargo.toml", "Cargo.lock"] {
+        println!("cargo:rerun-if-changed={}", root.join(input).display());
+    }
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").context("CARGO_CFG_TARGET_ARCH is not set")?;
+    let flags = [
+        &format!("--cfg=bpf_target_arch=\"{arch}\""),
+        "-Cdebuginfo=2",
+        "-Clink-arg=--btf",
+    ];
+    // Cargo marks the folder that it puts everything into, and in that the folder of each `--target`.
+    let is_marked = |folder: &&Path| folder.join("CACHEDIR.TAG").is_file();
+    let marked = out_dir.ancestors().find(is_marked).unwrap_or(out_dir);
+    let target = marked.parent().filter(is_marked).unwrap_or(marked);
+    let target = target.join("ebpf").join(arch.as_str());
+    let mut cargo = Command::new(env::var_os("CARGO").context("CARGO is not set")?);
+    cargo
+        .args([
+            "build",
+            "--release",
+            "--package",
+            "conntrack-ebpf",
+            "--bins",
+        ])
+        .args(["--target", TARGET, "-Zbuild-std=core", "--target-dir"])
+        .arg(&target)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        // Allows `-Z`.
+        .env("RUSTC_BOOTSTRAP", "1")
+        // Lints of clippy are for the code of this machine.
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        // What somebody sets for the program must not reach the eBPF code: less optimised it
+        // does not pass the verifier.
+        .env_remove("CARGO_PROFILE_RELEASE_OPT_LEVEL")
+        .env_remove("CARGO_PROFILE_RELEASE_DEBUG")
+        .env("RUST_BACKTRACE", "0")
+        // Only what is wrong is said.
+        .env("CARGO_TERM_QUIET", "true")
+        .env("PATH", path_with_tools()?);
+    let output = cargo.output().context("cannot start cargo")?;
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        println!("cargo:warning={line}");
+    }
+    if !output.status.success() {
+        bail!("building the eBPF object failed; `cargo xtask setup` brings what it needs");
+    }
+    let built = target.join(TARGET).join("release").join(OBJECT);
+    fs::copy(&built, out_dir.join(OBJECT)).with_context(|| format!("copy {}", built.display()))?;
+    Ok(())
 }
 
 /// Why the object can't or shall not be built; `None` when it can.

@@ -55,49 +55,8 @@ pub enum Counter {
     TagsLost = 22,
 }
 
-/// Number of [`Counter`]s.
-pub const COUNTERS: usize = 23;
+/// How many [`Counter`]s there are.
+pub const COUNTERS: usize = Counter::TagsLost as usize + 1;
 
 /// One value for each [`Counter`].
 pub type Counters = [u64; COUNTERS];
-
-impl Counter {
-    /// All counters, by index.
-    pub const ALL: [Self; COUNTERS] = [
-        Self::HashInserts,
-        Self::ClashInserts,
-        Self::Confirmed,
-        Self::CheckInserts,
-        Self::ClashMerges,
-        Self::Deletes,
-        Self::Evictions,
-        Self::EvictionsCauseUnknown,
-        Self::DropTableFull,
-        Self::RefusedTableFull,
-        Self::DropClash,
-        Self::DropChainTooLong,
-        Self::DropDying,
-        Self::LostInsertRecords,
-        Self::LostInsertWeight,
-        Self::LostDropRecords,
-        Self::LostEvictionRecords,
-        Self::DropsNotDetailed,
-        Self::EvictionsNotDetailed,
-        Self::FramesLost,
-        Self::Records,
-        Self::SocketsMissed,
-        Self::TagsLost,
-    ];
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_is_in_index_order() {
-        for (index, counter) in Counter::ALL.iter().enumerate() {
-            assert_eq!(*counter as usize, index);
-        }
-    }
-}

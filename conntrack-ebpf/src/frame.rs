@@ -8,14 +8,11 @@
 //! what it evicted since is "cause unknown", never somebody else's.
 
 use crate::{
-    owner::{Direction, Party, UNKNOWN},
+    owner::Party,
     record::{Origin, Tuple},
 };
 
-/// How many contexts are kept for one task: process context and the softirq inside it.
-pub const DEPTH: u32 = 2;
-
-/// One open `early_drop`.
+/// One call of `early_drop` that has not returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Frame {
@@ -41,13 +38,13 @@ pub struct Frame {
     pub request: u8,
     /// `FLAG_*` for records about this flow.
     pub flags: u8,
-    /// Always 0.
-    pub reserved: u32,
+    /// Always 0, so that no byte is undefined.
+    reserved: u32,
 }
 
 impl Frame {
-    /// Nothing known.
-    pub const EMPTY: Self = Self {
+    /// Of which nothing is known yet.
+    const EMPTY: Self = Self {
         id: 0,
         net: 0,
         tick: 0,
@@ -66,7 +63,7 @@ impl Frame {
             zone: 0,
             owner: 0,
         },
-        party: Party::new(UNKNOWN, Direction::Egress),
+        party: Party::NOBODY,
         evicted: 0,
         known: 0,
         tainted: 0,
@@ -102,8 +99,9 @@ impl Frames {
 
     /// Where the next context is written before [`Frames::open`].
     ///
-    /// In place, because the stack of a program is small. There can't be more than [`DEPTH`]
-    /// contexts, so with that many open the end of the inner one was missed: it makes room.
+    /// In place, because the stack of a program is small. There can't be more than two contexts
+    /// (process context and the softirq inside it), so with that many open the end of the inner
+    /// one was missed: it makes room.
     #[inline(always)]
     pub fn vacant(&mut self, tick: u64, max_age: u64) -> &mut Frame {
         if self.depth == 1 && tick.wrapping_sub(self.outer.tick) > max_age {
@@ -216,7 +214,7 @@ mod tests {
             push(&mut frames, id);
             assert_eq!(frames.top(100, 50).map(|frame| frame.id), Some(id));
         }
-        assert_eq!(frames.depth(), DEPTH);
+        assert_eq!(frames.depth(), 2);
         assert_eq!(frames.pop(99).map(|frame| frame.id), Some(99));
         push(&mut frames, 200);
         assert_eq!(frames.pop(200).map(|frame| frame.tainted), Some(0));

@@ -6,7 +6,8 @@
 //! * [`record`]: what travels through the ring buffer, one record type for each event;
 //! * [`counter`]: what is counted exactly, for each CPU;
 //! * [`budget`]: how many records may be made, and what a record stands for;
-//! * [`owner`]: who an entry is charged to, and what is counted for each;
+//! * [`charge`]: the rules by which an entry or a lost packet is charged to an owner;
+//! * [`owner`]: what is kept and counted of owners;
 //! * [`place`]: the tables in which the programs look owners up;
 //! * [`frame`]: which new flow made the kernel evict, over nested contexts;
 //! * [`state`]: what each CPU keeps, made of the above;
@@ -20,6 +21,7 @@
 )]
 
 pub mod budget;
+pub mod charge;
 pub mod counter;
 pub mod frame;
 pub mod global;

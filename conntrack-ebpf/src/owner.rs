@@ -1,12 +1,8 @@
-//! Who an entry is charged to: the kernel's side of the owner map.
+//! Owners in the kernel's maps. Who is charged for what: see [`charge`](crate::charge).
 //!
 //! User space gives each owner of the node a slot, and keeps what leads there from an address, a
 //! cgroup and a network namespace. The programs look an entry up once when it enters the table
 //! and once when it leaves, and count by slot, for each CPU and direction.
-//!
-//! An entry has to be charged to the same owner when it leaves. Its addresses tell, unless its
-//! address has changed hands since, or is the host's and only the socket told whose it was. Those
-//! entries are tagged when they enter: see [`FLAG_TAGGED`].
 
 use core::mem::size_of;
 
@@ -45,7 +41,7 @@ pub struct Claim {
     pub base: u32,
     /// `FLAG_*` of this module.
     pub flags: u32,
-    /// Always 0.
+    /// Always 0, so that no byte is undefined.
     pub reserved: u32,
 }
 
@@ -60,11 +56,11 @@ pub const FLAG_SOCKET: u32 = 2;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct TagKey {
-    /// The original direction.
+    /// The entry's original direction, before NAT.
     pub tuple: Tuple,
     /// Inode number of the entry's network namespace.
     pub netns: u32,
-    /// Its conntrack zone.
+    /// The entry's conntrack zone, 0 by default.
     pub zone: u32,
 }
 
@@ -76,13 +72,13 @@ pub struct Service {
     /// The address asked for.
     pub address: Address,
     /// Inode number of the network namespace, which has rules of its own.
-    pub netns: u32,
+    netns: u32,
     /// The port asked for, network order.
     pub port: u16,
-    /// Protocol number.
-    pub protocol: u8,
-    /// Always 0.
-    pub reserved: u8,
+    /// The protocol's number, as in the IP header.
+    protocol: u8,
+    /// Always 0, so that no byte is undefined.
+    reserved: u8,
 }
 
 impl Service {
@@ -119,7 +115,10 @@ pub struct Party(u32);
 impl Party {
     const INGRESS: u32 = 1 << 31;
 
-    /// `slot` in `direction`.
+    /// Nobody that is known.
+    pub const NOBODY: Self = Self::new(UNKNOWN, Direction::Egress);
+
+    /// The owner in this slot, in this direction.
     #[inline(always)]
     pub const fn new(slot: u32, direction: Direction) -> Self {
         match direction {
@@ -128,13 +127,13 @@ impl Party {
         }
     }
 
-    /// Whose.
+    /// The slot of the owner.
     #[inline(always)]
     pub const fn slot(self) -> u32 {
         self.0 & !Self::INGRESS
     }
 
-    /// Which way.
+    /// Whether the owner opened it, or it came in to it.
     #[inline(always)]
     pub const fn direction(self) -> Direction {
         if self.0 & Self::INGRESS == 0 {
@@ -175,7 +174,7 @@ const _: () = {
 
 #[cfg(not(target_arch = "bpf"))]
 impl TagKey {
-    /// The original source.
+    /// The source of the original direction.
     pub const fn source(&self) -> Address {
         Address::of_family(self.tuple.src, self.tuple.l3num)
     }

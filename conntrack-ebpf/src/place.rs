@@ -14,8 +14,6 @@ use crate::owner::{Address, Claim};
 /// Places of a table.
 pub const PLACES: usize = 1 << PLACE_BITS;
 const PLACE_BITS: u32 = 14;
-/// Keys that a table takes at most, so that they are found near where they belong.
-pub const MOST_KEYS: usize = PLACES / 4;
 /// Places that are looked at for one key.
 pub const PROBES: usize = 8;
 
@@ -61,13 +59,13 @@ impl Key for u64 {
 #[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromZeros))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Place<K, V> {
+struct Place<K, V> {
     /// Not 0: the place is taken.
-    pub used: u64,
-    /// The key.
-    pub key: K,
-    /// The value.
-    pub value: V,
+    used: u64,
+    /// What it is found by.
+    key: K,
+    /// What is kept for the key.
+    value: V,
 }
 
 /// A hash table of fixed size.
@@ -76,15 +74,15 @@ pub struct Place<K, V> {
 #[repr(C)]
 pub struct Table<K, V> {
     /// Changes where keys belong.
-    pub seed: u32,
+    seed: u32,
     /// Network namespaces that have an owner (in the table of addresses): with none, nobody asks
     /// for the namespace of an entry.
     pub namespaces: u32,
-    /// The places.
-    pub places: [Place<K, V>; PLACES],
+    /// The places, in the order in which they are looked at.
+    places: [Place<K, V>; PLACES],
 }
 
-/// `address -> claim`
+/// Who an address is of: `address -> claim`.
 pub type Addresses = Table<Address, Claim>;
 /// `cgroup v2 id -> slot` (in 64 bits, for the alignment).
 pub type Cgroups = Table<u64, u64>;
@@ -121,7 +119,7 @@ impl<K: Key, V> Table<K, V> {
 }
 
 /// Fills `table` with `entries` and gives how many did not find a place: 0 unless there are more than
-/// [`MOST_KEYS`] or somebody chose them to collide.
+/// a quarter of [`PLACES`] or somebody chose them to collide.
 #[cfg(not(target_arch = "bpf"))]
 pub fn fill<K: Key + Default, V: Copy + Default>(
     table: &mut Table<K, V>,

@@ -8,15 +8,15 @@ use core::mem::size_of;
 /// Layout version, in every record. Raised with any change of size, order or meaning.
 pub const VERSION: u8 = 2;
 
-/// What happened; [`Header::kind`].
+/// What a record tells of, as in [`Header::kind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
-    /// [`InsertRecord`]
+    /// An entry entered a table: [`InsertRecord`].
     Insert = 1,
-    /// [`DropRecord`]
+    /// A packet was lost: [`DropRecord`].
     Drop = 2,
-    /// [`EvictionRecord`]
+    /// An entry was removed to make room: [`EvictionRecord`].
     Eviction = 3,
 }
 
@@ -74,17 +74,17 @@ pub struct Tuple {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Header {
-    /// [`VERSION`]
+    /// [`VERSION`] of the program that wrote it.
     pub version: u8,
-    /// [`Kind`]
+    /// A [`Kind`], as its number.
     pub kind: u8,
     /// [`DropReason`] of a drop, else 0.
     pub reason: u8,
-    /// `FLAG_*`
+    /// The sum of `FLAG_*` that apply.
     pub flags: u8,
     /// The network namespace's inode number.
     pub netns: u32,
-    /// `CLOCK_MONOTONIC`, nanoseconds.
+    /// `CLOCK_MONOTONIC` when it happened, in nanoseconds.
     pub time_ns: u64,
     /// How many events of this kind on this CPU the record stands for: 1, or more when sampled.
     pub weight: u32,
@@ -101,7 +101,7 @@ pub struct Origin {
     pub cgroup: u64,
     /// Interface by which the packet came in; 0: sent from this host, or unknown.
     pub ifindex: u32,
-    /// Conntrack zone id.
+    /// The conntrack zone's id, 0 by default.
     pub zone: u16,
     /// Slot of the owner that the event is charged to (see [`crate::owner`]); of an eviction, that
     /// of its cause.
@@ -113,13 +113,13 @@ pub struct Origin {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct InsertRecord {
-    /// `kind` is [`Kind::Insert`].
+    /// Its `kind` is the one of this record.
     pub header: Header,
     /// As the opener sent it.
     pub original: Tuple,
     /// As answers come: after NAT, its source is the real server.
     pub reply: Tuple,
-    /// The packet's origin.
+    /// Where the packet came from.
     pub origin: Origin,
 }
 
@@ -128,13 +128,13 @@ pub struct InsertRecord {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct DropRecord {
-    /// `kind` is [`Kind::Drop`].
+    /// Its `kind` is the one of this record.
     pub header: Header,
     /// As the opener sent it; valid with [`FLAG_CAUSE_KNOWN`].
     pub original: Tuple,
     /// All zero for a table-full drop: there was no entry yet.
     pub reply: Tuple,
-    /// The packet's origin.
+    /// Where the packet came from.
     pub origin: Origin,
 }
 
@@ -143,11 +143,11 @@ pub struct DropRecord {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct EvictionRecord {
-    /// `kind` is [`Kind::Eviction`].
+    /// Its `kind` is the one of this record.
     pub header: Header,
     /// Original direction of the removed entry.
     pub victim: Tuple,
-    /// Its reply direction.
+    /// The victim's reply direction, after NAT.
     pub victim_reply: Tuple,
     /// The new flow that needed room; valid with [`FLAG_CAUSE_KNOWN`].
     pub cause: Tuple,
@@ -157,7 +157,7 @@ pub struct EvictionRecord {
     pub victim_status: u64,
     /// Slot of the owner that the victim was charged to.
     pub victim_owner: u16,
-    /// Always 0.
+    /// Always 0, so that no byte is undefined.
     pub reserved: [u16; 3],
 }
 
@@ -171,7 +171,7 @@ const _: () = {
 };
 
 impl DropReason {
-    /// All reasons.
+    /// All reasons, in the order of their numbers.
     pub const ALL: [Self; 5] = [
         Self::TableFull,
         Self::Clash,
@@ -181,15 +181,8 @@ impl DropReason {
     ];
 
     /// The reason with this number.
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            1 => Some(Self::TableFull),
-            2 => Some(Self::Clash),
-            3 => Some(Self::ChainTooLong),
-            4 => Some(Self::Dying),
-            5 => Some(Self::TableFullRequest),
-            _ => None,
-        }
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| *reason as u8 == number)
     }
 
     /// The name used in metrics and output.

@@ -15,7 +15,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct NewFlow {
-    /// `struct net *`
+    /// `struct net *` of the namespace that the entry is in.
     pub net: u64,
     /// `const struct nf_conntrack_tuple *`, on the stack of the allocating context.
     pub tuple: u64,
@@ -37,8 +37,8 @@ pub struct Pending {
     pub ct: u64,
     /// What is due: `DUE_*`; 0 in a taken place: it is just being done.
     pub due: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Always 0, so that no byte is undefined.
+    reserved: u32,
     /// With [`DUE_RECORD`]: its record as far as the entry tells it.
     pub record: InsertRecord,
 }
@@ -49,7 +49,7 @@ pub const DUE_RECORD: u32 = 1;
 pub const DUE_SOCKET: u32 = 2;
 
 /// Contexts of one CPU that can have an insert waiting: process context and the softirq inside.
-pub const PENDING: usize = 2;
+const PENDING: usize = 2;
 
 /// What one CPU keeps: element of the map of CPUs, by the CPU's number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub const PENDING: usize = 2;
 pub struct PerCpuState {
     /// Exact counts, by [`crate::counter::Counter`].
     pub counters: Counters,
-    /// See [`NewFlow`].
+    /// See [`NewFlow`]: who a new connection is of.
     pub new_flow: NewFlow,
     /// Budget of insert records.
     pub inserts: Budget,
@@ -68,7 +68,7 @@ pub struct PerCpuState {
     /// Inserts that wait. What is left here by a call whose end was missed makes room for others.
     pub pending: [Pending; PENDING],
     /// Always 0: no two CPUs write to one cache line.
-    pub reserved: u64,
+    reserved: u64,
 }
 
 const _: () = {

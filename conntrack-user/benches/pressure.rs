@@ -11,12 +11,12 @@ use conntrack_ebpf::{
     owner::{Direction, Party},
     record::Tuple,
 };
-use conntrack_user::pressure::{
-    Sample, Tracker,
+use ctpressure_model::pressure::{
+    PressureSample, Tracker,
     destinations::{Destinations, What},
     heavy::SpaceSaving,
     rate::{Series, Timeline, Window},
-    share::{By, Holding, shares, top},
+    share::{OwnerHolding, shares},
 };
 
 const RUNS: usize = 9;
@@ -63,7 +63,7 @@ fn main() {
             "microseconds": {
                 "rates_of_1000_owners_update": rates(false),
                 "rates_of_1000_owners_update_and_read": rates(true),
-                "shares_and_tops_of_1000_owners": owners(),
+                "shares_of_1000_owners": owners(),
                 "tops_of_250_owners": read,
                 "table_tracker": tracker(),
             },
@@ -133,8 +133,8 @@ fn rates(read: bool) -> f64 {
 }
 
 fn owners() -> f64 {
-    let holdings: Vec<Holding<u32>> = (0..OWNERS * 2)
-        .map(|owner| Holding {
+    let holdings: Vec<OwnerHolding<u32>> = (0..OWNERS * 2)
+        .map(|owner| OwnerHolding {
             owner,
             live: u64::from(owner.wrapping_mul(2_654_435_761) >> 12),
             insert_rate: f64::from(owner % 97),
@@ -142,10 +142,7 @@ fn owners() -> f64 {
         })
         .collect();
     micros(|| {
-        let shares = shares(black_box(&holdings), 262_144);
-        for by in [By::Live, By::InsertRate, By::DropRate] {
-            black_box(top(&shares, by, 20));
-        }
+        black_box(shares(black_box(&holdings), 262_144));
     })
 }
 
@@ -156,12 +153,12 @@ fn tracker() -> f64 {
     micros(|| {
         second += 1;
         let entries = second * 100 + second * 37 % 101;
-        tracker.add(&Sample {
+        tracker.add(&PressureSample {
             at: Duration::from_secs(second),
             entries,
             limit: 1 << 40,
             flow: Some((second * 300, second * 300 - entries.min(second * 300))),
-            ..Sample::default()
+            ..PressureSample::default()
         });
         black_box(tracker.outlook());
     })

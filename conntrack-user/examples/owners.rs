@@ -8,12 +8,12 @@ use std::error::Error;
 use std::time::{Duration, Instant, SystemTime};
 
 use conntrack_user::kernel::Root;
-use conntrack_user::owners::{Discovery, Limits, Notifier, Scanner, Slots};
+use conntrack_user::owners::{Discovery, Notifier, Scanner, SlotLimits, Slots};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let how = std::env::args().nth(1).unwrap_or_default();
     let mut scanner = Scanner::new(Root::system());
-    let mut slots = Slots::new(Limits::default());
+    let mut slots = Slots::new(SlotLimits::default());
     let found = scanner.scan();
     print(&found);
     slots.apply(&found, |_| false, |_| true);

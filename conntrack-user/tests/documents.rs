@@ -1,49 +1,10 @@
 //! Every `ctpressure` command line in the documents, the runbooks and the service unit is one that the program takes.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
 use conntrack_user::cli;
-use ctpressure_tests::documents::{DOCUMENTS, command_lines};
-
-fn repository() -> PathBuf {
-    let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    manifest.parent().expect("the workspace").to_owned()
-}
-
-/// All files of that ending below a folder.
-fn files(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            files(&path, ending, found);
-        } else if path.extension().is_some_and(|found| found == ending) {
-            found.push(path);
-        }
-    }
-}
-
-/// No document was forgotten.
-#[test]
-fn all_documents_are_looked_at() {
-    let mut found = vec![repository().join("README.md")];
-    for folder in ["deploy", "conntrack-user", "tests"] {
-        files(&repository().join(folder), "md", &mut found);
-    }
-    found.sort();
-    let mut listed: Vec<PathBuf> = DOCUMENTS
-        .iter()
-        .map(|(path, _)| repository().join(path))
-        .collect();
-    listed.sort();
-    assert_eq!(
-        found, listed,
-        "the list in tests/src/documents.rs is not up to date"
-    );
-}
+use ctpressure_model::cost::{EntryCost, LONGEST_CHAIN, buckets_for};
+use ctpressure_tests::documents::{DOCUMENTS, command_lines, files_ending, repository};
 
 fn check(place: &str, line: &str) -> Result<(), String> {
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -63,7 +24,7 @@ fn every_command_line_is_taken() {
     let mut lines = 0;
     let mut refused = Vec::new();
     for (path, text) in DOCUMENTS {
-        for line in command_lines(text) {
+        for line in command_lines(text, "ctpressure") {
             lines += 1;
             refused.extend(check(path, &line).err());
         }
@@ -99,12 +60,10 @@ fn variables_in_the_manifests_are_those_of_the_agent() {
         .get_arguments()
         .filter_map(|argument| argument.get_env()?.to_str())
         .collect();
-    let mut manifests = Vec::new();
-    for folder in ["deploy/kubernetes", "deploy/helm"] {
-        files(&repository().join(folder), "yaml", &mut manifests);
-    }
+    let manifests = ["deploy/kubernetes", "deploy/helm"]
+        .map(|folder| files_ending(&repository().join(folder), "yaml"));
     let mut found = 0;
-    for path in manifests {
+    for path in manifests.into_iter().flatten() {
         let text = fs::read_to_string(&path).expect("a manifest");
         for line in text.lines() {
             let Some(name) = line.trim().strip_prefix("- name: CTPRESSURE_") else {
@@ -136,12 +95,51 @@ fn the_arguments_in_the_manifests_are_taken() {
     check("the DaemonSet", &arguments.join(" ")).unwrap();
 }
 
+/// What a document says of memory is what the commands say.
+#[test]
+fn figures_of_memory_are_those_of_the_model() {
+    let cost = |version| EntryCost::of(None, Some(version), |_| None);
+    let (new, old) = (cost((6, 12)), cost((5, 10)));
+    let table = |cost: &EntryCost| cost.bytes(262_144, 262_144).in_words();
+    let room = |limit| new.bytes(limit, 65_536);
+    for (path, figures) in [
+        (
+            "README.md",
+            [
+                format!("full tables take {} (", table(&new)),
+                format!("{} (0.1 %) when full", room(7_168).in_words()),
+                format!(
+                    "; {} more when full",
+                    room(7_168).beyond(&room(2_048)).in_words()
+                ),
+                new.bytes(263_910, buckets_for(263_910, 65_536)).in_words(),
+            ],
+        ),
+        (
+            "deploy/runbooks/CtpressureTableFillsSoon.md",
+            [
+                format!(
+                    "an entry takes {} of kernel memory",
+                    new.bytes(1, 0).in_words()
+                ),
+                format!("({} on Linux 5.10 and 5.15)", old.bytes(1, 0).most),
+                format!("takes {} ({})", table(&new), table(&old)),
+                format!("which chains of {LONGEST_CHAIN} are"),
+            ],
+        ),
+    ] {
+        let text = fs::read_to_string(repository().join(path)).expect("a document");
+        let words: Vec<&str> = text.split_whitespace().collect();
+        for figure in figures {
+            assert!(words.join(" ").contains(&figure), "{path}: {figure}");
+        }
+    }
+}
+
 /// Each alert's page ends in commands.
 #[test]
 fn every_runbook_ends_in_commands() {
-    let mut pages = Vec::new();
-    files(&repository().join("deploy/runbooks"), "md", &mut pages);
-    for page in pages {
+    for page in files_ending(&repository().join("deploy/runbooks"), "md") {
         if page.ends_with("README.md") {
             continue;
         }
@@ -150,7 +148,7 @@ fn every_runbook_ends_in_commands() {
             .split_once("\n## Commands\n")
             .unwrap_or_else(|| panic!("{}: no commands", page.display()));
         assert!(
-            command_lines(commands).len() >= 2,
+            command_lines(commands, "ctpressure").len() >= 2,
             "{}: too few commands",
             page.display()
         );

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use conntrack_user::journal::{APPLICATION_ID, FILE_NAME, VERSION};
+use ctpressure_journal::{APPLICATION_ID, FILE_NAME, VERSION};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -50,7 +50,7 @@ fn journal() -> (TempDir, PathBuf) {
          INSERT INTO run VALUES (1, {START}, NULL, 'boot', '0.1.0', '6.12.1', 'node-7', 0, 4);
          INSERT INTO netns VALUES (1, 4026531840, 'host', 0);
          INSERT INTO owner VALUES (1, 'pod', 'uid', 'shop', 'web', '', NULL, NULL, 0);",
-        include_str!("../src/journal/schema.sql")
+        include_str!("../journal/src/schema.sql")
     );
     for second in 1..=600 {
         let at = START + second * 1000 - 100;

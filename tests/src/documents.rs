@@ -1,5 +1,10 @@
-//! The documents, and the command lines in them: they are run (the scenario `documents`), and looked at where
-//! they can't be (the test `documents` of conntrack-user).
+//! The documents, and what of them is checked: their command lines are run (the scenario `documents`), and looked at where
+//! they can't be (the test `documents` of conntrack-user, and xtask's own); paths and links are there (the test `documents` of this crate).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 macro_rules! documents {
     ($($path:literal,)*) => {
@@ -10,8 +15,9 @@ macro_rules! documents {
 }
 
 documents! {
+    "CONTRIBUTING.md",
     "README.md",
-    "conntrack-user/src/journal/README.md",
+    "conntrack-user/journal/README.md",
     "deploy/README.md",
     "deploy/docs/events.md",
     "deploy/docs/kernels.md",
@@ -32,28 +38,72 @@ documents! {
     "deploy/runbooks/CtpressureTableFillsNow.md",
     "deploy/runbooks/CtpressureTableFillsSoon.md",
     "deploy/runbooks/README.md",
+    "docs/developing/architecture.md",
+    "docs/developing/hook.md",
+    "docs/developing/measure.md",
+    "docs/developing/scenario.md",
+    "docs/developing/style.md",
     "tests/fixtures/README.md",
 }
 
-/// The `ctpressure` command lines in a document, without that word: indented or between back quotes, up to a comment,
-/// a pipe or a redirection.
-pub fn command_lines(text: &str) -> Vec<String> {
+/// The folder of the repository that is being tested.
+pub fn repository() -> PathBuf {
+    // What cargo says when it runs a test: the program may have been built in another copy of the repository.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let mut folders = manifest.ancestors();
+    let found = folders.find(|folder| folder.join("Cargo.lock").is_file());
+    found.expect("the workspace").to_owned()
+}
+
+/// All files below a folder, but for what is hidden and what cargo makes (`target`).
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for line in text.lines() {
-        let indented = line.strip_prefix("    ");
-        let code = indented.map(|line| line.strip_prefix("$ ").unwrap_or(line));
-        let quoted = line.split('`').skip(1).step_by(2);
-        for code in code.into_iter().chain(quoted) {
-            // In a container it is at the root.
-            let inside = code.split_once(" -- /ctpressure ").map(|(_, rest)| rest);
-            let Some(rest) = code.strip_prefix("ctpressure ").or(inside) else {
-                continue;
-            };
-            let end = rest.find(['#', '|', '>', '<', '&']).unwrap_or(rest.len());
-            found.push(rest[..end].trim().to_owned());
+    let entries =
+        fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    for entry in entries {
+        let entry = entry.expect("an entry");
+        let (name, path) = (entry.file_name(), entry.path());
+        if name.as_encoded_bytes().starts_with(b".") || name == "target" {
+            continue;
+        }
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
         }
     }
     found
+}
+
+/// Those of them with this ending, without its dot.
+pub fn files_ending(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut files = files(folder);
+    files.retain(|path| path.extension().is_some_and(|found| found == ending));
+    files
+}
+
+/// Code in a document, piece by piece: what is indented, and what is between back quotes.
+pub fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|line| {
+        let indented = line.strip_prefix("    ");
+        let code = indented.map(|line| line.strip_prefix("$ ").unwrap_or(line));
+        code.into_iter().chain(line.split('`').skip(1).step_by(2))
+    })
+}
+
+/// The command lines of a program in a document, without its name: up to a comment, a pipe or a redirection.
+pub fn command_lines(text: &str, program: &str) -> Vec<String> {
+    let begin = format!("{program} ");
+    // In a container it is at the root.
+    let inside = format!(" -- /{begin}");
+    let arguments = |code: &str| {
+        let inside = code.split_once(&inside).map(|(_, rest)| rest);
+        let rest = code.strip_prefix(&begin).or(inside)?;
+        let end = rest.find(['#', '|', '>', '<', '&']).unwrap_or(rest.len());
+        Some(rest[..end].trim().to_owned())
+    };
+    code(text).filter_map(arguments).collect()
 }
 
 #[cfg(test)]
@@ -63,11 +113,11 @@ mod tests {
     #[test]
     fn command_lines_are_found() {
         let text = "Try `ctpressure watch --kind drops` or\n\n    $ ctpressure run --listen nowhere   # no\n\
-                    \n    kubectl exec pod -- /ctpressure top --once | head\n";
-        let lines = command_lines(text);
+                    \n    kubectl exec pod -- /ctpressure top --once | head\n    cargo xtask vm --kernels 6   # no\n";
         assert_eq!(
-            lines,
+            command_lines(text, "ctpressure"),
             ["watch --kind drops", "run --listen nowhere", "top --once"]
         );
+        assert_eq!(command_lines(text, "cargo xtask"), ["vm --kernels 6"]);
     }
 }

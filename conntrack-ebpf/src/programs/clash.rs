@@ -35,8 +35,8 @@ fn resolved(skb: u64, verdict: u32) {
         emit::drop_of_entry(state, DropReason::Clash, ct, skb);
     } else if read::ct_status(ct).is_some_and(|status| status & NAT_CLASH != 0) {
         count_atomic(state, Counter::ClashInserts, 1);
-        let found = owner::of_entry::<ByHelper>(ct);
-        insert::entered::<ByHelper>(state, found, ct, skb, None);
+        let entering = owner::of_entry::<ByHelper>(ct);
+        insert::entered::<ByHelper>(state, entering, ct, skb, None);
     } else {
         count_atomic(state, Counter::ClashMerges, 1);
     }

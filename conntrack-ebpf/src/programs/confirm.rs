@@ -97,9 +97,9 @@ fn confirm_counting_fexit(ctx: FExitContext) -> u32 {
         return 0;
     };
     count_atomic(state, Counter::Confirmed, 1);
-    let found = owner::of_entry::<ByHelper>(ct);
+    let entering = owner::of_entry::<ByHelper>(ct);
     let weight = insert::sampled(state);
-    insert::entered::<ByHelper>(state, found, ct, skb, weight);
+    insert::entered::<ByHelper>(state, entering, ct, skb, weight);
     0
 }
 

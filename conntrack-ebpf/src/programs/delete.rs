@@ -61,7 +61,7 @@ fn evicted(state: *mut PerCpuState, ct: u64, party: Party) {
     count_atomic(state, Counter::Evictions, 1);
     let cause = if frame.known == 0 || frame.tainted != 0 {
         count_atomic(state, Counter::EvictionsCauseUnknown, 1);
-        owner::unknown_cause()
+        Party::NOBODY
     } else {
         frame.party
     };

@@ -11,6 +11,7 @@ use aya_log_ebpf::debug;
 use conntrack_ebpf::{
     counter::Counter,
     frame::{Frame, Frames},
+    owner::Party,
     record::DropReason,
     state::PerCpuState,
 };
@@ -36,7 +37,7 @@ fn describe(frame: &mut Frame, state: *mut PerCpuState, net: u64, hash: u32, id:
     // ctnetlink and BPF allocate with hash 0 (nf_conntrack_alloc).
     frame.request = u8::from(hash == 0);
     frame.flags = 0;
-    frame.party = owner::unknown_cause();
+    frame.party = Party::NOBODY;
     // SAFETY: `state` is a live map value of this CPU.
     let flow = unsafe { &mut (*state).new_flow };
     let skb = if flow.skb_tuple == flow.tuple {
@@ -116,7 +117,7 @@ fn refused(state: *mut PerCpuState, evicted: bool, frame: Option<&Frame>) {
         // The begin was missed: a drop all the same, of which nothing more is known.
         count_atomic(state, Counter::DropTableFull, 1);
         count_atomic(state, Counter::DropsNotDetailed, 1);
-        owner::count_drop(owner::unknown_cause(), DropReason::TableFull);
+        owner::count_drop(Party::NOBODY, DropReason::TableFull);
         return;
     };
     let (counter, reason) = if frame.request != 0 {

@@ -5,6 +5,7 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext, ProbeContext},
 };
 use conntrack_ebpf::{
+    charge::Entering,
     counter::Counter,
     state::{DUE_RECORD, DUE_SOCKET, Pending, PerCpuState},
 };
@@ -37,14 +38,14 @@ pub(super) fn sampled(state: *mut PerCpuState) -> Option<u32> {
 fn hash_insert<M: Memory>(ct: u64) {
     let Some(state) = state() else { return };
     count(state, Counter::HashInserts);
-    let found = owner::of_entry::<M>(ct);
+    let entering = owner::of_entry::<M>(ct);
     let weight = sampled(state);
     if globals::RECORD_AT_CONFIRM.load() == 0 {
-        let party = if found.asks_socket() {
+        let party = if entering.asks_socket() {
             owner::entered_by_socket(state, new_flow::take_socket(ct), ct)
         } else {
-            owner::entered::<M>(state, found, ct);
-            found.party
+            owner::entered::<M>(state, entering, ct);
+            entering.party
         };
         if let Some(weight) = weight {
             emit::insert::<ByHelper>(state, ct, origin_skb(state, ct), weight, party);
@@ -53,10 +54,10 @@ fn hash_insert<M: Memory>(ct: u64) {
     }
     // The packet is only known to `__nf_conntrack_confirm`, whose end is near: see `confirm.rs`.
     let mut due = 0;
-    if found.asks_socket() {
+    if entering.asks_socket() {
         due |= DUE_SOCKET;
     } else {
-        owner::entered::<M>(state, found, ct);
+        owner::entered::<M>(state, entering, ct);
     }
     if weight.is_some() {
         due |= DUE_RECORD;
@@ -70,7 +71,7 @@ fn hash_insert<M: Memory>(ct: u64) {
         (*place).ct = ct;
         (*place).due = due;
         if let Some(weight) = weight {
-            emit::prepare_insert::<M>(&raw mut (*place).record, ct, weight, found.party);
+            emit::prepare_insert::<M>(&raw mut (*place).record, ct, weight, entering.party);
         }
     }
 }
@@ -80,16 +81,16 @@ fn hash_insert<M: Memory>(ct: u64) {
 #[inline(always)]
 pub(super) fn entered<M: Memory>(
     state: *mut PerCpuState,
-    found: owner::Found,
+    entering: Entering,
     ct: u64,
     skb: u64,
     weight: Option<u32>,
 ) {
-    let mut party = found.party;
-    if found.asks_socket() {
+    let mut party = entering.party;
+    if entering.asks_socket() {
         party = owner::entered_by_socket(state, read::packet_cgroup(skb), ct);
     } else {
-        owner::entered_interruptible::<M>(state, found, ct);
+        owner::entered_interruptible::<M>(state, entering, ct);
     }
     if let Some(weight) = weight {
         emit::insert::<ByHelper>(state, ct, skb, weight, party);
@@ -185,8 +186,8 @@ fn check_insert_fexit(ctx: FExitContext) -> u32 {
     if let (0, Some(state)) = (ret, state()) {
         count_atomic(state, Counter::CheckInserts, 1);
         let ct = ctx.arg::<*const u8>(0) as u64;
-        let found = owner::of_entry::<Typed>(ct);
-        entered::<Typed>(state, found, ct, 0, None);
+        let entering = owner::of_entry::<Typed>(ct);
+        entered::<Typed>(state, entering, ct, 0, None);
     }
     0
 }

@@ -1,15 +1,5 @@
-//! Who an entry or a packet is charged to, and the counters of owners.
-//!
-//! The rules, in this order (see `conntrack_ebpf::owner` for the maps):
-//!
-//! 1. a table that is a pod's own: that pod;
-//! 2. the original source: its owner opened the connection (egress). If that is an address of the
-//!    host, the sending socket's cgroup tells more;
-//! 3. the source of the replies, after DNAT: its owner is the real server (ingress);
-//! 4. else nobody that is known.
-//!
-//! A packet that never got an entry has its destination in place of the source of replies; if that
-//! is a Service address, the one owner that is known to be behind it.
+//! The maps of owners, what the rules of [`conntrack_ebpf::charge`] read of them and of the kernel, and the
+//! counters of owners.
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
@@ -17,10 +7,11 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use conntrack_ebpf::{
+    charge::{self, Entering, Flow},
     counter::Counter,
     owner::{
-        Address, Claim, DEFAULT_SLOTS, Direction, FLAG_SOCKET, FLAG_TAGGED, HOST, MOST_SERVICES,
-        OwnerCounts, OwnerState, Party, Service, TagKey, UNKNOWN,
+        Address, Claim, DEFAULT_SLOTS, Direction, MOST_SERVICES, OwnerCounts, OwnerState, Party,
+        Service, TagKey,
     },
     place::{Addresses, Cgroups},
     record::{DropReason, FLAG_INGRESS, Tuple},
@@ -62,31 +53,6 @@ static SERVICES: HashMap<Service, u32> = HashMap::with_max_entries(MOST_SERVICES
 #[map]
 static OWNERS: Array<OwnerState> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
 
-const NOBODY: Party = Party::new(UNKNOWN, Direction::Egress);
-
-/// Who an entry is charged to, as far as it tells by itself.
-#[derive(Clone, Copy)]
-pub(super) struct Found {
-    pub(super) party: Party,
-    /// `FLAG_*` of the claim.
-    flags: u32,
-}
-
-impl Found {
-    const fn plain(party: Party) -> Self {
-        Self { party, flags: 0 }
-    }
-
-    /// Its socket is to be asked, by [`of_socket`].
-    pub(super) const fn asks_socket(self) -> bool {
-        self.flags & FLAG_SOCKET != 0
-    }
-
-    const fn is_tagged(self) -> bool {
-        self.flags & FLAG_TAGGED != 0
-    }
-}
-
 /// The tables that are read now.
 #[inline(always)]
 fn active() -> u32 {
@@ -99,27 +65,16 @@ fn addresses() -> Option<&'static Addresses> {
     ADDRESSES.get(active())
 }
 
-/// The claim on the source of one direction of an entry.
+/// The owner of the table of a network namespace.
 #[inline(always)]
-fn claim<M: Memory, const REPLY: u32>(
-    addresses: &'static Addresses,
-    ct: u64,
-) -> Option<&'static Claim> {
-    addresses.find(read::ct_source::<M, REPLY>(ct))
-}
-
-/// The slot of a namespace that is not the host's, if it has an owner.
-#[inline(always)]
-fn slot_of_namespace(addresses: &Addresses, netns: impl FnOnce() -> u32) -> Option<u32> {
-    if addresses.namespaces == 0 {
-        return None;
-    }
-    let netns = netns();
-    if netns == globals::HOST_NETNS.load() {
-        return None;
-    }
-    // SAFETY: user space replaces an element as a whole; a reader sees the old one or the new.
-    unsafe { NAMESPACES.get(netns) }.copied()
+fn slot_of_table(addresses: &Addresses, netns: impl FnOnce() -> u32) -> Option<u32> {
+    charge::slot_of_table(
+        addresses.namespaces != 0,
+        globals::HOST_NETNS.load(),
+        netns,
+        // SAFETY: user space replaces an element as a whole; a reader sees the old one or the new.
+        |netns| unsafe { NAMESPACES.get(netns) }.copied(),
+    )
 }
 
 /// The inode number of an entry's network namespace.
@@ -128,115 +83,87 @@ fn netns<M: Memory>(ct: u64) -> u32 {
     read::netns::<M>(read::ct_net::<M>(ct))
 }
 
-/// Which way a connection in the own table of `slot` goes.
+/// An entry, as the rules read it.
 #[inline(always)]
-fn direction_within(
-    slot: u32,
-    source: Option<&'static Claim>,
-    server: impl FnOnce() -> Option<&'static Claim>,
-) -> Direction {
-    let own = |claim: Option<&Claim>| claim.is_some_and(|claim| claim.slot == slot);
-    if !own(source) && own(server()) {
-        Direction::Ingress
-    } else {
-        Direction::Egress
+fn flow<M: Memory>(
+    addresses: &'static Addresses,
+    ct: u64,
+) -> Flow<'static, impl Fn() -> Option<&'static Claim>> {
+    Flow {
+        source: addresses.find(read::ct_source::<M, 0>(ct)),
+        table: slot_of_table(addresses, || netns::<M>(ct)),
+        server: #[inline(always)]
+        move || addresses.find(read::ct_source::<M, 1>(ct)),
     }
 }
 
 /// Who an entry that enters the table is charged to.
 #[inline(always)]
-pub(super) fn of_entry<M: Memory>(ct: u64) -> Found {
+pub(super) fn of_entry<M: Memory>(ct: u64) -> Entering {
     let Some(addresses) = addresses() else {
-        return Found::plain(NOBODY);
+        return Entering::NOBODY;
     };
-    let source = claim::<M, 0>(addresses, ct);
-    if let Some(slot) = slot_of_namespace(addresses, || netns::<M>(ct)) {
-        let direction = direction_within(slot, source, || claim::<M, 1>(addresses, ct));
-        return Found::plain(Party::new(slot, direction));
-    }
-    if let Some(claim) = source {
-        return Found {
-            party: Party::new(claim.slot, Direction::Egress),
-            flags: claim.flags,
-        };
-    }
-    match claim::<M, 1>(addresses, ct) {
-        Some(claim) => Found {
-            party: Party::new(claim.slot, Direction::Ingress),
-            // Whoever sent it is elsewhere: there is no socket to ask.
-            flags: if claim.flags & FLAG_SOCKET == 0 {
-                claim.flags
-            } else {
-                0
-            },
-        },
-        None => Found::plain(NOBODY),
-    }
+    flow::<M>(addresses, ct).entering()
 }
 
-/// Whether the entry of a flow from `source` is going to ask for its socket: see [`of_entry`].
+/// Whether the entry of a flow from `source` is going to ask for its socket.
 #[inline(always)]
 pub(super) fn asks_socket(source: Address, net: u64) -> bool {
     let Some(addresses) = addresses() else {
         return false;
     };
-    let is_host = |claim: &Claim| claim.flags & FLAG_SOCKET != 0;
-    addresses.find(source).is_some_and(is_host)
-        && slot_of_namespace(addresses, || read::netns::<ByHelper>(net)).is_none()
+    charge::asks_socket(addresses.find(source), || {
+        slot_of_table(addresses, || read::netns::<ByHelper>(net))
+    })
 }
 
 /// Charges an entry that entered the table to whom its addresses tell. Softirqs are off.
 #[inline(always)]
-pub(super) fn entered<M: Memory>(state: *mut PerCpuState, found: Found, ct: u64) {
-    if let Some(counts) = counts(found.party) {
+pub(super) fn entered<M: Memory>(state: *mut PerCpuState, entering: Entering, ct: u64) {
+    if let Some(counts) = counts(entering.party) {
         // SAFETY: a live map value of this CPU.
         unsafe { (*counts).inserts += 1 }
     }
-    if found.is_tagged() {
-        tag::<M>(state, ct, found.party);
-    }
+    tag::<M>(state, ct, entering);
 }
 
 /// As [`entered`], where a softirq may interrupt.
 #[inline(always)]
-pub(super) fn entered_interruptible<M: Memory>(state: *mut PerCpuState, found: Found, ct: u64) {
-    count_insert(found.party);
-    if found.is_tagged() {
-        tag::<M>(state, ct, found.party);
-    }
+pub(super) fn entered_interruptible<M: Memory>(
+    state: *mut PerCpuState,
+    entering: Entering,
+    ct: u64,
+) {
+    count_insert(entering.party);
+    tag::<M>(state, ct, entering);
 }
 
-/// Charges an entry at an address of the host to the owner of its socket's cgroup, else the host.
+/// Charges an entry that asks for its socket, whose cgroup this is.
 #[inline(always)]
 pub(super) fn entered_by_socket(state: *mut PerCpuState, cgroup: u64, ct: u64) -> Party {
-    let party = of_socket(cgroup);
-    count_insert(party);
-    if party.slot() != HOST {
-        tag::<ByHelper>(state, ct, party);
-    }
-    party
+    let entering = charge::by_socket(slot_of_cgroup(cgroup));
+    entered_interruptible::<ByHelper>(state, entering, ct);
+    entering.party
 }
 
-/// Charges an entry at an address of the host to the host: its packet was not seen.
+/// Charges an entry that asks for its socket, but whose packet was not seen.
 #[inline(always)]
 pub(super) fn entered_without_socket(state: *mut PerCpuState) {
-    count_insert(Party::new(HOST, Direction::Egress));
+    count_insert(charge::by_socket(None).party);
     count_atomic(state, Counter::SocketsMissed, 1);
 }
 
+/// The slot of the owner of a socket's cgroup; 0: it has none.
 #[inline(always)]
-fn of_socket(cgroup: u64) -> Party {
-    let slot = match CGROUPS.get(active()) {
-        Some(cgroups) if cgroup != 0 => cgroups.find(cgroup),
-        _ => None,
-    };
-    let slot = slot.map_or(HOST, |slot| *slot as u32);
-    Party::new(slot, Direction::Egress)
+fn slot_of_cgroup(cgroup: u64) -> Option<u32> {
+    let cgroups = CGROUPS.get(active()).filter(|_| cgroup != 0)?;
+    cgroups.find(cgroup).map(|slot| *slot as u32)
 }
 
+/// Tags an entry if it has to be.
 #[inline(always)]
-fn tag<M: Memory>(state: *mut PerCpuState, ct: u64, party: Party) {
-    if TAGS.insert(tag_key::<M>(ct), party, 0).is_err() {
+fn tag<M: Memory>(state: *mut PerCpuState, ct: u64, entering: Entering) {
+    if entering.is_tagged() && TAGS.insert(tag_key::<M>(ct), entering.party, 0).is_err() {
         count_atomic(state, Counter::TagsLost, 1);
     }
 }
@@ -265,82 +192,46 @@ fn take_tag<M: Memory>(ct: u64) -> Option<Party> {
 #[inline(always)]
 pub(super) fn of_leaving<M: Memory>(ct: u64) -> Party {
     let Some(addresses) = addresses() else {
-        return NOBODY;
+        return Party::NOBODY;
     };
-    let source = claim::<M, 0>(addresses, ct);
-    if let Some(slot) = slot_of_namespace(addresses, || netns::<M>(ct)) {
-        let direction = direction_within(slot, source, || claim::<M, 1>(addresses, ct));
-        return Party::new(slot, direction);
-    }
-    let mut tag_looked_for = false;
-    if let Some(claim) = source {
-        if claim.flags & FLAG_TAGGED == 0 {
-            return Party::new(claim.slot, Direction::Egress);
-        }
-        if let Some(party) = take_tag::<M>(ct) {
-            return party;
-        }
-        // Entries from before anybody had the address were charged by the rules that follow.
-        if claim.base != UNKNOWN {
-            return Party::new(claim.base, Direction::Egress);
-        }
-        tag_looked_for = true;
-    }
-    let Some(claim) = claim::<M, 1>(addresses, ct) else {
-        return NOBODY;
-    };
-    if claim.flags & FLAG_TAGGED == 0 || claim.flags & FLAG_SOCKET != 0 {
-        return Party::new(claim.slot, Direction::Ingress);
-    }
-    if !tag_looked_for && let Some(party) = take_tag::<M>(ct) {
-        return party;
-    }
-    if claim.base == UNKNOWN {
-        return NOBODY;
-    }
-    Party::new(claim.base, Direction::Ingress)
+    flow::<M>(addresses, ct).leaving(
+        #[inline(always)]
+        |_| take_tag::<M>(ct),
+    )
 }
 
 /// Who a packet is charged to that got no entry.
 #[inline(always)]
 pub(super) fn of_packet(tuple: &Tuple, net: u64, cgroup: u64) -> Party {
     let Some(addresses) = addresses() else {
-        return NOBODY;
+        return Party::NOBODY;
     };
-    let claim_of = |words: [u32; 4]| addresses.find(Address::of_family(words, tuple.l3num));
-    let source = claim_of(tuple.src);
+    let claim = #[inline(always)]
+    |words: [u32; 4]| addresses.find(Address::of_family(words, tuple.l3num));
     let netns = || read::netns::<ByHelper>(net);
-    if let Some(slot) = slot_of_namespace(addresses, netns) {
-        let direction = direction_within(slot, source, || claim_of(tuple.dst));
-        return Party::new(slot, direction);
-    }
-    if let Some(claim) = source {
-        if claim.flags & FLAG_SOCKET != 0 {
-            return of_socket(cgroup);
-        }
-        return Party::new(claim.slot, Direction::Egress);
-    }
-    // No NAT rule got to see the packet.
-    // SAFETY: as for `NAMESPACES`.
-    match unsafe { SERVICES.get(Service::asked(tuple, netns())) } {
-        Some(slot) if *slot == UNKNOWN => return NOBODY,
-        Some(slot) => return Party::new(*slot, Direction::Ingress),
-        None => {}
-    }
-    match claim_of(tuple.dst) {
-        Some(claim) => Party::new(claim.slot, Direction::Ingress),
-        None => NOBODY,
-    }
+    let flow = Flow {
+        source: claim(tuple.src),
+        table: slot_of_table(addresses, netns),
+        server: #[inline(always)]
+        || claim(tuple.dst),
+    };
+    flow.refused(
+        // SAFETY: as for `NAMESPACES`.
+        #[inline(always)]
+        || unsafe { SERVICES.get(Service::asked(tuple, netns())) }.copied(),
+        #[inline(always)]
+        || slot_of_cgroup(cgroup),
+    )
 }
 
 /// Who a packet is charged to whose entry did not reach the table.
 #[inline(always)]
 pub(super) fn of_lost_entry(ct: u64, cgroup: u64) -> Party {
-    let found = of_entry::<ByHelper>(ct);
-    if found.asks_socket() {
-        of_socket(cgroup)
+    let entering = of_entry::<ByHelper>(ct);
+    if entering.asks_socket() {
+        charge::by_socket(slot_of_cgroup(cgroup)).party
     } else {
-        found.party
+        entering.party
     }
 }
 
@@ -383,7 +274,7 @@ pub(super) fn count_delete(party: Party) {
     }
 }
 
-/// Counts an eviction for both sides. `cause` is [`NOBODY`] if it is not known.
+/// Counts an eviction for both sides. `cause` is [`Party::NOBODY`] if it is not known.
 #[inline(always)]
 pub(super) fn count_eviction(victim: Party, cause: Party) {
     if let Some(counts) = counts(victim) {
@@ -403,9 +294,4 @@ pub(super) fn count_drop(party: Party, reason: DropReason) {
         // SAFETY: as above; reasons begin with 1, and there is a counter for each.
         unsafe { super::maps::add(&raw mut (*counts).drops[reason as usize - 1], 1) }
     }
-}
-
-/// The cause of evictions that nothing is known about.
-pub(super) const fn unknown_cause() -> Party {
-    NOBODY
 }

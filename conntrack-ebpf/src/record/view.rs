@@ -7,11 +7,11 @@ use super::{DropRecord, EvictionRecord, Header, InsertRecord, Kind, VERSION};
 /// A record read back from bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
-    /// An insert.
+    /// An entry entered a table.
     Insert(InsertRecord),
-    /// A drop.
+    /// A packet was lost because of conntrack.
     Drop(DropRecord),
-    /// An eviction.
+    /// An entry was removed to make room.
     Eviction(EvictionRecord),
 }
 
@@ -22,7 +22,7 @@ pub enum Malformed {
     Length(usize),
     /// Written by another version.
     Version(u8),
-    /// No such kind.
+    /// There is no kind of that number.
     Kind(u8),
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
-use conntrack_user::kernel::btf::{Btf, Kind, Type};
+use conntrack_user::kernel::btf::{Btf, BtfKind, Type};
 
 const TYPE: usize = 12;
 
@@ -14,7 +14,7 @@ pub(crate) fn needed(btf: &Btf<'_>, roots: &BTreeSet<u32>) -> BTreeSet<u32> {
     let mut open: Vec<u32> = roots.iter().copied().collect();
     while let Some(id) = open.pop() {
         let Some(found) = btf.by_id(id) else { continue };
-        if needed.insert(id) && found.kind() != Kind::Ptr {
+        if needed.insert(id) && found.kind() != BtfKind::Ptr {
             open.extend(
                 references(&found)
                     .into_iter()
@@ -30,18 +30,20 @@ fn references(found: &Type<'_>) -> Vec<usize> {
     let items =
         |step: usize| (0..found.item_count() as usize).map(move |item| TYPE + item * step + 4);
     match found.kind() {
-        Kind::Struct | Kind::Union | Kind::Datasec => items(12)
+        BtfKind::Struct | BtfKind::Union | BtfKind::Datasec => items(12)
             .map(|at| {
-                if found.kind() == Kind::Datasec {
+                if found.kind() == BtfKind::Datasec {
                     at - 4
                 } else {
                     at
                 }
             })
             .collect(),
-        Kind::Array => vec![TYPE, TYPE + 4],
-        Kind::FuncProto => [8].into_iter().chain(items(8)).collect(),
-        Kind::Int | Kind::Enum | Kind::Enum64 | Kind::Float | Kind::Fwd => Vec::new(),
+        BtfKind::Array => vec![TYPE, TYPE + 4],
+        BtfKind::FuncProto => [8].into_iter().chain(items(8)).collect(),
+        BtfKind::Int | BtfKind::Enum | BtfKind::Enum64 | BtfKind::Float | BtfKind::Fwd => {
+            Vec::new()
+        }
         _ => vec![8],
     }
 }
@@ -49,8 +51,8 @@ fn references(found: &Type<'_>) -> Vec<usize> {
 /// Where in the record of a type the offsets of names are.
 fn names(found: &Type<'_>) -> Vec<usize> {
     let step = match found.kind() {
-        Kind::Struct | Kind::Union | Kind::Enum64 => 12,
-        Kind::Enum | Kind::FuncProto => 8,
+        BtfKind::Struct | BtfKind::Union | BtfKind::Enum64 => 12,
+        BtfKind::Enum | BtfKind::FuncProto => 8,
         _ => 0,
     };
     let items = (0..if step == 0 {
@@ -154,11 +156,11 @@ impl Cut {
                 Some(found)
                     if matches!(
                         found.kind(),
-                        Kind::Const
-                            | Kind::Volatile
-                            | Kind::Typedef
-                            | Kind::Restrict
-                            | Kind::TypeTag
+                        BtfKind::Const
+                            | BtfKind::Volatile
+                            | BtfKind::Typedef
+                            | BtfKind::Restrict
+                            | BtfKind::TypeTag
                     ) =>
                 {
                     id = found.target();

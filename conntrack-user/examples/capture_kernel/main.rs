@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use anyhow::{Context as _, bail};
-use conntrack_user::kernel::btf::{Btf, Kind};
+use conntrack_user::kernel::btf::{Btf, BtfKind};
 
 mod cut;
 
@@ -141,7 +141,7 @@ fn capture_btf(root: &Path, out: &Path, without: &[String]) -> anyhow::Result<()
 fn roots(btf: &Btf<'_>, structures: &[&str], without: &[String]) -> BTreeSet<u32> {
     let mut ids: BTreeSet<u32> = structures
         .iter()
-        .filter_map(|name| btf.find(&[Kind::Struct, Kind::Union], name))
+        .filter_map(|name| btf.find(&[BtfKind::Struct, BtfKind::Union], name))
         .map(|found| found.id())
         .collect();
     btf.each_type(|found| {
@@ -152,7 +152,7 @@ fn roots(btf: &Btf<'_>, structures: &[&str], without: &[String]) -> BTreeSet<u32
                 .any(|function| name.starts_with(function.as_bytes()))
                 && !without.iter().any(|function| function.as_bytes() == name)
         };
-        if found.kind() == Kind::Func && wanted() {
+        if found.kind() == BtfKind::Func && wanted() {
             ids.insert(found.id());
         }
         ControlFlow::<()>::Continue(())

@@ -15,14 +15,14 @@ use tokio::sync::oneshot;
 
 use crate::sys::priority;
 
-type Job = Box<dyn FnOnce() + Send>;
+type BackgroundJob = Box<dyn FnOnce() + Send>;
 
 /// The thread; it ends after the job at hand when this is dropped.
 ///
 /// It has the capabilities of the thread that starts it, for good: each thread has its own. Start it
 /// after giving up those that are not needed.
 #[derive(Clone, Debug)]
-pub struct Background(Sender<Job>);
+pub(crate) struct Background(Sender<BackgroundJob>);
 
 impl Background {
     /// How much lower the priority of such threads is (`nice(1)`): about a quarter of the CPU's time
@@ -33,8 +33,8 @@ impl Background {
     ///
     /// # Errors
     /// If the kernel gives no thread.
-    pub fn start() -> io::Result<Self> {
-        let (sender, jobs) = mpsc::channel::<Job>();
+    pub(crate) fn start() -> io::Result<Self> {
+        let (sender, jobs) = mpsc::channel::<BackgroundJob>();
         thread::Builder::new()
             .name("background".to_owned())
             .spawn(move || {
@@ -48,7 +48,7 @@ impl Background {
 
     /// Runs `work` there and waits for what comes of it; `None` if it panicked, which was printed.
     /// Whatever `work` holds is dropped before this returns.
-    pub async fn run<R: Send + 'static>(
+    pub(crate) async fn run<R: Send + 'static>(
         &self,
         work: impl FnOnce() -> R + Send + 'static,
     ) -> Option<R> {

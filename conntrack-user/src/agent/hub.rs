@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -12,26 +12,28 @@ use conntrack_ebpf::{
     owner::{Direction, Party, UNKNOWN},
     record::{FLAG_CAUSE_KNOWN, FLAG_INGRESS, View},
 };
+use ctpressure_model::{
+    events::{Filter, Names, OwnersBySlot},
+    pressure::destinations::Destinations,
+};
 use tokio::sync::{broadcast, watch};
 
 use super::Snapshot;
 use crate::{
-    events::{Clock, Filter},
-    limit,
     owners::{Services, Sighting},
-    pressure::destinations::Destinations,
+    sys::lock::locked,
 };
 
 mod subscription;
 
-pub use subscription::Subscription;
+pub(crate) use subscription::Subscription;
 
 /// Records that wait for the slowest watcher at most: about 1.5 MB.
 const WAITING: usize = 8192;
 
 /// What watchers could not take, and namespaces in events that nobody knows yet.
 #[derive(Debug, Default)]
-struct Shared {
+struct HubShared {
     watchers_lost: AtomicU64,
     unknown_netns: AtomicBool,
     unknown_owner: AtomicBool,
@@ -44,17 +46,18 @@ struct Shared {
 #[derive(Debug)]
 pub struct Publisher {
     snapshots: watch::Sender<Arc<Snapshot>>,
+    names: watch::Sender<Names>,
     events: broadcast::Sender<View>,
-    shared: Arc<Shared>,
+    shared: Arc<HubShared>,
 }
 
 /// The reading side; made as often as needed.
 #[derive(Clone, Debug)]
 pub struct Handle {
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    names: watch::Receiver<Names>,
     events: broadcast::WeakSender<View>,
-    shared: Arc<Shared>,
-    limit: Option<limit::Control>,
+    shared: Arc<HubShared>,
 }
 
 /// The agent has ended.
@@ -62,20 +65,22 @@ pub struct Handle {
 #[error("the agent has ended")]
 pub struct Closed;
 
-/// Both sides.
+/// Both sides: the agent's, and that of its readers.
 pub fn channel() -> (Publisher, Handle) {
     let (snapshots, latest) = watch::channel(Arc::new(Snapshot::default()));
+    let (names, known) = watch::channel(Names::default());
     let (events, _) = broadcast::channel(WAITING);
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(HubShared::default());
     let handle = Handle {
         snapshots: latest,
+        names: known,
         events: events.downgrade(),
         shared: Arc::clone(&shared),
-        limit: None,
     };
     (
         Publisher {
             snapshots,
+            names,
             events,
             shared,
         },
@@ -84,22 +89,33 @@ pub fn channel() -> (Publisher, Handle) {
 }
 
 impl Publisher {
-    /// Replaces the snapshot.
+    /// Hands out what is known of one second: once, and it is never changed.
     pub fn publish(&self, snapshot: Snapshot) {
-        let mut known = self
-            .shared
-            .known_netns
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut known = locked(&self.shared.known_netns);
         known.clear();
-        known.extend(snapshot.tables.iter().map(|table| table.netns));
+        known.extend(snapshot.tables.list.iter().map(|table| table.netns));
         drop(known);
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 
-    /// The last snapshot.
+    /// The snapshot that was published last.
     pub fn latest(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// Replaces the names of network namespaces and owners in events; these may come between seconds.
+    pub fn name(&self, names: Names) {
+        self.names.send_if_modified(|known| {
+            let changed = *known != names;
+            *known = names;
+            changed
+        });
+    }
+
+    /// Replaces the names of owners only.
+    pub fn name_owners(&self, owners: OwnersBySlot) {
+        let names = self.names.borrow().clone().with_owners(owners);
+        self.name(names);
     }
 
     /// What hands records to the watchers; costs next to nothing while there are none.
@@ -111,11 +127,7 @@ impl Publisher {
             let netns = view.header().netns;
             if last != Some(netns) {
                 last = Some(netns);
-                let known = shared
-                    .known_netns
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                if !known.contains(&netns) {
+                if !locked(&shared.known_netns).contains(&netns) {
                     shared.unknown_netns.store(true, Ordering::Relaxed);
                 }
             }
@@ -143,10 +155,7 @@ impl Publisher {
 
     /// Where connections go, by owner.
     pub fn destinations(&self) -> MutexGuard<'_, Destinations> {
-        self.shared
-            .destinations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        locked(&self.shared.destinations)
     }
 
     /// Who is behind Service addresses.
@@ -176,8 +185,7 @@ fn note_service(services: &Mutex<Services>, view: &View) {
     let party = party(view, record.origin.owner);
     let netns = record.header.netns;
     if let Some(sighting) = Sighting::of(&record.original, &record.reply, netns, party) {
-        let mut services = services.lock().unwrap_or_else(PoisonError::into_inner);
-        services.entered(&sighting);
+        locked(services).entered(&sighting);
     }
 }
 
@@ -185,7 +193,7 @@ fn note_service(services: &Mutex<Services>, view: &View) {
 fn note_destination(destinations: &Mutex<Destinations>, view: &View) {
     let flags = view.header().flags;
     let party = |owner: u16| party(view, owner);
-    let mut destinations = destinations.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut destinations = locked(destinations);
     match view {
         View::Insert(record) => destinations.insert(
             party(record.origin.owner),
@@ -215,26 +223,12 @@ fn is_nobodys(view: &View) -> bool {
 }
 
 impl Handle {
-    /// The same, which can also ask the limit controller.
-    #[must_use]
-    pub fn with_limit(self, limit: limit::Control) -> Self {
-        Self {
-            limit: Some(limit),
-            ..self
-        }
-    }
-
-    /// The limit controller; `None` while it is off.
-    pub const fn limit(&self) -> Option<&limit::Control> {
-        self.limit.as_ref()
-    }
-
-    /// The last snapshot.
+    /// The snapshot that was published last.
     pub fn latest(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())
     }
 
-    /// Follows the snapshots.
+    /// Follows the snapshots, one a second.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.clone()
     }
@@ -251,9 +245,9 @@ impl Handle {
             events: self.events.upgrade().ok_or(Closed)?.subscribe(),
             snapshots,
             shared: Arc::clone(&self.shared),
-            names: Arc::clone(&latest.names),
-            lost: latest.totals.lost,
-            clock: Clock::default(),
+            names: self.names.clone(),
+            lost: latest.probes.totals.lost,
+            clock: super::clock::BootClock::default(),
         })
     }
 }
@@ -262,9 +256,10 @@ impl Handle {
 mod tests {
     use super::*;
     use crate::{
-        events::{Event, Kind, sample},
-        probes::{Drops, Lost, Totals},
+        agent::Probed,
+        probes::{DropTotals, Lost, Totals},
     };
+    use ctpressure_model::events::{Event, Kind, sample};
 
     fn filter(kinds: &[Kind]) -> Filter {
         Filter {
@@ -338,12 +333,15 @@ mod tests {
             ..Lost::default()
         };
         let totals = Totals {
-            drops: Drops::default(),
+            drops: DropTotals::default(),
             lost,
             ..Totals::default()
         };
         publisher.publish(Snapshot {
-            totals,
+            probes: Probed {
+                totals,
+                ..Probed::default()
+            },
             ..Snapshot::default()
         });
         let mut events = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::pressure::state::Pressure;
+use ctpressure_model::pressure::state::Pressure;
 
 /// How long it stays attached after the last table has room again: attaching takes the kernel some
 /// milliseconds, and pressure comes and goes.

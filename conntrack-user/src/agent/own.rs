@@ -6,13 +6,13 @@ use serde::Serialize;
 /// The agent's own use of the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Own {
-    /// Resident memory.
+    /// Resident memory of the process.
     pub rss_bytes: u64,
     /// User and system time since the start.
     pub cpu_seconds: f64,
     /// When the process started, seconds since 1970.
     pub start_time_seconds: f64,
-    /// Open file descriptors.
+    /// File descriptors that are open.
     pub open_fds: u64,
 }
 

@@ -2,13 +2,11 @@
 
 use std::ops::Add;
 
-use conntrack_ebpf::record::DropReason;
-use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
+use conntrack_ebpf::{owner::Direction, record::DropReason};
+use ctpressure_model::pressure::{destinations::Top, lifetime::Lifetime, rate::Rates};
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{
-    owners::Owner,
-    pressure::{destinations::Top, lifetime::Lifetime, rate::Rates},
-};
+use crate::owners::Owner;
 
 /// Counts of one owner in one direction, from when it was first seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -58,22 +56,22 @@ pub struct Tops {
     pub inserts: Top,
     /// By connections opened, as the opener asked for: Service addresses.
     pub services: Top,
-    /// By packets lost.
+    /// Where its lost packets were sent.
     pub drops: Top,
 }
 
-/// One owner.
+/// One owner in one second: totals, rates, destinations.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OwnerSample {
-    /// Its slot.
+    /// The slot that the kernel side knows it by.
     pub slot: u32,
-    /// Who it is.
+    /// Who it is, and its labels.
     pub owner: Owner,
     /// It is there; else it is gone and may still have entries.
     pub present: bool,
     /// Connections that it opened.
     pub egress: OwnerTotals,
-    /// Connections to it.
+    /// Connections that came in to it.
     pub ingress: OwnerTotals,
     /// What it does now.
     pub activity: Activity,
@@ -82,6 +80,14 @@ pub struct OwnerSample {
 }
 
 impl OwnerSample {
+    /// What it opened, and what was opened to it.
+    pub const fn by_direction(&self) -> [(Direction, &OwnerTotals); 2] {
+        [
+            (Direction::Egress, &self.egress),
+            (Direction::Ingress, &self.ingress),
+        ]
+    }
+
     /// Entries in both directions.
     pub const fn live(&self) -> u64 {
         self.egress.live + self.ingress.live
@@ -123,12 +129,6 @@ fn drops_by_name<S: Serializer>(
     drops: &[u64; DropReason::ALL.len()],
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(None)?;
-    for reason in DropReason::ALL {
-        let number = drops[reason as usize - 1];
-        if number > 0 {
-            map.serialize_entry(reason.name(), &number)?;
-        }
-    }
-    map.end()
+    let named = DropReason::ALL.map(|reason| (reason.name(), drops[reason as usize - 1]));
+    serializer.collect_map(named.into_iter().filter(|(_, number)| *number > 0))
 }

@@ -4,38 +4,41 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use conntrack_ebpf::owner::{
     Address, Direction, FLAG_TAGGED, HOST, OwnerState, Party, TagKey, UNKNOWN,
 };
+use ctpressure_model::kubernetes::Pods;
 
 use super::{
-    OwnerSample,
+    OwnerSample, Owners,
     owner_sample::Tops,
-    recount::{Found, Recount},
+    recount::{CensusResult, Recount},
 };
 use crate::{
-    census::{Charging, Workloads},
-    events::OwnersBySlot,
+    census::Charging,
     owners::{
-        Discovery, Limits, Looks, Maps, Occupancy, Owner, OwnerKind, ServiceCounts, Services,
-        Slots, State, kube::Pods,
-    },
-    pressure::{
-        rate::Timeline,
-        share::{Holding, shares},
+        Discovery, Looks, OccupantState, Owner, OwnerKind, Services, SlotLimits, SlotMaps, Slots,
     },
     probes::Probes,
+    sys::lock::locked,
 };
 
 mod tally;
 #[cfg(test)]
 mod tests;
 
-use tally::{Tally, difference, sum};
+use ctpressure_model::{
+    events::OwnersBySlot,
+    pressure::{
+        rate::Timeline,
+        share::{OwnerHolding, shares},
+    },
+};
+use tally::{OwnerTally, difference, sum};
 
 /// Censuses after attaching that only look for what was there before: an owner that never rests
 /// keeps an estimate.
@@ -44,7 +47,6 @@ const CENSUSES_FOR_BASELINE: u64 = 10;
 /// What came of a look around.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    /// What is wrong.
     pub(super) problems: Vec<String>,
     /// Slots that nobody has any more.
     pub(super) freed: Vec<u32>,
@@ -53,12 +55,9 @@ pub(super) struct Taken {
 /// Owners at one second.
 #[derive(Debug, Default)]
 pub(super) struct OwnersNow {
-    pub(super) samples: Vec<OwnerSample>,
+    /// As a snapshot has them, without destinations.
+    pub(super) owners: Owners,
     pub(super) names: OwnersBySlot,
-    pub(super) occupancy: Occupancy,
-    pub(super) services: ServiceCounts,
-    pub(super) recount: Recount,
-    pub(super) looks: Looks,
     /// A census would tell something.
     pub(super) needs_census: bool,
 }
@@ -67,7 +66,7 @@ pub(super) struct OwnersNow {
 #[derive(Debug)]
 pub(super) struct Ownership {
     slots: Slots,
-    tallies: BTreeMap<u32, Tally>,
+    tallies: BTreeMap<u32, OwnerTally>,
     /// Who had each slot when last looked.
     labels: BTreeMap<u32, Owner>,
     timeline: Timeline,
@@ -83,11 +82,11 @@ impl Ownership {
     /// Nobody is known yet but the host.
     pub(super) fn new(slots: u32, services: Arc<Mutex<Services>>) -> Self {
         let timeline = Timeline::default();
-        let tally = || Tally::from_now(OwnerState::default(), &timeline);
+        let tally = || OwnerTally::from_now(OwnerState::default(), &timeline);
         Self {
-            slots: Slots::new(Limits {
+            slots: Slots::new(SlotLimits {
                 slots,
-                ..Limits::default()
+                ..SlotLimits::default()
             }),
             tallies: [(UNKNOWN, tally()), (HOST, tally())].into(),
             labels: BTreeMap::new(),
@@ -132,7 +131,7 @@ impl Ownership {
     }
 
     /// What the kernel is to be told before the first probe is attached.
-    pub(super) fn maps(&self) -> &Maps {
+    pub(super) fn maps(&self) -> &SlotMaps {
         self.slots.maps()
     }
 
@@ -166,7 +165,7 @@ impl Ownership {
         };
         for (slot, _) in &changes.given {
             let counts = counted.get(*slot as usize).copied().unwrap_or_default();
-            let mut tally = Tally::from_now(counts, &self.timeline);
+            let mut tally = OwnerTally::from_now(counts, &self.timeline);
             // Entries from before it had its slot are charged to whoever they were charged to.
             tally.exact = [attached; 2];
             self.tallies.insert(*slot, tally);
@@ -238,7 +237,7 @@ impl Ownership {
     }
 
     fn services(&self) -> MutexGuard<'_, Services> {
-        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.services)
     }
 
     /// The probes are gone, and their maps with them: what they counted is kept, entries are not.
@@ -265,7 +264,7 @@ impl Ownership {
     }
 
     fn exact(&self) -> usize {
-        let exact = |tally: &&Tally| tally.exact == [true; 2];
+        let exact = |tally: &&OwnerTally| tally.exact == [true; 2];
         self.tallies.values().filter(exact).count()
     }
 
@@ -282,8 +281,7 @@ impl Ownership {
             maps: self.slots.maps().clone(),
             tags: probes.owners().tags()?,
             host_netns,
-            names: BTreeMap::new(),
-            workloads: Workloads::default(),
+            ..Charging::default()
         })
     }
 
@@ -291,7 +289,7 @@ impl Ownership {
     ///
     /// # Errors
     /// If a map can't be read.
-    pub(super) fn counted(&mut self, found: Found, probes: &Probes) -> io::Result<()> {
+    pub(super) fn counted(&mut self, found: CensusResult, probes: &Probes) -> io::Result<()> {
         self.read(probes);
         for (sighting, entries) in &found.sightings {
             self.services().found(sighting, *entries);
@@ -348,7 +346,6 @@ impl Ownership {
         }
     }
 
-    /// The last census.
     fn recount(&self) -> Recount {
         Recount {
             exact_owners: self.exact(),
@@ -365,15 +362,17 @@ impl Ownership {
             let sums = tally.sums();
             tally.series.add(&self.timeline, sums);
         }
-        let mut samples = self.samples();
-        share(&mut samples, limit);
+        let mut list = self.samples();
+        share(&mut list, limit);
         OwnersNow {
-            samples,
+            owners: Owners {
+                list,
+                occupancy: self.slots.occupancy(),
+                services: self.services().counts(),
+                census: self.recount(),
+                looks: self.looks,
+            },
             names: self.names(),
-            occupancy: self.slots.occupancy(),
-            services: self.services().counts(),
-            recount: self.recount(),
-            looks: self.looks,
             needs_census: self.needs_census(),
         }
     }
@@ -401,10 +400,9 @@ impl Ownership {
             || self
                 .slots
                 .occupants()
-                .any(|(known, occupant)| known == slot && occupant.state == State::Present)
+                .any(|(known, occupant)| known == slot && occupant.state == OccupantState::Present)
     }
 
-    /// Names for events.
     pub(super) fn names(&self) -> OwnersBySlot {
         self.tallies
             .keys()
@@ -417,7 +415,7 @@ impl Ownership {
 fn share(samples: &mut [OwnerSample], limit: u64) {
     let holdings: Vec<_> = samples
         .iter()
-        .map(|sample| Holding {
+        .map(|sample| OwnerHolding {
             owner: sample.slot,
             live: sample.live(),
             insert_rate: sample

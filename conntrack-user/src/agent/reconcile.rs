@@ -15,27 +15,19 @@ const REST: u32 = 60;
 /// Samples after which a namespace that was not seen any more is forgotten.
 const FORGET: u32 = 60;
 
-/// What one side counted since the probes were attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Explained {
+/// What was lost: as one side counted it since the probes were attached, or (this never goes back)
+/// what only the kernel counted, such as a drop for a failed allocation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct LossCounts {
     /// Packets dropped for a full table or an unresolved clash.
     pub drops: u64,
     /// Entries evicted to make room.
     pub evictions: u64,
 }
 
-/// What only the kernel counted; never goes back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Unexplained {
-    /// Drops that no probe explained (a failed allocation is one).
-    pub drops: u64,
-    /// Evictions that no probe saw.
-    pub evictions: u64,
-}
-
 /// One statistic against one count of the probes.
 #[derive(Clone, Debug, Default)]
-struct Ledger {
+struct LossLedger {
     /// Kernel's minus ours as of the sample before, after `offset`.
     before: Option<i128>,
     sides: (u64, u64),
@@ -46,7 +38,7 @@ struct Ledger {
     told: u64,
 }
 
-impl Ledger {
+impl LossLedger {
     fn add(&mut self, kernel: u64, ours: u64) -> u64 {
         let difference = i128::from(kernel) - i128::from(ours) - self.offset;
         if let Some(before) = self.before {
@@ -82,49 +74,49 @@ impl Ledger {
 
 /// What is kept of a namespace.
 #[derive(Clone, Copy, Debug, Default)]
-struct Known {
+struct KnownTable {
     /// As last seen; `None`: it was there before attaching, and its statistics were not read yet.
-    stats: Option<Explained>,
+    stats: Option<LossCounts>,
     /// Samples since it was seen.
     unseen: u32,
 }
 
 /// Compares the two sides, sample by sample.
 #[derive(Clone, Debug, Default)]
-pub struct Reconciler {
+pub(crate) struct Reconciler {
     /// By inode number; `None` before the first sample.
-    known: Option<HashMap<u32, Known>>,
-    kernel: Explained,
-    drops: Ledger,
-    evictions: Ledger,
+    known: Option<HashMap<u32, KnownTable>>,
+    kernel: LossCounts,
+    drops: LossLedger,
+    evictions: LossLedger,
 }
 
 impl Reconciler {
     /// The probes were attached anew: both sides begin at 0.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.known = None;
-        self.kernel = Explained::default();
+        self.kernel = LossCounts::default();
         self.drops.restart();
         self.evictions.restart();
     }
 
     /// Takes one more sample. `tables` has to be read before `ours`: then what happens in between
     /// is at most missing on the kernel's side.
-    pub fn add(&mut self, tables: &[TableSample], ours: Explained) -> Unexplained {
+    pub(crate) fn add(&mut self, tables: &[TableSample], ours: LossCounts) -> LossCounts {
         let first = self.known.is_none();
         let known = self.known.get_or_insert_default();
         for table in tables {
-            let now = table.stats.map(|stats| Explained {
+            let now = table.stats.map(|stats| LossCounts {
                 drops: stats.drop,
                 evictions: stats.early_drop,
             });
             let before = match known.get_mut(&table.netns) {
                 // A namespace that was made after attaching began at 0.
-                None if !first => Some(Explained::default()),
+                None if !first => Some(LossCounts::default()),
                 None => None,
                 Some(known) => known.stats,
             };
-            let entry = known.entry(table.netns).or_insert(Known {
+            let entry = known.entry(table.netns).or_insert(KnownTable {
                 stats: before,
                 unseen: 0,
             });
@@ -135,7 +127,7 @@ impl Reconciler {
             let before = match before {
                 None => now,
                 Some(before) if before.drops > now.drops || before.evictions > now.evictions => {
-                    Explained::default()
+                    LossCounts::default()
                 }
                 Some(before) => before,
             };
@@ -152,7 +144,7 @@ impl Reconciler {
             // What the probes saw before the first reading is not in the kernel's side.
             self.kernel = ours;
         }
-        Unexplained {
+        LossCounts {
             drops: self.drops.add(self.kernel.drops, ours.drops),
             evictions: self.evictions.add(self.kernel.evictions, ours.evictions),
         }
@@ -177,8 +169,8 @@ mod tests {
         }
     }
 
-    const fn ours(drops: u64, evictions: u64) -> Explained {
-        Explained { drops, evictions }
+    const fn ours(drops: u64, evictions: u64) -> LossCounts {
+        LossCounts { drops, evictions }
     }
 
     #[test]
@@ -186,10 +178,10 @@ mod tests {
         let mut reconciler = Reconciler::default();
         for _ in 0..3 {
             let found = reconciler.add(&[table(1, 500, 70)], ours(0, 0));
-            assert_eq!(found, Unexplained::default());
+            assert_eq!(found, LossCounts::default());
         }
         let found = reconciler.add(&[table(1, 510, 75)], ours(10, 5));
-        assert_eq!(found, Unexplained::default());
+        assert_eq!(found, LossCounts::default());
     }
 
     #[test]
@@ -206,7 +198,7 @@ mod tests {
         let late = reconciler.add(&[table(1, 9, 4)], ours(9, 4));
         assert_eq!(
             late,
-            Unexplained {
+            LossCounts {
                 drops: 4,
                 evictions: 0
             }
@@ -220,11 +212,11 @@ mod tests {
         // The kernel's side was read a little earlier: 20 drops behind, all through the storm.
         for second in 1..=30 {
             let found = reconciler.add(&[table(1, second * 1000 - 20, 0)], ours(second * 1000, 0));
-            assert_eq!(found, Unexplained::default());
+            assert_eq!(found, LossCounts::default());
         }
         for _ in 0..3 {
             let found = reconciler.add(&[table(1, 30_000, 0)], ours(30_000, 0));
-            assert_eq!(found, Unexplained::default());
+            assert_eq!(found, LossCounts::default());
         }
     }
 
@@ -248,12 +240,12 @@ mod tests {
         reconciler.add(&[table(1, 0, 0)], ours(0, 0));
         for _ in 0..3 {
             let found = reconciler.add(&[table(1, 0, 0), table(2, 30, 3)], ours(30, 3));
-            assert_eq!(found, Unexplained::default());
+            assert_eq!(found, LossCounts::default());
         }
         for _ in 0..3 {
             assert_eq!(
                 reconciler.add(&[table(1, 5, 0)], ours(35, 3)),
-                Unexplained::default()
+                LossCounts::default()
             );
         }
         // Its inode number is used again.

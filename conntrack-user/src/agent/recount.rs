@@ -20,7 +20,7 @@ use crate::{
     census::{Charging, sighting},
     kernel::{
         Root,
-        entries::{Outcome, State, walk_namespaces},
+        entries::{EntryState, WalkOutcome, walk_namespaces},
         tables,
     },
     owners::Sighting,
@@ -40,20 +40,20 @@ const MOST_UNTAGGED: usize = 1 << 16;
 const MOST_SIGHTINGS: usize = 1 << 14;
 
 /// Entries of one owner in one direction, by slot.
-pub(super) type Counted = BTreeMap<(u32, Direction), u64>;
+pub(super) type EntriesByOwner = BTreeMap<(u32, Direction), u64>;
 
 /// What a walk over all tables found.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct CensusResult {
     /// Entries by slot and direction, without those in `untagged`.
-    pub(super) entries: Counted,
+    pub(super) entries: EntriesByOwner,
     /// Entries that had no tag when it began but should have one: what it would be called, the
     /// slot and direction without it, and the address.
     pub(super) untagged: Vec<(TagKey, (u32, Direction), IpAddr)>,
     /// Addresses with entries that are tagged as nobody's.
     nobodys: HashSet<IpAddr>,
     /// States of all entries, by slot.
-    states: BTreeMap<(u32, State), u64>,
+    states: BTreeMap<(u32, EntryState), u64>,
     /// What entries tell of Services, and how many tell the same.
     pub(super) sightings: HashMap<Sighting, u32>,
     /// Nothing was left out.
@@ -79,29 +79,16 @@ pub struct Recount {
     pub drift: u64,
 }
 
-/// When there is to be a census, and the one that is under way.
-#[derive(Debug)]
+/// When there is to be a census, and the one that is under way. A default one is due: there has to be a first one, and one
+/// again when the counts begin anew.
+#[derive(Debug, Default)]
 pub(super) struct Recounter {
-    running: Option<oneshot::Receiver<Found>>,
+    running: Option<oneshot::Receiver<CensusResult>>,
     ended: Option<Instant>,
     took: Duration,
 }
 
 impl Recounter {
-    /// None yet.
-    pub(super) fn new() -> Self {
-        Self {
-            running: None,
-            ended: None,
-            took: Duration::ZERO,
-        }
-    }
-
-    /// The counts begin anew: there has to be a first one again.
-    pub(super) fn restart(&mut self) {
-        *self = Self::new();
-    }
-
     /// Whether one should begin now; `needed`: there is something to find out.
     pub(super) fn is_due(&self, needed: bool) -> bool {
         match (&self.running, self.ended) {
@@ -132,7 +119,7 @@ impl Recounter {
     }
 
     /// Waits for the one that is under way; never ends while there is none. May be cancelled.
-    pub(super) async fn finished(&mut self) -> Found {
+    pub(super) async fn finished(&mut self) -> CensusResult {
         let Some(running) = &mut self.running else {
             return std::future::pending().await;
         };
@@ -146,11 +133,11 @@ impl Recounter {
 }
 
 /// Walks over all tables.
-fn walk(charging: &Charging) -> Found {
+fn walk(charging: &Charging) -> CensusResult {
     let began = Instant::now();
     let root = Root::system();
     let namespaces: Vec<_> = tables::discover(&root).namespaces.into_values().collect();
-    let mut found = Found::default();
+    let mut found = CensusResult::default();
     let mut overflow = false;
     let outcomes = walk_namespaces(&root, &namespaces, |netns, entry| {
         let charge = charging.charge(netns, entry);
@@ -175,15 +162,15 @@ fn walk(charging: &Charging) -> Found {
     });
     found.whole = !overflow
         && outcomes.iter().all(|(_, outcome)| match outcome {
-            Outcome::Walked(walk) => !walk.changed,
-            Outcome::Gone => true,
-            Outcome::NotEntered(_) | Outcome::Failed(_) => false,
+            WalkOutcome::Walked(walk) => !walk.changed,
+            WalkOutcome::Gone => true,
+            WalkOutcome::NotEntered(_) | WalkOutcome::Failed(_) => false,
         });
     found.took = began.elapsed();
     found
 }
 
-impl Found {
+impl CensusResult {
     fn see(&mut self, sighting: Sighting) {
         let room = self.sightings.len() < MOST_SIGHTINGS;
         if room || self.sightings.contains_key(&sighting) {
@@ -206,7 +193,7 @@ impl Found {
 
     /// Entries by slot and direction, with the tags that there are by now; and the addresses that
     /// have entries without one, or with one that says nobody.
-    pub(super) fn settle(self, tags: &HashMap<TagKey, Party>) -> (Counted, HashSet<IpAddr>) {
+    pub(super) fn settle(self, tags: &HashMap<TagKey, Party>) -> (EntriesByOwner, HashSet<IpAddr>) {
         let mut entries = self.entries;
         // What is tagged as nobody's may have its tag from before the address was anybody's, and is not
         // its holder's either.

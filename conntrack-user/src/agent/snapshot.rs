@@ -1,25 +1,21 @@
 //! What is known at one second. Made by the sampler, read by everyone, never changed.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
+use ctpressure_model::pressure::state::Pressure;
 use serde::{Deserialize, Serialize};
 
-use super::{Own, OwnerSample, Recount, Unexplained};
+use super::{LossCounts, Own, OwnerSample, Recount};
 use crate::{
-    events::Names,
-    journal::JournalStatus,
     kernel::stats::KernelStats,
-    kube_events::EventsStatus,
-    limit,
-    owners::{Looks, Occupancy, ServiceCounts, kube::KubeStatus},
-    pressure::state::Pressure,
-    probes::{ProgramTime, Status, Totals},
+    owners::{Looks, Occupancy, ServiceCounts},
+    probes::{ProbeStatus, ProgramTime, Totals},
 };
 
 /// What the agent can see now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum AgentState {
     /// Conntrack is not loaded: nothing to see yet.
     #[default]
     Waiting,
@@ -36,7 +32,7 @@ pub struct Table {
     pub netns: u32,
     /// `host`, its name in /run/netns, or the inode number in digits.
     pub name: String,
-    /// Entries in it.
+    /// Entries that it holds now.
     pub entries: u64,
     /// How close it is to losing packets.
     pub pressure: Pressure,
@@ -58,83 +54,111 @@ pub struct Drift {
     pub difference: i64,
 }
 
-/// The running kernel.
+/// What is said of the running kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct KernelInfo {
     /// As `uname -r` says.
     pub release: String,
 }
 
-/// Everything that is known at one second.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// When it was made.
-    pub at: Instant,
-    /// Seconds since the agent began.
-    pub uptime_seconds: f64,
-    /// What can be seen.
-    pub state: State,
-    /// Why not all.
-    pub reason: Option<String>,
-    /// Whether the probes are attached and the tables were read.
-    pub ready: bool,
-    /// Whether there are counts: probes are, or were, attached.
-    pub counting: bool,
-    /// The kernel.
-    pub kernel: Arc<KernelInfo>,
-    /// What is attached; empty while nothing is.
-    pub status: Arc<Status>,
+/// The tables, and what they share.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Tables {
     /// Entries that each table may hold (0: unlimited); `None`: not known.
     pub limit: Option<u64>,
     /// Buckets of the hash that all tables share.
     pub buckets: Option<u64>,
     /// Kernel memory of entries and buckets.
     pub table_bytes: Option<u64>,
-    /// Tables, the host's first.
-    pub tables: Vec<Table>,
-    /// What the probes have counted since the agent began; never goes back.
+    /// Each table, the host's first.
+    #[serde(rename = "tables")]
+    pub list: Vec<Table>,
+}
+
+/// The probes: what is attached, and what was counted since the agent began.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Probed {
+    /// What is attached; empty while nothing is.
+    #[serde(flatten)]
+    pub status: ProbeStatus,
+    /// What the probes have counted; never goes back.
     pub totals: Totals,
-    /// The same by owner, by slot: the first two are what is nobody's and the host's.
-    pub owners: Vec<OwnerSample>,
-    /// How many owners there are.
-    pub occupancy: Occupancy,
-    /// How many Service addresses there are.
-    pub services: ServiceCounts,
-    /// The last census.
-    pub recount: Recount,
-    /// What looking for owners has cost.
-    pub looks: Looks,
     /// What the kernel counted and no probe explained.
-    pub unexplained: Unexplained,
+    pub unexplained: LossCounts,
     /// Records that watchers were too slow to take.
     pub watchers_lost: u64,
-    /// The journal; `None`: none is kept.
-    pub journal: Option<JournalStatus>,
     /// Entries against counts; `None` until attached.
     pub drift: Option<Drift>,
     /// What the programs cost; empty unless `kernel.bpf_stats_enabled` is 1.
     pub programs: Vec<ProgramTime>,
+}
+
+/// The owners of this node.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Owners {
+    /// Each owner, by slot: the first two are what is nobody's and the host's. Too many for `/status`, which shows the foremost.
+    #[serde(skip)]
+    pub list: Vec<OwnerSample>,
+    /// How many owners there are.
+    pub occupancy: Occupancy,
+    /// How many Service addresses there are that packets from outside ask for.
+    pub services: ServiceCounts,
+    /// What the last census found.
+    pub census: Recount,
+    /// What looking for owners has cost.
+    pub looks: Looks,
+}
+
+/// Capabilities of the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Capabilities {
+    /// Those that it did not give up.
+    pub kept: Vec<String>,
+}
+
+/// Everything that is known at one second. As JSON it is most of `/status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    /// When it was made.
+    #[serde(skip)]
+    pub at: Instant,
+    /// Seconds since the agent began.
+    pub uptime_seconds: f64,
+    /// What can be seen.
+    pub state: AgentState,
+    /// Why not everything is seen.
+    pub reason: Option<String>,
+    /// Whether the probes are attached and the tables were read.
+    #[serde(skip)]
+    pub ready: bool,
+    /// Whether there are counts: probes are, or were, attached.
+    #[serde(skip)]
+    pub counting: bool,
+    /// The kernel that this is about.
+    pub kernel: KernelInfo,
+    /// The tables of all network namespaces.
+    #[serde(flatten)]
+    pub tables: Tables,
+    /// What the probes are, and what they counted.
+    #[serde(flatten)]
+    pub probes: Probed,
+    /// Who is on the node, and what each has.
+    #[serde(flatten)]
+    pub owners: Owners,
     /// What the agent costs.
     pub own: Own,
-    /// Capabilities that it kept.
-    pub capabilities: Arc<Vec<String>>,
-    /// How the watch of the Kubernetes API goes; `None`: it is not asked.
-    pub kubernetes: Option<KubeStatus>,
-    /// How the writing of Kubernetes Events goes; `None`: none are written.
-    pub kube_events: Option<EventsStatus>,
-    /// What can't be seen, as far as it is known why.
+    /// What it may do.
+    pub capabilities: Capabilities,
+    /// What can't be seen, as far as it is known why. `/status` adds what is wrong beside the agent.
+    #[serde(skip)]
     pub problems: Vec<String>,
-    /// What the limit controller says, with the last changes of the limit; `None` while it is off.
-    pub limit_control: Option<Arc<limit::Report>>,
-    /// Names of the namespaces in `tables`, and of `owners`.
-    pub names: Arc<Names>,
 }
 
 impl Snapshot {
     /// What was not seen or not delivered since the agent began, by the kinds of
     /// `ctpressure_events_lost_total`.
     pub const fn losses(&self) -> [(&'static str, u64); 12] {
-        let lost = &self.totals.lost;
+        let lost = &self.probes.totals.lost;
         [
             ("insert_records", lost.insert_records),
             ("drop_records", lost.drop_records),
@@ -145,9 +169,9 @@ impl Snapshot {
             ("sockets", lost.sockets_missed),
             ("tags", lost.tags),
             ("missed_runs", lost.missed_runs),
-            ("drops_unexplained", self.unexplained.drops),
-            ("evictions_unseen", self.unexplained.evictions),
-            ("watcher_records", self.watchers_lost),
+            ("drops_unexplained", self.probes.unexplained.drops),
+            ("evictions_unseen", self.probes.unexplained.evictions),
+            ("watcher_records", self.probes.watchers_lost),
         ]
     }
 }
@@ -157,34 +181,17 @@ impl Default for Snapshot {
         Self {
             at: Instant::now(),
             uptime_seconds: 0.0,
-            state: State::default(),
+            state: AgentState::default(),
             reason: Some("not attached yet".to_owned()),
             ready: false,
             counting: false,
-            kernel: Arc::default(),
-            status: Arc::default(),
-            limit: None,
-            buckets: None,
-            table_bytes: None,
-            tables: Vec::new(),
-            totals: Totals::default(),
-            owners: Vec::new(),
-            occupancy: Occupancy::default(),
-            services: ServiceCounts::default(),
-            recount: Recount::default(),
-            looks: Looks::default(),
-            unexplained: Unexplained::default(),
-            watchers_lost: 0,
-            journal: None,
-            drift: None,
-            programs: Vec::new(),
+            kernel: KernelInfo::default(),
+            tables: Tables::default(),
+            probes: Probed::default(),
+            owners: Owners::default(),
             own: Own::default(),
-            capabilities: Arc::default(),
-            kubernetes: None,
-            kube_events: None,
+            capabilities: Capabilities::default(),
             problems: Vec::new(),
-            limit_control: None,
-            names: Arc::default(),
         }
     }
 }

@@ -3,35 +3,31 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    future::pending,
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
+use ctpressure_model::{kubernetes::Latest, pressure::Tracker};
 use tokio::{
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::{JoinHandle, spawn_local},
     time::{MissedTickBehavior, interval, timeout},
 };
 
 use super::{
-    Background, KernelInfo, Publisher, Reconciler, Snapshot,
+    Background, Capabilities, KernelInfo, Publisher, Reconciler,
     near_limit::NearLimit,
     ownership::{Ownership, Taken},
-    recount::{Found, Recounter},
+    recount::{CensusResult, Recounter},
     scans::Scans,
 };
 use crate::{
-    events::OwnersBySlot,
-    journal::Health,
     kernel::{Root, conntrack::Presence, release, tables::TableReader},
-    kube_events, limit,
-    owners::{
-        Discovery, Maps,
-        kube::{Kube, KubeOptions, Latest},
-    },
-    pressure::Tracker,
-    probes::{AttachError, Options, Probes, Status, Totals, privileges},
+    owners::{Discovery, SlotMaps},
+    probes::{AttachError, Options, ProbeStatus, Probes, Totals, privileges},
+    sys::lock::locked,
 };
 
 mod sampling;
@@ -46,30 +42,22 @@ const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 /// How the agent runs.
 #[derive(Clone, Debug, Default)]
-pub struct AgentOptions {
-    /// The probes.
+pub(crate) struct AgentOptions {
     pub probes: Options,
     /// Give up, after attaching, the capabilities that are not needed any more.
     pub drop_capabilities: bool,
-    /// Ask the Kubernetes API for names, workloads and labels of pods.
-    pub kube: Option<KubeOptions>,
-    /// How the journal is doing; `None`: none is kept.
-    pub journal: Option<Arc<Health>>,
-    /// How the writing of Kubernetes Events goes; `None`: none are written.
-    pub kube_events: Option<Arc<kube_events::Health>>,
-    /// The limit controller; `None`: off.
-    pub limit: Option<limit::Control>,
+    /// Names, workloads and labels of pods, whenever somebody who knows them says something new.
+    pub pods: Option<watch::Receiver<Latest>>,
 }
 
-/// The probes' life.
-enum Life {
+enum ProbesLife {
     /// Conntrack is not loaded.
     Waiting,
     /// Attached; the task reads the ring.
     Attached {
         probes: Arc<Probes>,
         reader: JoinHandle<()>,
-        status: Arc<Status>,
+        status: ProbeStatus,
     },
     /// Attaching anew went wrong.
     Failed { reason: String, since: Instant },
@@ -78,7 +66,7 @@ enum Life {
 struct Supervisor {
     options: AgentOptions,
     publisher: Publisher,
-    life: Life,
+    life: ProbesLife,
     began: Instant,
     /// What earlier probes counted.
     base: Totals,
@@ -92,13 +80,12 @@ struct Supervisor {
     /// Used on the background thread.
     ownership: Arc<Mutex<Ownership>>,
     recounter: Recounter,
-    kube: Kube,
     host_netns: u32,
     reconciler: Reconciler,
-    capabilities: Option<Arc<Vec<String>>>,
+    capabilities: Option<Capabilities>,
     attached_once: bool,
     problems: Vec<String>,
-    kernel: Arc<KernelInfo>,
+    kernel: KernelInfo,
 }
 
 /// Attaches the probes, waiting for conntrack if need be, and publishes a snapshot every second.
@@ -108,17 +95,19 @@ struct Supervisor {
 ///
 /// # Errors
 /// If the probes can't be attached at all.
-pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallible, AttachError> {
+pub(crate) async fn run(
+    options: AgentOptions,
+    publisher: Publisher,
+) -> Result<Infallible, AttachError> {
     let root = Root::system();
     let release = release::release(&root).unwrap_or_else(|_| "unknown".to_owned());
     let ownership = Ownership::new(options.probes.owner_slots, publisher.services());
     let ownership = Arc::new(Mutex::new(ownership));
     let scans = Scans::begin(options.drop_capabilities).map_err(AttachError::Thread)?;
-    let kube = watch_kube(&options);
     let mut supervisor = Supervisor {
         options,
         publisher,
-        life: Life::Waiting,
+        life: ProbesLife::Waiting,
         began: Instant::now(),
         base: Totals::default(),
         baseline: None,
@@ -128,14 +117,13 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
         near_limit: NearLimit::default(),
         scans,
         ownership,
-        recounter: Recounter::new(),
-        kube,
+        recounter: Recounter::default(),
         host_netns: 0,
         reconciler: Reconciler::default(),
         capabilities: None,
         attached_once: false,
         problems: Vec::new(),
-        kernel: Arc::new(KernelInfo { release }),
+        kernel: KernelInfo { release },
     };
     // Before anything is attached, so that the first entry has its owner.
     if let Ok(found) = timeout(FIRST_LOOK, supervisor.scans.next()).await {
@@ -164,22 +152,19 @@ pub async fn run(options: AgentOptions, publisher: Publisher) -> Result<Infallib
             }
             found = supervisor.scans.next() => supervisor.discovered(found).await,
             found = supervisor.recounter.finished() => supervisor.recounted(found).await,
-            latest = supervisor.kube.changed() => supervisor.named(latest).await,
+            latest = pods(&mut supervisor.options.pods) => supervisor.named(latest).await,
         }
     }
 }
 
-/// Begins to watch the Kubernetes API if that was asked for.
-fn watch_kube(options: &AgentOptions) -> Kube {
-    let Some(kube) = options.kube.clone() else {
-        return Kube::off();
-    };
-    let drop_capabilities = options.drop_capabilities;
-    Kube::watch(kube, move || {
-        if drop_capabilities && let Err(error) = privileges::drop_unneeded() {
-            tracing::warn!(%error, "the thread that watches the Kubernetes API keeps its capabilities");
-        }
-    })
+/// Waits until something new is known of pods; for ever if nobody says it.
+async fn pods(source: &mut Option<watch::Receiver<Latest>>) -> Latest {
+    if let Some(latest) = source
+        && latest.changed().await.is_ok()
+    {
+        return latest.borrow_and_update().clone();
+    }
+    pending().await
 }
 
 /// Hands on what the eBPF programs log; for debugging them, so a look now and then is enough.
@@ -193,7 +178,7 @@ async fn forward_log(mut logger: aya_log::EbpfLogger<&'static dyn log::Log>) {
 impl Supervisor {
     /// Begins a census if one is due.
     async fn recount(&mut self, needed: bool) {
-        let Life::Attached { probes, .. } = &self.life else {
+        let ProbesLife::Attached { probes, .. } = &self.life else {
             return;
         };
         if !self.recounter.is_due(needed) {
@@ -212,8 +197,8 @@ impl Supervisor {
     }
 
     /// Takes over what a census found.
-    async fn recounted(&mut self, found: Found) {
-        let Life::Attached { probes, .. } = &self.life else {
+    async fn recounted(&mut self, found: CensusResult) {
+        let ProbesLife::Attached { probes, .. } = &self.life else {
             return;
         };
         let (probes, ownership) = (Arc::clone(probes), Arc::clone(&self.ownership));
@@ -231,8 +216,8 @@ impl Supervisor {
             self.host_netns = netns;
         }
         let probes = match &self.life {
-            Life::Attached { probes, .. } => Some(Arc::clone(probes)),
-            Life::Waiting | Life::Failed { .. } => None,
+            ProbesLife::Attached { probes, .. } => Some(Arc::clone(probes)),
+            ProbesLife::Waiting | ProbesLife::Failed { .. } => None,
         };
         let (ownership, discovery) = (Arc::clone(&self.ownership), Arc::clone(&found));
         let taken = self
@@ -253,10 +238,11 @@ impl Supervisor {
         for problem in found.problems.iter().chain(&taken.problems) {
             self.remember(problem);
         }
-        self.publish_names(names);
+        // Events may name those that were just found.
+        self.publisher.name_owners(names);
     }
 
-    /// Takes over what the Kubernetes API says.
+    /// Takes over what is known of pods.
     async fn named(&mut self, latest: Latest) {
         let ownership = Arc::clone(&self.ownership);
         let names = self
@@ -267,18 +253,7 @@ impl Supervisor {
             })
             .await;
         if let Some(names) = names {
-            self.publish_names(names);
-        }
-    }
-
-    /// Events may name those that were just found.
-    fn publish_names(&self, names: OwnersBySlot) {
-        let latest = self.publisher.latest();
-        if latest.names.owners != names {
-            self.publisher.publish(Snapshot {
-                names: Arc::new((*latest.names).clone().with_owners(names)),
-                ..(*latest).clone()
-            });
+            self.publisher.name_owners(names);
         }
     }
 
@@ -314,14 +289,14 @@ impl Supervisor {
             hooks = status.hooks.iter().filter(|hook| hook.attached).count(),
             "attached"
         );
-        self.life = Life::Attached {
+        self.life = ProbesLife::Attached {
             probes: Arc::new(probes),
             reader,
-            status: Arc::new(status),
+            status,
         };
         self.attached_once = true;
         self.baseline = None;
-        self.recounter.restart();
+        self.recounter = Recounter::default();
         self.reconciler.restart();
         if self.options.drop_capabilities && self.capabilities.is_none() {
             // Once, and before any other thread exists: each thread has its own, and a new one those
@@ -330,19 +305,13 @@ impl Supervisor {
                 tracing::warn!(%error, "capabilities that are not needed could not be dropped");
                 Vec::new()
             });
-            self.capabilities = Some(Arc::new(kept));
+            self.capabilities = Some(Capabilities { kept });
         }
         if self.background.is_none() {
             // Without it everything is read here: events come later, but they come.
             self.background = Background::start()
                 .inspect_err(|error| tracing::warn!(%error, "no thread to read the tables on"))
                 .ok();
-        }
-        // Its thread, too, is to have only what was kept.
-        if let Some(limit) = &self.options.limit
-            && let Err(error) = limit.start()
-        {
-            self.remember(&format!("no thread for the limit controller: {error}"));
         }
         Ok(())
     }
@@ -360,7 +329,7 @@ impl Supervisor {
 
     /// Sees to it that the probes are where they should be.
     async fn tend(&mut self) -> Result<(), AttachError> {
-        if let Life::Attached { probes, reader, .. } = &self.life {
+        if let ProbesLife::Attached { probes, reader, .. } = &self.life {
             let there = Arc::clone(probes);
             if self
                 .aside(move || there.still_attached())
@@ -379,10 +348,10 @@ impl Supervisor {
             drop(ownership);
             reader.abort();
             tracing::warn!("nf_conntrack was unloaded; waiting for it to come back");
-            self.life = Life::Waiting;
+            self.life = ProbesLife::Waiting;
             self.trackers.clear();
         }
-        if let Life::Failed { since, .. } = &self.life
+        if let ProbesLife::Failed { since, .. } = &self.life
             && since.elapsed() < RETRY
         {
             return Ok(());
@@ -390,14 +359,14 @@ impl Supervisor {
         match self.attach().await {
             Ok(()) => Ok(()),
             Err(AttachError::NotLoaded) => {
-                self.life = Life::Waiting;
+                self.life = ProbesLife::Waiting;
                 Ok(())
             }
             Err(error) if !self.attached_once => Err(error),
             Err(error) => {
                 let reason = format!("cannot attach again: {error}");
                 tracing::error!(help = error.help(), "{reason}");
-                self.life = Life::Failed {
+                self.life = ProbesLife::Failed {
                     reason,
                     since: Instant::now(),
                 };
@@ -407,13 +376,9 @@ impl Supervisor {
     }
 }
 
-fn locked(ownership: &Mutex<Ownership>) -> MutexGuard<'_, Ownership> {
-    ownership.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Attaches on a thread of its own, so that requests and signals are answered meanwhile: the
 /// verifier can take seconds. The thread ends at once, as it has all capabilities.
-async fn attach_elsewhere(options: &Options, owners: &Maps) -> Result<Probes, AttachError> {
+async fn attach_elsewhere(options: &Options, owners: &SlotMaps) -> Result<Probes, AttachError> {
     if !Presence::read(&Root::system()).is_ok_and(Presence::is_loaded) {
         // Quickly refused.
         return Probes::attach(options, owners);

@@ -1,34 +1,33 @@
-//! Charges entries to owners by the rules that the programs in the kernel follow
-//! (`conntrack-ebpf/src/programs/owner.rs`), from what the kernel was told.
+//! Charges entries to owners as the programs in the kernel do ([`conntrack_ebpf::charge`]), from what
+//! these were told.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap},
     net::IpAddr,
 };
 
 use conntrack_ebpf::{
-    owner::{Address, Claim, Direction, FLAG_SOCKET, FLAG_TAGGED, HOST, Party, TagKey, UNKNOWN},
+    charge::{self, End, Flow},
+    owner::{Address, HOST, Party, TagKey, UNKNOWN},
     record,
 };
 
-use super::Owners;
 use crate::{
     kernel::{
         Root,
-        entries::{Entry, Layer4, Tuple},
+        entries::{EntryTuple, Layer4, TableEntry},
     },
-    owners::{Details, Limits, Maps, Scanner, Sighting, Slots},
+    owners::{Details, Scanner, Sighting, SlotLimits, SlotMaps, Slots},
     sys::netns::Inode,
 };
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
-const NOBODY: Party = Party::new(UNKNOWN, Direction::Egress);
 
 /// Who is charged for an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Charge {
-    /// Whose it is.
+pub(crate) struct Charge {
     pub party: Party,
     /// An entry with its address should have a tag, and this one has none: `party` is whose it is
     /// if that stays so. The key that its tag would have, and the address.
@@ -39,14 +38,13 @@ pub struct Charge {
 
 /// What the kernel was told, at one moment.
 #[derive(Clone, Debug, Default)]
-pub struct Charging {
+pub(crate) struct Charging {
     /// Claims, cgroups and network namespaces.
-    pub maps: Maps,
+    pub maps: SlotMaps,
     /// Tags of single entries.
     pub tags: HashMap<TagKey, Party>,
     /// Inode number of the host's network namespace.
     pub host_netns: Inode,
-    /// Names of slots.
     pub names: BTreeMap<u32, String>,
     /// Which slots are of one workload.
     pub workloads: Workloads,
@@ -54,7 +52,7 @@ pub struct Charging {
 
 /// Workloads by slot; each goes by its lowest one.
 #[derive(Clone, Debug, Default)]
-pub struct Workloads {
+pub(crate) struct Workloads {
     slots: BTreeMap<u32, u32>,
     names: BTreeMap<u32, String>,
 }
@@ -78,8 +76,8 @@ impl Charging {
     /// Whose an entry is, by a look around of the caller's own. Sockets of the host are the host's:
     /// only the running agent saw whose they are.
     /// `describe` may add what is known of them from elsewhere.
-    pub fn look_around(root: &Root, describe: impl FnOnce(&mut Slots)) -> Self {
-        let mut slots = Slots::new(Limits::default());
+    pub(crate) fn look_around(root: &Root, describe: impl FnOnce(&mut Slots)) -> Self {
+        let mut slots = Slots::new(SlotLimits::default());
         let found = Scanner::new(root.clone()).scan();
         slots.apply(&found, |_| true, |_| false);
         describe(&mut slots);
@@ -104,83 +102,45 @@ impl Charging {
     }
 
     /// Who is charged for this entry of the table of `netns`.
-    pub fn charge(&self, netns: Inode, entry: &Entry) -> Charge {
-        let source = self.claim(entry.original.source);
-        let server = self.claim(entry.reply.source);
-        if netns != self.host_netns
-            && let Some(slot) = self.maps.netns.get(&netns)
-        {
-            let own = |claim: Option<&Claim>| claim.is_some_and(|claim| claim.slot == *slot);
-            let direction = if !own(source) && own(server) {
-                Direction::Ingress
-            } else {
-                Direction::Egress
-            };
-            return Charge {
-                party: Party::new(*slot, direction),
-                untagged: None,
-                nobodys: None,
-            };
-        }
-        let mut untagged = None;
-        if let Some(claim) = source {
-            if claim.flags & FLAG_TAGGED == 0 {
-                return plain(claim.slot, Direction::Egress);
-            }
-            let key = tag_key(netns, entry);
-            if let Some(party) = self.tags.get(&key) {
-                return tagged(*party, entry.original.source);
-            }
-            untagged = Some((key, entry.original.source));
-            if claim.base != UNKNOWN {
-                return Charge {
-                    party: Party::new(claim.base, Direction::Egress),
-                    untagged,
-                    nobodys: None,
-                };
-            }
-        }
-        let Some(claim) = server else {
-            return Charge {
-                party: NOBODY,
-                untagged,
-                nobodys: None,
-            };
+    pub(crate) fn charge(&self, netns: Inode, entry: &TableEntry) -> Charge {
+        let (source, server) = (entry.original.source, entry.reply.source);
+        let claim = |address| self.maps.addresses.get(&Address::of(address));
+        let owned = &self.maps.netns;
+        let flow = Flow {
+            source: claim(source),
+            table: charge::slot_of_table(
+                !owned.is_empty(),
+                self.host_netns,
+                || netns,
+                |netns| owned.get(&netns).copied(),
+            ),
+            server: || claim(server),
         };
-        if claim.flags & FLAG_TAGGED == 0 || claim.flags & FLAG_SOCKET != 0 {
-            return Charge {
-                party: Party::new(claim.slot, Direction::Ingress),
-                untagged,
-                nobodys: None,
+        let looked_up = Cell::new(None);
+        let party = flow.leaving(|end| {
+            let key = tag_key(netns, entry);
+            let tag = self.tags.get(&key).copied();
+            let address = match end {
+                End::Source => source,
+                End::Server => server,
             };
-        }
-        let key = tag_key(netns, entry);
-        if let Some(party) = self.tags.get(&key) {
-            return tagged(*party, entry.reply.source);
-        }
-        let party = if claim.base == UNKNOWN {
-            NOBODY
-        } else {
-            Party::new(claim.base, Direction::Ingress)
+            looked_up.set(Some((key, tag, address)));
+            tag
+        });
+        let (untagged, nobodys) = match looked_up.get() {
+            Some((key, None, address)) => (Some((key, address)), None),
+            Some((_, Some(tag), address)) if tag.slot() == UNKNOWN => (None, Some(address)),
+            _ => (None, None),
         };
         Charge {
             party,
-            untagged: untagged.or(Some((key, entry.reply.source))),
-            nobodys: None,
+            untagged,
+            nobodys,
         }
     }
 
-    fn claim(&self, address: IpAddr) -> Option<&Claim> {
-        self.maps.addresses.get(&Address::of(address))
-    }
-}
-
-impl Owners for Charging {
-    fn party(&self, netns: Inode, entry: &Entry) -> Option<Party> {
-        Some(self.charge(netns, entry).party)
-    }
-
-    fn name(&self, slot: u32) -> String {
+    /// The name of a slot, such as `default/web-0`.
+    pub(crate) fn name(&self, slot: u32) -> String {
         match (self.names.get(&slot), slot) {
             (Some(name), _) => name.clone(),
             (None, UNKNOWN) => "unknown".to_owned(),
@@ -189,40 +149,25 @@ impl Owners for Charging {
         }
     }
 
-    fn workload(&self, slot: u32) -> u32 {
+    /// The slot that stands for all owners of the same workload; one without a workload stands for itself.
+    pub(super) fn workload(&self, slot: u32) -> u32 {
         self.workloads.slots.get(&slot).copied().unwrap_or(slot)
     }
 
-    fn workload_name(&self, slot: u32) -> String {
+    /// The name of the workload that a slot stands for, such as `Deployment default/web`.
+    pub(super) fn workload_name(&self, slot: u32) -> String {
         let name = self.workloads.names.get(&slot).cloned();
         name.unwrap_or_else(|| self.name(slot))
     }
 }
 
 /// What an entry that was charged to `party` tells of the Service that it asked for.
-pub(crate) fn sighting(netns: Inode, entry: &Entry, party: Party) -> Option<Sighting> {
+pub(crate) fn sighting(netns: Inode, entry: &TableEntry, party: Party) -> Option<Sighting> {
     let (original, reply) = (kernel_tuple(&entry.original), kernel_tuple(&entry.reply));
     Sighting::of(&original, &reply, netns, party)
 }
 
-const fn plain(slot: u32, direction: Direction) -> Charge {
-    Charge {
-        party: Party::new(slot, direction),
-        untagged: None,
-        nobodys: None,
-    }
-}
-
-/// Charged by its tag, which stands for this address.
-fn tagged(party: Party, address: IpAddr) -> Charge {
-    Charge {
-        party,
-        untagged: None,
-        nobodys: (party.slot() == UNKNOWN).then_some(address),
-    }
-}
-
-fn tag_key(netns: Inode, entry: &Entry) -> TagKey {
+fn tag_key(netns: Inode, entry: &TableEntry) -> TagKey {
     TagKey {
         tuple: kernel_tuple(&entry.original),
         netns,
@@ -231,7 +176,7 @@ fn tag_key(netns: Inode, entry: &Entry) -> TagKey {
 }
 
 /// The tuple as the kernel has it in memory.
-fn kernel_tuple(tuple: &Tuple) -> record::Tuple {
+fn kernel_tuple(tuple: &EntryTuple) -> record::Tuple {
     let words = |address: IpAddr| match address {
         IpAddr::V4(v4) => [u32::from_ne_bytes(v4.octets()), 0, 0, 0],
         IpAddr::V6(_) => Address::of(address).words,
@@ -261,14 +206,13 @@ fn kernel_tuple(tuple: &Tuple) -> record::Tuple {
 
 #[cfg(test)]
 mod tests {
+    use conntrack_ebpf::owner::{Claim, Direction, FLAG_TAGGED};
+
     use super::*;
-    use crate::kernel::entries::{State, Status};
+    use crate::kernel::entries::{EntryState, EntryStatus};
 
-    const HOST_NETNS: Inode = 1;
-    const POD_NETNS: Inode = 7;
-
-    fn entry(from: &str, to: &str, server: &str) -> Entry {
-        let tuple = |source: &str, destination: &str, ports: (u16, u16)| Tuple {
+    fn entry(from: &str, to: &str, server: &str) -> TableEntry {
+        let tuple = |source: &str, destination: &str, ports: (u16, u16)| EntryTuple {
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
             protocol: 17,
@@ -277,12 +221,12 @@ mod tests {
                 destination: ports.1,
             },
         };
-        Entry {
+        TableEntry {
             original: tuple(from, to, (1000, 53)),
             reply: tuple(server, from, (53, 1000)),
             zone: 0,
-            status: Status::default(),
-            state: State::of(Status::default()),
+            status: EntryStatus::default(),
+            state: EntryState::of(EntryStatus::default()),
             timeout: Some(30),
             mark: 0,
             id: 0,
@@ -290,95 +234,61 @@ mod tests {
         }
     }
 
-    fn claim(slot: u32, base: u32, flags: u32) -> Claim {
-        Claim {
-            slot,
-            base,
-            flags,
-            reserved: 0,
-        }
-    }
-
-    fn charging() -> Charging {
-        let claims = [
-            ("10.0.0.2", claim(2, 2, 0)),
-            ("10.0.0.3", claim(3, 3, 0)),
-            ("10.0.0.4", claim(4, 3, FLAG_TAGGED)),
-            ("10.0.0.5", claim(5, UNKNOWN, FLAG_TAGGED)),
-            ("10.0.0.1", claim(HOST, HOST, FLAG_TAGGED | FLAG_SOCKET)),
-        ];
-        Charging {
-            maps: Maps {
+    #[test]
+    fn entries_of_a_listing_are_charged_by_their_addresses_namespace_and_tag() {
+        use Direction::{Egress, Ingress};
+        const HOST_NETNS: Inode = 1;
+        const POD_NETNS: Inode = 7;
+        let address = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let claims = [("10.0.0.2", 2, 0), ("fd00::4", 4, FLAG_TAGGED)];
+        let mut charging = Charging {
+            maps: SlotMaps {
                 addresses: claims
                     .into_iter()
-                    .map(|(address, claim)| (Address::of(address.parse().unwrap()), claim))
+                    .map(|(of, slot, flags)| {
+                        let claim = Claim {
+                            slot,
+                            base: 3,
+                            flags,
+                            reserved: 0,
+                        };
+                        (Address::of(address(of)), claim)
+                    })
                     .collect(),
-                netns: [(POD_NETNS, 2)].into(),
-                ..Maps::default()
+                netns: [(POD_NETNS, 5)].into(),
+                ..SlotMaps::default()
             },
             host_netns: HOST_NETNS,
             ..Charging::default()
-        }
-    }
+        };
+        let tagless = |slot, direction| Charge {
+            party: Party::new(slot, direction),
+            untagged: None,
+            nobodys: None,
+        };
+        // After DNAT.
+        let comes_in = entry("9.9.9.9", "10.96.0.1", "10.0.0.2");
+        let charge = charging.charge(HOST_NETNS, &comes_in);
+        assert_eq!(charge, tagless(2, Ingress));
+        let charge = charging.charge(POD_NETNS, &comes_in);
+        assert_eq!(charge, tagless(5, Egress));
 
-    fn charged(netns: Inode, entry: &Entry) -> (u32, Direction, bool) {
-        let charge = charging().charge(netns, entry);
-        (
-            charge.party.slot(),
-            charge.party.direction(),
-            charge.untagged.is_some(),
-        )
-    }
-
-    #[test]
-    fn by_source_then_by_server() {
-        use Direction::{Egress, Ingress};
-        let cases = [
-            ("10.0.0.2", "9.9.9.9", "9.9.9.9", (2, Egress, false)),
-            // Both are known: who opened it is charged.
-            ("10.0.0.2", "10.96.0.1", "10.0.0.3", (2, Egress, false)),
-            // After DNAT.
-            ("9.9.9.9", "10.0.0.1", "10.0.0.3", (3, Ingress, false)),
-            ("9.9.9.9", "10.0.0.1", "10.0.0.1", (HOST, Ingress, false)),
-            ("9.9.9.9", "8.8.8.8", "8.8.8.8", (UNKNOWN, Egress, false)),
-            // Without a tag: whoever had the address before.
-            ("10.0.0.4", "9.9.9.9", "9.9.9.9", (3, Egress, true)),
-            ("10.0.0.5", "9.9.9.9", "9.9.9.9", (UNKNOWN, Egress, true)),
-            ("10.0.0.5", "10.0.0.3", "10.0.0.3", (3, Ingress, true)),
-            ("9.9.9.9", "10.0.0.4", "10.0.0.4", (3, Ingress, true)),
-            ("10.0.0.1", "9.9.9.9", "9.9.9.9", (HOST, Egress, true)),
-        ];
-        for (from, to, server, expected) in cases {
-            let entry = entry(from, to, server);
-            assert_eq!(
-                charged(HOST_NETNS, &entry),
-                expected,
-                "{from} > {to} ({server})"
-            );
-        }
-    }
-
-    #[test]
-    fn the_own_table_of_a_pod_is_the_pods() {
-        use Direction::{Egress, Ingress};
-        for (from, server, direction) in [
-            ("10.0.0.2", "9.9.9.9", Egress),
-            ("10.0.0.3", "10.0.0.2", Ingress),
-            ("127.0.0.1", "127.0.0.1", Egress),
+        for (opened, direction) in [
+            (entry("fd00::4", "fd00::9", "fd00::9"), Egress),
+            (entry("fd00::9", "fd00::4", "fd00::4"), Ingress),
         ] {
-            let entry = entry(from, server, server);
-            assert_eq!(charged(POD_NETNS, &entry), (2, direction, false));
+            let charge = charging.charge(HOST_NETNS, &opened);
+            let (key, of) = charge.untagged.expect("it has no tag");
+            assert_eq!(of, address("fd00::4"));
+            assert_eq!(charge.party, Party::new(3, direction));
+            assert_eq!(charge.nobodys, None);
+            charging.tags.insert(key, Party::new(4, direction));
+            let charge = charging.charge(HOST_NETNS, &opened);
+            assert_eq!(charge, tagless(4, direction));
+            charging.tags.insert(key, Party::NOBODY);
+            let nobodys = charging.charge(HOST_NETNS, &opened).nobodys;
+            assert_eq!(nobodys, Some(address("fd00::4")));
         }
-    }
-
-    #[test]
-    fn a_tag_decides() {
-        let mut charging = charging();
-        let entry = entry("10.0.0.4", "9.9.9.9", "9.9.9.9");
-        let party = Party::new(4, Direction::Egress);
-        charging.tags.insert(tag_key(HOST_NETNS, &entry), party);
-        let charge = charging.charge(HOST_NETNS, &entry);
-        assert_eq!((charge.party, charge.untagged), (party, None));
     }
 
     #[test]

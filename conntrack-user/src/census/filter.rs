@@ -3,12 +3,11 @@
 
 use ipnet::IpNet;
 
-use crate::kernel::entries::{Entry, state_names};
+use crate::kernel::entries::{TableEntry, state_names};
 
 /// What to let through; an empty list lets everything through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Protocol numbers.
+pub(crate) struct Filter {
     pub protocols: Vec<u8>,
     /// Addresses or prefixes: source or destination, before or after NAT.
     pub networks: Vec<IpNet>,
@@ -23,7 +22,7 @@ pub struct Filter {
 impl Filter {
     /// Whether this entry passes.
     #[inline]
-    pub fn passes(&self, entry: &Entry) -> bool {
+    pub(crate) fn passes(&self, entry: &TableEntry) -> bool {
         let tuples = [&entry.original, &entry.reply];
         self.evictable
             .is_none_or(|evictable| evictable == entry.evictable())
@@ -53,10 +52,10 @@ fn any<T>(values: &[T], fits: impl FnMut(&T) -> bool) -> bool {
 /// The given text names no state.
 #[derive(Debug, thiserror::Error)]
 #[error("not a state: use one of {}", state_names().join(", "))]
-pub struct UnknownState;
+pub(crate) struct UnknownState;
 
 /// A state by its name, in any case.
-pub fn parse_state(text: &str) -> Result<&'static str, UnknownState> {
+pub(crate) fn parse_state(text: &str) -> Result<&'static str, UnknownState> {
     state_names()
         .into_iter()
         .find(|name| name.eq_ignore_ascii_case(text))

@@ -6,28 +6,26 @@ use hashbrown::HashTable;
 use serde::Serialize;
 
 /// Different keys that a grouping counts at most.
-pub const MOST_KEYS: usize = 1 << 16;
+pub(crate) const MOST_KEYS: usize = 1 << 16;
 
 /// Entries with something in common.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Counts {
-    /// All of them.
+pub(crate) struct Counts {
     pub entries: u64,
     /// Those that `early_drop` may remove: not assured.
     pub evictable: u64,
 }
 
 impl Counts {
-    /// One more.
     #[inline]
-    pub fn add(&mut self, evictable: bool) {
+    pub(crate) fn add(&mut self, evictable: bool) {
         self.entries += 1;
         self.evictable += u64::from(evictable);
     }
 
     /// What is left of these without `part` of them.
     #[must_use]
-    pub fn without(self, part: Self) -> Self {
+    pub(crate) fn without(self, part: Self) -> Self {
         Self {
             entries: self.entries.saturating_sub(part.entries),
             evictable: self.evictable.saturating_sub(part.evictable),
@@ -79,7 +77,6 @@ impl Groups {
         keys.get(begin..begin + width).unwrap_or_default()
     }
 
-    /// Counts one entry.
     #[inline]
     pub(super) fn add(&mut self, key: &[u8], evictable: bool) {
         let hash = self.hasher.hash_one(key);

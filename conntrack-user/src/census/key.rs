@@ -1,25 +1,30 @@
 //! What entries are grouped by, and the bytes that such a key has while it is counted.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    cell::OnceCell,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use clap::ValueEnum;
 use conntrack_ebpf::owner::{Direction, Party};
+use ctpressure_model::protocol::protocol_name;
 use serde::Serialize;
 
-use crate::kernel::entries::{Entry, State};
+use super::Charging;
+use crate::kernel::entries::{EntryState, TableEntry};
 use crate::sys::netns::Inode;
 
 /// A property to group by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum By {
+pub(crate) enum By {
     /// Pod, cgroup or host that the entry is charged to
     Owner,
     /// What made that pod, if an agent with --kube runs that tells; else its owner
     Workload,
     /// Whether its owner opened it (egress) or serves it (ingress)
     Direction,
-    /// Network namespace
     Netns,
     /// Real server (after DNAT), its port, and the protocol
     Destination,
@@ -27,7 +32,6 @@ pub enum By {
     Service,
     /// Address of the opener
     Source,
-    /// Protocol
     Protocol,
     /// TCP, SCTP or DCCP state; of other protocols UNREPLIED, REPLIED or ASSURED
     State,
@@ -37,37 +41,50 @@ pub enum By {
     Evictable,
     /// Which address is translated
     Nat,
-    /// Conntrack zone
     Zone,
 }
 
 /// An address with a port, of a protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Address.
+pub(crate) struct Endpoint {
     pub address: IpAddr,
     /// Port; `None` where the protocol has none.
     pub port: Option<u16>,
-    /// Protocol number.
     pub protocol: u8,
 }
 
-/// What is translated.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = protocol_name(self.protocol);
+        match self.port {
+            None => write!(to, "{} {protocol}", self.address),
+            Some(port) => write!(to, "{} {protocol}", SocketAddr::new(self.address, port)),
+        }
+    }
+}
+
+impl Endpoint {
+    /// The address, the port and whether there is one, the protocol.
+    fn write(self, key: &mut Vec<u8>) {
+        write_address(self.address, key);
+        let [low, high] = self.port.unwrap_or_default().to_ne_bytes();
+        key.extend([self.port.is_some().into(), low, high, self.protocol]);
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nat {
-    /// Nothing.
+pub(crate) enum Nat {
     None,
     /// The opener's address or port.
     Source,
     /// The address or port that it opened.
     Destination,
-    /// Both.
     Both,
 }
 
 /// Which time a [`Age`] is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Span {
+pub(crate) enum Span {
     /// Since the first packet (`CTA_TIMESTAMP`).
     Since,
     /// Until the entry expires, if no packet comes (`CTA_TIMEOUT`).
@@ -78,8 +95,7 @@ pub enum Span {
 
 /// A range of times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Age {
-    /// Which time.
+pub(crate) struct Age {
     pub span: Span,
     /// Number of the range, from short to long.
     pub range: u8,
@@ -107,7 +123,7 @@ impl Age {
         }
     }
 
-    fn new(entry: &Entry, now: u64) -> Self {
+    fn new(entry: &TableEntry, now: u64) -> Self {
         match (entry.start, entry.timeout) {
             (Some(start), _) => Self::of(Span::Since, now.saturating_sub(start) / 1_000_000_000),
             (None, Some(left)) => Self::of(Span::Left, left.into()),
@@ -119,7 +135,7 @@ impl Age {
     }
 
     /// The range in words.
-    pub fn range(self) -> &'static str {
+    pub(crate) fn range(self) -> &'static str {
         RANGES
             .get(usize::from(self.range))
             .map_or("", |(_, name)| *name)
@@ -127,42 +143,46 @@ impl Age {
 }
 
 /// An entry and what is known of it besides.
-pub(super) struct Seen<'a> {
+pub(super) struct CensusEntry<'a> {
     pub(super) netns: Inode,
-    pub(super) entry: &'a Entry,
-    pub(super) party: Option<Party>,
-    pub(super) workload: Option<u32>,
+    pub(super) entry: &'a TableEntry,
+    pub(super) owners: &'a Charging,
+    /// Whom `owners` charge it to, once that was asked.
+    pub(super) party: OnceCell<Party>,
     pub(super) now: u64,
+}
+
+impl CensusEntry<'_> {
+    fn party(&self) -> Party {
+        *self
+            .party
+            .get_or_init(|| self.owners.charge(self.netns, self.entry).party)
+    }
+
+    fn slot(&self) -> u32 {
+        self.party().slot()
+    }
 }
 
 /// The value of a [`By`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Slot; `None`: nobody who is known.
-    Owner(Option<u32>),
-    /// The slot that stands for all of the workload; `None`: nobody who is known.
-    Workload(Option<u32>),
-    /// `None`: not known.
-    Direction(Option<Direction>),
-    /// Inode number.
+pub(crate) enum Part {
+    /// Slot.
+    Owner(u32),
+    /// The slot that stands for all of the workload.
+    Workload(u32),
+    Direction(Direction),
     Netns(Inode),
-    /// Real server.
     Destination(Endpoint),
     /// Service address; `None`: it was opened by the server's own address.
     Service(Option<Endpoint>),
-    /// Opener.
     Source(IpAddr),
-    /// Protocol number.
     Protocol(u8),
-    /// State.
-    State(State),
-    /// Time.
+    State(EntryState),
     Age(Age),
     /// Whether `early_drop` may remove it.
     Evictable(bool),
-    /// Translation.
     Nat(Nat),
-    /// Zone.
     Zone(u16),
 }
 
@@ -181,37 +201,45 @@ impl By {
         }
     }
 
-    fn value(self, seen: &Seen<'_>) -> Part {
+    /// Appends the bytes that stand for its value.
+    #[inline]
+    pub(super) fn write(self, seen: &CensusEntry<'_>, key: &mut Vec<u8>) {
         let entry = seen.entry;
         match self {
-            Self::Owner => Part::Owner(seen.party.map(Party::slot)),
-            Self::Workload => Part::Workload(seen.workload),
-            Self::Direction => Part::Direction(seen.party.map(Party::direction)),
-            Self::Netns => Part::Netns(seen.netns),
-            Self::Destination => Part::Destination(Endpoint {
+            Self::Owner => key.extend(seen.slot().to_ne_bytes()),
+            Self::Workload => key.extend(seen.owners.workload(seen.slot()).to_ne_bytes()),
+            Self::Direction => key.push(seen.party().direction() as u8),
+            Self::Netns => key.extend(seen.netns.to_ne_bytes()),
+            Self::Destination => Endpoint {
                 address: entry.reply.source,
                 port: entry.reply.layer4.ports().map(|(source, _)| source),
                 protocol: entry.reply.protocol,
-            }),
-            Self::Service => Part::Service(entry.destination_translated().then(|| Endpoint {
+            }
+            .write(key),
+            Self::Service if entry.destination_translated() => Endpoint {
                 address: entry.original.destination,
                 port: entry.original.layer4.ports().map(|(_, port)| port),
                 protocol: entry.original.protocol,
-            })),
-            Self::Source => Part::Source(entry.original.source),
-            Self::Protocol => Part::Protocol(entry.original.protocol),
-            Self::State => Part::State(entry.state),
-            Self::Age => Part::Age(Age::new(entry, seen.now)),
-            Self::Evictable => Part::Evictable(entry.evictable()),
-            Self::Nat => Part::Nat(
+            }
+            .write(key),
+            Self::Service => key.extend([0; ENDPOINT]),
+            Self::Source => write_address(entry.original.source, key),
+            Self::Protocol => key.push(entry.original.protocol),
+            Self::State => key.extend(entry.state.to_bytes()),
+            Self::Age => {
+                let Age { span, range } = Age::new(entry, seen.now);
+                key.extend([span as u8, range]);
+            }
+            Self::Evictable => key.push(entry.evictable().into()),
+            Self::Nat => key.push(
                 match (entry.source_translated(), entry.destination_translated()) {
                     (false, false) => Nat::None,
                     (true, false) => Nat::Source,
                     (false, true) => Nat::Destination,
                     (true, true) => Nat::Both,
-                },
+                } as u8,
             ),
-            Self::Zone => Part::Zone(entry.zone),
+            Self::Zone => key.extend(entry.zone.to_ne_bytes()),
         }
     }
 
@@ -222,19 +250,18 @@ impl By {
         let half = || bytes.first_chunk().map(|two| u16::from_ne_bytes(*two));
         let byte = bytes.first().copied()?;
         let part = match self {
-            Self::Owner => Part::Owner(word()?.checked_sub(1)),
-            Self::Workload => Part::Workload(word()?.checked_sub(1)),
+            Self::Owner => Part::Owner(word()?),
+            Self::Workload => Part::Workload(word()?),
             Self::Direction => Part::Direction(match byte {
-                1 => Some(Direction::Egress),
-                2 => Some(Direction::Ingress),
-                _ => None,
+                0 => Direction::Egress,
+                _ => Direction::Ingress,
             }),
             Self::Netns => Part::Netns(word()?),
             Self::Destination => Part::Destination(read_endpoint(bytes)?),
             Self::Service => Part::Service(read_endpoint(bytes)),
             Self::Source => Part::Source(read_address(bytes)?),
             Self::Protocol => Part::Protocol(byte),
-            Self::State => Part::State(State::from_bytes(*bytes.first_chunk()?)),
+            Self::State => Part::State(EntryState::from_bytes(*bytes.first_chunk()?)),
             Self::Age => Part::Age(Age {
                 span: match byte {
                     0 => Span::Since,
@@ -256,80 +283,19 @@ impl By {
     }
 }
 
-/// The longest key: everything at once.
-const MOST_BYTES: usize = 2 * ENDPOINT + ADDRESS + 12 + 4 + 6;
-
-/// The bytes of a key in the making.
-pub(super) struct Key {
-    bytes: [u8; MOST_BYTES],
-    length: usize,
-}
-
-impl Default for Key {
-    fn default() -> Self {
-        Self {
-            bytes: [0; MOST_BYTES],
-            length: 0,
-        }
-    }
-}
-
-impl Key {
-    pub(super) fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
-    }
-
-    fn put(&mut self, bytes: &[u8]) {
-        let end = self.length + bytes.len();
-        if let Some(room) = self.bytes.get_mut(self.length..end) {
-            room.copy_from_slice(bytes);
-            self.length = end;
-        }
-    }
-
-    /// Appends a property; each may be there once.
-    #[inline]
-    pub(super) fn push(&mut self, by: By, seen: &Seen<'_>) {
-        match by.value(seen) {
-            Part::Owner(slot) | Part::Workload(slot) => {
-                let number = slot.map_or(0, |slot| slot.saturating_add(1));
-                self.put(&number.to_ne_bytes());
-            }
-            Part::Direction(direction) => self.put(&[match direction {
-                None => 0,
-                Some(Direction::Egress) => 1,
-                Some(Direction::Ingress) => 2,
-            }]),
-            Part::Netns(inode) => self.put(&inode.to_ne_bytes()),
-            Part::Destination(endpoint) | Part::Service(Some(endpoint)) => {
-                self.put(&write_endpoint(endpoint));
-            }
-            Part::Service(None) => self.put(&[0; ENDPOINT]),
-            Part::Source(address) => self.put(&write_address(address)),
-            Part::Protocol(number) => self.put(&[number]),
-            Part::State(state) => self.put(&state.to_bytes()),
-            Part::Age(Age { span, range }) => self.put(&[span as u8, range]),
-            Part::Evictable(evictable) => self.put(&[evictable.into()]),
-            Part::Nat(nat) => self.put(&[nat as u8]),
-            Part::Zone(zone) => self.put(&zone.to_ne_bytes()),
-        }
-    }
-}
-
 /// The family, then the address; no family: none.
-fn write_address(address: IpAddr) -> [u8; ADDRESS] {
-    let mut bytes = [0; ADDRESS];
+fn write_address(address: IpAddr, key: &mut Vec<u8>) {
     match address {
         IpAddr::V4(address) => {
-            bytes[0] = 4;
-            bytes[1..5].copy_from_slice(&address.octets());
+            key.push(4);
+            key.extend(address.octets());
+            key.extend([0; 12]);
         }
         IpAddr::V6(address) => {
-            bytes[0] = 6;
-            bytes[1..].copy_from_slice(&address.octets());
+            key.push(6);
+            key.extend(address.octets());
         }
     }
-    bytes
 }
 
 fn read_address(bytes: &[u8]) -> Option<IpAddr> {
@@ -339,18 +305,6 @@ fn read_address(bytes: &[u8]) -> Option<IpAddr> {
         6 => Some(Ipv6Addr::from(*address.first_chunk::<16>()?).into()),
         _ => None,
     }
-}
-
-/// The address, the port and whether there is one, the protocol.
-fn write_endpoint(endpoint: Endpoint) -> [u8; ENDPOINT] {
-    let mut bytes = [0; ENDPOINT];
-    bytes[..ADDRESS].copy_from_slice(&write_address(endpoint.address));
-    if let Some(port) = endpoint.port {
-        bytes[ADDRESS] = 1;
-        bytes[ADDRESS + 1..ADDRESS + 3].copy_from_slice(&port.to_ne_bytes());
-    }
-    bytes[ADDRESS + 3] = endpoint.protocol;
-    bytes
 }
 
 fn read_endpoint(bytes: &[u8]) -> Option<Endpoint> {

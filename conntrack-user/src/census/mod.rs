@@ -14,34 +14,48 @@ mod charging;
 mod filter;
 mod groups;
 mod key;
-mod owners;
 mod summary;
 #[cfg(test)]
 mod tests;
-pub mod text;
+pub(crate) mod text;
 
-pub(crate) use charging::sighting;
-pub use charging::{Charge, Charging, Workloads};
-pub use filter::{Filter, UnknownState, parse_state};
-pub use groups::{Counts, MOST_KEYS};
-pub use key::{Age, By, Endpoint, Nat, Part, Span};
-pub use owners::{Labels, Owners};
-pub use summary::{Group, Others, Row, StateCount, Summary, line_json};
+pub(crate) use charging::{Charging, sighting};
+pub(crate) use filter::{Filter, parse_state};
+pub(crate) use groups::{Counts, MOST_KEYS};
+pub(crate) use key::{By, Part};
+pub(crate) use summary::{Group, StateCount, Summary, line_json};
 
-use crate::kernel::entries::{Entry, State};
+use std::{cell::OnceCell, collections::BTreeMap};
+
+use crate::kernel::entries::{EntryState, TableEntry};
 use crate::sys::netns::Inode;
 use groups::Groups;
-use key::{Key, Seen};
+use key::CensusEntry;
 
 /// State numbers are kept in one array: the class of the state times this, plus its number.
 const STATES_OF_CLASS: usize = 256;
 /// Classes of states: see [`State::to_bytes`].
 const STATE_CLASSES: usize = 4;
 
-/// Counts entries.
-pub struct Census<'a> {
+/// Names of what keys hold as numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct Labels<'a> {
+    pub owners: &'a Charging,
+    /// Names of network namespaces; others go by their inode number.
+    pub namespaces: &'a BTreeMap<Inode, String>,
+}
+
+impl Labels<'_> {
+    /// The name of a network namespace.
+    pub(crate) fn netns(&self, inode: Inode) -> String {
+        let name = self.namespaces.get(&inode).cloned();
+        name.unwrap_or_else(|| inode.to_string())
+    }
+}
+
+pub(crate) struct Census<'a> {
     filter: Filter,
-    owners: Option<&'a (dyn Owners + Sync)>,
+    owners: &'a Charging,
     /// Nanoseconds of Unix time.
     now: u64,
     seen: u64,
@@ -49,24 +63,19 @@ pub struct Census<'a> {
     translated: u64,
     states: Vec<u64>,
     groupings: Vec<(Vec<By>, Groups)>,
-    wants_owner: bool,
-    wants_workload: bool,
+    /// Room for a key in the making.
+    key: Vec<u8>,
 }
 
 impl<'a> Census<'a> {
     /// A census of what passes `filter`, grouped in each of these ways; `now` in nanoseconds of
     /// Unix time.
-    pub fn new(
+    pub(crate) fn new(
         filter: Filter,
         groupings: Vec<Vec<By>>,
-        owners: Option<&'a (dyn Owners + Sync)>,
+        owners: &'a Charging,
         now: u64,
     ) -> Self {
-        let wants_owner = groupings
-            .iter()
-            .flatten()
-            .any(|by| matches!(by, By::Owner | By::Workload | By::Direction));
-        let wants_workload = groupings.iter().flatten().any(|by| *by == By::Workload);
         let groupings = groupings
             .into_iter()
             .map(|by| {
@@ -83,26 +92,19 @@ impl<'a> Census<'a> {
             translated: 0,
             states: vec![0; STATES_OF_CLASS * STATE_CLASSES],
             groupings,
-            wants_owner,
-            wants_workload,
+            key: Vec::new(),
         }
     }
 
     /// Says that another table begins: it is given room for its own keys.
-    pub fn next_table(&mut self) {
+    pub(crate) fn next_table(&mut self) {
         for (_, groups) in &mut self.groupings {
             groups.make_room();
         }
     }
-
-    /// Whether the entry is one of those that were asked for.
-    pub fn wants(&self, entry: &Entry) -> bool {
-        self.filter.passes(entry)
-    }
-
     /// Counts an entry of a table; allocates nothing unless its key is new.
     #[inline]
-    pub fn add(&mut self, netns: Inode, entry: &Entry) {
+    pub(crate) fn add(&mut self, netns: Inode, entry: &TableEntry) {
         self.seen += 1;
         if !self.filter.passes(entry) {
             return;
@@ -112,35 +114,24 @@ impl<'a> Census<'a> {
         self.translated += u64::from(entry.source_translated() || entry.destination_translated());
         let [class, number] = entry.state.to_bytes();
         self.states[usize::from(class) * STATES_OF_CLASS + usize::from(number)] += 1;
-        let party = if self.wants_owner {
-            self.owners.and_then(|owners| owners.party(netns, entry))
-        } else {
-            None
-        };
-        let workload = match (self.owners, party) {
-            (Some(owners), Some(party)) if self.wants_workload => {
-                Some(owners.workload(party.slot()))
-            }
-            _ => None,
-        };
-        let seen = Seen {
+        let seen = CensusEntry {
             netns,
             entry,
-            party,
-            workload,
+            owners: self.owners,
+            party: OnceCell::new(),
             now: self.now,
         };
         for (by, groups) in &mut self.groupings {
-            let mut key = Key::default();
+            self.key.clear();
             for by in by {
-                key.push(*by, &seen);
+                by.write(&seen, &mut self.key);
             }
-            groups.add(key.bytes(), evictable);
+            groups.add(&self.key, evictable);
         }
     }
 
     /// What was counted: of each grouping the `top` keys with the most entries.
-    pub fn summary(&self, top: usize) -> Summary {
+    pub(crate) fn summary(&self, top: usize) -> Summary {
         let states = self
             .states
             .iter()
@@ -150,7 +141,7 @@ impl<'a> Census<'a> {
             .map(|(place, count)| {
                 let byte = |number: usize| u8::try_from(number).unwrap_or(u8::MAX);
                 StateCount {
-                    state: State::from_bytes([
+                    state: EntryState::from_bytes([
                         byte(place / STATES_OF_CLASS),
                         byte(place % STATES_OF_CLASS),
                     ]),

@@ -2,31 +2,32 @@
 
 use serde_json::{Map, Value, json};
 
+use ctpressure_model::{
+    events::{Tuple, direction_name},
+    protocol::protocol_name,
+    words::time,
+};
+
+use super::Labels;
 use super::groups::{Counts, Groups};
 use super::key::{By, Endpoint, Nat, Part, Span};
-use super::owners::Labels;
-use crate::events::{Tuple, protocol_name};
-use crate::kernel::entries::{self, Entry, Layer4, State};
+use crate::kernel::entries::{EntryState, EntryTuple, TableEntry};
 use crate::sys::netns::Inode;
-use conntrack_ebpf::owner::Direction;
 
 /// Entries in one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StateCount {
-    /// The state.
-    pub state: State,
-    /// How many.
+pub(crate) struct StateCount {
+    pub state: EntryState,
     pub entries: u64,
 }
 
 /// The result of a census.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Entries that were looked at.
     pub seen: u64,
     /// Those of them that were asked for; every other number is about these.
     pub totals: Counts,
-    /// With NAT.
     pub translated: u64,
     /// By state, the most frequent first.
     pub states: Vec<StateCount>,
@@ -36,12 +37,11 @@ pub struct Summary {
 
 /// The largest keys of one grouping.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
+pub(crate) struct Group {
     /// What the key is made of.
     pub by: Vec<By>,
     /// Different keys; where [`Group::untold`] is not 0 there are more.
     pub keys: u64,
-    /// The largest first.
     pub rows: Vec<Row>,
     /// What is not in the rows. Rows and others are the total.
     pub others: Others,
@@ -53,21 +53,18 @@ pub struct Group {
     pub too_low_by: u64,
 }
 
-/// One key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+pub(crate) struct Row {
     /// One part for each [`Group::by`].
     pub key: Vec<Part>,
-    /// Its entries.
     pub counts: Counts,
 }
 
 /// All keys that have no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Others {
+pub(crate) struct Others {
     /// How many different ones, as far as they were counted.
     pub keys: u64,
-    /// Their entries.
     pub counts: Counts,
 }
 
@@ -139,7 +136,7 @@ fn read(by: &[By], mut key: &[u8]) -> Vec<Part> {
 
 impl Summary {
     /// As an object: `seen`, `entries`, `evictable`, `nat`, `states`, `groups`.
-    pub fn json(&self, labels: &Labels<'_>) -> Map<String, Value> {
+    pub(crate) fn json(&self, labels: &Labels<'_>) -> Map<String, Value> {
         let states: Vec<Value> = self
             .states
             .iter()
@@ -176,9 +173,9 @@ fn part_json(by: By, part: Part, labels: &Labels<'_>) -> Vec<(String, Value)> {
                 ("netns_name".into(), labels.netns(inode).into()),
             ];
         }
-        Part::Owner(slot) => slot.map(|slot| labels.owner(slot)).into(),
-        Part::Workload(slot) => slot.map(|slot| labels.workload(slot)).into(),
-        Part::Direction(direction) => direction.map(direction_name).into(),
+        Part::Owner(slot) => labels.owners.name(slot).into(),
+        Part::Workload(slot) => labels.owners.workload_name(slot).into(),
+        Part::Direction(direction) => direction_name(direction).into(),
         Part::Destination(endpoint) => endpoint_json(endpoint),
         Part::Service(endpoint) => endpoint.map_or(Value::Null, endpoint_json),
         Part::Source(address) => json!(address),
@@ -196,14 +193,6 @@ fn part_json(by: By, part: Part, labels: &Labels<'_>) -> Vec<(String, Value)> {
     vec![(name, value)]
 }
 
-/// `egress` or `ingress`.
-pub(super) fn direction_name(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Egress => "egress",
-        Direction::Ingress => "ingress",
-    }
-}
-
 /// `none`, `snat`, `dnat`, or `snat+dnat`.
 pub(super) fn nat_name(nat: Nat) -> &'static str {
     match nat {
@@ -215,39 +204,24 @@ pub(super) fn nat_name(nat: Nat) -> &'static str {
 }
 
 /// A tuple as events have it.
-pub(super) fn event_tuple(tuple: &entries::Tuple) -> Tuple {
-    let mut shown = Tuple {
+pub(super) fn event_tuple(tuple: &EntryTuple) -> Tuple {
+    let (ports, icmp) = (tuple.layer4.ports(), tuple.layer4.icmp());
+    Tuple {
         source: tuple.source,
-        source_port: None,
+        source_port: ports.map(|(source, _)| source),
         destination: tuple.destination,
-        destination_port: None,
-        icmp_id: None,
-        icmp_type: None,
-        icmp_code: None,
-    };
-    match tuple.layer4 {
-        Layer4::Addresses => {}
-        Layer4::Ports {
-            source,
-            destination,
-        } => {
-            shown.source_port = Some(source);
-            shown.destination_port = Some(destination);
-        }
-        Layer4::Icmp { id, kind, code } => {
-            shown.icmp_id = Some(id);
-            shown.icmp_type = Some(kind);
-            shown.icmp_code = Some(code);
-        }
+        destination_port: ports.map(|(_, destination)| destination),
+        icmp_id: icmp.map(|(id, ..)| id),
+        icmp_type: icmp.map(|(_, kind, _)| kind),
+        icmp_code: icmp.map(|(.., code)| code),
     }
-    shown
 }
 
 /// One entry as one object.
-pub fn line_json(netns: Inode, entry: &Entry, now: u64, labels: &Labels<'_>) -> Value {
+pub(crate) fn line_json(netns: Inode, entry: &TableEntry, now: u64, labels: &Labels<'_>) -> Value {
     let start = entry.start.map(|start| {
         let start = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(start);
-        humantime::format_rfc3339_millis(start).to_string()
+        time::json::text(start)
     });
     let age = entry
         .start

@@ -2,24 +2,29 @@
 
 use std::net::IpAddr;
 
-use conntrack_ebpf::owner::{Direction, Party};
+use conntrack_ebpf::owner::{Address, Claim};
 use proptest::prelude::*;
 
-use super::*;
-use crate::kernel::entries::{Layer4, Status, Tuple};
+use super::{
+    key::{Endpoint, Nat, Span},
+    *,
+};
+use crate::{
+    kernel::entries::{EntryStatus, EntryTuple, Layer4},
+    owners::SlotMaps,
+};
 
 mod output;
 
 const NETNS: Inode = 4_026_531_840;
-/// 2026-01-01.
 const NOW: u64 = 1_767_225_600_000_000_000;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn tuple(protocol: u8, source: (&str, u16), destination: (&str, u16)) -> Tuple {
-    Tuple {
+fn tuple(protocol: u8, source: (&str, u16), destination: (&str, u16)) -> EntryTuple {
+    EntryTuple {
         source: ip(source.0),
         destination: ip(destination.0),
         protocol,
@@ -31,13 +36,13 @@ fn tuple(protocol: u8, source: (&str, u16), destination: (&str, u16)) -> Tuple {
 }
 
 /// An unanswered UDP flow without NAT.
-fn udp(source: (&str, u16), destination: (&str, u16)) -> Entry {
-    Entry {
+fn udp(source: (&str, u16), destination: (&str, u16)) -> TableEntry {
+    TableEntry {
         original: tuple(17, source, destination),
         reply: tuple(17, destination, source),
         zone: 0,
-        status: Status(0),
-        state: State::Unreplied,
+        status: EntryStatus(0),
+        state: EntryState::Unreplied,
         timeout: Some(29),
         mark: 0,
         id: 1,
@@ -46,19 +51,19 @@ fn udp(source: (&str, u16), destination: (&str, u16)) -> Entry {
 }
 
 /// An established TCP connection to a Service address, from a masqueraded client.
-fn service(client: &str, port: u16) -> Entry {
-    Entry {
+fn service(client: &str, port: u16) -> TableEntry {
+    TableEntry {
         original: tuple(6, (client, port), ("10.96.0.1", 443)),
         reply: tuple(6, ("10.42.0.9", 8443), ("192.0.2.7", 61_000)),
-        status: Status(1 << 1 | 1 << 2 | 1 << 4 | 1 << 5),
-        state: State::Tcp(3),
+        status: EntryStatus(1 << 1 | 1 << 2 | 1 << 4 | 1 << 5),
+        state: EntryState::Tcp(3),
         timeout: Some(431_999),
         ..udp((client, port), ("10.96.0.1", 443))
     }
 }
 
-fn ping() -> Entry {
-    let tuple = |source, destination, kind| Tuple {
+fn ping() -> TableEntry {
+    let tuple = |source, destination, kind| EntryTuple {
         source: ip(source),
         destination: ip(destination),
         protocol: 58,
@@ -68,11 +73,11 @@ fn ping() -> Entry {
             code: 0,
         },
     };
-    Entry {
+    TableEntry {
         original: tuple("fd00::1", "fd00::2", 128),
         reply: tuple("fd00::2", "fd00::1", 129),
-        state: State::Replied,
-        status: Status(1 << 1),
+        state: EntryState::Replied,
+        status: EntryStatus(1 << 1),
         zone: 3,
         start: Some(NOW - 45_000_000_000),
         ..udp(("10.0.0.1", 1), ("10.0.0.2", 2))
@@ -80,9 +85,9 @@ fn ping() -> Entry {
 }
 
 /// Six DNS queries of one pod, one of another, two connections, an echo request.
-fn table() -> Vec<Entry> {
+fn table() -> Vec<TableEntry> {
     let dns = ("10.96.0.10", 53);
-    let mut entries: Vec<Entry> = (0..6)
+    let mut entries: Vec<TableEntry> = (0..6)
         .map(|number| udp(("10.42.0.2", 1024 + number), dns))
         .collect();
     entries.push(udp(("10.42.0.3", 1024), dns));
@@ -95,35 +100,43 @@ fn table() -> Vec<Entry> {
 }
 
 /// The first address is a pod's, the real server another one's.
-struct Pods;
-
-impl Owners for Pods {
-    fn party(&self, netns: Inode, entry: &Entry) -> Option<Party> {
-        assert_eq!(netns, NETNS);
-        if entry.original.source == ip("10.42.0.2") {
-            Some(Party::new(2, Direction::Egress))
-        } else if entry.reply.source == ip("10.42.0.9") {
-            Some(Party::new(3, Direction::Ingress))
-        } else {
-            None
-        }
+fn pods() -> Charging {
+    let claim = |address: &str, slot: u32| {
+        let claim = Claim {
+            slot,
+            base: slot,
+            flags: 0,
+            reserved: 0,
+        };
+        (Address::of(ip(address)), claim)
+    };
+    let workload = || "workload of 2".to_owned();
+    Charging {
+        maps: SlotMaps {
+            addresses: [claim("10.42.0.2", 2), claim("10.42.0.9", 3)].into(),
+            ..SlotMaps::default()
+        },
+        names: [2, 3]
+            .map(|slot| (slot, format!("default/pod-{slot}")))
+            .into(),
+        workloads: [(2, workload()), (3, workload())].into_iter().collect(),
+        ..Charging::default()
     }
+}
 
-    fn name(&self, slot: u32) -> String {
-        format!("default/pod-{slot}")
-    }
+/// Names of no network namespace.
+static NO_NAMES: BTreeMap<Inode, String> = BTreeMap::new();
 
-    fn workload(&self, _: u32) -> u32 {
-        2
-    }
-
-    fn workload_name(&self, slot: u32) -> String {
-        format!("workload of {slot}")
+fn labels(owners: &Charging) -> Labels<'_> {
+    Labels {
+        owners,
+        namespaces: &NO_NAMES,
     }
 }
 
 fn summary(filter: Filter, by: &[By]) -> Summary {
-    let mut census = Census::new(filter, vec![by.to_vec()], Some(&Pods), NOW);
+    let pods = pods();
+    let mut census = Census::new(filter, vec![by.to_vec()], &pods, NOW);
     census.next_table();
     for entry in table() {
         census.add(NETNS, &entry);
@@ -133,10 +146,8 @@ fn summary(filter: Filter, by: &[By]) -> Summary {
 
 /// Labels and entries of the rows.
 fn rows(by: &[By]) -> Vec<(String, u64)> {
-    let labels = Labels {
-        owners: Some(&Pods),
-        namespaces: None,
-    };
+    let pods = pods();
+    let labels = labels(&pods);
     summary(Filter::default(), by).groups[0]
         .rows
         .iter()
@@ -165,7 +176,7 @@ fn by_each_property() {
             &[("default/pod-2", 7), ("unknown", 2), ("default/pod-3", 1)][..],
         ),
         (By::Workload, &[("workload of 2", 8), ("unknown", 2)]),
-        (By::Direction, &[("egress", 7), ("-", 2), ("ingress", 1)]),
+        (By::Direction, &[("egress", 9), ("ingress", 1)]),
         (By::Netns, &[("4026531840", 10)]),
         (
             By::Destination,
@@ -238,7 +249,7 @@ fn filters() {
         assert_eq!(summary.seen, 10);
         summary.totals.entries
     };
-    let network = |text: &str| vec![crate::events::parse_network(text).unwrap()];
+    let network = |text: &str| vec![ctpressure_model::events::parse_network(text).unwrap()];
     for (filter, entries) in [
         (Filter::default(), 10),
         (
@@ -328,14 +339,15 @@ proptest! {
         }
         entry.zone = zone;
         entry.timeout = timeout;
-        entry.status = Status(status);
-        entry.state = State::of(entry.status);
+        entry.status = EntryStatus(status);
+        entry.state = EntryState::of(entry.status);
+        let nobody = Charging::default();
         let mut census = Census::new(
             Filter::default(),
             vec![vec![
                 By::Source, By::Destination, By::Zone, By::Age, By::State, By::Evictable, By::Nat,
             ]],
-            None,
+            &nobody,
             NOW,
         );
         census.add(NETNS, &entry);

@@ -1,56 +1,31 @@
 //! A census for people: at most [`WIDTH`] columns, no colour.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
-use super::By;
+use ctpressure_model::{
+    events::{direction_name, text},
+    protocol::protocol_name,
+    words::{clean, grouped, share, shorten},
+};
+
 use super::groups::Counts;
-use super::key::{Endpoint, Part, Span};
-use super::owners::Labels;
-use super::summary::{Group, Summary, direction_name, event_tuple, nat_name};
-use crate::events::{protocol_name, text};
-use crate::kernel::entries::Entry;
+use super::key::{Part, Span};
+use super::summary::{Group, Summary, event_tuple, nat_name};
+use super::{By, Labels};
+use crate::kernel::entries::{EntryState, TableEntry};
 use crate::sys::netns::Inode;
 
 /// Columns of a line at most; the lines of a list of entries are as long as their addresses.
-pub const WIDTH: usize = 80;
+pub(crate) const WIDTH: usize = 80;
 /// Columns of the numbers of a row.
 const NUMBERS: usize = 33;
 
-/// A number with a comma before each group of three digits.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A share in per cent, rounded down: only all of it is 100 %, and `<1 %` is not nothing.
-pub fn share(part: u64, whole: u64) -> String {
-    if whole == 0 || part == 0 {
-        return if part == 0 && whole > 0 { "0 %" } else { "-" }.to_owned();
-    }
-    match u128::from(part) * 100 / u128::from(whole) {
-        0 => "<1 %".to_owned(),
-        share => format!("{share} %"),
-    }
-}
-
 /// The states, each with its number, in as many lines as they need.
-pub fn states(summary: &Summary) -> String {
+pub(crate) fn states(summary: &Summary) -> String {
     let mut out = String::new();
     let mut line = String::from("states:");
     for (place, count) in summary.states.iter().enumerate() {
-        let state = count.state;
-        let name = match state.protocol() {
-            None | Some("tcp") => state.label(),
-            Some(protocol) => format!("{protocol} {}", state.label()),
-        };
+        let name = state_label(count.state);
         let comma = if place + 1 < summary.states.len() {
             ","
         } else {
@@ -70,7 +45,7 @@ pub fn states(summary: &Summary) -> String {
 }
 
 /// The rows of one grouping, what is not in them, and the total.
-pub fn group(group: &Group, totals: Counts, labels: &Labels<'_>) -> String {
+pub(crate) fn group(group: &Group, totals: Counts, labels: &Labels<'_>) -> String {
     let names: Vec<&str> = group.by.iter().map(|by| title(*by)).collect();
     let mut out = row(
         &format!("by {}", names.join(", ")),
@@ -118,9 +93,10 @@ pub fn group(group: &Group, totals: Counts, labels: &Labels<'_>) -> String {
 
 fn row(name: &str, [entries, share, evictable]: [String; 3]) -> String {
     let room = WIDTH - NUMBERS;
+    let name = &*clean(name);
     // A long name has a line of its own.
     let (above, name) = if name.chars().count() > room {
-        (text::shorten(name, WIDTH) + "\n", "")
+        (shorten(name, WIDTH) + "\n", "")
     } else {
         (String::new(), name)
     };
@@ -145,32 +121,26 @@ fn title(by: By) -> &'static str {
     }
 }
 
-fn endpoint(endpoint: Endpoint) -> String {
-    let protocol = protocol_name(endpoint.protocol);
-    match (endpoint.address, endpoint.port) {
-        (address, None) => format!("{address} {protocol}"),
-        (IpAddr::V4(address), Some(port)) => format!("{address}:{port} {protocol}"),
-        (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port} {protocol}"),
+/// The state, and the protocol where that is not plain.
+fn state_label(state: EntryState) -> String {
+    match state.protocol() {
+        None | Some("tcp") => state.label(),
+        Some(protocol) => format!("{protocol} {}", state.label()),
     }
 }
 
 /// A part of a key in words.
-pub fn label(part: Part, labels: &Labels<'_>) -> String {
+pub(crate) fn label(part: Part, labels: &Labels<'_>) -> String {
     match part {
-        Part::Owner(None) | Part::Workload(None) => "unknown".to_owned(),
-        Part::Owner(Some(slot)) => labels.owner(slot),
-        Part::Workload(Some(slot)) => labels.workload(slot),
-        Part::Direction(None) => "-".to_owned(),
-        Part::Direction(Some(direction)) => direction_name(direction).to_owned(),
+        Part::Owner(slot) => labels.owners.name(slot),
+        Part::Workload(slot) => labels.owners.workload_name(slot),
+        Part::Direction(direction) => direction_name(direction).to_owned(),
         Part::Netns(inode) => labels.netns(inode),
-        Part::Destination(it) | Part::Service(Some(it)) => endpoint(it),
+        Part::Destination(endpoint) | Part::Service(Some(endpoint)) => endpoint.to_string(),
         Part::Service(None) => "(no service: opened by the server's address)".to_owned(),
         Part::Source(address) => address.to_string(),
         Part::Protocol(number) => protocol_name(number).into_owned(),
-        Part::State(state) => match state.protocol() {
-            None | Some("tcp") => state.label(),
-            Some(protocol) => format!("{protocol} {}", state.label()),
-        },
+        Part::State(state) => state_label(state),
         Part::Age(age) => match age.span {
             Span::Since => format!("age {}", age.range()),
             Span::Left => format!("expires in {}", age.range()),
@@ -187,10 +157,10 @@ pub fn label(part: Part, labels: &Labels<'_>) -> String {
 }
 
 /// One entry in one line, without its end; the network namespace only when there may be several.
-pub fn line(netns: Option<Inode>, entry: &Entry, labels: &Labels<'_>) -> String {
+pub(crate) fn line(netns: Option<Inode>, entry: &TableEntry, labels: &Labels<'_>) -> String {
     let mut line = String::new();
     if let Some(inode) = netns {
-        let _ = write!(line, "{:<10} ", text::shorten(&labels.netns(inode), 10));
+        let _ = write!(line, "{:<10} ", shorten(&labels.netns(inode), 10));
     }
     let flow = text::flow(Some(&event_tuple(&entry.original)), usize::MAX);
     let _ = write!(

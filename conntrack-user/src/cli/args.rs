@@ -2,15 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum, builder::PossibleValuesParser, builder::TypedValueParser as _};
+use clap::{Args, builder::PossibleValuesParser, builder::TypedValueParser as _};
+use ctpressure_model::events::{parse_network, parse_protocol};
 use ipnet::IpNet;
 
-use super::{Failure, logging::LogFormat};
+use super::logging::LogFormat;
 use crate::{
-    events::{parse_network, parse_protocol},
-    journal::{Bounds, JournalOptions},
-    owners::kube::{self, KubeOptions, LabelKey, NodeName},
     probes::{Mechanism, Options},
+    recorder::{Bounds, JournalOptions},
     serve::socket,
 };
 
@@ -20,31 +19,6 @@ pub(super) struct SocketArgs {
     /// Unix socket by which commands ask the running agent
     #[arg(long, env = "CTPRESSURE_SOCKET", value_name = "PATH", default_value = socket::DEFAULT_PATH)]
     pub(super) socket: PathBuf,
-}
-
-/// How results are printed.
-#[derive(Args, Clone, Copy, Debug)]
-pub(super) struct OutputArgs {
-    /// Text for people, or JSON for programs
-    #[arg(
-        short,
-        long,
-        env = "CTPRESSURE_OUTPUT",
-        value_name = "FORMAT",
-        value_enum,
-        default_value_t
-    )]
-    pub(super) output: Output,
-}
-
-/// A form of output.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// For programs
-    Json,
 }
 
 /// Which flows are meant, by their tuples.
@@ -61,7 +35,6 @@ pub(super) struct FlowArgs {
     pub(super) port: Vec<u16>,
 }
 
-/// What is logged.
 #[derive(Args, Debug)]
 pub(super) struct LogArgs {
     /// How messages on stderr look
@@ -78,80 +51,6 @@ pub(super) struct LogArgs {
     pub(super) verbose: u8,
 }
 
-/// What is asked of the Kubernetes API.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Kubernetes")]
-pub(super) struct KubeArgs {
-    /// Ask the Kubernetes API for the workloads and labels of this node's pods
-    ///
-    /// With the service account of the pod that it runs in, or KUBECONFIG. It needs list and watch on pods;
-    /// with get on jobs, pods of a `CronJob` are told by it. Everything else works without.
-    #[arg(long, env = "CTPRESSURE_KUBE")]
-    kube: bool,
-    /// This node's name in Kubernetes [default: the host's name]
-    // Not checked here: it means nothing without --kube, and a wrong one is no reason not to count.
-    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
-    node: Option<String>,
-    /// A label of pods to show, such as app.kubernetes.io/name; may be given several times
-    #[arg(
-        long,
-        env = "CTPRESSURE_KUBE_LABELS",
-        value_name = "KEY",
-        value_delimiter = ','
-    )]
-    kube_label: Vec<LabelKey>,
-    /// Write no Kubernetes Events on pods and on this node
-    ///
-    /// Without this, --kube writes one on the pod that holds most of a full table, on pods that lose packets, and on the
-    /// node for what the limit controller does. That needs create and patch on events of the API group events.k8s.io.
-    #[arg(long, env = "CTPRESSURE_NO_KUBE_EVENTS")]
-    no_kube_events: bool,
-}
-
-impl KubeArgs {
-    /// What was asked for.
-    ///
-    /// # Errors
-    /// If it can't be done, with what to do instead.
-    pub(super) fn options(&self) -> Result<Option<KubeOptions>, Failure> {
-        let failure = |what: &dyn ToString, help: &str| Failure {
-            what: what.to_string(),
-            help: help.to_owned(),
-        };
-        if !self.kube {
-            return if self.kube_label.is_empty() {
-                Ok(None)
-            } else {
-                Err(failure(
-                    &"labels of pods come from the Kubernetes API, which is not asked",
-                    "give --kube too",
-                ))
-            };
-        }
-        if !kube::AVAILABLE {
-            return Err(failure(
-                &kube::MISSING,
-                "leave out --kube, or build it with `cargo build --features kube`",
-            ));
-        }
-        let node = match &self.node {
-            Some(node) => node.parse(),
-            None => NodeName::of_this_host(),
-        };
-        KubeOptions::new(node, &self.kube_label)
-            .map(Some)
-            .map_err(|error| failure(&error, "change --kube-label"))
-    }
-}
-
-impl KubeArgs {
-    /// Whether Events are to be written.
-    pub(super) const fn events(&self) -> bool {
-        self.kube && !self.no_kube_events
-    }
-}
-
-/// The flight recorder.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Journal")]
 pub(super) struct JournalArgs {
@@ -226,7 +125,10 @@ pub(super) struct ProbeArgs {
         long,
         env = "CTPRESSURE_MECHANISM",
         value_parser = PossibleValuesParser::new(["fentry", "kprobe"])
-            .try_map(|text| text.parse::<Mechanism>())
+            .map(|text| match text.as_str() {
+                "fentry" => Mechanism::Fentry,
+                _ => Mechanism::Kprobe,
+            })
     )]
     mechanism: Option<Mechanism>,
     /// Insert records for each second and CPU before sampling begins

@@ -6,13 +6,11 @@ use std::{
 };
 
 use clap::Args;
+use ctpressure_model::command_line::{self, Output, OutputArgs};
 
-use super::{
-    args::{LogArgs, Output, OutputArgs},
-    logging, output,
-};
+use super::{args::LogArgs, logging};
 use crate::{
-    doctor::{Facts, Report},
+    doctor::{DoctorReport, Facts},
     kernel::Root,
 };
 
@@ -33,7 +31,7 @@ pub(super) struct Doctor {
 impl Doctor {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::ERROR);
-        let report = Report::new(&Facts::gather(&Root::system()));
+        let report = DoctorReport::new(&Facts::gather(&Root::system()));
         let text = match self.output.output {
             Output::Text => {
                 let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -41,7 +39,7 @@ impl Doctor {
             }
             Output::Json => serde_json::to_string(&report)? + "\n",
         };
-        output::finish(io::stdout().write_all(text.as_bytes()))?;
+        command_line::finish(io::stdout().write_all(text.as_bytes()))?;
         Ok(if report.is_bad() {
             ExitCode::FAILURE
         } else {

@@ -1,22 +1,14 @@
 //! Errors as people read them: what happened, and what to do.
 
+use ctpressure_journal::JournalError;
+use ctpressure_model::command_line::{self, Failure};
+
 use crate::{
-    journal::JournalError,
     kernel::entries::EntriesError,
     limit::{controller::SetError, settings::SettingsError},
     probes::AttachError,
     serve::{http::ListenError, socket::SocketError},
 };
-
-/// An error with advice.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}")]
-pub struct Failure {
-    /// What went wrong.
-    pub what: String,
-    /// What to do about it.
-    pub help: String,
-}
 
 /// `ctpressure: error: ...` and `help: ...`, each with its line end.
 pub(super) fn explain(error: &anyhow::Error) -> String {
@@ -47,18 +39,7 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
             cause.downcast_ref::<SocketError>().map(SocketError::help)
         })
         .unwrap_or("please report this with the output of `uname -a`");
-    // Messages of the library carry their cause themselves, so only the outermost is shown. What somebody
-    // else said may be in it, and must not move the cursor.
-    let error: String = error
-        .to_string()
-        .chars()
-        .map(|letter| match letter {
-            '\n' => '\n',
-            letter if letter.is_control() => '?',
-            letter => letter,
-        })
-        .collect();
-    format!("ctpressure: error: {error}\nhelp: {help}\n")
+    command_line::explain("ctpressure", error, Some(help))
 }
 
 #[cfg(test)]
@@ -72,7 +53,10 @@ mod tests {
             help: "none".to_owned(),
         };
         let text = explain(&error.into());
-        assert_eq!(text, "ctpressure: error: it says ?[2J??2J\nhelp: none\n");
+        assert_eq!(
+            text,
+            "ctpressure: error: it says \u{fffd}[2J\u{fffd}\u{fffd}2J\nhelp: none\n"
+        );
     }
 
     #[test]

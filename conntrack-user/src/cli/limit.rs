@@ -1,28 +1,35 @@
 //! `ctpressure limit`: what limits the tables, who set it, what the controller did or would do.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
-use tokio::runtime;
+use ctpressure_model::command_line::{self, Output, OutputArgs};
 
 use super::{
     Failure,
-    args::{LogArgs, Output, OutputArgs, SocketArgs},
+    args::{LogArgs, SocketArgs},
     limit_args::LimitArgs,
-    logging,
+    logging, thread,
 };
 use crate::{
-    agent::table_bytes,
-    kernel::{Root, tables::TableReader},
-    limit::{Controller, Mode, Place, Sample, node, policy::TableSeen},
+    kernel::{Root, slab, tables::TableReader},
+    limit::{
+        Controller, ControllerPlace, ControllerSample, Mode, controller::SetRequest, node,
+        policy::TableSeen,
+    },
     serve::{
         limit::LimitView,
-        socket::{LimitRequest, Remote, SetRequest},
+        socket::{LimitRequest, Remote},
     },
 };
 
 pub(super) use crate::limit::SettingsError;
 
+#[cfg(test)]
+mod tests;
 mod text;
 
 /// Show what limits the tables, and what the limit controller did or would do
@@ -89,25 +96,24 @@ impl Common {
     fn run(&self, set: Option<SetRequest>) -> anyhow::Result<()> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::ERROR);
         let settings = self.limit.settings(Mode::DryRun)?;
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
         let request = LimitRequest { set: set.clone() };
-        let asked = runtime.block_on(Remote::limit(&self.socket.socket, request))?;
+        let ask = async { Ok(Remote::limit(&self.socket.socket, request).await?) };
+        let asked = thread::block_on(Duration::ZERO, ask)?;
         let runs = asked.is_some();
         // An agent whose controller may not act leaves it to whoever asks.
         let mut view = match asked {
             Some(view) if set.is_none() || view.set.is_some() => view,
             _ => {
-                let mut controller = Controller::new(settings, Place::node());
-                let view = look(&mut controller)?;
+                let mut controller = Controller::new(settings, ControllerPlace::node());
+                let root = Root::system();
+                let view = look(&mut controller, &root)?;
                 match set {
                     None => view,
                     Some(SetRequest { limit, force, who }) => {
                         let done = controller.set(limit, force, who, node::since_boot());
                         LimitView {
                             set: Some(done),
-                            ..look(&mut controller)?
+                            ..look(&mut controller, &root)?
                         }
                     }
                 }
@@ -122,23 +128,21 @@ impl Common {
             Output::Json => format!("{}\n", serde_json::to_string(&view)?),
             Output::Text => text::of(&view, runs),
         };
-        match io::stdout().write_all(printed.as_bytes()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        Ok(command_line::finish(
+            io::stdout().write_all(printed.as_bytes()),
+        )?)
     }
 }
 
 /// What there is, by a look of our own.
-fn look(controller: &mut Controller) -> anyhow::Result<LimitView> {
-    let root = Root::system();
+fn look(controller: &mut Controller, root: &Root) -> anyhow::Result<LimitView> {
     let tables = TableReader::new(root.clone())
         .read()
         .map_err(|error| Failure {
             what: format!("the tables can't be read: {error}"),
             help: "load conntrack (`modprobe nf_conntrack`), and run as root".to_owned(),
         })?;
-    let sample = Sample {
+    let sample = ControllerSample {
         tables: tables
             .tables
             .iter()
@@ -149,7 +153,7 @@ fn look(controller: &mut Controller) -> anyhow::Result<LimitView> {
                 seconds_to_full: None,
             })
             .collect(),
-        ..Sample::default()
+        ..ControllerSample::default()
     };
     controller.tick(&sample, node::since_boot());
     let mut view = controller
@@ -158,7 +162,7 @@ fn look(controller: &mut Controller) -> anyhow::Result<LimitView> {
         .unwrap_or_default();
     view.limit = Some(tables.limit);
     view.buckets = Some(tables.buckets);
-    view.table_bytes = table_bytes(&root, tables.buckets);
+    view.table_bytes = slab::table_bytes(root, tables.buckets);
     view.controller = Some(controller.report().clone());
     Ok(view)
 }

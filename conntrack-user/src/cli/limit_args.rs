@@ -24,7 +24,6 @@ pub(super) struct ControllerArgs {
     pub(super) limit_controller: Mode,
 }
 
-/// Within which bounds.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Limit controller")]
 pub(super) struct LimitArgs {
@@ -66,10 +65,7 @@ impl LimitArgs {
     pub(super) fn settings(&self, mode: Mode) -> Result<Settings, SettingsError> {
         let default = Settings::default();
         if self.min_limit == Some(0) {
-            return Err(SettingsError::TooSmall {
-                flag: "--min-limit",
-                value: 0,
-            });
+            return Err(SettingsError::TooSmall("--min-limit", 0));
         }
         let settings = Settings {
             mode,

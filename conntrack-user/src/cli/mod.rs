@@ -3,6 +3,7 @@
 mod args;
 mod doctor;
 mod failure;
+mod kubernetes;
 mod limit;
 mod limit_args;
 mod logging;
@@ -11,17 +12,17 @@ mod report;
 mod run;
 mod signals;
 mod table;
+mod thread;
 mod top;
 mod watch;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use ctpressure_model::command_line::{self, Failure, USAGE};
 
-pub use failure::Failure;
-
-/// Exit status after wrong usage.
-const USAGE: u8 = 2;
+/// What to do about wrong usage.
+const HELP: &str = "`ctpressure --help` and `ctpressure <COMMAND> --help` say what there is";
 
 /// See who fills the conntrack table, and whom it costs packets
 #[derive(Debug, Parser)]
@@ -57,7 +58,7 @@ pub fn definition() -> clap::Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return command_line::usage("ctpressure", HELP, &error),
     };
     let result = match cli.command {
         Command::Run(run) => run.run().map(|()| ExitCode::SUCCESS),
@@ -79,30 +80,6 @@ pub fn main() -> ExitCode {
             }
         }
     }
-}
-
-/// Prints help and version as asked for, and anything else as an error of ours.
-fn usage(error: &clap::Error) -> ExitCode {
-    let printed = match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // A closed pipe is no error: whoever closed it has seen enough.
-            drop(error.print());
-            return ExitCode::SUCCESS;
-        }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            "error: a subcommand is missing\n".to_owned()
-        }
-        _ => error.render().to_string(),
-    };
-    let text = printed
-        .split("\nFor more information")
-        .next()
-        .unwrap_or(&printed)
-        .trim_end();
-    eprintln!(
-        "ctpressure: {text}\nhelp: `ctpressure --help` and `ctpressure <COMMAND> --help` say what there is"
-    );
-    ExitCode::from(USAGE)
 }
 
 #[cfg(test)]

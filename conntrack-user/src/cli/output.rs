@@ -8,8 +8,6 @@ use nix::{
 };
 use tokio::io::{AsyncWriteExt as _, Stdout};
 
-use super::Failure;
-
 /// `PIPE_BUF`: a pipe that says that it is writable takes this much without blocking (pipe(7)).
 const PIPE_BYTES: usize = 4096;
 
@@ -17,12 +15,12 @@ const PIPE_BYTES: usize = 4096;
 ///
 /// Tokio's writes on another thread, since a write may block for as long as nobody reads: each line
 /// pays for two wake-ups. A pipe with room is written directly instead.
-pub(super) struct Output {
+pub(super) struct StandardOutput {
     patient: Stdout,
     is_pipe: bool,
 }
 
-impl Output {
+impl StandardOutput {
     pub(super) fn new() -> Self {
         Self {
             patient: tokio::io::stdout(),
@@ -42,17 +40,6 @@ impl Output {
             self.patient.flush().await?;
         }
         Ok(())
-    }
-}
-
-/// A closed pipe is no error: whoever closed it has seen enough.
-pub(super) fn finish(written: io::Result<()>) -> Result<(), Failure> {
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
-            what: format!("the output could not be written: {error}"),
-            help: "is the disk full?".to_owned(),
-        }),
-        Ok(()) | Err(_) => Ok(()),
     }
 }
 

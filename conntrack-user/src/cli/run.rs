@@ -3,19 +3,20 @@
 use std::{convert::Infallible, future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Args;
-use tokio::{runtime, task::LocalSet};
 
 use super::{
-    args::{JournalArgs, KubeArgs, LogArgs, ProbeArgs, SocketArgs},
+    args::{JournalArgs, LogArgs, ProbeArgs, SocketArgs},
+    kubernetes::{self, KubeArgs},
     limit_args::{ControllerArgs, LimitArgs},
-    logging, signals,
+    logging, signals, thread,
 };
 use crate::{
-    agent::{self, AgentOptions, Closed, Handle},
-    journal::{Journal, JournalQueue, LimitChange},
+    agent::{self, AgentOptions, Closed},
     kube_events::KubeEvents,
-    limit::{Change, Control, Controller, Mode, Place, node::since_boot},
-    serve::{http, metrics::Exporter, socket::Socket},
+    limit::{Change, Control, Controller, ControllerPlace, Following, Mode, node::since_boot},
+    owners::kube::Kube,
+    recorder::Journal,
+    serve::{Companions, http, metrics::Exporter, socket::LocalSocket},
 };
 
 /// How long the end may take.
@@ -59,15 +60,7 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn run(self) -> anyhow::Result<()> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::INFO);
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let tasks = LocalSet::new();
-        let result = tasks.block_on(&runtime, self.agent());
-        // Tasks first: they hold the ring and the connections.
-        drop(tasks);
-        runtime.shutdown_timeout(END);
-        result
+        thread::block_on(END, self.agent())
     }
 
     async fn agent(self) -> anyhow::Result<()> {
@@ -81,61 +74,77 @@ impl Run {
             .map(|options| Journal::open(&options))
             .transpose()?;
         let wanted = kube.as_ref().filter(|_| self.kube.events());
-        let mut events = wanted.and_then(KubeEvents::start);
+        let mut events = wanted.and_then(kubernetes::events);
         let listener = http::listen(self.listen).await?;
-        let socket = Socket::bind(&self.socket.socket).await?;
-        let (publisher, mut handle) = agent::channel();
+        let socket = LocalSocket::bind(&self.socket.socket).await?;
+        let (publisher, handle) = agent::channel();
         let limit = (settings.mode != Mode::Off).then(|| Control::new(settings.clone()));
         // With the controller off there is none that would put back what one was killed with.
         let put_back = if settings.mode == Mode::Off {
-            Controller::new(settings, Place::node()).put_back(since_boot())
+            Controller::new(settings, ControllerPlace::node()).put_back(since_boot())
         } else {
             Vec::new()
         };
         note(journal.as_ref(), &put_back);
-        let controller = limit.clone();
-        if let Some(limit) = &limit {
-            handle = handle.with_limit(limit.clone());
-        }
-        let exporter = Arc::new(Exporter::new(handle.clone(), self.node_exporter_names)?);
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = %listener.local_addr()?,
             socket = %self.socket.socket.display(),
             "ctpressure begins"
         );
+        let companions = Companions {
+            journal: journal.as_ref().map(Journal::health),
+            kubernetes: kube.and_then(kubernetes::watch),
+            kubernetes_events: events.as_ref().map(KubeEvents::health),
+            limit,
+        };
         let options = AgentOptions {
             probes: self.probes.options(true),
             drop_capabilities: true,
-            kube,
-            journal: journal.as_ref().map(Journal::health),
-            kube_events: events.as_ref().map(KubeEvents::health),
-            limit,
+            pods: companions.kubernetes.as_ref().and_then(Kube::latest),
         };
-        let record = follow(journal.as_ref().map(Journal::queue), handle.clone());
-        let tell = tell(events.as_mut(), handle.clone());
+        let exporter = Arc::new(Exporter::new(
+            handle.clone(),
+            companions.clone(),
+            self.node_exporter_names,
+        )?);
+        let limit = companions.limit.clone();
+        let mut noted = Following::from_now();
+        let queue = journal.as_ref().map(Journal::queue);
+        let record = queue
+            .as_ref()
+            .map(|queue| queue.follow(&handle, limit.as_ref(), &mut noted));
+        let tell = events.as_mut();
+        let tell = tell.map(|events| events.follow(&handle, limit.as_ref()));
+        let control = limit.as_ref().map(|limit| limit.follow(&handle));
         let result = tokio::select! {
             // Not returned at once: the controller still has to put things back.
             never = agent::run(options, publisher) => match never {
                 Ok(never) => match never {},
                 Err(error) => Err(error.into()),
             },
-            never = http::serve(listener, handle.clone(), exporter) => match never {},
-            never = socket.serve(handle) => match never {},
-            never = record => match never {},
-            never = tell => match never {},
+            never = http::serve(listener, handle.clone(), companions.clone(), exporter) => match never {},
+            never = socket.serve(handle.clone(), companions.clone()) => match never {},
+            never = forever(record) => match never {},
+            never = forever(tell) => match never {},
+            never = forever(control) => match never {},
             () = end => {
                 tracing::info!("ctpressure ends");
                 Ok(())
             }
         };
-        // Before the journal ends: it is told what the controller puts back.
-        let changes = controller.map_or_else(Vec::new, |limit| limit.end(END));
-        note(journal.as_ref(), &changes);
+        // Before journal and Events end: they are told what the controller saw since their last second, and what it puts back.
+        let report = limit.map(|limit| {
+            limit.end(END);
+            limit.report()
+        });
         if let Some(events) = events {
-            events.finish(&changes, EVENTS_END);
+            events.finish(report.as_deref(), EVENTS_END);
         }
         if let Some(journal) = journal {
+            if let Some(report) = report {
+                journal.queue().limit_changes(&report, &mut noted);
+            }
             journal.close();
         }
         result
@@ -146,28 +155,17 @@ impl Run {
 fn note(journal: Option<&Journal>, changes: &[Change]) {
     if let Some(journal) = journal {
         for change in changes {
-            journal.queue().limit_change(LimitChange::from(change));
+            journal
+                .queue()
+                .limit_change(ctpressure_journal::LimitChange::from(change));
         }
     }
 }
 
-/// Writes Kubernetes Events, if any are to be written, as long as the agent lives.
-async fn tell(events: Option<&mut KubeEvents>, agent: Handle) -> Infallible {
-    if let Some(events) = events {
-        // It ends when the agent does, and that ends the program.
-        let Closed = match events.follow(&agent).await {
-            Ok(never) => return never,
-            Err(closed) => closed,
-        };
-    }
-    pending().await
-}
-
-/// Writes the journal, if there is one, as long as the agent lives.
-async fn follow(journal: Option<JournalQueue>, agent: Handle) -> Infallible {
-    if let Some(journal) = journal {
-        // It ends when the agent does, and that ends the program.
-        let Closed = match journal.follow(&agent).await {
+/// Follows the agent; when that is gone, or there is nobody to follow it, waits for ever.
+async fn forever(follow: Option<impl Future<Output = Result<Infallible, Closed>>>) -> Infallible {
+    if let Some(follow) = follow {
+        let Closed = match follow.await {
             Ok(never) => return never,
             Err(closed) => closed,
         };

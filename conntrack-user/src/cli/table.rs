@@ -5,19 +5,22 @@ use std::{
     io::{self, BufWriter, IsTerminal as _, Write as _},
     ops::ControlFlow,
     path::Path,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use clap::Args;
-use tokio::runtime;
+use ctpressure_model::{
+    command_line::{self, Output, OutputArgs},
+    events::Netns,
+    words,
+};
 
 use super::{
-    args::{FlowArgs, LogArgs, Output, OutputArgs, SocketArgs},
-    logging, output,
+    args::{FlowArgs, LogArgs, SocketArgs},
+    logging, thread,
 };
 use crate::{
     census::{By, Census, Charging, Filter, Labels, MOST_KEYS, line_json, parse_state, text},
-    events::Netns,
     kernel::{Root, entries::walk_namespaces, sysctl, tables::Namespace},
     owners::Key,
     serve::{names::PodNames, socket::Remote},
@@ -27,7 +30,7 @@ use crate::{
 mod report;
 mod targets;
 
-use report::Report;
+use report::CensusReport;
 
 /// Bytes of a list that are written in one go.
 const WRITE_BYTES: usize = 64 << 10;
@@ -100,19 +103,11 @@ fn owners(root: &Root, socket: &Path) -> Charging {
 
 /// What a running agent knows of pods; nothing if there is none, or it can't be asked: the count is the same.
 fn known_pods(socket: &Path) -> PodNames {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let answer = runtime.map(|runtime| runtime.block_on(Remote::pods(socket)));
-    match answer {
-        Ok(Ok(names)) => names.unwrap_or_default(),
-        Ok(Err(error)) => {
-            tracing::info!(%error, "the running agent does not say what it knows of pods");
-            PodNames::default()
-        }
-        Err(error) => {
-            tracing::info!(%error, "no agent can be asked");
-            PodNames::default()
-        }
-    }
+    let ask = async { Ok(Remote::pods(socket).await?) };
+    let answer = thread::block_on(Duration::ZERO, ask).inspect_err(|error| {
+        tracing::info!(%error, "the running agent does not say what it knows of pods");
+    });
+    answer.ok().flatten().unwrap_or_default()
 }
 
 impl Table {
@@ -126,8 +121,8 @@ impl Table {
             .map(|namespace| (namespace.inode, namespace.name.clone()))
             .collect();
         let labels = Labels {
-            owners: Some(&owners),
-            namespaces: Some(&names),
+            owners: &owners,
+            namespaces: &names,
         };
         if self.list {
             return self.list(&root, &namespaces, &labels);
@@ -137,7 +132,9 @@ impl Table {
             Output::Text => report.text(&labels),
             Output::Json => format!("{}\n", report.json(&labels)),
         };
-        Ok(output::finish(io::stdout().write_all(printed.as_bytes()))?)
+        Ok(command_line::finish(
+            io::stdout().write_all(printed.as_bytes()),
+        )?)
     }
 
     fn filter(&self) -> Filter {
@@ -154,7 +151,7 @@ impl Table {
         }
     }
 
-    fn groupings(&self, owners: bool) -> Vec<Vec<By>> {
+    fn groupings(&self) -> Vec<Vec<By>> {
         if !self.by.is_empty() {
             let mut by = self.by.clone();
             // Said twice is said once.
@@ -167,8 +164,7 @@ impl Table {
             });
             return vec![by];
         }
-        let first = if owners { By::Owner } else { By::Source };
-        vec![vec![first], vec![By::Destination]]
+        vec![vec![By::Owner], vec![By::Destination]]
     }
 
     /// Reads all tables and counts what is in them.
@@ -177,9 +173,8 @@ impl Table {
         root: &Root,
         namespaces: &[Namespace],
         labels: &Labels<'_>,
-    ) -> anyhow::Result<Report> {
-        let groupings = self.groupings(labels.owners.is_some());
-        let mut census = Census::new(self.filter(), groupings, labels.owners, now());
+    ) -> anyhow::Result<CensusReport> {
+        let mut census = Census::new(self.filter(), self.groupings(), labels.owners, now());
         let mut progress = Progress::new();
         let mut table = None;
         let outcomes = walk_namespaces(root, namespaces, |inode, entry| {
@@ -193,7 +188,7 @@ impl Table {
         });
         drop(progress);
         let (tables, problems) = targets::sort_out(outcomes, labels)?;
-        Ok(Report {
+        Ok(CensusReport {
             limit: sysctl::limit(root)?,
             buckets: sysctl::buckets(root)?,
             tables,
@@ -231,7 +226,7 @@ impl Table {
                 Err(_) => ControlFlow::Break(()),
             }
         });
-        output::finish(written.and_then(|()| out.flush()))?;
+        command_line::finish(written.and_then(|()| out.flush()))?;
         let (tables, problems) = targets::sort_out(outcomes, labels)?;
         for problem in problems {
             eprintln!("ctpressure: {problem}");
@@ -270,7 +265,7 @@ impl Progress {
     fn step(&mut self) {
         self.entries += 1;
         if self.shown && self.entries.is_multiple_of(PROGRESS) {
-            eprint!("\r{} entries", text::grouped(self.entries));
+            eprint!("\r{} entries", words::grouped(self.entries));
         }
     }
 }

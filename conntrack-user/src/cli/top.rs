@@ -11,23 +11,24 @@ use std::{
 };
 
 use clap::Args;
+use ctpressure_model::{
+    command_line::{Output, OutputArgs},
+    events::{Event, Filter, Kind},
+};
 use ratatui::crossterm::event::Event as Key;
 use tokio::{
-    runtime,
     sync::watch,
-    task::LocalSet,
     time::{Instant, sleep_until},
 };
 
 use super::{
     Failure,
-    args::{LogArgs, Output, OutputArgs, ProbeArgs, SocketArgs},
-    logging, output, signals,
-    watch::Source,
+    args::{LogArgs, ProbeArgs, SocketArgs},
+    logging, output, signals, thread,
+    watch::EventSource,
 };
 use crate::{
     agent::{self, AgentOptions, Snapshot},
-    events::{Event, Filter, Kind},
     serve::{
         socket::Remote,
         top::{self, TopSample},
@@ -43,7 +44,7 @@ mod tests;
 mod text;
 
 use figures::Sort;
-use model::{Model, Next};
+use model::{AfterKey, Model};
 use terminal::Screen;
 
 /// How long the end may take.
@@ -92,18 +93,16 @@ pub(super) struct Top {
 
 /// In which way it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+enum TopMode {
     /// On the terminal, until somebody ends it.
     Screen,
     /// One object a second.
     Lines,
-    /// Once.
     Once,
 }
 
 /// Where the samples come from.
 enum Samples {
-    /// The running agent.
     Agent(Remote<TopSample>),
     /// Probes of our own.
     Own(watch::Receiver<Arc<Snapshot>>),
@@ -142,25 +141,20 @@ impl Samples {
 impl Top {
     pub(super) fn run(self) -> anyhow::Result<()> {
         // Log lines would be written across the screen; it shows itself what is wrong.
-        if self.mode() != Mode::Screen || !io::stderr().is_terminal() {
+        if self.mode() != TopMode::Screen || !io::stderr().is_terminal() {
             logging::start(self.log.log, self.log.verbose, tracing::Level::WARN);
         }
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let tasks = LocalSet::new();
-        let result = tasks.block_on(&runtime, self.top());
-        drop(tasks);
-        runtime.shutdown_timeout(END);
-        result
+        thread::block_on(END, self.top())
     }
 
-    fn mode(&self) -> Mode {
+    fn mode(&self) -> TopMode {
         match self.output.output {
-            _ if self.once => Mode::Once,
-            Output::Json => Mode::Lines,
-            Output::Text if io::stdin().is_terminal() && io::stdout().is_terminal() => Mode::Screen,
-            Output::Text => Mode::Once,
+            _ if self.once => TopMode::Once,
+            Output::Json => TopMode::Lines,
+            Output::Text if io::stdin().is_terminal() && io::stdout().is_terminal() => {
+                TopMode::Screen
+            }
+            Output::Text => TopMode::Once,
         }
     }
 
@@ -172,11 +166,11 @@ impl Top {
             ..Filter::default()
         };
         let path = &self.socket.socket;
-        if let Some(remote) = Remote::top(path, mode == Mode::Once).await? {
+        if let Some(remote) = Remote::top(path, mode == TopMode::Once).await? {
             tracing::info!(socket = %path.display(), "asking the running agent");
             let events = match mode {
-                Mode::Screen => Remote::watch(path, &filter).await?.map(Source::Agent),
-                Mode::Lines | Mode::Once => None,
+                TopMode::Screen => Remote::watch(path, &filter).await?.map(EventSource::Agent),
+                TopMode::Lines | TopMode::Once => None,
             };
             tokio::select! {
                 result = self.show(mode, Samples::Agent(remote), events, "the agent") => result,
@@ -185,16 +179,13 @@ impl Top {
         } else {
             let (publisher, handle) = agent::channel();
             let options = AgentOptions {
-                journal: None,
                 probes: self.probes.options(true),
                 drop_capabilities: false,
-                kube: None,
-                kube_events: None,
-                limit: None,
+                pods: None,
             };
             let events = match mode {
-                Mode::Screen => Some(Source::Own(handle.subscribe(filter)?)),
-                Mode::Lines | Mode::Once => None,
+                TopMode::Screen => Some(EventSource::Own(handle.subscribe(filter)?)),
+                TopMode::Lines | TopMode::Once => None,
             };
             let samples = Samples::Own(handle.snapshots());
             tokio::select! {
@@ -207,23 +198,25 @@ impl Top {
 
     async fn show(
         &self,
-        mode: Mode,
+        mode: TopMode,
         mut samples: Samples,
-        events: Option<Source>,
+        events: Option<EventSource>,
         source: &'static str,
     ) -> anyhow::Result<()> {
         match mode {
-            Mode::Screen => screen(samples, events, Model::new(source, self.sort)).await,
-            Mode::Once => {
+            TopMode::Screen => screen(samples, events, Model::new(source, self.sort)).await,
+            TopMode::Once => {
                 let sample = samples.settled().await?;
                 let text = match self.output.output {
                     Output::Text => text::view(&sample, self.sort, usize::from(self.owners)),
                     Output::Json => json_line(&sample)?,
                 };
-                write(&mut output::Output::new(), &text).await.map(drop)
+                write(&mut output::StandardOutput::new(), &text)
+                    .await
+                    .map(drop)
             }
-            Mode::Lines => {
-                let mut out = output::Output::new();
+            TopMode::Lines => {
+                let mut out = output::StandardOutput::new();
                 loop {
                     let sample = samples.next().await?;
                     if !write(&mut out, &json_line(&sample)?).await? {
@@ -240,7 +233,7 @@ fn json_line(sample: &TopSample) -> serde_json::Result<String> {
 }
 
 /// False when nobody reads any more.
-async fn write(out: &mut output::Output, text: &str) -> anyhow::Result<bool> {
+async fn write(out: &mut output::StandardOutput, text: &str) -> anyhow::Result<bool> {
     match out.write_all(text.as_bytes()).await {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
@@ -251,7 +244,7 @@ async fn write(out: &mut output::Output, text: &str) -> anyhow::Result<bool> {
 /// The screen, until somebody ends it.
 async fn screen(
     mut samples: Samples,
-    mut events: Option<Source>,
+    mut events: Option<EventSource>,
     mut model: Model,
 ) -> anyhow::Result<()> {
     let colour = std::env::var_os("NO_COLOR").is_none();
@@ -264,7 +257,7 @@ async fn screen(
         let later = pin!(sleep_until(drawn + REDRAW));
         tokio::select! {
             key = screen.next() => match key {
-                Some(Ok(Key::Key(key))) => if model.key(key) == Next::Quit { return Ok(()) },
+                Some(Ok(Key::Key(key))) => if model.key(key) == AfterKey::Quit { return Ok(()) },
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(no_terminal(&error).into()),
                 None => return Ok(()),
@@ -287,7 +280,10 @@ async fn screen(
 }
 
 /// Waits for events; for ever if there is no source. False: there will be none any more.
-async fn next_events(source: &mut Option<Source>, events: &mut Vec<Event>) -> anyhow::Result<bool> {
+async fn next_events(
+    source: &mut Option<EventSource>,
+    events: &mut Vec<Event>,
+) -> anyhow::Result<bool> {
     match source {
         Some(source) => source.next(events).await,
         None => std::future::pending().await,

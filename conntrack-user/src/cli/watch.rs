@@ -6,20 +6,19 @@ use std::{
 };
 
 use clap::Args;
-use tokio::{
-    runtime,
-    task::LocalSet,
-    time::{Instant, sleep_until},
+use ctpressure_model::{
+    command_line::{Output, OutputArgs},
+    events::{Event, Filter, Kind, Netns, text},
 };
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     Failure,
-    args::{FlowArgs, LogArgs, Output, OutputArgs, ProbeArgs, SocketArgs},
-    logging, output, signals,
+    args::{FlowArgs, LogArgs, ProbeArgs, SocketArgs},
+    logging, output, signals, thread,
 };
 use crate::{
-    agent::{self, AgentOptions, State, Subscription},
-    events::{Event, Filter, Kind, Netns, text},
+    agent::{self, AgentOptions, AgentState, Subscription},
     serve::socket::Remote,
 };
 
@@ -80,14 +79,13 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Where events come from.
-pub(super) enum Source {
-    /// The running agent.
+pub(super) enum EventSource {
     Agent(Remote),
     /// Probes of our own.
     Own(Subscription),
 }
 
-impl Source {
+impl EventSource {
     /// Waits for events and appends them; false at the end of the stream. May be cancelled.
     pub(super) async fn next(&mut self, events: &mut Vec<Event>) -> anyhow::Result<bool> {
         match self {
@@ -112,7 +110,7 @@ impl Source {
 
 /// Prints events, each with the line's end at once.
 struct Printer {
-    out: output::Output,
+    out: output::StandardOutput,
     output: Output,
     colour: bool,
     /// Events that may still be printed.
@@ -122,19 +120,19 @@ struct Printer {
 
 /// Whether to go on.
 #[derive(PartialEq, Eq)]
-enum Next {
+enum AfterEvent {
     More,
     Enough,
 }
 
 impl Printer {
-    fn format(&mut self, event: &Event) -> Next {
+    fn format(&mut self, event: &Event) -> AfterEvent {
         // What was lost is not one of the events that were asked for.
         if !matches!(event, Event::Lost(_))
             && let Some(left) = &mut self.left
         {
             if *left == 0 {
-                return Next::Enough;
+                return AfterEvent::Enough;
             }
             *left -= 1;
         }
@@ -147,20 +145,20 @@ impl Printer {
             }
         }
         if self.left == Some(0) {
-            Next::Enough
+            AfterEvent::Enough
         } else {
-            Next::More
+            AfterEvent::More
         }
     }
 
     /// Writes what is formatted; `Enough` when nobody reads any more.
-    async fn flush(&mut self) -> io::Result<Next> {
+    async fn flush(&mut self) -> io::Result<AfterEvent> {
         match self.out.write_all(&self.bytes).await {
             Ok(()) => {
                 self.bytes.clear();
-                Ok(Next::More)
+                Ok(AfterEvent::More)
             }
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Next::Enough),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(AfterEvent::Enough),
             Err(error) => Err(error),
         }
     }
@@ -169,14 +167,7 @@ impl Printer {
 impl Watch {
     pub(super) fn run(self) -> anyhow::Result<()> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::WARN);
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let tasks = LocalSet::new();
-        let result = tasks.block_on(&runtime, self.watch());
-        drop(tasks);
-        runtime.shutdown_timeout(END);
-        result
+        thread::block_on(END, self.watch())
     }
 
     fn filter(&self) -> Filter {
@@ -201,7 +192,7 @@ impl Watch {
         let end = signals::end()?;
         let filter = self.filter();
         let printer = Printer {
-            out: output::Output::new(),
+            out: output::StandardOutput::new(),
             output: self.output.output,
             colour: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
             left: self.count,
@@ -211,27 +202,24 @@ impl Watch {
             tracing::info!(socket = %self.socket.socket.display(), "asking the running agent");
             self.note_terminal("watching through the running agent");
             tokio::select! {
-                result = self.print(Source::Agent(remote), printer) => result,
+                result = self.print(EventSource::Agent(remote), printer) => result,
                 () = end => Ok(()),
             }
         } else {
             let (publisher, handle) = agent::channel();
             let options = AgentOptions {
-                journal: None,
                 probes: self.probes.options(filter.wants(Kind::Insert)),
                 drop_capabilities: false,
-                kube: None,
-                kube_events: None,
-                limit: None,
+                pods: None,
             };
-            let source = Source::Own(handle.subscribe(filter)?);
+            let source = EventSource::Own(handle.subscribe(filter)?);
             let mut snapshots = handle.snapshots();
             let print = async {
                 // The first snapshot says what can be seen.
                 if snapshots.changed().await.is_ok() {
                     let snapshot = std::sync::Arc::clone(&snapshots.borrow());
                     match (snapshot.state, &snapshot.reason) {
-                        (State::Attached, _) => self.note_terminal("watching with own probes"),
+                        (AgentState::Attached, _) => self.note_terminal("watching with own probes"),
                         (_, reason) => {
                             let reason = reason.as_deref().unwrap_or("unknown reason");
                             tracing::warn!("not everything can be seen: {reason}");
@@ -256,7 +244,7 @@ impl Watch {
     }
 
     /// Prints until there is enough, time is up, or nobody reads or sends any more.
-    async fn print(&self, mut source: Source, mut printer: Printer) -> anyhow::Result<()> {
+    async fn print(&self, mut source: EventSource, mut printer: Printer) -> anyhow::Result<()> {
         if self.count == Some(0) {
             return Ok(());
         }
@@ -273,20 +261,22 @@ impl Watch {
                 more = source.next(&mut events) => if !more? { return Err(ended().into()) },
                 () = time_is_up => return Ok(()),
             }
-            let mut next = Next::More;
+            let mut next = AfterEvent::More;
             for event in events.drain(..) {
                 next = printer.format(&event);
-                if next == Next::Enough {
+                if next == AfterEvent::Enough {
                     break;
                 }
-                if printer.bytes.len() >= WRITE_BYTES && printer.flush().await? == Next::Enough {
+                if printer.bytes.len() >= WRITE_BYTES
+                    && printer.flush().await? == AfterEvent::Enough
+                {
                     return Ok(());
                 }
             }
-            if next == Next::More && source.has_more() && printer.bytes.len() < WRITE_BYTES {
+            if next == AfterEvent::More && source.has_more() && printer.bytes.len() < WRITE_BYTES {
                 continue;
             }
-            if printer.flush().await? == Next::Enough || next == Next::Enough {
+            if printer.flush().await? == AfterEvent::Enough || next == AfterEvent::Enough {
                 return Ok(());
             }
         }

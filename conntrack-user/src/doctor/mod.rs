@@ -7,13 +7,15 @@
 //! What could not be looked at is said ([`Unseen`]): no finding means "looked at, and fine" only for
 //! what is in [`Facts::looked`].
 
-pub mod chance;
-pub mod facts;
+pub(crate) mod facts;
 mod finding;
-pub mod findings;
+pub(crate) mod findings;
 mod report;
-pub mod thresholds;
+pub(crate) mod thresholds;
 
-pub use facts::Facts;
-pub use finding::{Finding, Severity, Unseen};
-pub use report::Report;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use facts::Facts;
+pub(crate) use finding::{Finding, Severity, Unseen};
+pub(crate) use report::DoctorReport;

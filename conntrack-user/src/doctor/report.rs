@@ -3,16 +3,17 @@
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
+use ctpressure_model::{
+    cost::{MemoryRange, chance::chain_too_long},
+    words::{bytes, chance, clean, figure, grouped, share},
+};
 use serde::Serialize;
 
 use super::{
     Facts, Finding, Severity, Unseen,
-    chance::{chain_too_long, nodes_per_bucket},
     facts::ProxyMode,
-    finding::{bytes, chance, grouped, per_cent},
-    findings::{self, limit, memory},
+    findings::{self, limit},
 };
-use crate::kernel::slab::BUCKET_BYTES;
 
 /// Columns of the text.
 const WIDTH: usize = 80;
@@ -24,15 +25,13 @@ const INDENT: usize = 10;
 /// As JSON: what is not known is null; fields are added, and none changes its meaning, within a version of
 /// [`Report::format`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
+pub(crate) struct DoctorReport {
     /// Version of this form: 1.
     pub format: u32,
     /// The worst of the findings; null: there are none.
     pub severity: Option<Severity>,
-    /// The worst first.
     pub findings: Vec<Finding>,
-    /// The machine.
-    pub node: Node,
+    pub node: DoctorNode,
     /// What was looked at.
     pub looked_at: Vec<&'static str>,
     /// What could not be looked at.
@@ -41,12 +40,10 @@ pub struct Report {
 
 /// What is so, whether or not it is good.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Node {
-    /// `uname -r`
+pub(crate) struct DoctorNode {
     pub kernel: Option<String>,
     /// CPUs that are online.
     pub cpus: Option<u64>,
-    /// RAM, bytes.
     pub memory_bytes: Option<u64>,
     /// Whether conntrack is loaded; if not, there is no table, and all of the rest is null or empty.
     pub loaded: bool,
@@ -58,12 +55,16 @@ pub struct Node {
     pub entries_per_mib: Option<u64>,
     /// Buckets of the hash table that all share.
     pub buckets: Option<u64>,
-    /// Nodes in a bucket (each entry has two) when the fullest table is full.
+    /// Nodes in a bucket (each entry has two) when the tables that may fill up are full.
     pub nodes_per_bucket_when_full: Option<f64>,
     /// The chance that a new connection is refused then for a long chain; 0 before 5.15.
     pub chain_too_long_chance_when_full: Option<f64>,
-    /// Bytes of one full table with extensions, and of the buckets.
+    /// Bytes of entries and buckets then, if no entry has an extension but those that must.
     pub full_table_bytes: Option<u64>,
+    /// The same if each entry has an extension.
+    pub full_table_bytes_most: Option<u64>,
+    /// Bytes of entries and buckets now, without extensions.
+    pub table_bytes: Option<u64>,
     /// The tables, the host's first.
     pub tables: Vec<TableLine>,
     /// kube-proxy's version and mode, as far as known; null: none is seen.
@@ -72,36 +73,33 @@ pub struct Node {
     pub hooks: Vec<String>,
 }
 
-/// One table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct TableLine {
-    /// Its network namespace.
+pub(crate) struct TableLine {
     pub netns: String,
-    /// Entries.
     pub entries: u64,
 }
 
-impl Report {
+impl DoctorReport {
     /// What follows from the facts.
-    pub fn new(facts: &Facts) -> Self {
+    pub(crate) fn new(facts: &Facts) -> Self {
         let findings = findings::all(facts);
         Self {
             format: 1,
             severity: findings.iter().map(|finding| finding.severity).max(),
             findings,
-            node: Node::new(facts),
+            node: DoctorNode::new(facts),
             looked_at: facts.looked.clone(),
             could_not_look: facts.unseen.clone(),
         }
     }
 
     /// Whether the exit status is to tell: something is lost or will be.
-    pub fn is_bad(&self) -> bool {
+    pub(crate) fn is_bad(&self) -> bool {
         self.severity >= Some(Severity::Problem)
     }
 
     /// Lines of at most 80 columns, the worst finding first; each begins with its severity in words.
-    pub fn text(&self, colour: bool) -> String {
+    pub(crate) fn text(&self, colour: bool) -> String {
         let mut out = self.node.text();
         for finding in &self.findings {
             out.push('\n');
@@ -132,14 +130,11 @@ impl Report {
     }
 }
 
-impl Node {
+impl DoctorNode {
     fn new(facts: &Facts) -> Self {
         let settings = &facts.settings;
-        let full = settings
-            .limit
-            .filter(|limit| *limit > 0)
-            .zip(settings.buckets);
-        let lambda = full.map(|(_, buckets)| nodes_per_bucket(facts.entries_when_full(), buckets));
+        let full = facts.when_full();
+        let chain = full.map(|full| full.chain);
         Self {
             kernel: facts.release.as_ref().map(|release| release.text.clone()),
             cpus: facts.cpus,
@@ -152,15 +147,18 @@ impl Node {
                 .collect(),
             entries_per_mib: limit::per_mib(facts),
             buckets: settings.buckets,
-            nodes_per_bucket_when_full: lambda,
-            chain_too_long_chance_when_full: lambda.zip(facts.at_least(5, 15)).map(
-                |(lambda, limited)| {
-                    if limited { chain_too_long(lambda) } else { 0.0 }
+            nodes_per_bucket_when_full: chain,
+            chain_too_long_chance_when_full: chain.zip(facts.at_least(5, 15)).map(
+                |(chain, limited)| {
+                    if limited { chain_too_long(chain) } else { 0.0 }
                 },
             ),
-            full_table_bytes: full.map(|(limit, buckets)| {
-                memory::full_bytes(facts, limit).saturating_add(buckets * BUCKET_BYTES)
-            }),
+            full_table_bytes: full.map(|full| full.bytes.least),
+            full_table_bytes_most: full.map(|full| full.bytes.most),
+            table_bytes: facts
+                .slab
+                .zip(settings.buckets)
+                .map(|(slab, buckets)| slab.bytes_now(buckets)),
             tables: facts
                 .counts
                 .tables
@@ -207,18 +205,16 @@ impl Node {
             self.nodes_per_bucket_when_full,
             self.chain_too_long_chance_when_full,
         ) {
-            let chain = match self.full_table_bytes.zip(self.memory_bytes) {
-                Some((full, memory)) => format!(
-                    "{}; a full table takes {} ({})",
-                    chance(chain),
-                    bytes(full),
-                    per_cent(full, memory)
-                ),
-                None => chance(chain),
-            };
+            let full = self.full_table_bytes.zip(self.full_table_bytes_most);
+            let takes = full.map_or_else(String::new, |(least, most)| {
+                let bytes = MemoryRange { least, most };
+                format!("; full tables take {}", bytes.of_memory(self.memory_bytes))
+            });
             let text = format!(
-                "{} buckets, {lambda:.1} nodes in each; chains too long: {chain}",
-                self.buckets.map_or_else(unknown, grouped)
+                "{} buckets, {} nodes in each; chains too long: {}{takes}",
+                self.buckets.map_or_else(unknown, grouped),
+                figure(lambda),
+                chance(chain),
             );
             wrapped(&mut out, "when full ", INDENT, &text);
         }
@@ -230,12 +226,12 @@ impl Node {
             .collect();
         let mut tables: Vec<String> = Vec::new();
         let line = |table: &TableLine| {
-            let share = if limit > 0 {
-                format!(" ({})", per_cent(table.entries, limit))
+            let part = if limit > 0 {
+                format!(" ({})", share(table.entries, limit))
             } else {
                 String::new()
             };
-            format!("{} {} entries{share}", table.netns, grouped(table.entries))
+            format!("{} {} entries{part}", table.netns, grouped(table.entries))
         };
         tables.extend(host.map(line));
         if let Some(fullest) = others.iter().max_by_key(|table| table.entries) {
@@ -324,10 +320,7 @@ fn wrapped(out: &mut String, first: &str, indent: usize, text: &str) {
     let mut line = first.to_owned();
     let mut empty = true;
     for word in text.split(' ') {
-        let word: String = word
-            .chars()
-            .map(|letter| if letter.is_control() { '?' } else { letter })
-            .collect();
+        let word = clean(word);
         let needs = line.chars().count() + usize::from(!empty) + word.chars().count();
         if !empty && needs > WIDTH {
             let _ = writeln!(out, "{}", line.trim_end());

@@ -3,72 +3,72 @@
 
 /// Entries of a table against the limit, per cent: the alert that most clusters have (kube-prometheus
 /// `NodeHighNumberConntrackEntriesUsed`), a warning there.
-pub const TABLE_RISK: u64 = 75;
+pub(crate) const TABLE_RISK: u64 = 75;
 /// At this share of the limit the kernel's garbage collector begins to remove live entries once one new
 /// entry was refused (`nf_conntrack_max95`).
-pub const TABLE_CRITICAL: u64 = 95;
+pub(crate) const TABLE_CRITICAL: u64 = 95;
 
 /// A chance per new connection of being refused for a long chain: at a thousand connections a second, one
 /// loss in a quarter of an hour.
-pub const CHAIN_RISK: f64 = 1e-6;
+pub(crate) const CHAIN_RISK: f64 = 1e-6;
 /// One of a thousand new connections: seen by users as errors, not as bad luck.
-pub const CHAIN_PROBLEM: f64 = 1e-3;
+pub(crate) const CHAIN_PROBLEM: f64 = 1e-3;
 /// The chance that a full table has nothing to evict at the place where the kernel looks, though all
 /// entries are evictable: from one in twenty on early drop is no help that can be counted on. By default it is
 /// one in nine million.
-pub const EMPTY_WINDOW: f64 = 0.05;
+pub(crate) const EMPTY_WINDOW: f64 = 0.05;
 /// Nodes a bucket at which kernels without a chain limit (before 5.15) get slow: each packet's look-up walks
 /// half of them.
-pub const SLOW_CHAIN: f64 = 32.0;
+pub(crate) const SLOW_CHAIN: f64 = 32.0;
 
 /// Memory of one full table, per cent of RAM: it can't be swapped or reclaimed, and no limit of a cgroup
 /// counts it. kube-proxy's defaults and the kernel's stay below 2 on machines with 2 GiB and more.
-pub const MEMORY_RISK: u64 = 10;
+pub(crate) const MEMORY_RISK: u64 = 10;
 /// Half of what an idle system leaves; with two full tables (each namespace may have one) it is half of RAM.
-pub const MEMORY_PROBLEM: u64 = 25;
+pub(crate) const MEMORY_PROBLEM: u64 = 25;
 /// Extensions on every entry, per cent of RAM when full.
-pub const EXTENSION_RISK: u64 = 1;
+pub(crate) const EXTENSION_RISK: u64 = 1;
 
 /// Entries that a shorter timeout would not have kept, per cent of the limit: below a tenth they change
 /// nothing about when the table is full.
-pub const WASTE_RISK: u64 = 10;
+pub(crate) const WASTE_RISK: u64 = 10;
 /// A quarter of the limit.
-pub const WASTE_PROBLEM: u64 = 25;
+pub(crate) const WASTE_PROBLEM: u64 = 25;
 /// Seconds that an established connection may be idle and is kept: RFC 5382 (REQ-5) asks for 2 hours
 /// 4 minutes, so that the first keepalive (after 2 hours) still finds it.
-pub const ESTABLISHED: u64 = 7_440;
+pub(crate) const ESTABLISHED: u64 = 7_440;
 /// `TCP_TIMEWAIT_LEN`: after this long an end host itself has forgotten a closed connection.
-pub const TIME_WAIT: u64 = 60;
+pub(crate) const TIME_WAIT: u64 = 60;
 /// The kernel's own value; kube-proxy makes it an hour.
-pub const CLOSE_WAIT: u64 = 60;
+pub(crate) const CLOSE_WAIT: u64 = 60;
 /// The kernel's own value of a UDP flow that was answered more than once.
-pub const UDP_STREAM: u64 = 120;
+pub(crate) const UDP_STREAM: u64 = 120;
 /// The kernel's own value of a UDP flow without (much of) an answer.
-pub const UDP: u64 = 30;
+pub(crate) const UDP: u64 = 30;
 /// A handshake that takes longer than this has been given up by most clients: four SYNs were sent.
-pub const SYN_SENT: u64 = 15;
+pub(crate) const SYN_SENT: u64 = 15;
 
 /// Expired entries that the garbage collector has not removed, per cent of the limit: it comes by once
 /// a minute, so a table of short-lived entries always has some.
-pub const EXPIRED_RISK: u64 = 10;
+pub(crate) const EXPIRED_RISK: u64 = 10;
 /// A quarter of the limit is taken by nothing.
-pub const EXPIRED_PROBLEM: u64 = 25;
+pub(crate) const EXPIRED_PROBLEM: u64 = 25;
 
 /// Source ports in use towards one destination, per cent of those that the kernel may choose. It tries up
 /// to 248 ports; with this many taken it still finds one.
-pub const PORTS_RISK: u64 = 50;
+pub(crate) const PORTS_RISK: u64 = 50;
 /// A look for a free port tries ten on average.
-pub const PORTS_PROBLEM: u64 = 90;
+pub(crate) const PORTS_PROBLEM: u64 = 90;
 /// Ports that masquerading chooses from, for a flow from port 1024 or above (`nf_nat_l4proto_unique_tuple`).
-pub const PORTS: u64 = 65_535 - 1_024 + 1;
+pub(crate) const PORTS: u64 = 65_535 - 1_024 + 1;
 /// A look for a free port that fails has met at least this many taken ones, else it was no look for a port.
-pub const PORTS_TRIED: u64 = 8;
+pub(crate) const PORTS_TRIED: u64 = 8;
 
 /// Packets a second without a connection that it would take a log line for each to notice.
-pub const INVALID_PER_SECOND: f64 = 10.0;
+pub(crate) const INVALID_PER_SECOND: f64 = 10.0;
 /// Losses by clash a day that a node with busy DNS has anyhow (two queries from one socket at a time).
-pub const CLASHES_PER_DAY: f64 = 1_000.0;
+pub(crate) const CLASHES_PER_DAY: f64 = 1_000.0;
 /// Packets lost to a full table since boot, a day: fewer is one moment long ago.
-pub const FULL_PER_DAY: f64 = 1.0;
+pub(crate) const FULL_PER_DAY: f64 = 1.0;
 
 const _: () = assert!(TABLE_RISK < TABLE_CRITICAL && CHAIN_RISK < CHAIN_PROBLEM);

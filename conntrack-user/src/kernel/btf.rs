@@ -14,8 +14,8 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-pub use layout::{Member, MemberError};
-pub use records::{Kind, Type};
+pub use layout::{MemberError, NamedMember};
+pub use records::{BtfKind, Type};
 
 /// Length of the header that every version of the format begins with, bytes.
 const HEADER: usize = 24;
@@ -31,7 +31,7 @@ pub enum BtfError {
     CutOff {
         /// Bytes that the header asks for.
         need: u64,
-        /// Bytes given.
+        /// How many bytes there are.
         have: u64,
     },
     /// The first two bytes are not those of BTF.
@@ -218,7 +218,7 @@ impl<'a> Btf<'a> {
     }
 
     /// The first type of this BTF itself (not of its base) with that name, of one of those kinds.
-    pub fn find(&self, kinds: &[Kind], name: &str) -> Option<Type<'a>> {
+    pub fn find(&self, kinds: &[BtfKind], name: &str) -> Option<Type<'a>> {
         self.each_type(|found| {
             if kinds.contains(&found.kind()) && self.is_named(found.name_offset(), name.as_bytes())
             {
@@ -232,15 +232,17 @@ impl<'a> Btf<'a> {
     /// The id of the function `name` (kind FUNC); for a split BTF only among its own types.
     ///
     /// A function can be here and yet have another symbol (`init_conntrack.isra.0`): to attach to
-    /// it by this id, its symbol must be in [`crate::kernel::kallsyms`] too.
+    /// it by this id, its symbol must be in `crate::kernel::kallsyms` too.
     pub fn function_id(&self, name: &str) -> Option<u32> {
-        self.find(&[Kind::Func], name).map(|found| found.id())
+        self.find(&[BtfKind::Func], name).map(|found| found.id())
     }
 
     /// How many parameters the function with this id has; `None` if it is no function.
     pub fn function_params(&self, id: u32) -> Option<u32> {
-        let function = self.by_id(id).filter(|found| found.kind() == Kind::Func)?;
+        let function = self
+            .by_id(id)
+            .filter(|found| found.kind() == BtfKind::Func)?;
         let prototype = self.by_id(function.target())?;
-        (prototype.kind() == Kind::FuncProto).then(|| prototype.item_count())
+        (prototype.kind() == BtfKind::FuncProto).then(|| prototype.item_count())
     }
 }

@@ -5,23 +5,15 @@ use std::{fs, io};
 
 use super::Root;
 
-/// Where conntrack is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
+pub(crate) enum Presence {
     /// Part of the kernel image: it can't go away.
     BuiltIn,
-    /// A module that is loaded now.
-    Module(Instance),
+    /// A module that is loaded now, with the inode of `/sys/module/nf_conntrack`: that is numbered on at each
+    /// loading (the times of sysfs folders are those of the first look, so they tell nothing).
+    Module(u64),
     /// Not there: a module that is not loaded, or a kernel without it.
     Absent,
-}
-
-/// One loading of the module; another loading has another value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Instance {
-    /// Inode of `/sys/module/nf_conntrack`: numbered on at each loading (the times of sysfs
-    /// folders are those of the first look, so they tell nothing).
-    inode: u64,
 }
 
 impl Presence {
@@ -31,7 +23,7 @@ impl Presence {
     ///
     /// # Errors
     /// When sysfs can't be read.
-    pub fn read(root: &Root) -> io::Result<Self> {
+    pub(crate) fn read(root: &Root) -> io::Result<Self> {
         let folder = root.sys("module/nf_conntrack");
         let explain = |path: &std::path::Path, error: &io::Error| {
             io::Error::new(
@@ -55,9 +47,7 @@ impl Presence {
         };
         // What is built in has parameters there too, but only a module has a state.
         match fs::read(folder.join("initstate")) {
-            Ok(state) if state.starts_with(b"live") => {
-                Ok(Self::Module(Instance { inode: found.ino() }))
-            }
+            Ok(state) if state.starts_with(b"live") => Ok(Self::Module(found.ino())),
             // Coming or going: not usable now.
             Ok(_) => Ok(Self::Absent),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::BuiltIn),
@@ -68,7 +58,7 @@ impl Presence {
     }
 
     /// Whether conntrack can be used now.
-    pub fn is_loaded(self) -> bool {
+    pub(crate) fn is_loaded(self) -> bool {
         self != Self::Absent
     }
 }

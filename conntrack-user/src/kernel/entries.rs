@@ -33,29 +33,29 @@ use nix::errno::Errno;
 
 use super::conntrack::Presence;
 use super::{Root, sysctl};
-use crate::sys::netlink::{NetlinkError, Socket};
+use crate::sys::netlink::{NetlinkError, NetlinkSocket};
 
 mod entry;
 mod namespaces;
 mod parse;
 mod state;
+mod status;
 #[cfg(test)]
 mod tests;
 
-pub use entry::{Entry, Layer4, Status, Tuple};
-pub use namespaces::{Outcome, walk_namespaces};
-pub use parse::parse;
-pub use state::{State, state_names};
+pub(crate) use entry::{EntryTuple, Layer4, TableEntry};
+pub(crate) use namespaces::{WalkOutcome, walk_namespaces};
+pub(crate) use parse::parse;
+pub(crate) use state::{EntryState, state_names};
+pub(crate) use status::EntryStatus;
 
-/// `NFNL_SUBSYS_CTNETLINK`.
 const CTNETLINK: u8 = 1;
 
-/// `IPCTNL_MSG_CT_GET`.
 const GET: u8 = 1;
 
 /// What a walk over a table came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Walk {
+pub(crate) struct EntryWalk {
     /// Entries that were handed on.
     pub entries: u64,
     /// Entries that could not be read: without both tuples. None on any known kernel.
@@ -71,17 +71,15 @@ pub struct Walk {
 
 /// Why a table can't be walked.
 #[derive(Debug, thiserror::Error)]
-pub enum EntriesError {
+pub(crate) enum EntriesError {
     /// The kernel tracks no connections.
     #[error("conntrack is not loaded, so there is no table to look at")]
     NotLoaded,
-    /// `EPERM`.
     #[error("the kernel lists the conntrack table only to those with CAP_NET_ADMIN")]
     NotPermitted,
     /// `EINVAL`, or no netlink protocol of netfilter.
     #[error("the kernel can't list its conntrack table: nf_conntrack_netlink is not there")]
     NoCtnetlink,
-    /// Anything else.
     #[error("the conntrack table could not be listed: {0}")]
     Netlink(NetlinkError),
     /// Whether conntrack is there can't be told.
@@ -94,7 +92,7 @@ pub enum EntriesError {
 
 impl EntriesError {
     /// What to do about it.
-    pub fn help(&self) -> &'static str {
+    pub(crate) fn help(&self) -> &'static str {
         match self {
             Self::NotLoaded => {
                 "it is loaded by the first iptables or nft rule that needs it, or by \
@@ -131,10 +129,10 @@ impl From<NetlinkError> for EntriesError {
 ///
 /// # Errors
 /// When conntrack or ctnetlink is not there, or `CAP_NET_ADMIN` is missing.
-pub fn walk(
+pub(crate) fn walk(
     root: &Root,
-    mut each: impl FnMut(&Entry) -> ControlFlow<()>,
-) -> Result<Walk, EntriesError> {
+    mut each: impl FnMut(&TableEntry) -> ControlFlow<()>,
+) -> Result<EntryWalk, EntriesError> {
     // Asked first: the question alone would load it.
     if !Presence::read(root)
         .map_err(EntriesError::Presence)?
@@ -144,8 +142,8 @@ pub fn walk(
     }
     let buckets = sysctl::buckets(root)?;
     let before = sysctl::count(root)?;
-    let mut walk = Walk::default();
-    let ended = Socket::netfilter()?.stream(CTNETLINK, GET, |part| {
+    let mut walk = EntryWalk::default();
+    let ended = NetlinkSocket::netfilter()?.stream(CTNETLINK, GET, |part| {
         if let Some(entry) = parse(part.attributes()) {
             walk.entries += 1;
             each(&entry)

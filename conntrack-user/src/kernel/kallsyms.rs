@@ -11,7 +11,7 @@ use super::Root;
 
 /// A symbol of the kernel or of a module.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Symbol {
+pub(crate) struct Symbol {
     /// Its full name, with any suffix of the compiler.
     pub name: String,
     /// The module that it is in; `None` if it is built in.
@@ -20,20 +20,9 @@ pub struct Symbol {
     pub code: bool,
 }
 
-impl Symbol {
-    /// The name as a kprobe takes it: `module:name` if it is in a module, as only this form works
-    /// on every kernel (Ubuntu's 5.4 refuses the plain one, and names can be there twice).
-    pub fn probe_name(&self) -> String {
-        match &self.module {
-            Some(module) => format!("{module}:{}", self.name),
-            None => self.name.clone(),
-        }
-    }
-}
-
 /// The symbols of interest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Symbols {
+pub(crate) struct Symbols {
     /// Sorted by name; of one name in the order of the file.
     symbols: Vec<Symbol>,
 }
@@ -44,7 +33,7 @@ impl Symbols {
     ///
     /// # Errors
     /// When the file can't be read, or is empty (a kernel without `CONFIG_KALLSYMS`).
-    pub fn read(root: &Root, prefixes: &[&str]) -> io::Result<Self> {
+    pub(crate) fn read(root: &Root, prefixes: &[&str]) -> io::Result<Self> {
         let path = root.proc("kallsyms");
         let explain = |error: io::Error| {
             io::Error::new(
@@ -59,8 +48,7 @@ impl Symbols {
         let symbols =
             Self::read_from(BufReader::with_capacity(1 << 16, file), prefixes).map_err(explain)?;
         symbols.ok_or_else(|| {
-            explain(io::Error::new(
-                io::ErrorKind::InvalidData,
+            explain(io::Error::other(
                 "no symbols in it (is the kernel built with CONFIG_KALLSYMS?)",
             ))
         })
@@ -82,21 +70,11 @@ impl Symbols {
 
     /// The function with exactly that name; of several the first in the file (built in before
     /// modules).
-    pub fn exact(&self, name: &str) -> Option<&Symbol> {
+    pub(crate) fn exact(&self, name: &str) -> Option<&Symbol> {
         self.at(name).find(|symbol| symbol.code)
     }
-
-    /// The symbol with exactly that name, code or data.
-    pub fn any(&self, name: &str) -> Option<&Symbol> {
-        self.at(name).next()
-    }
-
-    /// How many functions have exactly that name. With more than one a plain kprobe is refused.
-    pub fn count(&self, name: &str) -> usize {
-        self.at(name).filter(|symbol| symbol.code).count()
-    }
-
-    fn at(&self, name: &str) -> impl Iterator<Item = &Symbol> {
+    /// All with exactly that name, code or data.
+    pub(super) fn at(&self, name: &str) -> impl Iterator<Item = &Symbol> {
         let begin = self
             .symbols
             .partition_point(|symbol| symbol.name.as_str() < name);
@@ -110,7 +88,7 @@ impl Symbols {
     ///
     /// Never a part of it (`.cold`, `.part.0`) and never padding (`__pfx_base`). A part can be
     /// asked for by its own name: `with_suffix("nf_ct_delete.part")`.
-    pub fn with_suffix(&self, base: &str) -> impl Iterator<Item = &Symbol> {
+    pub(crate) fn with_suffix(&self, base: &str) -> impl Iterator<Item = &Symbol> {
         let begin = self
             .symbols
             .partition_point(|symbol| symbol.name.as_str() < base);
@@ -124,11 +102,6 @@ impl Symbols {
                         .is_some_and(is_same_function)
             })
     }
-
-    /// All symbols that were kept.
-    pub fn iter(&self) -> impl Iterator<Item = &Symbol> {
-        self.symbols.iter()
-    }
 }
 
 /// Whether a suffix (without its first dot) leaves a function whole.
@@ -139,7 +112,6 @@ fn is_same_function(suffix: &str) -> bool {
     })
 }
 
-/// `ffffffffc0a01230 t early_drop\t[nf_conntrack]`
 fn parse_line(line: &[u8], prefixes: &[&str]) -> Option<Symbol> {
     let mut words = line
         .split(u8::is_ascii_whitespace)
@@ -202,14 +174,8 @@ ffffffff81000200 D nf_conntrack_max
             symbols.exact("early_drop").unwrap().module.as_deref(),
             Some("nf_conntrack")
         );
-        assert_eq!(
-            symbols.exact("early_drop").unwrap().probe_name(),
-            "nf_conntrack:early_drop"
-        );
-        assert_eq!(
-            symbols.exact("nf_conntrack_in").unwrap().probe_name(),
-            "nf_conntrack_in"
-        );
+        let plain = symbols.exact("nf_conntrack_in").unwrap();
+        assert_eq!(plain.module, None);
         assert_eq!(symbols.exact("init_conntrack"), None);
         assert_eq!(symbols.exact("_stext"), None, "not asked for");
         assert_eq!(
@@ -217,8 +183,11 @@ ffffffff81000200 D nf_conntrack_max
             None,
             "data is no function"
         );
-        assert!(symbols.any("nf_conntrack_max").is_some());
-        assert_eq!(symbols.count("gc_worker"), 2);
+        assert!(symbols.at("nf_conntrack_max").next().is_some());
+        assert_eq!(
+            symbols.at("gc_worker").filter(|symbol| symbol.code).count(),
+            2
+        );
     }
 
     #[test]
@@ -259,8 +228,8 @@ ffffffff81000200 D nf_conntrack_max
         #[test]
         fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let symbols = Symbols::read_from(&bytes[..], &[""]).unwrap().unwrap_or_default();
-            for symbol in symbols.iter() {
-                prop_assert!(symbols.any(&symbol.name).is_some());
+            for symbol in &symbols.symbols {
+                prop_assert!(symbols.at(&symbol.name).next().is_some());
             }
         }
     }

@@ -1,20 +1,21 @@
-//! What the running kernel is: its types ([`btf`]), functions ([`kallsyms`]), limits ([`sysctl`]),
-//! statistics ([`stats`]), tables ([`tables`]) and their entries ([`entries`]), how much memory an entry takes ([`slab`]),
-//! and whether conntrack is there at all ([`conntrack`]).
+//! What the running kernel is: its types ([`btf`]), functions (`kallsyms`), limits (`sysctl`),
+//! statistics (`stats`), tables (`tables`) and their entries (`entries`), the slab cache of entries (`slab`), the node's memory (`memory`),
+//! and whether conntrack is there at all (`conntrack`).
 //!
 //! Every reader takes a [`Root`], so that the state of a kernel that is not booted can be read
 //! from a folder of captured files.
 
 pub mod btf;
-pub mod conntrack;
-pub mod entries;
-pub mod kallsyms;
-pub mod release;
+pub(crate) mod conntrack;
+pub(crate) mod entries;
+pub(crate) mod kallsyms;
+pub(crate) mod memory;
+pub(crate) mod release;
 mod root;
-pub mod slab;
-pub mod stats;
-pub mod sysctl;
-pub mod tables;
+pub(crate) mod slab;
+pub(crate) mod stats;
+pub(crate) mod sysctl;
+pub(crate) mod tables;
 
 #[cfg(test)]
 pub(crate) mod fixtures;

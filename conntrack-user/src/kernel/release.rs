@@ -1,17 +1,15 @@
 //! The kernel's release and the CPUs that it can have.
 
-use std::{fs, io};
+use std::io;
 
-use super::Root;
+use super::{Root, root::read_text};
 
 /// The release, as `uname -r` prints it.
 ///
 /// # Errors
 /// When `/proc/sys/kernel/osrelease` can't be read.
-pub fn release(root: &Root) -> io::Result<String> {
-    let path = root.proc("sys/kernel/osrelease");
-    let text = fs::read_to_string(&path)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+pub(crate) fn release(root: &Root) -> io::Result<String> {
+    let text = read_text(&root.proc("sys/kernel/osrelease"))?;
     Ok(text.trim().to_owned())
 }
 
@@ -19,7 +17,7 @@ pub fn release(root: &Root) -> io::Result<String> {
 ///
 /// # Errors
 /// When `/sys/devices/system/cpu/possible` can't be read or makes no sense.
-pub fn possible_cpus(root: &Root) -> io::Result<usize> {
+pub(crate) fn possible_cpus(root: &Root) -> io::Result<usize> {
     read_possible(root, count_cpus)
 }
 
@@ -27,21 +25,15 @@ pub fn possible_cpus(root: &Root) -> io::Result<usize> {
 ///
 /// # Errors
 /// As [`possible_cpus`].
-pub fn cpu_numbers(root: &Root) -> io::Result<usize> {
+pub(crate) fn cpu_numbers(root: &Root) -> io::Result<usize> {
     read_possible(root, |cpus| last_cpu(cpus)?.checked_add(1))
 }
 
 fn read_possible(root: &Root, read: impl Fn(&str) -> Option<usize>) -> io::Result<usize> {
     let path = root.sys("devices/system/cpu/possible");
-    let explain = |text: &dyn std::fmt::Display| format!("{}: {text}", path.display());
-    let text =
-        fs::read_to_string(&path).map_err(|error| io::Error::new(error.kind(), explain(&error)))?;
-    read(text.trim()).ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            explain(&format!("no list of CPUs: {text:?}")),
-        )
-    })
+    let text = read_text(&path)?;
+    read(text.trim())
+        .ok_or_else(|| io::Error::other(format!("{}: no list of CPUs: {text:?}", path.display())))
 }
 
 /// The highest CPU in such a list.

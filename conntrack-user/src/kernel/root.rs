@@ -1,6 +1,9 @@
 //! Where the files are that say what the kernel is.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// The folder in which `proc`, `sys`, `run` and `var` are: `/` of a running system, or captured state.
 ///
@@ -18,7 +21,7 @@ pub struct Root {
 }
 
 impl Root {
-    /// The running system.
+    /// The files of the running system.
     pub fn system() -> Self {
         Self {
             base: PathBuf::from("/"),
@@ -64,6 +67,12 @@ impl Root {
     pub fn var(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.base.join("var").join(relative)
     }
+}
+
+/// The text of a file; an error says of which.
+pub(super) fn read_text(path: &Path) -> io::Result<String> {
+    fs::read_to_string(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
 impl Default for Root {

@@ -1,83 +1,76 @@
-//! The slab cache that entries of all network namespaces come from (`nf_conntrack_cachep`).
+//! What the running kernel says of the memory of an entry: the slab cache that entries of all network
+//! namespaces come from (`nf_conntrack_cachep`).
 
 use std::fs;
 
-use super::Root;
+use ctpressure_model::cost::{EntryCost, Slab, entry::kernel_version};
 
-/// `sizeof(struct hlist_nulls_head)`: one pointer for each bucket of the hash table.
-pub const BUCKET_BYTES: u64 = 8;
+use super::{Root, release};
 
-/// The cache's shape, and how much of it there is now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slab {
-    /// Bytes from one object to the next (`slab_size`).
-    pub object_bytes: u64,
-    /// Objects in one slab.
-    pub objects: u64,
-    /// Bytes of one slab: a power of two of pages.
-    pub bytes: u64,
-    /// Slabs that there are now.
-    pub slabs: u64,
+/// What an entry costs on this kernel, by its slab cache, its version and its switches.
+pub(crate) fn entry_cost(root: &Root) -> EntryCost {
+    let version = release::release(root).ok();
+    EntryCost::of(
+        read(root),
+        version.as_deref().and_then(kernel_version),
+        |switch| {
+            let file = root.proc(format!("sys/net/netfilter/nf_conntrack_{switch}"));
+            fs::read_to_string(file).ok()?.trim().parse().ok()
+        },
+    )
 }
 
-impl Slab {
-    /// Reads it from `/sys/kernel/slab/nf_conntrack`, which everybody may read on most kernels; else from
-    /// `/proc/slabinfo`, which only root may. `None` where the kernel tells neither.
-    pub fn read(root: &Root) -> Option<Self> {
-        Self::of_sysfs(root).or_else(|| {
-            let text = fs::read_to_string(root.proc("slabinfo")).ok()?;
-            Self::parse_slabinfo(&text)
-        })
-    }
+/// Bytes of the slabs that there are now and of the buckets, extensions of entries left out. `None` where the kernel does
+/// not tell.
+pub(crate) fn table_bytes(root: &Root, buckets: u64) -> Option<u64> {
+    read(root).map(|slab| slab.bytes_now(buckets))
+}
 
-    fn of_sysfs(root: &Root) -> Option<Self> {
-        let read = |name: &str| {
-            let path = root.sys("kernel/slab/nf_conntrack").join(name);
-            let text = fs::read_to_string(path).ok()?;
-            // "12 N0=12": the sum first, then each NUMA node.
-            text.split_whitespace().next()?.parse::<u64>().ok()
-        };
-        let order = u32::try_from(read("order")?).ok()?;
-        Some(Self {
-            object_bytes: read("slab_size")?,
-            objects: read("objs_per_slab")?,
-            bytes: 1_u64.checked_shl(order)?.checked_mul(procfs::page_size())?,
-            slabs: read("slabs")?,
-        })
-    }
+/// Reads the slab cache from `/sys/kernel/slab/nf_conntrack`, which everybody may read on most kernels; else from
+/// `/proc/slabinfo`, which only root may. `None` where the kernel tells neither.
+pub(crate) fn read(root: &Root) -> Option<Slab> {
+    let slab = of_sysfs(root).or_else(|| {
+        let text = fs::read_to_string(root.proc("slabinfo")).ok()?;
+        parse_slabinfo(&text)
+    });
+    slab.filter(|slab| slab.objects > 0)
+}
 
-    /// The row of `nf_conntrack` in `/proc/slabinfo`: name, active objects, objects, object size, objects
-    /// per slab, pages per slab, and further on the slabs.
-    fn parse_slabinfo(text: &str) -> Option<Self> {
-        let row = text
-            .lines()
-            .find_map(|line| line.strip_prefix("nf_conntrack "))?;
-        let numbers: Vec<u64> = row
-            .split_whitespace()
-            .filter_map(|word| word.parse().ok())
-            .collect();
-        let [_, _, object_bytes, objects, pages, .., _, slabs, _] = numbers[..] else {
-            return None;
-        };
-        Some(Self {
-            object_bytes,
-            objects,
-            bytes: pages.checked_mul(procfs::page_size())?,
-            slabs,
-        })
-    }
+fn of_sysfs(root: &Root) -> Option<Slab> {
+    let read = |name: &str| {
+        let path = root.sys("kernel/slab/nf_conntrack").join(name);
+        let text = fs::read_to_string(path).ok()?;
+        // "12 N0=12": the sum first, then each NUMA node.
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let order = u32::try_from(read("order")?).ok()?;
+    Some(Slab {
+        object_bytes: read("slab_size")?,
+        objects: read("objs_per_slab")?,
+        bytes: 1_u64.checked_shl(order)?.checked_mul(procfs::page_size())?,
+        slabs: read("slabs")?,
+    })
+}
 
-    /// Bytes of the slabs that there are now.
-    pub fn bytes_now(&self) -> Option<u64> {
-        self.slabs.checked_mul(self.bytes)
-    }
-
-    /// Bytes of the slabs that `entries` take, without extensions.
-    pub fn bytes_of(&self, entries: u64) -> u64 {
-        entries
-            .div_ceil(self.objects.max(1))
-            .saturating_mul(self.bytes)
-    }
+/// The row of `nf_conntrack` in `/proc/slabinfo`: name, active objects, objects, object size, objects
+/// per slab, pages per slab, and further on the slabs.
+fn parse_slabinfo(text: &str) -> Option<Slab> {
+    let row = text
+        .lines()
+        .find_map(|line| line.strip_prefix("nf_conntrack "))?;
+    let numbers: Vec<u64> = row
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let [_, _, object_bytes, objects, pages, .., _, slabs, _] = numbers[..] else {
+        return None;
+    };
+    Some(Slab {
+        object_bytes,
+        objects,
+        bytes: pages.checked_mul(procfs::page_size())?,
+        slabs,
+    })
 }
 
 #[cfg(test)]
@@ -88,7 +81,7 @@ mod tests {
     fn from_sysfs_or_slabinfo() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = Root::at(folder.path());
-        assert_eq!(Slab::read(&root), None);
+        assert_eq!(read(&root), None);
         fs::create_dir_all(root.proc("")).expect("a folder");
         let slabinfo = "slabinfo - version: 2.1\n\
              # name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab>\n\
@@ -96,7 +89,7 @@ mod tests {
              nf_conntrack         340    352    320   12    1 : tunables    0    0    0 : slabdata     30     31      0\n";
         fs::write(root.proc("slabinfo"), slabinfo).expect("a file");
         let page = procfs::page_size();
-        let slab = Slab::read(&root).expect("a row");
+        let slab = read(&root).expect("a row");
         let expected = Slab {
             object_bytes: 320,
             objects: 12,
@@ -104,10 +97,8 @@ mod tests {
             slabs: 31,
         };
         assert_eq!(slab, expected);
-        assert_eq!(slab.bytes_of(0), 0);
-        assert_eq!(slab.bytes_of(13), 2 * page);
         fs::write(root.proc("slabinfo"), "nf_conntrack 1 2 3\n").expect("a file");
-        assert_eq!(Slab::read(&root), None);
+        assert_eq!(read(&root), None);
 
         let files = root.sys("kernel/slab/nf_conntrack");
         fs::create_dir_all(&files).expect("a folder");
@@ -119,10 +110,15 @@ mod tests {
         ] {
             fs::write(files.join(name), text).expect("a file");
         }
-        let slab = Slab::read(&root).expect("all files");
+        let slab = read(&root).expect("all files");
         assert_eq!((slab.object_bytes, slab.objects), (256, 32));
-        assert_eq!(slab.bytes_now(), Some(12 * 2 * page));
-        fs::write(files.join("order"), "64\n").expect("a file");
-        assert_eq!(Slab::read(&root), None);
+        assert_eq!((slab.bytes, slab.slabs), (2 * page, 12));
+        assert!(entry_cost(&root).measured);
+        for (name, nonsense) in [("order", "64\n"), ("objs_per_slab", "0\n")] {
+            let right = fs::read(files.join(name)).expect("a file");
+            fs::write(files.join(name), nonsense).expect("a file");
+            assert_eq!(read(&root), None, "{name}");
+            fs::write(files.join(name), right).expect("a file");
+        }
     }
 }

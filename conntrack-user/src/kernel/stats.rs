@@ -23,15 +23,14 @@ mod accumulator;
 mod netlink;
 mod procfs;
 
-pub use accumulator::Accumulator;
-pub use netlink::ask;
-pub use procfs::{parse, parse_entries};
+pub(crate) use accumulator::Accumulator;
+pub(crate) use netlink::ask;
+pub(crate) use procfs::{parse, parse_entries};
 
 /// A number that the kernel counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-#[expect(missing_docs, reason = "the fields of KernelStats say it")]
-pub enum Stat {
+pub(crate) enum Stat {
     Found = 0,
     Invalid = 1,
     Insert = 2,
@@ -48,18 +47,18 @@ pub enum Stat {
 }
 
 /// How many [`Stat`]s there are.
-pub const STATS: usize = 13;
+pub(crate) const STATS: usize = 13;
 
 /// The values of one CPU, by [`Stat`]; `None` where this kernel or this way of reading has none.
-pub type Row = [Option<u32>; STATS];
+pub(crate) type CpuStats = [Option<u32>; STATS];
 
 /// One reading of a table's statistics: 32-bit numbers of each CPU, which wrap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
+pub struct StatsReading {
     /// Entries in the table, where the source says it.
     pub entries: Option<u64>,
     /// One row for each possible CPU, in order.
-    pub rows: Vec<Row>,
+    pub rows: Vec<CpuStats>,
 }
 
 /// The statistics of one table, summed over the CPUs. `None`: this kernel, or the way to read it,
@@ -114,25 +113,53 @@ impl KernelStats {
             expect_delete: optional(Stat::ExpectDelete),
         }
     }
+
+    /// Each with its name, in the order of [`Stat`].
+    pub fn named(&self) -> [(&'static str, Option<u64>); STATS] {
+        [
+            ("found", Some(self.found)),
+            ("invalid", Some(self.invalid)),
+            ("insert", Some(self.insert)),
+            ("insert_failed", Some(self.insert_failed)),
+            ("clash_resolve", self.clash_resolve),
+            ("drop", Some(self.drop)),
+            ("early_drop", Some(self.early_drop)),
+            ("icmp_error", Some(self.icmp_error)),
+            ("search_restart", Some(self.search_restart)),
+            ("chain_too_long", self.chain_too_long),
+            ("expect_new", self.expect_new),
+            ("expect_create", self.expect_create),
+            ("expect_delete", self.expect_delete),
+        ]
+    }
+
+    /// What was counted since `before`. Numbers that went back (another instance of the module) count as none.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut totals = [None; STATS];
+        let values = self.named().into_iter().zip(before.named());
+        for (total, ((_, now), (_, before))) in totals.iter_mut().zip(values) {
+            *total = now.map(|now| now.saturating_sub(before.unwrap_or_default()));
+        }
+        Self::from_totals(&totals)
+    }
 }
 
-impl From<&Reading> for KernelStats {
+impl From<&StatsReading> for KernelStats {
     /// The sums of one reading as they stand in the kernel. For numbers that never go back use an
     /// [`Accumulator`].
-    fn from(reading: &Reading) -> Self {
+    fn from(reading: &StatsReading) -> Self {
         Accumulator::default().add(reading)
     }
 }
 
 /// Why there are no statistics.
 #[derive(Debug, thiserror::Error)]
-pub enum StatsError {
+pub(crate) enum StatsError {
     /// The file could not be read.
     #[error("{path}: {source}")]
     File {
-        /// The file.
         path: PathBuf,
-        /// What went wrong.
         #[source]
         source: io::Error,
     },
@@ -147,7 +174,6 @@ pub enum StatsError {
     Netlink {
         /// The file that is not there.
         path: PathBuf,
-        /// What went wrong.
         #[source]
         source: crate::sys::netlink::NetlinkError,
     },
@@ -159,7 +185,7 @@ pub enum StatsError {
 ///
 /// # Errors
 /// When neither the file nor ctnetlink gives them.
-pub fn read(root: &Root) -> Result<Reading, StatsError> {
+pub(crate) fn read(root: &Root) -> Result<StatsReading, StatsError> {
     let path = own_file(root);
     match File::open(&path) {
         Ok(file) => read_file(file).map_err(|error| match error {
@@ -185,7 +211,7 @@ pub(super) fn own_file(root: &Root) -> PathBuf {
 
 /// All rows of an open `/proc/.../net/stat/nf_conntrack`. The open file keeps its network namespace
 /// alive, so it is closed here.
-pub(super) fn read_file(mut file: File) -> Result<Reading, StatsError> {
+pub(super) fn read_file(mut file: File) -> Result<StatsReading, StatsError> {
     let mut text = String::new();
     file.read_to_string(&mut text)
         .map_err(|source| StatsError::File {

@@ -9,10 +9,8 @@ use super::Root;
 /// A sysctl that could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {source}\nhelp: {}", help(source))]
-pub struct SysctlError {
-    /// The file.
+pub(crate) struct SysctlError {
     pub path: PathBuf,
-    /// What went wrong.
     #[source]
     pub source: io::Error,
 }
@@ -33,7 +31,7 @@ fn help(error: &io::Error) -> &'static str {
 ///
 /// # Errors
 /// When the file can't be read, most likely because conntrack is not loaded.
-pub fn limit(root: &Root) -> Result<u64, SysctlError> {
+pub(crate) fn limit(root: &Root) -> Result<u64, SysctlError> {
     read(root, "nf_conntrack_max")
 }
 
@@ -41,7 +39,7 @@ pub fn limit(root: &Root) -> Result<u64, SysctlError> {
 ///
 /// # Errors
 /// As [`limit`].
-pub fn buckets(root: &Root) -> Result<u64, SysctlError> {
+pub(crate) fn buckets(root: &Root) -> Result<u64, SysctlError> {
     read(root, "nf_conntrack_buckets")
 }
 
@@ -49,7 +47,7 @@ pub fn buckets(root: &Root) -> Result<u64, SysctlError> {
 ///
 /// # Errors
 /// As [`limit`].
-pub fn count(root: &Root) -> Result<u64, SysctlError> {
+pub(crate) fn count(root: &Root) -> Result<u64, SysctlError> {
     read(root, "nf_conntrack_count")
 }
 
@@ -58,7 +56,7 @@ pub fn count(root: &Root) -> Result<u64, SysctlError> {
 ///
 /// # Errors
 /// As [`limit`].
-pub fn time_wait(root: &Root) -> Result<u64, SysctlError> {
+pub(crate) fn time_wait(root: &Root) -> Result<u64, SysctlError> {
     read(root, "nf_conntrack_tcp_timeout_time_wait")
 }
 
@@ -73,12 +71,7 @@ fn read(root: &Root, name: &str) -> Result<u64, SysctlError> {
                     text.parse::<i32>()
                         .map(|value| u64::from(value.cast_unsigned()))
                 })
-                .map_err(|_| {
-                    io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        format!("not a number: {text:?}"),
-                    )
-                })
+                .map_err(|_| io::Error::other(format!("not a number: {text:?}")))
         })
         .map_err(|source| SysctlError { path, source })
 }

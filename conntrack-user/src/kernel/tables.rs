@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::stats::{Accumulator, KernelStats, Reading};
+use super::stats::{Accumulator, KernelStats, StatsReading};
 use super::sysctl::{self, SysctlError};
 use super::{Root, release};
 use crate::sys::netns::{self, Inode};
@@ -24,9 +24,9 @@ mod reading;
 mod tests;
 
 pub(crate) use discovery::namespace_of;
-pub use discovery::{Found, Namespace, discover};
-use reading::Outcome;
-pub use reading::is_gone;
+pub(crate) use discovery::{Namespace, discover};
+use reading::ReadOutcome;
+pub(crate) use reading::is_gone;
 
 /// How often namespaces are looked for.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
@@ -42,23 +42,20 @@ const ROWS_PER_READ: usize = 2048;
 /// How many problems are remembered as said. Some name a namespace, and those come and go.
 const MOST_SAID: usize = 1000;
 
-/// One table, now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableSample {
+pub(crate) struct TableSample {
     /// Inode of its network namespace.
     pub netns: u32,
     /// `host` (the namespace of process 1), the name in `/run/netns`, else the inode in digits.
     pub name: String,
-    /// Entries in it.
     pub entries: u64,
     /// The kernel's statistics; those of other tables than the host's may be some seconds old where
     /// there are many tables and CPUs. `None` where they can't be read.
     pub stats: Option<KernelStats>,
 }
 
-/// All tables, now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TablesSample {
+pub(crate) struct TablesSample {
     /// How many entries each table may hold (0: unlimited).
     pub limit: u64,
     /// Buckets of the hash table that all share.
@@ -71,7 +68,7 @@ pub struct TablesSample {
 
 /// Why no table can be read.
 #[derive(Debug, thiserror::Error)]
-pub enum TablesError {
+pub(crate) enum TablesError {
     /// The limit or the buckets can't be read; most likely conntrack is not loaded.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
@@ -82,17 +79,16 @@ pub enum TablesError {
 
 /// What is kept about a table between readings.
 #[derive(Debug)]
-struct Known {
+struct KnownNamespace {
     namespace: Namespace,
     sums: Accumulator,
     stats: Option<KernelStats>,
 }
 
-/// Reads all tables.
 #[derive(Debug)]
-pub struct TableReader {
+pub(crate) struct TableReader {
     root: Root,
-    known: BTreeMap<Inode, Known>,
+    known: BTreeMap<Inode, KnownNamespace>,
     host: Option<Inode>,
     looked: Option<Instant>,
     missed: bool,
@@ -104,7 +100,7 @@ pub struct TableReader {
 
 impl TableReader {
     /// A reader that has seen nothing yet.
-    pub fn new(root: Root) -> Self {
+    pub(crate) fn new(root: Root) -> Self {
         let cpus = release::possible_cpus(&root).unwrap_or(1).max(1);
         Self {
             root,
@@ -123,7 +119,7 @@ impl TableReader {
     ///
     /// # Errors
     /// When conntrack is not loaded, or no table can be read.
-    pub fn read(&mut self) -> Result<TablesSample, TablesError> {
+    pub(crate) fn read(&mut self) -> Result<TablesSample, TablesError> {
         let limit = sysctl::limit(&self.root)?;
         let buckets = sysctl::buckets(&self.root)?;
         let mut problems = Vec::new();
@@ -138,16 +134,16 @@ impl TableReader {
                 continue;
             };
             match outcome {
-                Outcome::Entries(entries) => tables.push(sample(inode, known, entries)),
-                Outcome::Full(entries, reading) => {
+                ReadOutcome::Entries(entries) => tables.push(sample(inode, known, entries)),
+                ReadOutcome::Full(entries, reading) => {
                     match reading {
                         Ok(reading) => known.stats = Some(known.sums.add(&reading)),
                         Err(error) => problems.push(error.to_string()),
                     }
                     tables.push(sample(inode, known, entries));
                 }
-                Outcome::Gone => self.missed = true,
-                Outcome::Failed(error) => failures.push((inode, error)),
+                ReadOutcome::Gone => self.missed = true,
+                ReadOutcome::Failed(error) => failures.push((inode, error)),
             }
         }
         for (inode, error) in failures {
@@ -175,7 +171,7 @@ impl TableReader {
     }
 
     /// Looks for namespaces at the next reading, however short ago that was done.
-    pub fn look_again(&mut self) {
+    pub(crate) fn look_again(&mut self) {
         self.looked = None;
     }
 
@@ -200,7 +196,7 @@ impl TableReader {
                 .map_or_else(Default::default, |known| (known.sums, known.stats));
             self.known.insert(
                 inode,
-                Known {
+                KnownNamespace {
                     namespace,
                     sums,
                     stats,
@@ -213,7 +209,7 @@ impl TableReader {
 
     /// Which tables to read, and of which the statistics too: the host's always, the others in
     /// turn.
-    fn plan(&mut self) -> Vec<reading::Job> {
+    fn plan(&mut self) -> Vec<reading::ReadJob> {
         let begin = self.turn;
         let mut left = self.full_reads;
         let host = self.host;
@@ -234,7 +230,7 @@ impl TableReader {
                 left -= 1;
                 self.turn = inode.wrapping_add(1);
             }
-            plan.push(reading::Job {
+            plan.push(reading::ReadJob {
                 namespace: known.namespace.clone(),
                 full,
             });
@@ -259,7 +255,7 @@ impl TableReader {
     }
 }
 
-fn sample(netns: Inode, known: &Known, entries: u64) -> TableSample {
+fn sample(netns: Inode, known: &KnownNamespace, entries: u64) -> TableSample {
     TableSample {
         netns,
         name: known.namespace.name.clone(),

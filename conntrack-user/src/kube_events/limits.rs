@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use super::{
-    bucket::Bucket,
-    notice::{About, Notice, Severity},
+use ctpressure_model::{
+    kubernetes::{About, Notice, Severity},
+    words::grouped,
 };
-use crate::{
-    census::text::grouped,
-    limit::{
-        Change, Following, Report,
-        change::{By, Outcome, Purpose},
-    },
+
+use super::bucket::Bucket;
+use crate::limit::{
+    Change, Following, Report,
+    change::{By, ChangeOutcome, Purpose},
 };
 
 /// Events on the node: so many at once, then one each ...
@@ -125,20 +124,28 @@ const fn action(purpose: Purpose) -> &'static str {
 fn what(change: &Change) -> (&'static str, Severity) {
     let lowered = change.after.limit < change.before.limit;
     match (change.outcome, change.purpose) {
-        (Outcome::Failed, _) => ("ConntrackLimitFailed", Severity::Warning),
-        (Outcome::Refused, _) => ("ConntrackLimitRefused", Severity::Normal),
-        (Outcome::DryRun, _) => ("ConntrackLimitDryRun", Severity::Normal),
-        (Outcome::Applied, Purpose::Found) if lowered => {
+        (ChangeOutcome::Failed, _) => ("ConntrackLimitFailed", Severity::Warning),
+        (ChangeOutcome::Refused, _) => ("ConntrackLimitRefused", Severity::Normal),
+        (ChangeOutcome::DryRun, _) => ("ConntrackLimitDryRun", Severity::Normal),
+        (ChangeOutcome::Applied, Purpose::Found) if lowered => {
             ("ConntrackLimitChanged", Severity::Warning)
         }
-        (Outcome::Applied, Purpose::Found) => ("ConntrackLimitChanged", Severity::Normal),
-        (Outcome::Applied, Purpose::Reapply) => ("ConntrackLimitReapplied", Severity::Warning),
-        (Outcome::Applied, Purpose::Raise) => ("ConntrackLimitRaised", Severity::Normal),
-        (Outcome::Applied, Purpose::GiveBack) => ("ConntrackLimitGivenBack", Severity::Normal),
-        (Outcome::Applied, Purpose::Buckets) => ("ConntrackBucketsRaised", Severity::Normal),
-        (Outcome::Applied, Purpose::Shorten) => ("ConntrackTimeoutShortened", Severity::Normal),
-        (Outcome::Applied, Purpose::Restore) => ("ConntrackTimeoutRestored", Severity::Normal),
-        (Outcome::Applied, Purpose::Set) => ("ConntrackLimitSet", Severity::Normal),
+        (ChangeOutcome::Applied, Purpose::Found) => ("ConntrackLimitChanged", Severity::Normal),
+        (ChangeOutcome::Applied, Purpose::Reapply) => {
+            ("ConntrackLimitReapplied", Severity::Warning)
+        }
+        (ChangeOutcome::Applied, Purpose::Raise) => ("ConntrackLimitRaised", Severity::Normal),
+        (ChangeOutcome::Applied, Purpose::GiveBack) => {
+            ("ConntrackLimitGivenBack", Severity::Normal)
+        }
+        (ChangeOutcome::Applied, Purpose::Buckets) => ("ConntrackBucketsRaised", Severity::Normal),
+        (ChangeOutcome::Applied, Purpose::Shorten) => {
+            ("ConntrackTimeoutShortened", Severity::Normal)
+        }
+        (ChangeOutcome::Applied, Purpose::Restore) => {
+            ("ConntrackTimeoutRestored", Severity::Normal)
+        }
+        (ChangeOutcome::Applied, Purpose::Set) => ("ConntrackLimitSet", Severity::Normal),
     }
 }
 
@@ -165,9 +172,9 @@ fn numbers(change: &Change) -> String {
     }
     let numbers = parts.join(", ");
     match outcome {
-        Outcome::Applied => numbers,
-        Outcome::DryRun => format!("{numbers} (dry run: not done)"),
-        Outcome::Refused => format!("{numbers} (refused)"),
-        Outcome::Failed => format!("{numbers} (failed)"),
+        ChangeOutcome::Applied => numbers,
+        ChangeOutcome::DryRun => format!("{numbers} (dry run: not done)"),
+        ChangeOutcome::Refused => format!("{numbers} (refused)"),
+        ChangeOutcome::Failed => format!("{numbers} (failed)"),
     }
 }

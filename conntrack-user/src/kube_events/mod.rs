@@ -13,34 +13,30 @@
 //!
 //! What is to be said is worked out of snapshots ([`Notice`]) without input or output; it is written on a thread of its own,
 //! by way of a bounded queue that never holds up the agent. An outage of the API is waited for, at most five minutes for each
-//! Event; what is lost is counted. What that needs, and nothing more:
-//!
-//! ```yaml
-//! rules:
-//! - apiGroups: [events.k8s.io]
-//!   resources: [events]
-//!   verbs: [create, patch]
-//! ```
+//! Event; what is lost is counted. What speaks to the API is the crate `ctpressure-kubernetes`.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ctpressure_model::kubernetes::{EventLoss, KubeOptions, NodeName, Notice};
 
 use crate::{
     agent::{Closed, Handle, Snapshot},
-    limit::{Change, Following},
-    owners::kube::KubeOptions,
+    limit::{Control, Following, Report},
+    owners::kube::on_a_thread,
+    probes::privileges,
 };
 
 mod bucket;
-#[cfg(feature = "kube")]
-mod delivery;
 mod limits;
-mod notice;
 mod pods;
 mod queue;
 #[cfg(test)]
 mod tests;
 
-pub use notice::{About, Notice, Severity};
 pub use queue::{EventsStatus, Health};
 
 use limits::Limits;
@@ -65,11 +61,11 @@ impl Rules {
         }
     }
 
-    /// What is to be said after this snapshot.
-    fn next(&mut self, snapshot: &Snapshot) -> Vec<Notice> {
+    /// What is to be said after this snapshot, and this report of the limit controller.
+    fn next(&mut self, snapshot: &Snapshot, limit: Option<&Report>) -> Vec<Notice> {
         self.at = Duration::from_secs_f64(snapshot.uptime_seconds.max(0.0));
         let mut notices = self.pods.next(self.at, snapshot);
-        if let Some(report) = &snapshot.limit_control {
+        if let Some(report) = limit {
             notices.extend(self.limits.next(self.at, report));
         }
         notices
@@ -84,16 +80,25 @@ pub struct KubeEvents {
 }
 
 impl KubeEvents {
-    /// Begins to write them, on a thread of its own. `None` if that can't be: the node's name is not known, which is a
-    /// problem that the watch of the API shows, or there is no thread.
-    pub fn start(options: &KubeOptions) -> Option<Self> {
-        let node = options.node()?.as_str();
-        let (queue, messages, health) = queue::queue();
-        match start(node, messages, health) {
-            Ok(()) => Some(Self {
-                rules: Rules::new(node, Following::from_now()),
-                queue,
-            }),
+    /// Begins to write them, on a thread of its own, by what `writer` makes for this node. `None` if that can't be: the node's
+    /// name is not known, which is a problem that the watch of the API shows, or there is no thread.
+    pub fn start<W>(
+        options: &KubeOptions,
+        writer: impl FnOnce(NodeName) -> W + Send + 'static,
+    ) -> Option<Self>
+    where
+        W: AsyncFnMut(&Notice, Instant) -> Result<(), EventLoss>,
+    {
+        let node = options.node.as_ref().ok()?;
+        let rules = Rules::new(node.as_str(), Following::from_now());
+        let (queue, waiting) = queue::queue();
+        let node = node.clone();
+        let name = "kube-events";
+        // It talks to the API and needs no capability.
+        let prepare = || privileges::drop_all(name);
+        let write = async move || waiting.write(writer(node)).await;
+        match on_a_thread(name, prepare, write) {
+            Ok(()) => Some(Self { rules, queue }),
             Err(error) => {
                 tracing::warn!(%error, "no Kubernetes Events: there is no thread to write them");
                 None
@@ -101,49 +106,42 @@ impl KubeEvents {
         }
     }
 
-    /// How it goes.
+    /// How the writing of Events goes.
     pub fn health(&self) -> Arc<Health> {
         Arc::clone(self.queue.health())
     }
 
-    /// Says what is to be said, as long as the agent lives.
+    /// Says what is to be said, as long as the agent lives; `limit`: the limit controller, if there is one.
     ///
     /// # Errors
-    /// [`Closed`] when the agent has ended.
-    pub async fn follow(&mut self, agent: &Handle) -> Result<Infallible, Closed> {
+    /// When the agent has ended.
+    pub async fn follow(
+        &mut self,
+        agent: &Handle,
+        limit: Option<&Control>,
+    ) -> Result<Infallible, Closed> {
         let mut snapshots = agent.snapshots();
         loop {
             snapshots.changed().await.map_err(|_| Closed)?;
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            self.take(&snapshot);
+            self.take(&snapshot, limit.map(Control::report).as_deref());
         }
     }
 
-    /// Says what is to be said after this snapshot.
-    pub fn take(&mut self, snapshot: &Snapshot) {
-        for notice in self.rules.next(snapshot) {
+    /// Says what is to be said after this snapshot, and this report of the limit controller.
+    pub fn take(&mut self, snapshot: &Snapshot, limit: Option<&Report>) {
+        for notice in self.rules.next(snapshot, limit) {
             self.queue.push(notice);
         }
     }
 
-    /// Ends: what the limit controller put back is said too, and what waits is written, within this time.
-    pub fn finish(mut self, changes: &[Change], most: Duration) {
-        let changes: Vec<&Change> = changes.iter().collect();
-        for notice in self.rules.limits.say(self.rules.at, &changes) {
-            self.queue.push(notice);
+    /// Ends: what the limit controller did last is said too, and what waits is written, within this time.
+    pub fn finish(mut self, limit: Option<&Report>, most: Duration) {
+        if let Some(report) = limit {
+            for notice in self.rules.limits.next(self.rules.at, report) {
+                self.queue.push(notice);
+            }
         }
         self.queue.finish(most);
     }
-}
-
-#[cfg(feature = "kube")]
-use delivery::start;
-
-#[cfg(not(feature = "kube"))]
-fn start(
-    _: &str,
-    _: tokio::sync::mpsc::Receiver<queue::Message>,
-    _: Arc<Health>,
-) -> std::io::Result<()> {
-    Err(std::io::Error::other(crate::owners::kube::MISSING))
 }

@@ -7,16 +7,16 @@ use std::{
 };
 
 use conntrack_ebpf::record::DropReason;
-
-use super::{
-    bucket::Bucket,
-    notice::{About, Notice, Severity},
+use ctpressure_model::{
+    kubernetes::{About, Notice, Severity},
+    pressure::{as_f64, state::Pressure},
+    words::{a_second, grouped, seconds, share},
 };
+
+use super::bucket::Bucket;
 use crate::{
     agent::{OwnerSample, Snapshot},
-    census::text::grouped,
     owners::{Key, OwnerKind},
-    pressure::{as_count, as_f64, state::Pressure},
 };
 
 /// How long something lasts before it is said: figures of ten seconds tell more than those of one, and most trouble
@@ -94,6 +94,7 @@ impl Pods {
         let full = Full::of(snapshot);
         let pods: Vec<&OwnerSample> = snapshot
             .owners
+            .list
             .iter()
             .filter(|sample| sample.owner.kind == OwnerKind::Pod)
             .collect();
@@ -180,16 +181,17 @@ impl<'a> Full<'a> {
     fn of(snapshot: &'a Snapshot) -> Self {
         let full = snapshot
             .tables
+            .list
             .iter()
             .filter(|table| table.pressure == Pressure::Full);
         let tables: Vec<&str> = full.map(|table| table.name.as_str()).collect();
         let mut this = Self {
-            limit: snapshot.limit.unwrap_or_default(),
+            limit: snapshot.tables.limit.unwrap_or_default(),
             host: tables.contains(&"host"),
             tables,
             holders: Vec::new(),
         };
-        let pods = snapshot.owners.iter().filter(|sample| {
+        let pods = snapshot.owners.list.iter().filter(|sample| {
             sample.present && sample.owner.kind == OwnerKind::Pod && this.is_held_by(sample)
         });
         this.holders = pods
@@ -224,17 +226,17 @@ fn holder(node: &str, sample: &OwnerSample, full: &Full<'_>) -> Notice {
     let live = sample.live();
     let opens = sample.activity.inserts_per_second.ten_seconds;
     let text = format!(
-        "This pod holds {} of the {} entries that a conntrack table of node {node} may have ({} %), and it is full: \
-         new connections {}fail. It opens {} connections a second.",
+        "This pod holds {} of the {} entries that a conntrack table of node {node} may have ({}), and it is full: \
+         new connections {}fail. It opens {}.",
         grouped(live),
         grouped(full.limit),
-        as_count(100.0 * as_f64(live) / as_f64(full.limit)),
+        share(live, full.limit),
         if full.host {
             "of every pod there may "
         } else {
             ""
         },
-        grouped(as_count(opens.unwrap_or_default())),
+        a_second(opens.unwrap_or_default(), "connection", "connections"),
     );
     Notice {
         about: about(sample),
@@ -273,8 +275,8 @@ fn loser(
         .map(|(number, why)| format!("{} because {why}", grouped(number)))
         .collect();
     let text = format!(
-        "Node {node} dropped packets of this pod, within {} s: {}.",
-        within.as_secs().max(1),
+        "Node {node} dropped packets of this pod, within {}: {}.",
+        seconds(within.as_secs().max(1)),
         parts.join(", ")
     );
     Notice {

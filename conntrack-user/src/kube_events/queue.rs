@@ -1,19 +1,19 @@
 //! From the agent to the API: a queue that never makes the agent wait, and what is known of how it goes.
 
 use std::{
-    fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
         mpsc::{SyncSender, sync_channel},
     },
     time::{Duration, Instant},
 };
 
+use ctpressure_model::kubernetes::{EventLoss, Notice};
 use serde::Serialize;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::Notice;
+use crate::sys::lock::locked;
 
 /// Events that wait for the API at most.
 const WAITING: usize = 64;
@@ -25,7 +25,7 @@ pub struct EventsStatus {
     pub written: u64,
     /// Those that could not be written in time, or were refused.
     pub lost: u64,
-    /// Those that wait.
+    /// Those that wait to be written.
     pub waiting: u64,
     /// Why the last one was lost; the same is among the `problems`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,35 +38,7 @@ pub struct Health {
     written: AtomicU64,
     lost: AtomicU64,
     waiting: AtomicU64,
-    problem: Mutex<Option<Problem>>,
-}
-
-/// Why an Event was lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Problem {
-    /// In words that are the same for the next one.
-    pub(super) what: String,
-    /// What is of this one only; may be empty.
-    pub(super) details: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.what)?;
-        if !self.details.is_empty() {
-            write!(formatter, ": {}", self.details)?;
-        }
-        Ok(())
-    }
-}
-
-impl From<&str> for Problem {
-    fn from(what: &str) -> Self {
-        Self {
-            what: what.to_owned(),
-            details: String::new(),
-        }
-    }
+    problem: Mutex<Option<EventLoss>>,
 }
 
 impl Health {
@@ -76,46 +48,34 @@ impl Health {
             written: self.written.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
             waiting: self.waiting.load(Ordering::Relaxed),
-            problem: self.locked().as_ref().map(ToString::to_string),
+            problem: locked(&self.problem).as_ref().map(ToString::to_string),
         }
     }
 
     /// One was written.
-    #[cfg_attr(
-        not(any(feature = "kube", test)),
-        expect(dead_code, reason = "only the feature writes")
-    )]
-    pub(super) fn write(&self) {
+    fn write(&self) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.written.fetch_add(1, Ordering::Relaxed);
-        if self.locked().take().is_some() {
+        if locked(&self.problem).take().is_some() {
             tracing::info!("Kubernetes Events are written again");
         }
     }
 
     /// One that waited is lost; why is said if that is new.
-    pub(super) fn lose(&self, problem: Problem) {
+    fn lose(&self, why: EventLoss) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.lost.fetch_add(1, Ordering::Relaxed);
-        let mut known = self.locked();
-        if known.as_ref().map(|known| &known.what) != Some(&problem.what) {
-            tracing::warn!("{problem}");
-            *known = Some(problem);
+        let mut known = locked(&self.problem);
+        if known.as_ref().map(|known| &known.what) != Some(&why.what) {
+            tracing::warn!("{why}");
+            *known = Some(why);
         }
-    }
-
-    fn locked(&self) -> MutexGuard<'_, Option<Problem>> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What the writer is told.
 #[derive(Debug)]
-#[cfg_attr(
-    not(any(feature = "kube", test)),
-    expect(dead_code, reason = "only the feature reads them")
-)]
-pub(super) enum Message {
+enum Message {
     /// An Event to write, and since when it waits.
     Write(Notice, Instant),
     /// To be answered when all before it is written or lost.
@@ -129,15 +89,41 @@ pub(super) struct Queue {
     health: Arc<Health>,
 }
 
+/// The writer's end of the queue.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    messages: mpsc::Receiver<Message>,
+    health: Arc<Health>,
+}
+
 /// Both ends.
-pub(super) fn queue() -> (Queue, mpsc::Receiver<Message>, Arc<Health>) {
-    let (messages, receiver) = mpsc::channel(WAITING);
+pub(super) fn queue() -> (Queue, Waiting) {
+    let (sender, messages) = mpsc::channel(WAITING);
     let health = Arc::<Health>::default();
     let queue = Queue {
-        messages,
+        messages: sender,
         health: Arc::clone(&health),
     };
-    (queue, receiver, health)
+    (queue, Waiting { messages, health })
+}
+
+impl Waiting {
+    /// Writes what comes, one after another, until nothing can come any more.
+    pub(super) async fn write(
+        mut self,
+        mut writer: impl AsyncFnMut(&Notice, Instant) -> Result<(), EventLoss>,
+    ) {
+        while let Some(message) = self.messages.recv().await {
+            match message {
+                Message::Write(notice, since) => match writer(&notice, since).await {
+                    Ok(()) => self.health.write(),
+                    Err(why) => self.health.lose(why),
+                },
+                // Whoever asked may have gone.
+                Message::Answer(answer) => drop(answer.try_send(())),
+            }
+        }
+    }
 }
 
 impl Queue {
@@ -180,8 +166,9 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use ctpressure_model::kubernetes::{About, Severity};
+
     use super::*;
-    use crate::kube_events::{About, Severity};
 
     fn notice() -> Notice {
         Notice {
@@ -193,12 +180,32 @@ mod tests {
         }
     }
 
+    /// Lets a writer have all of it on a thread of its own; what it was given.
+    fn write(waiting: Waiting, refuse: bool) -> std::thread::JoinHandle<Vec<Notice>> {
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            let mut written = Vec::new();
+            let writer = async |notice: &Notice, since| {
+                assert!(since <= Instant::now());
+                written.push(notice.clone());
+                if refuse {
+                    Err("refused".into())
+                } else {
+                    Ok(())
+                }
+            };
+            runtime.unwrap().block_on(waiting.write(writer));
+            written
+        })
+    }
+
     #[test]
     fn what_does_not_fit_is_counted_and_said() {
-        let (queue, receiver, health) = queue();
+        let (queue, waiting) = queue();
         for _ in 0..WAITING + 3 {
             queue.push(notice());
         }
+        let health = Arc::clone(queue.health());
         let status = health.status();
         assert_eq!((status.waiting, status.lost), (WAITING as u64, 3));
         assert!(status.problem.unwrap().contains("too slowly"));
@@ -206,32 +213,36 @@ mod tests {
         let status = health.status();
         assert_eq!((status.waiting, status.written), (WAITING as u64 - 1, 1));
         assert_eq!(status.problem, None, "it is over");
-        drop(receiver);
+        drop(waiting);
         queue.push(notice());
         assert!(health.status().problem.unwrap().contains("has ended"));
     }
 
     #[test]
     fn the_end_waits_for_what_waits_but_not_long() {
-        let (queue, mut receiver, health) = queue();
+        let (queue, waiting) = queue();
         queue.push(notice());
-        let writer = std::thread::spawn(move || {
-            while let Some(message) = receiver.blocking_recv() {
-                match message {
-                    Message::Write(written, since) => {
-                        assert_eq!((written, since <= Instant::now()), (notice(), true));
-                        health.write();
-                    }
-                    Message::Answer(answer) => answer.send(()).unwrap(),
-                }
-            }
-            health.status().written
-        });
+        let health = Arc::clone(queue.health());
+        let writer = write(waiting, false);
         queue.finish(Duration::from_mins(1));
-        assert_eq!(writer.join().unwrap(), 1);
+        assert_eq!(writer.join().unwrap(), [notice()]);
+        assert_eq!((health.status().written, health.status().waiting), (1, 0));
 
-        let (queue, _receiver, _) = super::queue();
+        let (queue, _waiting) = super::queue();
         queue.push(notice());
         queue.finish(Duration::from_millis(10));
+    }
+
+    #[test]
+    fn what_is_refused_is_lost_and_said() {
+        let (queue, waiting) = queue();
+        queue.push(notice());
+        let health = Arc::clone(queue.health());
+        let writer = write(waiting, true);
+        queue.finish(Duration::from_mins(1));
+        assert_eq!(writer.join().unwrap().len(), 1);
+        let status = health.status();
+        assert_eq!((status.lost, status.written, status.waiting), (1, 0, 0));
+        assert_eq!(status.problem.as_deref(), Some("refused"));
     }
 }

@@ -1,17 +1,21 @@
-use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use conntrack_ebpf::record::DropReason;
+use ctpressure_model::{
+    kubernetes::{About, Severity},
+    pressure::state::Pressure,
+    words::time::JsonTime,
+};
 
 use super::*;
 use crate::{
-    agent::{Activity, OwnerSample, OwnerTotals, Table, Tops},
+    agent::{Activity, OwnerSample, OwnerTotals, Owners, Table, Tables, Tops},
     limit::{
         Report,
-        change::{By, Outcome, Purpose, Size},
+        change::{By, Change, ChangeOutcome, Purpose, Size},
         report::Fight,
     },
     owners::Owner,
-    pressure::state::Pressure,
 };
 
 const LIMIT: u64 = 2000;
@@ -20,6 +24,7 @@ const LIMIT: u64 = 2000;
 struct Node {
     rules: Rules,
     snapshot: Snapshot,
+    limit: Option<Report>,
     second: u32,
 }
 
@@ -34,13 +39,20 @@ impl Node {
             stats: None,
         };
         Self {
-            rules: Rules::new("node-1", Following::from_millis(0)),
+            rules: Rules::new("node-1", Following::since(UNIX_EPOCH)),
             snapshot: Snapshot {
-                limit: Some(LIMIT),
-                tables: vec![table("host", 1), table("cni-1", 2)],
-                owners,
+                tables: Tables {
+                    limit: Some(LIMIT),
+                    list: vec![table("host", 1), table("cni-1", 2)],
+                    ..Tables::default()
+                },
+                owners: Owners {
+                    list: owners,
+                    ..Owners::default()
+                },
                 ..Snapshot::default()
             },
+            limit: None,
             second: 0,
         }
     }
@@ -51,18 +63,18 @@ impl Node {
         for _ in 0..seconds {
             self.second += 1;
             self.snapshot.uptime_seconds = f64::from(self.second);
-            let notices = self.rules.next(&self.snapshot);
+            let notices = self.rules.next(&self.snapshot, self.limit.as_ref());
             said.extend(notices.into_iter().map(|notice| (self.second, notice)));
         }
         said
     }
 
     fn fill(&mut self, table: usize, pressure: Pressure) {
-        self.snapshot.tables[table].pressure = pressure;
+        self.snapshot.tables.list[table].pressure = pressure;
     }
 
     fn drop(&mut self, owner: usize, reason: DropReason, packets: u64) {
-        self.snapshot.owners[owner].egress.drops[reason as usize - 1] += packets;
+        self.snapshot.owners.list[owner].egress.drops[reason as usize - 1] += packets;
     }
 }
 
@@ -176,7 +188,7 @@ fn lost_packets_are_counted_until_they_are_told() {
     }
     assert_eq!(seconds(&said), [1019, 1319, 1619]);
     assert!(
-        said[1].1.note.contains("within 299 s: 300 because"),
+        said[1].1.note.contains("within 4 min 59 s: 300 because"),
         "{}",
         said[1].1.note
     );
@@ -268,16 +280,16 @@ fn a_pod_without_a_name_waits_for_it_and_others_are_not_told() {
     node.fill(0, Pressure::Full);
     node.drop(0, DropReason::TableFull, 5);
     assert_eq!(node.pass(60), []);
-    node.snapshot.owners[1].owner = Owner::pod("uid", Some(("shop", "cart")));
+    node.snapshot.owners.list[1].owner = Owner::pod("uid", Some(("shop", "cart")));
     assert_eq!(node.pass(1).len(), 1);
     // What is said of a pod is forgotten with it.
-    node.snapshot.owners.pop();
+    node.snapshot.owners.list.pop();
     node.pass(1);
-    node.snapshot.owners.push(pod("shop", "cart", 1900));
+    node.snapshot.owners.list.push(pod("shop", "cart", 1900));
     assert_eq!(node.pass(15).len(), 1);
 }
 
-fn change(sequence: u64, purpose: Purpose, outcome: Outcome, from: u64, to: u64) -> Change {
+fn change(sequence: u64, purpose: Purpose, outcome: ChangeOutcome, from: u64, to: u64) -> Change {
     let size = |limit| Size {
         limit,
         buckets: 512,
@@ -285,7 +297,7 @@ fn change(sequence: u64, purpose: Purpose, outcome: Outcome, from: u64, to: u64)
     };
     Change {
         sequence,
-        unix_millis: sequence,
+        time: JsonTime(UNIX_EPOCH + Duration::from_millis(sequence)),
         by: if purpose == Purpose::Found {
             By::SomebodyElse
         } else {
@@ -300,11 +312,11 @@ fn change(sequence: u64, purpose: Purpose, outcome: Outcome, from: u64, to: u64)
     }
 }
 
-fn report(changes: Vec<Change>) -> Arc<Report> {
-    Arc::new(Report {
+fn report(changes: Vec<Change>) -> Report {
+    Report {
         changes,
         ..Report::default()
-    })
+    }
 }
 
 #[test]
@@ -313,28 +325,28 @@ fn each_action_of_the_limit_controller_is_told_once() {
     let all = [
         (
             Purpose::Raise,
-            Outcome::Applied,
+            ChangeOutcome::Applied,
             2048,
             7168,
             "ConntrackLimitRaised",
         ),
         (
             Purpose::Found,
-            Outcome::Applied,
+            ChangeOutcome::Applied,
             7168,
             2048,
             "ConntrackLimitChanged",
         ),
         (
             Purpose::Reapply,
-            Outcome::Failed,
+            ChangeOutcome::Failed,
             2048,
             7168,
             "ConntrackLimitFailed",
         ),
         (
             Purpose::Raise,
-            Outcome::DryRun,
+            ChangeOutcome::DryRun,
             2048,
             7168,
             "ConntrackLimitDryRun",
@@ -344,7 +356,7 @@ fn each_action_of_the_limit_controller_is_told_once() {
     let changes = changes.map(|(sequence, (purpose, outcome, from, to, _))| {
         change(sequence, purpose, outcome, from, to)
     });
-    node.snapshot.limit_control = Some(report(changes.collect()));
+    node.limit = Some(report(changes.collect()));
     let said = node.pass(100);
     let reasons: Vec<_> = said.iter().map(|(_, notice)| notice.reason).collect();
     assert_eq!(reasons, all.map(|(.., reason)| reason));
@@ -367,9 +379,9 @@ fn each_action_of_the_limit_controller_is_told_once() {
 #[test]
 fn a_timeout_is_told_by_its_name() {
     let mut node = Node::new(Vec::new());
-    let mut shorter = change(1, Purpose::Shorten, Outcome::Applied, 2048, 2048);
+    let mut shorter = change(1, Purpose::Shorten, ChangeOutcome::Applied, 2048, 2048);
     shorter.after.time_wait = Some(30);
-    node.snapshot.limit_control = Some(report(vec![shorter]));
+    node.limit = Some(report(vec![shorter]));
     let said = node.pass(1);
     assert_eq!(said[0].1.reason, "ConntrackTimeoutShortened");
     let text = &said[0].1.note;
@@ -385,8 +397,14 @@ fn a_fight_does_not_flood_the_api_and_its_end_is_told() {
     let mut said = Vec::new();
     let mut all = Vec::new();
     for second in 1..=100 {
-        all.push(change(second, Purpose::Found, Outcome::Applied, 7168, 2048));
-        node.snapshot.limit_control = Some(report(all.clone()));
+        all.push(change(
+            second,
+            Purpose::Found,
+            ChangeOutcome::Applied,
+            7168,
+            2048,
+        ));
+        node.limit = Some(report(all.clone()));
         said.extend(node.pass(1));
     }
     assert_eq!(said.len(), 13, "a bucket of 10, and one each 30 s");
@@ -401,22 +419,22 @@ fn a_fight_does_not_flood_the_api_and_its_end_is_told() {
         }),
         ..Report::default()
     };
-    node.snapshot.limit_control = Some(Arc::new(given_up.clone()));
+    node.limit = Some(given_up.clone());
     let said = node.pass(10);
     let reasons: Vec<_> = said.iter().map(|(_, notice)| notice.reason).collect();
     assert_eq!(reasons, ["ConntrackLimitGivenUp"]);
     assert!(said[0].1.note.contains("5 times"), "{}", said[0].1.note);
     given_up.fight = None;
-    node.snapshot.limit_control = Some(Arc::new(given_up));
+    node.limit = Some(given_up);
     assert_eq!(node.pass(10), []);
 }
 
 #[test]
 fn a_note_fits_into_an_event() {
     let mut node = Node::new(Vec::new());
-    let mut long = change(1, Purpose::Raise, Outcome::Applied, 1, 2);
+    let mut long = change(1, Purpose::Raise, ChangeOutcome::Applied, 1, 2);
     long.reason = "ä\n".repeat(1000);
-    node.snapshot.limit_control = Some(report(vec![long]));
+    node.limit = Some(report(vec![long]));
     let text = node.pass(1).remove(0).1.note;
     assert!(text.len() <= 1024 && !text.contains('\n'), "{text}");
 }

@@ -2,9 +2,10 @@
 //! sysctl (a resize of the hash waits for all CPUs) take time, and events must not wait for them.
 
 use std::{
+    convert::Infallible,
     fmt, io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
@@ -14,11 +15,15 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    Change, Controller, Place, Report, Sample, Settings,
-    controller::{Set, SetError},
+    Controller, ControllerPlace, ControllerSample, Report, Settings,
+    controller::{LimitSet, SetError, SetRequest},
     node,
+    report::Standing,
 };
-use crate::{agent::Snapshot, sys::priority};
+use crate::{
+    agent::{Closed, Handle, Snapshot},
+    sys::{lock::locked, priority},
+};
 
 /// What can wait for the thread: samples beyond that are left out, it takes the next one.
 const WAITING: usize = 4;
@@ -30,14 +35,9 @@ const AGAIN: Duration = Duration::from_millis(10);
 
 enum Job {
     Sample(Arc<Snapshot>),
-    Set {
-        limit: u64,
-        force: bool,
-        who: Option<String>,
-        answer: oneshot::Sender<Result<Set, SetError>>,
-    },
-    /// Put back what is only for a while, and end; what that changed is the answer.
-    End(SyncSender<Vec<Change>>),
+    Set(SetRequest, oneshot::Sender<Result<LimitSet, SetError>>),
+    /// Put back what is only for a while, and end; it is answered when that is in the report.
+    End(SyncSender<()>),
 }
 
 struct Shared {
@@ -74,48 +74,39 @@ impl Control {
         }))
     }
 
-    /// Starts the thread, if it does not run yet. It has the capabilities of the caller's: to be called
-    /// after giving up those that are not needed.
-    ///
-    /// # Errors
-    /// If the kernel gives no thread.
-    pub fn start(&self) -> io::Result<()> {
-        let mut waiting = self
-            .0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(jobs) = waiting.take() else {
+    /// Starts the thread, if it was not tried yet. It has the capabilities of the caller's.
+    fn start(&self) -> io::Result<()> {
+        let Some(jobs) = locked(&self.0.waiting).take() else {
             return Ok(());
         };
         let weak = Arc::downgrade(&self.0);
         let settings = self.0.settings.clone();
         let work = move || {
             priority::lower(NICE);
-            let mut controller = Controller::new(settings, Place::node());
+            let mut controller = Controller::new(settings, ControllerPlace::node());
             for job in jobs {
+                let mut ended = None;
                 match job {
                     Job::Sample(snapshot) => {
-                        controller.tick(&Sample::from(&*snapshot), node::since_boot());
+                        controller.tick(&ControllerSample::from(&*snapshot), node::since_boot());
                     }
-                    Job::Set {
-                        limit,
-                        force,
-                        who,
-                        answer,
-                    } => {
-                        let set = controller.set(limit, force, who, node::since_boot());
+                    Job::Set(SetRequest { limit, force, who }, answer) => {
                         // Whoever asked may have gone.
+                        let set = controller.set(limit, force, who, node::since_boot());
                         drop(answer.send(set));
                     }
                     Job::End(answer) => {
-                        drop(answer.send(controller.end(node::since_boot())));
-                        return;
+                        controller.end(node::since_boot());
+                        ended = Some(answer);
                     }
                 }
                 let Some(shared) = weak.upgrade() else { return };
-                *shared.report.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Arc::new(controller.report().clone());
+                *locked(&shared.report) = Arc::new(controller.report().clone());
+                if let Some(answer) = ended {
+                    // Whoever asked may not wait any more.
+                    let _ = answer.send(());
+                    return;
+                }
             }
         };
         thread::Builder::new()
@@ -124,28 +115,51 @@ impl Control {
         Ok(())
     }
 
+    /// Hands on what the agent sees, as long as it lives. The thread is started when the agent counts: by then it
+    /// has given up the capabilities that it does not need, and the thread, too, is to have only what was kept.
+    ///
+    /// # Errors
+    /// [`Closed`] when the agent has ended.
+    pub async fn follow(&self, agent: &Handle) -> Result<Infallible, Closed> {
+        let mut snapshots = agent.snapshots();
+        loop {
+            snapshots.changed().await.map_err(|_| Closed)?;
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            if !snapshot.counting {
+                continue;
+            }
+            if let Err(error) = self.start() {
+                self.blocked(format!("there is no thread for it: {error}"));
+            }
+            self.sample(snapshot);
+        }
+    }
+
+    fn blocked(&self, why: String) {
+        tracing::warn!("no limit controller: {why}");
+        let report = Report {
+            standing: Standing::Blocked(why),
+            ..(*self.report()).clone()
+        };
+        *locked(&self.0.report) = Arc::new(report);
+    }
+
     /// Hands on a sample; never waits.
-    pub fn sample(&self, snapshot: Arc<Snapshot>) {
+    fn sample(&self, snapshot: Arc<Snapshot>) {
         match self.0.jobs.try_send(Job::Sample(snapshot)) {
             // It is busy with an earlier one, or gone.
             Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
     }
 
-    /// Ends the thread: what is only for a while (a shortened timeout) is put back; gives the changes that
-    /// this took. Waits for that, at most so long.
-    pub fn end(&self, most: Duration) -> Vec<Change> {
-        let started = self
-            .0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none();
-        if !started {
-            return Vec::new();
+    /// Ends the thread: what is only for a while (a shortened timeout) is put back. Waits for that, at most so long; then
+    /// [`Control::report`] has all that was changed.
+    pub fn end(&self, most: Duration) {
+        if locked(&self.0.waiting).is_some() {
+            return;
         }
         let deadline = Instant::now() + most;
-        let (answer, changes) = sync_channel(1);
+        let (answer, ended) = sync_channel(1);
         let mut job = Job::End(answer);
         loop {
             match self.0.jobs.try_send(job) {
@@ -159,23 +173,22 @@ impl Control {
                     tracing::warn!(
                         "the limit controller is busy: its next start puts back what is left"
                     );
-                    return Vec::new();
+                    return;
                 }
-                Err(TrySendError::Disconnected(_)) => return Vec::new(),
+                Err(TrySendError::Disconnected(_)) => return,
             }
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        changes.recv_timeout(left).unwrap_or_else(|_| {
+        if ended.recv_timeout(left).is_err() {
             tracing::warn!(
                 "the limit controller did not end in time: its next start puts back what is left"
             );
-            Vec::new()
-        })
+        }
     }
 
     /// What the controller said last.
     pub fn report(&self) -> Arc<Report> {
-        Arc::clone(&self.0.report.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&locked(&self.0.report))
     }
 
     /// What it may do.
@@ -187,16 +200,11 @@ impl Control {
     ///
     /// # Errors
     /// What speaks against it, or is in the way.
-    pub async fn set(&self, limit: u64, force: bool, who: Option<String>) -> Result<Set, SetError> {
+    pub async fn set(&self, request: SetRequest) -> Result<LimitSet, SetError> {
         let (answer, set) = oneshot::channel();
-        let job = Job::Set {
-            limit,
-            force,
-            who,
-            answer,
-        };
         let busy =
             || SetError::Blocked("the controller is busy, or waits for conntrack".to_owned());
+        let job = Job::Set(request, answer);
         self.0.jobs.try_send(job).map_err(|_| busy())?;
         set.await.map_err(|_| busy())?
     }

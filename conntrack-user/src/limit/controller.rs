@@ -14,18 +14,21 @@
 
 use std::time::Duration;
 
+use ctpressure_model::cost::{EntryCost, WhenFull};
+
+use crate::kernel::{memory, slab};
+
 use super::{
-    change::{By, Change, Outcome, Purpose, Size},
-    cost::{self, EntryCost},
+    change::{By, Change, ChangeOutcome, Purpose, Size},
     culprit,
     flood::Composition,
     knobs::{Knob, Knobs},
     lock::{Lock, LockError},
     look, node,
-    policy::{Action, Found, Observation, Policy, TableSeen},
-    report::{Mode, Report, ShortenedTimeout, Standing, Tally},
-    settings::Settings,
-    store::{Pending, State, Store},
+    policy::{Action, ForeignChange, Observation, Policy, TableSeen},
+    report::{ChangeTally, Report, ShortenedTimeout, Standing},
+    settings::{Mode, Settings},
+    store::{ControllerState, PendingChange, StateFile},
 };
 mod hand;
 mod place;
@@ -33,8 +36,8 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-pub use hand::{Set, SetError};
-pub use place::{Place, Sample, Step};
+pub(crate) use hand::{LimitSet, SetError, SetRequest};
+pub(crate) use place::{ControllerPlace, ControllerSample, ControllerStep};
 
 /// How long to wait before the lock, or what is in the way, is looked at again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -42,18 +45,18 @@ const AGAIN: Duration = Duration::from_secs(5);
 const COST_EVERY: Duration = Duration::from_mins(1);
 
 /// The controller of a node.
-pub struct Controller {
+pub(crate) struct Controller {
     settings: Settings,
-    place: Place,
+    place: ControllerPlace,
     knobs: Knobs,
-    store: Store,
+    store: StateFile,
     boot: String,
-    state: State,
+    state: ControllerState,
     policy: Policy,
     lock: Option<Lock>,
     tried: Option<Duration>,
     standing: Standing,
-    tallies: Vec<Tally>,
+    tallies: Vec<ChangeTally>,
     cost: Option<(Duration, EntryCost)>,
     /// Of a dry run: what there is, and what it would have made of it.
     pretended: Option<(Size, Size)>,
@@ -63,9 +66,9 @@ pub struct Controller {
 
 impl Controller {
     /// A controller that has done nothing yet.
-    pub fn new(settings: Settings, place: Place) -> Self {
+    pub(crate) fn new(settings: Settings, place: ControllerPlace) -> Self {
         let boot = node::boot_id(&place.root);
-        let store = Store::new(settings.state.clone());
+        let store = StateFile::new(settings.state.clone());
         let (state, problem) = store.load(&boot);
         if let Some(problem) = problem {
             tracing::warn!("{problem}");
@@ -92,18 +95,17 @@ impl Controller {
         }
     }
 
-    /// What it says.
-    pub const fn report(&self) -> &Report {
+    pub(crate) const fn report(&self) -> &Report {
         &self.report
     }
 
     /// What was seen last.
-    pub const fn observation(&self) -> Option<&Observation> {
+    pub(crate) const fn observation(&self) -> Option<&Observation> {
         self.observation.as_ref()
     }
 
     /// Takes a sample of this time (since boot), and acts on it.
-    pub fn tick(&mut self, sample: &Sample, at: Duration) {
+    pub(crate) fn tick(&mut self, sample: &ControllerSample, at: Duration) {
         let now = match self.observe(sample, at) {
             Ok(seen) => {
                 let now = if self.may_act(at) {
@@ -124,7 +126,7 @@ impl Controller {
 
     /// Ends in order, at this time: what is only for a while is put back. A raised limit stays.
     /// Gives the changes that this took.
-    pub fn end(&mut self, at: Duration) -> Vec<Change> {
+    pub(crate) fn end(&mut self, at: Duration) -> Vec<Change> {
         // Without the lock it is another controller's.
         if self.settings.mode != Mode::On || self.lock.is_none() {
             return Vec::new();
@@ -134,7 +136,7 @@ impl Controller {
 
     /// For a node whose controller is off now: puts back what an earlier one was killed with that was
     /// only for a while, unless another one is there to do it. Gives the changes that this took.
-    pub fn put_back(mut self, at: Duration) -> Vec<Change> {
+    pub(crate) fn put_back(mut self, at: Duration) -> Vec<Change> {
         if self.state.pending.is_none() && self.state.ledger.timeout.shortened.is_none() {
             return Vec::new();
         }
@@ -159,7 +161,7 @@ impl Controller {
     }
 
     /// What there is now.
-    fn observe(&mut self, sample: &Sample, at: Duration) -> Result<Observation, String> {
+    fn observe(&mut self, sample: &ControllerSample, at: Duration) -> Result<Observation, String> {
         let mut size = self.knobs.read().map_err(|error| error.to_string())?;
         if let Some((real, pretended)) = self.pretended {
             if real == size {
@@ -168,11 +170,11 @@ impl Controller {
                 self.pretended = None;
             }
         }
-        let memory = node::memory(&self.place.root).map_err(|error| error.to_string())?;
+        let memory = memory::read(&self.place.root).map_err(|error| error.to_string())?;
         let cost = match self.cost {
             Some((read, cost)) if at.saturating_sub(read) < COST_EVERY => cost,
             _ => {
-                let cost = node::entry_cost(&self.place.root);
+                let cost = slab::entry_cost(&self.place.root);
                 self.cost = Some((at, cost));
                 cost
             }
@@ -255,7 +257,7 @@ impl Controller {
         }
         match self.store.save(&self.state, || {}) {
             Ok(()) => Standing::Acting,
-            Err(error) => Standing::Blocked(format!("{error}; {}", error.help())),
+            Err(error) => Standing::Blocked(error.to_string()),
         }
     }
 
@@ -266,7 +268,7 @@ impl Controller {
             self.found(found);
         }
         if let Some(refused) = decision.refused {
-            let change = Self::change(&refused, By::Controller, None, Outcome::Refused);
+            let change = Self::change(&refused, By::Controller, None, ChangeOutcome::Refused);
             self.record(change);
         }
         let now = match decision.action {
@@ -276,7 +278,7 @@ impl Controller {
             }
             Some(action) => {
                 let change = self.carry_out(&action, By::Controller, None, at);
-                if change.outcome == Outcome::Failed {
+                if change.outcome == ChangeOutcome::Failed {
                     change.reason
                 } else {
                     decision.now
@@ -295,12 +297,12 @@ impl Controller {
             self.pretended = Some((real, action.after));
         }
         self.policy.done(action, true, at);
-        let change = Self::change(action, By::Controller, None, Outcome::DryRun);
+        let change = Self::change(action, By::Controller, None, ChangeOutcome::DryRun);
         self.record(change);
     }
 
     /// Records what somebody else did.
-    fn found(&mut self, found: Found) {
+    fn found(&mut self, found: ForeignChange) {
         let mut who = None;
         if found.of == Knob::Limit {
             who = culprit::find(&self.place.root, found.after.limit);
@@ -312,7 +314,7 @@ impl Controller {
             after: found.after,
             reason: found.reason,
         };
-        let change = Self::change(&action, By::SomebodyElse, who, Outcome::Applied);
+        let change = Self::change(&action, By::SomebodyElse, who, ChangeOutcome::Applied);
         self.record(change);
     }
 
@@ -327,11 +329,10 @@ impl Controller {
         self.state.ledger = self.policy.ledger().clone();
         if let Err(error) = self.store.save(&self.state, || {}) {
             tracing::error!("{error}");
-            self.standing = Standing::Blocked(format!("{error}; {}", error.help()));
+            self.standing = Standing::Blocked(error.to_string());
         }
     }
 
-    /// Makes the report.
     fn tell(&mut self, now: String) {
         let report = &mut self.report;
         report.standing = self.standing.clone();
@@ -350,16 +351,13 @@ impl Controller {
         };
         let (ceiling, reason) = self.policy.ceiling_now(seen);
         let sharing = seen.sharing();
-        let bytes = |limit: u64| {
-            let buckets = cost::buckets_for(limit, ceiling.limit, seen.buckets, &sharing);
-            cost::bytes(&seen.cost, sharing.when_full(limit), buckets)
-        };
-        report.bytes_at_ceiling = Some(bytes(ceiling.limit));
-        report.bytes_when_full = Some(cost::bytes(
-            &seen.cost,
-            sharing.when_full(seen.limit),
-            seen.buckets,
-        ));
+        let full = WhenFull::of(&seen.cost, seen.limit, seen.buckets, &sharing);
+        report.bytes_when_full = full.map(|full| full.bytes.most);
+        report.bytes_when_full_least = full.map(|full| full.bytes.least);
+        let full = WhenFull::with_buckets_for(&seen.cost, ceiling.limit, seen.buckets, &sharing);
+        report.bytes_at_ceiling = full.map(|full| full.bytes.most);
+        report.bytes_at_ceiling_least = full.map(|full| full.bytes.least);
+        report.memory_bytes = Some(seen.memory.total);
         report.entry_bytes = Some(seen.cost);
         report.ceiling = Some(ceiling.limit);
         report.ceiling_reason = Some(reason);

@@ -35,17 +35,15 @@ const LATELY: Duration = Duration::from_mins(2);
 
 /// A process that may have done it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Suspect {
-    /// Its number.
+pub(crate) struct Suspect {
     pub pid: u32,
-    /// Its name.
     pub name: String,
     /// When it started, since boot.
     pub started: Duration,
 }
 
 /// Who seems to have set the limit to this value just now; `None`: nobody who is known to.
-pub fn find(root: &Root, value: u64) -> Option<String> {
+pub(crate) fn find(root: &Root, value: u64) -> Option<String> {
     let cpus = release::possible_cpus(root).unwrap_or(1);
     guess(&suspects(root), node::since_boot(), value, cpus)
 }
@@ -58,7 +56,6 @@ fn of_proxy(cpus: usize) -> u64 {
     scaled.clamp(131_072, 1_048_576)
 }
 
-/// The best guess.
 fn guess(suspects: &[Suspect], now: Duration, value: u64, cpus: usize) -> Option<String> {
     let lately = suspects
         .iter()

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 /// States of connections that were not completed (see [`State::name`](crate::kernel::entries::State::name)).
-pub const ONE_WAY: [&str; 9] = [
+pub(crate) const ONE_WAY: [&str; 9] = [
     "UNREPLIED",
     "SYN_SENT",
     "SYN_SENT2",
@@ -23,16 +23,15 @@ pub const ONE_WAY: [&str; 9] = [
 
 /// One-way entries with something in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
+pub(crate) struct FloodPart {
     /// What it is: an owner, an address, an address with a port.
     pub name: String,
-    /// How many entries.
     pub entries: u64,
 }
 
 /// What a table is made of, as far as it matters here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Composition {
+pub(crate) struct Composition {
     /// Entries of the table.
     pub entries: u64,
     /// Those in a state of [`ONE_WAY`] that the kernel may remove early.
@@ -41,17 +40,15 @@ pub struct Composition {
     #[serde(default)]
     pub time_wait: u64,
     /// The sender with the most of them.
-    pub source: Option<Part>,
+    pub source: Option<FloodPart>,
     /// The pod (or other owner, but for the host) that opened the most of them.
-    pub opener: Option<Part>,
+    pub opener: Option<FloodPart>,
     /// The server with the most of them.
-    pub destination: Option<Part>,
+    pub destination: Option<FloodPart>,
 }
 
-/// A flood.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Flood {
-    /// Its entries.
+pub(crate) struct Flood {
     pub entries: u64,
     /// Of so many in the table.
     pub of: u64,
@@ -61,7 +58,7 @@ pub struct Flood {
 
 impl Composition {
     /// The flood in it, if there is one.
-    pub fn flood(&self) -> Option<Flood> {
+    pub(crate) fn flood(&self) -> Option<Flood> {
         let Self {
             entries,
             one_way,
@@ -73,14 +70,14 @@ impl Composition {
         if one_way.saturating_mul(2) < *entries || *one_way == 0 {
             return None;
         }
-        let most = |part: &Option<Part>| {
+        let most = |part: &Option<FloodPart>| {
             part.clone()
                 .filter(|part| part.entries.saturating_mul(2) >= *one_way)
         };
         let to = most(destination)
             .map(|part| format!(" towards {}", part.name))
             .unwrap_or_default();
-        let flood = |part: &Part, who: String| Flood {
+        let flood = |part: &FloodPart, who: String| Flood {
             entries: part.entries,
             of: *entries,
             who,
@@ -99,7 +96,7 @@ impl Composition {
 
 impl Flood {
     /// What to do instead.
-    pub fn advice(&self) -> String {
+    pub(crate) fn advice(&self) -> String {
         let Self { entries, of, who } = self;
         format!(
             "{entries} of {of} entries are one-way connections of {who}: more room would only hold more of \
@@ -112,8 +109,8 @@ impl Flood {
 mod tests {
     use super::*;
 
-    fn part(name: &str, entries: u64) -> Part {
-        Part {
+    fn part(name: &str, entries: u64) -> FloodPart {
+        FloodPart {
             name: name.to_owned(),
             entries,
         }

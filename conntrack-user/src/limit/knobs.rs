@@ -12,12 +12,9 @@ use crate::kernel::{
     sysctl::{self, SysctlError},
 };
 
-/// Which number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Knob {
-    /// `nf_conntrack_max`.
+pub(crate) enum Knob {
     Limit,
-    /// `nf_conntrack_buckets`.
     Buckets,
     /// `nf_conntrack_tcp_timeout_time_wait`, of the host's table only.
     TimeWait,
@@ -25,7 +22,7 @@ pub enum Knob {
 
 impl Knob {
     /// The sysctl, as in `net.netfilter.NAME`.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Limit => "nf_conntrack_max",
             Self::Buckets => "nf_conntrack_buckets",
@@ -34,7 +31,7 @@ impl Knob {
     }
 
     /// Its value in a size; `None`: not known.
-    pub const fn of(self, size: Size) -> Option<u64> {
+    pub(crate) const fn of(self, size: Size) -> Option<u64> {
         match self {
             Self::Limit => Some(size.limit),
             Self::Buckets => Some(size.buckets),
@@ -45,7 +42,7 @@ impl Knob {
 
 /// Why a value can't be set.
 #[derive(Debug, thiserror::Error)]
-pub enum KnobError {
+pub(crate) enum KnobError {
     /// The current values can't be read.
     #[error(transparent)]
     Read(#[from] SysctlError),
@@ -63,36 +60,20 @@ pub enum KnobError {
     NotPermitted(PathBuf),
     /// The kernel does not take this value.
     #[error("{}: the kernel refuses {value}", path.display())]
-    Refused {
-        /// Where.
-        path: PathBuf,
-        /// What was written.
-        value: u64,
-    },
+    Refused { path: PathBuf, value: u64 },
     /// The value that was read back is another one.
     #[error("{} is {found} after {value} was written", path.display())]
     NotTaken {
-        /// Where.
         path: PathBuf,
-        /// What was written.
         value: u64,
-        /// What was read.
         found: u64,
     },
     /// The value does not fit the type.
     #[error("{name} can't be {value}: it has to be from 1 to {MOST}")]
-    OutOfBounds {
-        /// Which.
-        name: &'static str,
-        /// What was wanted.
-        value: u64,
-    },
-    /// Anything else.
+    OutOfBounds { name: &'static str, value: u64 },
     #[error("{}: {source}", path.display())]
     Io {
-        /// Where.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -100,7 +81,7 @@ pub enum KnobError {
 
 impl KnobError {
     /// What to do about it.
-    pub fn help(&self) -> &'static str {
+    pub(crate) fn help(&self) -> &'static str {
         match self {
             Self::Read(_) => "load conntrack (`modprobe nf_conntrack`), and mount /proc",
             Self::NotHost => "run in the host's network namespace (of a pod: hostNetwork: true)",
@@ -119,13 +100,13 @@ impl KnobError {
 
 /// The sysctls of this machine, or of a folder.
 #[derive(Clone, Debug)]
-pub struct Knobs {
+pub(crate) struct Knobs {
     root: Root,
 }
 
 impl Knobs {
     /// Those below this root.
-    pub fn new(root: Root) -> Self {
+    pub(crate) fn new(root: Root) -> Self {
         Self { root }
     }
 
@@ -133,7 +114,7 @@ impl Knobs {
     ///
     /// # Errors
     /// When they can't be read, most likely because conntrack is not loaded.
-    pub fn read(&self) -> Result<Size, SysctlError> {
+    pub(crate) fn read(&self) -> Result<Size, SysctlError> {
         Ok(Size {
             limit: sysctl::limit(&self.root)?,
             buckets: sysctl::buckets(&self.root)?,
@@ -151,7 +132,7 @@ impl Knobs {
     ///
     /// # Errors
     /// What is in the way.
-    pub fn check(&self, knobs: &[Knob]) -> Result<(), KnobError> {
+    pub(crate) fn check(&self, knobs: &[Knob]) -> Result<(), KnobError> {
         self.read()?;
         // Only the initial network namespace has this one (`nf_conntrack_standalone.c`).
         if !self.root.proc("sys/net/nf_conntrack_max").exists() {
@@ -173,7 +154,7 @@ impl Knobs {
     ///
     /// # Errors
     /// What is in the way; then it has not changed.
-    pub fn write(&self, knob: Knob, value: u64) -> Result<(), KnobError> {
+    pub(crate) fn write(&self, knob: Knob, value: u64) -> Result<(), KnobError> {
         if value == 0 || value > MOST {
             return Err(KnobError::OutOfBounds {
                 name: knob.name(),
@@ -195,7 +176,7 @@ impl Knobs {
     ///
     /// # Errors
     /// When it has another value.
-    pub fn confirm(&self, knob: Knob, value: u64) -> Result<Size, KnobError> {
+    pub(crate) fn confirm(&self, knob: Knob, value: u64) -> Result<Size, KnobError> {
         let now = self.read()?;
         // A timeout that can't be read is not the one that was written.
         let found = knob.of(now).unwrap_or_default();

@@ -15,7 +15,7 @@ const HASTY: Duration = Duration::from_hours(1);
 
 /// A limit that the controller wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ours {
+pub(crate) struct Ours {
     /// What was there before the first raise.
     pub from: u64,
     /// What was written last.
@@ -24,7 +24,7 @@ pub struct Ours {
 
 /// A struggle with somebody who lowers the limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Struggle {
+pub(crate) struct Struggle {
     /// How often it was lowered below what the traffic needs.
     pub rounds: u32,
     /// When that was last.
@@ -44,13 +44,13 @@ pub struct Shortened {
     pub from: u64,
     /// What was written, in seconds.
     pub to: u64,
-    /// When.
+    /// When that was, since boot.
     pub at: Duration,
 }
 
 /// The timeout of closed connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Timeout {
+pub(crate) struct TimeoutLedger {
     /// It is shortened, and nobody else has changed it since.
     pub shortened: Option<Shortened>,
     /// When it was restored last.
@@ -62,9 +62,8 @@ pub struct Timeout {
     pub foreign: Option<Duration>,
 }
 
-/// What is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ledger {
+pub(crate) struct LimitLedger {
     /// What the controller wrote, as long as nobody else has changed it.
     pub ours: Option<Ours>,
     /// The highest limit that somebody else wanted (or a person set by hand) since boot: it is never
@@ -72,9 +71,7 @@ pub struct Ledger {
     pub highest_foreign: u64,
     /// The limit that was seen or written last; 0: none yet.
     pub known: u64,
-    /// The last raise.
     pub raised: Option<Duration>,
-    /// The last give-back.
     pub gave_back: Option<Duration>,
     /// Give-backs that were followed by a raise within a day: each doubles the calm that the next one
     /// needs.
@@ -83,12 +80,12 @@ pub struct Ledger {
     pub struggle: Struggle,
     /// The timeout of closed connections.
     #[serde(default)]
-    pub timeout: Timeout,
+    pub timeout: TimeoutLedger,
 }
 
-impl Ledger {
+impl LimitLedger {
     /// Takes down that this was done.
-    pub fn done(&mut self, purpose: Purpose, before: Size, after: Size, at: Duration) {
+    pub(crate) fn done(&mut self, purpose: Purpose, before: Size, after: Size, at: Duration) {
         match purpose {
             Purpose::Raise => {
                 let recently = |then: Duration| at.saturating_sub(then) < REGRET;
@@ -144,14 +141,14 @@ impl Ledger {
     }
 
     /// Takes down that somebody else set the limit.
-    pub fn foreign(&mut self, limit: u64) {
+    pub(crate) fn foreign(&mut self, limit: u64) {
         self.ours = None;
         self.known = limit;
         self.highest_foreign = self.highest_foreign.max(limit);
     }
 
     /// What there would be after a give-back: what was there before, and what anybody wanted since.
-    pub fn give_back_to(&self) -> Option<u64> {
+    pub(crate) fn give_back_to(&self) -> Option<u64> {
         let ours = self.ours?;
         let to = ours.from.max(self.highest_foreign);
         (to < ours.limit).then_some(to)

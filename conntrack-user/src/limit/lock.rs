@@ -17,17 +17,17 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use crate::kernel::Root;
 
 /// The name of the node's lock.
-pub const NAME: &str = "ctpressure/limit-controller";
+pub(crate) const NAME: &str = "ctpressure/limit-controller";
 
 /// Held as long as it lives.
 #[derive(Debug)]
-pub struct Lock {
+pub(crate) struct Lock {
     listener: UnixListener,
 }
 
 /// Why it can't be held.
 #[derive(Debug, thiserror::Error)]
-pub enum LockError {
+pub(crate) enum LockError {
     /// Somebody else has it.
     #[error("{0} changes the limit of this node")]
     Held(String),
@@ -41,7 +41,7 @@ impl Lock {
     ///
     /// # Errors
     /// When somebody else has it: who.
-    pub fn take(root: &Root, name: &str) -> Result<Self, LockError> {
+    pub(crate) fn take(root: &Root, name: &str) -> Result<Self, LockError> {
         let address = SocketAddr::from_abstract_name(name)?;
         // Whoever had it may end between the two questions.
         for _ in 0..3 {
@@ -63,12 +63,11 @@ impl Lock {
     }
 
     /// Lets those go who asked who holds it; to be called now and then.
-    pub fn answer(&self) {
+    pub(crate) fn answer(&self) {
         while self.listener.accept().is_ok() {}
     }
 }
 
-/// Who listens.
 fn holder(root: &Root, stream: &UnixStream) -> String {
     let Ok(peer) = getsockopt(stream, PeerCredentials) else {
         return "another process".to_owned();

@@ -1,24 +1,24 @@
 //! A look at what a table is made of, before it is given more room.
 
-use std::{net::IpAddr, ops::ControlFlow};
+use std::ops::ControlFlow;
 
-use super::flood::{Composition, ONE_WAY, Part};
+use conntrack_ebpf::owner::{Direction, HOST, UNKNOWN};
+
+use super::flood::{Composition, FloodPart, ONE_WAY};
 use crate::{
     census::{self, By, Census, Charging, Filter, Group},
-    events::protocol_name,
     kernel::{
         Root,
-        entries::{Outcome, State, walk_namespaces},
+        entries::{EntryState, WalkOutcome, walk_namespaces},
         tables,
     },
 };
-use conntrack_ebpf::owner::{Direction, HOST, UNKNOWN};
 
 /// What the table of this network namespace is made of.
 ///
 /// # Errors
 /// Why it can't be told.
-pub fn composition(root: &Root, netns: u32) -> Result<Composition, String> {
+pub(crate) fn composition(root: &Root, netns: u32) -> Result<Composition, String> {
     let found = tables::discover(root);
     let Some(namespace) = found.namespaces.get(&netns) else {
         return Err(format!("network namespace {netns} is not there any more"));
@@ -34,18 +34,18 @@ pub fn composition(root: &Root, netns: u32) -> Result<Composition, String> {
         vec![By::Destination],
         vec![By::Owner, By::Direction],
     ];
-    let mut census = Census::new(filter, groupings, Some(&owners), 0);
+    let mut census = Census::new(filter, groupings, &owners, 0);
     let mut time_wait = 0;
     let outcomes = walk_namespaces(root, std::slice::from_ref(namespace), |inode, entry| {
-        time_wait += u64::from(entry.state == State::TIME_WAIT);
+        time_wait += u64::from(entry.state == EntryState::TIME_WAIT);
         census.add(inode, entry);
         ControlFlow::Continue(())
     });
     match outcomes.into_iter().next() {
-        Some((_, Outcome::Walked(_))) => {}
-        Some((_, Outcome::NotEntered(error))) => return Err(error.to_string()),
-        Some((_, Outcome::Failed(error))) => return Err(error.to_string()),
-        Some((_, Outcome::Gone)) | None => {
+        Some((_, WalkOutcome::Walked(_))) => {}
+        Some((_, WalkOutcome::NotEntered(error))) => return Err(error.to_string()),
+        Some((_, WalkOutcome::Failed(error))) => return Err(error.to_string()),
+        Some((_, WalkOutcome::Gone)) | None => {
             return Err(format!("network namespace {netns} is gone"));
         }
     }
@@ -62,13 +62,13 @@ pub fn composition(root: &Root, netns: u32) -> Result<Composition, String> {
             _ => None,
         }),
         destination: first(destinations, |key| match key {
-            [census::Part::Destination(endpoint)] => Some(endpoint_name(endpoint)),
+            [census::Part::Destination(endpoint)] => Some(endpoint.to_string()),
             _ => None,
         }),
         opener: first(openers, |key| match key {
             [
-                census::Part::Owner(Some(slot)),
-                census::Part::Direction(Some(Direction::Egress)),
+                census::Part::Owner(slot),
+                census::Part::Direction(Direction::Egress),
             ] if ![HOST, UNKNOWN].contains(slot) => owners.names.get(slot).cloned(),
             _ => None,
         }),
@@ -76,20 +76,11 @@ pub fn composition(root: &Root, netns: u32) -> Result<Composition, String> {
 }
 
 /// The largest key that has a name.
-fn first(group: &Group, name: impl Fn(&[census::Part]) -> Option<String>) -> Option<Part> {
+fn first(group: &Group, name: impl Fn(&[census::Part]) -> Option<String>) -> Option<FloodPart> {
     group.rows.iter().find_map(|row| {
-        Some(Part {
+        Some(FloodPart {
             name: name(&row.key)?,
             entries: row.counts.entries,
         })
     })
-}
-
-fn endpoint_name(endpoint: &census::Endpoint) -> String {
-    let protocol = protocol_name(endpoint.protocol);
-    match (endpoint.address, endpoint.port) {
-        (address, None) => format!("{address} {protocol}"),
-        (IpAddr::V4(address), Some(port)) => format!("{address}:{port} {protocol}"),
-        (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port} {protocol}"),
-    }
 }

@@ -10,22 +10,27 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    ceiling::Ceiling,
     change::{Purpose, Size},
-    cost::{Ceiling, EntryCost, NodeMemory, Sharing},
     flood::Composition,
     knobs::Knob,
-    ledger::Ledger,
+    ledger::LimitLedger,
     report::Fight,
     settings::{MOST, SOONEST_GIVE_BACK, Settings},
 };
-use crate::pressure::{as_count, as_f64};
+use crate::kernel::memory::NodeMemory;
 
 mod raise;
 mod rival;
 mod shorten;
 mod tracking;
 
-use raise::{Refusal, why};
+use ctpressure_model::{
+    cost::{EntryCost, Sharing},
+    pressure::{as_count, as_f64},
+    words::{grouped, seconds},
+};
+use raise::Refusal;
 use tracking::Tracking;
 
 /// Entries that count as calm, as a share of the limit that would be given back to.
@@ -35,37 +40,28 @@ const SAY_AGAIN: Duration = Duration::from_hours(1);
 /// How long to wait after the kernel did not take a change: doubled each time, up to an hour.
 const AFTER_FAILURE: Duration = Duration::from_mins(1);
 
-/// One table.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct TableSeen {
+pub(crate) struct TableSeen {
     /// Inode number of its network namespace.
     pub netns: u32,
-    /// Its name.
     pub name: String,
-    /// Its entries.
     pub entries: u64,
-    /// The forecast.
     pub seconds_to_full: Option<f64>,
 }
 
 /// What there is at one time.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Observation {
-    /// Since boot.
+pub(crate) struct Observation {
     pub at: Duration,
-    /// `nf_conntrack_max`; 0: unlimited.
     pub limit: u64,
-    /// `nf_conntrack_buckets`.
     pub buckets: u64,
     /// `nf_conntrack_tcp_timeout_time_wait` of the host's table, in seconds; `None`: not known.
     pub time_wait: Option<u64>,
-    /// All tables.
     pub tables: Vec<TableSeen>,
     /// Packets lost since a table was full, so far.
     pub drops: Option<u64>,
     /// Inserts and deletes of all tables, so far.
     pub flow: Option<(u64, u64)>,
-    /// The node's memory.
     pub memory: NodeMemory,
     /// What an entry costs.
     pub cost: EntryCost,
@@ -73,17 +69,17 @@ pub struct Observation {
 
 impl Observation {
     /// The table with the most entries.
-    pub fn fullest(&self) -> Option<&TableSeen> {
+    pub(crate) fn fullest(&self) -> Option<&TableSeen> {
         self.tables.iter().max_by_key(|table| table.entries)
     }
 
     /// How the tables share the limit.
-    pub fn sharing(&self) -> Sharing {
+    pub(crate) fn sharing(&self) -> Sharing {
         Sharing::of(self.tables.iter().map(|table| table.entries), self.limit)
     }
 
     /// The numbers that the controller writes.
-    pub const fn size(&self) -> Size {
+    pub(crate) const fn size(&self) -> Size {
         Size {
             limit: self.limit,
             buckets: self.buckets,
@@ -92,25 +88,19 @@ impl Observation {
     }
 }
 
-/// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Action {
-    /// Why.
+pub(crate) struct Action {
     pub purpose: Purpose,
-    /// What is there.
     pub before: Size,
-    /// What should be.
     pub after: Size,
-    /// Why, in words.
     pub reason: String,
 }
 
 /// A change that somebody else made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct ForeignChange {
     /// Of what: the limit, or a timeout.
     pub of: Knob,
-    /// What was there.
     pub before: Size,
     /// What is there now.
     pub after: Size,
@@ -120,10 +110,9 @@ pub struct Found {
 
 /// What to do now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decision {
+pub(crate) struct Decision {
     /// What somebody else changed.
-    pub found: Vec<Found>,
-    /// Do this.
+    pub found: Vec<ForeignChange>,
     pub action: Option<Action>,
     /// More room is wanted and not made, for this reason; said once in a while.
     pub refused: Option<Action>,
@@ -133,11 +122,10 @@ pub struct Decision {
     pub advice: Vec<String>,
 }
 
-/// Decides.
 #[derive(Clone, Debug)]
-pub struct Policy {
+pub(crate) struct Policy {
     settings: Settings,
-    ledger: Ledger,
+    ledger: LimitLedger,
     tracking: Tracking,
     looked: Option<(Duration, u32, Option<Composition>)>,
     /// A controller that has ended left a timeout shortened.
@@ -153,7 +141,7 @@ pub struct Policy {
 
 impl Policy {
     /// A policy that goes on from what is remembered.
-    pub fn new(settings: Settings, ledger: Ledger) -> Self {
+    pub(crate) fn new(settings: Settings, ledger: LimitLedger) -> Self {
         Self {
             settings,
             inherited: ledger.timeout.shortened.is_some(),
@@ -170,13 +158,13 @@ impl Policy {
     }
 
     /// What has to be remembered.
-    pub const fn ledger(&self) -> &Ledger {
+    pub(crate) const fn ledger(&self) -> &LimitLedger {
         &self.ledger
     }
 
     /// Says what to do. `look` tells what the table of a network namespace is made of, if that can
     /// be told; it is asked only before a raise.
-    pub fn observe(
+    pub(crate) fn observe(
         &mut self,
         seen: &Observation,
         look: &mut dyn FnMut(u32) -> Option<Composition>,
@@ -323,15 +311,16 @@ impl Policy {
                 ..seen.size()
             },
             reason: format!(
-                "calm for {}: at most {} entries, half of what would be pressure at {to}",
-                humantime::format_duration(Duration::from_secs(calm.as_secs())),
-                self.calm_below().unwrap_or(0),
+                "calm for {}: at most {} entries, half of what would be pressure at {}",
+                seconds(calm.as_secs()),
+                grouped(self.calm_below().unwrap_or(0)),
+                grouped(to),
             ),
         })
     }
 
     /// Takes note of what came of an action: whether the kernel has it now.
-    pub fn done(&mut self, action: &Action, applied: bool, at: Duration) {
+    pub(crate) fn done(&mut self, action: &Action, applied: bool, at: Duration) {
         if applied {
             self.failures = 0;
             if action.purpose == Purpose::Restore {
@@ -347,21 +336,21 @@ impl Policy {
     }
 
     /// Who lowers the limit, as far as that was found out.
-    pub fn suspect(&mut self, who: Option<String>) {
+    pub(crate) fn suspect(&mut self, who: Option<String>) {
         if self.ledger.struggle.rounds > 0 && who.is_some() {
             self.ledger.struggle.who = who;
         }
     }
 
     /// How far the limit may be raised now, and what makes that.
-    pub fn ceiling_now(&self, seen: &Observation) -> (Ceiling, String) {
+    pub(crate) fn ceiling_now(&self, seen: &Observation) -> (Ceiling, String) {
         let ceiling = self.ceiling(seen);
         let reason = self.ceiling_reason(&ceiling);
         (ceiling, reason)
     }
 
     /// The struggle with somebody else, if there is one.
-    pub fn fight(&self) -> Option<Fight> {
+    pub(crate) fn fight(&self) -> Option<Fight> {
         let struggle = &self.ledger.struggle;
         (struggle.rounds > 0).then(|| Fight {
             rounds: struggle.rounds,
@@ -369,19 +358,12 @@ impl Policy {
             who: struggle.who.clone(),
         })
     }
-
-    /// The reason for more room now, if there is one.
-    pub fn pressure(&self, seen: &Observation) -> Option<String> {
-        self.tracking.pressure(seen, &self.settings).map(why)
-    }
-
     /// The most entries of the last minutes.
-    pub fn peak(&self) -> u64 {
+    pub(crate) fn peak(&self) -> u64 {
         self.tracking.peak()
     }
 
-    /// The settings.
-    pub const fn settings(&self) -> &Settings {
+    pub(crate) const fn settings(&self) -> &Settings {
         &self.settings
     }
 }

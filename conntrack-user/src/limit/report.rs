@@ -1,28 +1,14 @@
-//! What the controller says of itself: part of each [`Snapshot`](crate::agent::Snapshot).
+//! What the controller says of itself.
 
+use ctpressure_model::cost::EntryCost;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    change::{By, Change, Outcome},
-    cost::EntryCost,
+    change::{By, Change, ChangeOutcome},
     knobs::Knob,
     ledger::Shortened,
+    settings::Mode,
 };
-
-/// What the controller may do.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// Nothing
-    #[default]
-    Off,
-    /// Say what it would do, and write nothing
-    DryRun,
-    /// Change the limit
-    On,
-}
 
 /// What it can do now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +40,7 @@ pub struct Fight {
 /// A timeout that is shortened for a while.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShortenedTimeout {
-    /// The sysctl.
+    /// The name of the sysctl.
     pub name: String,
     /// What it was, in seconds.
     pub from: u64,
@@ -74,11 +60,11 @@ impl From<Shortened> for ShortenedTimeout {
 
 /// How often something was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tally {
-    /// By whom.
+pub struct ChangeTally {
+    /// Who made these changes.
     pub by: By,
-    /// With which result.
-    pub outcome: Outcome,
+    /// What came of these changes.
+    pub outcome: ChangeOutcome,
     /// How often, since the agent began.
     pub number: u64,
 }
@@ -97,10 +83,20 @@ pub struct Report {
     pub ceiling_reason: Option<String>,
     /// What one entry costs.
     pub entry_bytes: Option<EntryCost>,
-    /// Kernel memory, in bytes, of a full table and all that share the limit, as it is now.
+    /// The node's memory, in bytes.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+    /// Kernel memory, in bytes, of all tables and the buckets when those that may fill up are full, if each entry has an
+    /// extension; `None`: there is no limit, or it isn't known.
     pub bytes_when_full: Option<u64>,
-    /// The same at the ceiling.
+    /// The same if no entry has an extension but those that must.
+    #[serde(default)]
+    pub bytes_when_full_least: Option<u64>,
+    /// As `bytes_when_full`, at the ceiling, with the buckets that it asks for.
     pub bytes_at_ceiling: Option<u64>,
+    /// As `bytes_when_full_least`, at the ceiling.
+    #[serde(default)]
+    pub bytes_at_ceiling_least: Option<u64>,
     /// What was there before the controller raised it; `None`: nothing is to be given back.
     pub raised_from: Option<u64>,
     /// A timeout that the controller shortened and has not restored; `None`: there is none.
@@ -112,11 +108,11 @@ pub struct Report {
     pub now: String,
     /// What else would help, or would not.
     pub advice: Vec<String>,
-    /// The last changes ([`KEPT`](super::change::KEPT) at most), the oldest first. Whoever follows them
+    /// The last changes, the oldest first; as many as [`change::History`](super::change::History) keeps. Whoever follows them
     /// remembers the [`Change::sequence`] seen last.
     pub changes: Vec<Change>,
     /// Changes since the agent began, by who and with which result; only those that happened.
-    pub tallies: Vec<Tally>,
+    pub tallies: Vec<ChangeTally>,
 }
 
 impl Report {

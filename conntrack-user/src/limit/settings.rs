@@ -2,16 +2,31 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::report::Mode;
+use serde::{Deserialize, Serialize};
+
+/// What the controller may do.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Nothing
+    #[default]
+    Off,
+    /// Say what it would do, and write nothing
+    DryRun,
+    /// Change the limit
+    On,
+}
 
 /// `nf_conntrack_max` is an `int` to sysctl(8) on every kernel (`nf_conntrack_standalone.c`).
-pub const MOST: u64 = i32::MAX as u64;
+pub(crate) const MOST: u64 = i32::MAX as u64;
 /// A limit below this is not worth a controller; 0 would mean "unlimited" up to 6.18.
-pub const LEAST: u64 = 64;
+pub(crate) const LEAST: u64 = 64;
 /// Where the state is kept unless told otherwise.
-pub const STATE_PATH: &str = "/var/lib/ctpressure/limit.state";
+pub(crate) const STATE_PATH: &str = "/var/lib/ctpressure/limit.state";
 /// What was raised is not given back sooner than this after the last raise.
-pub const SOONEST_GIVE_BACK: Duration = Duration::from_hours(1);
+pub(crate) const SOONEST_GIVE_BACK: Duration = Duration::from_hours(1);
 
 /// The longest time that a setting may have.
 const LONGEST: Duration = Duration::from_hours(24 * 30);
@@ -62,72 +77,27 @@ impl Default for Settings {
 /// Settings that make no sense.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SettingsError {
-    /// The floor is above the ceiling.
-    #[error("--min-limit {min} is above --max-limit {max}: no limit could satisfy both")]
-    FloorAboveCeiling {
-        /// The floor.
-        min: u64,
-        /// The ceiling.
-        max: u64,
-    },
+    /// The floor (--min-limit) is above the ceiling (--max-limit), in entries.
+    #[error("--min-limit {0} is above --max-limit {1}: no limit could satisfy both")]
+    FloorAboveCeiling(u64, u64),
     /// A timeout is to be shortened by nobody.
     #[error(
         "--shorten-timeouts is what the limit controller does when nothing else helps, and that is off: give \
          --limit-controller on (or dry-run) too"
     )]
     ShortenWithoutController,
-    /// A limit that is too small.
+    /// A limit that is too small: the flag that gave it, and its value.
     #[error(
-        "{flag} {value} is below {LEAST}: a table of that size tracks nothing worth tracking (and 0 \
+        "{0} {1} is below {LEAST}: a table of that size tracks nothing worth tracking (and 0 \
          means \"unlimited\" to older kernels)"
     )]
-    TooSmall {
-        /// Which.
-        flag: &'static str,
-        /// What was given.
-        value: u64,
-    },
-    /// A limit that the kernel's type can't hold.
-    #[error("{flag} {value} is more than nf_conntrack_max can hold ({MOST})")]
-    TooLarge {
-        /// Which.
-        flag: &'static str,
-        /// What was given.
-        value: u64,
-    },
-    /// A share that is none.
-    #[error("{flag} {value} is not a share: it has to be from {least} to {most}, {reason}")]
-    Share {
-        /// Which.
-        flag: &'static str,
-        /// What was given.
-        value: f64,
-        /// The least.
-        least: f64,
-        /// The most.
-        most: f64,
-        /// Why not more or less.
-        reason: &'static str,
-    },
-    /// A time that is too short or too long.
-    #[error(
-        "{flag} {} is not from {} to {}: {reason}",
-        time(value),
-        time(least),
-        time(most)
-    )]
-    Time {
-        /// Which.
-        flag: &'static str,
-        /// What was given.
-        value: Duration,
-        /// The least.
-        least: Duration,
-        /// The most.
-        most: Duration,
-        /// Why not more or less.
-        reason: &'static str,
-    },
+    TooSmall(&'static str, u64),
+    /// A limit that the kernel's type can't hold: the flag that gave it, and its value.
+    #[error("{0} {1} is more than nf_conntrack_max can hold ({MOST})")]
+    TooLarge(&'static str, u64),
+    /// A share or a time that is not within its bounds: the flag, the value, the bounds, and why no more or less.
+    #[error("{0}")]
+    OutOfBounds(String),
 }
 
 impl SettingsError {
@@ -136,15 +106,11 @@ impl SettingsError {
         "see `ctpressure run --help`; without these flags each has a sensible default";
 }
 
-fn time(time: &Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(*time)
-}
-
 /// Takes a share such as `0.8` or `80%`.
 ///
 /// # Errors
 /// When it is no number.
-pub fn parse_share(text: &str) -> Result<f64, String> {
+pub(crate) fn parse_share(text: &str) -> Result<f64, String> {
     let (number, by) = match text.strip_suffix('%') {
         Some(number) => (number, 100.0),
         None => (text, 1.0),
@@ -181,17 +147,14 @@ impl Settings {
             ("--max-limit", *max_limit, LEAST),
         ] {
             if value > MOST {
-                return Err(SettingsError::TooLarge { flag, value });
+                return Err(SettingsError::TooLarge(flag, value));
             }
             if value < least || (value > 0 && value < LEAST) {
-                return Err(SettingsError::TooSmall { flag, value });
+                return Err(SettingsError::TooSmall(flag, value));
             }
         }
         if min_limit > max_limit {
-            return Err(SettingsError::FloorAboveCeiling {
-                min: *min_limit,
-                max: *max_limit,
-            });
+            return Err(SettingsError::FloorAboveCeiling(*min_limit, *max_limit));
         }
         share(
             "--raise-at",
@@ -231,40 +194,34 @@ impl Settings {
 }
 
 fn share(
-    flag: &'static str,
+    flag: &str,
     value: f64,
     [least, most]: [f64; 2],
-    reason: &'static str,
+    reason: &str,
 ) -> Result<(), SettingsError> {
     // Written so that what is no number fails too.
     if value >= least && value <= most {
         return Ok(());
     }
-    Err(SettingsError::Share {
-        flag,
-        value,
-        least,
-        most,
-        reason,
-    })
+    Err(SettingsError::OutOfBounds(format!(
+        "{flag} {value} is not a share: it has to be from {least} to {most}, {reason}"
+    )))
 }
 
 fn range(
-    flag: &'static str,
+    flag: &str,
     value: Duration,
     [least, most]: [Duration; 2],
-    reason: &'static str,
+    reason: &str,
 ) -> Result<(), SettingsError> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
-    Err(SettingsError::Time {
-        flag,
-        value,
-        least,
-        most,
-        reason,
-    })
+    // As a flag takes times, which is not how they are written elsewhere: `1h 30m`.
+    let [value, least, most] = [value, least, most].map(humantime::format_duration);
+    Err(SettingsError::OutOfBounds(format!(
+        "{flag} {value} is not from {least} to {most}: {reason}"
+    )))
 }
 
 #[cfg(test)]

@@ -13,11 +13,12 @@ use std::{
 };
 
 use crc::{CRC_32_ISO_HDLC, Crc};
+use ctpressure_model::words::time::JsonTime;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    change::{By, History},
-    ledger::Ledger,
+    change::{By, History, time_or_millis},
+    ledger::LimitLedger,
     policy::Action,
 };
 
@@ -28,73 +29,60 @@ const MOST_BYTES: u64 = 1 << 20;
 
 /// A change that was begun: what comes of it is told by the kernel's numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pending {
+pub(crate) struct PendingChange {
     /// What is being done.
     pub action: Action,
-    /// By whom.
     pub by: By,
-    /// Who exactly.
     pub who: Option<String>,
-    /// When, since boot.
     pub at: Duration,
-    /// When, in milliseconds of Unix time.
-    pub unix_millis: u64,
+    #[serde(alias = "unix_millis", deserialize_with = "time_or_millis")]
+    pub time: JsonTime,
 }
 
-/// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub(crate) struct ControllerState {
     /// The boot that it is about.
     pub boot: String,
     /// What has to be remembered.
-    pub ledger: Ledger,
+    pub ledger: LimitLedger,
     /// A change that was begun and not finished.
-    pub pending: Option<Pending>,
-    /// What was done.
+    pub pending: Option<PendingChange>,
     pub history: History,
 }
 
 /// The state can't be kept.
 #[derive(Debug, thiserror::Error)]
-#[error("the state can't be kept in {}: {source}", path.display())]
-pub struct StoreError {
-    /// Where.
+#[error(
+    "the state can't be kept in {}: {source}; give it a folder on a local disk that it can write to (--limit-state); without it nobody would \
+     know after a restart what is to be given back", path.display()
+)]
+pub(crate) struct StoreError {
     pub path: PathBuf,
-    /// Why.
     #[source]
     pub source: io::Error,
 }
 
-impl StoreError {
-    /// What to do about it.
-    pub const fn help(&self) -> &'static str {
-        "give it a folder on a local disk that it can write to (--limit-state); without it nobody would know \
-         after a restart what is to be given back"
-    }
-}
-
 /// Where it is kept.
 #[derive(Clone, Debug)]
-pub struct Store {
+pub(crate) struct StateFile {
     path: PathBuf,
 }
 
-impl Store {
-    /// In this file.
-    pub fn new(path: PathBuf) -> Self {
+impl StateFile {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self { path }
     }
 
     /// What was kept, of this boot; and what is wrong with it, if anything is.
-    pub fn load(&self, boot: &str) -> (State, Option<String>) {
-        let empty = State {
+    pub(crate) fn load(&self, boot: &str) -> (ControllerState, Option<String>) {
+        let empty = ControllerState {
             boot: boot.to_owned(),
-            ..State::default()
+            ..ControllerState::default()
         };
         match self.read() {
             Ok(state) if !boot.is_empty() && state.boot == boot => (state, None),
             Ok(state) => (
-                State {
+                ControllerState {
                     history: state.history,
                     ..empty
                 },
@@ -111,7 +99,7 @@ impl Store {
         }
     }
 
-    fn read(&self) -> io::Result<State> {
+    fn read(&self) -> io::Result<ControllerState> {
         let damaged = |what: &str| io::Error::new(ErrorKind::InvalidData, what.to_owned());
         let mut text = String::new();
         File::open(&self.path)?
@@ -135,14 +123,18 @@ impl Store {
     ///
     /// # Errors
     /// When it can't be written; the earlier one stays.
-    pub fn save(&self, state: &State, drafted: impl FnOnce()) -> Result<(), StoreError> {
+    pub(crate) fn save(
+        &self,
+        state: &ControllerState,
+        drafted: impl FnOnce(),
+    ) -> Result<(), StoreError> {
         self.replace(state, drafted).map_err(|source| StoreError {
             path: self.path.clone(),
             source,
         })
     }
 
-    fn replace(&self, state: &State, drafted: impl FnOnce()) -> io::Result<()> {
+    fn replace(&self, state: &ControllerState, drafted: impl FnOnce()) -> io::Result<()> {
         let folder = match self.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
@@ -175,38 +167,38 @@ mod tests {
     use super::*;
     use crate::limit::ledger::Ours;
 
-    fn state() -> State {
-        State {
+    fn state() -> ControllerState {
+        ControllerState {
             boot: "this".to_owned(),
-            ledger: Ledger {
+            ledger: LimitLedger {
                 ours: Some(Ours {
                     from: 1000,
                     limit: 2000,
                 }),
                 known: 2000,
-                ..Ledger::default()
+                ..LimitLedger::default()
             },
-            ..State::default()
+            ..ControllerState::default()
         }
     }
 
     #[test]
     fn what_was_kept_comes_back_for_the_same_boot_only() {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::new(folder.path().join("deeper/limit.state"));
-        assert_eq!(store.load("this").0.ledger, Ledger::default());
+        let store = StateFile::new(folder.path().join("deeper/limit.state"));
+        assert_eq!(store.load("this").0.ledger, LimitLedger::default());
         store.save(&state(), || {}).expect("kept");
         assert_eq!(store.load("this"), (state(), None));
         let (other, problem) = store.load("another");
-        assert_eq!((other.ledger, problem), (Ledger::default(), None));
-        assert_eq!(store.load("").0.ledger, Ledger::default());
+        assert_eq!((other.ledger, problem), (LimitLedger::default(), None));
+        assert_eq!(store.load("").0.ledger, LimitLedger::default());
     }
 
     #[test]
     fn whatever_is_changed_in_it_nothing_is_ours() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("limit.state");
-        let store = Store::new(path.clone());
+        let store = StateFile::new(path.clone());
         store.save(&state(), || {}).expect("kept");
         let whole = fs::read(&path).expect("there");
         let mut wrongs: Vec<Vec<u8>> = (0..whole.len()).map(|end| whole[..end].to_vec()).collect();
@@ -218,16 +210,16 @@ mod tests {
         for wrong in wrongs {
             fs::write(&path, &wrong).expect("written");
             let (state, problem) = store.load("this");
-            assert_eq!(state.ledger, Ledger::default(), "{wrong:?}");
+            assert_eq!(state.ledger, LimitLedger::default(), "{wrong:?}");
             assert!(problem.is_some(), "{wrong:?}");
         }
     }
 
     #[test]
     fn a_folder_that_can_t_be_made_is_named() {
-        let store = Store::new(PathBuf::from("/proc/no/limit.state"));
+        let store = StateFile::new(PathBuf::from("/proc/no/limit.state"));
         let error = store.save(&state(), || {}).expect_err("no");
         assert!(error.to_string().contains("/proc/no/limit.state"));
-        assert!(error.help().contains("--limit-state"));
+        assert!(error.to_string().contains("--limit-state"));
     }
 }

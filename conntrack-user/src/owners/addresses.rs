@@ -16,14 +16,13 @@ const MOST: usize = 4096;
 
 /// Addresses of one namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Addresses {
+pub(super) struct OwnAddresses {
     /// Without loopback and link-local ones.
     pub(super) found: BTreeSet<IpAddr>,
-    /// There are more.
     pub(super) cut: bool,
 }
 
-impl Addresses {
+impl OwnAddresses {
     /// Reads `fib_trie` and `if_inet6` in `folder`, a `/proc/PID/net`.
     ///
     /// # Errors
@@ -31,16 +30,22 @@ impl Addresses {
     /// `if_inet6`: no error.
     pub(super) fn read(folder: &Path) -> io::Result<Self> {
         let mut addresses = Self::default();
-        addresses.read_lines(File::open(folder.join("fib_trie"))?, TrieReader::default())?;
+        let mut trie = TrieReader::default();
+        addresses.read_lines(File::open(folder.join("fib_trie"))?, |line| trie.read(line))?;
         match File::open(folder.join("if_inet6")) {
-            Ok(file) => addresses.read_lines(file, InterfaceReader)?,
+            Ok(file) => addresses.read_lines(file, of_interface)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
         Ok(addresses)
     }
 
-    fn read_lines(&mut self, file: File, mut reader: impl LineReader) -> io::Result<()> {
+    /// `own` tells the address that a line is about, if it is one of the namespace's own.
+    fn read_lines(
+        &mut self,
+        file: File,
+        mut own: impl FnMut(&str) -> Option<IpAddr>,
+    ) -> io::Result<()> {
         let mut text = BufReader::with_capacity(1 << 14, file.take(LONGEST));
         let mut line = Vec::with_capacity(128);
         let mut read = 0;
@@ -51,10 +56,7 @@ impl Addresses {
                 break;
             }
             read += length as u64;
-            if let Some(address) = str::from_utf8(&line)
-                .ok()
-                .and_then(|line| reader.read(line))
-            {
+            if let Some(address) = str::from_utf8(&line).ok().and_then(&mut own) {
                 if self.found.len() >= MOST {
                     self.cut = true;
                     return Ok(());
@@ -67,11 +69,6 @@ impl Addresses {
     }
 }
 
-trait LineReader {
-    /// The address that this line is about, if it is one of the namespace's own.
-    fn read(&mut self, line: &str) -> Option<IpAddr>;
-}
-
 /// `/proc/net/fib_trie` (`fib_trie_seq_show`): after `Local:` each address as `|-- 10.0.0.7`, and
 /// on the next lines what there is for it; `/32 host LOCAL` makes it an own one.
 #[derive(Debug, Default)]
@@ -80,7 +77,7 @@ struct TrieReader {
     leaf: Option<Ipv4Addr>,
 }
 
-impl LineReader for TrieReader {
+impl TrieReader {
     fn read(&mut self, line: &str) -> Option<IpAddr> {
         if !line.starts_with(' ') {
             self.local = line.trim_end() == "Local:";
@@ -109,22 +106,17 @@ impl LineReader for TrieReader {
 }
 
 /// `/proc/net/if_inet6` (`if6_seq_show`): address, interface, prefix length, scope, flags, name.
-#[derive(Debug)]
-struct InterfaceReader;
-
-impl LineReader for InterfaceReader {
-    fn read(&mut self, line: &str) -> Option<IpAddr> {
-        let digits = line.split_ascii_whitespace().next()?;
-        if digits.len() != 32 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return None;
-        }
-        let address = Ipv6Addr::from_bits(u128::from_str_radix(digits, 16).ok()?);
-        let own = !address.is_loopback()
-            && !address.is_unspecified()
-            && !address.is_unicast_link_local()
-            && !address.is_multicast();
-        own.then_some(IpAddr::V6(address))
+fn of_interface(line: &str) -> Option<IpAddr> {
+    let digits = line.split_ascii_whitespace().next()?;
+    if digits.len() != 32 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
     }
+    let address = Ipv6Addr::from_bits(u128::from_str_radix(digits, 16).ok()?);
+    let own = !address.is_loopback()
+        && !address.is_unspecified()
+        && !address.is_unicast_link_local()
+        && !address.is_multicast();
+    own.then_some(IpAddr::V6(address))
 }
 
 #[cfg(test)]
@@ -181,13 +173,13 @@ fd000042000000000000000000000007 02 40 00 82     eth0
 short 03 40 00 40     eth1
 ";
 
-    fn namespace(trie: &str, interfaces: Option<&str>) -> Addresses {
+    fn namespace(trie: &str, interfaces: Option<&str>) -> OwnAddresses {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("fib_trie"), trie).unwrap();
         if let Some(text) = interfaces {
             fs::write(folder.path().join("if_inet6"), text).unwrap();
         }
-        Addresses::read(folder.path()).unwrap()
+        OwnAddresses::read(folder.path()).unwrap()
     }
 
     #[test]
@@ -200,12 +192,12 @@ short 03 40 00 40     eth1
         );
         assert!(!addresses.cut);
         assert_eq!(namespace(TRIE, None).found.len(), 2);
-        assert_eq!(namespace("", Some("")), Addresses::default());
+        assert_eq!(namespace("", Some("")), OwnAddresses::default());
     }
 
     #[test]
     fn of_this_process() {
-        let addresses = Addresses::read(Path::new("/proc/self/net")).unwrap();
+        let addresses = OwnAddresses::read(Path::new("/proc/self/net")).unwrap();
         assert!(
             !addresses.found.iter().any(IpAddr::is_loopback),
             "{addresses:?}"
@@ -214,7 +206,7 @@ short 03 40 00 40     eth1
 
     #[test]
     fn a_process_that_is_gone() {
-        let error = Addresses::read(Path::new("/proc/0/net")).unwrap_err();
+        let error = OwnAddresses::read(Path::new("/proc/0/net")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
@@ -237,7 +229,7 @@ short 03 40 00 40     eth1
                 reader.read(line);
             }
             for line in interfaces.lines() {
-                InterfaceReader.read(line);
+                of_interface(line);
             }
         }
 
@@ -249,7 +241,7 @@ short 03 40 00 40     eth1
             let found = reader.read("        /32 host LOCAL\n");
             prop_assert_eq!(found.is_some(), !(v4.is_loopback() || v4.is_unspecified() || v4.is_link_local()));
             let line = format!("{:032x} 02 40 00 80 eth0", v6.to_bits());
-            let found = InterfaceReader.read(&line);
+            let found = of_interface(&line);
             prop_assert!(found.is_none_or(|found| found == IpAddr::V6(v6)));
         }
     }

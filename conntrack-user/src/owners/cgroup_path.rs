@@ -31,23 +31,19 @@ const DELEGATED: &str = "user@";
 /// Which pods the kernel and the kubelet prefer when memory is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Qos {
+pub(crate) enum Qos {
     /// Requests equal limits; such pods have no level in the path.
     Guaranteed,
-    /// Some requests.
     Burstable,
-    /// No requests.
     BestEffort,
 }
 
 /// Whose a control group is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Identity {
-    /// Of a pod.
+pub(crate) enum Identity {
     Pod {
         /// With `-`, in lower case; of a static pod 32 digits.
         uid: String,
-        /// Its level.
         qos: Qos,
         /// ID of the container; `None`: the pod's own control group, or something else below it.
         container: Option<String>,
@@ -56,29 +52,26 @@ pub enum Identity {
     },
     /// Of a container outside Kubernetes.
     Container {
-        /// Its ID.
         id: String,
     },
     /// Of a systemd unit that is not a slice.
     Unit(String),
     /// A slice of systemd, with nothing more in the path.
     Slice(String),
-    /// None of these.
     Other,
 }
 
 /// What a path says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
-    /// Whose it is.
+pub(crate) struct CgroupPlace {
     pub identity: Identity,
     /// How many levels below the control group of that pod, container or unit.
     pub below: usize,
 }
 
-impl Place {
+impl CgroupPlace {
     /// Reads a path below the root of a hierarchy, as in `/proc/PID/cgroup`.
-    pub fn of(path: &str) -> Self {
+    pub(crate) fn of(path: &str) -> Self {
         let mut identity = Identity::Other;
         let mut below = 0;
         let mut in_kubepods = false;
@@ -244,14 +237,14 @@ fn unit(segment: &str) -> Option<Identity> {
 
 /// Reads `/proc/PID/cgroup`: of all hierarchies that the process is in (version 2 has the number 0,
 /// version 1 one for each controller) the path that says most.
-pub fn of_process(text: &str) -> Place {
+pub(crate) fn of_process(text: &str) -> CgroupPlace {
     let places = text.lines().filter_map(|line| {
         let (number, rest) = line.split_once(':')?;
         let (controllers, path) = rest.split_once(':')?;
         number.parse::<u32>().ok()?;
         // What the kernel puts behind the path of a group that was removed.
         let path = path.strip_suffix(" (deleted)").unwrap_or(path);
-        Some((controllers, Place::of(path)))
+        Some((controllers, CgroupPlace::of(path)))
     });
     places
         .min_by_key(|(controllers, place)| {
@@ -266,7 +259,7 @@ pub fn of_process(text: &str) -> Place {
             (identity, !controllers.is_empty())
         })
         .map_or(
-            Place {
+            CgroupPlace {
                 identity: Identity::Other,
                 below: 0,
             },

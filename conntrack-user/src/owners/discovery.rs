@@ -11,8 +11,8 @@ use super::Owner;
 
 /// An owner that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Who.
+pub struct FoundOwner {
+    /// Who was found, as far as files tell.
     pub owner: Owner,
     /// IDs of its control groups: inode numbers of directories of version 2, and what
     /// `bpf_skb_cgroup_id` gives for its sockets.
@@ -31,7 +31,7 @@ pub struct Discovery {
     /// What that took of a processor.
     pub took: Duration,
     /// The owners: pods first, then by what tells them apart.
-    pub owners: Vec<Found>,
+    pub owners: Vec<FoundOwner>,
     /// Inode number of the host's network namespace.
     pub host_netns: Option<u32>,
     /// The host's addresses, without those of the loopback device.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::cgroup_path::{Identity, of_process};
-use super::tree::{Node, Tree};
+use super::tree::{CgroupNode, CgroupTree};
 use super::{Key, Owner, OwnerKind};
 use crate::kernel::Root;
 
@@ -21,7 +21,7 @@ const MOST_FOLDERS: usize = 4096;
 
 /// A control group, or a process, of an owner.
 #[derive(Clone, Debug)]
-pub(super) struct Member {
+pub(super) struct GroupMember {
     /// How far below the owner's own control group; its main process is where this is least.
     pub(super) below: usize,
     /// What tells it from others.
@@ -35,15 +35,14 @@ pub(super) struct Member {
 pub(super) enum MemberId {
     /// Number of the hierarchy, and inode number.
     Cgroup(usize, u64),
-    /// Its number.
     Process(u32),
 }
 
 /// What belongs to one owner.
 #[derive(Clone, Debug)]
-pub(super) struct Group {
+pub(super) struct OwnerGroup {
     /// Where its processes are.
-    pub(super) members: Vec<Member>,
+    pub(super) members: Vec<GroupMember>,
     /// IDs of its control groups.
     pub(super) cgroups: Vec<u64>,
     /// When the last of them began.
@@ -54,12 +53,11 @@ pub(super) struct Group {
 
 /// What belongs to each owner.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Groups {
-    /// Pods first.
-    pub(super) by_key: BTreeMap<Key, Group>,
+pub(super) struct OwnerGroups {
+    pub(super) by_key: BTreeMap<Key, OwnerGroup>,
 }
 
-impl Group {
+impl OwnerGroup {
     /// Its owner. `name`: namespace and name of a pod.
     pub(super) fn owner(&self, key: &Key, name: Option<(&str, &str)>) -> Owner {
         match key.kind() {
@@ -69,14 +67,14 @@ impl Group {
     }
 }
 
-impl Groups {
+impl OwnerGroups {
     /// Adds the control groups of a hierarchy. `number`: its number. `owns`: whether one whose
     /// path doesn't tell, or a slice, has processes of its own that make it an owner.
     pub(super) fn add_tree(
         &mut self,
         number: usize,
-        tree: &Tree,
-        mut owns: impl FnMut(&Node, MemberId, &Path) -> bool,
+        tree: &CgroupTree,
+        mut owns: impl FnMut(&CgroupNode, MemberId, &Path) -> bool,
     ) {
         tree.walk(None, |node, path, above: &Option<Key>| {
             let id = MemberId::Cgroup(number, node.inode);
@@ -96,7 +94,7 @@ impl Groups {
             let key = key?;
             let inherited = (*identity == Identity::Other).then(|| key.clone());
             let unit = unit(identity, key.uid());
-            let group = self.by_key.entry(key).or_insert_with(|| Group {
+            let group = self.by_key.entry(key).or_insert_with(|| OwnerGroup {
                 members: Vec::new(),
                 cgroups: Vec::new(),
                 youngest: node.born,
@@ -107,7 +105,7 @@ impl Groups {
                 group.cgroups.push(node.inode);
             }
             if !matches!(identity, Identity::Pod { helper: true, .. }) {
-                group.members.push(Member {
+                group.members.push(GroupMember {
                     below,
                     id,
                     path: path.to_owned(),
@@ -141,14 +139,14 @@ impl Groups {
                 }
             };
             let unit = unit(&place.identity, "");
-            let group = self.by_key.entry(key).or_insert_with(|| Group {
+            let group = self.by_key.entry(key).or_insert_with(|| OwnerGroup {
                 members: Vec::new(),
                 cgroups: Vec::new(),
                 youngest: now,
                 unit,
             });
             if group.members.len() < MOST_PROCESSES {
-                group.members.push(Member {
+                group.members.push(GroupMember {
                     below: place.below,
                     id: MemberId::Process(process),
                     path: PathBuf::new(),
@@ -170,7 +168,7 @@ impl Groups {
 }
 
 /// The folders of a hierarchy in which owners, or containers of pods, begin and end.
-pub(super) fn folders(tree: &Tree, folders: &mut Vec<PathBuf>) {
+pub(super) fn folders(tree: &CgroupTree, folders: &mut Vec<PathBuf>) {
     tree.walk((), |node, path, ()| {
         let own = match &node.place.identity {
             Identity::Pod { .. } => node.place.below == 0,

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::tree::Tree;
+use super::tree::CgroupTree;
 use crate::kernel::Root;
 
 /// Hierarchies of version 1, of which runtimes and systemd make use of at least one.
 const V1: [&str; 3] = ["systemd", "memory", "pids"];
 
 /// The hierarchies that there are: version 2 alone, both (hybrid), or version 1 alone.
-pub(super) fn find(root: &Root, problems: &mut Vec<String>) -> Vec<Tree> {
+pub(super) fn find(root: &Root, problems: &mut Vec<String>) -> Vec<CgroupTree> {
     let base = root.sys("fs/cgroup");
     let unified = [base.clone(), base.join("unified")]
         .into_iter()
@@ -44,7 +44,7 @@ pub(super) fn find(root: &Root, problems: &mut Vec<String>) -> Vec<Tree> {
     }
     whole
         .into_iter()
-        .map(|(path, unified)| Tree::new(path, unified))
+        .map(|(path, unified)| CgroupTree::new(path, unified))
         .collect()
 }
 

@@ -16,12 +16,12 @@ const MOST_NAMES: usize = 8;
 
 /// A network namespace, by its inode number and a process that is in it: both, since the number is
 /// used again.
-type Namespace = (u32, u32);
+type NamespaceProcess = (u32, u32);
 
 /// The host's interfaces that lead into other network namespaces.
 #[derive(Debug, Default)]
 pub(super) struct HostSide {
-    names: HashMap<Namespace, Vec<String>>,
+    names: HashMap<NamespaceProcess, Vec<String>>,
     looked: Option<Instant>,
 }
 
@@ -35,7 +35,7 @@ impl HostSide {
         &mut self,
         root: &Root,
         host: Option<u32>,
-        namespaces: &[Namespace],
+        namespaces: &[NamespaceProcess],
         now: Instant,
     ) -> Result<(), NetlinkError> {
         self.names
@@ -70,7 +70,7 @@ impl HostSide {
     }
 
     /// The interfaces that lead into this namespace.
-    pub(super) fn names(&self, namespace: Namespace) -> &[String] {
+    pub(super) fn names(&self, namespace: NamespaceProcess) -> &[String] {
         self.names.get(&namespace).map_or(&[], Vec::as_slice)
     }
 }

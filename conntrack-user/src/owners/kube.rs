@@ -5,104 +5,27 @@
 //! thread of its own at a lower priority, an outage is a named problem while what was known is kept, and it is tried
 //! again, with pauses of up to half a minute, for as long as the agent runs.
 //!
-//! Only the metadata of pods is asked for, only those of one node (field selector `spec.nodeName`, answered from the
-//! API server's cache), and only what is in [`Pod`] is kept. What the service account needs (for a cluster-wide role):
-//!
-//! ```yaml
-//! rules:
-//! - apiGroups: [""]
-//!   resources: [pods]
-//!   verbs: [list, watch]
-//! - apiGroups: [batch]     # optional: which CronJob a Job is of
-//!   resources: [jobs]
-//!   verbs: [get]
-//! ```
-//!
-//! Kubernetes has no rule for "the pods of one node": such a role may read the metadata and the specification of every pod.
+//! What speaks to the API is the crate `ctpressure-kubernetes`; it is handed over where the program is put together.
 
-use std::{collections::BTreeMap, future::pending, sync::Arc};
+use std::{io, thread};
 
+use ctpressure_model::kubernetes::{KubeOptions, Latest, NameError, NodeName};
 use serde::Serialize;
+use tokio::{runtime, sync::watch};
 
-use tokio::sync::watch;
+use crate::sys::priority;
 
-use super::{Details, Owner, Workload};
+/// How much lower the threads' priority is, as that of the agent's other threads.
+const NICE: i32 = 5;
 
-#[cfg(feature = "kube")]
-mod index;
-#[cfg(feature = "kube")]
-mod jobs;
-#[cfg(feature = "kube")]
-mod metadata;
-mod options;
-#[cfg(feature = "kube")]
-mod watching;
-
-#[cfg(feature = "kube")]
-pub(crate) use watching::causes;
-
-pub use options::{KubeOptions, LabelKey, LabelsError, NameError, NodeName, Pace, metric_label};
-
-/// Whether this program can ask the Kubernetes API: it was built with its feature `kube`.
-pub const AVAILABLE: bool = cfg!(feature = "kube");
-
-/// What a program without that says.
-pub const MISSING: &str = "this ctpressure was built without the cargo feature `kube`";
-
-/// What is kept of a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pod {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// What made it; `None`: nothing, or the node itself (a static pod).
-    pub workload: Option<Workload>,
-    /// UID of the Job that made it, if one did.
-    job: Option<Arc<str>>,
-    /// Those of its labels that were asked for.
-    pub labels: BTreeMap<String, String>,
+/// This host's name: that of the node unless somebody decided otherwise.
+///
+/// # Errors
+/// [`NameError::Node`] if no node can be called so.
+pub fn name_of_this_host() -> Result<NodeName, NameError> {
+    let host = nix::sys::utsname::uname().map_err(|_| NameError::Node)?;
+    host.nodename().to_str().ok_or(NameError::Node)?.parse()
 }
-
-impl Pod {
-    /// A pod that no Job made.
-    pub fn new(
-        namespace: &str,
-        name: &str,
-        workload: Option<Workload>,
-        labels: &[(&str, &str)],
-    ) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            workload,
-            job: None,
-            labels: labels
-                .iter()
-                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-                .collect(),
-        }
-    }
-
-    /// Whether all of this is known of `owner` already.
-    pub fn is_known(&self, owner: &Owner) -> bool {
-        owner.namespace == self.namespace
-            && owner.pod == self.name
-            && owner.workload == self.workload
-            && owner.labels == self.labels
-    }
-
-    /// Writes it into what is known of its owner.
-    pub fn describe(&self, details: &mut Details) {
-        details.namespace.clone_from(&self.namespace);
-        details.pod.clone_from(&self.name);
-        details.workload.clone_from(&self.workload);
-        details.labels.clone_from(&self.labels);
-    }
-}
-
-/// The pods of this node by UID, as in the names of their control groups.
-pub type Pods = BTreeMap<Arc<str>, Arc<Pod>>;
 
 /// How the watch goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -117,53 +40,41 @@ pub struct KubeStatus {
     pub problem: Option<String>,
 }
 
-/// What the API last said.
-#[derive(Clone, Debug, Default)]
-pub struct Latest {
-    /// The pods; while the API can't be reached those that were known.
-    pub pods: Arc<Pods>,
-    /// The watch holds.
-    pub watching: bool,
-    /// Why that may not be up to date.
-    pub problem: Option<String>,
-}
-
-/// Follows what the API says; the watch ends with it.
-#[derive(Debug)]
+/// Follows what the API says; the watch ends with the last copy.
+#[derive(Clone, Debug)]
 pub struct Kube {
     node: String,
     state: State,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum State {
-    Off,
     /// It can't be asked.
     Impossible(String),
-    #[cfg_attr(
-        not(feature = "kube"),
-        expect(dead_code, reason = "only the feature makes one")
-    )]
     Watched(watch::Receiver<Latest>),
 }
 
 impl Kube {
-    /// The API is not asked.
-    pub const fn off() -> Self {
-        Self {
-            node: String::new(),
-            state: State::Off,
-        }
-    }
-
-    /// Begins to watch, on a thread of its own that first does `prepare` (such as giving up what it does not need).
-    /// If that can't be, this is a problem that is shown.
-    pub fn watch(options: KubeOptions, prepare: impl FnOnce() + Send + 'static) -> Self {
-        let (node, state) = match &options.node {
-            Ok(node) => (
-                node.as_str().to_owned(),
-                start(&node.clone(), options, prepare),
-            ),
+    /// Begins to watch, on a thread of its own that first does `prepare` (such as giving up what it does not need) and then
+    /// what `watch` makes: that tells what the API says until nobody listens. If that can't be, this is a problem that is shown.
+    pub fn watch<F: Future<Output = ()>>(
+        options: KubeOptions,
+        prepare: impl FnOnce() + Send + 'static,
+        watch: impl FnOnce(NodeName, KubeOptions, watch::Sender<Latest>) -> F + Send + 'static,
+    ) -> Self {
+        let (node, state) = match options.node.clone() {
+            Ok(node) => {
+                let (sender, latest) = watch::channel(Latest::default());
+                let name = node.as_str().to_owned();
+                let started = on_a_thread("kube", prepare, || watch(node, options, sender));
+                let state = match started {
+                    Ok(()) => State::Watched(latest),
+                    Err(error) => State::Impossible(format!(
+                        "the Kubernetes API can't be watched, there is no thread for it: {error}"
+                    )),
+                };
+                (name, state)
+            }
             Err(error) => {
                 let problem = format!(
                     "the Kubernetes API is not asked, this node's name is not known: {error} (names and workloads of pods \
@@ -178,20 +89,17 @@ impl Kube {
         Self { node, state }
     }
 
-    /// Waits until the API said something new; never ends if it is not asked.
-    pub async fn changed(&mut self) -> Latest {
-        if let State::Watched(latest) = &mut self.state
-            && latest.changed().await.is_ok()
-        {
-            return latest.borrow_and_update().clone();
+    /// What the API says, as it comes; `None` if it can't be asked.
+    pub fn latest(&self) -> Option<watch::Receiver<Latest>> {
+        match &self.state {
+            State::Watched(latest) => Some(latest.clone()),
+            State::Impossible(_) => None,
         }
-        pending().await
     }
 
-    /// How it goes; `None` if it is not asked.
-    pub fn status(&self) -> Option<KubeStatus> {
+    /// How the watch of the API goes.
+    pub fn status(&self) -> KubeStatus {
         let (latest, problem) = match &self.state {
-            State::Off => return None,
             State::Impossible(problem) => (Latest::default(), Some(problem.clone())),
             State::Watched(latest) if latest.has_changed().is_err() => (
                 Latest::default(),
@@ -207,49 +115,77 @@ impl Kube {
                 (latest, problem)
             }
         };
-        Some(KubeStatus {
+        KubeStatus {
             node: self.node.clone(),
             watching: latest.watching,
             pods: latest.pods.len(),
             problem,
-        })
+        }
     }
 }
 
-#[cfg(feature = "kube")]
-fn start(node: &NodeName, options: KubeOptions, prepare: impl FnOnce() + Send + 'static) -> State {
-    match watching::start(node, options, prepare) {
-        Ok(latest) => State::Watched(latest),
-        Err(error) => State::Impossible(format!(
-            "the Kubernetes API can't be watched, there is no thread for it: {error}"
-        )),
-    }
-}
-
-#[cfg(not(feature = "kube"))]
-fn start(_: &NodeName, _: KubeOptions, _: impl FnOnce() + Send + 'static) -> State {
-    State::Impossible(format!("the Kubernetes API can't be asked: {MISSING}"))
+/// What talks to the API runs on a thread of its own at a lower priority, which first does `prepare`.
+pub(crate) fn on_a_thread<F: Future<Output = ()>>(
+    name: &str,
+    prepare: impl FnOnce() + Send + 'static,
+    task: impl FnOnce() -> F + Send + 'static,
+) -> io::Result<()> {
+    let run = move || {
+        prepare();
+        priority::lower(NICE);
+        match runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => {
+                runtime.block_on(task());
+                // A look-up of a name may hang; it must not hold up the end.
+                runtime.shutdown_background();
+            }
+            Err(error) => tracing::warn!(%error, "the Kubernetes API can't be asked"),
+        }
+    };
+    let thread = thread::Builder::new().name(name.to_owned());
+    thread.spawn(run).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn nothing_comes_if_nobody_is_asked() {
-        let mut off = Kube::off();
-        let soon = std::time::Duration::from_millis(10);
-        assert!(tokio::time::timeout(soon, off.changed()).await.is_err());
-        assert_eq!(off.status(), None);
+    #[test]
+    fn a_node_without_a_name_is_a_problem_and_no_end() {
+        let options = KubeOptions::new("no such=node".parse(), &[]).unwrap();
+        let kube = Kube::watch(
+            options,
+            || panic!("there is nothing to watch"),
+            async |_, _, _| (),
+        );
+        assert!(kube.latest().is_none());
+        let problem = kube.status().problem.unwrap();
+        assert!(problem.contains("--node"), "{problem}");
     }
 
-    #[tokio::test]
-    async fn a_node_without_a_name_is_a_problem_and_no_end() {
-        let options = KubeOptions::new("no such=node".parse(), &[]).unwrap();
-        let mut kube = Kube::watch(options, || panic!("there is nothing to watch"));
-        let soon = std::time::Duration::from_millis(10);
-        assert!(tokio::time::timeout(soon, kube.changed()).await.is_err());
-        let problem = kube.status().unwrap().problem.unwrap();
-        assert!(problem.contains("--node"), "{problem}");
+    #[test]
+    fn what_the_api_says_is_handed_on_and_the_end_of_its_thread_is_a_problem() {
+        let options = KubeOptions::new("n".parse(), &[]).unwrap();
+        let (say, end) = (Latest::default(), tokio::sync::oneshot::channel::<()>());
+        let kube = Kube::watch(
+            options,
+            || {},
+            async move |node, _, latest| {
+                assert_eq!(node.as_str(), "n");
+                latest.send_replace(Latest {
+                    watching: true,
+                    ..say
+                });
+                drop(end.1.await);
+            },
+        );
+        let runtime = runtime::Builder::new_current_thread().build().unwrap();
+        let mut latest = kube.latest().unwrap();
+        runtime.block_on(latest.changed()).unwrap();
+        assert!(kube.status().watching && kube.status().problem.is_none());
+        drop(end.0);
+        assert!(runtime.block_on(latest.changed()).is_err());
+        let problem = kube.status().problem.unwrap();
+        assert!(problem.contains("has ended"), "{problem}");
     }
 }

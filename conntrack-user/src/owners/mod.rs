@@ -6,27 +6,11 @@
 //! | [`Scanner`] | looks around: control groups, one process of each for its network, `/proc/PID/net` for its addresses, log folders for the pods' names |
 //! | [`Notifier`] | says when to look: soon after something began, else every ten seconds |
 //! | [`Slots`] | gives slots, and says what to change in the kernel's maps so that each entry leaves on the account it came on |
-//! | [`Services`] | learns from entries who is behind a Service address, for packets that got none |
-//! | [`cgroup_path`] | what the path of a control group says |
+//! | `Services` | learns from entries who is behind a Service address, for packets that got none |
+//! | `cgroup_path` | what the path of a control group says |
 //!
-//! ```no_run
-//! # async fn run(live: impl Fn(u32) -> i64, write: impl Fn(&conntrack_user::owners::Changes)) {
-//! use conntrack_user::kernel::Root;
-//! use conntrack_user::owners::{Limits, Notifier, Scanner, Slots};
-//!
-//! let mut scanner = Scanner::new(Root::system());
-//! let mut notifier = Notifier::new();
-//! let mut slots = Slots::new(Limits::default());
-//! loop {
-//!     notifier.wait().await;
-//!     let found = scanner.scan(); // Blocks: on a thread of its own.
-//!     notifier.looked(&found);
-//!     // What is live is read after the changes of the last time were written.
-//!     let changes = slots.apply(&found, |slot| live(slot) <= 0, |_address| true);
-//!     write(&changes); // In the order of the fields; and `found.problems`, `changes.problems` are told.
-//! }
-//! # }
-//! ```
+//! The agent's round (`conntrack-user/src/agent/ownership.rs`): wait for the notifier; scan, which blocks, on a thread of its own; give the slots; write their
+//! changes in the order of the fields. What is live is read after the changes of the last round were written.
 //!
 //! An owner is whoever a process was found of: a pod by its UID; a systemd unit that is not a slice
 //! (everything below it is its own); a slice with processes of its own; a container outside
@@ -37,7 +21,7 @@
 //! another slot than the one before, as long as that one has entries. Sum them up.
 
 mod addresses;
-pub mod cgroup_path;
+mod cgroup_path;
 mod discovery;
 mod groups;
 mod hierarchies;
@@ -45,16 +29,19 @@ mod host_side;
 pub mod kube;
 mod networks;
 mod notify;
-mod owner;
 mod pod_logs;
 mod scanner;
 mod services;
 mod slots;
 mod tree;
 
-pub use discovery::{Discovery, Found, Looks};
+pub use ctpressure_model::owner::{Details, Key, Labels, Owner, OwnerKind, Workload};
+pub use discovery::Discovery;
+#[cfg(test)]
+pub(crate) use discovery::FoundOwner;
+pub(crate) use discovery::Looks;
 pub use notify::Notifier;
-pub use owner::{Details, Key, Labels, Owner, OwnerKind, Workload};
 pub use scanner::Scanner;
-pub use services::{ServiceCounts, Services, Sighting};
-pub use slots::{Changes, Limits, MapChanges, Maps, Occupancy, Occupant, Slots, State};
+pub(crate) use services::{ServiceCounts, Services, Sighting};
+pub(crate) use slots::{Occupancy, OccupantState, SlotMaps};
+pub use slots::{SlotLimits, Slots};

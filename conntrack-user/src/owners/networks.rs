@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Key;
-use super::addresses::Addresses;
-use super::groups::{Group, MemberId};
+use super::addresses::OwnAddresses;
+use super::groups::{MemberId, OwnerGroup};
 use crate::kernel::{Root, tables::namespace_of};
 
 /// How long a new owner without a process, a network of its own or an address is looked at anew with
@@ -34,7 +34,7 @@ const MOST_ADDRESSES: usize = 64;
 
 /// The network of one owner.
 #[derive(Clone, Debug)]
-pub(super) struct Network {
+pub(super) struct OwnerNetwork {
     member: MemberId,
     pub(super) process: u32,
     /// Inode number of its namespace.
@@ -53,13 +53,13 @@ pub(super) struct Network {
 #[derive(Debug)]
 pub(super) struct Networks {
     root: Root,
-    known: HashMap<Key, Network>,
+    known: HashMap<Key, OwnerNetwork>,
     /// Owners without a process, and when they were last looked at.
     none: HashMap<Key, Instant>,
 }
 
 /// A process and its network namespace.
-type Found = (MemberId, u32, u32);
+type FoundProcess = (MemberId, u32, u32);
 
 impl Networks {
     pub(super) fn new(root: Root) -> Self {
@@ -71,7 +71,7 @@ impl Networks {
     }
 
     /// The network of an owner, if it ever had a process.
-    pub(super) fn get(&self, key: &Key) -> Option<&Network> {
+    pub(super) fn get(&self, key: &Key) -> Option<&OwnerNetwork> {
         self.known.get(key)
     }
 
@@ -79,7 +79,7 @@ impl Networks {
     pub(super) fn look(
         &mut self,
         key: &Key,
-        group: &Group,
+        group: &OwnerGroup,
         host: Option<u32>,
         now: Instant,
         problems: &mut Problems,
@@ -128,7 +128,7 @@ impl Networks {
     fn find(
         &mut self,
         key: &Key,
-        group: &Group,
+        group: &OwnerGroup,
         host: Option<u32>,
         now: Instant,
         problems: &mut Problems,
@@ -143,7 +143,7 @@ impl Networks {
                 Some(before) if before.netns == netns && before.member == member => before.since,
                 _ => now,
             };
-            let mut network = Network {
+            let mut network = OwnerNetwork {
                 member,
                 process,
                 netns,
@@ -170,7 +170,7 @@ impl Networks {
     }
 }
 
-impl Network {
+impl OwnerNetwork {
     /// Whether to read the addresses again. Where there are some, the time between two readings
     /// doubles with the network's age: reading is most of what a scan costs when pods come and go.
     fn is_due(&self, now: Instant) -> bool {
@@ -180,7 +180,13 @@ impl Network {
     }
 
     /// Whether the process that was asked is still there, in the same namespace.
-    fn is_same(&mut self, root: &Root, group: &Group, host: Option<u32>, now: Instant) -> bool {
+    fn is_same(
+        &mut self,
+        root: &Root,
+        group: &OwnerGroup,
+        host: Option<u32>,
+        now: Instant,
+    ) -> bool {
         if !group.members.iter().any(|member| member.id == self.member) {
             return false;
         }
@@ -199,7 +205,7 @@ impl Network {
         problems: &mut Problems,
     ) -> io::Result<()> {
         let folder = root.proc(format!("{}/net", self.process));
-        let mut addresses = match Addresses::read(&folder) {
+        let mut addresses = match OwnAddresses::read(&folder) {
             Ok(addresses) => addresses,
             Err(error) => {
                 if error.kind() == io::ErrorKind::PermissionDenied {
@@ -266,7 +272,11 @@ fn netns_of(root: &Root, process: u32) -> io::Result<u32> {
 }
 
 /// The first process of a group that can be asked, in the order of its members.
-pub(super) fn find_process(root: &Root, group: &Group, problems: &mut Problems) -> Option<Found> {
+pub(super) fn find_process(
+    root: &Root,
+    group: &OwnerGroup,
+    problems: &mut Problems,
+) -> Option<FoundProcess> {
     for member in group.members.iter().take(MOST_MEMBERS) {
         let processes = match member.id {
             MemberId::Process(process) => vec![process],

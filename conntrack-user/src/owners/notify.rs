@@ -105,8 +105,8 @@ impl Notifier {
             let due = TokioInstant::from_std(self.pace.due(Instant::now()));
             let changed = tokio::select! {
                 biased;
-                changed = Watches::hear(&mut self.watches) => changed,
-                changed = Route::hear(&mut self.route) => changed,
+                changed = hear(&mut self.watches, "inotify", Watches::read) => changed,
+                changed = hear(&mut self.route, "rtnetlink", Route::read) => changed,
                 () = sleep_until(due) => return,
             };
             match changed {
@@ -143,6 +143,22 @@ impl Default for Notifier {
 /// Whether something may have changed; an error ends the listening.
 type Heard = Result<bool, (&'static str, io::Error)>;
 
+/// Reads once there is something; never ends without a listener. One that fails is given up.
+async fn hear<T>(
+    listener: &mut Option<T>,
+    what: &'static str,
+    read: impl AsyncFnOnce(&mut T) -> io::Result<bool>,
+) -> Heard {
+    let Some(there) = listener else {
+        return std::future::pending().await;
+    };
+    let heard = read(there).await;
+    heard.map_err(|error| {
+        *listener = None;
+        (what, error)
+    })
+}
+
 impl Watches {
     fn new() -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
@@ -153,17 +169,6 @@ impl Watches {
             by_number: HashMap::new(),
             folders: Arc::default(),
             full: false,
-        })
-    }
-
-    async fn hear(watches: &mut Option<Self>) -> Heard {
-        let Some(listener) = watches else {
-            return std::future::pending().await;
-        };
-        let heard = listener.read().await;
-        heard.map_err(|error| {
-            *watches = None;
-            ("inotify", error)
         })
     }
 
@@ -256,17 +261,6 @@ impl Route {
             file: watch_file(socket)?,
             neighbours: Neighbours::default(),
             buffer: vec![0; BUFFER],
-        })
-    }
-
-    async fn hear(route: &mut Option<Self>) -> Heard {
-        let Some(listener) = route else {
-            return std::future::pending().await;
-        };
-        let heard = listener.read().await;
-        heard.map_err(|error| {
-            *route = None;
-            ("rtnetlink", error)
         })
     }
 

@@ -6,8 +6,9 @@ use std::fs;
 use std::io;
 use std::time::{Duration, SystemTime};
 
+use ctpressure_model::words::{NAME_BYTES, clean_within};
+
 use super::cgroup_path;
-use super::owner::printable;
 use crate::kernel::Root;
 
 /// How many folders are looked at.
@@ -73,7 +74,9 @@ impl PodLogs {
                     names.insert(uid, (namespace.to_owned(), pod.to_owned()));
                 }
                 Err(why) => {
-                    odd.get_or_insert_with(|| (printable(&name.to_string_lossy()), why));
+                    odd.get_or_insert_with(|| {
+                        (clean_within(&name.to_string_lossy(), NAME_BYTES), why)
+                    });
                 }
             }
         }

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::addresses::Addresses;
-use super::discovery::{Discovery, Found};
-use super::groups::{self, Groups, MemberId};
+use super::addresses::OwnAddresses;
+use super::discovery::{Discovery, FoundOwner};
+use super::groups::{self, MemberId, OwnerGroups};
 use super::host_side::HostSide;
 use super::networks::{self, Networks, Problems};
 use super::pod_logs::PodLogs;
-use super::tree::Tree;
+use super::tree::CgroupTree;
 use super::{Key, OwnerKind, hierarchies};
 use crate::kernel::{Root, tables::namespace_of};
 
@@ -42,7 +42,7 @@ const MOST_SAID: usize = 1000;
 #[derive(Debug)]
 pub struct Scanner {
     root: Root,
-    trees: Option<Vec<Tree>>,
+    trees: Option<Vec<CgroupTree>>,
     logs: PodLogs,
     networks: Networks,
     /// Control groups whose path doesn't tell, and the network of their first process.
@@ -127,8 +127,13 @@ impl Scanner {
     }
 
     /// What belongs to each owner.
-    fn groups(&mut self, now: Instant, found: &mut Discovery, problems: &mut Problems) -> Groups {
-        let mut groups = Groups::default();
+    fn groups(
+        &mut self,
+        now: Instant,
+        found: &mut Discovery,
+        problems: &mut Problems,
+    ) -> OwnerGroups {
+        let mut groups = OwnerGroups::default();
         let trees = self
             .trees
             .get_or_insert_with(|| hierarchies::find(&self.root, &mut found.problems));
@@ -198,7 +203,7 @@ impl Scanner {
     }
 
     /// Who has each network namespace: a pod before others, then who had it first.
-    fn holders(&self, groups: &Groups, host: Option<u32>) -> BTreeMap<u32, Key> {
+    fn holders(&self, groups: &OwnerGroups, host: Option<u32>) -> BTreeMap<u32, Key> {
         let mut holders: BTreeMap<u32, (OwnerKind, Instant, &Key)> = BTreeMap::new();
         for key in groups.by_key.keys() {
             let Some(network) = self.networks.get(key).filter(|network| network.alive) else {
@@ -250,7 +255,7 @@ impl Scanner {
             .is_none_or(|(at, took)| now.saturating_duration_since(at) >= took * HOST_PAUSE);
         if due {
             let began = processor_time();
-            match Addresses::read(&self.root.proc("1/net")) {
+            match OwnAddresses::read(&self.root.proc("1/net")) {
                 Ok(addresses) => {
                     if addresses.cut {
                         found.problems.push(
@@ -293,7 +298,7 @@ impl Scanner {
 
     fn assemble(
         &self,
-        groups: Groups,
+        groups: OwnerGroups,
         holders: &BTreeMap<u32, Key>,
         now: Instant,
         found: &mut Discovery,
@@ -324,7 +329,7 @@ impl Scanner {
                     owner = owner.with(|details| details.host_interfaces = names.to_vec());
                 }
             }
-            found.owners.push(Found {
+            found.owners.push(FoundOwner {
                 owner,
                 cgroups: group.cgroups,
                 netns: own.then_some(network.netns),

@@ -31,7 +31,7 @@ use conntrack_ebpf::{
 };
 use serde::Serialize;
 
-use super::Maps;
+use super::SlotMaps;
 
 /// How long what was seen counts when nothing more is seen.
 const FADING: Duration = Duration::from_mins(10);
@@ -86,9 +86,8 @@ pub struct ServiceCounts {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Server {
+struct ServiceServer {
     address: Address,
-    /// Who was charged.
     slot: u32,
     entries: u32,
     seen: Duration,
@@ -97,7 +96,7 @@ struct Server {
 /// What was seen behind one Service.
 #[derive(Debug, Default)]
 struct Behind {
-    servers: Vec<Server>,
+    servers: Vec<ServiceServer>,
     /// When there were last several owners.
     shared: Option<Duration>,
 }
@@ -131,10 +130,11 @@ impl Services {
             Place::Vacant(vacant) => vacant.insert(Behind::default()),
         };
         let servers = &mut behind.servers;
-        let is =
-            |server: &Server| (server.address, server.slot) == (sighting.server, sighting.slot);
+        let is = |server: &ServiceServer| {
+            (server.address, server.slot) == (sighting.server, sighting.slot)
+        };
         let at = servers.iter().position(is);
-        let seen = Server {
+        let seen = ServiceServer {
             address: sighting.server,
             slot: sighting.slot,
             entries: entries(at.map_or(0, |at| servers[at].entries)),
@@ -151,10 +151,10 @@ impl Services {
     /// Who is behind each Service, by what the programs are told of addresses: one slot for each that
     /// has only one. `now` since any fixed time; to be called about once a second, and before a slot
     /// is given to another owner. Sightings are taken to be of the time that was told last.
-    pub fn told(&mut self, maps: &Maps, now: Duration) -> HashMap<Service, u32> {
+    pub fn told(&mut self, maps: &SlotMaps, now: Duration) -> HashMap<Service, u32> {
         self.now = self.now.max(now);
         let now = self.now;
-        let counts = |server: &Server| {
+        let counts = |server: &ServiceServer| {
             let claim = maps.addresses.get(&server.address);
             claim.map_or(UNKNOWN, |claim| claim.slot) == server.slot
                 && now.saturating_sub(server.seen) < FADING
@@ -232,9 +232,9 @@ impl Behind {
 
 /// The server that is missed least when one of `slot` is added: of an owner that has several, so
 /// that the number of owners is kept.
-fn least(servers: &[Server], slot: u32) -> usize {
+fn least(servers: &[ServiceServer], slot: u32) -> usize {
     let others = |of: u32| servers.iter().filter(|other| other.slot == of).count();
-    let missed = |server: &Server| {
+    let missed = |server: &ServiceServer| {
         let kept = server.slot == slot || others(server.slot) > 1;
         (!kept, server.seen)
     };

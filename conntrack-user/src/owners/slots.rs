@@ -27,14 +27,13 @@ mod addresses;
 mod changes;
 mod holding;
 #[cfg(test)]
-mod model;
-#[cfg(test)]
 mod tests;
 mod types;
 
-pub use changes::{Changes, MapChanges, Maps};
-use holding::Holding;
-pub use types::{Limits, Occupancy, Occupant, State};
+pub(crate) use changes::{Changes, SlotMaps};
+use holding::AddressHolding;
+pub use types::SlotLimits;
+pub(crate) use types::{Occupancy, Occupant, OccupantState};
 
 /// How many problems are remembered as said.
 const MOST_SAID: usize = 1000;
@@ -42,7 +41,6 @@ const MOST_SAID: usize = 1000;
 /// A slot that nobody has.
 #[derive(Clone, Copy, Debug)]
 struct Vacant {
-    /// Since when.
     turn: u64,
     slot: u32,
 }
@@ -50,7 +48,7 @@ struct Vacant {
 /// An address and who holds it.
 #[derive(Clone, Debug)]
 struct Held {
-    holding: Holding,
+    holding: AddressHolding,
     /// Nobody was found to have it since then.
     lost: Option<Instant>,
 }
@@ -58,7 +56,7 @@ struct Held {
 /// Which slot each owner has.
 #[derive(Debug)]
 pub struct Slots {
-    limits: Limits,
+    limits: SlotLimits,
     turn: u64,
     /// A whole discovery was seen.
     complete: bool,
@@ -68,7 +66,7 @@ pub struct Slots {
     /// The lowest slot that was never given.
     untouched: u32,
     held: HashMap<IpAddr, Held>,
-    maps: Maps,
+    maps: SlotMaps,
     /// Those whose tags have no use any more; not yet told.
     sweep: BTreeSet<u32>,
     without: usize,
@@ -79,8 +77,8 @@ pub struct Slots {
 
 impl Slots {
     /// Nobody has a slot yet.
-    pub fn new(limits: Limits) -> Self {
-        let limits = Limits {
+    pub fn new(limits: SlotLimits) -> Self {
+        let limits = SlotLimits {
             slots: limits.slots.clamp(FIRST, MAX_SLOTS),
             ..limits
         };
@@ -93,7 +91,7 @@ impl Slots {
             vacant: Vec::new(),
             untouched: FIRST,
             held: HashMap::new(),
-            maps: Maps::default(),
+            maps: SlotMaps::default(),
             sweep: BTreeSet::new(),
             without: 0,
             said: HashSet::new(),
@@ -104,7 +102,7 @@ impl Slots {
 
     /// Takes over what was found, and says what to change in the kernel's maps.
     ///
-    /// Every change has to be made, in the order of [`Changes`], before the next call.
+    /// Every change has to be made, in the order of `Changes`, before the next call.
     ///
     /// * `idle`: whether nothing is charged to this slot (inserts less deletes, from when it was
     ///   given). To be read, once for all slots, after the changes of the call before were made.
@@ -168,14 +166,14 @@ impl Slots {
 
     /// The maps and the tables are empty: conntrack was loaded anew. Owners keep their slots.
     pub fn restart(&mut self) {
-        self.maps = Maps::default();
+        self.maps = SlotMaps::default();
         self.held.clear();
         self.sweep.clear();
         self.complete = false;
     }
 
     /// What the kernel's maps say when the last changes were made.
-    pub const fn maps(&self) -> &Maps {
+    pub const fn maps(&self) -> &SlotMaps {
         &self.maps
     }
 
@@ -213,7 +211,7 @@ impl Slots {
 
     /// How many there are.
     pub fn occupancy(&self) -> Occupancy {
-        let present = |occupant: &&Occupant| occupant.state == State::Present;
+        let present = |occupant: &&Occupant| occupant.state == OccupantState::Present;
         let present = self.occupants.values().filter(present).count();
         Occupancy {
             present,
@@ -228,8 +226,9 @@ impl Slots {
         }
         let present: HashSet<Key> = found.owners.iter().map(|one| one.owner.key()).collect();
         for occupant in self.occupants.values_mut() {
-            if occupant.state == State::Present && !present.contains(&occupant.owner.key()) {
-                occupant.state = State::Gone(found.at);
+            if occupant.state == OccupantState::Present && !present.contains(&occupant.owner.key())
+            {
+                occupant.state = OccupantState::Gone(found.at);
             }
         }
     }
@@ -238,8 +237,8 @@ impl Slots {
     fn free(&mut self, now: Instant, idle: impl Fn(u32) -> bool, changes: &mut Changes) {
         let grace = self.limits.grace;
         let over = |occupant: &Occupant| match occupant.state {
-            State::Present => false,
-            State::Gone(since) => now.saturating_duration_since(since) >= grace,
+            OccupantState::Present => false,
+            OccupantState::Gone(since) => now.saturating_duration_since(since) >= grace,
         };
         let mut candidates: BTreeSet<u32> = self
             .occupants
@@ -287,13 +286,13 @@ impl Slots {
             slots.push(slot);
             let occupant = self.occupants.entry(slot).or_insert_with(|| Occupant {
                 owner: one.owner.clone(),
-                state: State::Present,
+                state: OccupantState::Present,
                 cgroups: Vec::new(),
                 netns: None,
                 turn: 0,
             });
             occupant.owner = occupant.owner.updated(&one.owner);
-            occupant.state = State::Present;
+            occupant.state = OccupantState::Present;
             occupant.cgroups.clone_from(&one.cgroups);
             // Without a process that could be asked it may still have the one that it had.
             if one.netns.is_some() {
@@ -329,7 +328,7 @@ impl Slots {
     }
 
     /// What the maps should say.
-    fn wished(&self, idle: impl Fn(u32) -> bool, changes: &mut Changes) -> Maps {
+    fn wished(&self, idle: impl Fn(u32) -> bool, changes: &mut Changes) -> SlotMaps {
         let addresses = self
             .held
             .iter()
@@ -366,7 +365,7 @@ impl Slots {
                 self.limits.cgroups, self.limits.netns
             ));
         }
-        Maps {
+        SlotMaps {
             addresses,
             cgroups,
             netns,

@@ -13,41 +13,39 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::Key;
-use super::cgroup_path::{Identity, Place};
+use super::cgroup_path::{CgroupPlace, Identity};
 
 /// How deep is looked.
 const DEEPEST: usize = 64;
 
-/// A control group.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(super) struct CgroupNode {
     name: OsString,
     /// Inode number; in a hierarchy of version 2 the ID of the control group.
     pub(super) inode: u64,
     /// What its path says.
-    pub(super) place: Place,
+    pub(super) place: CgroupPlace,
     /// Whose it is by its path.
     pub(super) key: Option<Key>,
     /// When it was first seen.
     pub(super) born: Instant,
-    children: Vec<Node>,
+    children: Vec<CgroupNode>,
 }
 
-/// A hierarchy.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(super) struct CgroupTree {
     /// Where it is mounted.
     path: PathBuf,
     /// Whether inode numbers are IDs of control groups.
     pub(super) unified: bool,
-    root: Option<Node>,
+    root: Option<CgroupNode>,
     count: usize,
     /// Some were left out.
     pub(super) cut: bool,
 }
 
 /// What a walk does.
-struct Walk<'a> {
+struct TreeWalk<'a> {
     path: PathBuf,
     /// Length of the mount point's path.
     base: usize,
@@ -58,7 +56,7 @@ struct Walk<'a> {
     cut: bool,
 }
 
-impl Tree {
+impl CgroupTree {
     pub(super) const fn new(path: PathBuf, unified: bool) -> Self {
         Self {
             path,
@@ -75,7 +73,7 @@ impl Tree {
     /// When the hierarchy itself can't be read. What vanishes meanwhile is no error.
     pub(super) fn refresh(&mut self, now: Instant, most: usize) -> io::Result<bool> {
         self.count = 0;
-        let mut walk = Walk {
+        let mut walk = TreeWalk {
             path: self.path.clone(),
             base: self.path.as_os_str().len(),
             now,
@@ -95,7 +93,11 @@ impl Tree {
 
     /// Calls `each` with every control group and its folder, parents first. What `each` gives back
     /// is handed to the children.
-    pub(super) fn walk<T: Clone>(&self, first: T, mut each: impl FnMut(&Node, &Path, &T) -> T) {
+    pub(super) fn walk<T: Clone>(
+        &self,
+        first: T,
+        mut each: impl FnMut(&CgroupNode, &Path, &T) -> T,
+    ) {
         if let Some(root) = &self.root {
             let mut path = self.path.clone();
             root.walk(&mut path, &first, &mut each);
@@ -108,7 +110,7 @@ impl Tree {
     }
 }
 
-impl Node {
+impl CgroupNode {
     fn walk<T: Clone>(
         &self,
         path: &mut PathBuf,
@@ -124,12 +126,12 @@ impl Node {
     }
 }
 
-impl Walk<'_> {
-    fn node(&self, name: OsString, inode: u64) -> Node {
+impl TreeWalk<'_> {
+    fn node(&self, name: OsString, inode: u64) -> CgroupNode {
         let bytes = self.path.as_os_str().as_encoded_bytes();
         let relative = String::from_utf8_lossy(bytes.get(self.base..).unwrap_or_default());
-        let place = Place::of(&relative);
-        Node {
+        let place = CgroupPlace::of(&relative);
+        CgroupNode {
             name,
             inode,
             key: match &place.identity {
@@ -149,7 +151,7 @@ impl Walk<'_> {
     ///
     /// # Errors
     /// When it is gone, or is another one.
-    fn visit(&mut self, node: &mut Node, depth: usize) -> io::Result<()> {
+    fn visit(&mut self, node: &mut CgroupNode, depth: usize) -> io::Result<()> {
         let found = fs::symlink_metadata(&self.path)?;
         if depth == 0 {
             node.inode = found.ino();
@@ -180,7 +182,7 @@ impl Walk<'_> {
     }
 
     /// Looks for children that are not known.
-    fn read(&mut self, node: &mut Node, depth: usize) -> io::Result<()> {
+    fn read(&mut self, node: &mut CgroupNode, depth: usize) -> io::Result<()> {
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
             Err(error) if depth == 0 => return Err(error),

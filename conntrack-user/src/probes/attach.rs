@@ -1,29 +1,31 @@
 //! Loads the programs of the plan and hangs them into the kernel.
 
 use std::{
+    fmt::Display,
     fs, io,
     os::fd::{AsFd as _, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
+    sync::Mutex,
 };
 
 use conntrack_ebpf::owner;
 
 use super::{
-    Mechanism, Options,
+    Mechanism, Options, ProbeStatus, Probes,
     choice::{self, Candidates, choose, no_hook, status_of},
     error::AttachError,
     globals::{find_fields, ring_size, settings},
-    object::{self, Maps, Programs},
-    plan::{COUNTS_AT_CONFIRM, Event, EventKind, NEW_FLOW_PACKET, Point},
+    object::{self, Programs},
+    plan::{COUNTS_AT_CONFIRM, EventKind, HookEvent, HookPoint, NEW_FLOW_PACKET},
     privileges,
     reserve::Reserve,
     running::{Running, SYMBOLS},
     select::{self, Resolved},
-    status::{FieldStatus, HookStatus},
+    status::HookStatus,
 };
 use crate::{
     kernel::{Root, btf::Btf, conntrack::Presence, kallsyms::Symbols},
-    owners::Maps as Charged,
+    owners::SlotMaps as Charged,
     sys::{bpf, netns, perf},
 };
 
@@ -57,21 +59,8 @@ impl Attached {
     }
 }
 
-/// Everything that [`attach`] made.
-pub(super) struct Outcome {
-    pub(super) attached: Vec<Attached>,
-    pub(super) hooks: Vec<HookStatus>,
-    pub(super) fields: Vec<FieldStatus>,
-    pub(super) maps: Maps,
-    pub(super) presence: Presence,
-    pub(super) counts_at_confirm: bool,
-    pub(super) sees_confirm: bool,
-    /// What is attached under pressure.
-    pub(super) reserve: Option<Reserve>,
-}
-
 /// Finds out what the kernel offers, loads and attaches.
-pub(super) fn attach(options: &Options, owners: &Charged) -> Result<Outcome, AttachError> {
+pub(super) fn attach(options: &Options, owners: &Charged) -> Result<Probes, AttachError> {
     with_running(options, |running, presence| {
         // Whether inserts leave their record to the confirmation is frozen before anything is
         // attached; if the hook there then fails after all, once more without it.
@@ -89,9 +78,12 @@ pub(super) fn attach(options: &Options, owners: &Charged) -> Result<Outcome, Att
     })
 }
 
-/// What [`attach`] would choose, without loading anything: for each event its hooks or why there are none.
-/// Whether the kernel then takes the programs is not known.
-pub(super) fn outlook(options: &Options) -> Result<Vec<HookStatus>, AttachError> {
+/// What [`Probes::attach`] would hang where, without loading anything: each hook that this kernel
+/// offers, and each event for which there is none. Whether the kernel takes the programs then is not known.
+///
+/// # Errors
+/// As [`Probes::attach`].
+pub(crate) fn outlook(options: &Options) -> Result<Vec<HookStatus>, AttachError> {
     with_running(options, |running, _| {
         Ok(choice::foresee(choose(options, running)))
     })
@@ -110,28 +102,19 @@ fn with_running<T>(
         return Err(AttachError::NotLoaded);
     }
     let path = options.btf.as_deref().unwrap_or(Path::new(VMLINUX_BTF));
-    let vmlinux_bytes = fs::read(path).map_err(|error| AttachError::NoBtf {
+    let no_btf = |path: &Path, error: &dyn Display| AttachError::NoBtf {
         path: path.to_owned(),
         error: error.to_string(),
-    })?;
-    let unusable = |path: &Path| {
-        let path: PathBuf = path.to_owned();
-        move |error: crate::kernel::btf::BtfError| AttachError::NoBtf {
-            path,
-            error: error.to_string(),
-        }
     };
-    let vmlinux = Btf::parse(&vmlinux_bytes).map_err(unusable(path))?;
-    let module_path = Path::new("/sys/kernel/btf").join(MODULE);
-    let module_bytes = read_if_there(&module_path).map_err(|error| AttachError::NoBtf {
-        path: module_path.clone(),
-        error: error.to_string(),
-    })?;
+    let vmlinux_bytes = fs::read(path).map_err(|error| no_btf(path, &error))?;
+    let vmlinux = Btf::parse(&vmlinux_bytes).map_err(|error| no_btf(path, &error))?;
+    let path = Path::new("/sys/kernel/btf").join(MODULE);
+    let module_bytes = read_if_there(&path).map_err(|error| no_btf(&path, &error))?;
     let module = module_bytes
         .as_deref()
         .map(|bytes| Btf::parse_split(bytes, &vmlinux))
         .transpose()
-        .map_err(unusable(&module_path))?;
+        .map_err(|error| no_btf(&path, &error))?;
     let symbols = Symbols::read(&root, SYMBOLS).map_err(AttachError::Symbols)?;
     let running = Running {
         vmlinux: &vmlinux,
@@ -148,9 +131,9 @@ fn attach_plan(
     owners: &Charged,
     running: &Running<'_>,
     presence: Presence,
-    plan: Vec<(&'static Event, Candidates)>,
+    plan: Vec<(&'static HookEvent, Candidates)>,
     record_at_confirm: bool,
-) -> Result<Outcome, AttachError> {
+) -> Result<Probes, AttachError> {
     let (mut globals, fields) = find_fields(running.vmlinux);
     let owner_slots = options.owner_slots.clamp(owner::FIRST, owner::MAX_SLOTS);
     globals.extend(settings(
@@ -167,15 +150,19 @@ fn attach_plan(
     )?;
     maps.owners.charge(owners).map_err(AttachError::OwnerMaps)?;
 
-    let mut outcome = Outcome {
+    let mut outcome = Probes {
         attached: Vec::new(),
-        hooks: Vec::new(),
-        fields,
-        maps,
-        presence,
+        reserve: None,
+        state: maps.state,
+        ring: Some(maps.ring),
+        owners: Mutex::new(maps.owners),
+        status: ProbeStatus {
+            hooks: Vec::new(),
+            fields,
+        },
         counts_at_confirm: false,
         sees_confirm: false,
-        reserve: None,
+        presence,
     };
     let mut module_fd = ModuleBtf::default();
     for (event, candidates) in plan {
@@ -192,9 +179,10 @@ fn reserve(
     running: &Running<'_>,
     programs: &Programs,
     module: &mut ModuleBtf,
-    outcome: &Outcome,
+    outcome: &Probes,
 ) -> Option<Reserve> {
     let by_fentry = outcome
+        .status
         .hooks
         .iter()
         .any(|hook| hook.event == "new_flow" && hook.mechanism == Some(Mechanism::Fentry));
@@ -204,8 +192,8 @@ fn reserve(
     let hook = select::resolve_hook(&NEW_FLOW_PACKET, Mechanism::Kprobe, running);
     let loaded = hook.and_then(|hook| match load(&hook, programs, module) {
         Ok(fd) => Ok(Reserve::new(fd, hook)),
-        Err(Failure::Here(reason)) => Err(reason),
-        Err(Failure::Fatal(error)) => Err(error.to_string()),
+        Err(AttachFailure::Here(reason)) => Err(reason),
+        Err(AttachFailure::Fatal(error)) => Err(error.to_string()),
     });
     loaded
         .inspect_err(|reason| {
@@ -254,11 +242,11 @@ impl ModuleBtf {
 
 /// Attaches the first candidate that works.
 fn attach_event(
-    event: &'static Event,
+    event: &'static HookEvent,
     candidates: Candidates,
     programs: &Programs,
     module: &mut ModuleBtf,
-    outcome: &mut Outcome,
+    outcome: &mut Probes,
 ) -> Result<(), AttachError> {
     if event.kind == EventKind::Confirm && outcome.counts_at_confirm {
         // The program that counts inserts there does this too.
@@ -277,15 +265,15 @@ fn attach_event(
         match attach_all(&hooks, programs, module) {
             Ok(attached) => {
                 let chosen = |hook| status_of(event, mechanism, hook, &reasons);
-                outcome.hooks.extend(hooks.iter().map(chosen));
+                outcome.status.hooks.extend(hooks.iter().map(chosen));
                 outcome.counts_at_confirm |=
                     hooks.iter().any(|hook| hook.program == COUNTS_AT_CONFIRM);
                 outcome.sees_confirm |= event.kind == EventKind::Confirm;
                 outcome.attached.extend(attached);
                 return Ok(());
             }
-            Err(Failure::Fatal(error)) => return Err(error),
-            Err(Failure::Here(reason)) => reasons.push(format!("{mechanism}: {reason}")),
+            Err(AttachFailure::Fatal(error)) => return Err(error),
+            Err(AttachFailure::Here(reason)) => reasons.push(format!("{mechanism}: {reason}")),
         }
     }
     if reasons.is_empty() {
@@ -297,19 +285,18 @@ fn attach_event(
         reason = status.reason,
         "no hook for this event"
     );
-    outcome.hooks.push(status);
+    outcome.status.hooks.push(status);
     Ok(())
 }
 
 /// Why a candidate did not attach.
-enum Failure {
+enum AttachFailure {
     /// The next one may.
     Here(String),
-    /// None will.
     Fatal(AttachError),
 }
 
-impl From<object::ObjectError> for Failure {
+impl From<object::ObjectError> for AttachFailure {
     fn from(error: object::ObjectError) -> Self {
         Self::Fatal(error.into())
     }
@@ -320,7 +307,7 @@ fn attach_all(
     hooks: &[Resolved],
     programs: &Programs,
     module: &mut ModuleBtf,
-) -> Result<Vec<Attached>, Failure> {
+) -> Result<Vec<Attached>, AttachFailure> {
     let mut attached = Vec::with_capacity(hooks.len());
     for hook in hooks {
         attached.push(attach_hook(hook, programs, module)?);
@@ -329,22 +316,26 @@ fn attach_all(
 }
 
 /// What went wrong with one hook.
-fn here(hook: &Resolved, what: &str, error: &dyn std::fmt::Display) -> Failure {
-    Failure::Here(format!(
+fn here(hook: &Resolved, what: &str, error: &dyn Display) -> AttachFailure {
+    AttachFailure::Here(format!(
         "{} on {}: {what}: {error}",
         hook.program, hook.symbol.name
     ))
 }
 
 /// Loads the program of a hook.
-fn load(hook: &Resolved, programs: &Programs, module: &mut ModuleBtf) -> Result<OwnedFd, Failure> {
+fn load(
+    hook: &Resolved,
+    programs: &Programs,
+    module: &mut ModuleBtf,
+) -> Result<OwnedFd, AttachFailure> {
     let (code, license) = programs.code(hook.program)?;
-    let at_return = hook.point == Point::Return;
+    let at_return = hook.point == HookPoint::Return;
     let kind = match hook.btf {
         None => bpf::ProgramKind::Kprobe,
         Some(function) => {
             let module = if function.in_module {
-                Some(module.get().map_err(Failure::Here)?)
+                Some(module.get().map_err(AttachFailure::Here)?)
             } else {
                 None
             };
@@ -357,7 +348,7 @@ fn load(hook: &Resolved, programs: &Programs, module: &mut ModuleBtf) -> Result<
     };
     bpf::load_program(hook.program, kind, code, license).map_err(|error| {
         if error.error.kind() == io::ErrorKind::PermissionDenied && error.log.is_empty() {
-            return Failure::Fatal(AttachError::NotPermitted {
+            return AttachFailure::Fatal(AttachError::NotPermitted {
                 what: "load eBPF programs".to_owned(),
                 error: error.error,
             });
@@ -370,13 +361,13 @@ fn attach_hook(
     hook: &Resolved,
     programs: &Programs,
     module: &mut ModuleBtf,
-) -> Result<Attached, Failure> {
+) -> Result<Attached, AttachFailure> {
     let fd = load(hook, programs, module)?;
     let link = if hook.btf.is_some() {
         let link = bpf::attach_tracing(fd.as_fd()).map_err(|error| here(hook, "attach", &error))?;
         Link::Tracing { _link: link }
     } else {
-        let at_return = hook.point == Point::Return;
+        let at_return = hook.point == HookPoint::Return;
         let probe = perf::attach_kprobe(&hook.kprobe_target(), at_return, fd.as_fd())
             .map_err(|error| here(hook, "attach", &kprobe_refusal(&error)))?;
         Link::Kprobe(probe)

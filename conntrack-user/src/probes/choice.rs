@@ -2,8 +2,8 @@
 
 use super::{
     Mechanism, Options,
-    plan::{COUNTS_AT_CONFIRM, Candidate, Event, EventKind, PLAN, Point},
-    select::{self, Kernel, Resolved},
+    plan::{COUNTS_AT_CONFIRM, Candidate, EventKind, HookEvent, HookPoint, PLAN},
+    select::{self, KernelSymbols, Resolved},
     status::HookStatus,
 };
 
@@ -11,7 +11,10 @@ pub(super) type Candidates = Vec<Result<(Mechanism, Vec<Resolved>), String>>;
 
 /// For each event the candidates of the mechanisms asked for: as this kernel has them, or why it
 /// does not.
-pub(super) fn choose(options: &Options, kernel: &impl Kernel) -> Vec<(&'static Event, Candidates)> {
+pub(super) fn choose(
+    options: &Options,
+    kernel: &impl KernelSymbols,
+) -> Vec<(&'static HookEvent, Candidates)> {
     let asked = |candidate: &&Candidate| {
         options
             .mechanism
@@ -33,7 +36,7 @@ pub(super) fn choose(options: &Options, kernel: &impl Kernel) -> Vec<(&'static E
 }
 
 /// What would be attached if every program were taken.
-pub(super) fn foresee(plan: Vec<(&'static Event, Candidates)>) -> Vec<HookStatus> {
+pub(super) fn foresee(plan: Vec<(&'static HookEvent, Candidates)>) -> Vec<HookStatus> {
     let mut statuses = Vec::new();
     let mut counts_at_confirm = false;
     for (event, candidates) in plan {
@@ -67,7 +70,7 @@ pub(super) fn foresee(plan: Vec<(&'static Event, Candidates)>) -> Vec<HookStatus
 
 /// A hook that was chosen.
 pub(super) fn status_of(
-    event: &'static Event,
+    event: &'static HookEvent,
     mechanism: Mechanism,
     hook: &Resolved,
     passed_over: &[String],
@@ -76,7 +79,7 @@ pub(super) fn status_of(
         event: event.name,
         function: hook.symbol.name.clone(),
         mechanism: Some(mechanism),
-        at_return: hook.point == Point::Return,
+        at_return: hook.point == HookPoint::Return,
         module: hook.symbol.module.clone(),
         attached: true,
         reason: (!passed_over.is_empty()).then(|| passed_over.join("; ")),
@@ -84,7 +87,7 @@ pub(super) fn status_of(
 }
 
 /// An event that has none.
-pub(super) fn no_hook(event: &'static Event, reasons: &[String]) -> HookStatus {
+pub(super) fn no_hook(event: &'static HookEvent, reasons: &[String]) -> HookStatus {
     HookStatus {
         event: event.name,
         function: event.candidates[0].hooks[0].function.base().to_owned(),
@@ -102,12 +105,12 @@ mod tests {
     use crate::probes::select::{BtfFunction, KernelSymbol};
 
     /// A kernel with every function, but for one; with or without BTF.
-    struct Made {
+    struct MadeChoice {
         without: &'static str,
         btf: bool,
     }
 
-    impl Kernel for Made {
+    impl KernelSymbols for MadeChoice {
         fn btf_function(&self, name: &str) -> Option<BtfFunction> {
             let hooks = PLAN
                 .iter()
@@ -135,7 +138,7 @@ mod tests {
         }
     }
 
-    fn missing(kernel: &Made) -> Vec<&'static str> {
+    fn missing(kernel: &MadeChoice) -> Vec<&'static str> {
         foresee(choose(&Options::default(), kernel))
             .iter()
             .filter(|hook| hook.mechanism.is_none())
@@ -145,13 +148,13 @@ mod tests {
 
     #[test]
     fn what_a_kernel_would_show() {
-        let of = |without, btf| missing(&Made { without, btf });
+        let of = |without, btf| missing(&MadeChoice { without, btf });
         assert!(of("", true).is_empty());
         assert_eq!(of("early_drop", true), ["early_drop"]);
         // A kretprobe at each confirmation would cost too much.
         assert_eq!(of("", false), ["confirm"]);
         let options = Options::default();
-        let kernel = Made {
+        let kernel = MadeChoice {
             without: "",
             btf: true,
         };

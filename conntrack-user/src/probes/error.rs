@@ -15,21 +15,21 @@ pub enum AttachError {
     NoBtf {
         /// Where it was looked for.
         path: PathBuf,
-        /// What is wrong.
+        /// What the kernel or the object said.
         error: String,
     },
     /// A capability is not there.
     #[error("{capability} is missing: it is needed to {purpose}")]
     Capability {
-        /// Its name.
+        /// Its name, such as `CAP_BPF`.
         capability: &'static str,
-        /// What needs it.
+        /// What it is needed for.
         purpose: &'static str,
     },
     /// Refused although the capabilities are there.
     #[error("not permitted to {what}: {error}")]
     NotPermitted {
-        /// What was tried.
+        /// What was tried with it.
         what: String,
         /// What the kernel said.
         error: io::Error,

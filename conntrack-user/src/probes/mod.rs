@@ -12,20 +12,20 @@ mod globals;
 mod object;
 mod options;
 mod owner_maps;
-pub mod plan;
-pub mod privileges;
+pub(crate) mod plan;
+pub(crate) mod privileges;
 mod reserve;
 mod ring;
 mod ring_filler;
 mod running;
-pub mod select;
+pub(crate) mod select;
 mod status;
 mod totals;
 
 use std::{
     io,
     os::fd::AsFd as _,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
 };
 
 use aya::maps::{MapData, RingBuf};
@@ -36,40 +36,34 @@ use conntrack_ebpf::{
     state::{DUE_SOCKET, Pending, PerCpuState},
 };
 
-pub use error::AttachError;
-pub use object::ObjectError;
-pub use options::{Mechanism, Options, UnknownMechanism};
-pub use owner_maps::OwnerMaps;
-pub use ring::RingReader;
+pub(crate) use attach::outlook;
+pub(crate) use error::AttachError;
+pub(crate) use options::{Mechanism, Options};
+pub(crate) use owner_maps::OwnerMaps;
+pub(crate) use ring::RingReader;
 pub use ring_filler::RingFiller;
-pub use status::{FieldStatus, HookStatus, ProgramTime, Status};
-pub use totals::{Drops, Lost, Totals};
+#[cfg(test)]
+pub(crate) use status::HookStatus;
+pub(crate) use status::{ProbeStatus, ProgramTime};
+pub(crate) use totals::{DropTotals, Lost, Totals};
 
 use crate::{
     kernel::{Root, conntrack::Presence},
-    owners::Maps,
-    sys::{bpf, mapping::MappedArray},
+    owners::SlotMaps,
+    sys::{bpf, lock::locked, mapping::MappedArray},
 };
-
-/// What [`Probes::attach`] would hang where, without loading anything: each hook that this kernel
-/// offers, and each event for which there is none. Whether the kernel takes the programs then is not known.
-///
-/// # Errors
-/// As [`Probes::attach`].
-pub fn outlook(options: &Options) -> Result<Vec<HookStatus>, AttachError> {
-    attach::outlook(options)
-}
 
 /// The attached probes. Dropping them detaches everything; nothing is pinned, so the kernel does
 /// the same if the process dies.
 pub struct Probes {
     // Detached in reverse order: see `Drop`.
     attached: Vec<attach::Attached>,
+    /// What is attached under pressure.
     reserve: Option<reserve::Reserve>,
     state: MappedArray<PerCpuState>,
     ring: Option<RingBuf<MapData>>,
     owners: Mutex<OwnerMaps>,
-    status: Status,
+    status: ProbeStatus,
     counts_at_confirm: bool,
     sees_confirm: bool,
     presence: Presence,
@@ -90,24 +84,10 @@ impl Probes {
     /// `owners`: who is charged from the first entry on.
     ///
     /// # Errors
-    /// [`AttachError::NotLoaded`] while there is nothing to probe yet; the others are final. An
+    /// `AttachError::NotLoaded` while there is nothing to probe yet; the others are final. An
     /// event for which no hook can be had is not an error: see [`Probes::status`].
-    pub fn attach(options: &Options, owners: &Maps) -> Result<Self, AttachError> {
-        let outcome = attach::attach(options, owners)?;
-        Ok(Self {
-            attached: outcome.attached,
-            reserve: outcome.reserve,
-            state: outcome.maps.state,
-            ring: Some(outcome.maps.ring),
-            owners: Mutex::new(outcome.maps.owners),
-            status: Status {
-                hooks: outcome.hooks,
-                fields: outcome.fields,
-            },
-            counts_at_confirm: outcome.counts_at_confirm,
-            sees_confirm: outcome.sees_confirm,
-            presence: outcome.presence,
-        })
+    pub fn attach(options: &Options, owners: &SlotMaps) -> Result<Self, AttachError> {
+        attach::attach(options, owners)
     }
 
     /// What has been counted since they were attached, over all CPUs and namespaces.
@@ -146,7 +126,7 @@ impl Probes {
             deletes: sum(Counter::Deletes),
             evictions: sum(Counter::Evictions),
             evictions_cause_unknown: sum(Counter::EvictionsCauseUnknown),
-            drops: Drops {
+            drops: DropTotals {
                 table_full: sum(Counter::DropTableFull),
                 clash: sum(Counter::DropClash),
                 chain_too_long: at_confirm(Counter::DropChainTooLong),
@@ -170,7 +150,7 @@ impl Probes {
 
     /// The maps by which the programs charge owners.
     pub fn owners(&self) -> MutexGuard<'_, OwnerMaps> {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.owners)
     }
 
     /// What has been counted for each slot below `slots`.
@@ -192,7 +172,7 @@ impl Probes {
     }
 
     /// What is attached and which fields were found.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> ProbeStatus {
         let mut status = self.status.clone();
         let reserve = self.reserve.as_ref().and_then(reserve::Reserve::status);
         status.hooks.extend(reserve);
@@ -200,7 +180,7 @@ impl Probes {
     }
 
     /// Attaches what is only needed while a table is nearly full, or detaches it
-    /// ([`plan::NEW_FLOW_PACKET`]); whether that changed [`Probes::status`].
+    /// (`plan::NEW_FLOW_PACKET`); whether that changed [`Probes::status`].
     pub fn set_reserve(&self, wanted: bool) -> bool {
         self.reserve
             .as_ref()
@@ -231,7 +211,7 @@ impl Probes {
         self.ring.take().map(RingReader::new)
     }
 
-    /// What the eBPF programs log, when [`Options::ebpf_log_level`] is not 0; needs
+    /// What the eBPF programs log, when `Options::ebpf_log_level` is not 0; needs
     /// `CAP_SYS_ADMIN`, so ask before dropping it.
     ///
     /// # Errors

@@ -41,7 +41,7 @@ pub enum ObjectError {
     /// The kernel refused a map.
     #[error("cannot create the BPF map {name}: {error}")]
     Map {
-        /// The map's name.
+        /// The name of the map.
         name: String,
         /// What the kernel said.
         error: io::Error,

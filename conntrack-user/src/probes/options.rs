@@ -1,6 +1,6 @@
 //! What can be chosen about the probes.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 /// How a program is hung into a kernel function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -12,29 +12,12 @@ pub enum Mechanism {
     Kprobe,
 }
 
-/// The given text names no mechanism.
-#[derive(Debug, thiserror::Error)]
-#[error("unknown mechanism `{0}`: use `fentry` or `kprobe`")]
-pub struct UnknownMechanism(String);
-
 impl fmt::Display for Mechanism {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Fentry => "fentry",
             Self::Kprobe => "kprobe",
         })
-    }
-}
-
-impl FromStr for Mechanism {
-    type Err = UnknownMechanism;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "fentry" => Ok(Self::Fentry),
-            "kprobe" => Ok(Self::Kprobe),
-            other => Err(UnknownMechanism(other.to_owned())),
-        }
     }
 }
 

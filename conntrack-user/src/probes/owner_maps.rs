@@ -9,7 +9,7 @@ use conntrack_ebpf::{
 };
 use zerocopy::FromZeros as _;
 
-use crate::owners::Maps;
+use crate::owners::SlotMaps;
 use crate::sys::mapping::MappedArray;
 
 /// Steps of one walk over the tags: several times as many as there can be.
@@ -27,7 +27,6 @@ pub struct OwnerMaps {
     pub(super) services: HashMap<MapData, Service, u32>,
     /// What that map says.
     pub(super) services_told: StdHashMap<Service, u32>,
-    /// Of each CPU.
     pub(super) slots: u32,
     /// Numbers that a CPU can have.
     pub(super) cpus: usize,
@@ -78,7 +77,7 @@ impl OwnerMaps {
     ///
     /// # Errors
     /// If a map can't be written.
-    pub fn charge(&mut self, maps: &Maps) -> io::Result<usize> {
+    pub fn charge(&mut self, maps: &SlotMaps) -> io::Result<usize> {
         let mut left_out = 0;
         let next = 1 - self.active.get(&0, 0).map_err(error)?.min(1);
         self.asks_sockets |= !maps.cgroups.is_empty();
@@ -203,7 +202,7 @@ impl OwnerMaps {
     ///
     /// # Errors
     /// If the map can't be read or written.
-    pub fn sweep_tags(&mut self, freed: &[u32], swept: &[u32], maps: &Maps) -> io::Result<()> {
+    pub fn sweep_tags(&mut self, freed: &[u32], swept: &[u32], maps: &SlotMaps) -> io::Result<()> {
         // Sockets of the host left tags too: those whose source is claimed with the flag are used.
         let used = |key: &TagKey| {
             maps.addresses

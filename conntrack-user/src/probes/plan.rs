@@ -6,8 +6,7 @@ use super::Mechanism;
 
 /// A kernel function's name in /proc/kallsyms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Function {
-    /// This name.
+pub(crate) enum Function {
     Exact(&'static str),
     /// This name or, where the compiler made a variant of the function, the name with a suffix
     /// such as `.isra.0` (never `.cold`: that is a part of it).
@@ -16,7 +15,7 @@ pub enum Function {
 
 impl Function {
     /// The name without a suffix.
-    pub const fn base(self) -> &'static str {
+    pub(crate) const fn base(self) -> &'static str {
         match self {
             Self::Exact(name) | Self::MaybeSuffixed(name) => name,
         }
@@ -25,22 +24,18 @@ impl Function {
 
 /// Where in a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Point {
-    /// fentry or kprobe.
+pub(crate) enum HookPoint {
     Entry,
-    /// fexit or kretprobe.
     Return,
 }
 
 /// One program in one function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hook {
+pub(crate) struct Hook {
     /// The program's name in the eBPF object.
     pub program: &'static str,
-    /// The function.
     pub function: Function,
-    /// Where in it.
-    pub point: Point,
+    pub point: HookPoint,
     /// How many parameters the program takes the function to have: fentry and fexit read them by
     /// position, so a function that has another number is not the one that is meant.
     pub parameters: u32,
@@ -48,7 +43,7 @@ pub struct Hook {
 
 /// One way to see an event: all of its hooks or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// The mechanism of all its hooks.
     pub mechanism: Mechanism,
     /// Attached in this order, detached in reverse.
@@ -57,7 +52,7 @@ pub struct Candidate {
 
 /// What is to be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EventKind {
+pub(crate) enum EventKind {
     /// Inserts, counted and sampled.
     Insert,
     /// Deletes; under `early_drop` evictions.
@@ -66,7 +61,6 @@ pub enum EventKind {
     EarlyDrop,
     /// The new flow that a table-full drop or an eviction is about.
     NewFlow,
-    /// Clash drops.
     Clash,
     /// The other losses at the confirmation, and the packet behind an insert.
     Confirm,
@@ -74,8 +68,7 @@ pub enum EventKind {
 
 /// An event and the ways to see it.
 #[derive(Clone, Copy, Debug)]
-pub struct Event {
-    /// Which.
+pub(crate) struct HookEvent {
     pub kind: EventKind,
     /// Name in `/status` and metrics.
     pub name: &'static str,
@@ -89,17 +82,25 @@ const fn entry(program: &'static str, function: &'static str, parameters: u32) -
     Hook {
         program,
         function: Function::Exact(function),
-        point: Point::Entry,
+        point: HookPoint::Entry,
         parameters,
     }
 }
 
 const fn at_return(program: &'static str, function: &'static str, parameters: u32) -> Hook {
     Hook {
+        point: HookPoint::Return,
+        ..entry(program, function, parameters)
+    }
+}
+
+/// At a function that compilers like to give a suffix.
+const fn init_conntrack(program: &'static str) -> Hook {
+    Hook {
         program,
-        function: Function::Exact(function),
-        point: Point::Return,
-        parameters,
+        function: Function::MaybeSuffixed("init_conntrack"),
+        point: HookPoint::Entry,
+        parameters: 6,
     }
 }
 
@@ -119,26 +120,21 @@ const fn kprobe(hooks: &'static [Hook]) -> Candidate {
 
 /// The program whose inserts are counted at the confirmation; it also does what
 /// [`EventKind::Confirm`] is for.
-pub const COUNTS_AT_CONFIRM: &str = "confirm_counting_fexit";
+pub(crate) const COUNTS_AT_CONFIRM: &str = "confirm_counting_fexit";
 
 /// All events, in the order in which they are attached.
-pub const PLAN: &[Event] = &[
-    Event {
+pub(crate) const PLAN: &[HookEvent] = &[
+    HookEvent {
         kind: EventKind::NewFlow,
         name: "new_flow",
         without: "table-full drops and evictions are counted, but not which flow they are about",
         candidates: &[
             fentry(&[entry("new_flow_alloc_fentry", "__nf_conntrack_alloc", 6)]),
-            kprobe(&[Hook {
-                program: "new_flow_init_kprobe",
-                function: Function::MaybeSuffixed("init_conntrack"),
-                point: Point::Entry,
-                parameters: 6,
-            }]),
+            kprobe(&[init_conntrack("new_flow_init_kprobe")]),
             kprobe(&[entry("new_flow_alloc_kprobe", "__nf_conntrack_alloc", 6)]),
         ],
     },
-    Event {
+    HookEvent {
         kind: EventKind::EarlyDrop,
         name: "early_drop",
         without: "table-full drops and evictions are not seen; the kernel's own statistics have \
@@ -156,7 +152,7 @@ pub const PLAN: &[Event] = &[
             ]),
         ],
     },
-    Event {
+    HookEvent {
         kind: EventKind::Delete,
         name: "delete",
         without: "deletes and evictions are not counted",
@@ -177,7 +173,7 @@ pub const PLAN: &[Event] = &[
             )]),
         ],
     },
-    Event {
+    HookEvent {
         kind: EventKind::Clash,
         name: "clash",
         without: "clash drops are not seen; the kernel's own statistics have their number",
@@ -189,7 +185,7 @@ pub const PLAN: &[Event] = &[
             ]),
         ],
     },
-    Event {
+    HookEvent {
         kind: EventKind::Insert,
         name: "insert",
         without: "inserts are not counted",
@@ -202,7 +198,7 @@ pub const PLAN: &[Event] = &[
             kprobe(&[entry("insert_kprobe", "__nf_conntrack_hash_insert", 3)]),
         ],
     },
-    Event {
+    HookEvent {
         kind: EventKind::Confirm,
         name: "confirm",
         // A kretprobe here would cost each new connection more than all the others together.
@@ -219,15 +215,10 @@ pub const PLAN: &[Event] = &[
 /// What is attached only while a table is nearly full, where the new flow is seen by fentry: the
 /// packet that a table-full drop loses. It tells the socket, and with it the owner among those who
 /// share the host's addresses.
-pub const NEW_FLOW_PACKET: Hook = Hook {
-    program: "new_flow_packet_kprobe",
-    function: Function::MaybeSuffixed("init_conntrack"),
-    point: Point::Entry,
-    parameters: 6,
-};
+pub(crate) const NEW_FLOW_PACKET: Hook = init_conntrack("new_flow_packet_kprobe");
 
 /// Its name in `/status` and metrics.
-pub const NEW_FLOW_PACKET_EVENT: &str = "new_flow_packet";
+pub(crate) const NEW_FLOW_PACKET_EVENT: &str = "new_flow_packet";
 
 #[cfg(test)]
 mod tests {
@@ -241,10 +232,10 @@ mod tests {
                 assert!(!candidate.hooks.is_empty(), "{}", event.name);
                 for hook in candidate.hooks {
                     let suffix = match (candidate.mechanism, hook.point) {
-                        (Mechanism::Fentry, Point::Entry) => "_fentry",
-                        (Mechanism::Fentry, Point::Return) => "_fexit",
-                        (Mechanism::Kprobe, Point::Entry) => "_kprobe",
-                        (Mechanism::Kprobe, Point::Return) => "_kretprobe",
+                        (Mechanism::Fentry, HookPoint::Entry) => "_fentry",
+                        (Mechanism::Fentry, HookPoint::Return) => "_fexit",
+                        (Mechanism::Kprobe, HookPoint::Entry) => "_kprobe",
+                        (Mechanism::Kprobe, HookPoint::Return) => "_kretprobe",
                     };
                     assert!(hook.program.ends_with(suffix), "{}", hook.program);
                 }

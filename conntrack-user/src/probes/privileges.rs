@@ -5,7 +5,7 @@ use caps::{CapSet, Capability};
 use super::AttachError;
 
 /// What the agent keeps after attaching, and why.
-pub const KEPT: &[(Capability, &str)] = &[
+pub(crate) const KEPT: &[(Capability, &str)] = &[
     (Capability::CAP_BPF, "read the counters"),
     (
         Capability::CAP_PERFMON,
@@ -64,7 +64,7 @@ fn has(capability: Capability) -> bool {
 ///
 /// # Errors
 /// If the kernel refuses; capabilities may be dropped in part.
-pub fn drop_unneeded() -> Result<Vec<String>, caps::errors::CapsError> {
+pub(crate) fn drop_unneeded() -> Result<Vec<String>, caps::errors::CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
     let kept: caps::CapsHashSet = permitted
         .iter()
@@ -85,7 +85,7 @@ pub fn drop_unneeded() -> Result<Vec<String>, caps::errors::CapsError> {
 }
 
 /// Gives up every capability of a thread that needs none; `thread` is what it is called if that fails.
-pub fn drop_all(thread: &str) {
+pub(crate) fn drop_all(thread: &str) {
     for set in [CapSet::Effective, CapSet::Permitted] {
         if let Err(error) = caps::clear(None, set) {
             tracing::warn!(%error, "the thread {thread} keeps capabilities that it does not need");

@@ -4,21 +4,20 @@
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::Mutex,
 };
 
 use super::{Mechanism, plan, select::Resolved, status::HookStatus};
-use crate::sys::{bpf, perf};
+use crate::sys::{bpf, lock::locked, perf};
 
-/// See [`plan::NEW_FLOW_PACKET`].
 pub(super) struct Reserve {
     fd: OwnedFd,
     hook: Resolved,
-    state: Mutex<State>,
+    state: Mutex<ReserveState>,
 }
 
 #[derive(Default)]
-struct State {
+struct ReserveState {
     probe: Option<perf::Kprobe>,
     /// Runs that were missed while it was attached before.
     missed: u64,
@@ -35,14 +34,10 @@ impl Reserve {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Attaches or detaches it; whether that changed anything. One that was refused is not tried
     /// again.
     pub(super) fn set(&self, wanted: bool) -> bool {
-        let mut state = self.state();
+        let mut state = locked(&self.state);
         if state.probe.is_some() == wanted || (wanted && state.refused.is_some()) {
             return false;
         }
@@ -66,14 +61,14 @@ impl Reserve {
     /// # Errors
     /// If the kernel does not tell.
     pub(super) fn missed_runs(&self) -> io::Result<u64> {
-        let state = self.state();
+        let state = locked(&self.state);
         let now = state.probe.as_ref().map_or(0, perf::Kprobe::missed);
         Ok(state.missed + now + bpf::program_info(self.fd.as_fd())?.recursion_misses)
     }
 
     /// Its hook while it is attached, or was refused.
     pub(super) fn status(&self) -> Option<HookStatus> {
-        let state = self.state();
+        let state = locked(&self.state);
         let attached = state.probe.is_some();
         (attached || state.refused.is_some()).then(|| HookStatus {
             event: plan::NEW_FLOW_PACKET_EVENT,

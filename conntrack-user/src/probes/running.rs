@@ -1,6 +1,6 @@
 //! What a kernel has: its BTF and its symbols.
 
-use super::select::{BtfFunction, Kernel, KernelSymbol};
+use super::select::{BtfFunction, KernelSymbol, KernelSymbols};
 use crate::kernel::{btf::Btf, kallsyms::Symbols};
 
 /// First part of the names that can be in the plan.
@@ -22,7 +22,7 @@ impl Running<'_> {
     }
 }
 
-impl Kernel for Running<'_> {
+impl KernelSymbols for Running<'_> {
     fn btf_function(&self, name: &str) -> Option<BtfFunction> {
         let find = |btf: &Btf<'_>, in_module| {
             let id = btf.function_id(name)?;

@@ -2,23 +2,22 @@
 
 use super::{
     Mechanism,
-    plan::{Candidate, Function, Hook, Point},
+    plan::{Candidate, Function, Hook, HookPoint},
 };
 
 /// A function as BTF has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BtfFunction {
+pub(crate) struct BtfFunction {
     /// Type id of the FUNC.
     pub id: u32,
     /// In the BTF of the conntrack module, not of vmlinux.
     pub in_module: bool,
-    /// Number of parameters.
     pub parameters: u32,
 }
 
 /// A function as /proc/kallsyms has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelSymbol {
+pub(crate) struct KernelSymbol {
     /// With its suffix, if it has one.
     pub name: String,
     /// The module it is in; `None`: built in.
@@ -26,7 +25,7 @@ pub struct KernelSymbol {
 }
 
 /// What a kernel has; asked by name.
-pub trait Kernel {
+pub(crate) trait KernelSymbols {
     /// The function with exactly this name in BTF, vmlinux first.
     fn btf_function(&self, name: &str) -> Option<BtfFunction>;
     /// The symbol with exactly this name.
@@ -37,21 +36,18 @@ pub trait Kernel {
 
 /// A hook with the names and ids of one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resolved {
-    /// The program's name.
+pub(crate) struct Resolved {
     pub program: &'static str,
-    /// The function.
     pub symbol: KernelSymbol,
-    /// Where in it.
-    pub point: Point,
+    pub point: HookPoint,
     /// For fentry and fexit.
     pub btf: Option<BtfFunction>,
 }
 
 impl Resolved {
     /// The function as `perf_event_open(2)` wants it: with its module, because some kernels refuse
-    /// a plain name that a module has (kernel.md 7.2: EADDRNOTAVAIL).
-    pub fn kprobe_target(&self) -> String {
+    /// a plain name that a module has (with EADDRNOTAVAIL).
+    pub(crate) fn kprobe_target(&self) -> String {
         match &self.symbol.module {
             Some(module) => format!("{module}:{}", self.symbol.name),
             None => self.symbol.name.clone(),
@@ -60,7 +56,10 @@ impl Resolved {
 }
 
 /// All hooks of a candidate on this kernel, or why it can't be had.
-pub fn resolve(candidate: &Candidate, kernel: &impl Kernel) -> Result<Vec<Resolved>, String> {
+pub(crate) fn resolve(
+    candidate: &Candidate,
+    kernel: &impl KernelSymbols,
+) -> Result<Vec<Resolved>, String> {
     candidate
         .hooks
         .iter()
@@ -69,10 +68,10 @@ pub fn resolve(candidate: &Candidate, kernel: &impl Kernel) -> Result<Vec<Resolv
 }
 
 /// One hook on this kernel, or why it can't be had.
-pub fn resolve_hook(
+pub(crate) fn resolve_hook(
     hook: &Hook,
     mechanism: Mechanism,
-    kernel: &impl Kernel,
+    kernel: &impl KernelSymbols,
 ) -> Result<Resolved, String> {
     let name = hook.function.base();
     let exact = kernel.symbol(name);

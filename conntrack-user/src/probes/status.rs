@@ -7,7 +7,7 @@ use super::Mechanism;
 /// One hook, or an event for which there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HookStatus {
-    /// What it sees.
+    /// Which event the hook sees.
     pub event: &'static str,
     /// The kernel function, with its suffix if it has one.
     pub function: String,
@@ -26,7 +26,7 @@ pub struct HookStatus {
 /// One kernel field that the programs read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldStatus {
-    /// Structure and members.
+    /// The structure and its members, `nf_conn.status`.
     pub field: String,
     /// In bytes; `None`: this kernel does not have it.
     pub offset: Option<u32>,
@@ -38,14 +38,14 @@ pub struct FieldStatus {
 
 /// The probes, for `/status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Status {
+pub struct ProbeStatus {
     /// Attached hooks and missing events, in the order of the plan.
     pub hooks: Vec<HookStatus>,
     /// Every field that is looked up.
     pub fields: Vec<FieldStatus>,
 }
 
-impl Status {
+impl ProbeStatus {
     /// The events that are not seen.
     pub fn missing(&self) -> impl Iterator<Item = &HookStatus> {
         self.hooks.iter().filter(|hook| !hook.attached)

@@ -16,7 +16,7 @@ pub struct Totals {
     /// Of those, the ones whose cause could not be told.
     pub evictions_cause_unknown: u64,
     /// Packets lost, by reason.
-    pub drops: Drops,
+    pub drops: DropTotals,
     /// Entries that ctnetlink or BPF could not create in a full table; no packet was lost.
     pub refused_table_full: u64,
     /// What was not seen or not delivered.
@@ -25,7 +25,7 @@ pub struct Totals {
 
 /// Packets lost because of conntrack, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Drops {
+pub struct DropTotals {
     /// Table full, nothing could be evicted.
     pub table_full: u64,
     /// The tuple was taken and the clash could not be resolved.
@@ -76,7 +76,7 @@ impl Add for Totals {
             deletes: self.deletes + other.deletes,
             evictions: self.evictions + other.evictions,
             evictions_cause_unknown: self.evictions_cause_unknown + other.evictions_cause_unknown,
-            drops: Drops {
+            drops: DropTotals {
                 table_full: self.drops.table_full + other.drops.table_full,
                 clash: self.drops.clash + other.drops.clash,
                 chain_too_long: either(self.drops.chain_too_long, other.drops.chain_too_long),

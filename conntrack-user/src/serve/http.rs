@@ -23,13 +23,13 @@ use tokio::{
 };
 
 use super::{
-    Status,
+    Companions, StatusPage,
     metrics::{self, Exporter, readiness},
 };
 use crate::agent::Handle;
 
 /// Connections at a time.
-pub const CONNECTIONS: usize = 64;
+pub(crate) const CONNECTIONS: usize = 64;
 /// Bytes of a request's header at most (hyper's smallest).
 const HEADER_BYTES: usize = 8192;
 /// Header fields of a request at most.
@@ -44,7 +44,7 @@ const STALE: Duration = Duration::from_secs(30);
 /// The address to listen on can't be had.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {source}")]
-pub struct ListenError {
+pub(crate) struct ListenError {
     address: SocketAddr,
     #[source]
     source: io::Error,
@@ -52,7 +52,7 @@ pub struct ListenError {
 
 impl ListenError {
     /// What to do about it, for a person.
-    pub fn help(&self) -> &'static str {
+    pub(crate) fn help(&self) -> &'static str {
         match self.source.kind() {
             io::ErrorKind::AddrInUse => {
                 "another program (or another ctpressure) has this port: stop it, or choose another with --listen"
@@ -72,41 +72,33 @@ impl ListenError {
 ///
 /// # Errors
 /// If the address can't be had.
-pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    match TcpListener::bind(address).await {
-        Ok(listener) => Ok(listener),
-        Err(error)
-            if address.is_ipv6()
-                && address.ip().is_unspecified()
-                && matches!(
-                    error.kind(),
-                    io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported
-                ) =>
-        {
+pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let has_no_ipv6 = |error: &io::Error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported
+        ) // EAFNOSUPPORT has no kind of its own.
+            || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+    };
+    let all = address.is_ipv6() && address.ip().is_unspecified();
+    let (address, listener) = match TcpListener::bind(address).await {
+        Err(error) if all && has_no_ipv6(&error) => {
             tracing::info!("IPv6 is off: listening on all IPv4 addresses");
-            listen_exactly(SocketAddr::from(([0, 0, 0, 0], address.port()))).await
+            let address = SocketAddr::from(([0, 0, 0, 0], address.port()));
+            (address, TcpListener::bind(address).await)
         }
-        // EAFNOSUPPORT has no kind of its own.
-        Err(error)
-            if address.is_ipv6()
-                && address.ip().is_unspecified()
-                && error.raw_os_error() == Some(libc::EAFNOSUPPORT) =>
-        {
-            tracing::info!("this kernel has no IPv6: listening on all IPv4 addresses");
-            listen_exactly(SocketAddr::from(([0, 0, 0, 0], address.port()))).await
-        }
-        Err(source) => Err(ListenError { address, source }),
-    }
-}
-
-async fn listen_exactly(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ListenError { address, source })
+        listener => (address, listener),
+    };
+    listener.map_err(|source| ListenError { address, source })
 }
 
 /// Answers requests for as long as it is polled, inside a [`tokio::task::LocalSet`].
-pub async fn serve(listener: TcpListener, agent: Handle, exporter: Arc<Exporter>) -> Infallible {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    agent: Handle,
+    companions: Companions,
+    exporter: Arc<Exporter>,
+) -> Infallible {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         // Waiting for a slot before accepting: the rest queues in the kernel's backlog.
@@ -122,11 +114,15 @@ pub async fn serve(listener: TcpListener, agent: Handle, exporter: Arc<Exporter>
                 continue;
             }
         };
-        let (agent, exporter) = (agent.clone(), Arc::clone(&exporter));
+        let (agent, companions) = (agent.clone(), companions.clone());
+        let exporter = Arc::clone(&exporter);
         spawn_local(async move {
-            if timeout(CONNECTION_TIME, connection(stream, agent, exporter))
-                .await
-                .is_err()
+            if timeout(
+                CONNECTION_TIME,
+                connection(stream, agent, companions, exporter),
+            )
+            .await
+            .is_err()
             {
                 tracing::debug!("a connection took too long");
             }
@@ -135,9 +131,14 @@ pub async fn serve(listener: TcpListener, agent: Handle, exporter: Arc<Exporter>
     }
 }
 
-async fn connection(stream: TcpStream, agent: Handle, exporter: Arc<Exporter>) {
+async fn connection(
+    stream: TcpStream,
+    agent: Handle,
+    companions: Companions,
+    exporter: Arc<Exporter>,
+) {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let response = answer(&request, &agent, &exporter);
+        let response = answer(&request, &agent, &companions, &exporter);
         async move { Ok::<_, Infallible>(response) }
     });
     let served = http1::Builder::new()
@@ -154,9 +155,10 @@ async fn connection(stream: TcpStream, agent: Handle, exporter: Arc<Exporter>) {
 }
 
 /// The answer to one request.
-pub fn answer<B: Body>(
+pub(crate) fn answer<B: Body>(
     request: &Request<B>,
     agent: &Handle,
+    companions: &Companions,
     exporter: &Exporter,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
@@ -185,13 +187,15 @@ pub fn answer<B: Body>(
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
         },
-        "/status" => match serde_json::to_vec_pretty(&Status::from(&*snapshot)) {
-            Ok(mut json) => {
-                json.push(b'\n');
-                reply(StatusCode::OK, "application/json", json)
+        "/status" => {
+            match serde_json::to_vec_pretty(&StatusPage::new(&snapshot, &companions.status())) {
+                Ok(mut json) => {
+                    json.push(b'\n');
+                    reply(StatusCode::OK, "application/json", json)
+                }
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             }
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        },
+        }
         _ => reply(StatusCode::OK, "text/html; charset=utf-8", PAGE),
     }
 }

@@ -14,32 +14,29 @@ use super::socket::LimitRequest;
 use crate::{
     agent::{Handle, Snapshot},
     limit::{
-        Mode, Report,
-        controller::{Set, SetError},
+        Control, Mode, Report,
+        controller::{LimitSet, SetError},
         policy::Observation,
     },
 };
 
 /// Bytes of a line at most: as many changes as are kept, with the longest texts.
-pub const LINE_BYTES: u64 = 512 << 10;
+pub(crate) const LINE_BYTES: u64 = 512 << 10;
 
 /// The table with the most entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fullest {
-    /// Its name.
+pub(crate) struct Fullest {
     pub name: String,
-    /// Its entries.
     pub entries: u64,
 }
 
 /// What is shown. See the [module](self).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LimitView {
+pub(crate) struct LimitView {
     /// Entries that each table may hold; 0: unlimited. `None`: not known.
     pub limit: Option<u64>,
     /// Buckets of the hash that all share.
     pub buckets: Option<u64>,
-    /// Kernel memory now.
     pub table_bytes: Option<u64>,
     /// The table with the most entries.
     pub fullest: Option<Fullest>,
@@ -47,22 +44,25 @@ pub struct LimitView {
     pub controller: Option<Report>,
     /// What came of `limit set`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub set: Option<Result<Set, SetError>>,
+    pub set: Option<Result<LimitSet, SetError>>,
 }
 
 impl From<&Snapshot> for LimitView {
     fn from(snapshot: &Snapshot) -> Self {
-        let fullest = snapshot.tables.iter().max_by_key(|table| table.entries);
+        let fullest = snapshot
+            .tables
+            .list
+            .iter()
+            .max_by_key(|table| table.entries);
         Self {
-            limit: snapshot.limit,
-            buckets: snapshot.buckets,
-            table_bytes: snapshot.table_bytes,
+            limit: snapshot.tables.limit,
+            buckets: snapshot.tables.buckets,
+            table_bytes: snapshot.tables.table_bytes,
             fullest: fullest.map(|table| Fullest {
                 name: table.name.clone(),
                 entries: table.entries,
             }),
-            controller: snapshot.limit_control.as_deref().cloned(),
-            set: None,
+            ..Self::default()
         }
     }
 }
@@ -82,11 +82,14 @@ impl From<&Observation> for LimitView {
 }
 
 /// Serves a request. A limit is set only by a controller that may act: else the caller has to do it.
-pub async fn answer(request: LimitRequest, agent: &Handle) -> LimitView {
-    let controller = agent.limit();
+pub(crate) async fn answer(
+    request: LimitRequest,
+    agent: &Handle,
+    controller: Option<&Control>,
+) -> LimitView {
     let acts = controller.filter(|control| control.settings().mode == Mode::On);
     let set = match (request.set, acts) {
-        (Some(set), Some(control)) => Some(control.set(set.limit, set.force, set.who).await),
+        (Some(set), Some(control)) => Some(control.set(set).await),
         _ => None,
     };
     let mut view = LimitView::from(&*agent.latest());

@@ -1,13 +1,17 @@
-//! What the agent answers: HTTP for monitoring systems ([`http`]), and the local socket for its own
+//! What the agent answers: HTTP for monitoring systems (`http`), and the local socket for its own
 //! command line ([`socket`]).
 
-pub mod http;
-pub mod limit;
-pub mod metrics;
-pub mod names;
+mod companions;
+mod family;
+pub(crate) mod http;
+pub(crate) mod limit;
+pub(crate) mod metrics;
+pub(crate) mod names;
 mod node_exporter;
 pub mod socket;
 mod status;
-pub mod top;
+pub(crate) mod top;
 
-pub use status::Status;
+pub(crate) use companions::CompanionStatus;
+pub use companions::Companions;
+pub(crate) use status::StatusPage;

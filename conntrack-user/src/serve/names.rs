@@ -9,12 +9,9 @@ use crate::{
 
 /// A pod by its UID.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodName {
-    /// UID.
+pub(crate) struct PodName {
     pub uid: String,
-    /// Kubernetes namespace.
     pub namespace: String,
-    /// Name.
     pub pod: String,
     /// What made it, where the Kubernetes API is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -23,7 +20,7 @@ pub struct PodName {
 
 /// The answer to `pods`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodNames {
+pub(crate) struct PodNames {
     /// Those that have a name.
     pub pods: Vec<PodName>,
 }
@@ -32,6 +29,7 @@ impl From<&Snapshot> for PodNames {
     fn from(snapshot: &Snapshot) -> Self {
         let named = snapshot
             .owners
+            .list
             .iter()
             .map(|sample| &sample.owner)
             .filter(|owner| owner.kind == OwnerKind::Pod && !owner.pod.is_empty());

@@ -3,15 +3,54 @@
 
 use prometheus::proto::MetricFamily;
 
-use super::metrics::{Family, f};
-use crate::agent::Snapshot;
+use super::family::{Family, f};
+use crate::{agent::Snapshot, kernel::stats::KernelStats};
+
+/// The statistics by their names, as the exporter describes them. `ignore` is always 0.
+const STATISTICS: [(&str, &str); 8] = [
+    ("found", "Number of searched entries which were successful."),
+    (
+        "invalid",
+        "Number of packets seen which can not be tracked.",
+    ),
+    (
+        "ignore",
+        "Number of packets seen which are already connected to a conntrack entry.",
+    ),
+    ("insert", "Number of entries inserted into the list."),
+    (
+        "insert_failed",
+        "Number of entries for which list insertion was attempted but failed.",
+    ),
+    (
+        "drop",
+        "Number of packets dropped due to conntrack failure.",
+    ),
+    (
+        "early_drop",
+        "Number of dropped conntrack entries to make room for new ones, if maximum table size was reached.",
+    ),
+    (
+        "search_restart",
+        "Number of conntrack table lookups which had to be restarted due to hashtable resizes.",
+    ),
+];
 
 pub(super) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
-    let host = snapshot.tables.iter().find(|table| table.name == "host");
+    let host = snapshot
+        .tables
+        .list
+        .iter()
+        .find(|table| table.name == "host");
     let stats = host.and_then(|table| table.stats.as_ref());
-    let stat = |name: &str, help: &str, value: Option<u64>| {
+    let statistics = STATISTICS.into_iter().map(|(name, help)| {
+        let named = stats.map(KernelStats::named);
+        let value = named.map(|named| {
+            let value = named.into_iter().find(|(known, _)| *known == name);
+            value.and_then(|(_, value)| value).unwrap_or(0)
+        });
         Family::gauge(&format!("node_nf_conntrack_stat_{name}"), help).maybe(&[], value.map(f))
-    };
+    });
     [
         Family::gauge(
             "node_nf_conntrack_entries",
@@ -22,49 +61,10 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
             "node_nf_conntrack_entries_limit",
             "Maximum size of connection tracking table.",
         )
-        .maybe(&[], snapshot.limit.map(f)),
-        stat(
-            "found",
-            "Number of searched entries which were successful.",
-            stats.map(|stats| stats.found),
-        ),
-        stat(
-            "invalid",
-            "Number of packets seen which can not be tracked.",
-            stats.map(|stats| stats.invalid),
-        ),
-        stat(
-            "ignore",
-            "Number of packets seen which are already connected to a conntrack entry.",
-            stats.map(|_| 0),
-        ),
-        stat(
-            "insert",
-            "Number of entries inserted into the list.",
-            stats.map(|stats| stats.insert),
-        ),
-        stat(
-            "insert_failed",
-            "Number of entries for which list insertion was attempted but failed.",
-            stats.map(|stats| stats.insert_failed),
-        ),
-        stat(
-            "drop",
-            "Number of packets dropped due to conntrack failure.",
-            stats.map(|stats| stats.drop),
-        ),
-        stat(
-            "early_drop",
-            "Number of dropped conntrack entries to make room for new ones, if maximum table size was reached.",
-            stats.map(|stats| stats.early_drop),
-        ),
-        stat(
-            "search_restart",
-            "Number of conntrack table lookups which had to be restarted due to hashtable resizes.",
-            stats.map(|stats| stats.search_restart),
-        ),
+        .maybe(&[], snapshot.tables.limit.map(f)),
     ]
     .into_iter()
+    .chain(statistics)
     .filter_map(Family::finish)
     .collect()
 }

@@ -3,15 +3,15 @@
 //! Lines of JSON both ways. The agent says `{"hello":"ctpressure","protocol":1,"version":"..."}`; the
 //! client asks one thing:
 //!
-//! * `{"watch":{...filter...}}`: from then on each line is an event (see [`crate::events`]);
-//! * `{"top":{}}`: a line at once and then one each second (see [`crate::serve::top`]); `{"top":{"once":true}}`:
+//! * `{"watch":{...filter...}}`: from then on each line is an event (see [`ctpressure_model::events`]);
+//! * `{"top":{}}`: a line at once and then one each second (see `crate::serve::top`); `{"top":{"once":true}}`:
 //!   one line, as soon as there are rates;
-//! * `{"pods":{}}`: one line with the names and workloads of pods (see [`crate::serve::names`]).
-//! * `{"limit":{}}`: one line, what limits the tables and what the controller does (see [`crate::serve::limit`]);
+//! * `{"pods":{}}`: one line with the names and workloads of pods (see `crate::serve::names`).
+//! * `{"limit":{}}`: one line, what limits the tables and what the controller does (see `crate::serve::limit`);
 //!   `{"limit":{"set":{"limit":N}}}`: the controller sets it, if nothing speaks against it.
 //!
 //! A request that is not understood gets `{"error":"..."}`. No line is longer than 64 KiB, but for those of `top` and `pods`
-//! ([`top::LINE_BYTES`](crate::serve::top::LINE_BYTES)). Who leaves lines unread for five seconds is
+//! (`top::LINE_BYTES`). Who leaves lines unread for five seconds is
 //! dropped. Only the user that the agent runs as, root, can open the socket (mode 0600), and that is
 //! checked once more by the peer's credentials.
 
@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use ctpressure_model::events::Filter;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
@@ -28,13 +29,13 @@ use tokio::{
     time::timeout,
 };
 
-use crate::events::Filter;
+use crate::limit::controller::SetRequest;
 
 mod client;
 mod server;
 
-pub use client::Remote;
-pub use server::Socket;
+pub(crate) use client::Remote;
+pub use server::LocalSocket;
 
 /// Where the socket is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/run/ctpressure/ctpressure.sock";
@@ -73,29 +74,16 @@ pub enum Request {
 /// Whether the limit is to be set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitRequest {
-    /// Set it first.
+    /// Set the limit first, then say what there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set: Option<SetRequest>,
-}
-
-/// A limit that a person wants.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SetRequest {
-    /// The limit.
-    pub limit: u64,
-    /// Override what speaks against it.
-    #[serde(default)]
-    pub force: bool,
-    /// Who asks.
-    #[serde(default)]
-    pub who: Option<String>,
 }
 
 /// Nothing to choose yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodsRequest {}
 
-/// How often.
+/// How often the sample is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopRequest {
     /// One line; else one each second.
@@ -105,7 +93,7 @@ pub struct TopRequest {
 
 /// What the agent says to a request that it can't serve.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Refusal {
+struct RefusedRequest {
     error: String,
 }
 
@@ -121,18 +109,18 @@ pub enum SocketError {
     /// It can't be made or opened.
     #[error("cannot use the socket {}: {source}", path.display())]
     Io {
-        /// Where.
+        /// The path of the socket.
         path: PathBuf,
-        /// Why.
+        /// What the kernel said to it.
         #[source]
         source: io::Error,
     },
     /// What answers is not an agent of this protocol.
     #[error("what listens on {} does not speak this protocol: {reason}", path.display())]
     Protocol {
-        /// Where.
+        /// The path of the socket.
         path: PathBuf,
-        /// What is wrong.
+        /// In which way it differs.
         reason: String,
     },
     /// It took the request and says nothing.

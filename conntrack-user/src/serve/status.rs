@@ -2,68 +2,25 @@
 
 use std::{cmp::Reverse, collections::BTreeSet};
 
+use ctpressure_model::pressure::rate::Rates;
 use serde::Serialize;
 
-use crate::{
-    agent::{Drift, KernelInfo, Own, OwnerSample, Recount, Snapshot, State, Table, Unexplained},
-    journal::JournalStatus,
-    kube_events::EventsStatus,
-    limit,
-    owners::{Looks, Occupancy, ServiceCounts, kube::KubeStatus},
-    pressure::rate::Rates,
-    probes::{FieldStatus, HookStatus, ProgramTime, Totals},
-};
+use super::CompanionStatus;
+use crate::agent::{OwnerSample, Snapshot};
 
-/// What `/status` says.
 #[derive(Debug, Serialize)]
-pub struct Status<'a> {
+pub(crate) struct StatusPage<'a> {
     version: &'static str,
-    state: State,
-    reason: Option<&'a str>,
-    kernel: &'a KernelInfo,
-    uptime_seconds: f64,
-    hooks: &'a [HookStatus],
-    fields: &'a [FieldStatus],
-    limit: Option<u64>,
-    buckets: Option<u64>,
-    table_bytes: Option<u64>,
-    tables: &'a [Table],
-    totals: &'a Totals,
+    #[serde(flatten)]
+    snapshot: &'a Snapshot,
     /// Owners that hold, open or lose most.
     owners: Vec<&'a OwnerSample>,
     /// Owners that are not among them.
     owners_not_shown: usize,
-    occupancy: Occupancy,
-    /// Service addresses that packets from outside ask for.
-    services: ServiceCounts,
-    /// The last census.
-    census: Recount,
-    /// What looking for owners has cost.
-    looks: Looks,
-    /// What only the kernel counted.
-    unexplained: Unexplained,
-    /// Records that watchers were too slow to take.
-    watchers_lost: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    journal: Option<&'a JournalStatus>,
-    drift: Option<Drift>,
-    programs: &'a [ProgramTime],
-    own: Own,
-    capabilities: Capabilities<'a>,
-    /// How the watch of the Kubernetes API goes; not there without `--kube`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kubernetes: Option<&'a KubeStatus>,
-    /// How the writing of Kubernetes Events goes; not there without `--kube`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kubernetes_events: Option<&'a EventsStatus>,
-    /// What the limit controller says; null while it is off.
-    limit_control: Option<&'a limit::Report>,
-    problems: &'a [String],
-}
-
-#[derive(Debug, Serialize)]
-struct Capabilities<'a> {
-    kept: &'a [String],
+    #[serde(flatten)]
+    companions: &'a CompanionStatus,
+    /// What the agent and what runs beside it can't do.
+    problems: Vec<&'a str>,
 }
 
 /// Owners that `/status` shows, by each of live entries, inserts and drops.
@@ -91,41 +48,18 @@ fn foremost(owners: &[OwnerSample]) -> Vec<&OwnerSample> {
     foremost
 }
 
-impl<'a> From<&'a Snapshot> for Status<'a> {
-    fn from(snapshot: &'a Snapshot) -> Self {
-        let owners = foremost(&snapshot.owners);
+impl<'a> StatusPage<'a> {
+    /// What the agent saw last, and how what runs beside it is now.
+    pub(crate) fn new(snapshot: &'a Snapshot, companions: &'a CompanionStatus) -> Self {
+        let owners = foremost(&snapshot.owners.list);
+        let problems = snapshot.problems.iter().map(String::as_str);
         Self {
-            owners_not_shown: snapshot.owners.len() - owners.len(),
-            owners,
-            occupancy: snapshot.occupancy,
-            services: snapshot.services,
-            census: snapshot.recount,
-            looks: snapshot.looks,
             version: env!("CARGO_PKG_VERSION"),
-            state: snapshot.state,
-            reason: snapshot.reason.as_deref(),
-            kernel: &snapshot.kernel,
-            uptime_seconds: snapshot.uptime_seconds,
-            hooks: &snapshot.status.hooks,
-            fields: &snapshot.status.fields,
-            limit: snapshot.limit,
-            buckets: snapshot.buckets,
-            table_bytes: snapshot.table_bytes,
-            tables: &snapshot.tables,
-            totals: &snapshot.totals,
-            unexplained: snapshot.unexplained,
-            watchers_lost: snapshot.watchers_lost,
-            journal: snapshot.journal.as_ref(),
-            drift: snapshot.drift,
-            programs: &snapshot.programs,
-            own: snapshot.own,
-            capabilities: Capabilities {
-                kept: &snapshot.capabilities,
-            },
-            kubernetes: snapshot.kubernetes.as_ref(),
-            kubernetes_events: snapshot.kube_events.as_ref(),
-            limit_control: snapshot.limit_control.as_deref(),
-            problems: &snapshot.problems,
+            snapshot,
+            owners_not_shown: snapshot.owners.list.len() - owners.len(),
+            owners,
+            companions,
+            problems: problems.chain(companions.problems()).collect(),
         }
     }
 }

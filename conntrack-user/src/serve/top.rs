@@ -5,7 +5,7 @@
 //!
 //! | field | what it is |
 //! |---|---|
-//! | `time` | seconds since 1970 |
+//! | `time` | RFC 3339, UTC |
 //! | `uptime_seconds` | since the agent began |
 //! | `state`, `reason` | `waiting`, `attached` or `degraded`, and why not everything is seen |
 //! | `kernel` | its release |
@@ -35,6 +35,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use ctpressure_model::{
+    pressure::{lifetime::Lifetime, rate::Rates, state::Pressure},
+    words::time::JsonTime,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
@@ -42,21 +46,20 @@ use tokio::{
 };
 
 use crate::{
-    agent::{Snapshot, State, Tops},
+    agent::{AgentState, Snapshot, Tops},
     owners::{OwnerKind, Workload},
-    pressure::{lifetime::Lifetime, rate::Rates, state::Pressure},
 };
 
 mod make;
 
 /// Tables that a line has at most.
-pub const TABLES: usize = 1024;
+pub(crate) const TABLES: usize = 1024;
 /// Owners that a line has at most.
-pub const OWNERS: usize = 2048;
+pub(crate) const OWNERS: usize = 2048;
 /// Owners whose destinations and states a line has at most.
-pub const DETAILED: usize = 256;
+pub(crate) const DETAILED: usize = 256;
 /// Bytes of a line at most.
-pub const LINE_BYTES: u64 = 16 << 20;
+pub(crate) const LINE_BYTES: u64 = 16 << 20;
 /// Bytes that are kept of a name, or of the reason.
 const NAME_BYTES: usize = 255;
 /// States of an owner that are kept.
@@ -68,16 +71,14 @@ const FIRST: Duration = Duration::from_secs(8);
 
 /// What is shown at one second. See the [module](self).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct TopSample {
-    /// Seconds since 1970.
-    pub time: f64,
+pub(crate) struct TopSample {
+    /// When it was made: RFC 3339, as in `watch`.
+    pub time: JsonTime,
     /// Seconds since the agent began.
     pub uptime_seconds: f64,
     /// What can be seen.
-    pub state: State,
-    /// Why not all.
+    pub state: AgentState,
     pub reason: Option<String>,
-    /// The kernel's release.
     pub kernel: String,
     /// Entries that each table may hold; 0: any number; `None`: not known.
     pub limit: Option<u64>,
@@ -86,10 +87,9 @@ pub struct TopSample {
     /// Kernel memory of entries and buckets.
     pub table_bytes: Option<u64>,
     /// Tables, the host's first.
-    pub tables: Vec<TableRow>,
+    pub tables: Vec<TopTable>,
     /// Tables that are not shown.
     pub other_tables: OtherTables,
-    /// Over all tables.
     pub totals: TotalsRow,
     /// Owners, most live entries first.
     pub owners: Vec<OwnerRow>,
@@ -99,14 +99,12 @@ pub struct TopSample {
     pub census: bool,
 }
 
-/// One table.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct TableRow {
+pub(crate) struct TopTable {
     /// Inode number of its network namespace.
     pub netns: u32,
     /// `host`, a name in /run/netns, or the inode number.
     pub name: String,
-    /// Entries in it.
     pub entries: u64,
     /// Part of the limit, 0 to 1; `None`: no limit.
     pub occupancy: Option<f64>,
@@ -118,19 +116,16 @@ pub struct TableRow {
 
 /// Tables that are not shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OtherTables {
-    /// How many.
+pub(crate) struct OtherTables {
     pub number: u64,
-    /// Entries in them.
     pub entries: u64,
 }
 
 /// What all tables together did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct TotalsRow {
+pub(crate) struct TotalsRow {
     /// Entries that entered, since the agent began.
     pub inserts: u64,
-    /// Entries that left.
     pub deletes: u64,
     /// Live entries that were removed to make room.
     pub evictions: u64,
@@ -146,10 +141,8 @@ pub struct TotalsRow {
     pub lost: u64,
 }
 
-/// One owner.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct OwnerRow {
-    /// Its slot.
+pub(crate) struct OwnerRow {
     pub slot: u32,
     /// What sort it is.
     pub kind: OwnerKind,
@@ -179,11 +172,8 @@ pub struct OwnerRow {
     pub live_share: f64,
     /// Its entries as a part of the limit, 0 to 1; `None`: no limit.
     pub limit_share: Option<f64>,
-    /// Entries that entered.
     pub inserts: u64,
-    /// Entries that left.
     pub deletes: u64,
-    /// Packets lost.
     pub drops: u64,
     /// The same by reason.
     pub drops_by_reason: BTreeMap<String, u64>,
@@ -211,27 +201,21 @@ pub struct OwnerRow {
 
 /// Owners that are not shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OtherOwners {
-    /// How many.
+pub(crate) struct OtherOwners {
     pub number: u64,
-    /// Their entries.
     pub live: u64,
-    /// Entries that entered.
     pub inserts: u64,
-    /// Entries that left.
     pub deletes: u64,
-    /// Packets lost.
     pub drops: u64,
 }
 
-/// Over ten seconds.
-pub fn rate(rates: &Rates) -> f64 {
+pub(crate) fn rate(rates: &Rates) -> f64 {
     rates.ten_seconds.unwrap_or(0.0)
 }
 
 impl TopSample {
     /// Whether there are rates and everything is charged to its owner.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.census
             && self
                 .owners
@@ -240,13 +224,13 @@ impl TopSample {
     }
 
     /// Packets lost, for any reason.
-    pub fn drops(&self) -> u64 {
+    pub(crate) fn drops(&self) -> u64 {
         self.totals.drops.values().sum()
     }
 }
 
 /// The first snapshot with rates and a census; after a time whatever there is.
-pub async fn settled(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> TopSample {
+pub(crate) async fn settled(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> TopSample {
     let mut deadline = Instant::now() + FIRST;
     let mut began = false;
     loop {
@@ -267,6 +251,4 @@ pub async fn settled(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> TopSampl
 }
 
 #[cfg(test)]
-pub(crate) mod example;
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -17,7 +17,7 @@ use aya_obj::generated::{
 
 /// A kernel function that a tracing program is hung into.
 #[derive(Clone, Copy, Debug)]
-pub struct TracingTarget<'a> {
+pub(crate) struct TracingTarget<'a> {
     /// Type id of its FUNC in the BTF of vmlinux or of the module.
     pub btf_id: u32,
     /// The module's BTF; `None`: vmlinux.
@@ -28,10 +28,8 @@ pub struct TracingTarget<'a> {
 
 /// What kind of program to load.
 #[derive(Clone, Copy, Debug)]
-pub enum ProgramKind<'a> {
-    /// fentry or fexit.
+pub(crate) enum ProgramKind<'a> {
     Tracing(TracingTarget<'a>),
-    /// kprobe or kretprobe.
     Kprobe,
     /// Run on demand by [`run_program`].
     SocketFilter,
@@ -40,8 +38,7 @@ pub enum ProgramKind<'a> {
 /// The kernel refused to load a program.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}{}", verifier_says(.log))]
-pub struct LoadError {
-    /// What bpf(2) returned.
+pub(crate) struct LoadError {
     pub error: io::Error,
     /// The last lines of the verifier's log; empty if it said nothing.
     pub log: String,
@@ -89,7 +86,7 @@ fn address<T: ?Sized>(pointer: *const T) -> u64 {
 }
 
 /// `BPF_PROG_LOAD`. On failure it is tried once more to get the verifier's log.
-pub fn load_program(
+pub(crate) fn load_program(
     name: &str,
     kind: ProgramKind<'_>,
     instructions: &[bpf_insn],
@@ -157,14 +154,17 @@ fn try_load(
 
 /// `BPF_RAW_TRACEPOINT_OPEN` without a name: attaches a loaded tracing program to its target.
 /// It is attached as long as the returned descriptor is open.
-pub fn attach_tracing(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn attach_tracing(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attr = attr();
     attr.raw_tracepoint.prog_fd = program.as_raw_fd().cast_unsigned();
     bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
 }
 
 /// `BPF_LINK_CREATE` of a program on a perf event (5.15 and later).
-pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn link_perf_event(
+    program: BorrowedFd<'_>,
+    event: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
     let mut attr = attr();
     attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
     attr.link_create.__bindgen_anon_2.target_fd = event.as_raw_fd().cast_unsigned();
@@ -174,7 +174,7 @@ pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Re
 
 /// Times that the kernel did not run a linked kprobe, because another one was being handled on
 /// that CPU (6.8 and later; 0 before).
-pub fn kprobe_missed(link: BorrowedFd<'_>) -> io::Result<u64> {
+pub(crate) fn kprobe_missed(link: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY: `struct bpf_link_info` is made of integers; all zero is valid.
     let mut info: bpf_link_info = unsafe { zeroed() };
     object_info(link, &mut info)?;
@@ -189,7 +189,7 @@ pub fn kprobe_missed(link: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// `BPF_PROG_TEST_RUN` of a socket filter, so many times, on an empty packet.
-pub fn run_program(program: BorrowedFd<'_>, times: u32) -> io::Result<()> {
+pub(crate) fn run_program(program: BorrowedFd<'_>, times: u32) -> io::Result<()> {
     let packet = [0_u8; 64];
     let mut attr = attr();
     attr.test.prog_fd = program.as_raw_fd().cast_unsigned();
@@ -200,7 +200,7 @@ pub fn run_program(program: BorrowedFd<'_>, times: u32) -> io::Result<()> {
 }
 
 /// `BPF_MAP_UPDATE_ELEM` of element 0 of an array whose value is `value` (a data section).
-pub fn write_section(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+pub(crate) fn write_section(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
     let key = 0_u32;
     let mut attr = attr();
     // SAFETY: the members written belong to the variant of map element commands.
@@ -212,7 +212,7 @@ pub fn write_section(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
 }
 
 /// `BPF_MAP_FREEZE`: user space can't write it any more, so the verifier may fold its values.
-pub fn freeze_map(map: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn freeze_map(map: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = attr();
     attr.__bindgen_anon_2.map_fd = map.as_raw_fd().cast_unsigned();
     bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(|_| ())
@@ -220,7 +220,7 @@ pub fn freeze_map(map: BorrowedFd<'_>) -> io::Result<()> {
 
 /// What the kernel says of a program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ProgramInfo {
+pub(crate) struct ProgramInfo {
     /// The kernel's number for it.
     pub id: u32,
     /// Times that it was skipped by the recursion guard (tracing: 5.12; kprobe: 6.8).
@@ -232,7 +232,7 @@ pub struct ProgramInfo {
 }
 
 /// `BPF_OBJ_GET_INFO_BY_FD` of a program.
-pub fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
+pub(crate) fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     // SAFETY: `struct bpf_prog_info` is made of integers and bit fields; all zero is valid.
     let mut info: bpf_prog_info = unsafe { zeroed() };
     object_info(program, &mut info)?;
@@ -256,7 +256,7 @@ fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
 /// The BTF object of a kernel module: all BTF objects are walked by id. Needs `CAP_SYS_ADMIN`.
 ///
 /// `Ok(None)`: the kernel has no BTF of that module.
-pub fn module_btf(module: &str) -> io::Result<Option<OwnedFd>> {
+pub(crate) fn module_btf(module: &str) -> io::Result<Option<OwnedFd>> {
     let mut id = 0;
     loop {
         let mut next = attr();

@@ -15,7 +15,7 @@ use aya::Pod;
 
 /// The elements of an array map.
 #[derive(Debug)]
-pub struct MappedArray<T> {
+pub(crate) struct MappedArray<T> {
     /// Of a page, so aligned for words.
     start: NonNull<u64>,
     elements: usize,
@@ -35,7 +35,7 @@ impl<T: Pod> MappedArray<T> {
     ///
     /// # Errors
     /// If the kernel refuses, as it does for a map that was not made for it.
-    pub fn new(map: BorrowedFd<'_>, elements: usize) -> io::Result<Self> {
+    pub(crate) fn new(map: BorrowedFd<'_>, elements: usize) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice.
         let start = unsafe {
             libc::mmap(
@@ -61,7 +61,7 @@ impl<T: Pod> MappedArray<T> {
     ///
     /// # Panics
     /// If there is no such element.
-    pub fn read(&self, index: usize) -> T {
+    pub(crate) fn read(&self, index: usize) -> T {
         const {
             assert!(
                 size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8,
@@ -83,7 +83,7 @@ impl<T: Pod> MappedArray<T> {
     }
 
     /// All elements, each read as by [`Self::read`].
-    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = T> + '_ {
         (0..self.elements).map(|index| self.read(index))
     }
 
@@ -91,7 +91,7 @@ impl<T: Pod> MappedArray<T> {
     ///
     /// # Panics
     /// If there is no such element.
-    pub fn write(&mut self, index: usize, value: &T) {
+    pub(crate) fn write(&mut self, index: usize, value: &T) {
         self.check(index);
         // SAFETY: within the mapping; `T` is plain bytes, and its value can't overlap the mapping.
         unsafe {

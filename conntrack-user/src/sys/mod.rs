@@ -2,10 +2,11 @@
 //! SAFETY line why the call is sound.
 #![allow(unsafe_code, reason = "this is the room for it")]
 
-pub mod bpf;
-pub mod mapping;
-pub mod netlink;
-pub mod netns;
-pub mod perf;
-pub mod priority;
-pub mod readiness;
+pub(crate) mod bpf;
+pub(crate) mod lock;
+pub(crate) mod mapping;
+pub(crate) mod netlink;
+pub(crate) mod netns;
+pub(crate) mod perf;
+pub(crate) mod priority;
+pub(crate) mod readiness;

@@ -18,14 +18,14 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 mod attributes;
-pub mod interfaces;
+pub(crate) mod interfaces;
 #[cfg(test)]
 mod tests;
 
-pub use attributes::{Attributes, put_string};
+pub(crate) use attributes::{Attributes, put_string};
 
 /// Length of `struct nlmsghdr`, bytes.
-const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 
 /// Length of `struct nfgenmsg`, bytes.
 const FAMILY_HEADER: usize = 4;
@@ -55,7 +55,7 @@ const PATIENCE: i64 = 5;
 
 /// Why there was no whole answer.
 #[derive(Debug, thiserror::Error)]
-pub enum NetlinkError {
+pub(crate) enum NetlinkError {
     /// The kernel refused the question.
     #[error("the kernel refused: {0}")]
     Refused(Errno),
@@ -80,17 +80,17 @@ impl From<Errno> for NetlinkError {
 ///
 /// It keeps that namespace alive, so don't hold it longer than the question takes.
 #[derive(Debug)]
-pub struct Socket {
+pub(crate) struct NetlinkSocket {
     file: OwnedFd,
     sequence: u32,
 }
 
-impl Socket {
+impl NetlinkSocket {
     /// A new socket in the calling thread's network namespace.
     ///
     /// # Errors
     /// When the kernel has no netfilter netlink.
-    pub fn netfilter() -> Result<Self, NetlinkError> {
+    pub(crate) fn netfilter() -> Result<Self, NetlinkError> {
         Self::new(SockProtocol::NetlinkNetFilter)
     }
 
@@ -114,11 +114,11 @@ impl Socket {
     ///
     /// # Errors
     /// When the kernel refuses (without `CAP_NET_ADMIN`: `EPERM`), or the answer is not whole.
-    pub fn dump(
+    pub(crate) fn dump(
         &mut self,
         subsystem: u8,
         message: u8,
-        each: impl FnMut(&Part<'_>),
+        each: impl FnMut(&DumpPart<'_>),
     ) -> Result<(), NetlinkError> {
         self.dump_of(subsystem, message, 0, &[], each)
     }
@@ -128,13 +128,13 @@ impl Socket {
     ///
     /// # Errors
     /// As [`Socket::dump`].
-    pub fn dump_of(
+    pub(crate) fn dump_of(
         &mut self,
         subsystem: u8,
         message: u8,
         family: u8,
         attributes: &[u8],
-        each: impl FnMut(&Part<'_>),
+        each: impl FnMut(&DumpPart<'_>),
     ) -> Result<(), NetlinkError> {
         self.ask(subsystem, message, family, attributes)?;
         self.collect(FAMILY_HEADER, each)
@@ -144,7 +144,7 @@ impl Socket {
     fn collect(
         &mut self,
         header: usize,
-        mut each: impl FnMut(&Part<'_>),
+        mut each: impl FnMut(&DumpPart<'_>),
     ) -> Result<(), NetlinkError> {
         let mut interrupted = false;
         let mut buffer = vec![0; BUFFER];
@@ -174,14 +174,14 @@ impl Socket {
     ///
     /// # Errors
     /// When the kernel refuses, or the answer makes no sense.
-    pub fn stream(
+    pub(crate) fn stream(
         &mut self,
         subsystem: u8,
         message: u8,
-        mut each: impl FnMut(&Part<'_>) -> ControlFlow<()>,
-    ) -> Result<Ended, NetlinkError> {
+        mut each: impl FnMut(&DumpPart<'_>) -> ControlFlow<()>,
+    ) -> Result<DumpEnded, NetlinkError> {
         self.ask(subsystem, message, 0, &[])?;
-        let mut ended = Ended::default();
+        let mut ended = DumpEnded::default();
         let socket = &*self;
         // As many batches as there are buffers, so that giving one back never blocks.
         let (full, batches) = sync_channel(BATCHES);
@@ -244,7 +244,6 @@ impl Socket {
         Ok(())
     }
 
-    /// Takes one datagram.
     fn receive(&self, buffer: &mut [u8]) -> Result<usize, NetlinkError> {
         loop {
             match recv(self.file.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
@@ -276,7 +275,7 @@ impl Socket {
 
 /// How a [`Socket::stream`] ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ended {
+pub(crate) struct DumpEnded {
     /// The kernel said that what it listed changed meanwhile (`NLM_F_DUMP_INTR`): parts may be
     /// missing, or be there twice.
     pub interrupted: bool,
@@ -299,17 +298,18 @@ fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
 
 /// One message of an answer.
 #[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
+pub(crate) struct DumpPart<'a> {
     /// `nfgen_family` of `struct nfgenmsg`: `NFPROTO_IPV4` (2), `NFPROTO_IPV6` (10) and so on.
     pub family: u8,
     /// `res_id` of `struct nfgenmsg`: of statistics the number of the CPU (modulo 65,536).
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests know parts by it"))]
     pub resource: u16,
     attributes: &'a [u8],
 }
 
-impl<'a> Part<'a> {
+impl<'a> DumpPart<'a> {
     /// The attributes: type (without its flags) and value.
-    pub fn attributes(&self) -> Attributes<'a> {
+    pub(crate) fn attributes(&self) -> Attributes<'a> {
         Attributes {
             rest: self.attributes,
         }
@@ -325,18 +325,17 @@ struct Read {
     stopped: bool,
 }
 
-/// `struct nlmsghdr`.
-struct Header {
-    length: usize,
-    kind: u16,
+pub(crate) struct MessageHeader {
+    pub length: usize,
+    pub kind: u16,
     flags: u16,
     sequence: u32,
 }
 
-impl Header {
+impl MessageHeader {
     /// The first message's header, and what follows the message.
     #[inline]
-    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+    pub(crate) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let header: &[u8; HEADER] = bytes.first_chunk()?;
         let word = |at: usize| {
             u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
@@ -360,7 +359,7 @@ impl Header {
 /// Whether nothing follows this datagram: it ends the answer, or can't be read.
 fn ends(mut bytes: &[u8], sequence: u32) -> bool {
     while !bytes.is_empty() {
-        let Some((header, rest)) = Header::read(bytes) else {
+        let Some((header, rest)) = MessageHeader::read(bytes) else {
             return true;
         };
         if header.sequence == sequence && matches!(header.kind, NLMSG_ERROR | NLMSG_DONE) {
@@ -376,11 +375,11 @@ fn read_answer(
     mut bytes: &[u8],
     sequence: u32,
     family: usize,
-    each: &mut impl FnMut(&Part<'_>) -> ControlFlow<()>,
+    each: &mut impl FnMut(&DumpPart<'_>) -> ControlFlow<()>,
 ) -> Result<Read, NetlinkError> {
     let mut read = Read::default();
     while !bytes.is_empty() {
-        let (header, rest) = Header::read(bytes).ok_or(NetlinkError::Malformed)?;
+        let (header, rest) = MessageHeader::read(bytes).ok_or(NetlinkError::Malformed)?;
         let body = bytes
             .get(HEADER..header.length)
             .ok_or(NetlinkError::Malformed)?;
@@ -412,7 +411,7 @@ fn read_answer(
                     Some(two) => u16::from_be_bytes([two[0], two[1]]),
                     None => 0,
                 };
-                let part = Part {
+                let part = DumpPart {
                     family: header.first().copied().unwrap_or(0),
                     resource,
                     attributes,

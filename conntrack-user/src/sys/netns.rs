@@ -9,14 +9,14 @@ use nix::sched::{CloneFlags, setns};
 
 /// The inode of a network namespace: its number in `ip netns`, `lsns`, and what the kernel's log
 /// and the event records call it.
-pub type Inode = u32;
+pub(crate) type Inode = u32;
 
 /// The namespace that `path` (`/proc/PID/ns/net`, `/run/netns/NAME`) names; `None` if it is another
 /// kind of file, such as one that is left of a namespace that is gone.
 ///
 /// # Errors
 /// When the file or `/proc/self/ns/net` can't be looked at.
-pub fn inode_of(path: &Path) -> io::Result<Option<Inode>> {
+pub(crate) fn inode_of(path: &Path) -> io::Result<Option<Inode>> {
     let found = fs::metadata(path)?;
     let own = fs::metadata("/proc/self/ns/net")?;
     // All namespaces, and nothing else, are on the same pseudo file system.
@@ -27,7 +27,7 @@ pub fn inode_of(path: &Path) -> io::Result<Option<Inode>> {
 ///
 /// # Errors
 /// When procfs can't be read.
-pub fn own_inode() -> io::Result<Inode> {
+pub(crate) fn own_inode() -> io::Result<Inode> {
     fs::metadata("/proc/thread-self/ns/net").map(|found| inode(found.ino()))
 }
 
@@ -46,7 +46,7 @@ fn inode(number: u64) -> Inode {
 /// is entered, so that no namespace lives longer because of it. `look` gets an error when the
 /// namespace could not be entered: it is gone, is not the one that was meant, or `CAP_SYS_ADMIN` is
 /// missing.
-pub fn visit<T: Send + Sync, R: Send>(
+pub(crate) fn visit<T: Send + Sync, R: Send>(
     targets: &[T],
     path: impl Fn(&T) -> &Path + Sync,
     expected: impl Fn(&T) -> Inode + Sync,

@@ -13,7 +13,6 @@ use super::bpf::{self, c_string};
 
 /// `_IOW('$', 8, __u32)`, `include/uapi/linux/perf_event.h`
 const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
-/// `_IO('$', 0)`
 const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
 const KPROBE_TYPE: &str = "/sys/bus/event_source/devices/kprobe/type";
 const RETPROBE_BIT: &str = "/sys/bus/event_source/devices/kprobe/format/retprobe";
@@ -21,7 +20,7 @@ const RETPROBE_BIT: &str = "/sys/bus/event_source/devices/kprobe/format/retprobe
 /// A kprobe with its program. It is there as long as this lives, and silently gone when the
 /// module is unloaded.
 #[derive(Debug)]
-pub struct Kprobe {
+pub(crate) struct Kprobe {
     /// On kernels that have such links; detached before the event is closed.
     link: Option<OwnedFd>,
     _event: OwnedFd,
@@ -29,7 +28,7 @@ pub struct Kprobe {
 
 impl Kprobe {
     /// Times that the kernel skipped it; 0 where the kernel does not tell (before 6.8).
-    pub fn missed(&self) -> u64 {
+    pub(crate) fn missed(&self) -> u64 {
         let link = self.link.as_ref().map(OwnedFd::as_fd);
         link.and_then(|link| bpf::kprobe_missed(link).ok())
             .unwrap_or(0)
@@ -39,7 +38,11 @@ impl Kprobe {
 /// Hangs `program` at the entry (or, with `at_return`, the return) of a kernel function.
 ///
 /// `symbol` is a name in /proc/kallsyms, or `module:name`.
-pub fn attach_kprobe(symbol: &str, at_return: bool, program: BorrowedFd<'_>) -> io::Result<Kprobe> {
+pub(crate) fn attach_kprobe(
+    symbol: &str,
+    at_return: bool,
+    program: BorrowedFd<'_>,
+) -> io::Result<Kprobe> {
     let name = c_string(symbol)?;
     // SAFETY: `struct perf_event_attr` is made of integers; all zero is its default.
     let mut attr: perf_event_attr = unsafe { zeroed() };

@@ -10,7 +10,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 ///
 /// # Errors
 /// Without a tokio runtime with I/O, or if epoll refuses.
-pub fn watch_ring(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+pub(crate) fn watch_ring(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
     // SAFETY: the ring owns its descriptor, always gives the same one, and closes it only when it
     // is dropped, which is after `AsyncFd` has taken it off the watch.
     unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(io::Error::from)
@@ -21,7 +21,7 @@ pub fn watch_ring(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>
 ///
 /// # Errors
 /// Without a tokio runtime with I/O, or if epoll refuses.
-pub fn watch_file(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch_file(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is always the same descriptor, and closes it only when it is dropped,
     // which is after `AsyncFd` has taken it off the watch.
     unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }.map_err(io::Error::from)

@@ -12,10 +12,10 @@ use conntrack_ebpf::record::{
     DropReason, DropRecord, FLAG_CAUSE_KNOWN, Header, Kind, Origin, Tuple, VERSION, View,
 };
 use conntrack_user::{
-    agent::{self, Snapshot, State, Table},
-    pressure::state::Pressure,
-    serve::socket::Socket,
+    agent::{self, AgentState, Snapshot, Table, Tables},
+    serve::{Companions, socket::LocalSocket},
 };
+use ctpressure_model::pressure::state::Pressure;
 use tempfile::TempDir;
 use tokio::{task::LocalSet, time::sleep};
 
@@ -51,7 +51,7 @@ impl Agent {
                 .build()
                 .expect("a runtime");
             LocalSet::new().block_on(&runtime, async move {
-                let socket = Socket::bind(&path).await.expect("a socket");
+                let socket = LocalSocket::bind(&path).await.expect("a socket");
                 let (publisher, handle) = agent::channel();
                 publisher.publish(snapshot());
                 ready.send(()).expect("the test waits");
@@ -65,7 +65,7 @@ impl Agent {
                     }
                 };
                 tokio::select! {
-                    never = socket.serve(handle) => match never {},
+                    never = socket.serve(handle, Companions::default()) => match never {},
                     () = drops => {}
                     _ = ended => {}
                 }
@@ -125,17 +125,20 @@ fn drop_of(source_port: u16) -> View {
 fn snapshot() -> Snapshot {
     Snapshot {
         uptime_seconds: 1.0,
-        state: State::Attached,
+        state: AgentState::Attached,
         reason: None,
-        limit: Some(2_000),
-        tables: vec![Table {
-            netns: 4_026_531_840,
-            name: "host".to_owned(),
-            entries: 1_000,
-            pressure: Pressure::Rising,
-            seconds_to_full: Some(20.0),
-            stats: None,
-        }],
+        tables: Tables {
+            limit: Some(2_000),
+            list: vec![Table {
+                netns: 4_026_531_840,
+                name: "host".to_owned(),
+                entries: 1_000,
+                pressure: Pressure::Rising,
+                seconds_to_full: Some(20.0),
+                stats: None,
+            }],
+            ..Tables::default()
+        },
         ..Snapshot::default()
     }
 }

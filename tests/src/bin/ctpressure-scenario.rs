@@ -13,14 +13,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use ctpressure_tests::{
     containers::{
         network::{self, NODE, Network},
         runtime::{self, CgroupDriver},
     },
-    guest::{agent::Mechanism, command, kernel, net},
-    scenarios::{self, On, Scenario, With},
+    guest::{
+        agent::Mechanism,
+        command::{self, Late},
+        kernel, net,
+    },
+    scenarios::{self, Clock, On, Scenario, With},
     traffic::bench::flush_table,
 };
 use nix::{
@@ -40,7 +44,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum What {
     /// Names every scenario and says what it shows.
-    List,
+    List {
+        /// Only those that are for such a clock.
+        #[arg(long, value_enum)]
+        clock: Option<Clock>,
+    },
     /// Runs those whose name contains NAME.
     Run {
         /// Part of a name.
@@ -48,18 +56,26 @@ enum What {
         /// With this mechanism only.
         #[arg(long, value_enum)]
         mechanism: Option<Mechanism>,
-        /// Only those that need such a clock, or no special one.
+        /// Only those that are for such a clock.
         #[arg(long, value_enum)]
         clock: Option<Clock>,
     },
-    /// Runs every scenario that needs no special clock with every mechanism that this kernel allows.
+    /// Runs every scenario with every mechanism that this kernel allows.
     All {
+        /// Only those that are for such a clock.
+        #[arg(long, value_enum)]
+        clock: Option<Clock>,
         /// Only those that show what depends on the kernel.
         #[arg(long)]
         of_kernel: bool,
         /// Also those that make pods; they need a guest with containerd.
         #[arg(long)]
         pods: bool,
+    },
+    /// Runs just these, each as its result line names it: `counts`, `counts[kprobe]`.
+    Turns {
+        #[arg(required = true)]
+        titles: Vec<String>,
     },
     /// Runs one scenario in this process: what `run` starts.
     #[command(hide = true)]
@@ -81,21 +97,6 @@ enum What {
         #[arg(last = true)]
         command: Vec<String>,
     },
-}
-
-/// What a guest's clock shows.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Clock {
-    /// The host's time.
-    Real,
-    /// The instructions that it has run.
-    Counted,
-}
-
-impl Clock {
-    fn suits(self, scenario: &Scenario) -> bool {
-        (self == Self::Counted) == (scenario.on == On::CountedClock)
-    }
 }
 
 /// A scenario with the mechanism to run it with.
@@ -151,22 +152,31 @@ fn put_back(sysctls: &BTreeMap<String, String>) -> Result<()> {
     kernel::restore_sysctls(sysctls)
 }
 
-fn run_all(turns: &[Turn]) -> Result<bool> {
+/// Those of `of_kernel` show only what depends on the kernel.
+fn run_all(turns: &[Turn], of_kernel: bool) -> Result<bool> {
     // Asked before: loading the module makes its BTF appear.
     let sysctls = prepare()?;
+    // Who measures how long each takes begins here.
+    println!("SCENARIOS {}", turns.len());
+    std::io::stdout().flush()?;
     let mut all_ok = true;
     for turn in turns {
         let start = Instant::now();
         let result = put_back(&sysctls)
             .context("putting the machine back before it")
-            .and_then(|()| run_one(turn));
+            .and_then(|()| run_one(turn, of_kernel));
         let name = title(turn);
         match result {
             Ok(()) => println!("RESULT {name} ok {:.1}", start.elapsed().as_secs_f64()),
             Err(error) => {
                 all_ok = false;
+                let how = if Late::is_cause_of(&error) {
+                    "LATE"
+                } else {
+                    "FAIL"
+                };
                 println!(
-                    "RESULT {name} FAIL {}",
+                    "RESULT {name} {how} {}",
                     command::one_line(&format!("{error:#}"))
                 );
             }
@@ -183,13 +193,19 @@ fn run_all(turns: &[Turn]) -> Result<bool> {
 /// its own, and a guest may share its host. What hangs is found all the same.
 const PATIENCE: u32 = 3;
 
+/// What a scenario ends with that missed a time limit (`EX_TEMPFAIL`): whether that means anything only the host can tell.
+const EXIT_LATE: u8 = 75;
+
 /// Runs one scenario in a process group of its own; its message is the last line of its stderr.
-fn run_one(turn: &Turn) -> Result<()> {
+fn run_one(turn: &Turn, of_kernel: bool) -> Result<()> {
     let (scenario, mechanism) = turn;
     let mut command = Command::new(std::env::current_exe().context("finding this program's file")?);
     command.args(["only", scenario.name]);
     if let Some(mechanism) = mechanism {
         command.args(["--mechanism", mechanism.name()]);
+    }
+    if of_kernel {
+        command.env(scenarios::OF_KERNEL, "1");
     }
     command
         .stdin(Stdio::null())
@@ -214,8 +230,14 @@ fn run_one(turn: &Turn) -> Result<()> {
     match ended {
         Some(status) if status.success() => Ok(()),
         Some(status) if status.code() == Some(1) => bail!("{last}"),
+        Some(status) if status.code() == Some(EXIT_LATE.into()) => {
+            Err(Late(last.to_owned()).into())
+        }
         Some(status) => bail!("{status}: {}", command::one_line(&said)),
-        None => bail!("not done after {} s; last words: {last}", limit.as_secs()),
+        None => {
+            let long = limit.as_secs();
+            Err(Late(format!("not done after {long} s; last words: {last}")).into())
+        }
     }
 }
 
@@ -236,23 +258,29 @@ fn pass_errors_on(child: &mut Child) -> Result<thread::JoinHandle<String>> {
 
 fn run(cli: Cli) -> Result<bool> {
     match cli.what {
-        What::List => {
+        What::List { clock } => {
             for scenario in scenarios::ALL {
-                println!("{:28} {}", scenario.name, scenario.shows);
+                if clock.is_none_or(|clock| clock == scenario.clock) {
+                    println!("{:28} {}", scenario.name, scenario.shows);
+                }
             }
             Ok(true)
         }
-        What::All { of_kernel, pods } => {
+        What::All {
+            clock,
+            of_kernel,
+            pods,
+        } => {
             kernel::load_module("nf_conntrack")?;
             let mut turns = turns("", None, of_kernel);
+            turns.retain(|(scenario, _)| clock.is_none_or(|clock| clock == scenario.clock));
             turns.retain(|(scenario, _)| match scenario.on {
                 On::EachKernel => true,
                 On::OneKernel => !of_kernel,
                 On::PodKernels => pods,
                 On::OnePodKernel => pods && !of_kernel,
-                On::CountedClock => false,
             });
-            run_all(&turns)
+            run_all(&turns, of_kernel)
         }
         What::Run {
             name,
@@ -265,8 +293,19 @@ fn run(cli: Cli) -> Result<bool> {
                 !turns.is_empty(),
                 "no scenario has such a name; see `ctpressure-scenario list`"
             );
-            turns.retain(|(scenario, _)| clock.is_none_or(|clock| clock.suits(scenario)));
-            run_all(&turns)
+            turns.retain(|(scenario, _)| clock.is_none_or(|clock| clock == scenario.clock));
+            run_all(&turns, false)
+        }
+        What::Turns { titles } => {
+            kernel::load_module("nf_conntrack")?;
+            let mut left = turns("", None, false);
+            let wanted = titles.iter().map(|wanted| {
+                let found = left.iter().position(|turn| title(turn) == *wanted);
+                let found =
+                    found.with_context(|| format!("no scenario is called {wanted} here"))?;
+                Ok(left.swap_remove(found))
+            });
+            run_all(&wanted.collect::<Result<Vec<Turn>>>()?, false)
         }
         What::Only { name, mechanism } => {
             let scenario = scenarios::ALL.iter().find(|scenario| scenario.name == name);
@@ -296,7 +335,11 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("{}", command::one_line(&format!("{error:#}")));
-            ExitCode::FAILURE
+            if Late::is_cause_of(&error) {
+                ExitCode::from(EXIT_LATE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

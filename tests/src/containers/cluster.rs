@@ -18,9 +18,12 @@ use super::{
     pod::{PORT, Pod, Wanted},
     runtime::{self, CgroupDriver, SOCKET},
 };
+use crate::guest::command::Late;
 
 /// Where it is written down for the next scenario.
 const RECORD: &str = "/run/pod-cluster.json";
+/// There while the pods are made, and for good when that failed: what is half made is not mended.
+const BEGUN: &str = "/run/pod-cluster.begun";
 
 /// Sandboxes that are made at the same time: more only wait for the CPUs.
 const AT_ONCE: usize = 4;
@@ -53,27 +56,26 @@ pub const ATTACKER: &str = "attacker";
 /// A pod that has a few entries and keeps them.
 pub const QUIET: &str = "quiet";
 
-/// All twenty, on the bridge and without one.
-fn wanted() -> Vec<Wanted> {
+/// All twenty, on the bridge and without one; or only those that have a part in what is exact.
+fn wanted(all: bool) -> Vec<Wanted> {
     use Network::{Bridge, Bridge6, Host, Ptp};
     let networks = [Bridge, Bridge, Bridge, Ptp, Ptp];
+    let others = [
+        (AGGREGATOR, Bridge),
+        (BYSTANDER, Ptp),
+        (ATTACKER, Bridge),
+        (QUIET, Ptp),
+        ("idle-0", Bridge),
+        ("idle-1", Bridge),
+        ("idle-2", Ptp),
+        ("idle-3", Bridge6),
+    ];
     let mut pods: Vec<Wanted> = CLIENTS
         .into_iter()
         .zip(networks)
         .chain(SERVERS.into_iter().zip([Bridge, Bridge, Ptp]))
-        .chain([
-            (NODE_AGENT, Host),
-            (FIREWALLED, Bridge),
-            (SIX, Bridge6),
-            (AGGREGATOR, Bridge),
-            (BYSTANDER, Ptp),
-            (ATTACKER, Bridge),
-            (QUIET, Ptp),
-            ("idle-0", Bridge),
-            ("idle-1", Bridge),
-            ("idle-2", Ptp),
-            ("idle-3", Bridge6),
-        ])
+        .chain([(NODE_AGENT, Host), (FIREWALLED, Bridge), (SIX, Bridge6)])
+        .chain(others.into_iter().filter(|_| all))
         .map(|(name, network)| Wanted::new(name, network))
         .collect();
     pods.push(Wanted {
@@ -118,12 +120,17 @@ pub fn make(cri: &Cri, wanted: &[Wanted], first_number: u32) -> Result<Vec<Pod>>
 }
 
 impl Cluster {
-    /// The cluster of this guest; made by whoever asks first.
-    pub fn get() -> Result<Self> {
+    /// The cluster of this guest; made by whoever asks first, with `all` pods or just those that `owners_exact` needs.
+    /// [`Late`] for those who come after one that failed at it: that one has said why.
+    pub fn get(all: bool) -> Result<Self> {
         if Path::new(RECORD).exists() {
             let text = fs::read_to_string(RECORD).context("reading the record of the pods")?;
             return serde_json::from_str(&text).context("reading the record of the pods");
         }
+        if Path::new(BEGUN).exists() {
+            return Err(Late("an earlier scenario did not finish the pods".to_owned()).into());
+        }
+        fs::write(BEGUN, "").with_context(|| format!("writing {BEGUN}"))?;
         let start = Instant::now();
         network::prepare()?;
         let networks = Network::CONFIGURED.map(Network::name);
@@ -132,7 +139,7 @@ impl Cluster {
             "containerd ready and images imported at {:.1} s",
             start.elapsed().as_secs_f64()
         );
-        let pods = make(&cri, &wanted(), 1)
+        let pods = make(&cri, &wanted(all), 1)
             .with_context(|| format!("containerd's last words: {}", runtime::last_words()))?;
         println!(
             "{} pods at {:.1} s",
@@ -143,6 +150,7 @@ impl Cluster {
         cluster.service()?.apply()?;
         network::own_rules(cluster.pod(FIREWALLED)?.netns()?)?;
         fs::write(RECORD, serde_json::to_string(&cluster)?)?;
+        fs::remove_file(BEGUN).with_context(|| format!("removing {BEGUN}"))?;
         Ok(cluster)
     }
 

@@ -9,6 +9,8 @@ use http::{HeaderMap, Request};
 use prost::Message;
 use tokio::net::UnixStream;
 
+use crate::guest::command::Late;
+
 /// Not compressed, and the length of what follows.
 const PREFIX: usize = 5;
 
@@ -16,7 +18,7 @@ const PREFIX: usize = 5;
 ///
 /// # Errors
 ///
-/// When nobody listens, when `limit` is over, and what the server says when it refuses.
+/// When nobody listens, [`Late`] when `limit` is over, and what the server says when it refuses.
 pub fn call<A: Message + Default>(
     socket: &Path,
     method: &str,
@@ -30,7 +32,7 @@ pub fn call<A: Message + Default>(
     let answer = runtime.block_on(async {
         tokio::time::timeout(limit, exchange(socket, method, frame(request)?))
             .await
-            .with_context(|| format!("no answer within {} s", limit.as_secs()))?
+            .map_err(|_| Late(format!("no answer within {} s", limit.as_secs())))?
     });
     let answer = answer.with_context(|| format!("calling {method} at {}", socket.display()))?;
     A::decode(unframe(&answer)?).with_context(|| format!("reading the answer of {method}"))

@@ -18,7 +18,7 @@ use nix::{
 use tempfile::TempDir;
 
 use super::{
-    command::{self, HANG, wait_for},
+    command::{self, HANG, Late, wait_for},
     prom::Metrics,
 };
 
@@ -107,11 +107,12 @@ impl Agent {
                 return Ok(self);
             }
             if Instant::now() >= deadline {
-                bail!(
-                    "ctpressure run was not ready after {} s: {}",
-                    HANG.as_secs(),
-                    command::one_line(&self.log())
-                );
+                let said = command::one_line(&self.log());
+                let long = HANG.as_secs();
+                return Err(Late(format!(
+                    "ctpressure run was not ready after {long} s: {said}"
+                ))
+                .into());
             }
             thread::sleep(command::POLL);
         }
@@ -158,6 +159,8 @@ impl Agent {
     pub fn sample(&self) -> Result<Metrics> {
         let last = self.sampled()?;
         wait_for("another sample", HANG, || {
+            // One each second: to ask more often would take longer than what is asked for.
+            thread::sleep(Duration::from_millis(250));
             Ok((self.sampled()? > last).then_some(()))
         })?;
         self.scrape()
@@ -191,7 +194,7 @@ impl Agent {
                 }
                 _ => last = Some((Instant::now(), self.sampled()?, now)),
             }
-            thread::sleep(Duration::from_millis(250));
+            thread::sleep(Duration::from_millis(800));
             Ok(None)
         })
     }
@@ -260,8 +263,7 @@ impl Agent {
 
     /// Waits for it to end by itself.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
-        command::wait(&mut self.child, limit)?
-            .with_context(|| format!("the agent still runs after {} s", limit.as_secs()))
+        command::wait_for_end("the agent", &mut self.child, limit)
     }
 
     /// Ends it as systemd does; it has to exit with status 0.

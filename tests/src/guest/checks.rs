@@ -1,14 +1,21 @@
 //! What has to hold, collected: a scenario reports all that is wrong at once, with both numbers.
 
-use std::fmt::{Debug, Display};
+use std::{
+    fmt::{Debug, Display},
+    time::Duration,
+};
 
 use anyhow::{Result, bail};
+
+use super::command::Late;
 
 /// Statements that turned out false.
 #[derive(Debug, Default)]
 #[must_use = "call `finish`"]
 pub struct Checks {
     failures: Vec<String>,
+    /// How many of them say that something took too long.
+    late: usize,
 }
 
 impl Checks {
@@ -50,6 +57,14 @@ impl Checks {
         }
     }
 
+    /// Something took at most so long.
+    pub fn within(&mut self, name: impl Display, took: Duration, most: Duration) {
+        if took > most {
+            self.late += 1;
+        }
+        self.at_most(name, took, most);
+    }
+
     /// The statement holds; else the message says what is instead.
     pub fn holds(&mut self, statement: bool, message: impl FnOnce() -> String) {
         if !statement {
@@ -59,7 +74,7 @@ impl Checks {
 
     /// # Errors
     ///
-    /// All false statements in one line (of many, the first ten).
+    /// All false statements in one line (of many, the first ten); [`Late`] if nothing is wrong but times.
     pub fn finish(self) -> Result<()> {
         let count = self.failures.len();
         if count == 0 {
@@ -73,6 +88,9 @@ impl Checks {
             .join("; ");
         if count > 10 {
             bail!("{shown}; and {} more", count - 10);
+        }
+        if self.late == count {
+            return Err(Late(shown).into());
         }
         bail!("{shown}");
     }
@@ -95,5 +113,19 @@ mod tests {
             "drops_total 3 != EPERM 4; evictions 0 < 1; p99 21.0 > 20.0; nothing was seen"
         );
         assert!(Checks::new().finish().is_ok());
+    }
+
+    #[test]
+    fn only_what_is_wrong_with_nothing_but_times_is_late() {
+        let (second, minute) = (Duration::from_secs(1), Duration::from_mins(1));
+        let finish = |also_wrong: bool| {
+            let mut checks = Checks::new();
+            checks.within("an answer", second, minute);
+            checks.within("another", minute, second);
+            checks.holds(!also_wrong, || "and it is wrong".to_owned());
+            checks.finish().unwrap_err()
+        };
+        assert_eq!(finish(false).to_string(), "another 60s > 1s");
+        assert!(Late::is_cause_of(&finish(false)) && !Late::is_cause_of(&finish(true)));
     }
 }

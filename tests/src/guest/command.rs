@@ -1,6 +1,8 @@
 //! Running other programs: what a missing one means, and what a failing one said.
 
 use std::{
+    error::Error,
+    fmt,
     io::{ErrorKind, Write as _},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -15,6 +17,26 @@ pub const POLL: Duration = Duration::from_millis(50);
 /// How long to wait for what has to happen: after this time it hangs. Not a measure of speed: on a
 /// host with other work a guest can be twenty times slower than on an idle one.
 pub const HANG: Duration = Duration::from_mins(2);
+
+/// Something took longer than it may. Where the host kept the guest waiting meanwhile that says nothing, so it is told
+/// apart from everything else that can go wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Late(pub String);
+
+impl fmt::Display for Late {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Error for Late {}
+
+impl Late {
+    /// Whether an error came of a time limit.
+    pub fn is_cause_of(error: &anyhow::Error) -> bool {
+        error.chain().any(<dyn Error>::is::<Self>)
+    }
+}
 
 /// Runs a program to its end and returns what it printed.
 ///
@@ -117,11 +139,21 @@ pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     }
 }
 
+/// As [`wait`], for a child that has to end.
+///
+/// # Errors
+///
+/// [`Late`] after `limit`: says what still runs.
+pub fn wait_for_end(what: &str, child: &mut Child, limit: Duration) -> Result<ExitStatus> {
+    let still_runs = || Late(format!("{what} still runs after {} s", limit.as_secs()));
+    wait(child, limit)?.ok_or_else(|| still_runs().into())
+}
+
 /// Looks at `condition` until it gives a value.
 ///
 /// # Errors
 ///
-/// After `limit`: says what was waited for.
+/// [`Late`] after `limit`: says what was waited for.
 pub fn wait_for<T>(
     what: &str,
     limit: Duration,
@@ -133,7 +165,7 @@ pub fn wait_for<T>(
             return Ok(value);
         }
         if Instant::now() >= deadline {
-            bail!("waited {} s for {what}", limit.as_secs());
+            return Err(Late(format!("waited {} s for {what}", limit.as_secs())).into());
         }
         thread::sleep(POLL);
     }
@@ -175,8 +207,12 @@ mod tests {
         assert_eq!(value.unwrap(), 3);
         let error = wait_for::<()>("nothing", Duration::ZERO, || Ok(None)).unwrap_err();
         assert!(error.to_string().contains("for nothing"));
+        assert!(Late::is_cause_of(&error.context("on the way")));
+        assert!(!Late::is_cause_of(&anyhow!("waited 9 s for nothing")));
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         assert!(wait(&mut child, Duration::ZERO).unwrap().is_none());
+        let error = wait_for_end("a sleeper", &mut child, Duration::ZERO).unwrap_err();
+        assert!(Late::is_cause_of(&error) && error.to_string().contains("a sleeper still runs"));
         child.kill().unwrap();
         assert!(wait(&mut child, Duration::from_secs(5)).unwrap().is_some());
     }

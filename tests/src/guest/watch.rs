@@ -180,8 +180,8 @@ impl Watch {
         if self.child.try_wait()?.is_none() {
             kill(pid, Signal::SIGINT).context("sending SIGINT to the watch")?;
         }
-        let status = command::wait(&mut self.child, HANG)?
-            .context("ctpressure watch still runs long after SIGINT")?;
+        let status =
+            command::wait_for_end("ctpressure watch, told to end,", &mut self.child, HANG)?;
         for reader in self.readers.drain(..) {
             drop(reader.join());
         }

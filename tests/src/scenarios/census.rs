@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::conditions::{NOBODY, check, end_of};
-use super::setting::MIXED;
+use super::setting::ALL_KINDS;
 use crate::{
     guest::{
         agent::Mechanism,
@@ -293,7 +293,7 @@ pub(super) fn census(_: Option<Mechanism>) -> Result<()> {
     kernel::set_sysctl("nf_conntrack_sctp_timeout_closed", 3_600)?;
     kernel::set_limit(20_000)?;
     net::track_into_dead_end(None)?;
-    let tally = generator::send(None, &format!("{MIXED} --flows {FLOWS}"))?;
+    let tally = generator::send(None, &format!("{ALL_KINDS} --flows {FLOWS}"))?;
     ensure!(tally.accepted == FLOWS, "refused: {:?}", tally.errors);
 
     let mut checks = Checks::new();

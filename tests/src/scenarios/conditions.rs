@@ -6,14 +6,15 @@ use std::{
     process::{Command, ExitStatus, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use caps::{CapSet, Capability};
 
 use super::setting::{MANY_BUCKETS, MIXED, Setting};
 use crate::guest::{
     agent::{Agent, Mechanism, free_address},
     checks::Checks,
-    command, generator, kernel, net,
+    command::{self, Late},
+    generator, kernel, net,
 };
 
 /// `nobody`
@@ -38,10 +39,11 @@ pub(super) fn end_of(command: &mut Command) -> Result<End> {
         child.kill()?;
         child.wait()?;
         let said = std::fs::read_to_string(log.path())?;
-        bail!(
+        return Err(Late(format!(
             "it went on instead of ending with an error: {}",
             command::one_line(&said)
-        );
+        ))
+        .into());
     };
     Ok(End {
         status,

@@ -76,7 +76,7 @@ impl Running {
         } else {
             let pid = Pid::from_raw(i32::try_from(self.child.id())?);
             kill(pid, signal).with_context(|| format!("send {signal}"))?;
-            command::wait(&mut self.child, HANG)?.context("it does not end when it is told to")?
+            command::wait_for_end("the command, told to end,", &mut self.child, HANG)?
         };
         // The doctor found something.
         let findings = self.line.starts_with("doctor") && status.code() == Some(1);
@@ -138,7 +138,7 @@ const STANDS_FOR: &[(&str, &str)] = &[
 fn lines() -> BTreeSet<String> {
     DOCUMENTS
         .iter()
-        .flat_map(|(_, text)| command_lines(text))
+        .flat_map(|(_, text)| command_lines(text, "ctpressure"))
         .filter(|line| !line.contains("--kube"))
         .map(|line| {
             let replace = |line: String, (from, to): &(&str, &str)| line.replace(from, to);

@@ -4,6 +4,7 @@
 //! devices or namespaces of earlier ones, sysctls as at boot, empty table.
 
 use anyhow::Result;
+use clap::ValueEnum;
 
 use crate::guest::agent::Mechanism;
 
@@ -26,6 +27,14 @@ mod top;
 mod watching;
 
 pub use conditions::exec_without;
+
+/// Set for scenarios of which only that is shown that depends on the kernel.
+pub const OF_KERNEL: &str = "CTPRESSURE_OF_KERNEL";
+
+/// Whether only what depends on the kernel is shown, so that fewer flows are enough: on one kernel there are as many as the scenario says.
+fn of_kernel_only() -> bool {
+    std::env::var_os(OF_KERNEL).is_some()
+}
 
 /// Which mechanisms a scenario is run with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +61,16 @@ pub enum On {
     OnePodKernel,
     /// One is enough: it shows what ctpressure does by itself.
     OneKernel,
-    /// On one, in a guest whose clock counts instructions (`cargo xtask vm --icount`): it measures
-    /// time, and would measure the host's load elsewhere.
-    CountedClock,
+}
+
+/// What a guest's clock shows, and how many CPUs it has therefore. On further kernels all is run by the real one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Clock {
+    /// The host's time, with two CPUs: for what happens on both at once. It must hold however busy the host is.
+    Real,
+    /// The instructions that its only CPU has run (`cargo xtask vm --icount`): for all the rest. Times are the same however
+    /// busy the host is, and waiting takes none: the clock goes on to whatever is next.
+    Counted,
 }
 
 /// One scenario.
@@ -66,8 +82,10 @@ pub struct Scenario {
     pub shows: &'static str,
     /// By which mechanisms.
     pub with: With,
-    /// Where it is run.
+    /// On which kernels.
     pub on: On,
+    /// By which clock.
+    pub clock: Clock,
     /// Seconds after which it is ended as failed.
     pub limit_seconds: u64,
     /// The scenario itself.
@@ -75,13 +93,14 @@ pub struct Scenario {
 }
 
 macro_rules! scenarios {
-    ($($name:ident $run:path, $with:ident, $on:ident, $limit:literal s, $shows:literal;)*) => {
+    ($($name:ident $run:path, $with:ident, $on:ident, $clock:ident, $limit:literal s, $shows:literal;)*) => {
         /// All scenarios, in the order in which they are run.
         pub const ALL: &[Scenario] = &[$(Scenario {
             name: stringify!($name),
             shows: $shows,
             with: With::$with,
             on: On::$on,
+            clock: Clock::$clock,
             limit_seconds: $limit,
             run: $run,
         }),*];
@@ -90,41 +109,71 @@ macro_rules! scenarios {
 
 scenarios! {
     // First: the kernel keeps counts of what was refused since it booted, and the doctor sees them.
-    doctor doctor::doctor_finds, Any, OneKernel, 180 s, "ctpressure doctor: no finding on a plain node; each condition made true is found, and false again is not";
-    doctor_losses doctor::losses, Any, OneKernel, 240 s, "ctpressure doctor while packets are lost: a full table, NAT without ports, INVALID packets; expired entries, limits that can't be right; each is found, and gone again";
-    doctor_kernel doctor::kernel_lacks, Any, EachKernel, 120 s, "ctpressure doctor: long chains as this kernel treats them; a kernel without statistics file, BTF or a function is told, and one that has them is not";
-    exact_counts counts::exact, Each, EachKernel, 180 s, "200,000 flows from two CPUs at a limit of 20,000: every count is the kernel's and the generator's";
-    exact_counts_reader_stopped counts::exact_reader_stopped, EachOnOneKernel, EachKernel, 180 s, "the same while the agent is stopped for 5 s: counts exact, lost events counted";
-    expiry counts::expiry, EachOnOneKernel, EachKernel, 90 s, "entries that expire are counted as deletes";
-    nested_softirq nested::nested_softirq, Each, EachKernel, 120 s, "flows in process context interrupted by flows in softirq: counts exact, causes never wrong";
-    latency detail::latency, Each, CountedClock, 240 s, "from the drop to the line of watch at 1,000 drops/s, among a hundred other tables";
-    memory detail::memory, Each, OneKernel, 120 s, "the agent stays under 32 MiB with a record for every insert";
-    watch_filters watching::filters, Each, OneKernel, 90 s, "filters give what they should, and all of it";
-    watch_alone watching::alone, Each, OneKernel, 90 s, "watch without an agent loads the programs itself and leaves none behind";
-    netns_table tables::netns_table, EachOnOneKernel, EachKernel, 90 s, "a table of another network namespace fills up: seen, named, told apart";
-    nat_exhausted nat::exhausted, Each, EachKernel, 90 s, "NAT ports exhausted: drops by clash equal insert_failed";
-    chain_too_long nat::chain_too_long, Each, EachKernel, 120 s, "too long hash chains: drops equal chaintoolong";
-    metrics metrics::exposition, Any, OneKernel, 90 s, "every metric of the contract with help and type; kernel statistics equal; node_exporter's names";
-    census census::census, Any, OneKernel, 120 s, "ctpressure table: entries by protocol, state, service, address and namespace equal the generator's";
-    top_once top::once, Any, OneKernel, 120 s, "ctpressure top --once, asked and alone: tables, owners that sum up to them, rates, who loses packets";
-    limit_raise limit::raise, Any, OneKernel, 180 s, "the limit controller: a ramp loses nothing, a flood is given nothing, who lowers the limit is countered, a second controller takes over";
-    limit_fight limit::fight, Any, OneKernel, 120 s, "somebody lowers the limit again and again: put back, later and later, then left, said by an alert and in the journal";
-    limit_floods limit::floods, Any, OneKernel, 120 s, "a SYN flood from outside and a UDP flood of a pod are given nothing, and are named";
-    limit_timeout limit::timeout, Any, OneKernel, 120 s, "a table at its ceiling that is full of closed connections: their timeout is shortened, and restored at the end and after kill -9, also by one without the controller";
-    incident_report report::incident, Any, OneKernel, 180 s, "an incident that nobody looked at: the report names who filled the table, who suffered and since when, and the limit that it advises holds the same again";
-    documents documents::command_lines_run, Any, OneKernel, 180 s, "each command line of ctpressure in the documents, run as it is written there while a table is full, ends well and prints something";
-    pages metrics::pages, Any, OneKernel, 60 s, "/healthz, /readyz, /status and wrong requests";
-    kill9 life::kill9, EachOnOneKernel, EachKernel, 400 s, "kill -9 at ten moments leaves no program, map or link";
-    not_loaded life::not_loaded, Any, EachKernel, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";
-    module_reload life::module_reload, KprobeOnly, EachKernel, 120 s, "the module is unloaded and loaded again: attaches again, counters go on";
-    not_root conditions::not_root, Any, OneKernel, 60 s, "not root: says what is missing, exit status 1";
-    no_cap_bpf conditions::no_cap_bpf, Any, OneKernel, 60 s, "root without CAP_BPF: names it, exit status 1";
-    unknown_symbol conditions::unknown_symbol, Any, EachKernel, 90 s, "a function that the kernel lacks: the fallback is chosen, counts stay exact";
-    port_taken conditions::port_taken, Any, OneKernel, 60 s, "the port is taken: says which, exit status 1";
-    wrong_flags conditions::wrong_flags, Any, OneKernel, 60 s, "wrong flags: usage, exit status 2";
-    no_btf conditions::no_btf, Any, OneKernel, 60 s, "no BTF: says what works without it";
-    owners_churn pods::churn, Any, CountedClock, 400 s, "300 pods made and deleted at 5 a second, addresses used again after a second or two: no count on a wrong pod, nothing left";
-    owners_exact pods::exact, Each, PodKernels, 900 s, "20 pods of containerd, a Service, a host network, own rules, IPv6, from outside: every count by owner is the generators' and the tables'";
-    owners_incident pods::incident, Any, OnePodKernel, 900 s, "an aggregating pod fills the table: named within 2 s, drops are charged to those who lost them";
-    owners_attacker pods::attacker, Any, OnePodKernel, 900 s, "a pod floods, a quiet one loses its entries: victim and cause of each eviction are right";
+    // One kernel: findings come of sysctls, rules and processes; what a kernel may lack is `doctor_kernel`.
+    doctor doctor::doctor_finds, Any, OneKernel, Counted, 180 s, "ctpressure doctor: no finding on a plain node; each condition made true is found, and false again is not";
+    // One kernel: it reads the statistics whose exactness the counts below show on each.
+    doctor_losses doctor::losses, Any, OneKernel, Counted, 240 s, "ctpressure doctor while packets are lost: a full table, NAT without ports, INVALID packets; expired entries, limits that can't be right; each is found, and gone again";
+    // Of the kernel: how long a chain may be, which files and functions there are.
+    doctor_kernel doctor::kernel_lacks, Any, EachKernel, Counted, 120 s, "ctpressure doctor: long chains as this kernel treats them; a kernel without statistics file, BTF or a function is told, and one that has them is not";
+    // Of the kernel: which functions are hooked, and what they are handed, differs. Two CPUs: per-CPU counts are summed.
+    exact_counts counts::exact, Each, EachKernel, Real, 180 s, "200,000 flows (60,000 on further kernels) from two CPUs at a limit of 20,000: every count is the kernel's and the generator's";
+    // Of the kernel, as above; and the ring fills up.
+    exact_counts_reader_stopped counts::exact_reader_stopped, EachOnOneKernel, EachKernel, Real, 180 s, "the same while the agent is stopped for 5 s: counts exact, lost events counted";
+    // Of the kernel: who deletes what has expired.
+    expiry counts::expiry, EachOnOneKernel, EachKernel, Counted, 90 s, "entries that expire are counted as deletes";
+    // Of the kernel: which programs it skips when one interrupts another. Two CPUs: who sends does not wait for who receives.
+    nested_softirq nested::nested_softirq, Each, EachKernel, Real, 120 s, "flows in process context interrupted by flows in softirq: counts exact, causes never wrong";
+    // One kernel and mechanism: the ring is read in the same way whoever fills it. It measures time.
+    latency detail::latency, Any, OneKernel, Counted, 240 s, "from the drop to the line of watch at 1,000 drops/s, among a hundred other tables";
+    // One kernel and mechanism: the memory is the agent's own. Two CPUs: both write records at once.
+    memory detail::memory, Any, OneKernel, Real, 120 s, "the agent stays under 32 MiB with a record for every insert";
+    // One kernel: the filters are the agent's, over records that are the same.
+    watch_filters watching::filters, Each, OneKernel, Counted, 90 s, "filters give what they should, and all of it";
+    // One kernel: loading is what `exact_counts` and `kill9` do on each.
+    watch_alone watching::alone, Each, OneKernel, Counted, 90 s, "watch without an agent loads the programs itself and leaves none behind";
+    // Of the kernel: how the tables of namespaces are found.
+    netns_table tables::netns_table, EachOnOneKernel, EachKernel, Counted, 90 s, "a table of another network namespace fills up: seen, named, told apart";
+    // Of the kernel: which function gives up.
+    nat_exhausted nat::exhausted, Each, EachKernel, Counted, 90 s, "NAT ports exhausted: drops by clash equal insert_failed";
+    // Of the kernel: only some have the limit, and it was changed.
+    chain_too_long nat::chain_too_long, Each, EachKernel, Counted, 120 s, "too long hash chains: drops equal chaintoolong";
+    // One kernel: names, types and pages are the agent's; the numbers are compared on each above. It waits for a forecast.
+    metrics metrics::exposition, Any, OneKernel, Counted, 90 s, "every metric of the contract with help and type; kernel statistics equal; node_exporter's names";
+    // One kernel: ctnetlink has been the same for all of them.
+    census census::census, Any, OneKernel, Counted, 120 s, "ctpressure table: entries by protocol, state, service, address and namespace equal the generator's";
+    // One kernel: it shows what the agent already knows.
+    top_once top::once, Any, OneKernel, Counted, 120 s, "ctpressure top --once, asked and alone: tables, owners that sum up to them, rates, who loses packets";
+    // One kernel: the controller decides over samples. It, and the three below, depend on time.
+    limit_raise limit::raise, Any, OneKernel, Counted, 180 s, "the limit controller: a ramp loses nothing, a flood is given nothing, who lowers the limit is countered, a second controller takes over";
+    limit_fight limit::fight, Any, OneKernel, Counted, 120 s, "somebody lowers the limit again and again: put back, later and later, then left, said by an alert and in the journal";
+    limit_floods limit::floods, Any, OneKernel, Counted, 120 s, "a SYN flood from outside and a UDP flood of a pod are given nothing, and are named";
+    limit_timeout limit::timeout, Any, OneKernel, Counted, 120 s, "a table at its ceiling that is full of closed connections: their timeout is shortened, and restored at the end and after kill -9, also by one without the controller";
+    // One kernel: a report is made of a journal.
+    incident_report report::incident, Any, OneKernel, Counted, 180 s, "an incident that nobody looked at: the report names who filled the table, who suffered and since when, and the limit that it advises holds the same again";
+    // One kernel: command lines.
+    documents documents::command_lines_run, Any, OneKernel, Counted, 180 s, "each command line of ctpressure in the documents, run as it is written there while a table is full, ends well and prints something";
+    // One kernel: the agent's own server.
+    pages metrics::pages, Any, OneKernel, Counted, 60 s, "/healthz, /readyz, /status and wrong requests";
+    // Of the kernel: it frees what a dead process had. Two CPUs: one may still run what the other frees.
+    kill9 life::kill9, EachOnOneKernel, EachKernel, Real, 400 s, "kill -9 at ten moments (four on further kernels) leaves no program, map or link";
+    // Of the kernel: how it tells that the module comes.
+    not_loaded life::not_loaded, Any, EachKernel, Counted, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";
+    // Of the kernel: it takes probes away with the module. Two CPUs, as above.
+    module_reload life::module_reload, KprobeOnly, EachKernel, Real, 120 s, "the module is unloaded and loaded again: attaches again, counters go on";
+    // One kernel, these and the next: what the program itself refuses.
+    not_root conditions::not_root, Any, OneKernel, Counted, 60 s, "not root: says what is missing, exit status 1";
+    no_cap_bpf conditions::no_cap_bpf, Any, OneKernel, Counted, 60 s, "root without CAP_BPF: names it, exit status 1";
+    // Of the kernel: which function stands in for the one that is hidden, exact from two CPUs.
+    unknown_symbol conditions::unknown_symbol, Any, EachKernel, Real, 90 s, "a function that the kernel lacks: the fallback is chosen, counts stay exact";
+    // One kernel, to the end of those without pods: what the program itself does.
+    port_taken conditions::port_taken, Any, OneKernel, Counted, 60 s, "the port is taken: says which, exit status 1";
+    wrong_flags conditions::wrong_flags, Any, OneKernel, Counted, 60 s, "wrong flags: usage, exit status 2";
+    no_btf conditions::no_btf, Any, OneKernel, Counted, 60 s, "no BTF: says what works without it";
+    owners_churn pods::churn, Any, OneKernel, Counted, 400 s, "300 pods made and deleted at 5 a second, addresses used again after a second or two: no count on a wrong pod, nothing left";
+    // Of the kernel: where it tells whose socket a packet is of. Two CPUs: many senders at once.
+    owners_exact pods::exact, Each, PodKernels, Real, 900 s, "20 pods of containerd (12 on further kernels), a Service, a host network, own rules, IPv6, from outside: every count by owner is the generators' and the tables'";
+    // One kernel: who is charged is shown above on three; this shows how soon.
+    owners_incident pods::incident, Any, OnePodKernel, Real, 900 s, "an aggregating pod fills the table: named within 2 s, drops are charged to those who lost them";
+    // One kernel: victim and cause, which `nested_softirq` shows on each, and whose pods they are.
+    owners_attacker pods::attacker, Any, OnePodKernel, Real, 900 s, "a pod floods, a quiet one loses its entries: victim and cause of each eviction are right";
 }

@@ -86,7 +86,7 @@ fn network() -> Result<()> {
 }
 
 /// What came of the traffic.
-struct Seen {
+struct Traffic {
     /// The most entries that there were.
     peak: u64,
     /// What the kernel refused and evicted.
@@ -100,7 +100,7 @@ fn now() -> Result<u64> {
 }
 
 /// The incident, under a limit that is `before` and then `after`.
-fn traffic(agent: Option<&Agent>, turn: u8, before: u64, after: u64) -> Result<Seen> {
+fn traffic(agent: Option<&Agent>, turn: u8, before: u64, after: u64) -> Result<Traffic> {
     // Names and addresses of their own: what earlier ones had is not gone at once.
     let [aggregator, bystander] = [10 * turn, 10 * turn + 1];
     let address = |pod: u8| Ipv4Addr::new(10, 90, 0, pod);
@@ -131,7 +131,7 @@ fn traffic(agent: Option<&Agent>, turn: u8, before: u64, after: u64) -> Result<S
     kernel::set_limit(after)?;
     let bystander = Lookalike::make(bystander.into(), address(bystander), DELAY, &beside)?;
     let mut more = aggregator.run(&fan(MORE_BACKENDS, "--hold 9"))?;
-    let mut seen = Seen {
+    let mut seen = Traffic {
         peak: 0,
         lost: 0,
         first: None,

@@ -4,12 +4,14 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsFd,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
 
 use super::tally::Tally;
@@ -38,6 +40,13 @@ pub fn serve(address: SocketAddr) -> Result<()> {
     io::stdout().flush()?;
     let mut streams: Vec<TcpStream> = Vec::new();
     loop {
+        let mut waiting: Vec<PollFd<'_>> = streams.iter().map(readable).collect();
+        waiting.push(readable(&tcp));
+        // Nothing of the processor until something comes: a node has one of this for each pod.
+        poll(&mut waiting, PollTimeout::NONE).context("waiting for a connection")?;
+        let woken: Vec<bool> = waiting.iter().map(|one| one.any() != Some(false)).collect();
+        let mut of_streams = woken.into_iter();
+        streams.retain_mut(|stream| of_streams.next() == Some(false) || echo_byte(stream));
         loop {
             match tcp.accept() {
                 Ok((stream, _)) => {
@@ -48,9 +57,11 @@ pub fn serve(address: SocketAddr) -> Result<()> {
                 Err(error) => return Err(error).context("accepting a connection"),
             }
         }
-        streams.retain_mut(echo_byte);
-        thread::sleep(Duration::from_millis(2));
     }
+}
+
+fn readable(socket: &impl AsFd) -> PollFd<'_> {
+    PollFd::new(socket.as_fd(), PollFlags::POLLIN)
 }
 
 fn echo_datagrams(socket: &UdpSocket) {

@@ -6,12 +6,12 @@ use std::{
 };
 
 use conntrack_ebpf::record::View;
+use ctpressure_model::events::{Event, Filter, Kind, LostEvent, Names};
 use tokio::sync::{broadcast, watch};
 
-use super::{Closed, Shared};
+use super::{Closed, HubShared};
 use crate::{
-    agent::Snapshot,
-    events::{Clock, Event, Filter, Kind, LostEvent, Names},
+    agent::{Snapshot, clock::BootClock},
     probes::Lost,
 };
 
@@ -24,10 +24,10 @@ pub struct Subscription {
     pub(super) filter: Filter,
     pub(super) events: broadcast::Receiver<View>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
-    pub(super) shared: Arc<Shared>,
-    pub(super) names: Arc<Names>,
+    pub(super) shared: Arc<HubShared>,
+    pub(super) names: watch::Receiver<Names>,
     pub(super) lost: Lost,
-    pub(super) clock: Clock,
+    pub(super) clock: BootClock,
 }
 
 impl Subscription {
@@ -61,8 +61,10 @@ impl Subscription {
     }
 
     fn append(&mut self, view: &View, events: &mut Vec<Event>) {
-        if self.filter.passes(view, &self.names) {
-            events.push(Event::new(view, &mut self.clock, &self.names));
+        let names = self.names.borrow();
+        if self.filter.passes(view, &names) {
+            let time = self.clock.time_of_day(view.header().time_ns);
+            events.push(Event::new(view, time, &names));
         }
     }
 
@@ -93,8 +95,7 @@ impl Subscription {
 
     fn take_snapshot(&mut self, events: &mut Vec<Event>) {
         let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
-        self.names = Arc::clone(&snapshot.names);
-        let (before, now) = (self.lost, snapshot.totals.lost);
+        let (before, now) = (self.lost, snapshot.probes.totals.lost);
         self.lost = now;
         let wanted = |kind, now: u64, before: u64| {
             if self.filter.wants(kind) {
@@ -140,20 +141,5 @@ fn nothing_lost() -> LostEvent {
         inserts: 0,
         drops_not_detailed: 0,
         evictions_not_detailed: 0,
-    }
-}
-
-impl LostEvent {
-    /// With `records` as the sum of the others.
-    fn summed(self) -> Self {
-        Self {
-            records: self.watcher
-                + self.drops
-                + self.evictions
-                + self.inserts
-                + self.drops_not_detailed
-                + self.evictions_not_detailed,
-            ..self
-        }
     }
 }

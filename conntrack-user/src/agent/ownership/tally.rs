@@ -1,18 +1,16 @@
 //! What has been counted for one owner.
 
 use conntrack_ebpf::owner::{Direction, OwnerCounts, OwnerState};
-
-use crate::{
-    agent::owner_sample::{Activity, OwnerTotals},
-    pressure::{
-        lifetime::Flow,
-        rate::{Series, Timeline, Window},
-    },
+use ctpressure_model::pressure::{
+    lifetime::FlowCounts,
+    rate::{Series, Timeline, Window},
 };
+
+use crate::agent::owner_sample::{Activity, OwnerTotals};
 
 /// Entries of one owner, from when it got its slot.
 #[derive(Clone, Debug)]
-pub(super) struct Tally {
+pub(super) struct OwnerTally {
     /// What the kernel had counted for the slot when this owner got it.
     pub(super) from: OwnerState,
     /// What has been counted since, in the maps that there are.
@@ -31,7 +29,7 @@ pub(super) struct Tally {
     pub(super) states: Vec<(String, u64)>,
 }
 
-impl Tally {
+impl OwnerTally {
     pub(super) fn from_now(counts: OwnerState, timeline: &Timeline) -> Self {
         Self {
             from: counts,
@@ -65,7 +63,7 @@ impl Tally {
         let lifetime = grown(0)
             .zip(grown(1))
             .and_then(|((inserts, seconds), (deletes, _))| {
-                let flow = Flow {
+                let flow = FlowCounts {
                     live,
                     inserts,
                     deletes,
@@ -166,8 +164,8 @@ mod tests {
 
     const EGRESS: Direction = Direction::Egress;
 
-    fn tally(inserts: u64, deletes: u64) -> Tally {
-        let mut tally = Tally::from_now(OwnerState::default(), &Timeline::default());
+    fn tally(inserts: u64, deletes: u64) -> OwnerTally {
+        let mut tally = OwnerTally::from_now(OwnerState::default(), &Timeline::default());
         tally.counts[0].inserts = inserts;
         tally.counts[0].deletes = deletes;
         tally
@@ -216,7 +214,7 @@ mod tests {
         let mut before = OwnerState::default();
         before[0].inserts = 500;
         before[0].drops[0] = 7;
-        let mut tally = Tally::from_now(before, &Timeline::default());
+        let mut tally = OwnerTally::from_now(before, &Timeline::default());
         let mut now = before;
         now[0].inserts = 503;
         tally.counts = difference(&now, &tally.from);

@@ -1,10 +1,9 @@
 use std::{sync::Arc, time::Instant};
 
+use ctpressure_model::kubernetes::Pod;
+
 use super::*;
-use crate::owners::{
-    Found as There, Workload,
-    kube::{Pod, Pods},
-};
+use crate::owners::{FoundOwner as There, Workload};
 
 const UID: &str = "3f1c6a52-9d0e-4b7a-8a57-0d9c2e4b1f60";
 
@@ -25,14 +24,21 @@ fn pods(uid: &str) -> Arc<Pods> {
         kind: "Deployment".to_owned(),
         name: "cart".to_owned(),
     };
-    let pod = Pod::new("shop", "cart-1", Some(workload), &[("tier", "x")]);
+    let pod = Pod {
+        namespace: "shop".to_owned(),
+        name: "cart-1".to_owned(),
+        workload: Some(workload),
+        job: None,
+        labels: [("tier".to_owned(), "x".to_owned())].into(),
+    };
     Arc::new([(uid.into(), Arc::new(pod))].into())
 }
 
 fn the_pod(ownership: &mut Ownership) -> Owner {
     let now = ownership.now(Duration::from_secs(1), 0);
     let mut pods = now
-        .samples
+        .owners
+        .list
         .into_iter()
         .filter(|sample| sample.owner.kind == OwnerKind::Pod);
     pods.next().expect("a pod").owner

@@ -3,23 +3,28 @@
 use std::{collections::HashSet, io, sync::Arc};
 
 use conntrack_ebpf::owner::{Direction, Party};
-
-use super::{Life, Supervisor, locked};
-use crate::{
-    agent::ownership::OwnersNow,
-    agent::{Explained, Own, OwnerSample, Snapshot, State, Table, Tops, drift::drift, table_bytes},
+use ctpressure_model::{
     events::{Names, OwnersBySlot},
-    kernel::{
-        Root,
-        tables::{TableReader, TablesError, TablesSample},
-    },
-    limit,
     pressure::{
-        Sample,
+        PressureSample,
         destinations::What,
         state::{Drops, Pressure},
     },
-    probes::{AttachError, ProgramTime, Totals},
+};
+
+use super::{ProbesLife, Supervisor};
+use crate::{
+    agent::ownership::OwnersNow,
+    agent::{
+        AgentState, LossCounts, Own, OwnerSample, Probed, Snapshot, Table, Tables, Tops,
+        drift::drift,
+    },
+    kernel::{
+        Root, slab,
+        tables::{TableReader, TablesError, TablesSample},
+    },
+    probes::{AttachError, ProbeStatus, ProgramTime, Totals},
+    sys::lock::locked,
 };
 
 /// Destinations of an owner that a snapshot has.
@@ -52,19 +57,20 @@ impl Supervisor {
         } = self.read().await;
         let mut snapshot = Snapshot {
             uptime_seconds: self.began.elapsed().as_secs_f64(),
-            kernel: Arc::clone(&self.kernel),
+            kernel: self.kernel.clone(),
             capabilities: self.capabilities.clone().unwrap_or_default(),
-            watchers_lost: self.publisher.watchers_lost(),
-            journal: self
-                .options
-                .journal
-                .as_ref()
-                .map(|journal| journal.status()),
             own,
-            table_bytes,
+            tables: Tables {
+                table_bytes,
+                ..Tables::default()
+            },
+            probes: Probed {
+                totals: self.base,
+                unexplained: self.publisher.latest().probes.unexplained,
+                watchers_lost: self.publisher.watchers_lost(),
+                ..Probed::default()
+            },
             counting: self.attached_once,
-            totals: self.base,
-            unexplained: self.publisher.latest().unexplained,
             ..Snapshot::default()
         };
         if let Some(tables) = &tables {
@@ -75,43 +81,37 @@ impl Supervisor {
             self.scans.look_again();
         }
         match &self.life {
-            Life::Waiting => {
+            ProbesLife::Waiting => {
                 snapshot.reason = Some(AttachError::NotLoaded.to_string());
             }
-            Life::Failed { reason, .. } => {
-                snapshot.state = State::Degraded;
+            ProbesLife::Failed { reason, .. } => {
+                snapshot.state = AgentState::Degraded;
                 snapshot.reason = Some(reason.clone());
             }
-            Life::Attached { reader, status, .. } => {
-                let mut missing: Vec<String> = status
-                    .missing()
-                    .map(|hook| {
-                        format!(
-                            "{}: {}",
-                            hook.event,
-                            hook.reason.as_deref().unwrap_or("no hook")
-                        )
-                    })
-                    .collect();
+            ProbesLife::Attached { reader, status, .. } => {
+                let mut missing = unseen(status);
                 if reader.is_finished() {
                     missing.push("events: the ring can't be read".to_owned());
                 }
                 match counts {
                     Some(Ok(totals)) => {
-                        snapshot.totals = self.base + totals;
+                        snapshot.probes.totals = self.base + totals;
                         if let Some(tables) = &tables {
-                            let ours = Explained {
+                            let ours = LossCounts {
                                 drops: totals.drops.table_full + totals.drops.clash,
                                 evictions: totals.evictions,
                             };
-                            snapshot.unexplained = self.reconciler.add(&tables.tables, ours);
-                            snapshot.drift =
-                                Some(drift(&mut self.baseline, entries(tables), &snapshot.totals));
+                            snapshot.probes.unexplained = self.reconciler.add(&tables.tables, ours);
+                            snapshot.probes.drift = Some(drift(
+                                &mut self.baseline,
+                                entries(tables),
+                                &snapshot.probes.totals,
+                            ));
                         }
                         snapshot.ready = tables.is_some();
                     }
                     failed => {
-                        snapshot.totals = self.publisher.latest().totals;
+                        snapshot.probes.totals = self.publisher.latest().probes.totals;
                         missing.push(match failed {
                             Some(Err(error)) => format!("counters: {error}"),
                             _ => "counters: they can't be read".to_owned(),
@@ -121,52 +121,34 @@ impl Supervisor {
                 if tables.is_none() {
                     missing.push("tables: they can't be read".to_owned());
                 }
-                snapshot.programs = programs;
-                snapshot.status = Arc::clone(status);
+                snapshot.probes.programs = programs;
+                snapshot.probes.status = status.clone();
                 snapshot.state = if missing.is_empty() {
-                    State::Attached
+                    AgentState::Attached
                 } else {
-                    State::Degraded
+                    AgentState::Degraded
                 };
                 snapshot.reason = (!missing.is_empty()).then(|| missing.join("; "));
             }
         }
-        snapshot.owners = self.with_destinations(owners.samples);
-        snapshot.recount = owners.recount;
-        snapshot.looks = owners.looks;
-        snapshot.occupancy = owners.occupancy;
-        snapshot.services = owners.services;
-        self.hand_out(snapshot).await;
-        self.recount(owners.needs_census).await;
-    }
-
-    /// Publishes it, with what the parts beside the probes say; who acts on it is told.
-    async fn hand_out(&mut self, mut snapshot: Snapshot) {
+        snapshot.owners = owners.owners;
+        self.add_destinations(&mut snapshot.owners.list);
         snapshot.problems.clone_from(&self.problems);
-        let worst = snapshot.tables.iter().map(|table| table.pressure).max();
-        snapshot.kubernetes = self.kube.status();
-        // Not remembered: it is over when the API is back.
-        let problem = snapshot.kubernetes.as_ref();
-        let problem = problem.and_then(|status| status.problem.clone());
-        snapshot.problems.extend(problem);
-        let events = self.options.kube_events.as_ref();
-        snapshot.kube_events = events.map(|events| events.status());
-        let problem = snapshot.kube_events.as_ref();
-        let problem = problem.and_then(|status| status.problem.clone());
-        snapshot.problems.extend(problem);
-        let limit = self.options.limit.as_ref();
-        snapshot.limit_control = limit.map(limit::Control::report);
+        let worst = snapshot
+            .tables
+            .list
+            .iter()
+            .map(|table| table.pressure)
+            .max();
         self.publisher.publish(snapshot);
-        if let Some(limit) = limit {
-            limit.sample(self.publisher.latest());
-        }
         self.set_reserve(worst.unwrap_or_default()).await;
+        self.recount(owners.needs_census).await;
     }
 
     /// Attaches what is needed near a limit, or detaches it.
     async fn set_reserve(&mut self, worst: Pressure) {
         let wanted = self.near_limit.update(worst, self.began.elapsed());
-        let Life::Attached { probes, .. } = &self.life else {
+        let ProbesLife::Attached { probes, .. } = &self.life else {
             return;
         };
         let probes = Arc::clone(probes);
@@ -175,23 +157,19 @@ impl Supervisor {
             .await
             .flatten();
         let Some(now) = changed else { return };
-        for hook in now.missing() {
-            self.remember(&format!(
-                "{}: {}",
-                hook.event,
-                hook.reason.as_deref().unwrap_or("no hook")
-            ));
+        for event in unseen(&now) {
+            self.remember(&event);
         }
-        if let Life::Attached { status, .. } = &mut self.life {
-            *status = Arc::new(now);
+        if let ProbesLife::Attached { status, .. } = &mut self.life {
+            *status = now;
         }
     }
 
-    /// The owners with where their connections go.
-    fn with_destinations(&self, mut owners: Vec<OwnerSample>) -> Vec<OwnerSample> {
+    /// Says of each owner where its connections go.
+    fn add_destinations(&self, owners: &mut [OwnerSample]) {
         let mut destinations = self.publisher.destinations();
         destinations.advance(self.began.elapsed());
-        for owner in &mut owners {
+        for owner in owners {
             let party = Party::new(owner.slot, Direction::Egress);
             let top = |what| destinations.top(party, what, TOP);
             owner.destinations = Tops {
@@ -200,13 +178,12 @@ impl Supervisor {
                 drops: top(What::Drops),
             };
         }
-        owners
     }
 
     /// What is in files and in the probes' maps, read beside the events.
     async fn read(&mut self) -> Readings {
         let probes = match &self.life {
-            Life::Waiting => {
+            ProbesLife::Waiting => {
                 return Readings {
                     own: Own::read().unwrap_or_default(),
                     // What was counted stays.
@@ -214,8 +191,8 @@ impl Supervisor {
                     ..Readings::default()
                 };
             }
-            Life::Failed { .. } => None,
-            Life::Attached { probes, .. } => Some(Arc::clone(probes)),
+            ProbesLife::Failed { .. } => None,
+            ProbesLife::Attached { probes, .. } => Some(Arc::clone(probes)),
         };
         let mut reader = self
             .tables
@@ -239,7 +216,7 @@ impl Supervisor {
             let owners = ownership.now(at, limit);
             drop(ownership);
             let table_bytes = match &tables {
-                Ok(tables) => table_bytes(&Root::system(), tables.buckets),
+                Ok(tables) => slab::table_bytes(&Root::system(), tables.buckets),
                 Err(_) => None,
             };
             let programs = probes.and_then(|probes| probes.run_time());
@@ -307,12 +284,12 @@ impl Supervisor {
         let at = self.began.elapsed();
         self.trackers
             .retain(|netns, _| sample.tables.iter().any(|table| table.netns == *netns));
-        snapshot.limit = Some(sample.limit);
-        snapshot.buckets = Some(sample.buckets);
+        snapshot.tables.limit = Some(sample.limit);
+        snapshot.tables.buckets = Some(sample.buckets);
         let mut taken = HashSet::new();
         for table in &sample.tables {
             let tracker = self.trackers.entry(table.netns).or_default();
-            tracker.add(&Sample {
+            tracker.add(&PressureSample {
                 at,
                 entries: table.entries,
                 limit: sample.limit,
@@ -332,7 +309,7 @@ impl Supervisor {
             } else {
                 table.netns.to_string()
             };
-            snapshot.tables.push(Table {
+            snapshot.tables.list.push(Table {
                 netns: table.netns,
                 name,
                 entries: table.entries,
@@ -341,19 +318,26 @@ impl Supervisor {
                 stats: table.stats,
             });
         }
-        let before = self.publisher.latest();
         let names: Names = snapshot
             .tables
+            .list
             .iter()
             .map(|table| (table.netns, table.name.clone()))
             .collect::<Names>()
             .with_owners(owners.clone());
-        snapshot.names = if *before.names == names {
-            Arc::clone(&before.names)
-        } else {
-            Arc::new(names)
-        };
+        self.publisher.name(names);
     }
+}
+
+/// The events that have no hook, each with the reason.
+fn unseen(status: &ProbeStatus) -> Vec<String> {
+    let missing = status.missing();
+    missing
+        .map(|hook| {
+            let reason = hook.reason.as_deref().unwrap_or("no hook");
+            format!("{}: {reason}", hook.event)
+        })
+        .collect()
 }
 
 fn entries(sample: &TablesSample) -> u64 {

@@ -1,18 +1,18 @@
 //! `ctpressure limit` for people.
 
-use std::{
-    fmt::Write as _,
-    time::{Duration, UNIX_EPOCH},
+use std::fmt::Write as _;
+
+use ctpressure_model::{
+    cost::MemoryRange,
+    words::{self, clean, grouped, seconds, time::of_clock},
 };
 
 use crate::{
-    census::text::grouped,
     limit::{
         Change, Mode, Report,
-        change::{Outcome, Purpose},
+        change::{ChangeOutcome, Purpose},
         report::Standing,
     },
-    pressure::as_f64,
     serve::limit::LimitView,
 };
 
@@ -53,16 +53,15 @@ fn write(text: &mut String, view: &LimitView, runs: bool) -> std::fmt::Result {
     )?;
     if let Some(fullest) = &view.fullest {
         let share = match view.limit {
-            Some(limit) if limit > 0 => format!(
-                ", {:.1} % of the limit",
-                100.0 * as_f64(fullest.entries) / as_f64(limit)
-            ),
+            Some(limit) if limit > 0 => {
+                format!(", {} of the limit", words::share(fullest.entries, limit))
+            }
             _ => String::new(),
         };
         writeln!(
             text,
             "fullest     {}: {} entries{share}",
-            fullest.name,
+            clean(&fullest.name),
             grouped(fullest.entries)
         )?;
     }
@@ -72,24 +71,31 @@ fn write(text: &mut String, view: &LimitView, runs: bool) -> std::fmt::Result {
             "controller  off (the agent runs without --limit-controller)"
         );
     };
-    let mib = |bytes: Option<u64>| {
-        bytes.map_or_else(
+    let full = |least: Option<u64>, most: Option<u64>| {
+        least.zip(most).map_or_else(
             || "?".to_owned(),
-            |bytes| format!("{:.1} MiB", as_f64(bytes) / as_f64(1 << 20)),
+            |(least, most)| MemoryRange { least, most }.of_memory(report.memory_bytes),
         )
+    };
+    let when_full = match view.limit {
+        Some(0) => "no table is ever full".to_owned(),
+        _ => format!(
+            "{} when full",
+            full(report.bytes_when_full_least, report.bytes_when_full)
+        ),
     };
     writeln!(
         text,
-        "memory      {} now; {} when full, extensions included",
-        mib(view.table_bytes),
-        mib(report.bytes_when_full)
+        "memory      {} now, without extensions; {when_full}",
+        view.table_bytes
+            .map_or_else(|| "?".to_owned(), words::bytes)
     )?;
     writeln!(
         text,
         "ceiling     {} ({}); {} when full",
         number(report.ceiling),
         report.ceiling_reason.as_deref().unwrap_or("?"),
-        mib(report.bytes_at_ceiling)
+        full(report.bytes_at_ceiling_least, report.bytes_at_ceiling)
     )?;
     writeln!(text, "controller  {}", controller(report, runs))?;
     if !report.now.is_empty() {
@@ -98,8 +104,10 @@ fn write(text: &mut String, view: &LimitView, runs: bool) -> std::fmt::Result {
     if let Some(timeout) = &report.shortened {
         writeln!(
             text,
-            "timeout     {}: {} s, shortened by ctpressure from {} s for a while",
-            timeout.name, timeout.to, timeout.from
+            "timeout     {}: {}, shortened by ctpressure from {} for a while",
+            timeout.name,
+            seconds(timeout.to),
+            seconds(timeout.from)
         )?;
     }
     if let Some(fight) = &report.fight {
@@ -144,8 +152,7 @@ fn history(text: &mut String, changes: &[Change]) -> std::fmt::Result {
         changes.last().map_or(0, |change| change.sequence)
     )?;
     for change in shown {
-        let time = UNIX_EPOCH + Duration::from_millis(change.unix_millis);
-        let time = humantime::format_rfc3339_seconds(time);
+        let time = of_clock(change.time.0);
         let who = change.who.as_deref();
         let who = who.map_or_else(String::new, |who| format!(" ({who})"));
         writeln!(
@@ -178,9 +185,9 @@ fn what(change: &Change) -> String {
         (None, _) => format!("{} -> {}", grouped(before.limit), grouped(after.limit)),
     };
     match outcome {
-        Outcome::Applied => numbers,
-        Outcome::DryRun => format!("{numbers} (dry run: not done)"),
-        Outcome::Refused => format!("{} stays (refused)", grouped(before.limit)),
-        Outcome::Failed => format!("{numbers} (failed)"),
+        ChangeOutcome::Applied => numbers,
+        ChangeOutcome::DryRun => format!("{numbers} (dry run: not done)"),
+        ChangeOutcome::Refused => format!("{} stays (refused)", grouped(before.limit)),
+        ChangeOutcome::Failed => format!("{numbers} (failed)"),
     }
 }

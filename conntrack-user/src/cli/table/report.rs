@@ -2,13 +2,11 @@
 
 use std::fmt::Write as _;
 
+use ctpressure_model::words::{grouped, share};
 use serde_json::{Value, json};
 
-use super::targets::Table;
-use crate::census::{
-    Labels, Summary,
-    text::{self, grouped, share},
-};
+use super::targets::WalkedTable;
+use crate::census::{Labels, Summary, text};
 
 /// What a changed hash table means.
 pub(super) const CHANGED: &str = "note: the kernel rebuilt the hash table meanwhile, so entries may be missing or counted\n      \
@@ -16,12 +14,12 @@ pub(super) const CHANGED: &str = "note: the kernel rebuilt the hash table meanwh
 
 /// A census and where it comes from.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct CensusReport {
     /// Entries that each table may hold; 0: any number.
     pub(super) limit: u64,
     /// Buckets of the hash table that all share.
     pub(super) buckets: u64,
-    pub(super) tables: Vec<Table>,
+    pub(super) tables: Vec<WalkedTable>,
     /// Not everything was asked for.
     pub(super) filtered: bool,
     pub(super) summary: Summary,
@@ -29,7 +27,7 @@ pub(super) struct Report {
     pub(super) problems: Vec<String>,
 }
 
-impl Report {
+impl CensusReport {
     fn changed(&self) -> bool {
         self.tables.iter().any(|table| table.walk.changed)
     }
@@ -103,7 +101,6 @@ impl Report {
         out
     }
 
-    /// One object.
     pub(super) fn json(&self, labels: &Labels<'_>) -> Value {
         let tables = self.tables.iter().map(|table| {
             json!({

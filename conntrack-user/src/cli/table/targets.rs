@@ -1,12 +1,13 @@
 //! Which tables are meant, and what came of reading them.
 
+use ctpressure_model::events::Netns;
+
 use crate::{
     census::Labels,
     cli::Failure,
-    events::Netns,
     kernel::{
         Root,
-        entries::{Outcome, Walk},
+        entries::{EntryWalk, WalkOutcome},
         tables::{Namespace, discover},
     },
     sys::netns::{self, Inode},
@@ -17,11 +18,10 @@ const ALL: &str = "all";
 
 /// One table that was read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Table {
-    /// Its network namespace.
+pub(super) struct WalkedTable {
     pub(super) netns: Inode,
     /// What the reading came to.
-    pub(super) walk: Walk,
+    pub(super) walk: EntryWalk,
 }
 
 /// The namespaces that were asked for; the caller's own if none was.
@@ -110,26 +110,26 @@ fn own(root: &Root) -> anyhow::Result<Namespace> {
 /// The tables that were read, and what is to be said about the others. A single one that can't be
 /// read is an error.
 pub(super) fn sort_out(
-    outcomes: Vec<(Inode, Outcome)>,
+    outcomes: Vec<(Inode, WalkOutcome)>,
     labels: &Labels<'_>,
-) -> anyhow::Result<(Vec<Table>, Vec<String>)> {
+) -> anyhow::Result<(Vec<WalkedTable>, Vec<String>)> {
     let mut tables = Vec::with_capacity(outcomes.len());
     let mut problems = Vec::new();
     let mut first: Option<anyhow::Error> = None;
     for (netns, outcome) in outcomes {
         let name = labels.netns(netns);
         let error: anyhow::Error = match outcome {
-            Outcome::Walked(walk) => {
-                tables.push(Table { netns, walk });
+            WalkOutcome::Walked(walk) => {
+                tables.push(WalkedTable { netns, walk });
                 continue;
             }
-            Outcome::Failed(error) => error.into(),
-            Outcome::Gone => Failure {
+            WalkOutcome::Failed(error) => error.into(),
+            WalkOutcome::Gone => Failure {
                 what: format!("the network namespace {name} is gone"),
                 help: "`ip netns list` and `lsns -t net` say which there are".to_owned(),
             }
             .into(),
-            Outcome::NotEntered(error) => Failure {
+            WalkOutcome::NotEntered(error) => Failure {
                 what: format!("the network namespace {name} can't be entered: {error}"),
                 help: "run as root, or with CAP_SYS_ADMIN and CAP_SYS_PTRACE".to_owned(),
             }

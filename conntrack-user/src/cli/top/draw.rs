@@ -1,5 +1,12 @@
 //! The screen, as lines. Everything that colour says is said in words too.
 
+use ctpressure_model::{
+    pressure::{destinations::Top, state::Pressure},
+    words::{
+        column, shorten,
+        time::{clock, unix},
+    },
+};
 use ratatui::{
     Frame,
     layout::Rect,
@@ -9,16 +16,11 @@ use ratatui::{
 };
 
 use super::{
-    figures::{bar, entries, header, per_cent, per_second, row, short, time_of_day, until_full},
-    model::{Model, View},
+    figures::{bar, header, row, until_full},
+    model::{Model, TopView},
     text::{chosen, owner_lines, state_name, top_lines},
 };
-use crate::{
-    agent::State,
-    events::text::shorten,
-    pressure::{destinations::Top, state::Pressure},
-    serve::top::TableRow,
-};
+use crate::{agent::AgentState, serve::top::TopTable};
 
 /// Columns and rows without which nothing can be read.
 const SMALLEST: (u16, u16) = (60, 12);
@@ -46,7 +48,6 @@ const HELP: &[&str] = &[
     "LIFE mean lifetime of its entries (> at least, < at most)  INSERT so far",
 ];
 
-/// Draws the model.
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, colour: bool) {
     let area = frame.area();
     if area.width < SMALLEST.0 || area.height < SMALLEST.1 {
@@ -61,10 +62,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, colour: bool) {
     let mut lines = vec![painter.title(model)];
     let room = painter.height - 2;
     match model.view {
-        View::Owners => painter.owners(model, room, &mut lines),
-        View::Owner => painter.owner(model, &mut lines),
-        View::Events => painter.events(model, room, &mut lines),
-        View::Help => lines.extend(HELP.iter().map(|line| Line::raw(*line))),
+        TopView::Owners => painter.owners(model, room, &mut lines),
+        TopView::Owner => painter.owner(model, &mut lines),
+        TopView::Events => painter.events(model, room, &mut lines),
+        TopView::Help => lines.extend(HELP.iter().map(|line| Line::raw(*line))),
     }
     lines.truncate(painter.height - 1);
     lines.resize(painter.height - 1, Line::default());
@@ -127,7 +128,7 @@ impl Painter {
             model.source
         );
         let paused = if model.paused { "PAUSED " } else { "" };
-        let right = format!("{paused}{} UTC", time_of_day(sample.time));
+        let right = format!("{paused}{} UTC", clock(unix(sample.time.0)));
         Line::styled(
             self.ends(&left, &right),
             Style::new().add_modifier(Modifier::REVERSED),
@@ -142,10 +143,10 @@ impl Painter {
             )
         } else {
             let keys = match model.view {
-                View::Owners => "q end  ? help  s sort  Enter look  e events  / filter  p pause",
-                View::Owner => "q end  ? help  Esc back  up/down scroll  e events  p pause",
-                View::Events => "q end  ? help  Esc back  up/down scroll  / filter  p pause",
-                View::Help => "q end  Esc back",
+                TopView::Owners => "q end  ? help  s sort  Enter look  e events  / filter  p pause",
+                TopView::Owner => "q end  ? help  Esc back  up/down scroll  e events  p pause",
+                TopView::Events => "q end  ? help  Esc back  up/down scroll  / filter  p pause",
+                TopView::Help => "q end  Esc back",
             };
             if model.filter.is_empty() {
                 keys.to_owned()
@@ -159,17 +160,19 @@ impl Painter {
         )
     }
 
-    fn table(&self, table: &TableRow, limit: Option<u64>) -> Line<'static> {
-        let width = self.width.saturating_sub(63).clamp(6, 60);
+    fn table(&self, table: &TopTable, limit: Option<u64>) -> Line<'static> {
+        let width = self.width.saturating_sub(64).clamp(6, 60);
         let (bar, of) = match (table.occupancy, limit) {
-            (Some(part), Some(limit)) => (bar(part, width), format!("/ {}", entries(limit))),
+            (Some(part), Some(limit)) => {
+                (bar(part, width), format!("/ {}", column::entries(limit)))
+            }
             _ => (" ".repeat(width), "no limit".to_owned()),
         };
         let text = format!(
-            "{:<TABLE_NAME$} {bar} {:>7} {of:<9} {:>4} {:<6} {}",
+            "{:<TABLE_NAME$} {bar} {:>7} {of:<9} {:>5} {:<6} {}",
             shorten(&table.name, TABLE_NAME),
-            entries(table.entries),
-            table.occupancy.map_or_else(String::new, per_cent),
+            column::entries(table.entries),
+            table.occupancy.map_or_else(String::new, column::share),
             table.pressure.name(),
             until_full(table.seconds_to_full)
         );
@@ -194,13 +197,13 @@ impl Painter {
         let drops = sample.drops();
         let mut text = format!(
             "inserts {}/s  deletes {}/s  drops {}/s  so far: lost {}, evicted {}",
-            per_second(totals.inserts_per_second),
-            per_second(totals.deletes_per_second),
-            per_second(totals.drops_per_second),
-            short(drops),
-            short(totals.evictions),
+            column::per_second(totals.inserts_per_second),
+            column::per_second(totals.deletes_per_second),
+            column::per_second(totals.drops_per_second),
+            column::count(drops),
+            column::count(totals.evictions),
         );
-        if !sample.census && sample.state != State::Waiting {
+        if !sample.census && sample.state != AgentState::Waiting {
             text += "  (counting...)";
         }
         let style = if totals.drops_per_second > 0.0 {

@@ -2,13 +2,11 @@
 
 use std::{collections::VecDeque, mem};
 
+use ctpressure_model::events::{Event, text};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::figures::{Sort, sorted};
-use crate::{
-    events::{Event, text},
-    serve::top::{OwnerRow, TopSample},
-};
+use crate::serve::top::{OwnerRow, TopSample};
 
 /// Drops and evictions that are kept.
 const EVENTS: usize = 500;
@@ -19,23 +17,19 @@ const WIDEST: usize = 200;
 /// Rows of a page.
 const PAGE: usize = 10;
 
-/// What is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum View {
+pub(super) enum TopView {
     /// Tables, owners, and some drops.
     #[default]
     Owners,
-    /// One owner.
     Owner,
-    /// Drops and evictions.
     Events,
-    /// The keys.
     Help,
 }
 
 /// Whether to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum AfterKey {
     More,
     Quit,
 }
@@ -47,13 +41,12 @@ pub(super) struct Model {
     pub(super) sample: TopSample,
     /// Newer than what is on the screen, while paused.
     waiting: Option<TopSample>,
-    /// Newest first.
     pub(super) events: VecDeque<Event>,
     waiting_events: VecDeque<Event>,
     /// Who is asked: the running agent, or own probes.
     pub(super) source: &'static str,
     pub(super) sort: Sort,
-    pub(super) view: View,
+    pub(super) view: TopView,
     /// Only owners and events whose text has this.
     pub(super) filter: String,
     /// It is being typed.
@@ -78,7 +71,6 @@ impl Model {
         }
     }
 
-    /// A new second.
     pub(super) fn take(&mut self, sample: TopSample) {
         if self.paused {
             self.waiting = Some(sample);
@@ -131,9 +123,8 @@ impl Model {
             .unwrap_or(0)
     }
 
-    /// The marked owner.
     pub(super) fn owner(&self) -> Option<&OwnerRow> {
-        if self.view == View::Owner {
+        if self.view == TopView::Owner {
             // Also when a filter or the sort order hides it by now.
             return self
                 .sample
@@ -147,22 +138,22 @@ impl Model {
 
     fn go(&mut self, to: impl Fn(usize, usize) -> usize) {
         match self.view {
-            View::Owners => {
+            TopView::Owners => {
                 let owners = self.owners();
                 let last = owners.len().saturating_sub(1);
                 let place = to(self.place(&owners), last).min(last);
                 self.selected = owners.get(place).map(|owner| owner.slot);
             }
-            View::Owner => self.scrolled = to(self.scrolled, 100).min(100),
-            View::Events => {
+            TopView::Owner => self.scrolled = to(self.scrolled, 100).min(100),
+            TopView::Events => {
                 let last = self.event_lines(WIDEST).count().saturating_sub(1);
                 self.scrolled = to(self.scrolled, last).min(last);
             }
-            View::Help => {}
+            TopView::Help => {}
         }
     }
 
-    fn show(&mut self, view: View) {
+    fn show(&mut self, view: TopView) {
         self.view = view;
         self.scrolled = 0;
     }
@@ -179,40 +170,40 @@ impl Model {
     }
 
     /// What a key does.
-    pub(super) fn key(&mut self, key: KeyEvent) -> Next {
+    pub(super) fn key(&mut self, key: KeyEvent) -> AfterKey {
         if key.kind == KeyEventKind::Release {
-            return Next::More;
+            return AfterKey::More;
         }
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
-                KeyCode::Char('c' | 'd') => Next::Quit,
-                _ => Next::More,
+                KeyCode::Char('c' | 'd') => AfterKey::Quit,
+                _ => AfterKey::More,
             };
         }
         if self.typing {
             self.typed(key.code);
-            return Next::More;
+            return AfterKey::More;
         }
         match key.code {
-            KeyCode::Char('q') => return Next::Quit,
+            KeyCode::Char('q') => return AfterKey::Quit,
             KeyCode::Esc | KeyCode::Backspace | KeyCode::Left => match self.view {
-                View::Owners => self.filter.clear(),
-                _ => self.show(View::Owners),
+                TopView::Owners => self.filter.clear(),
+                _ => self.show(TopView::Owners),
             },
-            KeyCode::Char('?' | 'h') if self.view == View::Help => self.show(View::Owners),
-            KeyCode::Char('?' | 'h') => self.show(View::Help),
+            KeyCode::Char('?' | 'h') if self.view == TopView::Help => self.show(TopView::Owners),
+            KeyCode::Char('?' | 'h') => self.show(TopView::Help),
             KeyCode::Char('s') => self.sort = self.sort.next(),
             KeyCode::Char('l') => self.sort = Sort::Live,
             KeyCode::Char('i') => self.sort = Sort::Inserts,
             KeyCode::Char('d') => self.sort = Sort::Drops,
             KeyCode::Char('p' | ' ') => self.pause(),
             KeyCode::Char('/') => self.typing = true,
-            KeyCode::Char('e') if self.view == View::Events => self.show(View::Owners),
-            KeyCode::Char('e') => self.show(View::Events),
-            KeyCode::Enter | KeyCode::Right if self.view == View::Owners => {
+            KeyCode::Char('e') if self.view == TopView::Events => self.show(TopView::Owners),
+            KeyCode::Char('e') => self.show(TopView::Events),
+            KeyCode::Enter | KeyCode::Right if self.view == TopView::Owners => {
                 self.selected = self.owner().map(|owner| owner.slot);
                 if self.selected.is_some() {
-                    self.show(View::Owner);
+                    self.show(TopView::Owner);
                 }
             }
             KeyCode::Up | KeyCode::Char('k') => self.go(|place, _| place.saturating_sub(1)),
@@ -223,7 +214,7 @@ impl Model {
             KeyCode::End | KeyCode::Char('G') => self.go(|_, last| last),
             _ => {}
         }
-        Next::More
+        AfterKey::More
     }
 
     fn typed(&mut self, key: KeyCode) {

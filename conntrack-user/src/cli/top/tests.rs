@@ -1,5 +1,6 @@
 use std::time::{Duration, UNIX_EPOCH};
 
+use ctpressure_model::events::{Names, sample};
 use ratatui::{
     Terminal,
     backend::TestBackend,
@@ -8,11 +9,7 @@ use ratatui::{
 };
 
 use super::*;
-use crate::{
-    events::{Clock, Names, sample},
-    owners::Owner,
-    serve::top::example,
-};
+use crate::{owners::Owner, serve::top::tests::example};
 
 fn shown() -> TopSample {
     TopSample::new(
@@ -22,7 +19,6 @@ fn shown() -> TopSample {
 }
 
 fn events(number: usize) -> Vec<Event> {
-    let mut clock = Clock::default();
     let names = Names::default();
     (0..number)
         .map(|at| {
@@ -31,7 +27,7 @@ fn events(number: usize) -> Vec<Event> {
             } else {
                 sample::eviction()
             };
-            Event::new(&view, &mut clock, &names)
+            Event::new(&view, sample::TIME, &names)
         })
         .collect()
 }
@@ -47,7 +43,7 @@ fn press(model: &mut Model, keys: &[KeyCode]) {
     for key in keys {
         assert_eq!(
             model.key(KeyEvent::new(*key, KeyModifiers::NONE)),
-            Next::More,
+            AfterKey::More,
             "{key:?}"
         );
     }
@@ -92,11 +88,11 @@ fn at_80_columns_everything_that_matters_is_there() {
         &[
             "ctpressure top: attached, Linux 6.12.0, the agent",
             "22:13:20 UTC",
-            "host             [###############]   1,990 / 2,000    99% full   is full",
-            "pod-b            [...............]      10",
+            "host             [##############]   1,990 / 2,000     99% full   is full",
+            "pod-b            [..............]      10",
             "inserts 1,500/s",
             "lost 177, evicted 9,700",
-            "metrics/aggregator-0   pod      1,700   85% 1,500 1,311      0     0     0  >12s",
+            "metrics/aggregator-0   pod      1,700   85% 1,500 1,310      0     0     0  >12s",
             "shop/cart-1            pod        200   10%     0     0     18   177    41     -",
             "sshd.service           cgroup",
             "host                   -           90",
@@ -127,7 +123,7 @@ fn a_large_terminal_shows_more() {
         let name = format!("pod-with-a-name-that-needs-more-room-than-most-{slot}");
         example::owner(slot, Owner::pod(&name, Some(("many", &name))), 5)
     });
-    snapshot.owners.extend(many);
+    snapshot.owners.list.extend(many);
     let mut model = model();
     model.take(TopSample::new(&snapshot, UNIX_EPOCH));
     let (text, _) = drawn(&model, (200, 60), false);
@@ -186,7 +182,7 @@ fn an_owner_is_looked_into_and_left() {
     );
     // It is the same owner after the order changed, and said to be gone when it is.
     let mut snapshot = example::snapshot();
-    snapshot.owners.remove(2);
+    snapshot.owners.list.remove(2);
     model.take(TopSample::new(&snapshot, UNIX_EPOCH));
     has(&drawn(&model, (80, 24), false).0, &["this owner is gone"]);
     press(
@@ -272,7 +268,7 @@ fn keys_that_end_it() {
         KeyEvent::new(KeyCode::Char('q'), KeyModifiers::NONE),
         KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL),
     ] {
-        assert_eq!(model().key(key), Next::Quit);
+        assert_eq!(model().key(key), AfterKey::Quit);
     }
     let mut model = model();
     press(&mut model, &[KeyCode::Char('?')]);
@@ -289,7 +285,7 @@ fn printed_once() {
         &text,
         &[
             "22:13:20 UTC, attached, Linux 6.12.0",
-            "table host                       1,990 of 2,000    99% full   is full",
+            "table host                       1,990 of 2,000     99% full   is full",
             "owners by live entries",
             "metrics/aggregator-0",
             "(and 2 more with 100 entries)",

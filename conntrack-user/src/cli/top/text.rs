@@ -2,16 +2,18 @@
 
 use std::fmt::Write as _;
 
-use super::figures::{
-    Sort, address, entries, header, lifetime, per_cent, per_second, reasons, row, seconds, short,
-    sorted, time_of_day, until_full,
-};
-use crate::{
-    agent::State,
-    census::text::grouped,
-    events::text::shorten,
+use ctpressure_model::{
     pressure::{destinations::Top, lifetime::Bound, rate::Rates},
-    serve::top::{OwnerRow, TableRow, TopSample, rate},
+    words::{
+        column, grouped, shorten,
+        time::{clock, unix},
+    },
+};
+
+use super::figures::{Sort, address, header, reasons, row, sorted, until_full};
+use crate::{
+    agent::AgentState,
+    serve::top::{OwnerRow, TopSample, TopTable, rate},
 };
 
 /// Columns of a line at most.
@@ -20,7 +22,6 @@ pub(super) const WIDTH: usize = 80;
 const TABLES: usize = 10;
 /// Owners whose destinations are shown.
 const DETAILED: usize = 3;
-/// Destinations of each.
 const DESTINATIONS: usize = 3;
 /// Owners that lose packets, at most.
 const LOSERS: usize = 10;
@@ -31,10 +32,10 @@ pub(super) fn view(sample: &TopSample, sort: Sort, count: usize) -> String {
     let _ = writeln!(
         out,
         "{} UTC, {}, Linux {}, watched for {}",
-        time_of_day(sample.time),
+        clock(unix(sample.time.0)),
         state_name(sample.state),
         shorten(&sample.kernel, 30),
-        seconds(sample.uptime_seconds),
+        column::seconds(sample.uptime_seconds),
     );
     if let Some(reason) = &sample.reason {
         wrapped(&mut out, &format!("note: {reason}"));
@@ -44,13 +45,13 @@ pub(super) fn view(sample: &TopSample, sort: Sort, count: usize) -> String {
     let _ = writeln!(
         out,
         "inserts {}/s, deletes {}/s, drops {}/s; so far: drops {}, evicted {}",
-        per_second(totals.inserts_per_second),
-        per_second(totals.deletes_per_second),
-        per_second(totals.drops_per_second),
-        short(sample.drops()),
-        short(totals.evictions),
+        column::per_second(totals.inserts_per_second),
+        column::per_second(totals.deletes_per_second),
+        column::per_second(totals.drops_per_second),
+        column::count(sample.drops()),
+        column::count(totals.evictions),
     );
-    if !sample.census && sample.state != State::Waiting {
+    if !sample.census && sample.state != AgentState::Waiting {
         out += "note: entries from before ctpressure began are not charged to owners yet\n";
     }
     let owners = sorted(sample, sort);
@@ -78,16 +79,16 @@ pub(super) fn view(sample: &TopSample, sort: Sort, count: usize) -> String {
     out
 }
 
-pub(super) const fn state_name(state: State) -> &'static str {
+pub(super) const fn state_name(state: AgentState) -> &'static str {
     match state {
-        State::Waiting => "waiting for conntrack",
-        State::Attached => "attached",
-        State::Degraded => "degraded: not everything is seen",
+        AgentState::Waiting => "waiting for conntrack",
+        AgentState::Attached => "attached",
+        AgentState::Degraded => "degraded: not everything is seen",
     }
 }
 
 /// The host's table, then the fullest; and how many are not among them.
-pub(super) fn chosen(sample: &TopSample, count: usize) -> (Vec<&TableRow>, u64) {
+pub(super) fn chosen(sample: &TopSample, count: usize) -> (Vec<&TopTable>, u64) {
     let mut tables: Vec<_> = sample.tables.iter().collect();
     if let Some((_, others)) = tables.split_first_mut() {
         others.sort_by_key(|table| std::cmp::Reverse(table.entries));
@@ -101,15 +102,15 @@ fn tables(out: &mut String, sample: &TopSample) {
     let (tables, left) = chosen(sample, TABLES);
     for table in tables {
         let of = match sample.limit {
-            Some(limit) if limit > 0 => format!("of {}", entries(limit)),
+            Some(limit) if limit > 0 => format!("of {}", column::entries(limit)),
             Some(_) => "no limit".to_owned(),
             None => String::new(),
         };
         let line = format!(
-            "table {:<24} {:>7} {of:<10} {:>4} {:<6} {}",
+            "table {:<24} {:>7} {of:<10} {:>5} {:<6} {}",
             shorten(&table.name, 24),
-            entries(table.entries),
-            table.occupancy.map_or_else(String::new, per_cent),
+            column::entries(table.entries),
+            table.occupancy.map_or_else(String::new, column::share),
             table.pressure.name(),
             until_full(table.seconds_to_full)
         );
@@ -146,22 +147,22 @@ pub(super) fn top_lines(top: &Top, count: usize, width: usize) -> Vec<String> {
         .iter()
         .take(count)
         .map(|destination| {
-            let room = width.saturating_sub(32);
+            let room = width.saturating_sub(33);
             let error = if destination.count > 0.0 {
                 destination.error / destination.count
             } else {
                 0.0
             };
             let sure = if error > 0.0 {
-                format!("error {}", per_cent(error))
+                format!("error {}", column::share(error))
             } else {
                 String::new()
             };
             let line = format!(
-                "  {:<room$} {:>5}/s {:>4} {sure}",
+                "  {:<room$} {:>5}/s {:>5} {sure}",
                 shorten(&address(destination), room),
-                per_second(destination.per_second),
-                per_cent(destination.share),
+                column::per_second(destination.per_second),
+                column::share(destination.share),
             );
             line.trim_end().to_owned()
         })
@@ -171,7 +172,7 @@ pub(super) fn top_lines(top: &Top, count: usize, width: usize) -> Vec<String> {
     }
     lines.push(format!(
         "  any other: {} at most",
-        per_cent(top.others_at_most / top.total.max(1.0)),
+        column::share(top.others_at_most / top.total.max(1.0)),
     ));
     lines
 }
@@ -191,7 +192,7 @@ fn destinations(out: &mut String, owner: &OwnerRow) {
             out,
             "\n{} {what} (last {}):",
             shorten(&owner.name, 40),
-            seconds(top.window_seconds)
+            column::seconds(top.window_seconds)
         );
         for line in top_lines(top, DESTINATIONS, WIDTH) {
             out.push_str(&line);
@@ -213,9 +214,9 @@ fn losers(out: &mut String, sample: &TopSample) {
     for owner in losers.iter().take(LOSERS) {
         let lost = format!(
             "{} packets lost ({}/s), {} entries evicted",
-            short(owner.drops),
-            per_second(rate(&owner.drops_per_second)),
-            short(owner.victims)
+            column::count(owner.drops),
+            column::per_second(rate(&owner.drops_per_second)),
+            column::count(owner.victims)
         );
         let _ = writeln!(out, "  {:<26} {lost}", shorten(&owner.name, 26));
         if owner.drops > 0 {
@@ -249,7 +250,7 @@ fn losers(out: &mut String, sample: &TopSample) {
 /// The lines of one owner: what it holds and does, its states.
 pub(super) fn owner_lines(owner: &OwnerRow) -> Vec<String> {
     let over = |rates: &Rates| {
-        let text = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), per_second);
+        let text = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), column::per_second);
         format!(
             "{:>5} {:>5} {:>5}",
             text(rates.second),
@@ -258,7 +259,7 @@ pub(super) fn owner_lines(owner: &OwnerRow) -> Vec<String> {
         )
     };
     let limit = owner.limit_share.map_or_else(String::new, |share| {
-        format!(", {} of the limit", per_cent(share))
+        format!(", {} of the limit", column::share(share))
     });
     let life = match owner.lifetime {
         None => "not known: too few inserts".to_owned(),
@@ -270,18 +271,18 @@ pub(super) fn owner_lines(owner: &OwnerRow) -> Vec<String> {
             };
             format!(
                 "{words} {} (error {})",
-                lifetime(Some(life)).trim_start_matches(['<', '>']),
-                per_cent(life.error)
+                column::lifetime(Some(life)).trim_start_matches(['<', '>']),
+                column::share(life.error)
             )
         }
     };
     let mut lines = vec![
         format!(
             "live {} ({} of all{limit}): {} opened by it, {} to it",
-            entries(owner.live),
-            per_cent(owner.live_share),
-            short(owner.live_egress),
-            short(owner.live_ingress)
+            column::entries(owner.live),
+            column::share(owner.live_share),
+            column::count(owner.live_egress),
+            column::count(owner.live_ingress)
         ),
         format!("lifetime {life}"),
         "a second, over     1s   10s   60s   in all".to_owned(),

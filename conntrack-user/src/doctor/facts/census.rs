@@ -10,17 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Facts, Settings};
+use ctpressure_model::{pressure::heavy::SpaceSaving, protocol::protocol_name};
+
+use super::{Facts, KernelSettings};
 use crate::{
     doctor::thresholds,
-    events::protocol_name,
     kernel::{
         Root,
         conntrack::Presence,
-        entries::{Entry, Outcome, State, Walk, walk_namespaces},
+        entries::{EntryState, EntryWalk, TableEntry, WalkOutcome, walk_namespaces},
         tables::discover,
     },
-    pressure::heavy::SpaceSaving,
 };
 
 /// How long the listing may take.
@@ -33,14 +33,12 @@ const SPACES: usize = 1 << 10;
 /// Entries that one timeout keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
-pub enum Class {
-    /// TCP, established.
+pub(crate) enum Class {
     Established = 0,
     /// TCP, closed by both sides.
     TimeWait = 1,
     /// TCP, closed by one side.
     CloseWait = 2,
-    /// TCP, not answered.
     SynSent = 3,
     /// UDP, answered for some time.
     UdpStream = 4,
@@ -49,7 +47,7 @@ pub enum Class {
 }
 
 /// All of them, as they are numbered.
-pub const CLASSES: [Class; 6] = [
+pub(crate) const CLASSES: [Class; 6] = [
     Class::Established,
     Class::TimeWait,
     Class::CloseWait,
@@ -60,20 +58,20 @@ pub const CLASSES: [Class; 6] = [
 
 impl Class {
     /// Which timeout keeps this entry; `None`: one that no finding is about.
-    fn of(entry: &Entry) -> Option<Self> {
+    fn of(entry: &TableEntry) -> Option<Self> {
         match (entry.original.protocol, entry.state) {
-            (6, State::Tcp(3)) => Some(Self::Established),
-            (6, State::Tcp(7)) => Some(Self::TimeWait),
-            (6, State::Tcp(5)) => Some(Self::CloseWait),
-            (6, State::Tcp(1)) => Some(Self::SynSent),
-            (17, State::Assured) => Some(Self::UdpStream),
-            (17, State::Replied | State::Unreplied) => Some(Self::Udp),
+            (6, EntryState::Tcp(3)) => Some(Self::Established),
+            (6, EntryState::Tcp(7)) => Some(Self::TimeWait),
+            (6, EntryState::Tcp(5)) => Some(Self::CloseWait),
+            (6, EntryState::Tcp(1)) => Some(Self::SynSent),
+            (17, EntryState::Assured) => Some(Self::UdpStream),
+            (17, EntryState::Replied | EntryState::Unreplied) => Some(Self::Udp),
             _ => None,
         }
     }
 
     /// The sysctl without `nf_conntrack_`.
-    pub fn sysctl(self) -> &'static str {
+    pub(crate) fn sysctl(self) -> &'static str {
         match self {
             Self::Established => "tcp_timeout_established",
             Self::TimeWait => "tcp_timeout_time_wait",
@@ -85,7 +83,7 @@ impl Class {
     }
 
     /// Seconds after which an idle entry is of no use.
-    pub fn enough(self) -> u64 {
+    pub(crate) fn enough(self) -> u64 {
         match self {
             Self::Established => thresholds::ESTABLISHED,
             Self::TimeWait => thresholds::TIME_WAIT,
@@ -99,8 +97,7 @@ impl Class {
 
 /// What was counted of one [`Class`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClassCount {
-    /// Entries.
+pub(crate) struct ClassCount {
     pub entries: u64,
     /// Those without a packet for longer than [`Class::enough`].
     pub idle: u64,
@@ -108,21 +105,18 @@ pub struct ClassCount {
 
 /// The ports of one address towards one destination: each can be used once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PortSpace {
+pub(crate) struct PortSpace {
     /// The address that connections seem to come from.
     pub address: IpAddr,
-    /// The real server.
     pub destination: IpAddr,
-    /// Its port.
     pub port: u16,
-    /// Protocol number.
     pub protocol: u8,
 }
 
 impl PortSpace {
     /// The ports that this entry has one of; `None` if its port was not chosen by NAT or is not one of those
     /// that it chooses from.
-    fn of(entry: &Entry) -> Option<Self> {
+    fn of(entry: &TableEntry) -> Option<Self> {
         let (server, chosen) = entry.reply.layer4.ports()?;
         (entry.source_translated() && chosen >= 1024).then_some(Self {
             address: entry.reply.destination,
@@ -148,12 +142,11 @@ impl std::fmt::Display for PortSpace {
 
 /// What the listing said.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct CensusFacts {
+pub(crate) struct CensusFacts {
     /// Entries that were read.
     pub read: u64,
     /// The kernel's own count at that time.
     pub counted: u64,
-    /// All were read.
     pub whole: bool,
     /// By [`Class`], of the entries read.
     pub classes: [ClassCount; CLASSES.len()],
@@ -166,7 +159,7 @@ pub struct CensusFacts {
 
 impl CensusFacts {
     /// What was counted of a class, in the whole table.
-    pub fn of(&self, class: Class) -> ClassCount {
+    pub(crate) fn of(&self, class: Class) -> ClassCount {
         let count = self.classes[class as usize];
         ClassCount {
             entries: self.scaled(count.entries),
@@ -175,7 +168,7 @@ impl CensusFacts {
     }
 
     /// A number of the entries read, for the whole table.
-    pub fn scaled(&self, number: u64) -> u64 {
+    pub(crate) fn scaled(&self, number: u64) -> u64 {
         if self.whole || self.read == 0 {
             return number;
         }
@@ -187,13 +180,13 @@ impl CensusFacts {
 
 /// Counts entries as they come.
 struct Counter<'a> {
-    settings: &'a Settings,
+    settings: &'a KernelSettings,
     facts: CensusFacts,
     ports: SpaceSaving<PortSpace>,
 }
 
 impl<'a> Counter<'a> {
-    fn new(settings: &'a Settings) -> Self {
+    fn new(settings: &'a KernelSettings) -> Self {
         Self {
             settings,
             facts: CensusFacts::default(),
@@ -201,7 +194,7 @@ impl<'a> Counter<'a> {
         }
     }
 
-    fn add(&mut self, entry: &Entry) {
+    fn add(&mut self, entry: &TableEntry) {
         self.facts.read += 1;
         if let Some(class) = Class::of(entry) {
             let count = &mut self.facts.classes[class as usize];
@@ -219,7 +212,7 @@ impl<'a> Counter<'a> {
         }
     }
 
-    fn finish(mut self, walk: &Walk) -> CensusFacts {
+    fn finish(mut self, walk: &EntryWalk) -> CensusFacts {
         let [before, after] = walk.counts;
         self.facts.counted = before.max(after);
         self.facts.whole = !walk.stopped;
@@ -278,17 +271,17 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
         ControlFlow::Continue(())
     });
     match outcomes.into_iter().next() {
-        Some((_, Outcome::Walked(walk))) => {
+        Some((_, WalkOutcome::Walked(walk))) => {
             facts.census = Some(counter.finish(&walk));
             facts.looked.push("entries of the host's table");
         }
-        Some((_, Outcome::Failed(error))) => {
+        Some((_, WalkOutcome::Failed(error))) => {
             facts.could_not(WHAT, error.to_string(), error.help());
         }
-        Some((_, Outcome::NotEntered(error))) => {
+        Some((_, WalkOutcome::NotEntered(error))) => {
             facts.could_not(WHAT, error.to_string(), "run as root");
         }
-        Some((_, Outcome::Gone)) | None => facts.could_not(
+        Some((_, WalkOutcome::Gone)) | None => facts.could_not(
             WHAT,
             "the host's network namespace can't be entered".to_owned(),
             "run as root",

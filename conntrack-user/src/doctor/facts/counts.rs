@@ -9,12 +9,10 @@ use crate::kernel::{
     tables::{TableReader, TablesSample},
 };
 
-/// One table.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct TableFacts {
+pub(crate) struct TableFacts {
     /// Its network namespace: `host`, a name, or digits.
     pub name: String,
-    /// Entries now.
     pub entries: u64,
     /// What the kernel counted since the namespace was made.
     pub since_boot: Option<KernelStats>,
@@ -22,29 +20,19 @@ pub struct TableFacts {
     pub between: Option<KernelStats>,
 }
 
-/// All tables.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct CountFacts {
-    /// The host's first.
+pub(crate) struct CountFacts {
     pub tables: Vec<TableFacts>,
     /// Seconds between the two readings.
     pub seconds: f64,
 }
 
-impl CountFacts {
-    /// The host's table.
-    pub fn host(&self) -> Option<&TableFacts> {
-        self.tables.iter().find(|table| table.name == "host")
-    }
-}
-
-/// Reads twice.
-pub(super) struct Reader {
+pub(super) struct CountReader {
     tables: TableReader,
     first: Option<TablesSample>,
 }
 
-impl Reader {
+impl CountReader {
     pub(super) fn new(root: &Root) -> Self {
         Self {
             tables: TableReader::new(root.clone()),
@@ -77,7 +65,7 @@ impl Reader {
                 TableFacts {
                     between: earlier
                         .zip(table.stats)
-                        .map(|(before, after)| difference(&before, &after)),
+                        .map(|(before, after)| after.since(&before)),
                     name: table.name,
                     entries: table.entries,
                     since_boot: table.stats,
@@ -104,28 +92,6 @@ impl Reader {
     }
 }
 
-/// What came between two readings. Numbers that went back (another instance of the module) count as none.
-fn difference(before: &KernelStats, after: &KernelStats) -> KernelStats {
-    let optional = |before: Option<u64>, after: Option<u64>| {
-        after.map(|after| after.saturating_sub(before.unwrap_or_default()))
-    };
-    KernelStats {
-        found: after.found.saturating_sub(before.found),
-        invalid: after.invalid.saturating_sub(before.invalid),
-        insert: after.insert.saturating_sub(before.insert),
-        insert_failed: after.insert_failed.saturating_sub(before.insert_failed),
-        clash_resolve: optional(before.clash_resolve, after.clash_resolve),
-        drop: after.drop.saturating_sub(before.drop),
-        early_drop: after.early_drop.saturating_sub(before.early_drop),
-        icmp_error: after.icmp_error.saturating_sub(before.icmp_error),
-        search_restart: after.search_restart.saturating_sub(before.search_restart),
-        chain_too_long: optional(before.chain_too_long, after.chain_too_long),
-        expect_new: optional(before.expect_new, after.expect_new),
-        expect_create: optional(before.expect_create, after.expect_create),
-        expect_delete: optional(before.expect_delete, after.expect_delete),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{fs, os::unix::fs::symlink};
@@ -137,7 +103,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let root = Root::at(folder.path());
         let mut facts = Facts::default();
-        Reader::new(&root).first(&mut facts);
+        CountReader::new(&root).first(&mut facts);
         assert_eq!((facts.unseen.len(), facts.looked.len()), (1, 0));
 
         let write = |path: &str, text: &str| {
@@ -158,12 +124,12 @@ mod tests {
         }
         count("00000003");
         let mut facts = Facts::default();
-        let mut reader = Reader::new(&root);
+        let mut reader = CountReader::new(&root);
         reader.first(&mut facts);
         count("0000000c");
         reader.second(Duration::from_secs(2), &mut facts);
         assert!((facts.counts.seconds - 2.0).abs() < f64::EPSILON);
-        let host = facts.counts.host().expect("the host's table");
+        let host = &facts.counts.tables[0];
         assert_eq!(host.entries, 7);
         let drops = |stats: Option<KernelStats>| stats.map(|stats| stats.drop);
         assert_eq!(drops(host.since_boot), Some(12));
@@ -177,9 +143,9 @@ mod tests {
             chain_too_long: chain,
             ..KernelStats::default()
         };
-        let between = difference(&stats(5, Some(1)), &stats(7, Some(4)));
+        let between = stats(7, Some(4)).since(&stats(5, Some(1)));
         assert_eq!((between.drop, between.chain_too_long), (2, Some(3)));
-        let between = difference(&stats(5, None), &stats(1, None));
+        let between = stats(1, None).since(&stats(5, None));
         assert_eq!((between.drop, between.chain_too_long), (0, None));
     }
 }

@@ -31,18 +31,16 @@ const MOST_BYTES: u64 = 1 << 20;
 
 /// A setting in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// Where.
+pub(crate) struct FileSetting {
     pub file: PathBuf,
     /// `nf_conntrack_max` and so on; `hashsize`: the parameter of the module.
     pub name: String,
-    /// What.
     pub value: u64,
 }
 
 impl Facts {
     /// The setting that wins at boot: the last one.
-    pub fn set_by_file(&self, name: &str) -> Option<&Setting> {
+    pub(crate) fn set_by_file(&self, name: &str) -> Option<&FileSetting> {
         self.files.iter().rev().find(|setting| setting.name == name)
     }
 }
@@ -102,13 +100,17 @@ fn read(path: &Path, shown: &Path, parse: fn(&str) -> Option<(String, u64)>, fac
         }
     });
     match text {
-        Ok(text) => facts
-            .files
-            .extend(text.lines().filter_map(parse).map(|(name, value)| Setting {
-                file: shown.to_owned(),
-                name,
-                value,
-            })),
+        Ok(text) => {
+            facts.files.extend(
+                text.lines()
+                    .filter_map(parse)
+                    .map(|(name, value)| FileSetting {
+                        file: shown.to_owned(),
+                        name,
+                        value,
+                    }),
+            );
+        }
         Err(error) => facts.could_not(
             "a file that may set the limit",
             format!("{}: {error}", shown.display()),

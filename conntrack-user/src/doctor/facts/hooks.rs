@@ -8,7 +8,7 @@ use crate::{
 
 /// What it would come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outlook {
+pub(crate) struct HookOutlook {
     /// Why nothing could be attached.
     pub nothing: Option<(String, &'static str)>,
     /// What would not be seen, and why.
@@ -27,7 +27,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
     }
     match probes::outlook(&Options::default()) {
         Ok(hooks) => {
-            let mut outlook = Outlook::default();
+            let mut outlook = HookOutlook::default();
             for hook in hooks {
                 match (hook.mechanism, hook.reason) {
                     (Some(mechanism), _) => outlook
@@ -54,9 +54,9 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
         ),
         Err(error) => {
             let help = error.help();
-            facts.hooks = Some(Outlook {
+            facts.hooks = Some(HookOutlook {
                 nothing: Some((error.to_string(), help)),
-                ..Outlook::default()
+                ..HookOutlook::default()
             });
         }
     }

@@ -12,7 +12,6 @@ use crate::kernel::{
     tables::{Namespace, discover},
 };
 
-/// `NETLINK_NETFILTER`
 const NETFILTER: &str = "12";
 /// `NFNLGRP_CONNTRACK_NEW`, `_UPDATE` and `_DESTROY` are the groups 1 to 3.
 const GROUPS: u32 = 0b111;
@@ -21,8 +20,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A socket that gets conntrack events.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// The network namespace.
+pub(crate) struct Listener {
     pub netns: String,
     /// Its process and the process's name, where they could be found.
     pub process: Option<(u32, String)>,

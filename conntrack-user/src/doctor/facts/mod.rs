@@ -8,64 +8,60 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ctpressure_model::cost::{EntryCost, Sharing, Slab, WhenFull};
+
 use super::Unseen;
-use crate::kernel::{Root, conntrack::Presence, slab::Slab};
+use crate::kernel::{Root, conntrack::Presence, slab};
 
-pub mod census;
-pub mod counts;
-#[cfg(test)]
-pub(super) mod example;
-pub mod files;
-pub mod hooks;
-pub mod listeners;
-pub mod node;
-pub mod proxy;
-pub mod rules;
-pub mod settings;
+pub(crate) mod census;
+pub(crate) mod counts;
+pub(crate) mod files;
+pub(crate) mod hooks;
+pub(crate) mod listeners;
+pub(crate) mod node;
+pub(crate) mod proxy;
+pub(crate) mod rules;
+pub(crate) mod settings;
 
-pub use census::{CensusFacts, Class};
-pub use counts::{CountFacts, TableFacts};
-pub use files::Setting;
-pub use listeners::Listener;
-pub use node::Release;
-pub use proxy::KubeProxy;
-pub use rules::{Backend, InvalidDrop, ProxyMode, Rules};
-pub use settings::Settings;
+pub(crate) use census::{CensusFacts, Class};
+pub(crate) use counts::{CountFacts, TableFacts};
+pub(crate) use files::FileSetting;
+pub(crate) use listeners::Listener;
+pub(crate) use node::Release;
+pub(crate) use proxy::KubeProxy;
+pub(crate) use rules::{FirewallRules, ProxyMode};
+pub(crate) use settings::KernelSettings;
 
 /// Between the two readings of the kernel's statistics, at least.
 const APART: Duration = Duration::from_millis(400);
 
 /// Everything that findings are made of.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Facts {
-    /// The kernel's release.
+pub(crate) struct Facts {
     pub release: Option<Release>,
     /// CPUs that are online.
     pub cpus: Option<u64>,
-    /// RAM, bytes (`MemTotal`).
     pub memory: Option<u64>,
-    /// Seconds since boot.
     pub uptime: Option<f64>,
     /// Whether conntrack is loaded; all that follows is empty if not.
     pub loaded: bool,
     /// Limit, buckets, timeouts and switches.
-    pub settings: Settings,
+    pub settings: KernelSettings,
     /// What files set at the next boot.
-    pub files: Vec<Setting>,
+    pub files: Vec<FileSetting>,
     /// The slab cache of entries.
     pub slab: Option<Slab>,
     /// The tables and the kernel's statistics, twice.
     pub counts: CountFacts,
     /// What the host's table is full of.
     pub census: Option<CensusFacts>,
-    /// A kube-proxy process.
     pub proxy: Option<KubeProxy>,
     /// What kube-proxy wrote into the firewall.
-    pub rules: Rules,
+    pub rules: FirewallRules,
     /// Who listens for conntrack events.
     pub listeners: Vec<Listener>,
     /// What `ctpressure run` would not see, and why; `None`: not known.
-    pub hooks: Option<hooks::Outlook>,
+    pub hooks: Option<hooks::HookOutlook>,
     /// `/proc/net/stat/nf_conntrack` is there; `None`: not known.
     pub has_procfs: Option<bool>,
     /// What was looked at.
@@ -79,7 +75,7 @@ impl Facts {
     /// time. Changes nothing: but listing a table removes entries in it that have expired, as every look-up of
     /// a packet does, and a kernel without `/proc/net/stat/nf_conntrack` loads `nf_conntrack_netlink` when it
     /// is asked for its statistics.
-    pub fn gather(root: &Root) -> Self {
+    pub(crate) fn gather(root: &Root) -> Self {
         let mut facts = Self::default();
         node::look(root, &mut facts);
         match Presence::read(root) {
@@ -96,7 +92,7 @@ impl Facts {
             return facts;
         }
         settings::look(root, &mut facts);
-        facts.slab = Slab::read(root);
+        facts.slab = slab::read(root);
         if facts.slab.is_none() {
             facts.could_not(
                 "the size of an entry",
@@ -104,7 +100,7 @@ impl Facts {
                 "run as root; until then it is taken from the kernel's version",
             );
         }
-        let mut reader = counts::Reader::new(root);
+        let mut reader = counts::CountReader::new(root);
         let begin = Instant::now();
         reader.first(&mut facts);
         // All that takes time is done between the two readings.
@@ -128,23 +124,24 @@ impl Facts {
     }
 
     /// The kernel is this version or later; `None`: not known.
-    pub fn at_least(&self, major: u32, minor: u32) -> Option<bool> {
+    pub(crate) fn at_least(&self, major: u32, minor: u32) -> Option<bool> {
         let release = self.release.as_ref()?;
         Some((release.major, release.minor) >= (major, minor))
     }
 
-    /// Entries of all tables together that are there now.
-    pub fn entries_together(&self) -> u64 {
-        self.counts.tables.iter().map(|table| table.entries).sum()
+    /// What an entry costs.
+    pub(crate) fn entry_cost(&self) -> EntryCost {
+        let version = self.release.as_ref();
+        let version = version.map(|release| (release.major, release.minor));
+        EntryCost::of(self.slab, version, |switch| self.settings.get(switch))
     }
 
-    /// Entries when the fullest table is full, and the others are as they are.
-    pub fn entries_when_full(&self) -> u64 {
-        let limit = self.settings.limit.unwrap_or_default();
-        let tables = &self.counts.tables;
-        let fullest = tables.iter().map(|table| table.entries).max();
-        let others = self.entries_together() - fullest.unwrap_or_default();
-        others + limit.max(fullest.unwrap_or_default())
+    /// The tables when they are full; `None`: there is no limit, or it or the buckets are not known.
+    pub(crate) fn when_full(&self) -> Option<WhenFull> {
+        let limit = self.settings.limit?;
+        let entries = self.counts.tables.iter().map(|table| table.entries);
+        let sharing = Sharing::of(entries, limit);
+        WhenFull::of(&self.entry_cost(), limit, self.settings.buckets?, &sharing)
     }
 }
 

@@ -20,16 +20,13 @@ const MOST_BYTES: u64 = 1 << 20;
 
 /// What kube-proxy would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KubeProxy {
-    /// Its process.
+pub(crate) struct KubeProxy {
     pub process: u32,
     /// The folder of its configuration, as it sees it.
     pub config: Option<PathBuf>,
     /// `conntrack.maxPerCore`; 0: it leaves the limit alone.
     pub max_per_core: u64,
-    /// `conntrack.min`
     pub min: u64,
-    /// `conntrack.tcpBeLiberal`
     pub be_liberal: bool,
     /// Minor version of Kubernetes 1; `None`: not known.
     pub minor: Option<u32>,
@@ -42,7 +39,7 @@ const CAP: u64 = 1 << 20;
 
 impl KubeProxy {
     /// The limit that it wants on a machine with `cpus`; `None`: it leaves it alone.
-    pub fn wanted(&self, cpus: u64) -> Option<u64> {
+    pub(crate) fn wanted(&self, cpus: u64) -> Option<u64> {
         if self.max_per_core == 0 {
             return None;
         }
@@ -56,7 +53,7 @@ impl KubeProxy {
 
     /// Whether it lowers a limit that somebody raised, when it starts. From 1.22 to 1.28 it only raises; before
     /// and after, it sets what it wants, until kubernetes PR 142035 (after 1.37). `None`: not known.
-    pub fn lowers(&self) -> Option<bool> {
+    pub(crate) fn lowers(&self) -> Option<bool> {
         self.minor
             .map(|minor| !(22..=28).contains(&minor) && minor <= 37)
     }
@@ -64,7 +61,7 @@ impl KubeProxy {
 
 /// Settings by the name of their flag.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Told {
+struct ProxyFlags {
     config: Option<String>,
     max_per_core: Option<u64>,
     min: Option<u64>,
@@ -94,7 +91,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
         Ok(line) => flags(&line),
         Err(error) => {
             facts.could_not("kube-proxy's flags", error.to_string(), "run as root");
-            Told::default()
+            ProxyFlags::default()
         }
     };
     if let Some(path) = told.config.clone() {
@@ -145,8 +142,8 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
 }
 
 /// The arguments, as `/proc/PID/cmdline` has them.
-fn flags(cmdline: &[u8]) -> Told {
-    let mut told = Told::default();
+fn flags(cmdline: &[u8]) -> ProxyFlags {
+    let mut told = ProxyFlags::default();
     let text = String::from_utf8_lossy(cmdline);
     let mut words = text.split('\0').skip(1).peekable();
     while let Some(word) = words.next() {
@@ -189,10 +186,10 @@ fn address(text: &str) -> Option<String> {
 
 /// The lines of `KubeProxyConfiguration` that matter here. A whole YAML reader for five scalars would be
 /// the largest dependency of the program; what is written in another style is taken as not said.
-fn settings(text: &str, flags: Told) -> Told {
-    let mut told = Told {
+fn settings(text: &str, flags: ProxyFlags) -> ProxyFlags {
+    let mut told = ProxyFlags {
         config: flags.config,
-        ..Told::default()
+        ..ProxyFlags::default()
     };
     let mut section = "";
     for line in text.lines() {
@@ -244,7 +241,6 @@ fn ask_version(address: &str) -> io::Result<Option<String>> {
     }
 }
 
-/// `git_version` of `kubernetes_build_info`.
 fn version(metrics: &str) -> Option<String> {
     let line = metrics
         .lines()
@@ -255,7 +251,6 @@ fn version(metrics: &str) -> Option<String> {
     (version.len() < 60 && version.chars().all(plain)).then(|| version.to_owned())
 }
 
-/// 30 of `v1.30.2`.
 fn minor(version: &str) -> Option<u32> {
     let rest = version.trim_start_matches('v').strip_prefix("1.")?;
     rest.split(|letter: char| !letter.is_ascii_digit())

@@ -17,10 +17,8 @@ const FORWARD: &str = "KUBE-FORWARD";
 
 /// How kube-proxy steers connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyMode {
-    /// iptables rules.
+pub(crate) enum ProxyMode {
     Iptables,
-    /// IP virtual server.
     Ipvs,
     /// A table of `nf_tables` of its own.
     Nftables,
@@ -38,19 +36,14 @@ impl std::fmt::Display for ProxyMode {
 
 /// By which program iptables rules were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// `iptables-nft`
+pub(crate) enum Backend {
     Nft,
-    /// `iptables-legacy`
     Legacy,
 }
 
-/// A chain `KUBE-FORWARD`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Forward {
-    /// IPv6, not IPv4.
+pub(crate) struct Forward {
     pub ipv6: bool,
-    /// In which back-end.
     pub backend: Backend,
     /// Its rule that drops INVALID packets.
     pub drop: Option<InvalidDrop>,
@@ -58,7 +51,7 @@ pub struct Forward {
 
 impl Forward {
     /// The program that writes there.
-    pub fn program(&self) -> &'static str {
+    pub(crate) fn program(&self) -> &'static str {
         match (self.backend, self.ipv6) {
             (Backend::Nft, false) => "iptables-nft",
             (Backend::Nft, true) => "ip6tables-nft",
@@ -70,14 +63,13 @@ impl Forward {
 
 /// A rule that drops INVALID packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InvalidDrop {
+pub(crate) struct InvalidDrop {
     /// Packets that it dropped; `None`: it does not count.
     pub packets: Option<u64>,
 }
 
-/// What is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rules {
+pub(crate) struct FirewallRules {
     /// By what is there; `None`: nothing of kube-proxy is.
     pub mode: Option<ProxyMode>,
     /// One for each family and back-end that has the chain.

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use super::{Facts, read_if_there};
 use crate::kernel::{Root, sysctl};
 
-/// Where they are.
 const FOLDER: &str = "sys/net/netfilter";
 
 /// Switches and timeouts that findings are about, without `nf_conntrack_`.
@@ -25,7 +24,7 @@ const NAMES: &[&str] = &[
 
 /// What is in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct KernelSettings {
     /// Entries that each table may hold; 0: any number.
     pub limit: Option<u64>,
     /// Buckets of the hash table that all share.
@@ -34,14 +33,14 @@ pub struct Settings {
     pub values: BTreeMap<&'static str, u64>,
 }
 
-impl Settings {
+impl KernelSettings {
     /// A switch or a timeout (seconds).
-    pub fn get(&self, name: &str) -> Option<u64> {
+    pub(crate) fn get(&self, name: &str) -> Option<u64> {
         self.values.get(name).copied()
     }
 
     /// Whether a switch is on.
-    pub fn is_on(&self, name: &str) -> bool {
+    pub(crate) fn is_on(&self, name: &str) -> bool {
         self.get(name).is_some_and(|value| value != 0)
     }
 }
@@ -88,7 +87,7 @@ mod tests {
         let root = Root::at(folder.path());
         let mut facts = Facts::default();
         look(&root, &mut facts);
-        assert_eq!(facts.settings, Settings::default());
+        assert_eq!(facts.settings, KernelSettings::default());
         assert_eq!(facts.unseen.len(), 1);
 
         let sysctls = root.proc(FOLDER);

@@ -1,20 +1,12 @@
 //! The hash table's buckets against the limit: chains that get too long, or so few entries that the kernel
 //! finds none to evict.
 
-use crate::doctor::{
-    Facts, Finding, Severity,
-    chance::{self, buckets_for, nodes_per_bucket},
-    finding::{bytes, chance as words, grouped},
-    thresholds,
+use ctpressure_model::{
+    cost::{BUCKET_BYTES, WhenFull, buckets_for, chain, chance},
+    words::{self, bytes, figure, grouped},
 };
-use crate::kernel::slab::BUCKET_BYTES;
 
-/// Nodes a bucket when the fullest table is full.
-fn when_full(facts: &Facts) -> Option<f64> {
-    let buckets = facts.settings.buckets?;
-    facts.settings.limit.filter(|limit| *limit > 0)?;
-    Some(nodes_per_bucket(facts.entries_when_full(), buckets))
-}
+use crate::doctor::{Facts, Finding, Severity, thresholds};
 
 fn set(buckets: u64) -> String {
     format!("sysctl -w net.netfilter.nf_conntrack_buckets={buckets}")
@@ -33,11 +25,15 @@ const KEEP: &str = "To keep it: `options nf_conntrack hashsize=...` in a file of
 
 /// The chance to be refused for a long chain; and what the kernel has refused so far.
 pub(super) fn chain_too_long(facts: &Facts) -> Option<Finding> {
-    let lambda = when_full(facts)?;
-    let buckets = facts.settings.buckets?;
+    let WhenFull {
+        entries,
+        buckets,
+        chain,
+        ..
+    } = facts.when_full()?;
     let limited = facts.at_least(5, 15)?;
     let when_full = if limited {
-        chance::chain_too_long(lambda)
+        chance::chain_too_long(chain)
     } else {
         0.0
     };
@@ -55,7 +51,7 @@ pub(super) fn chain_too_long(facts: &Facts) -> Option<Finding> {
     } else {
         return None;
     };
-    let wanted = buckets_for(facts.entries_when_full());
+    let wanted = buckets_for(entries, buckets);
     // Chains were long once, and are not any more.
     let is_wide = buckets >= wanted;
     Some(Finding {
@@ -67,11 +63,12 @@ pub(super) fn chain_too_long(facts: &Facts) -> Option<Finding> {
         },
         title: "hash chains get so long that the kernel refuses new connections".to_owned(),
         evidence: format!(
-            "{} buckets for {} entries when full: {lambda:.1} nodes a bucket, a chance of {} for \
+            "{} buckets for {} entries when full: {} nodes a bucket, a chance of {} for \
              each new connection; refused so far {}, just now {}",
             grouped(buckets),
-            grouped(facts.entries_when_full()),
-            words(when_full),
+            grouped(entries),
+            figure(chain),
+            words::chance(when_full),
             grouped(so_far),
             grouped(now)
         ),
@@ -95,20 +92,25 @@ pub(super) fn chain_too_long(facts: &Facts) -> Option<Finding> {
 
 /// Before 5.15 a chain may have any length, and only costs time.
 pub(super) fn long_chains(facts: &Facts) -> Option<Finding> {
-    let lambda = when_full(facts)?;
-    let buckets = facts.settings.buckets?;
-    if facts.at_least(5, 15)? || lambda < thresholds::SLOW_CHAIN {
+    let WhenFull {
+        entries,
+        buckets,
+        chain,
+        ..
+    } = facts.when_full()?;
+    if facts.at_least(5, 15)? || chain < thresholds::SLOW_CHAIN {
         return None;
     }
-    let wanted = buckets_for(facts.entries_when_full());
+    let wanted = buckets_for(entries, buckets);
     Some(Finding {
         id: "long_chains",
         severity: Severity::Risk,
         title: "hash chains get long, and each packet's look-up slow".to_owned(),
         evidence: format!(
-            "{} buckets for {} entries when full: {lambda:.1} nodes a bucket",
+            "{} buckets for {} entries when full: {} nodes a bucket",
             grouped(buckets),
-            grouped(facts.entries_when_full())
+            grouped(entries),
+            figure(chain)
         ),
         consequence: "every packet costs more CPU the fuller the table is".to_owned(),
         fix: vec![set(wanted)],
@@ -122,7 +124,7 @@ pub(super) fn nothing_to_evict(facts: &Facts) -> Option<Finding> {
     let limit = facts.settings.limit.filter(|limit| *limit > 0)?;
     let buckets = facts.settings.buckets?;
     // Of its own table only.
-    let fails = chance::nothing_to_evict(nodes_per_bucket(limit, buckets));
+    let fails = chance::nothing_to_evict(chain(limit, buckets));
     if fails < thresholds::EMPTY_WINDOW {
         return None;
     }
@@ -136,7 +138,7 @@ pub(super) fn nothing_to_evict(facts: &Facts) -> Option<Finding> {
              all with a chance of {}",
             grouped(buckets),
             grouped(limit),
-            words(fails)
+            words::chance(fails)
         ),
         consequence: "a full table refuses new connections at once, instead of making room by \
                       removing half-open ones"
@@ -174,7 +176,7 @@ mod tests {
             assert_eq!(finding.severity, severity, "{buckets}: {finding:?}");
             assert_eq!(
                 finding.fix,
-                ["sysctl -w net.netfilter.nf_conntrack_buckets=262144"]
+                ["sysctl -w net.netfilter.nf_conntrack_buckets=262656"]
             );
         }
         // kube-proxy's quarter.
@@ -228,7 +230,7 @@ mod tests {
         let finding = made(nothing_to_evict, |facts| {
             facts.settings.limit = Some(2_000);
         });
-        assert!(finding.evidence.contains("89 %"), "{finding:?}");
+        assert!(finding.evidence.contains("88 %"), "{finding:?}");
         fine(nothing_to_evict, |facts| {
             facts.settings.limit = Some(131_072);
         });

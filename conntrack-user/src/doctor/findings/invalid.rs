@@ -5,8 +5,10 @@
 //! (`nf_conntrack_tcp_be_liberal`). From 6.1 on the kernel itself does not call a late duplicate INVALID
 //! any more, which was the usual cause.
 
-use super::losses::worst;
-use crate::doctor::{Facts, Finding, Severity, facts::ProxyMode, finding::grouped, thresholds};
+use ctpressure_model::words::{self, a_second, grouped, seconds_f64};
+
+use super::lost::worst;
+use crate::doctor::{Facts, Finding, Severity, facts::ProxyMode, thresholds};
 
 const LIBERAL: &str = "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1";
 const COST: &str = "TCP packets outside the window are let through; only resets outside it are INVALID \
@@ -129,7 +131,7 @@ pub(super) fn stale_drop(facts: &Facts) -> Option<Finding> {
 /// How many there are at the moment.
 fn per_second(facts: &Facts) -> Option<(&str, f64)> {
     let (table, invalid) = worst(facts, |table| Some(table.between?.invalid))?;
-    let rate = crate::doctor::chance::as_f64(invalid) / facts.counts.seconds.max(0.1);
+    let rate = ctpressure_model::pressure::as_f64(invalid) / facts.counts.seconds.max(0.1);
     (rate >= thresholds::INVALID_PER_SECOND).then_some((table.name.as_str(), rate))
 }
 
@@ -141,8 +143,9 @@ pub(super) fn rising(facts: &Facts) -> Option<Finding> {
         severity: Severity::Risk,
         title: format!("many packets in {table} belong to no connection"),
         evidence: format!(
-            "{rate:.0} INVALID packets a second, within {:.1} s",
-            facts.counts.seconds
+            "{}, within {}",
+            a_second(rate, "INVALID packet", "INVALID packets"),
+            seconds_f64(facts.counts.seconds)
         ),
         consequence: "they pass without NAT, or a rule drops them: connections hang or are reset"
             .to_owned(),
@@ -166,8 +169,9 @@ pub(super) fn logged(facts: &Facts) -> Option<Finding> {
         severity: Severity::Risk,
         title: "every INVALID packet is written to the kernel's log".to_owned(),
         evidence: format!(
-            "nf_conntrack_log_invalid is {}, at {rate:.0} such packets a second",
-            facts.settings.get("log_invalid")?
+            "nf_conntrack_log_invalid is {}, at {} such packets a second",
+            facts.settings.get("log_invalid")?,
+            words::per_second(rate)
         ),
         consequence: "the log is full of them, and each costs CPU in the packet path".to_owned(),
         fix: vec!["sysctl -w net.netfilter.nf_conntrack_log_invalid=0".to_owned()],
@@ -180,7 +184,7 @@ pub(super) fn logged(facts: &Facts) -> Option<Finding> {
 mod tests {
     use super::super::tests::{fine, made};
     use super::*;
-    use crate::doctor::facts::{Backend, Release};
+    use crate::doctor::facts::{Release, rules::Backend};
 
     fn no_rule(facts: &mut Facts) {
         for forward in &mut facts.rules.forward {

@@ -2,11 +2,9 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::memory;
-use crate::doctor::{
-    Facts, Finding, Severity,
-    finding::{bytes, grouped},
-};
+use ctpressure_model::words::grouped;
+
+use crate::doctor::{Facts, Finding, Severity};
 
 /// Entries of a hash bucket array in one page: the kernel rounds up to that.
 const PER_PAGE: u64 = 512;
@@ -14,23 +12,20 @@ const GIB: u64 = 1 << 30;
 
 /// What gives just this number.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum LimitOrigin {
     /// The kernel chose it when conntrack was loaded.
     KernelDefault,
     /// `hashsize=` when the module was loaded: eight entries for each bucket.
     ModuleParameter,
-    /// kube-proxy's formula.
     KubeProxy {
-        /// `conntrack.maxPerCore`
         max_per_core: u64,
-        /// `conntrack.min`
         min: u64,
     },
     /// A file of sysctl.d.
     File(PathBuf),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for LimitOrigin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::KernelDefault => formatter.write_str("the kernel's default for this RAM"),
@@ -50,7 +45,7 @@ impl fmt::Display for Origin {
 
 /// Buckets and limit that the kernel chooses by itself (`nf_conntrack_init_start`): before 5.15 fewer
 /// buckets with four entries each, then one. `None`: RAM or version are not known.
-pub fn kernel_default(facts: &Facts) -> Option<(u64, u64)> {
+pub(crate) fn kernel_default(facts: &Facts) -> Option<(u64, u64)> {
     let memory = facts.memory?;
     let new = facts.at_least(5, 15)?;
     let scaled = memory / 16_384 / 8;
@@ -72,7 +67,7 @@ pub fn kernel_default(facts: &Facts) -> Option<(u64, u64)> {
 
 /// Everything that gives just the limit that is in force. Empty: none of those that can be known does, so a
 /// program or a person wrote it (an init container, a node agent, `sysctl -w`).
-pub fn origins(facts: &Facts) -> Vec<Origin> {
+pub(crate) fn origins(facts: &Facts) -> Vec<LimitOrigin> {
     let Some(limit) = facts.settings.limit.filter(|limit| *limit > 0) else {
         return Vec::new();
     };
@@ -80,12 +75,12 @@ pub fn origins(facts: &Facts) -> Vec<Origin> {
     if let Some(file) = facts.set_by_file("nf_conntrack_max")
         && file.value == limit
     {
-        origins.push(Origin::File(file.file.clone()));
+        origins.push(LimitOrigin::File(file.file.clone()));
     }
     if let Some(proxy) = &facts.proxy
         && facts.cpus.and_then(|cpus| proxy.wanted(cpus)) == Some(limit)
     {
-        origins.push(Origin::KubeProxy {
+        origins.push(LimitOrigin::KubeProxy {
             max_per_core: proxy.max_per_core,
             min: proxy.min,
         });
@@ -94,17 +89,17 @@ pub fn origins(facts: &Facts) -> Vec<Origin> {
         // What the kernel reserves later is not in the RAM that it counted when it chose.
         let small = facts.memory.is_some_and(|memory| memory <= GIB);
         if limit == default || (small && limit.abs_diff(default) * 10 <= default) {
-            origins.push(Origin::KernelDefault);
+            origins.push(LimitOrigin::KernelDefault);
         }
     }
     if facts.settings.buckets.map(|buckets| buckets * 8) == Some(limit) {
-        origins.push(Origin::ModuleParameter);
+        origins.push(LimitOrigin::ModuleParameter);
     }
     origins
 }
 
 /// Entries for each MiB of RAM.
-pub fn per_mib(facts: &Facts) -> Option<u64> {
+pub(crate) fn per_mib(facts: &Facts) -> Option<u64> {
     let mib = facts.memory? >> 20;
     facts.settings.limit?.checked_div(mib)
 }
@@ -117,8 +112,8 @@ pub(super) fn set(limit: u64) -> String {
 /// What this many entries cost.
 pub(super) fn cost(facts: &Facts, limit: u64) -> String {
     format!(
-        "up to {} of kernel memory in each table that fills up",
-        bytes(memory::full_bytes(facts, limit))
+        "{} of kernel memory in each table that fills up",
+        facts.entry_cost().bytes(limit, 0).in_words()
     )
 }
 
@@ -241,7 +236,10 @@ pub(super) fn unexplained(facts: &Facts) -> Option<Finding> {
 mod tests {
     use super::super::tests::{fine, made};
     use super::*;
-    use crate::doctor::facts::{Release, Setting, example::healthy};
+    use crate::doctor::{
+        facts::{FileSetting, Release},
+        tests::healthy,
+    };
 
     fn default_of(release: &str, memory: u64) -> Option<(u64, u64)> {
         let mut facts = healthy();
@@ -267,27 +265,31 @@ mod tests {
     #[test]
     fn what_gives_the_limit() {
         let mut facts = healthy();
-        let proxy = Origin::KubeProxy {
+        let proxy = LimitOrigin::KubeProxy {
             max_per_core: 65_536,
             min: 131_072,
         };
-        assert_eq!(origins(&facts), [proxy.clone(), Origin::KernelDefault]);
+        assert_eq!(origins(&facts), [proxy.clone(), LimitOrigin::KernelDefault]);
         facts.settings.buckets = Some(32_768);
         assert_eq!(
             origins(&facts),
-            [proxy, Origin::KernelDefault, Origin::ModuleParameter]
+            [
+                proxy,
+                LimitOrigin::KernelDefault,
+                LimitOrigin::ModuleParameter
+            ]
         );
         facts.proxy = None;
         facts.settings.limit = Some(500_000);
         assert_eq!(origins(&facts), []);
-        facts.files = vec![Setting {
+        facts.files = vec![FileSetting {
             file: "/etc/sysctl.d/1.conf".into(),
             name: "nf_conntrack_max".to_owned(),
             value: 500_000,
         }];
         assert_eq!(
             origins(&facts),
-            [Origin::File("/etc/sysctl.d/1.conf".into())]
+            [LimitOrigin::File("/etc/sysctl.d/1.conf".into())]
         );
         assert_eq!(per_mib(&facts), Some(63));
     }
@@ -304,7 +306,7 @@ mod tests {
     #[test]
     fn a_file_that_was_applied_too_early() {
         let set = |facts: &mut Facts, value| {
-            facts.files.push(Setting {
+            facts.files.push(FileSetting {
                 file: "/etc/sysctl.d/90.conf".into(),
                 name: "nf_conntrack_max".to_owned(),
                 value,

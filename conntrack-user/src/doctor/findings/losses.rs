@@ -1,44 +1,12 @@
 //! What the kernel has counted as lost: now, and since boot.
-//!
-//! `drop` has packets lost to a full table and those lost by an unresolved clash; the latter are in
-//! `insert_failed` too, which also has chains that were too long and entries that died on the way.
 
-use super::limit;
-use crate::{
-    doctor::{
-        Facts, Finding, Severity,
-        facts::TableFacts,
-        finding::{grouped, span},
-        thresholds,
-    },
-    kernel::stats::KernelStats,
+use ctpressure_model::words::{grouped, seconds_f64};
+
+use super::{
+    limit,
+    lost::{by_clash, by_full_table, worst},
 };
-
-/// Packets lost to a full table: at least this many.
-fn by_full_table(stats: &KernelStats) -> u64 {
-    stats.drop.saturating_sub(by_clash(stats))
-}
-
-/// Packets lost by a clash: at most this many.
-pub(super) fn by_clash(stats: &KernelStats) -> u64 {
-    stats
-        .insert_failed
-        .saturating_sub(stats.chain_too_long.unwrap_or_default())
-        .min(stats.drop)
-}
-
-/// The table with the most of something.
-pub(super) fn worst(
-    facts: &Facts,
-    count: impl Fn(&TableFacts) -> Option<u64>,
-) -> Option<(&TableFacts, u64)> {
-    facts
-        .counts
-        .tables
-        .iter()
-        .filter_map(|table| Some((table, count(table)?)))
-        .max_by_key(|(_, count)| *count)
-}
+use crate::doctor::{Facts, Finding, Severity, thresholds};
 
 /// Twice the limit, as a first aid.
 fn more_room(facts: &Facts) -> (Vec<String>, String) {
@@ -61,8 +29,8 @@ pub(super) fn full_now(facts: &Facts) -> Option<Finding> {
             table.name
         ),
         evidence: format!(
-            "within {:.1} s: {} packets refused, {} live entries evicted; {} entries, limit {}",
-            facts.counts.seconds,
+            "within {}: {} packets refused, {} live entries evicted; {} entries, limit {}",
+            seconds_f64(facts.counts.seconds),
             grouped(by_full_table(&between)),
             grouped(between.early_drop),
             grouped(table.entries),
@@ -81,7 +49,7 @@ pub(super) fn full_now(facts: &Facts) -> Option<Finding> {
 /// The share of `uptime` in days; a node that just booted is not judged by its first minutes.
 fn per_day(facts: &Facts, count: u64) -> Option<f64> {
     let days = facts.uptime? / 86_400.0;
-    Some(crate::doctor::chance::as_f64(count) / days.max(1.0))
+    Some(ctpressure_model::pressure::as_f64(count) / days.max(1.0))
 }
 
 pub(super) fn full_since_boot(facts: &Facts) -> Option<Finding> {
@@ -105,7 +73,7 @@ pub(super) fn full_since_boot(facts: &Facts) -> Option<Finding> {
             "{} packets refused and {} live entries evicted in {}",
             grouped(by_full_table(&stats)),
             grouped(stats.early_drop),
-            span(seconds(facts.uptime?))
+            seconds_f64(facts.uptime?)
         ),
         consequence: "it will be full again at the next peak".to_owned(),
         fix,
@@ -133,7 +101,7 @@ pub(super) fn clashes(facts: &Facts) -> Option<Finding> {
         evidence: format!(
             "{} packets in {} lost by a clash that could not be resolved",
             grouped(lost),
-            span(seconds(facts.uptime?))
+            seconds_f64(facts.uptime?)
         ),
         consequence:
             "mostly DNS: two queries from one socket at a time (A and AAAA), of which one \
@@ -148,19 +116,11 @@ pub(super) fn clashes(facts: &Facts) -> Option<Finding> {
     })
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "an uptime"
-)]
-fn seconds(uptime: f64) -> u64 {
-    uptime.max(0.0) as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::{fine, made};
     use super::*;
+    use crate::kernel::stats::KernelStats;
 
     fn boot(facts: &mut Facts, change: impl FnOnce(&mut KernelStats)) {
         if let Some(stats) = &mut facts.counts.tables[0].since_boot {
@@ -200,7 +160,7 @@ mod tests {
             boot(facts, |stats| stats.early_drop = 5_000);
         });
         assert_eq!(finding.severity, Severity::Risk);
-        assert!(finding.evidence.contains("in 10 days"), "{finding:?}");
+        assert!(finding.evidence.contains("in 10 d"), "{finding:?}");
         fine(full_since_boot, |facts| {
             boot(facts, |stats| stats.early_drop = 9);
         });

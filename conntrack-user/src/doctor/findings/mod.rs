@@ -2,9 +2,10 @@
 
 mod buckets;
 mod invalid;
-pub mod limit;
+pub(crate) mod limit;
 mod losses;
-pub mod memory;
+mod lost;
+mod memory;
 mod nat;
 mod observer;
 mod proxy;
@@ -46,7 +47,7 @@ const CHECKS: &[Check] = &[
 ];
 
 /// All findings, the worst first.
-pub fn all(facts: &Facts) -> Vec<Finding> {
+pub(crate) fn all(facts: &Facts) -> Vec<Finding> {
     if !facts.loaded {
         return Vec::new();
     }
@@ -60,7 +61,7 @@ pub fn all(facts: &Facts) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::facts::example::healthy;
+    use crate::doctor::tests::healthy;
 
     /// The finding that `check` makes of the healthy node after `change`, and none before it.
     pub(super) fn made(check: Check, change: impl FnOnce(&mut Facts)) -> Finding {

@@ -1,11 +1,9 @@
 //! Source NAT that has no free port left towards a destination.
 
-use super::losses::{by_clash, worst};
-use crate::doctor::{
-    Facts, Finding, Severity,
-    finding::{grouped, per_cent},
-    thresholds,
-};
+use ctpressure_model::words::{grouped, seconds_f64, share};
+
+use super::lost::{by_clash, worst};
+use crate::doctor::{Facts, Finding, Severity, thresholds};
 
 const ADVICE: &str = "Give clients that open many connections to one destination a pool of kept-open \
                       connections; or give NAT more source addresses (a range in `--to-source`), or \
@@ -29,8 +27,8 @@ pub(super) fn no_free_port(facts: &Facts) -> Option<Finding> {
             table.name
         ),
         evidence: format!(
-            "within {:.1} s {} ports were found taken and {} packets lost by a clash{}",
-            facts.counts.seconds,
+            "within {} {} ports were found taken and {} packets lost by a clash{}",
+            seconds_f64(facts.counts.seconds),
             grouped(between.found),
             grouped(lost),
             in_use(facts)
@@ -59,10 +57,10 @@ pub(super) fn ports_in_use(facts: &Facts) -> Option<Finding> {
     let census = facts.census.as_ref()?;
     let (space, ports) = census.ports?;
     let ports = census.scaled(ports).min(thresholds::PORTS);
-    let share = |share: u64| ports * 100 >= thresholds::PORTS * share;
-    let severity = if share(thresholds::PORTS_PROBLEM) {
+    let reaches = |share: u64| ports * 100 >= thresholds::PORTS * share;
+    let severity = if reaches(thresholds::PORTS_PROBLEM) {
         Severity::Problem
-    } else if share(thresholds::PORTS_RISK) {
+    } else if reaches(thresholds::PORTS_RISK) {
         Severity::Risk
     } else {
         return None;
@@ -75,7 +73,7 @@ pub(super) fn ports_in_use(facts: &Facts) -> Option<Finding> {
             "{} of {} ports ({}) are in use {space}",
             grouped(ports),
             grouped(thresholds::PORTS),
-            per_cent(ports, thresholds::PORTS)
+            share(ports, thresholds::PORTS)
         ),
         consequence: "when none is left, new connections to that destination are lost as clashes, \
                       though the table is far from full"

@@ -1,7 +1,9 @@
 //! kube-proxy against the limit.
 
+use ctpressure_model::words::grouped;
+
 use super::limit;
-use crate::doctor::{Facts, Finding, Severity, finding::grouped};
+use crate::doctor::{Facts, Finding, Severity};
 
 /// A kube-proxy that sets the limit back when it starts.
 pub(super) fn lowers_limit(facts: &Facts) -> Option<Finding> {

@@ -1,11 +1,11 @@
 //! What makes entries larger and dearer.
 
-use super::memory::{EXTENSION_BYTES, has_extension};
-use crate::doctor::{
-    Facts, Finding, Severity,
-    finding::{bytes, grouped, per_cent},
-    thresholds,
+use ctpressure_model::{
+    cost::EXTENSION_BYTES,
+    words::{bytes, grouped, share},
 };
+
+use crate::doctor::{Facts, Finding, Severity, thresholds};
 
 /// Programs that listen for conntrack events.
 pub(super) fn listeners(facts: &Facts) -> Option<Finding> {
@@ -56,7 +56,7 @@ pub(super) fn extensions(facts: &Facts) -> Option<Finding> {
         .filter(|name| facts.settings.is_on(name))
         .collect();
     let more = limit * EXTENSION_BYTES;
-    if on.is_empty() || !has_extension(facts) || more < memory / 100 * thresholds::EXTENSION_RISK {
+    if on.is_empty() || more < memory / 100 * thresholds::EXTENSION_RISK {
         return None;
     }
     Some(Finding {
@@ -71,7 +71,7 @@ pub(super) fn extensions(facts: &Facts) -> Option<Finding> {
                 .join(" and "),
             grouped(limit),
             bytes(more),
-            per_cent(more, memory)
+            share(more, memory)
         ),
         consequence: "memory that the kernel can't reclaim, and a second allocation for each new \
                       connection"

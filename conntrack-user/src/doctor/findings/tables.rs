@@ -1,11 +1,9 @@
 //! How full the tables are, and of what that is none any more.
 
+use ctpressure_model::words::{grouped, share};
+
 use super::limit;
-use crate::doctor::{
-    Facts, Finding, Severity,
-    finding::{grouped, per_cent},
-    thresholds,
-};
+use crate::doctor::{Facts, Finding, Severity, thresholds};
 
 /// Each table that is nearly full: the host's, and those of other network namespaces, which nobody else
 /// looks at.
@@ -14,10 +12,10 @@ pub(super) fn near_limit(facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     };
     let near = |table: &crate::doctor::facts::TableFacts| {
-        let share = |share: u64| table.entries * 100 >= limit * share;
-        let severity = if share(thresholds::TABLE_CRITICAL) {
+        let reaches = |share: u64| table.entries * 100 >= limit * share;
+        let severity = if reaches(thresholds::TABLE_CRITICAL) {
             Severity::Critical
-        } else if share(thresholds::TABLE_RISK) {
+        } else if reaches(thresholds::TABLE_RISK) {
             Severity::Problem
         } else {
             return None;
@@ -31,7 +29,7 @@ pub(super) fn near_limit(facts: &Facts) -> Vec<Finding> {
                 "{} of {} entries ({})",
                 grouped(table.entries),
                 grouped(limit),
-                per_cent(table.entries, limit)
+                share(table.entries, limit)
             ),
             consequence:
                 "when it is full, new connections are refused and unanswered ones forgotten"
@@ -56,10 +54,10 @@ pub(super) fn expired(facts: &Facts) -> Option<Finding> {
     let census = facts.census.as_ref()?;
     let expired = census.expired?;
     let limit = facts.settings.limit.filter(|limit| *limit > 0)?;
-    let share = |share: u64| expired * 100 >= limit * share;
-    let severity = if share(thresholds::EXPIRED_PROBLEM) {
+    let reaches = |share: u64| expired * 100 >= limit * share;
+    let severity = if reaches(thresholds::EXPIRED_PROBLEM) {
         Severity::Problem
-    } else if share(thresholds::EXPIRED_RISK) {
+    } else if reaches(thresholds::EXPIRED_RISK) {
         Severity::Risk
     } else {
         return None;
@@ -75,7 +73,7 @@ pub(super) fn expired(facts: &Facts) -> Option<Finding> {
             grouped(census.counted),
             grouped(census.read),
             grouped(expired),
-            per_cent(expired, limit)
+            share(expired, limit)
         ),
         consequence: "the garbage collector comes by once a minute, less often the longer most \
                       timeouts are; until then expired entries count against the limit"
@@ -92,7 +90,7 @@ pub(super) fn expired(facts: &Facts) -> Option<Finding> {
 mod tests {
     use super::super::tests::{fine, made};
     use super::*;
-    use crate::doctor::facts::example::healthy;
+    use crate::doctor::tests::healthy;
 
     #[test]
     fn nearly_full() {

@@ -1,9 +1,10 @@
 //! Timeouts that keep entries which nobody uses any more.
 
+use ctpressure_model::words::{grouped, seconds, share};
+
 use crate::doctor::{
     Facts, Finding, Severity,
     facts::{Class, census::CLASSES},
-    finding::{grouped, per_cent, span},
     thresholds,
 };
 
@@ -56,10 +57,10 @@ pub(super) fn too_long(facts: &Facts) -> Vec<Finding> {
         let count = census.of(class);
         let timeout = facts.settings.get(class.sysctl())?;
         let enough = class.enough();
-        let share = |share: u64| count.idle * 100 >= limit * share;
-        let severity = if share(thresholds::WASTE_PROBLEM) {
+        let reaches = |share: u64| count.idle * 100 >= limit * share;
+        let severity = if reaches(thresholds::WASTE_PROBLEM) {
             Severity::Problem
-        } else if share(thresholds::WASTE_RISK) {
+        } else if reaches(thresholds::WASTE_RISK) {
             Severity::Risk
         } else {
             return None;
@@ -76,11 +77,11 @@ pub(super) fn too_long(facts: &Facts) -> Vec<Finding> {
                 "nf_conntrack_{} is {}; of {} such entries {} had no packet for more than {} ({} of \
                  the limit){}",
                 class.sysctl(),
-                span(timeout),
+                seconds(timeout),
                 grouped(count.entries),
                 grouped(count.idle),
-                span(enough),
-                per_cent(count.idle, limit),
+                seconds(enough),
+                share(count.idle, limit),
                 if census.whole {
                     ""
                 } else {
@@ -115,7 +116,7 @@ pub(super) fn too_long(facts: &Facts) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::facts::{census::ClassCount, example::healthy};
+    use crate::doctor::{facts::census::ClassCount, tests::healthy};
 
     #[test]
     fn each_timeout() {

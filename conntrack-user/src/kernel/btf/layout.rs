@@ -1,6 +1,6 @@
 //! Offsets and sizes of members.
 
-use super::{Btf, Kind, Type};
+use super::{Btf, BtfKind, Type, records::Item};
 
 /// How deep types may refer to types (`MAX_RESOLVE_DEPTH` of the kernel).
 const DEPTH: u32 = 32;
@@ -14,7 +14,7 @@ const POINTER: u32 = 8;
 
 /// Where a member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct NamedMember {
     /// From the start of the structure that was asked about, bytes.
     pub offset_bytes: u32,
     /// Its size, bytes; of an array: all of it.
@@ -24,60 +24,26 @@ pub struct Member {
 /// Why there is no offset for a member.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemberError {
-    /// No such structure or union.
-    #[error("this kernel's BTF has no struct {structure}")]
-    NoStructure {
-        /// The name asked for.
-        structure: String,
-    },
-    /// The structure has no such member, nor one of its anonymous parts.
-    #[error("struct {structure} of this kernel has no member {member}")]
-    NoMember {
-        /// The structure asked about.
-        structure: String,
-        /// The path up to the member that is missing, with dots.
-        member: String,
-    },
-    /// A path goes on behind something that has no members.
-    #[error("{member} of struct {structure} has no members")]
-    NoStruct {
-        /// The structure asked about.
-        structure: String,
-        /// The path up to the member that is no structure, with dots.
-        member: String,
-    },
+    /// There is no structure or union of this name.
+    #[error("this kernel's BTF has no struct {0}")]
+    NoStructure(String),
+    /// The structure has no such member (its path, with dots), nor one of its anonymous parts.
+    #[error("struct {0} of this kernel has no member {1}")]
+    NoMember(String, String),
+    /// The path goes on behind this one, which has no members.
+    #[error("{1} of struct {0} has no members")]
+    NoStruct(String, String),
     /// A bitfield has no address.
-    #[error("{member} of struct {structure} is a bitfield")]
-    Bitfield {
-        /// The structure asked about.
-        structure: String,
-        /// The path of the bitfield, with dots.
-        member: String,
-    },
-    /// Types that refer to nothing, to each other, or are too large.
-    #[error("the BTF of struct {structure} makes no sense at {member}")]
-    Malformed {
-        /// The structure asked about.
-        structure: String,
-        /// The path up to where it makes no sense, with dots.
-        member: String,
-    },
+    #[error("{1} of struct {0} is a bitfield")]
+    Bitfield(String, String),
+    /// Types that refer to nothing, to each other, or are too large; up to where it makes sense.
+    #[error("the BTF of struct {0} makes no sense at {1}")]
+    Malformed(String, String),
 }
 
-/// What went wrong, before it is known where.
-enum Failure {
-    Missing,
-    NoStruct,
-    Bitfield,
-    Malformed,
-}
-
-/// A member that was found: where, what, and how many bits it has when it is a bitfield.
-struct Found {
-    bits: u32,
-    target: u32,
-    bitfield: u8,
-}
+/// What went wrong, before it is known of which structure and member.
+type LayoutFailure = fn(String, String) -> MemberError;
+const MALFORMED: LayoutFailure = MemberError::Malformed;
 
 impl Btf<'_> {
     /// Where the member `path` of `structure` is, through anonymous structures and unions, type
@@ -88,29 +54,26 @@ impl Btf<'_> {
     ///
     /// # Errors
     /// When the structure or the member is not there, or the member is a bitfield.
-    pub fn member(&self, structure: &str, path: &[&str]) -> Result<Member, MemberError> {
+    pub fn member(&self, structure: &str, path: &[&str]) -> Result<NamedMember, MemberError> {
         let found = self
             .structure(structure)
-            .ok_or_else(|| MemberError::NoStructure {
-                structure: structure.to_owned(),
-            })?;
+            .ok_or_else(|| MemberError::NoStructure(structure.to_owned()))?;
         let mut budget = MEMBERS;
-        let mut member = Member {
+        let mut member = NamedMember {
             offset_bytes: 0,
             size: found.size(),
         };
         let mut at = found;
         for (step, name) in path.iter().enumerate() {
             let so_far = &path[..=step];
+            let explain = |failure: LayoutFailure| failure(structure.to_owned(), so_far.join("."));
             let target;
-            (member, target) = self
-                .step(at, member, name, &mut budget)
-                .map_err(|failure| describe(&failure, structure, so_far))?;
+            (member, target) = self.step(at, member, name, &mut budget).map_err(explain)?;
             if so_far.len() < path.len() {
                 at = self
                     .innermost(target)
-                    .filter(|inner| matches!(inner.kind(), Kind::Struct | Kind::Union))
-                    .ok_or_else(|| describe(&Failure::NoStruct, structure, so_far))?;
+                    .filter(|inner| matches!(inner.kind(), BtfKind::Struct | BtfKind::Union))
+                    .ok_or_else(|| explain(MemberError::NoStruct))?;
             }
         }
         Ok(member)
@@ -124,33 +87,33 @@ impl Btf<'_> {
     fn structure(&self, name: &str) -> Option<Type<'_>> {
         self.base
             .and_then(|base| base.structure(name))
-            .or_else(|| self.find(&[Kind::Struct, Kind::Union], name))
+            .or_else(|| self.find(&[BtfKind::Struct, BtfKind::Union], name))
     }
 
     fn step(
         &self,
         at: Type<'_>,
-        before: Member,
+        before: NamedMember,
         name: &str,
         budget: &mut u32,
-    ) -> Result<(Member, u32), Failure> {
+    ) -> Result<(NamedMember, u32), LayoutFailure> {
         let found = self
             .search(at, name.as_bytes(), 0, budget)?
-            .ok_or(Failure::Missing)?;
-        let size = self.size(found.target, 0).ok_or(Failure::Malformed)?;
+            .ok_or::<LayoutFailure>(MemberError::NoMember)?;
+        let size = self.size(found.target, 0).ok_or(MALFORMED)?;
         // Before the kind flag existed, a bitfield was an integer of fewer bits than its size.
         let narrow = self
             .unmodified(found.target)
             .and_then(|target| target.integer_bits())
             .is_some_and(|bits| bits != size.saturating_mul(8));
         if found.bitfield != 0 || !found.bits.is_multiple_of(8) || narrow {
-            return Err(Failure::Bitfield);
+            return Err(MemberError::Bitfield);
         }
         let offset_bytes = before
             .offset_bytes
             .checked_add(found.bits / 8)
-            .ok_or(Failure::Malformed)?;
-        Ok((Member { offset_bytes, size }, found.target))
+            .ok_or(MALFORMED)?;
+        Ok((NamedMember { offset_bytes, size }, found.target))
     }
 
     /// Looks for a member by name, in anonymous members too.
@@ -160,34 +123,27 @@ impl Btf<'_> {
         name: &[u8],
         depth: u32,
         budget: &mut u32,
-    ) -> Result<Option<Found>, Failure> {
+    ) -> Result<Option<Item>, LayoutFailure> {
         if depth > DEPTH {
-            return Err(Failure::Malformed);
+            return Err(MALFORMED);
         }
         for item in at.members() {
-            *budget = budget.checked_sub(1).ok_or(Failure::Malformed)?;
+            *budget = budget.checked_sub(1).ok_or(MALFORMED)?;
             if item.name_offset != 0 {
                 if self.is_named(item.name_offset, name) {
-                    return Ok(Some(Found {
-                        bits: item.bits,
-                        target: item.target,
-                        bitfield: item.bitfield,
-                    }));
+                    return Ok(Some(item));
                 }
                 continue;
             }
             // An unnamed member that is no structure is padding.
             let Some(inner) = self
                 .unmodified(item.target)
-                .filter(|inner| matches!(inner.kind(), Kind::Struct | Kind::Union))
+                .filter(|inner| matches!(inner.kind(), BtfKind::Struct | BtfKind::Union))
             else {
                 continue;
             };
             if let Some(mut found) = self.search(inner, name, depth + 1, budget)? {
-                found.bits = found
-                    .bits
-                    .checked_add(item.bits)
-                    .ok_or(Failure::Malformed)?;
+                found.bits = found.bits.checked_add(item.bits).ok_or(MALFORMED)?;
                 return Ok(Some(found));
             }
         }
@@ -199,7 +155,11 @@ impl Btf<'_> {
         for _ in 0..DEPTH {
             let found = self.by_id(id)?;
             match found.kind() {
-                Kind::Typedef | Kind::Volatile | Kind::Const | Kind::Restrict | Kind::TypeTag => {
+                BtfKind::Typedef
+                | BtfKind::Volatile
+                | BtfKind::Const
+                | BtfKind::Restrict
+                | BtfKind::TypeTag => {
                     id = found.target();
                 }
                 _ => return Some(found),
@@ -227,26 +187,18 @@ impl Btf<'_> {
         }
         let found = self.unmodified(id)?;
         match found.kind() {
-            Kind::Ptr => Some(POINTER),
-            Kind::Int | Kind::Struct | Kind::Union | Kind::Enum | Kind::Enum64 | Kind::Float => {
-                Some(found.size())
-            }
-            Kind::Array => {
+            BtfKind::Ptr => Some(POINTER),
+            BtfKind::Int
+            | BtfKind::Struct
+            | BtfKind::Union
+            | BtfKind::Enum
+            | BtfKind::Enum64
+            | BtfKind::Float => Some(found.size()),
+            BtfKind::Array => {
                 let (element, count) = found.array()?;
                 self.size(element, depth + 1)?.checked_mul(count)
             }
             _ => None,
         }
-    }
-}
-
-fn describe(failure: &Failure, structure: &str, path: &[&str]) -> MemberError {
-    let structure = structure.to_owned();
-    let member = path.join(".");
-    match failure {
-        Failure::Missing => MemberError::NoMember { structure, member },
-        Failure::NoStruct => MemberError::NoStruct { structure, member },
-        Failure::Bitfield => MemberError::Bitfield { structure, member },
-        Failure::Malformed => MemberError::Malformed { structure, member },
     }
 }

@@ -1,15 +1,17 @@
 //! One record of the type section: `struct btf_type` and what follows it.
 
+use zerocopy::TryFromBytes;
+
 use super::BtfError;
 
 /// Length of `struct btf_type`, bytes.
 const FIXED: usize = 12;
 
 /// What a type is (`BTF_KIND_*`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, TryFromBytes)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "the names are those of the format")]
-pub enum Kind {
+pub enum BtfKind {
     Int = 1,
     Ptr = 2,
     Array = 3,
@@ -31,31 +33,9 @@ pub enum Kind {
     Enum64 = 19,
 }
 
-impl Kind {
-    const ALL: [Self; 19] = [
-        Self::Int,
-        Self::Ptr,
-        Self::Array,
-        Self::Struct,
-        Self::Union,
-        Self::Enum,
-        Self::Fwd,
-        Self::Typedef,
-        Self::Volatile,
-        Self::Const,
-        Self::Restrict,
-        Self::Func,
-        Self::FuncProto,
-        Self::Var,
-        Self::Datasec,
-        Self::Float,
-        Self::DeclTag,
-        Self::TypeTag,
-        Self::Enum64,
-    ];
-
+impl BtfKind {
     fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
+        Self::try_read_from_bytes(&[number]).ok()
     }
 
     /// Bytes that follow `struct btf_type`: once, and for each item.
@@ -90,7 +70,7 @@ pub(super) fn word(bytes: &[u8], at: usize) -> Option<u32> {
 pub(super) fn length(types: &[u8], at: usize, id: u32) -> Result<usize, BtfError> {
     let info = word(types, at + 4).ok_or(BtfError::Overrun { id })?;
     let number = kind_number(info);
-    let kind = Kind::from_number(number).ok_or(BtfError::Kind { id, kind: number })?;
+    let kind = BtfKind::from_number(number).ok_or(BtfError::Kind { id, kind: number })?;
     let (once, each) = kind.extra();
     let length = FIXED + once + each * (info & 0xffff) as usize;
     if types.len() - at < length {
@@ -103,11 +83,11 @@ const fn kind_number(info: u32) -> u8 {
     (info >> 24) as u8 & 0x1f
 }
 
-/// One type.
+/// One type of the kernel, with its name and members.
 #[derive(Clone, Copy, Debug)]
 pub struct Type<'a> {
     id: u32,
-    kind: Kind,
+    kind: BtfKind,
     /// The record as a whole.
     record: &'a [u8],
 }
@@ -129,7 +109,7 @@ impl<'a> Type<'a> {
     pub(super) fn at(types: &'a [u8], at: usize, id: u32) -> Option<Self> {
         let length = length(types, at, id).ok()?;
         let record = types.get(at..at + length)?;
-        let kind = Kind::from_number(kind_number(word(record, 4)?))?;
+        let kind = BtfKind::from_number(kind_number(word(record, 4)?))?;
         Some(Self { id, kind, record })
     }
 
@@ -146,13 +126,13 @@ impl<'a> Type<'a> {
         self.record
     }
 
-    /// Its id.
+    /// Its number in this BTF, base included.
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// Its kind.
-    pub fn kind(&self) -> Kind {
+    /// What kind of type it is.
+    pub fn kind(&self) -> BtfKind {
         self.kind
     }
 
@@ -178,17 +158,17 @@ impl<'a> Type<'a> {
 
     /// Type of the elements and their number, if it is an array.
     pub fn array(&self) -> Option<(u32, u32)> {
-        (self.kind == Kind::Array).then(|| (self.word(FIXED), self.word(FIXED + 8)))
+        (self.kind == BtfKind::Array).then(|| (self.word(FIXED), self.word(FIXED + 8)))
     }
 
     /// Width in bits, if it is an integer.
     pub fn integer_bits(&self) -> Option<u32> {
-        (self.kind == Kind::Int).then(|| self.word(FIXED) & 0xff)
+        (self.kind == BtfKind::Int).then(|| self.word(FIXED) & 0xff)
     }
 
     /// The members, if it is a structure or union.
     pub fn members(&self) -> impl Iterator<Item = Item> + 'a {
-        let fields = matches!(self.kind, Kind::Struct | Kind::Union);
+        let fields = matches!(self.kind, BtfKind::Struct | BtfKind::Union);
         let packed = self.word(4) >> 31 == 1;
         let rest = if fields { &self.record[FIXED..] } else { &[] };
         rest.chunks_exact(12).map(move |member| {

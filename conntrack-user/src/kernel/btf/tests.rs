@@ -50,7 +50,7 @@ fn offsets_that_are_the_same_in_every_kernel() {
                 let member = btf.member(structure, path);
                 assert_eq!(
                     member,
-                    Ok(Member { offset_bytes, size }),
+                    Ok(NamedMember { offset_bytes, size }),
                     "{name} {structure} {path:?}"
                 );
             }
@@ -131,11 +131,11 @@ fn what_is_missing_is_named() {
             .member("nf_conn", &["ct_net", "net", "ns"])
             .unwrap_err();
         assert!(
-            matches!(error, MemberError::NoStruct { .. }),
+            matches!(error, MemberError::NoStruct(..)),
             "a pointer is not followed: {error}"
         );
         let error = vmlinux.member("sk_buff", &["pkt_type"]).unwrap_err();
-        assert!(matches!(error, MemberError::Bitfield { .. }), "{error}");
+        assert!(matches!(error, MemberError::Bitfield(..)), "{error}");
         assert_eq!(vmlinux.size_of("nf_conn"), Some(248));
         assert_eq!(vmlinux.by_id(0).map(|found| found.id()), None);
         assert_eq!(
@@ -191,23 +191,25 @@ fn bytes_that_are_no_btf() {
     reason = "aya-obj does not export the name of that type"
 )]
 fn ids_are_those_that_aya_finds() {
-    use aya_obj::btf::BtfKind;
+    use aya_obj::btf::BtfKind as TheirKind;
     for name in ["debian-6.12", "cos"] {
         let bytes = fixtures::load(name).vmlinux;
         let ours = Btf::parse(&bytes).unwrap();
         let theirs = aya_obj::btf::Btf::parse(&bytes, Default::default()).unwrap();
         for structure in ["nf_conn", "net", "sk_buff", "kernfs_node"] {
             assert_eq!(
-                ours.find(&[Kind::Struct], structure)
+                ours.find(&[BtfKind::Struct], structure)
                     .map(|found| found.id()),
-                theirs.id_by_type_name_kind(structure, BtfKind::Struct).ok(),
+                theirs
+                    .id_by_type_name_kind(structure, TheirKind::Struct)
+                    .ok(),
                 "{name} {structure}"
             );
         }
         for function in ["nf_ct_attach", "nf_conntrack_in", "__nf_conntrack_confirm"] {
             assert_eq!(
                 ours.function_id(function),
-                theirs.id_by_type_name_kind(function, BtfKind::Func).ok(),
+                theirs.id_by_type_name_kind(function, TheirKind::Func).ok(),
                 "{name} {function}"
             );
         }

@@ -2,16 +2,14 @@
 
 use std::net::IpAddr;
 
-use super::State;
+use super::{EntryState, EntryStatus};
 
 /// One direction of an entry (`struct nf_conntrack_tuple`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tuple {
+pub(crate) struct EntryTuple {
     /// Who sends in this direction.
     pub source: IpAddr,
-    /// Who receives.
     pub destination: IpAddr,
-    /// Protocol number.
     pub protocol: u8,
     /// What tells flows between the same addresses apart.
     pub layer4: Layer4,
@@ -19,30 +17,18 @@ pub struct Tuple {
 
 /// The part of a tuple that depends on its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layer4 {
+pub(crate) enum Layer4 {
     /// Nothing: conntrack knows such flows by their addresses only.
     Addresses,
     /// Ports; of GRE the keys.
-    Ports {
-        /// The sender's.
-        source: u16,
-        /// The receiver's.
-        destination: u16,
-    },
+    Ports { source: u16, destination: u16 },
     /// An ICMP or `ICMPv6` query.
-    Icmp {
-        /// Identifier.
-        id: u16,
-        /// Type.
-        kind: u8,
-        /// Code.
-        code: u8,
-    },
+    Icmp { id: u16, kind: u8, code: u8 },
 }
 
 impl Layer4 {
     /// The ports, if there are any.
-    pub fn ports(self) -> Option<(u16, u16)> {
+    pub(crate) fn ports(self) -> Option<(u16, u16)> {
         match self {
             Self::Ports {
                 source,
@@ -51,62 +37,28 @@ impl Layer4 {
             Self::Addresses | Self::Icmp { .. } => None,
         }
     }
-}
 
-/// Status bits (`enum ip_conntrack_status`, `nf_conntrack_common.h`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Status(pub u32);
-
-impl Status {
-    const fn has(self, bit: u32) -> bool {
-        self.0 & (1 << bit) != 0
-    }
-
-    /// Packets were seen in both directions (`IPS_SEEN_REPLY`).
-    pub const fn seen_reply(self) -> bool {
-        self.has(1)
-    }
-
-    /// `early_drop` spares it (`IPS_ASSURED`).
-    pub const fn assured(self) -> bool {
-        self.has(2)
-    }
-
-    /// Its source is translated (`IPS_SRC_NAT`).
-    pub const fn source_nat(self) -> bool {
-        self.has(4)
-    }
-
-    /// Its destination is translated (`IPS_DST_NAT`).
-    pub const fn destination_nat(self) -> bool {
-        self.has(5)
-    }
-
-    /// It is being removed (`IPS_DYING`).
-    pub const fn dying(self) -> bool {
-        self.has(9)
-    }
-
-    /// A flow table forwards its packets, past conntrack (`IPS_OFFLOAD`): it has no time-out then,
-    /// and no protocol state.
-    pub const fn offloaded(self) -> bool {
-        self.has(14)
+    /// Identifier, type and code, if it has them.
+    pub(crate) fn icmp(self) -> Option<(u16, u8, u8)> {
+        match self {
+            Self::Icmp { id, kind, code } => Some((id, kind, code)),
+            Self::Addresses | Self::Ports { .. } => None,
+        }
     }
 }
 
 /// One entry of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct TableEntry {
     /// As the opener sends.
-    pub original: Tuple,
+    pub original: EntryTuple,
     /// As answers come: its source is the real server, after DNAT.
-    pub reply: Tuple,
+    pub reply: EntryTuple,
     /// Conntrack zone of the original direction; 0 by default.
     pub zone: u16,
-    /// Status bits.
-    pub status: Status,
+    pub status: EntryStatus,
     /// State of a TCP, SCTP or DCCP connection; of others what the status says.
-    pub state: State,
+    pub state: EntryState,
     /// Seconds until it expires if no packet comes; `None` while it is offloaded.
     pub timeout: Option<u32>,
     /// Firewall mark; 0 by default.
@@ -118,15 +70,15 @@ pub struct Entry {
     pub start: Option<u64>,
 }
 
-impl Entry {
+impl TableEntry {
     /// Whether `early_drop` may remove it to make room for another: it is not assured.
-    pub const fn evictable(&self) -> bool {
+    pub(crate) const fn evictable(&self) -> bool {
         !self.status.assured()
     }
 
     /// Whether answers come from elsewhere than the opener sends to: a Service address, or a port
     /// that is forwarded. By the tuples, so that IPVS counts too.
-    pub fn destination_translated(&self) -> bool {
+    pub(crate) fn destination_translated(&self) -> bool {
         let port = |layer4: Layer4| layer4.ports();
         self.original.destination != self.reply.source
             || matches!(
@@ -136,7 +88,7 @@ impl Entry {
     }
 
     /// Whether answers go elsewhere than to the opener: masquerade and other SNAT.
-    pub fn source_translated(&self) -> bool {
+    pub(crate) fn source_translated(&self) -> bool {
         self.original.source != self.reply.destination
             || match (self.original.layer4, self.reply.layer4) {
                 (Layer4::Ports { source, .. }, Layer4::Ports { destination, .. }) => {

@@ -3,18 +3,20 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
-use super::{EntriesError, Entry, Walk, walk};
+use super::{EntriesError, EntryWalk, TableEntry, walk};
 use crate::kernel::Root;
 use crate::kernel::tables::{Namespace, is_gone};
-use crate::sys::netns::{self, Inode};
+use crate::sys::{
+    lock::locked,
+    netns::{self, Inode},
+};
 
 /// What came of one table.
 #[derive(Debug)]
-pub enum Outcome {
-    /// It was walked.
-    Walked(Walk),
+pub(crate) enum WalkOutcome {
+    Walked(EntryWalk),
     /// Its namespace is gone.
     Gone,
     /// Its namespace can't be entered.
@@ -25,28 +27,28 @@ pub enum Outcome {
 
 /// Calls `each` with every entry of each namespace's table, until it breaks. The caller's own is
 /// walked here; the others are entered, one after another, by a thread made for it.
-pub fn walk_namespaces(
+pub(crate) fn walk_namespaces(
     root: &Root,
     namespaces: &[Namespace],
-    each: impl FnMut(Inode, &Entry) -> ControlFlow<()> + Send,
-) -> Vec<(Inode, Outcome)> {
+    each: impl FnMut(Inode, &TableEntry) -> ControlFlow<()> + Send,
+) -> Vec<(Inode, WalkOutcome)> {
     let visitor = Mutex::new((each, false));
     let look = |namespace: &Namespace| {
         // Used by one thread at a time.
-        let mut visitor = visitor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut visitor = locked(&visitor);
         let (each, enough) = &mut *visitor;
         if *enough {
-            return Outcome::Walked(Walk {
+            return WalkOutcome::Walked(EntryWalk {
                 stopped: true,
-                ..Walk::default()
+                ..EntryWalk::default()
             });
         }
         match walk(root, |entry| each(namespace.inode, entry)) {
             Ok(walk) => {
                 *enough = walk.stopped;
-                Outcome::Walked(walk)
+                WalkOutcome::Walked(walk)
             }
-            Err(error) => Outcome::Failed(error),
+            Err(error) => WalkOutcome::Failed(error),
         }
     };
     let (own, others): (Vec<_>, Vec<_>) = namespaces.iter().partition(|namespace| namespace.own);
@@ -58,7 +60,7 @@ pub fn walk_namespaces(
     for namespace in others {
         match namespace.way_in(root) {
             Some(path) => to_enter.push((namespace, path)),
-            None => outcomes.push((namespace.inode, Outcome::Gone)),
+            None => outcomes.push((namespace.inode, WalkOutcome::Gone)),
         }
     }
     if !to_enter.is_empty() {
@@ -69,8 +71,8 @@ pub fn walk_namespaces(
             |(namespace, _), entered| {
                 let outcome = match entered {
                     Ok(()) => look(namespace),
-                    Err(error) if is_gone(&error) => Outcome::Gone,
-                    Err(error) => Outcome::NotEntered(error),
+                    Err(error) if is_gone(&error) => WalkOutcome::Gone,
+                    Err(error) => WalkOutcome::NotEntered(error),
                 };
                 (namespace.inode, outcome)
             },

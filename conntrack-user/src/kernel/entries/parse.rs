@@ -5,10 +5,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Entry, Layer4, State, Status, Tuple};
+use super::{EntryState, EntryStatus, EntryTuple, Layer4, TableEntry};
 use crate::sys::netlink::Attributes;
 
-/// `enum ctattr_type`, `include/uapi/linux/netfilter/nfnetlink_conntrack.h`.
 mod cta {
     pub(super) const TUPLE_ORIG: u16 = 1;
     pub(super) const TUPLE_REPLY: u16 = 2;
@@ -19,16 +18,13 @@ mod cta {
     pub(super) const ID: u16 = 12;
     pub(super) const ZONE: u16 = 18;
     pub(super) const TIMESTAMP: u16 = 20;
-    /// `enum ctattr_tuple`.
     pub(super) const TUPLE_IP: u16 = 1;
     pub(super) const TUPLE_PROTO: u16 = 2;
     pub(super) const TUPLE_ZONE: u16 = 3;
-    /// `enum ctattr_ip`.
     pub(super) const IP_V4_SRC: u16 = 1;
     pub(super) const IP_V4_DST: u16 = 2;
     pub(super) const IP_V6_SRC: u16 = 3;
     pub(super) const IP_V6_DST: u16 = 4;
-    /// `enum ctattr_l4proto`.
     pub(super) const PROTO_NUM: u16 = 1;
     pub(super) const PROTO_SRC_PORT: u16 = 2;
     pub(super) const PROTO_DST_PORT: u16 = 3;
@@ -38,22 +34,20 @@ mod cta {
     pub(super) const PROTO_ICMPV6_ID: u16 = 7;
     pub(super) const PROTO_ICMPV6_TYPE: u16 = 8;
     pub(super) const PROTO_ICMPV6_CODE: u16 = 9;
-    /// `enum ctattr_protoinfo`.
     pub(super) const PROTOINFO_TCP: u16 = 1;
     pub(super) const PROTOINFO_DCCP: u16 = 2;
     pub(super) const PROTOINFO_SCTP: u16 = 3;
     /// Of each of the three: its state comes first.
     pub(super) const PROTOINFO_STATE: u16 = 1;
-    /// `enum ctattr_tstamp`.
     pub(super) const TIMESTAMP_START: u16 = 1;
 }
 
 /// The entry that these attributes describe; `None` without both tuples.
-pub fn parse(attributes: Attributes<'_>) -> Option<Entry> {
+pub(crate) fn parse(attributes: Attributes<'_>) -> Option<TableEntry> {
     let mut original = None;
     let mut reply = None;
     let mut zone = None;
-    let mut status = Status::default();
+    let mut status = EntryStatus::default();
     let mut state = None;
     let mut timeout = None;
     let mut mark = 0;
@@ -67,7 +61,7 @@ pub fn parse(attributes: Attributes<'_>) -> Option<Entry> {
                 zone = zone.or(of_direction);
             }
             cta::TUPLE_REPLY => reply = tuple(value).0,
-            cta::STATUS => status = Status(word(value).unwrap_or_default()),
+            cta::STATUS => status = EntryStatus(word(value).unwrap_or_default()),
             cta::PROTOINFO => state = protocol_state(value),
             cta::TIMEOUT => timeout = word(value),
             cta::MARK => mark = word(value).unwrap_or_default(),
@@ -77,12 +71,12 @@ pub fn parse(attributes: Attributes<'_>) -> Option<Entry> {
             _ => {}
         }
     }
-    Some(Entry {
+    Some(TableEntry {
         original: original?,
         reply: reply?,
         zone: zone.unwrap_or_default(),
         status,
-        state: state.unwrap_or_else(|| State::of(status)),
+        state: state.unwrap_or_else(|| EntryState::of(status)),
         timeout,
         mark,
         id,
@@ -92,7 +86,7 @@ pub fn parse(attributes: Attributes<'_>) -> Option<Entry> {
 
 /// A tuple, if it is whole, and the zone of its direction.
 #[inline]
-fn tuple(value: &[u8]) -> (Option<Tuple>, Option<u16>) {
+fn tuple(value: &[u8]) -> (Option<EntryTuple>, Option<u16>) {
     let mut addresses = None;
     let mut protocol = None;
     let mut zone = None;
@@ -106,7 +100,7 @@ fn tuple(value: &[u8]) -> (Option<Tuple>, Option<u16>) {
     }
     let tuple = addresses
         .zip(protocol)
-        .map(|((source, destination), (protocol, layer4))| Tuple {
+        .map(|((source, destination), (protocol, layer4))| EntryTuple {
             source,
             destination,
             protocol,
@@ -164,12 +158,12 @@ fn layer4(value: &[u8]) -> Option<(u8, Layer4)> {
     number.map(|number| (number, layer4))
 }
 
-fn protocol_state(value: &[u8]) -> Option<State> {
+fn protocol_state(value: &[u8]) -> Option<EntryState> {
     Attributes::nested(value).find_map(|(kind, value)| {
-        let state: fn(u8) -> State = match kind {
-            cta::PROTOINFO_TCP => State::Tcp,
-            cta::PROTOINFO_SCTP => State::Sctp,
-            cta::PROTOINFO_DCCP => State::Dccp,
+        let state: fn(u8) -> EntryState = match kind {
+            cta::PROTOINFO_TCP => EntryState::Tcp,
+            cta::PROTOINFO_SCTP => EntryState::Sctp,
+            cta::PROTOINFO_DCCP => EntryState::Dccp,
             _ => return None,
         };
         Attributes::nested(value)

@@ -1,8 +1,7 @@
 //! States of connections, as conntrack calls them.
 
-use super::Status;
+use super::EntryStatus;
 
-/// `enum tcp_conntrack`.
 const TCP: [&str; 10] = [
     "NONE",
     "SYN_SENT",
@@ -16,7 +15,6 @@ const TCP: [&str; 10] = [
     "SYN_SENT2",
 ];
 
-/// `enum sctp_conntrack`.
 const SCTP: [&str; 10] = [
     "NONE",
     "CLOSED",
@@ -30,7 +28,6 @@ const SCTP: [&str; 10] = [
     "HEARTBEAT_ACKED",
 ];
 
-/// `enum ct_dccp_states`.
 const DCCP: [&str; 10] = [
     "NONE", "REQUEST", "RESPOND", "PARTOPEN", "OPEN", "CLOSEREQ", "CLOSING", "TIMEWAIT", "IGNORE",
     "INVALID",
@@ -41,7 +38,7 @@ const PLAIN: [&str; 4] = ["UNREPLIED", "REPLIED", "ASSURED", "OFFLOADED"];
 
 /// The state of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum State {
+pub(crate) enum EntryState {
     /// Number in `enum tcp_conntrack`.
     Tcp(u8),
     /// Number in `enum sctp_conntrack`.
@@ -58,12 +55,12 @@ pub enum State {
     Offloaded,
 }
 
-impl State {
+impl EntryState {
     /// A TCP connection that both sides have closed.
-    pub const TIME_WAIT: Self = Self::Tcp(7);
+    pub(crate) const TIME_WAIT: Self = Self::Tcp(7);
 
     /// What the status says of an entry whose protocol has no states.
-    pub const fn of(status: Status) -> Self {
+    pub(crate) const fn of(status: EntryStatus) -> Self {
         if status.offloaded() {
             Self::Offloaded
         } else if status.assured() {
@@ -76,7 +73,7 @@ impl State {
     }
 
     /// The kernel's name; `None` for a number that no known kernel uses.
-    pub fn name(self) -> Option<&'static str> {
+    pub(crate) fn name(self) -> Option<&'static str> {
         let (names, number): (&[&'static str], u8) = match self {
             Self::Tcp(number) => (&TCP, number),
             Self::Sctp(number) => (&SCTP, number),
@@ -90,7 +87,7 @@ impl State {
     }
 
     /// Whose states it belongs to; `None`: it says what the status says.
-    pub const fn protocol(self) -> Option<&'static str> {
+    pub(crate) const fn protocol(self) -> Option<&'static str> {
         match self {
             Self::Tcp(_) => Some("tcp"),
             Self::Sctp(_) => Some("sctp"),
@@ -100,7 +97,7 @@ impl State {
     }
 
     /// The name, or `state_` and the number.
-    pub fn label(self) -> String {
+    pub(crate) fn label(self) -> String {
         let number = self.to_bytes()[1];
         self.name()
             .map_or_else(|| format!("state_{number}"), str::to_owned)
@@ -134,7 +131,7 @@ impl State {
 }
 
 /// Every name that [`State::name`] can give, sorted.
-pub fn state_names() -> Vec<&'static str> {
+pub(crate) fn state_names() -> Vec<&'static str> {
     let mut names: Vec<_> = [&TCP[..], &SCTP, &DCCP, &PLAIN].concat();
     names.sort_unstable();
     names.dedup();

@@ -33,7 +33,7 @@ fn emitted<T: Nla>(attributes: &[T]) -> Vec<u8> {
         .collect()
 }
 
-fn other_tuple(tuple: &Tuple) -> Vec<OtherTuple> {
+fn other_tuple(tuple: &EntryTuple) -> Vec<OtherTuple> {
     let mut protocol = vec![ProtoTuple::Protocol(Protocol::from(tuple.protocol))];
     match tuple.layer4 {
         Layer4::Addresses => {}
@@ -67,7 +67,7 @@ fn other_tuple(tuple: &Tuple) -> Vec<OtherTuple> {
 }
 
 /// The entry as the other crate writes it, with attributes in between that mean nothing here.
-fn attributes(entry: &Entry) -> Vec<u8> {
+fn attributes(entry: &TableEntry) -> Vec<u8> {
     let mut list = vec![
         ConntrackAttribute::CtaTupleOrig(other_tuple(&entry.original)),
         ConntrackAttribute::CtaTupleReply(other_tuple(&entry.reply)),
@@ -75,20 +75,29 @@ fn attributes(entry: &Entry) -> Vec<u8> {
         ConntrackAttribute::CtaStatus(OtherStatus::from_bits_retain(entry.status.0)),
     ];
     match entry.state {
-        State::Tcp(number) => list.push(ConntrackAttribute::CtaProtoInfo(vec![ProtoInfo::TCP(
-            vec![
-                ProtoInfoTCP::State(number),
-                ProtoInfoTCP::OriginalWindowScale(7),
-                ProtoInfoTCP::ReplyWindowScale(9),
-            ],
-        )])),
-        State::Sctp(number) => list.push(ConntrackAttribute::CtaProtoInfo(vec![ProtoInfo::Other(
-            nested(3, &[raw(1, &[number]), raw(2, &[1, 2, 3, 4])]),
-        )])),
-        State::Dccp(number) => list.push(ConntrackAttribute::CtaProtoInfo(vec![ProtoInfo::Other(
-            nested(2, &[raw(1, &[number]), raw(2, &[0])]),
-        )])),
-        State::Unreplied | State::Replied | State::Assured | State::Offloaded => {}
+        EntryState::Tcp(number) => {
+            list.push(ConntrackAttribute::CtaProtoInfo(vec![ProtoInfo::TCP(
+                vec![
+                    ProtoInfoTCP::State(number),
+                    ProtoInfoTCP::OriginalWindowScale(7),
+                    ProtoInfoTCP::ReplyWindowScale(9),
+                ],
+            )]));
+        }
+        EntryState::Sctp(number) => {
+            list.push(ConntrackAttribute::CtaProtoInfo(vec![ProtoInfo::Other(
+                nested(3, &[raw(1, &[number]), raw(2, &[1, 2, 3, 4])]),
+            )]));
+        }
+        EntryState::Dccp(number) => {
+            list.push(ConntrackAttribute::CtaProtoInfo(vec![ProtoInfo::Other(
+                nested(2, &[raw(1, &[number]), raw(2, &[0])]),
+            )]));
+        }
+        EntryState::Unreplied
+        | EntryState::Replied
+        | EntryState::Assured
+        | EntryState::Offloaded => {}
     }
     list.extend(entry.timeout.map(ConntrackAttribute::CtaTimeout));
     list.push(ConntrackAttribute::CtaMark(entry.mark));
@@ -119,7 +128,7 @@ fn layer4() -> impl Strategy<Value = Layer4> {
     ]
 }
 
-fn tuple() -> impl Strategy<Value = Tuple> {
+fn tuple() -> impl Strategy<Value = EntryTuple> {
     let v4 = any::<([u8; 4], [u8; 4])>().prop_map(|(source, destination)| {
         (
             IpAddr::V4(Ipv4Addr::from(source)),
@@ -133,7 +142,7 @@ fn tuple() -> impl Strategy<Value = Tuple> {
         )
     });
     (prop_oneof![v4, v6], any::<u8>(), layer4()).prop_map(
-        |((source, destination), protocol, layer4)| Tuple {
+        |((source, destination), protocol, layer4)| EntryTuple {
             source,
             destination,
             protocol,
@@ -142,7 +151,7 @@ fn tuple() -> impl Strategy<Value = Tuple> {
     )
 }
 
-fn entry() -> impl Strategy<Value = Entry> {
+fn entry() -> impl Strategy<Value = TableEntry> {
     let state = (0..4_u8, any::<u8>());
     let rest = (
         any::<u16>(),
@@ -154,17 +163,17 @@ fn entry() -> impl Strategy<Value = Entry> {
     );
     (tuple(), tuple(), rest).prop_map(
         |(original, reply, (zone, status, (class, number), timeout, (mark, id), start))| {
-            let status = Status(status);
-            Entry {
+            let status = EntryStatus(status);
+            TableEntry {
                 original,
                 reply,
                 zone,
                 status,
                 state: match class {
-                    0 => State::Tcp(number),
-                    1 => State::Sctp(number),
-                    2 => State::Dccp(number),
-                    _ => State::of(status),
+                    0 => EntryState::Tcp(number),
+                    1 => EntryState::Sctp(number),
+                    2 => EntryState::Dccp(number),
+                    _ => EntryState::of(status),
                 },
                 timeout,
                 mark,
@@ -220,11 +229,11 @@ proptest! {
     #[test]
     fn states_come_back(number: u8, class in 0..3_u8) {
         let state = match class {
-            0 => State::Tcp(number),
-            1 => State::Sctp(number),
-            _ => State::Dccp(number),
+            0 => EntryState::Tcp(number),
+            1 => EntryState::Sctp(number),
+            _ => EntryState::Dccp(number),
         };
-        prop_assert_eq!(State::from_bytes(state.to_bytes()), state);
+        prop_assert_eq!(EntryState::from_bytes(state.to_bytes()), state);
         prop_assert!(!state.label().is_empty());
     }
 }
@@ -243,20 +252,20 @@ fn zones_of_one_direction_are_zones() {
     }
     let entry = parse(Attributes::nested(&bytes)).unwrap();
     assert_eq!(entry.zone, 7);
-    assert_eq!(entry.state, State::Unreplied);
+    assert_eq!(entry.state, EntryState::Unreplied);
     assert_eq!(entry.timeout, None);
 }
 
 #[test]
 fn the_status_says_what_has_no_state() {
     for (status, state) in [
-        (0, State::Unreplied),
-        (1 << 1, State::Replied),
-        (1 << 1 | 1 << 2, State::Assured),
-        (1 << 1 | 1 << 2 | 1 << 14, State::Offloaded),
+        (0, EntryState::Unreplied),
+        (1 << 1, EntryState::Replied),
+        (1 << 1 | 1 << 2, EntryState::Assured),
+        (1 << 1 | 1 << 2 | 1 << 14, EntryState::Offloaded),
     ] {
-        assert_eq!(State::of(Status(status)), state);
-        assert_eq!(State::from_bytes(state.to_bytes()), state);
+        assert_eq!(EntryState::of(EntryStatus(status)), state);
+        assert_eq!(EntryState::from_bytes(state.to_bytes()), state);
     }
     let names = state_names();
     assert!(names.contains(&"SYN_SENT") && names.contains(&"UNREPLIED"));

@@ -1,14 +1,14 @@
 //! From 32-bit numbers of each CPU, which wrap, to sums that never go back.
 
-use super::{KernelStats, Reading, Row, STATS};
+use super::{CpuStats, KernelStats, STATS, StatsReading};
 
 /// What one table's statistics add up to.
 ///
 /// The first reading is taken as it stands, so that the sums equal the kernel's own until one of
 /// its numbers wraps.
 #[derive(Clone, Debug, Default)]
-pub struct Accumulator {
-    last: Vec<Row>,
+pub(crate) struct Accumulator {
+    last: Vec<CpuStats>,
     totals: [Option<u64>; STATS],
 }
 
@@ -18,7 +18,7 @@ impl Accumulator {
     /// A number that is lower than before has wrapped if it was in the upper half, so read at least
     /// once every 2^31 events of a CPU; otherwise it began anew (the module was loaded again), and
     /// what it shows now is added.
-    pub fn add(&mut self, reading: &Reading) -> KernelStats {
+    pub(crate) fn add(&mut self, reading: &StatsReading) -> KernelStats {
         self.last
             .resize(self.last.len().max(reading.rows.len()), [None; STATS]);
         for (last, row) in self.last.iter_mut().zip(&reading.rows) {
@@ -49,13 +49,13 @@ mod tests {
     use super::*;
     use crate::kernel::stats::Stat;
 
-    fn reading(drops: &[u32]) -> Reading {
+    fn reading(drops: &[u32]) -> StatsReading {
         let rows = drops.iter().map(|value| {
             let mut row = [None; STATS];
             row[Stat::Drop as usize] = Some(*value);
             row
         });
-        Reading {
+        StatsReading {
             entries: None,
             rows: rows.collect(),
         }

@@ -1,17 +1,15 @@
 //! `IPCTNL_MSG_CT_GET_STATS_CPU`: one message for each possible CPU, one attribute (`CTA_STATS_*`)
 //! for each number.
 
-use super::{Reading, Row, STATS, Stat};
-use crate::sys::netlink::{Attributes, NetlinkError, Socket};
+use super::{CpuStats, STATS, Stat, StatsReading};
+use crate::sys::netlink::{Attributes, NetlinkError, NetlinkSocket};
 
-/// `NFNL_SUBSYS_CTNETLINK`.
 const CTNETLINK: u8 = 1;
 
-/// `IPCTNL_MSG_CT_GET_STATS_CPU`.
 const GET_STATS_CPU: u8 = 4;
 
 /// Reads the attributes of one message. Those that are not known, or dead, are passed over.
-fn row_of(attributes: Attributes<'_>) -> Row {
+fn row_of(attributes: Attributes<'_>) -> CpuStats {
     let mut row = [None; STATS];
     for (kind, value) in attributes {
         if let (Some(stat), Ok(value)) = (stat_of(kind), value.try_into()) {
@@ -43,9 +41,9 @@ fn stat_of(attribute: u16) -> Option<Stat> {
 ///
 /// # Errors
 /// When `nf_conntrack_netlink` is not there (`EINVAL`), or `CAP_NET_ADMIN` is missing (`EPERM`).
-pub fn ask() -> Result<Reading, NetlinkError> {
-    let mut reading = Reading::default();
-    Socket::netfilter()?.dump(CTNETLINK, GET_STATS_CPU, |part| {
+pub(crate) fn ask() -> Result<StatsReading, NetlinkError> {
+    let mut reading = StatsReading::default();
+    NetlinkSocket::netfilter()?.dump(CTNETLINK, GET_STATS_CPU, |part| {
         reading.rows.push(row_of(part.attributes()));
     })?;
     if reading.rows.is_empty() {

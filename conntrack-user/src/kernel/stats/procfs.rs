@@ -1,7 +1,7 @@
 //! `/proc/net/stat/nf_conntrack`: a line of names, then one row of hexadecimal numbers for each
 //! possible CPU.
 
-use super::{Reading, STATS, Stat, StatsError};
+use super::{STATS, Stat, StatsError, StatsReading};
 
 /// The column's meaning by its name. Names that are not here are dead (`new`, `delete`, `ignore`,
 /// `searched`, `delete_list`).
@@ -28,7 +28,7 @@ fn stat_of(column: &str) -> Option<Stat> {
 ///
 /// # Errors
 /// When the first line lacks `entries`, `drop` or `early_drop`, or a row does not fit it.
-pub fn parse(text: &str) -> Result<Reading, StatsError> {
+pub(crate) fn parse(text: &str) -> Result<StatsReading, StatsError> {
     let mut lines = text.lines();
     let names: Vec<&str> = lines
         .next()
@@ -43,7 +43,7 @@ pub fn parse(text: &str) -> Result<Reading, StatsError> {
             "no column {missing} among {names:?}"
         )));
     }
-    let mut reading = Reading::default();
+    let mut reading = StatsReading::default();
     for line in lines {
         let mut row = [None; STATS];
         let mut values = line.split_whitespace();
@@ -70,7 +70,7 @@ pub fn parse(text: &str) -> Result<Reading, StatsError> {
 }
 
 /// The number of entries, from the beginning of the file: its first two lines are enough.
-pub fn parse_entries(text: &str) -> Option<u64> {
+pub(crate) fn parse_entries(text: &str) -> Option<u64> {
     let mut lines = text.lines();
     let column = lines
         .next()?

@@ -13,8 +13,7 @@ const NAMED: [&str; 2] = ["netns", "docker/netns"];
 
 /// A network namespace and the ways to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Namespace {
-    /// Its number.
+pub(crate) struct Namespace {
     pub inode: Inode,
     /// `host` (the namespace of process 1), the name in `/run/netns`, else the number in digits.
     pub name: String,
@@ -28,7 +27,7 @@ pub struct Namespace {
 
 impl Namespace {
     /// The file to enter it by; `None` when there is none, or the state is a captured one.
-    pub fn way_in(&self, root: &Root) -> Option<PathBuf> {
+    pub(crate) fn way_in(&self, root: &Root) -> Option<PathBuf> {
         let process = || {
             self.process
                 .map(|process| root.proc(format!("{process}/ns/net")))
@@ -41,7 +40,7 @@ impl Namespace {
 
 /// What a look around found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub(crate) struct FoundNamespaces {
     /// All that can be seen.
     pub namespaces: BTreeMap<Inode, Namespace>,
     /// Which of them is the host's.
@@ -50,7 +49,7 @@ pub struct Found {
     pub problems: Vec<String>,
 }
 
-impl Found {
+impl FoundNamespaces {
     fn entry(&mut self, inode: Inode) -> &mut Namespace {
         self.namespaces.entry(inode).or_insert_with(|| Namespace {
             inode,
@@ -63,8 +62,8 @@ impl Found {
 }
 
 /// Looks for all namespaces: those of processes, and those that are kept by a file.
-pub fn discover(root: &Root) -> Found {
-    let mut found = Found::default();
+pub(crate) fn discover(root: &Root) -> FoundNamespaces {
+    let mut found = FoundNamespaces::default();
     let own = if root.is_live() {
         netns::own_inode().ok()
     } else {
@@ -86,7 +85,7 @@ pub fn discover(root: &Root) -> Found {
 }
 
 /// The namespaces of processes, each by the process with the lowest number.
-fn processes(root: &Root, found: &mut Found) {
+fn processes(root: &Root, found: &mut FoundNamespaces) {
     let folder = root.proc("");
     let mut hidden = 0_u32;
     let entries = match fs::read_dir(&folder) {
@@ -124,7 +123,7 @@ fn process_number(entry: &DirEntry) -> Option<u32> {
 }
 
 /// The namespaces that files in `folder` keep.
-fn named(root: &Root, folder: &Path, found: &mut Found) {
+fn named(root: &Root, folder: &Path, found: &mut FoundNamespaces) {
     // Most machines have only one of these folders.
     let Ok(entries) = fs::read_dir(folder) else {
         return;
@@ -159,10 +158,7 @@ fn named(root: &Root, folder: &Path, found: &mut Found) {
 pub(crate) fn namespace_of(link: &Path) -> io::Result<Inode> {
     let target = fs::read_link(link)?;
     target.to_str().and_then(parse_link).ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("names no network namespace: {}", target.display()),
-        )
+        io::Error::other(format!("names no network namespace: {}", target.display()))
     })
 }
 

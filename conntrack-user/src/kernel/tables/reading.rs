@@ -9,16 +9,15 @@ use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 
 use super::discovery::{Namespace, parse_link};
-use super::{Inode, Reading, Root, netns, sysctl};
+use super::{Inode, Root, StatsReading, netns, sysctl};
 use crate::kernel::stats::{self, StatsError};
 
 /// Enough for the first line and row of the statistics. The kernel makes only as many rows as fit
 /// what is asked for, so a short read is cheap however many CPUs there are.
 const BEGINNING: usize = 512;
 
-/// What to read.
 #[derive(Clone, Debug)]
-pub(super) struct Job {
+pub(super) struct ReadJob {
     pub(super) namespace: Namespace,
     /// The statistics too, not only the number of entries.
     pub(super) full: bool,
@@ -26,16 +25,16 @@ pub(super) struct Job {
 
 /// What came of it.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum ReadOutcome {
     Entries(u64),
-    Full(u64, Result<Reading, StatsError>),
+    Full(u64, Result<StatsReading, StatsError>),
     /// The way to it leads nowhere, or elsewhere, now.
     Gone,
     Failed(io::Error),
 }
 
 /// Reads all tables: as many as possible from here, the others by entering their namespaces.
-pub(super) fn read_all(root: &Root, jobs: &[Job]) -> Vec<(Inode, Outcome)> {
+pub(super) fn read_all(root: &Root, jobs: &[ReadJob]) -> Vec<(Inode, ReadOutcome)> {
     let mut outcomes = Vec::with_capacity(jobs.len());
     let mut to_enter = Vec::new();
     for job in jobs {
@@ -52,8 +51,8 @@ pub(super) fn read_all(root: &Root, jobs: &[Job]) -> Vec<(Inode, Outcome)> {
             |(job, _), entered| {
                 let outcome = match entered {
                     Ok(()) => current(root, job.full),
-                    Err(error) if is_gone(&error) => Outcome::Gone,
-                    Err(error) => Outcome::Failed(error),
+                    Err(error) if is_gone(&error) => ReadOutcome::Gone,
+                    Err(error) => ReadOutcome::Failed(error),
                 };
                 (job.namespace.inode, outcome)
             },
@@ -63,7 +62,7 @@ pub(super) fn read_all(root: &Root, jobs: &[Job]) -> Vec<(Inode, Outcome)> {
 }
 
 /// Whether a namespace that could not be entered is gone.
-pub fn is_gone(error: &io::Error) -> bool {
+pub(crate) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || error.raw_os_error() == Some(libc::ESRCH)
         // A file in /run/netns that is no namespace any more.
@@ -71,7 +70,7 @@ pub fn is_gone(error: &io::Error) -> bool {
 }
 
 /// Reads a table without entering its namespace; `None` if that can't be done.
-fn from_here(root: &Root, job: &Job) -> Option<Outcome> {
+fn from_here(root: &Root, job: &ReadJob) -> Option<ReadOutcome> {
     if job.namespace.own {
         return Some(current(root, job.full));
     }
@@ -79,17 +78,17 @@ fn from_here(root: &Root, job: &Job) -> Option<Outcome> {
     match by_process(&root.proc(process.to_string()), job) {
         // It ended, or moved: a file may still keep the namespace.
         Ok(None) if job.namespace.file.is_some() => None,
-        Ok(None) => Some(Outcome::Gone),
+        Ok(None) => Some(ReadOutcome::Gone),
         Ok(Some(outcome)) => Some(outcome),
         // A kernel without CONFIG_NF_CONNTRACK_PROCFS.
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => Some(Outcome::Failed(error)),
+        Err(error) => Some(ReadOutcome::Failed(error)),
     }
 }
 
 /// Reads a table through a process in its namespace. `None`: the process ended, or is in another
 /// one now. "Not found" as an error: the process is there, the file is not.
-fn by_process(folder: &Path, job: &Job) -> io::Result<Option<Outcome>> {
+fn by_process(folder: &Path, job: &ReadJob) -> io::Result<Option<ReadOutcome>> {
     // The folder stays that process's: its number may be given to another one meanwhile.
     let folder = match File::open(folder) {
         Ok(folder) => folder,
@@ -113,7 +112,7 @@ fn by_process(folder: &Path, job: &Job) -> io::Result<Option<Outcome>> {
 }
 
 /// Reads the statistics of an open file, or just their beginning.
-fn from_file(mut file: File, full: bool) -> io::Result<Outcome> {
+fn from_file(mut file: File, full: bool) -> io::Result<ReadOutcome> {
     let senseless = || io::Error::new(io::ErrorKind::InvalidData, "the statistics make no sense");
     if full {
         let reading = stats::read_file(file).map_err(|error| match error {
@@ -121,7 +120,7 @@ fn from_file(mut file: File, full: bool) -> io::Result<Outcome> {
             other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
         })?;
         let entries = reading.entries.ok_or_else(senseless)?;
-        return Ok(Outcome::Full(entries, Ok(reading)));
+        return Ok(ReadOutcome::Full(entries, Ok(reading)));
     }
     let mut beginning = [0; BEGINNING];
     let mut length = 0;
@@ -133,21 +132,21 @@ fn from_file(mut file: File, full: bool) -> io::Result<Outcome> {
     }
     let text = str::from_utf8(&beginning[..length]).map_err(|_| senseless())?;
     stats::parse_entries(text)
-        .map(Outcome::Entries)
+        .map(ReadOutcome::Entries)
         .ok_or_else(senseless)
 }
 
 /// Reads the table of the calling thread's namespace.
-fn current(root: &Root, full: bool) -> Outcome {
+fn current(root: &Root, full: bool) -> ReadOutcome {
     let entries = match sysctl::count(root) {
         Ok(entries) => entries,
         Err(error) => {
-            return Outcome::Failed(io::Error::new(error.source.kind(), error.to_string()));
+            return ReadOutcome::Failed(io::Error::new(error.source.kind(), error.to_string()));
         }
     };
     if full {
-        Outcome::Full(entries, stats::read(root))
+        ReadOutcome::Full(entries, stats::read(root))
     } else {
-        Outcome::Entries(entries)
+        ReadOutcome::Entries(entries)
     }
 }

@@ -2,17 +2,14 @@
 
 use std::{fmt, time::Duration};
 
+use ctpressure_model::{cost::buckets_for, pressure::as_f64};
 use serde::{Deserialize, Serialize};
 
-use super::{Action, By, Change, Controller, Mode, Outcome, Purpose, Size, Standing};
-use crate::{
-    limit::{
-        cost,
-        ledger::Ledger,
-        policy::{Observation, Policy},
-        settings::{LEAST, MOST},
-    },
-    pressure::as_f64,
+use super::{Action, By, Change, ChangeOutcome, Controller, Mode, Purpose, Size, Standing};
+use crate::limit::{
+    ledger::LimitLedger,
+    policy::{Observation, Policy},
+    settings::{LEAST, MOST},
 };
 
 /// Something that speaks against a limit; `--force` overrides it.
@@ -51,7 +48,7 @@ impl fmt::Display for Guard {
 pub(super) fn guards(policy: &Policy, seen: &Observation, to: u64) -> Vec<Guard> {
     let entries = seen.fullest().map_or(0, |table| table.entries);
     let peak = policy.peak().max(entries);
-    let ledger: &Ledger = policy.ledger();
+    let ledger: &LimitLedger = policy.ledger();
     let mut guards = Vec::new();
     if to < entries {
         guards.push(Guard::BelowEntries(entries));
@@ -74,7 +71,7 @@ pub(super) fn guards(policy: &Policy, seen: &Observation, to: u64) -> Vec<Guard>
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Set {
+pub struct LimitSet {
     /// What was done: the limit, and more buckets if it needs them.
     pub changes: Vec<Change>,
     /// What spoke against it and was overridden.
@@ -91,12 +88,25 @@ pub enum SetError {
     /// Guards spoke against it.
     #[error("not set to that limit: {}", .0.join("; and "))]
     Refused(Vec<String>),
-    /// Another controller acts.
+    /// Another controller acts on this node.
     #[error("{0}")]
     Held(String),
     /// It can't be done here.
     #[error("the limit can't be set: {0}")]
     Blocked(String),
+}
+
+/// A limit that a person wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetRequest {
+    /// The limit to set, in entries.
+    pub limit: u64,
+    /// Override what speaks against it.
+    #[serde(default)]
+    pub force: bool,
+    /// Who asks, for the history.
+    #[serde(default)]
+    pub who: Option<String>,
 }
 
 impl SetError {
@@ -116,13 +126,13 @@ impl Controller {
     ///
     /// # Errors
     /// What speaks against it, or is in the way. What was refused is recorded.
-    pub fn set(
+    pub(crate) fn set(
         &mut self,
         limit: u64,
         force: bool,
         who: Option<String>,
         at: Duration,
-    ) -> Result<Set, SetError> {
+    ) -> Result<LimitSet, SetError> {
         if !(LEAST..=MOST).contains(&limit) {
             return Err(SetError::OutOfBounds(limit));
         }
@@ -148,7 +158,7 @@ impl Controller {
         };
         if !guards.is_empty() && !force {
             action.reason = format!("asked for by hand, but {}", guards.join("; and "));
-            let change = Self::change(&action, By::Hand, who, Outcome::Refused);
+            let change = Self::change(&action, By::Hand, who, ChangeOutcome::Refused);
             self.record(change);
             self.tell_again();
             return Err(SetError::Refused(guards));
@@ -158,8 +168,8 @@ impl Controller {
         }
         let mut changes = vec![self.carry_out(&action, By::Hand, who.clone(), at)];
         let sharing = seen.sharing();
-        let buckets = cost::buckets_for(limit, limit, now.buckets, &sharing);
-        if changes[0].outcome == Outcome::Applied && buckets > now.buckets {
+        let buckets = buckets_for(sharing.when_full(limit), now.buckets);
+        if changes[0].outcome == ChangeOutcome::Applied && buckets > now.buckets {
             let action = Action {
                 purpose: Purpose::Buckets,
                 before: changes[0].after,
@@ -175,10 +185,10 @@ impl Controller {
         self.tell_again();
         match changes
             .iter()
-            .find(|change| change.outcome == Outcome::Failed)
+            .find(|change| change.outcome == ChangeOutcome::Failed)
         {
             Some(failed) => Err(SetError::Blocked(failed.reason.clone())),
-            None => Ok(Set {
+            None => Ok(LimitSet {
                 changes,
                 overridden: guards,
             }),

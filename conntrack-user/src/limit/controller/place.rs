@@ -10,7 +10,7 @@ const LOOK_SHARE: u32 = 20;
 
 /// A step of a change that was just taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Step {
+pub(crate) enum ControllerStep {
     /// What is about to be done is written down, beside the earlier state.
     IntentDrafted,
     /// It has replaced the earlier state.
@@ -27,8 +27,7 @@ pub enum Step {
 
 /// What the agent saw in one second.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sample {
-    /// All tables.
+pub(crate) struct ControllerSample {
     pub tables: Vec<TableSeen>,
     /// Packets lost since a table was full, so far.
     pub drops: Option<u64>,
@@ -36,12 +35,13 @@ pub struct Sample {
     pub flow: Option<(u64, u64)>,
 }
 
-impl From<&Snapshot> for Sample {
+impl From<&Snapshot> for ControllerSample {
     fn from(snapshot: &Snapshot) -> Self {
-        let counts = snapshot.counting.then_some(&snapshot.totals);
+        let counts = snapshot.counting.then_some(&snapshot.probes.totals);
         Self {
             tables: snapshot
                 .tables
+                .list
                 .iter()
                 .map(|table| TableSeen {
                     netns: table.netns,
@@ -57,7 +57,7 @@ impl From<&Snapshot> for Sample {
 }
 
 /// Where the controller works, and how it looks at tables.
-pub struct Place {
+pub(crate) struct ControllerPlace {
     /// Where the sysctls and what else is read are.
     pub root: Root,
     /// Name of the node's lock.
@@ -65,12 +65,11 @@ pub struct Place {
     /// Tells what a table is made of.
     pub look: Box<dyn FnMut(u32) -> Option<Composition> + Send>,
     /// Called after each step of a change.
-    pub stepped: fn(Step),
+    pub stepped: fn(ControllerStep),
 }
 
-impl Place {
-    /// This node.
-    pub fn node() -> Self {
+impl ControllerPlace {
+    pub(crate) fn node() -> Self {
         // What was found last: a look at a large table is not repeated at once.
         let mut last: Option<(Instant, Duration, u32, Option<Composition>)> = None;
         let look = move |netns| {

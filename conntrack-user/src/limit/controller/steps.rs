@@ -1,9 +1,14 @@
 //! A change, step by step (see the [controller](super)).
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use super::{Action, By, Change, Controller, Knob, Outcome, Pending, Purpose, Size, Step, Tally};
-use crate::limit::{knobs::KnobError, ledger::Ledger};
+use ctpressure_model::words::{grouped, time::JsonTime};
+
+use super::{
+    Action, By, Change, ChangeOutcome, ChangeTally, Controller, ControllerStep, Knob,
+    PendingChange, Purpose, Size,
+};
+use crate::limit::{knobs::KnobError, ledger::LimitLedger};
 
 impl Controller {
     /// Finds out what came of a change during which the controller ended.
@@ -13,15 +18,15 @@ impl Controller {
         };
         let Ok(now) = self.knobs.read() else {
             // Conntrack is gone, and what was set with it.
-            self.state.ledger = Ledger::default();
+            self.state.ledger = LimitLedger::default();
             return;
         };
-        let Pending {
+        let PendingChange {
             action,
             by,
             who,
             at: begun,
-            unix_millis,
+            time,
         } = pending;
         let knob = knob(action.purpose);
         let (outcome, found) = if knob.of(now) == knob.of(action.after)
@@ -30,15 +35,18 @@ impl Controller {
             self.state
                 .ledger
                 .done(action.purpose, action.before, action.after, begun.min(at));
-            (Outcome::Applied, "it was done")
+            (ChangeOutcome::Applied, "it was done")
         } else if knob.of(now) == knob.of(action.before) {
-            (Outcome::Failed, "it was not done")
+            (ChangeOutcome::Failed, "it was not done")
         } else {
-            (Outcome::Failed, "somebody else has set another value since")
+            (
+                ChangeOutcome::Failed,
+                "somebody else has set another value since",
+            )
         };
         let change = Change {
             sequence: 0,
-            unix_millis,
+            time,
             by,
             who,
             purpose: action.purpose,
@@ -66,11 +74,11 @@ impl Controller {
         let outcome = match &result {
             Ok(now) => {
                 action.after = *now;
-                Outcome::Applied
+                ChangeOutcome::Applied
             }
             Err(error) => {
                 action.reason = format!("{}; but {error}", action.reason);
-                Outcome::Failed
+                ChangeOutcome::Failed
             }
         };
         self.policy.done(&action, result.is_ok(), at);
@@ -81,9 +89,9 @@ impl Controller {
         let stepped = self.place.stepped;
         match self
             .store
-            .save(&self.state, || stepped(Step::ResultDrafted))
+            .save(&self.state, || stepped(ControllerStep::ResultDrafted))
         {
-            Ok(()) => stepped(Step::ResultKept),
+            Ok(()) => stepped(ControllerStep::ResultKept),
             // What was intended is kept: the next start finds out.
             Err(error) => tracing::error!("{error}"),
         }
@@ -99,17 +107,17 @@ impl Controller {
     ) -> Result<Size, String> {
         let stepped = self.place.stepped;
         let explain = |error: KnobError| format!("{error}; {}", error.help());
-        self.state.pending = Some(Pending {
+        self.state.pending = Some(PendingChange {
             action: action.clone(),
             by,
             who,
             at,
-            unix_millis: unix_millis(),
+            time: JsonTime(SystemTime::now()),
         });
         self.store
-            .save(&self.state, || stepped(Step::IntentDrafted))
-            .map_err(|error| format!("{error}; {}", error.help()))?;
-        stepped(Step::IntentKept);
+            .save(&self.state, || stepped(ControllerStep::IntentDrafted))
+            .map_err(|error| error.to_string())?;
+        stepped(ControllerStep::IntentKept);
         let knob = knob(action.purpose);
         let now = self.knobs.read().map_err(|error| error.to_string())?;
         if knob.of(now) != knob.of(action.before) {
@@ -122,16 +130,21 @@ impl Controller {
             .of(action.after)
             .ok_or_else(|| format!("no value of {} is asked for", knob.name()))?;
         self.knobs.write(knob, value).map_err(explain)?;
-        stepped(Step::Written);
+        stepped(ControllerStep::Written);
         let now = self.knobs.confirm(knob, value).map_err(explain)?;
-        stepped(Step::Confirmed);
+        stepped(ControllerStep::Confirmed);
         Ok(now)
     }
 
-    pub(super) fn change(action: &Action, by: By, who: Option<String>, outcome: Outcome) -> Change {
+    pub(super) fn change(
+        action: &Action,
+        by: By,
+        who: Option<String>,
+        outcome: ChangeOutcome,
+    ) -> Change {
         Change {
             sequence: 0,
-            unix_millis: unix_millis(),
+            time: JsonTime(SystemTime::now()),
             by,
             who,
             purpose: action.purpose,
@@ -151,7 +164,7 @@ impl Controller {
             .find(|tally| (tally.by, tally.outcome) == key)
         {
             Some(tally) => tally.number += 1,
-            None => self.tallies.push(Tally {
+            None => self.tallies.push(ChangeTally {
                 by: change.by,
                 outcome: change.outcome,
                 number: 1,
@@ -172,11 +185,14 @@ impl Controller {
         let what = change.timeout().unwrap_or_else(|| {
             format!(
                 "limit {} -> {}, buckets {} -> {}",
-                before.limit, after.limit, before.buckets, after.buckets
+                grouped(before.limit),
+                grouped(after.limit),
+                grouped(before.buckets),
+                grouped(after.buckets)
             )
         });
         let message = format!("{what} ({purpose}, {outcome}, by {by}): {reason}");
-        if *outcome == Outcome::Failed || *by == By::SomebodyElse {
+        if *outcome == ChangeOutcome::Failed || *by == By::SomebodyElse {
             tracing::warn!(who, "{message}");
         } else {
             tracing::info!(who, "{message}");
@@ -194,12 +210,4 @@ const fn knob(purpose: Purpose) -> Knob {
             Knob::Limit
         }
     }
-}
-
-fn unix_millis() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|time| u64::try_from(time.as_millis()).ok())
-        .unwrap_or_default()
 }

@@ -10,7 +10,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
-use crate::{kernel::Root, limit::flood::Part};
+use crate::{kernel::Root, limit::flood::FloodPart};
 
 mod killed;
 mod timeouts;
@@ -64,7 +64,7 @@ impl Fixture {
             state: self.state(),
             ..Settings::default()
         };
-        let place = Place {
+        let place = ControllerPlace {
             root: self.root(),
             lock: self.lock.clone(),
             look: Box::new(|_| Some(Composition::default())),
@@ -87,8 +87,8 @@ impl Fixture {
 }
 
 /// A table with so many entries.
-fn entries(entries: u64) -> Sample {
-    Sample {
+fn entries(entries: u64) -> ControllerSample {
+    ControllerSample {
         tables: vec![TableSeen {
             netns: 1,
             name: "host".to_owned(),
@@ -105,13 +105,13 @@ fn at(seconds: u64) -> Duration {
 }
 
 /// Ticks once a second, from the one to before the other.
-fn run(controller: &mut Controller, seconds: std::ops::Range<u64>, sample: &Sample) {
+fn run(controller: &mut Controller, seconds: std::ops::Range<u64>, sample: &ControllerSample) {
     for second in seconds {
         controller.tick(sample, at(second));
     }
 }
 
-fn outcomes(controller: &Controller) -> Vec<(Purpose, Outcome)> {
+fn outcomes(controller: &Controller) -> Vec<(Purpose, ChangeOutcome)> {
     let changes = &controller.report().changes;
     changes
         .iter()
@@ -126,7 +126,10 @@ fn it_raises_says_so_and_remembers_it() {
     run(&mut controller, 0..5, &entries(900));
     let raised = node.limit();
     assert!(raised > 1_000, "{:?}", controller.report());
-    assert_eq!(outcomes(&controller), [(Purpose::Raise, Outcome::Applied)]);
+    assert_eq!(
+        outcomes(&controller),
+        [(Purpose::Raise, ChangeOutcome::Applied)]
+    );
     let report = controller.report();
     assert_eq!(report.raised_from, Some(1_000));
     assert_eq!(report.changes[0].after.limit, raised);
@@ -209,8 +212,8 @@ fn writes() -> u64 {
 
 #[test]
 fn a_dry_run_decides_the_same_and_writes_nothing() {
-    let samples: Vec<Sample> = (0..200_u64)
-        .map(|second| Sample {
+    let samples: Vec<ControllerSample> = (0..200_u64)
+        .map(|second| ControllerSample {
             drops: Some(second.saturating_sub(100) * 3),
             ..entries(600 + second * 40)
         })
@@ -261,7 +264,7 @@ fn a_dry_run_decides_the_same_and_writes_nothing() {
     assert!(
         outcomes(&pretends)
             .iter()
-            .all(|(_, outcome)| *outcome == Outcome::DryRun)
+            .all(|(_, outcome)| *outcome == ChangeOutcome::DryRun)
     );
     assert!(real.limit() > 1_000);
     assert_eq!(dry.limit(), 1_000);
@@ -281,9 +284,9 @@ fn somebody_else_is_recorded_and_countered() {
     assert_eq!(
         outcomes(&controller),
         [
-            (Purpose::Raise, Outcome::Applied),
-            (Purpose::Found, Outcome::Applied),
-            (Purpose::Reapply, Outcome::Applied)
+            (Purpose::Raise, ChangeOutcome::Applied),
+            (Purpose::Found, ChangeOutcome::Applied),
+            (Purpose::Reapply, ChangeOutcome::Applied)
         ]
     );
     assert_eq!(controller.report().changes[1].by, By::SomebodyElse);
@@ -341,7 +344,10 @@ fn by_hand_the_same_guards_hold_and_what_is_forced_is_named() {
         report.raised_from, None,
         "what is set by hand is not the controller's"
     );
-    let refused = [("hand", Outcome::Refused, 2), ("hand", Outcome::Applied, 3)];
+    let refused = [
+        ("hand", ChangeOutcome::Refused, 2),
+        ("hand", ChangeOutcome::Applied, 3),
+    ];
     for (by, outcome, number) in refused {
         let tally = report
             .tallies
@@ -399,7 +405,7 @@ fn a_flood_is_refused_and_recorded_once() {
     let mut controller = node.controller(Mode::On);
     controller.place.look = Box::new(|_| {
         let part = |name: &str| {
-            Some(Part {
+            Some(FloodPart {
                 name: name.to_owned(),
                 entries: 880,
             })
@@ -415,7 +421,10 @@ fn a_flood_is_refused_and_recorded_once() {
     });
     run(&mut controller, 0..100, &entries(900));
     assert_eq!(node.limit(), 1_000);
-    assert_eq!(outcomes(&controller), [(Purpose::Raise, Outcome::Refused)]);
+    assert_eq!(
+        outcomes(&controller),
+        [(Purpose::Raise, ChangeOutcome::Refused)]
+    );
     let report = controller.report();
     assert!(
         report.advice[0].contains("203.0.113.9 towards 10.0.0.9:80 tcp"),

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use super::{Action, Composition, Observation, Policy, tracking::Pressure};
-use crate::{
-    limit::{
-        change::{Purpose, Size},
-        cost::{self, Ceiling, CeilingBy, Sharing},
-        settings::MOST,
-    },
+use ctpressure_model::{
+    cost::{buckets_for, chain},
     pressure::{as_count, as_f64},
+    words::{figure, grouped, plural, seconds, seconds_f64, share_f64},
+};
+
+use super::{Action, Composition, Observation, Policy, tracking::LimitPressure};
+use crate::limit::{
+    ceiling::{self, Ceiling, CeilingBy},
+    change::{Purpose, Size},
+    settings::MOST,
 };
 
 /// After a raise the demand is at this part of the share that counts as pressure.
@@ -40,7 +43,7 @@ pub(super) type Refused = (Option<Refusal>, String);
 impl Policy {
     /// How far the limit may be raised now.
     pub(super) fn ceiling(&self, seen: &Observation) -> Ceiling {
-        cost::ceiling(
+        ceiling::ceiling(
             &seen.cost,
             seen.memory,
             &seen.sharing(),
@@ -55,8 +58,8 @@ impl Policy {
         match ceiling.by {
             CeilingBy::Setting => format!("--max-limit {}", self.settings.max_limit),
             CeilingBy::Share => format!(
-                "--max-memory-share: {} % of the node's memory",
-                self.settings.max_memory_share * 100.0
+                "--max-memory-share: {} of the node's memory",
+                share_f64(self.settings.max_memory_share)
             ),
             CeilingBy::Free => "half of the memory that is free now".to_owned(),
         }
@@ -66,7 +69,7 @@ impl Policy {
     pub(super) fn raise(
         &mut self,
         seen: &Observation,
-        pressure: Pressure,
+        pressure: LimitPressure,
         look: &mut dyn FnMut(u32) -> Option<Composition>,
     ) -> Result<Action, Refused> {
         if let Some(raised) = self.ledger.raised {
@@ -76,9 +79,10 @@ impl Policy {
                 return Err((
                     None,
                     format!(
-                        "more room is wanted ({}), the last raise was {} s ago: the next one in {left} s at the earliest",
+                        "more room is wanted ({}), the last raise was {} ago: the next one in {} at the earliest",
                         why(pressure),
-                        since.as_secs()
+                        seconds(since.as_secs()),
+                        seconds(left)
                     ),
                 ));
             }
@@ -112,18 +116,19 @@ impl Policy {
             limit: target,
             ..seen.size()
         };
-        let cost = seen.sharing();
-        let more = cost::bytes(&seen.cost, cost.when_full(target), after.buckets)
-            .saturating_sub(cost::bytes(&seen.cost, cost.when_full(limit), seen.buckets));
+        let sharing = seen.sharing();
+        let full = |limit| seen.cost.bytes(sharing.when_full(limit), seen.buckets);
+        let more = full(target).beyond(&full(limit));
         Ok(Action {
             purpose: Purpose::Raise,
             before: seen.size(),
             after,
             reason: format!(
-                "{}: {entries} entries in table {name}, {} expected{besides}; {} MiB more when full",
+                "{}: {} in table {name}, {} expected{besides}; {} more when full",
                 why(pressure),
-                as_count(demand),
-                more.div_ceil(1 << 20)
+                plural(entries, "entry", "entries"),
+                grouped(as_count(demand)),
+                more.in_words()
             ),
         })
     }
@@ -133,7 +138,7 @@ impl Policy {
         &mut self,
         seen: &Observation,
         demand: f64,
-        pressure: Pressure,
+        pressure: LimitPressure,
         look: &mut dyn FnMut(u32) -> Option<Composition>,
     ) -> Result<(u64, String), Refused> {
         let limit = seen.limit;
@@ -159,8 +164,8 @@ impl Policy {
             let reason = format!(
                 "{}, but not for a flood: {} of {} entries are one-way connections of {}",
                 why(pressure),
-                flood.entries,
-                flood.of,
+                grouped(flood.entries),
+                grouped(flood.of),
                 flood.who
             );
             return Err((Some(Refusal::Flood), reason));
@@ -197,13 +202,13 @@ impl Policy {
     /// More buckets for a limit that was raised, in a quiet second: a resize stops all inserts.
     pub(super) fn buckets(&self, seen: &Observation) -> Option<Action> {
         self.ledger.ours?;
-        let sharing: Sharing = seen.sharing();
-        let wanted =
-            cost::buckets_for(seen.limit, self.ceiling(seen).limit, seen.buckets, &sharing);
+        let sharing = seen.sharing();
+        let full = sharing.when_full(seen.limit);
+        let wanted = buckets_for(full, seen.buckets);
         if wanted <= seen.buckets {
             return None;
         }
-        let now = cost::chain(sharing.now, seen.buckets);
+        let now = chain(sharing.now, seen.buckets);
         let calm = !self.tracking.is_dropping(seen.at) && self.tracking.is_quiet_second();
         if !calm && now < CHAINS_TOO_LONG {
             return None;
@@ -216,9 +221,9 @@ impl Policy {
                 ..seen.size()
             },
             reason: format!(
-                "chains of full tables would have {:.0} entries on average, {:.0} with more buckets",
-                cost::chain(sharing.when_full(seen.limit), seen.buckets),
-                cost::chain(sharing.when_full(seen.limit), wanted),
+                "chains of full tables would have {} entries on average, {} with more buckets",
+                figure(chain(full, seen.buckets)),
+                figure(chain(full, wanted)),
             ),
         })
     }
@@ -244,10 +249,12 @@ impl Policy {
 }
 
 /// The pressure in words.
-pub(super) fn why(pressure: Pressure) -> String {
+pub(super) fn why(pressure: LimitPressure) -> String {
     match pressure {
-        Pressure::Dropping => "packets are dropped since the table is full".to_owned(),
-        Pressure::Sustained(time) => format!("pressure for {} s", time.as_secs()),
-        Pressure::Forecast(seconds) => format!("the table will be full in {seconds:.0} s"),
+        LimitPressure::Dropping => "packets are dropped since the table is full".to_owned(),
+        LimitPressure::Sustained(time) => format!("pressure for {}", seconds(time.as_secs())),
+        LimitPressure::Forecast(left) => {
+            format!("the table will be full in {}", seconds_f64(left.round()))
+        }
     }
 }

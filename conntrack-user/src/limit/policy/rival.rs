@@ -7,14 +7,13 @@
 
 use std::time::Duration;
 
-use super::{Action, Found, Observation, Policy};
-use crate::{
-    limit::{
-        change::{Purpose, Size},
-        knobs::Knob,
-        ledger::Struggle,
-    },
-    pressure::as_f64,
+use ctpressure_model::pressure::as_f64;
+
+use super::{Action, ForeignChange, Observation, Policy};
+use crate::limit::{
+    change::{Purpose, Size},
+    knobs::Knob,
+    ledger::Struggle,
 };
 
 /// How long to wait before the limit is put back, in each round.
@@ -40,7 +39,7 @@ impl Policy {
     }
 
     /// Takes note of a limit that somebody else has set.
-    pub(super) fn foreign(&mut self, seen: &Observation) -> Option<Found> {
+    pub(super) fn foreign(&mut self, seen: &Observation) -> Option<ForeignChange> {
         let known = self.ledger.known;
         if known == seen.limit {
             return None;
@@ -74,7 +73,7 @@ impl Policy {
                 }
             }
         };
-        Some(Found {
+        Some(ForeignChange {
             of: Knob::Limit,
             before,
             after: seen.size(),
@@ -82,7 +81,6 @@ impl Policy {
         })
     }
 
-    /// Begins another round.
     fn lowered(&mut self, seen: &Observation, wanted: u64) -> String {
         self.ledger.foreign(seen.limit);
         let struggle = &mut self.ledger.struggle;

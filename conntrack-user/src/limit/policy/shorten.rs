@@ -12,14 +12,16 @@
 
 use std::time::Duration;
 
-use super::{Action, Composition, Found, Observation, Policy, tracking::Pressure};
-use crate::{
-    limit::{
-        change::{Purpose, Size},
-        knobs::Knob,
-        ledger::Shortened,
-    },
-    pressure::as_f64,
+use ctpressure_model::{
+    pressure::{as_count, as_f64},
+    words::{grouped, seconds},
+};
+
+use super::{Action, Composition, ForeignChange, Observation, Policy, tracking::LimitPressure};
+use crate::limit::{
+    change::{Purpose, Size},
+    knobs::Knob,
+    ledger::Shortened,
 };
 
 /// The name of the host's table, whose timeouts they are.
@@ -40,7 +42,7 @@ const TRUCE: Duration = Duration::from_hours(24);
 
 impl Policy {
     /// Takes note of a timeout that somebody else has set while it was shortened: it is theirs.
-    pub(super) fn foreign_timeout(&mut self, seen: &Observation) -> Option<Found> {
+    pub(super) fn foreign_timeout(&mut self, seen: &Observation) -> Option<ForeignChange> {
         let timeout = &mut self.ledger.timeout;
         let Shortened { from, to, .. } = timeout.shortened?;
         let now = seen.time_wait?;
@@ -54,12 +56,13 @@ impl Policy {
             time_wait: Some(to),
             ..seen.size()
         };
-        Some(Found {
+        Some(ForeignChange {
             of: Knob::TimeWait,
             before,
             after: seen.size(),
             reason: format!(
-                "set while it was shortened from {from} s: it stays, and is left alone for a day"
+                "set while it was shortened from {}: it stays, and is left alone for a day",
+                seconds(from)
             ),
         })
     }
@@ -68,7 +71,7 @@ impl Policy {
     pub(super) fn shorten(
         &mut self,
         seen: &Observation,
-        pressure: Pressure,
+        pressure: LimitPressure,
         look: &mut dyn FnMut(u32) -> Option<Composition>,
     ) -> Option<Action> {
         let timeout = self.ledger.timeout;
@@ -79,7 +82,7 @@ impl Policy {
             || timeout.shortened.is_some()
             || lately(timeout.foreign, TRUCE)
             || lately(timeout.restored, self.settings.cooldown)
-            || matches!(pressure, Pressure::Forecast(_))
+            || matches!(pressure, LimitPressure::Forecast(_))
         {
             return None;
         }
@@ -103,8 +106,12 @@ impl Policy {
                 ..seen.size()
             },
             reason: format!(
-                "the ceiling is reached, and {time_wait} of {entries} entries are closed connections (TIME_WAIT): \
-                 forgotten after {to} s instead of {from} s, for a while"
+                "the ceiling is reached, and {} of {} entries are closed connections (TIME_WAIT): \
+                 forgotten after {} instead of {}, for a while",
+                grouped(time_wait),
+                grouped(entries),
+                seconds(to),
+                seconds(from)
             ),
         })
     }
@@ -145,7 +152,10 @@ impl Policy {
         if expected > room {
             return None;
         }
-        let reason = format!("with it the table would hold {expected:.0} entries at most");
+        let reason = format!(
+            "with it the table would hold {} entries at most",
+            grouped(as_count(expected))
+        );
         self.restored(seen.size(), &reason)
     }
 
@@ -164,7 +174,7 @@ impl Policy {
     }
 
     /// What is to be put back when the controller ends, `now` being there.
-    pub fn at_end(&self, now: Size) -> Option<Action> {
+    pub(crate) fn at_end(&self, now: Size) -> Option<Action> {
         self.restored(now, "the controller ends")
     }
 }

@@ -3,11 +3,12 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{Observation, Settings};
-use crate::pressure::{
+use ctpressure_model::pressure::{
     as_f64,
-    lifetime::{Bound, Flow},
+    lifetime::{Bound, FlowCounts},
 };
+
+use super::{Observation, Settings};
 
 /// Samples that are kept, at most one a second.
 const KEPT: usize = 64;
@@ -23,7 +24,7 @@ const FORECASTS: u32 = 3;
 const DROPPING: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct TrackedSecond {
     at: Duration,
     entries: u64,
     drops: Option<u64>,
@@ -32,10 +33,8 @@ struct Seen {
 
 /// Why more room is wanted.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Pressure {
-    /// Packets are lost.
+pub(super) enum LimitPressure {
     Dropping,
-    /// It has lasted.
     Sustained(Duration),
     /// It will be full in so many seconds.
     Forecast(f64),
@@ -44,7 +43,7 @@ pub(super) enum Pressure {
 /// What is kept of the samples.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tracking {
-    seen: VecDeque<Seen>,
+    seen: VecDeque<TrackedSecond>,
     above: Option<Duration>,
     dropped: Option<Duration>,
     forecasts: u32,
@@ -87,7 +86,7 @@ impl Tracking {
         };
         self.calm = (entries <= calm_below).then(|| self.calm.filter(|_| !gap).unwrap_or(at));
         self.note_peak(at, entries);
-        self.keep(Seen {
+        self.keep(TrackedSecond {
             at,
             entries,
             drops,
@@ -96,7 +95,7 @@ impl Tracking {
         self.note_lifetime();
     }
 
-    fn keep(&mut self, seen: Seen) {
+    fn keep(&mut self, seen: TrackedSecond) {
         let length = self.seen.len();
         if length >= 2
             && self.seen[length - 1]
@@ -131,7 +130,7 @@ impl Tracking {
             return;
         };
         let watched = newest.at.saturating_sub(oldest.at);
-        let flow = Flow {
+        let flow = FlowCounts {
             live: newest.entries,
             inserts: now.0.saturating_sub(then.0),
             deletes: now.1.saturating_sub(then.1),
@@ -147,18 +146,22 @@ impl Tracking {
     }
 
     /// The pressure that calls for a raise, if there is any.
-    pub(super) fn pressure(&self, seen: &Observation, settings: &Settings) -> Option<Pressure> {
+    pub(super) fn pressure(
+        &self,
+        seen: &Observation,
+        settings: &Settings,
+    ) -> Option<LimitPressure> {
         if self.is_dropping(seen.at) && self.above.is_some() {
-            return Some(Pressure::Dropping);
+            return Some(LimitPressure::Dropping);
         }
         let lasted = self.above.map(|since| seen.at.saturating_sub(since));
         if let Some(lasted) = lasted
             && lasted >= settings.raise_for
         {
-            return Some(Pressure::Sustained(lasted));
+            return Some(LimitPressure::Sustained(lasted));
         }
         if self.forecasts >= FORECASTS {
-            return forecast(seen, settings).map(Pressure::Forecast);
+            return forecast(seen, settings).map(LimitPressure::Forecast);
         }
         None
     }
@@ -181,7 +184,7 @@ impl Tracking {
     }
 
     /// The sample of about so long ago, or the oldest.
-    fn back(&self, time: Duration) -> Option<(&Seen, &Seen)> {
+    fn back(&self, time: Duration) -> Option<(&TrackedSecond, &TrackedSecond)> {
         let newest = self.seen.back()?;
         let then = self
             .seen
@@ -203,13 +206,12 @@ impl Tracking {
     }
 
     /// Events a second over the last ten seconds, of a count that may be missing.
-    fn rate(&self, of: impl Fn(&Seen) -> Option<u64>) -> Option<f64> {
+    fn rate(&self, of: impl Fn(&TrackedSecond) -> Option<u64>) -> Option<f64> {
         let (then, now) = self.back(Duration::from_secs(10))?;
         let more = of(now)?.saturating_sub(of(then)?);
         Some(as_f64(more) / now.at.saturating_sub(then.at).as_secs_f64())
     }
 
-    /// Inserts a second.
     pub(super) fn inserts(&self) -> Option<f64> {
         self.rate(|seen| seen.flow.map(|(inserts, _)| inserts))
     }

@@ -18,12 +18,12 @@ fn path(pattern: &str) -> String {
         .replace("OTHER", OTHER)
 }
 
-fn place(pattern: &str) -> Place {
-    Place::of(&path(pattern))
+fn place(pattern: &str) -> CgroupPlace {
+    CgroupPlace::of(&path(pattern))
 }
 
-fn a_pod(uid: &str, qos: Qos, container: bool, below: usize) -> Place {
-    Place {
+fn a_pod(uid: &str, qos: Qos, container: bool, below: usize) -> CgroupPlace {
+    CgroupPlace {
         identity: Identity::Pod {
             uid: uid.into(),
             qos,
@@ -246,7 +246,7 @@ fn containers_outside_kubernetes() {
         ("/docker/CID/kubelet/kubepods/burstable/podnone", 4),
     ] {
         let identity = Identity::Container { id: CID.into() };
-        assert_eq!(place(pattern), Place { identity, below }, "{pattern}");
+        assert_eq!(place(pattern), CgroupPlace { identity, below }, "{pattern}");
     }
 }
 
@@ -299,7 +299,7 @@ fn units() {
         ("/kubelet/kubelet.service", "kubelet.service", 0),
     ] {
         let identity = Identity::Unit(name.into());
-        assert_eq!(place(pattern), Place { identity, below }, "{pattern}");
+        assert_eq!(place(pattern), CgroupPlace { identity, below }, "{pattern}");
     }
     for (pattern, name) in [
         ("/system.slice", "system.slice"),
@@ -310,7 +310,11 @@ fn units() {
         ("/user.slice/user-0.slice", "user-0.slice"),
     ] {
         let identity = Identity::Slice(name.into());
-        assert_eq!(place(pattern), Place { identity, below: 0 }, "{pattern}");
+        assert_eq!(
+            place(pattern),
+            CgroupPlace { identity, below: 0 },
+            "{pattern}"
+        );
     }
 }
 
@@ -341,7 +345,7 @@ fn what_says_nothing_is_not_guessed() {
     let slice = place("/kubepods.slice/evil-podESC.slice");
     assert!(matches!(slice.identity, Identity::Slice(_)), "{slice:?}");
     let long = format!("/system.slice/{}.service", "x".repeat(300));
-    assert_eq!(Place::of(&long).identity, Identity::Other);
+    assert_eq!(CgroupPlace::of(&long).identity, Identity::Other);
     let nameless = place("/kubepods/burstable/podUID/\u{202e}evil");
     assert_eq!(nameless, a_pod(UID, Qos::Burstable, false, 1));
 }
@@ -349,7 +353,10 @@ fn what_says_nothing_is_not_guessed() {
 #[test]
 fn upper_case_is_the_same_uid() {
     let upper = format!("/kubepods/pod{}/x", UID.to_uppercase());
-    assert_eq!(Place::of(&upper), a_pod(UID, Qos::Guaranteed, false, 1));
+    assert_eq!(
+        CgroupPlace::of(&upper),
+        a_pod(UID, Qos::Guaranteed, false, 1)
+    );
 }
 
 #[test]
@@ -420,7 +427,7 @@ proptest! {
     #[test]
     fn nothing_but_uids_is_a_uid(segments in prop::collection::vec(segment(), 0..8)) {
         let text = segments.join("/");
-        let Place { identity, below } = Place::of(&text);
+        let CgroupPlace { identity, below } = CgroupPlace::of(&text);
         prop_assert!(below <= text.split('/').count());
         match identity {
             Identity::Pod { uid: found, container, .. } => {

@@ -9,6 +9,8 @@ use libc::{
     RTMGRP_NEIGH,
 };
 
+use crate::sys::netlink::{Attributes, HEADER, MessageHeader};
+
 /// Interfaces, addresses, routes, neighbours.
 pub(super) const GROUPS: u32 = (RTMGRP_LINK
     | RTMGRP_NEIGH
@@ -16,9 +18,6 @@ pub(super) const GROUPS: u32 = (RTMGRP_LINK
     | RTMGRP_IPV6_IFADDR
     | RTMGRP_IPV4_ROUTE
     | RTMGRP_IPV6_ROUTE) as u32;
-
-/// Length of `struct nlmsghdr`, bytes.
-const HEADER: usize = 16;
 
 /// Length of `struct ndmsg`, bytes.
 const NEIGHBOUR: usize = 12;
@@ -33,19 +32,12 @@ pub(super) struct Neighbours(HashSet<Vec<u8>>);
 /// Whether something may have changed.
 pub(super) fn concerns(mut messages: &[u8], neighbours: &mut Neighbours) -> bool {
     let mut changed = false;
-    while let Some(header) = messages.first_chunk::<HEADER>() {
-        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]);
-        let kind = u16::from_ne_bytes([header[4], header[5]]);
-        let Ok(length) = usize::try_from(length) else {
+    while let Some((header, rest)) = MessageHeader::read(messages) {
+        let Some(body) = messages.get(HEADER..header.length) else {
             break;
         };
-        let Some(body) = messages.get(HEADER..length) else {
-            break;
-        };
-        messages = messages
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
-        changed |= match kind {
+        messages = rest;
+        changed |= match header.kind {
             RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR | RTM_NEWROUTE | RTM_DELROUTE => {
                 true
             }
@@ -70,13 +62,7 @@ impl Neighbours {
         // Family and interface, then its address, or of a bridge's neighbour the hardware's.
         let mut key = vec![header[0]];
         key.extend_from_slice(&header[4..8]);
-        let mut attributes = &body[NEIGHBOUR..];
-        while let Some(head) = attributes.first_chunk::<4>() {
-            let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
-            let kind = u16::from_ne_bytes([head[2], head[3]]);
-            let Some(value) = attributes.get(4..length) else {
-                break;
-            };
+        for (kind, value) in Attributes::nested(&body[NEIGHBOUR..]) {
             if kind == NDA_DST || (kind == NDA_LLADDR && key.len() == 5) {
                 key.truncate(5);
                 key.extend_from_slice(&value[..value.len().min(32)]);
@@ -84,9 +70,6 @@ impl Neighbours {
                     break;
                 }
             }
-            attributes = attributes
-                .get(length.next_multiple_of(4)..)
-                .unwrap_or_default();
         }
         if self.0.len() >= MOST {
             self.0.clear();

@@ -121,8 +121,8 @@ fn names(found: &Discovery) -> Vec<String> {
     found.owners.iter().map(|one| one.owner.name()).collect()
 }
 
-fn one<'a>(found: &'a Discovery, name: &str) -> &'a Found {
-    let is_it = |one: &&Found| one.owner.name() == name;
+fn one<'a>(found: &'a Discovery, name: &str) -> &'a FoundOwner {
+    let is_it = |one: &&FoundOwner| one.owner.name() == name;
     found
         .owners
         .iter()
@@ -130,7 +130,7 @@ fn one<'a>(found: &'a Discovery, name: &str) -> &'a Found {
         .unwrap_or_else(|| panic!("{name} in {found:?}"))
 }
 
-fn addresses(found: &Found) -> Vec<String> {
+fn addresses(found: &FoundOwner) -> Vec<String> {
     found.addresses.iter().map(IpAddr::to_string).collect()
 }
 
@@ -320,7 +320,7 @@ fn an_address_of_two_is_told_of_both() {
         node.process(number * 100, 7000 + number, &["10.42.0.7"]);
     }
     let found = node.scan();
-    let mut slots = super::super::Slots::new(super::super::Limits::default());
+    let mut slots = super::super::Slots::new(super::super::SlotLimits::default());
     let changes = slots.apply(&found, |_| true, |_| false);
     assert!(changes.problems[0].contains("10.42.0.7 is an address of both pod "));
 }

@@ -55,22 +55,22 @@ fn service(address: &str, port: u16) -> Service {
     Service::asked(&tuple((address, 1), (address, port), TCP), NETNS)
 }
 
-fn maps(claims: &[(&str, u32)]) -> Maps {
+fn maps(claims: &[(&str, u32)]) -> SlotMaps {
     let claim = |slot| Claim {
         slot,
         base: slot,
         ..Claim::default()
     };
-    Maps {
+    SlotMaps {
         addresses: claims
             .iter()
             .map(|(address, slot)| (Address::of(address.parse().unwrap()), claim(*slot)))
             .collect(),
-        ..Maps::default()
+        ..SlotMaps::default()
     }
 }
 
-fn pods() -> Maps {
+fn pods() -> SlotMaps {
     maps(&[
         (NODE, HOST),
         ("10.0.0.2", 2),
@@ -79,7 +79,7 @@ fn pods() -> Maps {
     ])
 }
 
-fn told(services: &mut Services, maps: &Maps, seconds: u64) -> Vec<(Service, u32)> {
+fn told(services: &mut Services, maps: &SlotMaps, seconds: u64) -> Vec<(Service, u32)> {
     let told = services.told(maps, Duration::from_secs(seconds));
     let mut told: Vec<_> = told.into_iter().collect();
     told.sort_unstable();

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use conntrack_ebpf::owner::{HOST, UNKNOWN};
 
-use super::holding::{Holding, Released};
-use super::{Changes, Held, Slots, State};
+use super::holding::{AddressHolding, Released};
+use super::{Changes, Held, OccupantState, Slots};
 use crate::owners::{Discovery, Owner};
 
 /// The host's loopback addresses that are claimed; `127.0.0.0/8` has more, which nobody counts.
@@ -47,7 +47,7 @@ impl Slots {
         let gone: HashSet<u32> = self
             .occupants
             .iter()
-            .filter(|(_, occupant)| occupant.state != State::Present)
+            .filter(|(_, occupant)| occupant.state != OccupantState::Present)
             .map(|(slot, _)| *slot)
             .collect();
         let mut former_host = Vec::new();
@@ -142,9 +142,9 @@ impl Slots {
                 continue;
             }
             let holding = if !self.complete || slot == UNKNOWN || !has_entries(address) {
-                Holding::new(slot)
+                AddressHolding::new(slot)
             } else {
-                Holding::late(slot)
+                AddressHolding::late(slot)
             };
             let lost = None;
             self.held.insert(address, Held { holding, lost });

@@ -10,7 +10,7 @@ use crate::owners::Owner;
 
 /// What the kernel's maps should say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Maps {
+pub struct SlotMaps {
     /// From an address to who is charged.
     pub addresses: HashMap<Address, Claim>,
     /// From the ID of a control group to a slot.
@@ -59,7 +59,7 @@ pub struct Changes {
     pub problems: Vec<String>,
 }
 
-impl Maps {
+impl SlotMaps {
     /// The claim of an address.
     pub fn claim(&self, address: IpAddr) -> Option<Claim> {
         self.addresses.get(&Address::of(address)).copied()
@@ -73,7 +73,7 @@ impl Changes {
     }
 
     /// Turns `maps` into `wished`, and notes what that takes.
-    pub(super) fn take_over(&mut self, maps: &mut Maps, wished: Maps) {
+    pub(super) fn take_over(&mut self, maps: &mut SlotMaps, wished: SlotMaps) {
         self.cgroups = difference(&maps.cgroups, &wished.cgroups);
         self.netns = difference(&maps.netns, &wished.netns);
         self.addresses = difference(&maps.addresses, &wished.addresses);

@@ -15,7 +15,7 @@ use conntrack_ebpf::owner::{Claim, FLAG_SOCKET, FLAG_TAGGED, HOST, UNKNOWN};
 
 /// The owner of an address, as far as counts are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Holding {
+pub(super) struct AddressHolding {
     holder: u32,
     /// Another whose entries have no tag.
     untagged: Option<u32>,
@@ -28,11 +28,10 @@ pub(super) struct Holding {
 pub(super) enum Released {
     /// An earlier holder has entries with it, and holds it again.
     Returned,
-    /// Nobody has.
     Free,
 }
 
-impl Holding {
+impl AddressHolding {
     /// All entries with the address are, and will be, `holder`'s.
     pub(super) const fn new(holder: u32) -> Self {
         Self {

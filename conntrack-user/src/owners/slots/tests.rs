@@ -6,15 +6,17 @@ use conntrack_ebpf::owner::{Claim, DEFAULT_SLOTS, FLAG_SOCKET, FLAG_TAGGED};
 use super::addresses::{LOOPBACK, MOST_FORMER_HOST};
 
 use super::*;
-use crate::owners::discovery::Found;
+use crate::owners::discovery::FoundOwner;
 
-pub(super) fn address(number: u8) -> IpAddr {
+mod model;
+
+fn address(number: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 0, 0, number))
 }
 
-pub(super) fn pod(number: u8, addresses: &[u8]) -> Found {
+fn pod(number: u8, addresses: &[u8]) -> FoundOwner {
     let uid = format!("00000000-0000-0000-0000-0000000000{number:02x}");
-    Found {
+    FoundOwner {
         owner: Owner::pod(&uid, Some(("shop", &format!("pod-{number}")))),
         cgroups: vec![u64::from(number)],
         netns: Some(4000 + u32::from(number)),
@@ -51,9 +53,9 @@ struct Node {
 impl Node {
     fn new(slots: u32) -> Self {
         Self {
-            slots: Slots::new(Limits {
+            slots: Slots::new(SlotLimits {
                 slots,
-                ..Limits::default()
+                ..SlotLimits::default()
             }),
             now: Instant::now(),
             busy: HashSet::new(),
@@ -68,7 +70,7 @@ impl Node {
         node
     }
 
-    fn look(&mut self, owners: &[Found]) -> Changes {
+    fn look(&mut self, owners: &[FoundOwner]) -> Changes {
         self.look_at(|found| found.owners = owners.to_vec())
     }
 
@@ -208,7 +210,7 @@ fn an_owner_that_goes() {
     assert_eq!(node.claim(1), tagged(UNKNOWN, A), "it has entries");
     assert!(matches!(
         node.slots.occupants().next().unwrap().1.state,
-        State::Gone(_)
+        OccupantState::Gone(_)
     ));
     assert_eq!(node.slots.maps().cgroups, HashMap::from([(1, A)]));
     assert_eq!(node.slots.maps().netns, HashMap::from([(4001, A)]));
@@ -391,7 +393,7 @@ fn memory_is_flat_under_churn() {
         let pod = |number: u32| {
             let [_, high, middle, low] = number.to_be_bytes();
             let uid = format!("00000000-0000-0000-0000-{number:012x}");
-            Found {
+            FoundOwner {
                 owner: Owner::pod(&uid, Some(("churn", &uid))),
                 cgroups: vec![u64::from(number), u64::from(number) + 1_000_000],
                 netns: Some(number),
@@ -416,11 +418,11 @@ fn memory_is_flat_under_churn() {
 #[test]
 fn ten_thousand_at_once() {
     let mut node = Node::new(DEFAULT_SLOTS);
-    let owners: Vec<Found> = (0..10_000_u32)
+    let owners: Vec<FoundOwner> = (0..10_000_u32)
         .map(|number| {
             let [_, _, middle, low] = number.to_be_bytes();
             let uid = format!("00000000-0000-0000-0000-{number:012x}");
-            Found {
+            FoundOwner {
                 owner: Owner::pod(&uid, None),
                 cgroups: vec![number.into(), u64::from(number) + 20_000],
                 netns: Some(number),
@@ -432,7 +434,7 @@ fn ten_thousand_at_once() {
         })
         .collect();
     let changes = node.look(&owners);
-    let limits = Limits::default();
+    let limits = SlotLimits::default();
     assert_eq!(changes.given.len(), 1022);
     assert_eq!(node.slots.occupancy().without, 10_000 - 1022);
     assert_eq!(node.slots.maps().addresses.len(), limits.addresses);

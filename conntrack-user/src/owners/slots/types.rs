@@ -9,7 +9,7 @@ use crate::owners::Owner;
 
 /// How much there may be of everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct SlotLimits {
     /// Slots, with those of the host and of nobody.
     pub slots: u32,
     /// Entries of the address map.
@@ -22,7 +22,7 @@ pub struct Limits {
     pub grace: Duration,
 }
 
-impl Default for Limits {
+impl Default for SlotLimits {
     fn default() -> Self {
         Self {
             slots: DEFAULT_SLOTS,
@@ -36,8 +36,8 @@ impl Default for Limits {
 
 /// Whether the owner of a slot is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It is.
+pub enum OccupantState {
+    /// It was there at the last look.
     Present,
     /// It was not found since then, but may have entries.
     Gone(Instant),
@@ -46,10 +46,10 @@ pub enum State {
 /// The owner of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occupant {
-    /// Who.
+    /// Who has the slot.
     pub owner: Owner,
     /// Whether it is there.
-    pub state: State,
+    pub state: OccupantState,
     pub(super) cgroups: Vec<u64>,
     pub(super) netns: Option<u32>,
     /// When that network namespace was last found to be its.

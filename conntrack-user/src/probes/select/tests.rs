@@ -180,7 +180,7 @@ fn every_field_is_found_on_every_captured_kernel() {
 #[test]
 fn a_function_with_other_parameters_is_not_taken() {
     struct Changed;
-    impl Kernel for Changed {
+    impl KernelSymbols for Changed {
         fn btf_function(&self, _name: &str) -> Option<BtfFunction> {
             Some(BtfFunction {
                 id: 1,

@@ -22,11 +22,12 @@ async fn served<F: Future<Output = ()>>(
         .await
         .expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let exporter = Arc::new(Exporter::new(handle.clone(), false).expect("an exporter"));
+    let exporter =
+        Arc::new(Exporter::new(handle.clone(), Companions::default(), false).expect("an exporter"));
     LocalSet::new()
         .run_until(async move {
             tokio::select! {
-                never = serve(listener, handle, exporter) => match never {},
+                never = serve(listener, handle, Companions::default(), exporter) => match never {},
                 () = test(address, publisher) => {}
             }
         })

@@ -1,10 +1,12 @@
 //! What the limit controller does; not there while it is off.
 
-use super::{Family, f};
-use crate::limit::{
-    Report,
-    change::{By, Outcome},
-    report::{Mode, Standing},
+use crate::{
+    limit::{
+        Mode, Report,
+        change::{By, ChangeOutcome},
+        report::Standing,
+    },
+    serve::family::{Family, f},
 };
 
 /// The states of `ctpressure_limit_controller`.
@@ -13,7 +15,7 @@ const STATES: [&str; 5] = ["starting", "dry_run", "acting", "standby", "blocked"
 pub(super) fn families(report: &Report) -> [Family; 7] {
     let pairs = By::ALL
         .into_iter()
-        .flat_map(|by| Outcome::ALL.map(|outcome| (by, outcome)));
+        .flat_map(|by| ChangeOutcome::ALL.map(|outcome| (by, outcome)));
     let state = match (&report.standing, report.mode) {
         (Standing::Starting, _) => "starting",
         (Standing::Acting, Mode::On) => "acting",

@@ -9,12 +9,11 @@ use conntrack_ebpf::{
     owner::{Direction, UNKNOWN},
     record::DropReason,
 };
+use ctpressure_model::{events::direction_name, kubernetes::metric_label};
 
-use super::{Family, f};
 use crate::{
     agent::{Activity, OwnerSample, OwnerTotals, Snapshot, Tops},
-    events::direction_name,
-    owners::kube::metric_label,
+    serve::family::{Family, f},
 };
 
 /// Reasons for which a packet is lost.
@@ -26,7 +25,7 @@ const REASONS: [DropReason; 4] = [
 ];
 
 pub(super) fn families(snapshot: &Snapshot) -> [Family; 5] {
-    let owners = &by_labels(&snapshot.owners);
+    let owners = &by_labels(&snapshot.owners.list);
     [
         Family::counter(
             "ctpressure_inserts_total",
@@ -132,12 +131,8 @@ fn labels<'a>(owner: &'a OwnerSample, more: &[(&'a str, &'a str)]) -> Vec<(&'a s
 
 /// Egress always, ingress once there was anything.
 fn directions(owner: &OwnerSample) -> impl Iterator<Item = (Direction, &OwnerTotals)> {
-    [
-        (Direction::Egress, &owner.egress),
-        (Direction::Ingress, &owner.ingress),
-    ]
-    .into_iter()
-    .filter(|(direction, totals)| *direction == Direction::Egress || !totals.is_zero())
+    let both = owner.by_direction().into_iter();
+    both.filter(|(direction, totals)| *direction == Direction::Egress || !totals.is_zero())
 }
 
 fn each_direction(
@@ -155,8 +150,8 @@ fn each_direction(
 /// those who had some, and of nobody.
 fn drops(family: Family, snapshot: &Snapshot, owner: &OwnerSample) -> Family {
     let counted = |reason| match reason {
-        DropReason::ChainTooLong => snapshot.totals.drops.chain_too_long.is_some(),
-        DropReason::Dying => snapshot.totals.drops.dying.is_some(),
+        DropReason::ChainTooLong => snapshot.probes.totals.drops.chain_too_long.is_some(),
+        DropReason::Dying => snapshot.probes.totals.drops.dying.is_some(),
         _ => true,
     };
     family.each(directions(owner), |family, (direction, totals)| {

@@ -1,42 +1,54 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::{
-    agent::{Activity, Drift, Own, OwnerSample, OwnerTotals, Table, Tops, Unexplained, channel},
-    journal::JournalStatus,
+    agent::{
+        Activity, Drift, LossCounts, Own, OwnerSample, OwnerTotals, Owners, Probed, Table, Tables,
+        Tops,
+    },
     kube_events::EventsStatus,
     limit::{
         Mode, Report,
-        change::{By, Outcome},
-        report::{Fight, ShortenedTimeout, Standing, Tally},
+        change::{By, ChangeOutcome},
+        report::{ChangeTally, Fight, ShortenedTimeout, Standing},
     },
     owners::{Owner, Workload},
-    probes::{Drops, HookStatus, Lost, Mechanism, ProgramTime, Status, Totals},
+    probes::{DropTotals, HookStatus, Lost, Mechanism, ProbeStatus, ProgramTime, Totals},
+    recorder::JournalStatus,
 };
 
 /// Every family has a sample.
 pub(in crate::serve) fn full() -> Snapshot {
     Snapshot {
-        state: State::Attached,
+        state: AgentState::Attached,
         reason: None,
         ready: true,
         counting: true,
-        status: Arc::new(status()),
-        limit: Some(1000),
-        buckets: Some(1024),
-        table_bytes: Some(65_536),
-        tables: tables(),
-        totals: totals(),
-        owners: owners(),
-        unexplained: Unexplained {
-            drops: 2,
-            evictions: 0,
+        tables: Tables {
+            limit: Some(1000),
+            buckets: Some(1024),
+            table_bytes: Some(65_536),
+            list: tables(),
         },
-        watchers_lost: 4,
-        drift: Some(Drift {
-            entries: 900,
-            expected: 899,
-            difference: 1,
-        }),
-        programs: vec![run_time(), run_time()],
+        probes: Probed {
+            status: status(),
+            totals: totals(),
+            unexplained: LossCounts {
+                drops: 2,
+                evictions: 0,
+            },
+            watchers_lost: 4,
+            drift: Some(Drift {
+                entries: 900,
+                expected: 899,
+                difference: 1,
+            }),
+            programs: vec![run_time(), run_time()],
+        },
+        owners: Owners {
+            list: owners(),
+            ..Owners::default()
+        },
         own: Own {
             rss_bytes: 9_000_000,
             cpu_seconds: 1.25,
@@ -47,7 +59,7 @@ pub(in crate::serve) fn full() -> Snapshot {
     }
 }
 
-fn status() -> Status {
+fn status() -> ProbeStatus {
     let hook = HookStatus {
         event: "insert",
         function: "__nf_conntrack_hash_insert".to_owned(),
@@ -69,7 +81,7 @@ fn status() -> Status {
         mechanism: None,
         ..hook.clone()
     };
-    Status {
+    ProbeStatus {
         hooks: vec![hook, at_return, missing],
         fields: Vec::new(),
     }
@@ -109,7 +121,7 @@ fn totals() -> Totals {
         deletes: 4100,
         evictions: 3,
         evictions_cause_unknown: 1,
-        drops: Drops {
+        drops: DropTotals {
             table_full: 6,
             clash: 1,
             chain_too_long: Some(0),
@@ -177,10 +189,10 @@ fn run_time() -> ProgramTime {
 }
 
 /// With a limit controller that has acted.
-fn controlled() -> Snapshot {
-    let tally = |by, number| Tally {
+fn controlled() -> CompanionStatus {
+    let tally = |by, number| ChangeTally {
         by,
-        outcome: Outcome::Applied,
+        outcome: ChangeOutcome::Applied,
         number,
     };
     let report = Report {
@@ -201,8 +213,8 @@ fn controlled() -> Snapshot {
         tallies: vec![tally(By::Controller, 3), tally(By::Hand, 1)],
         ..Report::default()
     };
-    Snapshot {
-        limit_control: Some(Arc::new(report)),
+    CompanionStatus {
+        limit: Some(Arc::new(report)),
         journal: Some(JournalStatus {
             bytes: 1_000_000,
             bytes_most: 64 << 20,
@@ -210,25 +222,41 @@ fn controlled() -> Snapshot {
             events_lost: 2,
             ..JournalStatus::default()
         }),
-        kube_events: Some(EventsStatus {
+        kubernetes_events: Some(EventsStatus {
             lost: 3,
             ..EventsStatus::default()
         }),
-        ..full()
+        ..CompanionStatus::default()
     }
 }
 
-fn exposition(snapshot: Snapshot, node_exporter_names: bool) -> String {
-    let (publisher, handle) = channel();
-    publisher.publish(snapshot);
-    let exporter = Exporter::new(handle, node_exporter_names).expect("an exporter");
+/// What is collected once.
+struct Collected(Vec<MetricFamily>);
+
+impl Collector for Collected {
+    fn desc(&self) -> Vec<&Desc> {
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.0.clone()
+    }
+}
+
+fn exposition(snapshot: &Snapshot, companions: &CompanionStatus, node_exporter: bool) -> String {
+    let registry = Registry::new();
+    let collected = Collected(families(snapshot, companions, node_exporter));
+    registry
+        .register(Box::new(collected))
+        .expect("it is the first");
+    let exporter = Exporter { registry };
     String::from_utf8(exporter.text().expect("metrics")).expect("UTF-8")
 }
 
 /// The whole text, which `promtool check metrics` accepts as it stands in the file.
 #[test]
 fn everything_in_text() {
-    let text = exposition(controlled(), true);
+    let text = exposition(&full(), &controlled(), true);
     let expected = include_str!("expected.prom").replace("VERSION", env!("CARGO_PKG_VERSION"));
     assert!(
         text == expected,
@@ -239,11 +267,11 @@ fn everything_in_text() {
 #[test]
 fn a_pod_made_anew_under_its_name_is_one_series() {
     let mut snapshot = full();
-    let mut anew = snapshot.owners[2].clone();
+    let mut anew = snapshot.owners.list[2].clone();
     anew.slot = 9;
     anew.owner = Owner::pod("u-9", Some(("shop", "cart-1")));
-    snapshot.owners.push(anew);
-    let text = exposition(snapshot, false);
+    snapshot.owners.list.push(anew);
+    let text = exposition(&snapshot, &CompanionStatus::default(), false);
     let series = r#"ctpressure_inserts_total{owner_kind="pod",namespace="shop",pod="cart-1",direction="egress"}"#;
     assert_eq!(text.matches(series).count(), 1, "{text}");
     assert!(text.contains(&format!("{series} 8000")), "{text}");
@@ -251,7 +279,7 @@ fn a_pod_made_anew_under_its_name_is_one_series() {
 
 #[test]
 fn nothing_is_claimed_before_the_first_sample() {
-    let text = exposition(Snapshot::default(), true);
+    let text = exposition(&Snapshot::default(), &CompanionStatus::default(), true);
     for name in [
         "inserts_total",
         "drops_total",
@@ -269,12 +297,12 @@ fn nothing_is_claimed_before_the_first_sample() {
 #[test]
 fn counters_stay_while_conntrack_is_unloaded() {
     let unloaded = Snapshot {
-        state: State::Waiting,
+        state: AgentState::Waiting,
         ready: false,
-        tables: Vec::new(),
+        tables: Tables::default(),
         ..full()
     };
-    let text = exposition(unloaded, false);
+    let text = exposition(&unloaded, &CompanionStatus::default(), false);
     assert!(
         text.contains(r#"ctpressure_inserts_total{owner_kind="unknown",direction="egress"} 100"#),
         "{text}"
@@ -284,8 +312,8 @@ fn counters_stay_while_conntrack_is_unloaded() {
 
 #[test]
 fn the_limit_controller_has_metrics_only_while_there_is_one() {
-    assert!(!exposition(full(), false).contains("ctpressure_limit_"));
-    let text = exposition(controlled(), false);
+    assert!(!exposition(&full(), &CompanionStatus::default(), false).contains("ctpressure_limit_"));
+    let text = exposition(&full(), &controlled(), false);
     for line in [
         r#"ctpressure_limit_changes_total{by="controller",result="applied"} 3"#,
         r#"ctpressure_limit_changes_total{by="somebody_else",result="applied"} 0"#,
@@ -303,7 +331,7 @@ fn the_limit_controller_has_metrics_only_while_there_is_one() {
 
 #[test]
 fn node_exporters_names_only_when_asked_for() {
-    assert!(!exposition(full(), false).contains("node_nf_conntrack"));
+    assert!(!exposition(&full(), &CompanionStatus::default(), false).contains("node_nf_conntrack"));
 }
 
 #[test]
@@ -311,12 +339,12 @@ fn ready_only_with_a_sample() {
     assert!(readiness(&Snapshot::default()).is_err());
     assert!(readiness(&full()).is_ok());
     let degraded = Snapshot {
-        state: State::Degraded,
+        state: AgentState::Degraded,
         ..full()
     };
     assert!(readiness(&degraded).is_ok(), "what is seen can be scraped");
     let waiting = Snapshot {
-        state: State::Waiting,
+        state: AgentState::Waiting,
         reason: Some("no module".to_owned()),
         ..full()
     };
@@ -333,8 +361,8 @@ fn what_the_kubernetes_api_says_of_a_pod() {
         });
         details.labels = [("app.kubernetes.io/name".to_owned(), "shop".to_owned())].into();
     });
-    snapshot.owners[2].owner = known;
-    let text = exposition(snapshot, false);
+    snapshot.owners.list[2].owner = known;
+    let text = exposition(&snapshot, &CompanionStatus::default(), false);
     let series = r#"ctpressure_inserts_total{owner_kind="pod",namespace="shop",pod="cart-1",workload="cart",direction="egress",label_app_kubernetes_io_name="shop"} 4000"#;
     assert!(text.contains(series), "{text}");
 }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use ctpressure_model::events::{Event, Filter};
 use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
@@ -18,16 +19,13 @@ use tokio::{
 };
 
 use super::{
-    Hello, LINE_BYTES, LimitRequest, PROTOCOL, PodsRequest, Refusal, Request, SocketError,
+    Hello, LINE_BYTES, LimitRequest, PROTOCOL, PodsRequest, RefusedRequest, Request, SocketError,
     TopRequest, greeting, write_line,
 };
-use crate::{
-    events::{Event, Filter},
-    serve::{
-        limit::{self, LimitView},
-        names::PodNames,
-        top::{self, TopSample},
-    },
+use crate::serve::{
+    limit::{self, LimitView},
+    names::PodNames,
+    top::{self, TopSample},
 };
 
 /// How long the agent may be without a word in answer to [`Remote::top`]: it says something every
@@ -38,12 +36,12 @@ const SILENCE: Duration = Duration::from_secs(15);
 fn refusal(line: &[u8]) -> Option<String> {
     serde_json::from_slice(line)
         .ok()
-        .map(|refusal: Refusal| refusal.error)
+        .map(|refusal: RefusedRequest| refusal.error)
 }
 
 /// What a running agent says, line by line: events, or what `top` shows.
 #[derive(Debug)]
-pub struct Remote<T = Event> {
+pub(crate) struct Remote<T = Event> {
     path: PathBuf,
     reader: BufReader<OwnedReadHalf>,
     /// Kept open: closing it tells the agent that nobody reads any more.
@@ -58,7 +56,7 @@ impl Remote<Event> {
     ///
     /// # Errors
     /// If there is one but it can't be asked.
-    pub async fn watch(path: &Path, filter: &Filter) -> Result<Option<Self>, SocketError> {
+    pub(crate) async fn watch(path: &Path, filter: &Filter) -> Result<Option<Self>, SocketError> {
         Self::ask(path, &Request::Watch(filter.clone()), LINE_BYTES).await
     }
 
@@ -66,7 +64,7 @@ impl Remote<Event> {
     ///
     /// # Errors
     /// If what comes is not an event.
-    pub async fn next(&mut self) -> Result<Option<Event>, SocketError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>, SocketError> {
         self.line().await
     }
 }
@@ -77,7 +75,7 @@ impl Remote<TopSample> {
     ///
     /// # Errors
     /// If there is one but it can't be asked.
-    pub async fn top(path: &Path, once: bool) -> Result<Option<Self>, SocketError> {
+    pub(crate) async fn top(path: &Path, once: bool) -> Result<Option<Self>, SocketError> {
         Self::ask(path, &Request::Top(TopRequest { once }), top::LINE_BYTES).await
     }
 
@@ -85,11 +83,8 @@ impl Remote<TopSample> {
     ///
     /// # Errors
     /// If what comes is something else, or nothing comes for a long time.
-    pub async fn next(&mut self) -> Result<Option<TopSample>, SocketError> {
-        match timeout(SILENCE, self.line()).await {
-            Ok(result) => result,
-            Err(_) => Err(SocketError::Silent(self.path.clone())),
-        }
+    pub(crate) async fn next(&mut self) -> Result<Option<TopSample>, SocketError> {
+        self.soon().await
     }
 }
 
@@ -98,15 +93,9 @@ impl Remote<PodNames> {
     ///
     /// # Errors
     /// If there is one but it can't be asked, or does not answer.
-    pub async fn pods(path: &Path) -> Result<Option<PodNames>, SocketError> {
+    pub(crate) async fn pods(path: &Path) -> Result<Option<PodNames>, SocketError> {
         let request = Request::Pods(PodsRequest {});
-        let Some(mut remote) = Self::ask(path, &request, top::LINE_BYTES).await? else {
-            return Ok(None);
-        };
-        match timeout(SILENCE, remote.line()).await {
-            Ok(result) => result,
-            Err(_) => Err(SocketError::Silent(path.to_owned())),
-        }
+        Self::answer(path, &request, top::LINE_BYTES).await
     }
 }
 
@@ -116,23 +105,35 @@ impl Remote<LimitView> {
     ///
     /// # Errors
     /// If there is one but it can't be asked.
-    pub async fn limit(
+    pub(crate) async fn limit(
         path: &Path,
         request: LimitRequest,
     ) -> Result<Option<LimitView>, SocketError> {
-        let request = Request::Limit(request);
-        let Some(mut remote) = Self::ask(path, &request, limit::LINE_BYTES).await? else {
-            return Ok(None);
-        };
-        match timeout(SILENCE, remote.line()).await {
-            Ok(answer) => answer,
-            Err(_) => Err(SocketError::Silent(path.to_owned())),
-        }
+        Self::answer(path, &Request::Limit(request), limit::LINE_BYTES).await
     }
 }
 
 impl<T: DeserializeOwned> Remote<T> {
-    /// Connects and asks.
+    /// The one line that answers a request.
+    async fn answer(
+        path: &Path,
+        request: &Request,
+        line_bytes: u64,
+    ) -> Result<Option<T>, SocketError> {
+        match Self::ask(path, request, line_bytes).await? {
+            Some(mut remote) => remote.soon().await,
+            None => Ok(None),
+        }
+    }
+
+    /// The next line, before the silence is too long.
+    async fn soon(&mut self) -> Result<Option<T>, SocketError> {
+        match timeout(SILENCE, self.line()).await {
+            Ok(line) => line,
+            Err(_) => Err(SocketError::Silent(self.path.clone())),
+        }
+    }
+
     async fn ask(
         path: &Path,
         request: &Request,
@@ -217,7 +218,7 @@ impl<T: DeserializeOwned> Remote<T> {
     }
 
     /// Whether another whole line is already here.
-    pub fn has_more(&self) -> bool {
+    pub(crate) fn has_more(&self) -> bool {
         self.reader.buffer().contains(&b'\n')
     }
 }

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use ctpressure_model::events::Filter;
 use nix::sys::stat::{Mode, umask};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -23,14 +24,13 @@ use tokio::{
 };
 
 use super::{
-    GREETING_TIME, Hello, LINE_BYTES, PROTOCOL, Refusal, Request, SocketError, TopRequest,
+    GREETING_TIME, Hello, LINE_BYTES, PROTOCOL, RefusedRequest, Request, SocketError, TopRequest,
     WRITE_TIME, greeting, write_line,
 };
 use crate::{
     agent::Handle,
-    events::Filter,
     serve::{
-        limit,
+        Companions, limit,
         names::PodNames,
         top::{self, TopSample},
     },
@@ -41,14 +41,14 @@ const CLIENTS: usize = 16;
 
 /// The listening socket; its file goes when this is dropped.
 #[derive(Debug)]
-pub struct Socket {
+pub struct LocalSocket {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode of our file: another agent's is left alone.
     identity: Option<(u64, u64)>,
 }
 
-impl Drop for Socket {
+impl Drop for LocalSocket {
     fn drop(&mut self) {
         if self.identity.is_some() && identity(&self.path) == self.identity {
             // If it stays, the next agent finds that nobody listens and replaces it.
@@ -63,7 +63,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
         .map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-impl Socket {
+impl LocalSocket {
     /// Makes the socket, its folder too; replaces one that nobody listens on.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ impl Socket {
     }
 
     /// Serves clients for as long as it is polled, inside a [`tokio::task::LocalSet`].
-    pub async fn serve(self, agent: Handle) -> Infallible {
+    pub async fn serve(self, agent: Handle, companions: Companions) -> Infallible {
         let slots = Arc::new(Semaphore::new(CLIENTS));
         loop {
             let stream = match self.listener.accept().await {
@@ -129,9 +129,9 @@ impl Socket {
                 drop(stream.try_write(b"{\"error\":\"the agent has too many clients\"}\n"));
                 continue;
             };
-            let agent = agent.clone();
+            let (agent, companions) = (agent.clone(), companions.clone());
             spawn_local(async move {
-                if let Err(error) = client(stream, &agent).await {
+                if let Err(error) = client(stream, &agent, &companions).await {
                     tracing::debug!(%error, "a client of the local socket is gone");
                 }
                 drop(slot);
@@ -141,7 +141,7 @@ impl Socket {
 }
 
 /// One client, from hello to its end.
-async fn client(stream: UnixStream, agent: &Handle) -> io::Result<()> {
+async fn client(stream: UnixStream, agent: &Handle, companions: &Companions) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
         return Err(io::Error::new(
@@ -174,12 +174,12 @@ async fn client(stream: UnixStream, agent: &Handle) -> io::Result<()> {
             write_line(&mut writer, &names).await
         }
         Ok(Request::Limit(request)) => {
-            let view = limit::answer(request, agent).await;
+            let view = limit::answer(request, agent, companions.limit.as_ref()).await;
             write_line(&mut writer, &view).await
         }
         Err(error) => {
             let error = format!("not a request that this agent knows: {error}");
-            write_line(&mut writer, &Refusal { error }).await
+            write_line(&mut writer, &RefusedRequest { error }).await
         }
     }
 }

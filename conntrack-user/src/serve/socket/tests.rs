@@ -1,5 +1,6 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use ctpressure_model::events::{Event, Kind, sample};
 use tempfile::TempDir;
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -8,10 +9,12 @@ use tokio::{
 
 use super::*;
 use crate::{
-    agent::{Publisher, Snapshot, channel},
-    events::{Event, Kind, sample},
+    agent::{Publisher, Snapshot, Tables, channel},
     owners::{Owner, Workload},
-    serve::top::{LINE_BYTES as TOP_LINE_BYTES, TopSample, example},
+    serve::{
+        Companions,
+        top::{LINE_BYTES as TOP_LINE_BYTES, TopSample, tests::example},
+    },
 };
 
 fn place() -> (TempDir, PathBuf) {
@@ -30,12 +33,12 @@ fn drops() -> Filter {
 /// Runs an agent's socket while `test` talks to it.
 async fn served<F: Future<Output = ()>>(test: impl FnOnce(PathBuf, Publisher) -> F) {
     let (folder, path) = place();
-    let socket = Socket::bind(&path).await.expect("a socket");
+    let socket = LocalSocket::bind(&path).await.expect("a socket");
     let (publisher, handle) = channel();
     LocalSet::new()
         .run_until(async move {
             tokio::select! {
-                never = socket.serve(handle) => match never {},
+                never = socket.serve(handle, Companions::default()) => match never {},
                 () = test(path, publisher) => {}
             }
         })
@@ -66,7 +69,7 @@ async fn events_come_through() {
         let Event::Drop(drop) = event else {
             panic!("{event:?}")
         };
-        assert_eq!(drop.reason, "table_full");
+        assert_eq!(drop.reason.name(), "table_full");
         assert_eq!(drop.seen.netns, 4_026_532_177);
     })
     .await;
@@ -75,7 +78,7 @@ async fn events_come_through() {
 #[tokio::test]
 async fn only_root_may_open_it_and_it_goes_with_the_agent() {
     let (_folder, path) = place();
-    let socket = Socket::bind(&path).await.expect("a socket");
+    let socket = LocalSocket::bind(&path).await.expect("a socket");
     let mode = fs::metadata(&path).expect("a file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     drop(socket);
@@ -85,14 +88,14 @@ async fn only_root_may_open_it_and_it_goes_with_the_agent() {
 #[tokio::test]
 async fn a_second_agent_is_refused_and_leaves_the_first_alone() {
     let (_folder, path) = place();
-    let first = Socket::bind(&path).await.expect("a socket");
+    let first = LocalSocket::bind(&path).await.expect("a socket");
     let (_publisher, handle) = channel();
     LocalSet::new()
         .run_until(async {
             tokio::select! {
-                never = first.serve(handle) => match never {},
+                never = first.serve(handle, Companions::default()) => match never {},
                 () = async {
-                    let error = Socket::bind(&path).await.expect_err("it is taken");
+                    let error = LocalSocket::bind(&path).await.expect_err("it is taken");
                     assert!(matches!(error, SocketError::Taken(_)), "{error}");
                     assert!(path.exists());
                 } => {}
@@ -113,7 +116,7 @@ async fn a_socket_that_nobody_listens_on_is_replaced() {
             .expect("no error")
             .is_none()
     );
-    Socket::bind(&path).await.expect("it is replaced");
+    LocalSocket::bind(&path).await.expect("it is replaced");
 }
 
 #[tokio::test]
@@ -121,7 +124,7 @@ async fn a_file_is_not_replaced() {
     let (_folder, path) = place();
     fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
     fs::write(&path, "precious").expect("a file");
-    let error = Socket::bind(&path).await.expect_err("it is a file");
+    let error = LocalSocket::bind(&path).await.expect_err("it is a file");
     assert!(matches!(error, SocketError::NotASocket(_)), "{error}");
     assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
 }
@@ -177,7 +180,7 @@ async fn one_that_hangs_up_without_a_word_is_no_agent() {
         drop(listener.accept().await.expect("a client"));
         drop(listener);
     };
-    let (socket, ()) = tokio::join!(Socket::bind(&path), dying);
+    let (socket, ()) = tokio::join!(LocalSocket::bind(&path), dying);
     socket.expect("its place is free");
 }
 
@@ -235,7 +238,7 @@ async fn what_top_shows_comes_at_once_and_with_every_snapshot() {
         assert_eq!(first.reason.as_deref(), Some("not attached yet"));
         for entries in [5, 6, 7] {
             let mut snapshot = example::snapshot();
-            snapshot.tables[0].entries = entries;
+            snapshot.tables.list[0].entries = entries;
             publisher.publish(snapshot);
             let sample = remote.next().await.expect("a line").expect("the agent");
             assert_eq!(sample.tables[0].entries, entries);
@@ -271,7 +274,7 @@ async fn names_of_pods() {
             .with(|details| details.workload = Some(workload.clone()));
         let nameless = Owner::pod("u-8", None);
         let mut snapshot = example::snapshot();
-        snapshot.owners = vec![example::owner(7, named, 1), example::owner(8, nameless, 1)];
+        snapshot.owners.list = vec![example::owner(7, named, 1), example::owner(8, nameless, 1)];
         publisher.publish(snapshot);
         let known = Remote::pods(&path).await.unwrap().expect("an agent").pods;
         let [pod] = known.as_slice() else {
@@ -287,9 +290,10 @@ async fn names_of_pods() {
 async fn a_client_that_does_not_read_is_dropped() {
     served(|path, publisher| async move {
         let mut snapshot = example::snapshot();
-        let owner = snapshot.owners[2].clone();
+        let owner = snapshot.owners.list[2].clone();
         snapshot
             .owners
+            .list
             .extend((5..2_000).map(|slot| crate::agent::OwnerSample {
                 slot,
                 ..owner.clone()
@@ -357,8 +361,10 @@ async fn an_agent_that_says_nothing_is_not_waited_for() {
 async fn the_limit_is_told_and_set_only_by_a_controller_that_may() {
     served(|path, publisher| async move {
         publisher.publish(Snapshot {
-            limit: Some(1000),
-            tables: example::snapshot().tables,
+            tables: Tables {
+                limit: Some(1000),
+                ..example::snapshot().tables
+            },
             ..Snapshot::default()
         });
         let request = LimitRequest {

@@ -1,31 +1,39 @@
 //! From a snapshot to what is shown of it.
 
-use std::{
-    cmp::Reverse,
-    collections::BTreeSet,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{cmp::Reverse, collections::BTreeSet, time::SystemTime};
 
 use conntrack_ebpf::record::DropReason;
-
-use super::{
-    DETAILED, NAME_BYTES, OWNERS, OtherOwners, OtherTables, OwnerRow, STATES, TABLES, TableRow,
-    TopSample, TotalsRow, rate,
-};
-use crate::{
-    agent::{OwnerSample, Snapshot, Table, Tops},
-    owners::Workload,
+use ctpressure_model::{
     pressure::{
         destinations::{Destination, Top},
         lifetime::Lifetime,
         rate::Rates,
     },
+    words::{clean_within, time::JsonTime},
+};
+
+use super::{
+    DETAILED, NAME_BYTES, OWNERS, OtherOwners, OtherTables, OwnerRow, STATES, TABLES, TopSample,
+    TopTable, TotalsRow, rate,
+};
+use crate::{
+    agent::{OwnerSample, Snapshot, Table, Tops},
+    owners::Workload,
 };
 
 /// Three places; JSON knows no infinity.
 fn rounded(number: f64) -> f64 {
     if number.is_finite() {
         (number * 1000.0).round() / 1000.0
+    } else {
+        0.0
+    }
+}
+
+/// A share to twelve places: nearly all does not become all, and it reads back as it is. JSON knows no infinity.
+fn exact(share: f64) -> f64 {
+    if share.is_finite() {
+        (share * 1e12).round() / 1e12
     } else {
         0.0
     }
@@ -50,7 +58,7 @@ fn rounded_top(top: &Top) -> Top {
             .map(|destination| Destination {
                 count: rounded(destination.count),
                 error: rounded(destination.error),
-                share: rounded(destination.share),
+                share: exact(destination.share),
                 per_second: rounded(destination.per_second),
                 ..destination.clone()
             })
@@ -58,53 +66,38 @@ fn rounded_top(top: &Top) -> Top {
     }
 }
 
-/// The text without control characters, cut to what is kept.
+/// The text, fit to be shown and cut to what is kept.
 fn cut(text: &str) -> String {
-    let mut kept = String::new();
-    for character in text.chars() {
-        if kept.len() + character.len_utf8() > NAME_BYTES {
-            break;
-        }
-        kept.push(if character.is_control() {
-            char::REPLACEMENT_CHARACTER
-        } else {
-            character
-        });
-    }
-    kept
+    clean_within(text, NAME_BYTES)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
 fn part(entries: u64, limit: u64) -> Option<f64> {
-    (limit > 0).then(|| rounded(entries as f64 / limit as f64))
+    (limit > 0).then(|| exact(entries as f64 / limit as f64))
 }
 
 impl TopSample {
     /// What a snapshot says; `now`: when it was made.
-    pub fn new(snapshot: &Snapshot, now: SystemTime) -> Self {
-        let owners = ordered(&snapshot.owners);
+    pub(crate) fn new(snapshot: &Snapshot, now: SystemTime) -> Self {
+        let owners = ordered(&snapshot.owners.list);
         let detailed = foremost(&owners);
         let (shown, others) = chosen(&owners, &detailed);
-        let limit = snapshot.limit.unwrap_or(0);
-        let (tables, other_tables) = tables(&snapshot.tables, limit);
+        let limit = snapshot.tables.limit.unwrap_or(0);
+        let (tables, other_tables) = tables(&snapshot.tables.list, limit);
         let sum = |of: fn(&OwnerSample) -> &Rates| {
             rounded(owners.iter().map(|owner| rate(of(owner))).sum::<f64>())
         };
-        let totals = &snapshot.totals;
+        let totals = &snapshot.probes.totals;
         let lost = &totals.lost;
         Self {
-            time: rounded(
-                now.duration_since(UNIX_EPOCH)
-                    .unwrap_or_default()
-                    .as_secs_f64(),
-            ),
+            time: JsonTime(now),
             uptime_seconds: rounded(snapshot.uptime_seconds),
             state: snapshot.state,
             reason: snapshot.reason.as_deref().map(cut),
             kernel: cut(&snapshot.kernel.release),
-            limit: snapshot.limit,
-            buckets: snapshot.buckets,
-            table_bytes: snapshot.table_bytes,
+            limit: snapshot.tables.limit,
+            buckets: snapshot.tables.buckets,
+            table_bytes: snapshot.tables.table_bytes,
             tables,
             other_tables,
             totals: TotalsRow {
@@ -143,7 +136,7 @@ impl TopSample {
                     deletes: others.deletes + owner.egress.deletes + owner.ingress.deletes,
                     drops: others.drops + dropped(owner),
                 }),
-            census: snapshot.recount.times > 0,
+            census: snapshot.owners.census.times > 0,
         }
     }
 }
@@ -194,14 +187,14 @@ fn foremost(owners: &[&OwnerSample]) -> BTreeSet<u32> {
 }
 
 /// The host's table and the fullest ones, in the order of the snapshot.
-fn tables(all: &[Table], limit: u64) -> (Vec<TableRow>, OtherTables) {
+fn tables(all: &[Table], limit: u64) -> (Vec<TopTable>, OtherTables) {
     let mut places: Vec<usize> = (0..all.len()).collect();
     places.sort_by_key(|place| (*place != 0, Reverse(all[*place].entries)));
     let mut shown: Vec<usize> = places.iter().copied().take(TABLES).collect();
     shown.sort_unstable();
     let rows = shown
         .into_iter()
-        .map(|place| TableRow {
+        .map(|place| TopTable {
             netns: all[place].netns,
             name: cut(&all[place].name),
             entries: all[place].entries,
@@ -238,7 +231,7 @@ impl OwnerRow {
         Self {
             slot: sample.slot,
             kind: sample.owner.kind,
-            name: sample.owner.name().chars().take(2 * NAME_BYTES).collect(),
+            name: clean_within(&sample.owner.name(), 2 * NAME_BYTES),
             namespace: cut(labels.namespace),
             pod: cut(labels.pod),
             unit: cut(labels.unit),
@@ -250,8 +243,8 @@ impl OwnerRow {
             live: sample.live(),
             live_egress: egress.live,
             live_ingress: ingress.live,
-            live_share: rounded(activity.live_share),
-            limit_share: activity.limit_share.map(rounded),
+            live_share: exact(activity.live_share),
+            limit_share: activity.limit_share.map(exact),
             inserts: egress.inserts + ingress.inserts,
             deletes: egress.deletes + ingress.deletes,
             drops: dropped(sample),
@@ -268,8 +261,8 @@ impl OwnerRow {
             inserts_per_second: rounded_rates(&activity.inserts_per_second),
             deletes_per_second: rounded_rates(&activity.deletes_per_second),
             drops_per_second: rounded_rates(&activity.drops_per_second),
-            insert_share: rounded(activity.insert_share),
-            drop_share: rounded(activity.drop_share),
+            insert_share: exact(activity.insert_share),
+            drop_share: exact(activity.drop_share),
             lifetime: activity.lifetime.map(|lifetime| Lifetime {
                 seconds: rounded(lifetime.seconds),
                 error: rounded(lifetime.error),

@@ -1,13 +1,15 @@
 use std::{net::IpAddr, time::UNIX_EPOCH};
 
 use conntrack_ebpf::record::DropReason;
+use ctpressure_model::pressure::destinations::{Destination, Top};
 
 use super::*;
 use crate::{
     agent::{OwnerSample, Table, channel},
     owners::Owner,
-    pressure::destinations::{Destination, Top},
 };
+
+pub(crate) mod example;
 
 fn sample() -> TopSample {
     TopSample::new(
@@ -19,7 +21,10 @@ fn sample() -> TopSample {
 #[test]
 fn it_says_who_fills_the_table_and_who_suffers() {
     let sample = sample();
-    assert!((sample.time - 1_700_000_000.25).abs() < 1e-6);
+    assert_eq!(
+        sample.time.0,
+        UNIX_EPOCH + Duration::from_millis(1_700_000_000_250)
+    );
     let names: Vec<_> = sample.owners.iter().map(|row| row.name.as_str()).collect();
     assert_eq!(
         names,
@@ -111,9 +116,9 @@ fn longest() -> Snapshot {
         };
         owner
     };
-    snapshot.owners = (0..65_536).map(owner).collect();
-    let table = snapshot.tables[0].clone();
-    snapshot.tables = (0..5_000)
+    snapshot.owners.list = (0..65_536).map(owner).collect();
+    let table = snapshot.tables.list[0].clone();
+    snapshot.tables.list = (0..5_000)
         .map(|netns| Table {
             netns,
             name: name.clone(),
@@ -135,11 +140,16 @@ fn a_line_is_bounded_and_what_is_left_out_is_summed() {
     let live = sample.owners.iter().map(|row| row.live).sum::<u64>() + sample.other_owners.live;
     assert_eq!(
         live,
-        snapshot.owners.iter().map(OwnerSample::live).sum::<u64>()
+        snapshot
+            .owners
+            .list
+            .iter()
+            .map(OwnerSample::live)
+            .sum::<u64>()
     );
     assert_eq!(
         sample.other_owners.number,
-        (snapshot.owners.len() - OWNERS) as u64
+        (snapshot.owners.list.len() - OWNERS) as u64
     );
     assert_eq!(sample.other_tables.number, (5_000 - TABLES) as u64);
     let detailed = sample
@@ -162,7 +172,7 @@ fn who_suffers_has_details_however_many_owners_there_are() {
             u64::from(slot),
         )
     });
-    snapshot.owners.extend(many);
+    snapshot.owners.list.extend(many);
     let sample = TopSample::new(&snapshot, SystemTime::now());
     let cart = sample.owners.iter().find(|row| row.name == "shop/cart-1");
     assert!(cart.expect("it is shown").destinations.is_some());
@@ -176,10 +186,9 @@ async fn once_waits_for_rates_but_not_for_ever() {
     assert!(sample.owners.is_empty());
     assert_eq!(begin.elapsed(), FIRST);
 
-    publisher.publish(Snapshot {
-        recount: crate::agent::Recount::default(),
-        ..example::snapshot()
-    });
+    let mut uncounted = example::snapshot();
+    uncounted.owners.census = crate::agent::Recount::default();
+    publisher.publish(uncounted);
     let begin = Instant::now();
     assert!(!settled(&mut handle.snapshots()).await.census);
     assert_eq!(begin.elapsed(), SETTLE);

@@ -5,7 +5,7 @@ const ATTRIBUTE_FLAGS: u16 = 0xc000;
 
 /// Appends an attribute whose value is a string with its zero byte. A string of more than 65,000 bytes
 /// is cut off: no name of the kernel has that many.
-pub fn put_string(attributes: &mut Vec<u8>, kind: u16, text: &str) {
+pub(crate) fn put_string(attributes: &mut Vec<u8>, kind: u16, text: &str) {
     let text = text.as_bytes().get(..65_000).unwrap_or(text.as_bytes());
     let length = u16::try_from(4 + text.len() + 1).unwrap_or(u16::MAX);
     attributes.extend_from_slice(&length.to_ne_bytes());
@@ -17,13 +17,13 @@ pub fn put_string(attributes: &mut Vec<u8>, kind: u16, text: &str) {
 
 /// Walks `struct nlattr`s; ends at the first that does not fit.
 #[derive(Clone, Debug)]
-pub struct Attributes<'a> {
+pub(crate) struct Attributes<'a> {
     pub(super) rest: &'a [u8],
 }
 
 impl<'a> Attributes<'a> {
     /// The attributes inside of a nested one, of which this is the value.
-    pub fn nested(value: &'a [u8]) -> Self {
+    pub(crate) fn nested(value: &'a [u8]) -> Self {
         Self { rest: value }
     }
 }

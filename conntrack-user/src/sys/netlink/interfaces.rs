@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use libc::{IFLA_IFNAME, RTM_GETLINK, RTM_GETNSID};
 use nix::sys::socket::SockProtocol;
 
-use super::{BUFFER, NLM_F_DUMP, NLM_F_REQUEST, NetlinkError, Socket, read_answer};
+use super::{BUFFER, NLM_F_DUMP, NLM_F_REQUEST, NetlinkError, NetlinkSocket, read_answer};
 use std::ops::ControlFlow;
 
 /// Length of `struct ifinfomsg`, bytes.
@@ -15,27 +15,25 @@ const LINK_HEADER: usize = 16;
 /// Length of `struct rtgenmsg` with what pads it, bytes.
 const GENERAL_HEADER: usize = 4;
 
-/// `uapi/linux/if_link.h`
 const IFLA_LINK_NETNSID: u16 = 37;
 
-/// `uapi/linux/net_namespace.h`
 const NETNSA_NSID: u16 = 1;
 const NETNSA_PID: u16 = 2;
 
 /// By what number a network namespace calls another one. Never negative.
-pub type NamespaceNumber = i32;
+pub(crate) type NamespaceNumber = i32;
 
 /// A `NETLINK_ROUTE` socket in the network namespace of the thread that made it.
 #[derive(Debug)]
-pub struct Interfaces(Socket);
+pub(crate) struct Interfaces(NetlinkSocket);
 
 impl Interfaces {
     /// A new socket in the calling thread's network namespace.
     ///
     /// # Errors
     /// When there can be none.
-    pub fn new() -> Result<Self, NetlinkError> {
-        Socket::new(SockProtocol::NetlinkRoute).map(Self)
+    pub(crate) fn new() -> Result<Self, NetlinkError> {
+        NetlinkSocket::new(SockProtocol::NetlinkRoute).map(Self)
     }
 
     /// The names of all interfaces whose other end (of a veth pair) or lower device is in another
@@ -43,7 +41,7 @@ impl Interfaces {
     ///
     /// # Errors
     /// When the kernel refuses, or the list is not whole.
-    pub fn leading_out(&mut self) -> Result<Vec<(NamespaceNumber, String)>, NetlinkError> {
+    pub(crate) fn leading_out(&mut self) -> Result<Vec<(NamespaceNumber, String)>, NetlinkError> {
         self.0
             .send(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, &[0; LINK_HEADER])?;
         let mut found = Vec::new();
@@ -70,7 +68,10 @@ impl Interfaces {
     ///
     /// # Errors
     /// When the kernel refuses, as it does when there is no such process.
-    pub fn number_of(&mut self, process: u32) -> Result<Option<NamespaceNumber>, NetlinkError> {
+    pub(crate) fn number_of(
+        &mut self,
+        process: u32,
+    ) -> Result<Option<NamespaceNumber>, NetlinkError> {
         let mut body = [0; GENERAL_HEADER + 8];
         body[4..6].copy_from_slice(&8_u16.to_ne_bytes());
         body[6..8].copy_from_slice(&NETNSA_PID.to_ne_bytes());

@@ -18,15 +18,14 @@ fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// `res_id` and attributes.
-type Seen = (u16, Vec<(u16, Vec<u8>)>);
+type ReadMessage = (u16, Vec<(u16, Vec<u8>)>);
 
 /// The `res_id` after which the reader has enough.
 const ENOUGH: u16 = 0x0e0e;
 
-fn read(bytes: &[u8]) -> (Result<Read, NetlinkError>, Vec<Seen>) {
+fn read(bytes: &[u8]) -> (Result<Read, NetlinkError>, Vec<ReadMessage>) {
     let mut parts = Vec::new();
-    let result = read_answer(bytes, 7, FAMILY_HEADER, &mut |part: &Part<'_>| {
+    let result = read_answer(bytes, 7, FAMILY_HEADER, &mut |part: &DumpPart<'_>| {
         let attributes = part
             .attributes()
             .map(|(kind, value)| (kind, value.to_vec()))
@@ -105,7 +104,7 @@ fn refusals_are_errors() {
 #[test]
 fn the_kernel_refuses_what_it_does_not_know() {
     // There is no subsystem 0, so nothing is loaded by asking for it.
-    let refused = Socket::netfilter().unwrap().dump(0, 100, |_| ());
+    let refused = NetlinkSocket::netfilter().unwrap().dump(0, 100, |_| ());
     assert!(
         matches!(refused, Err(NetlinkError::Refused(_))),
         "{refused:?}"
@@ -144,7 +143,7 @@ fn a_question_has_its_family_and_attributes() {
     assert_eq!(attributes.len(), 12, "padded");
     let body = [&[2, 0, 0, 0], attributes.as_slice()].concat();
     let bytes = request(0x0a07, NLM_F_REQUEST | NLM_F_DUMP, 9, &body);
-    let (header, rest) = Header::read(&bytes).expect("a header");
+    let (header, rest) = MessageHeader::read(&bytes).expect("a header");
     assert_eq!((header.length, header.sequence), (32, 9));
     assert!(rest.is_empty());
     assert_eq!(bytes[HEADER], 2);

@@ -33,7 +33,7 @@ const QUIET_TO: &str = "198.18.0.0/16";
 const FLOOD_TO: &str = "198.19.0.0/16";
 
 pub(in crate::scenarios) fn attacker(mechanism: Option<Mechanism>) -> Result<()> {
-    let cluster = Cluster::get()?;
+    let cluster = Cluster::get(true)?;
     let (attacker, quiet) = (cluster.pod(ATTACKER)?, cluster.pod(QUIET)?);
     net::nft(None, NOT_LOOPBACK)?;
     net::nft(None, &nobody_else([attacker, quiet])?)?;

@@ -24,7 +24,7 @@ use crate::{
         owned::{ByOwner, Owner},
         prom::Metrics,
     },
-    scenarios::setting::until_none_is_skipped,
+    scenarios::{of_kernel_only, setting::until_none_is_skipped},
     traffic::bench::flush_table,
 };
 
@@ -33,7 +33,7 @@ const LIMIT: u64 = 100_000;
 
 /// With fentry the kernel skips the end of an insert when its task was put aside meanwhile.
 pub(in crate::scenarios) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
-    let cluster = Cluster::get()?;
+    let cluster = Cluster::get(!of_kernel_only())?;
     until_none_is_skipped(|| round(&cluster, mechanism))
 }
 
@@ -195,10 +195,6 @@ fn send(cluster: &Cluster, checks: &mut Checks) -> Result<ByOwner> {
             tally.sent,
         );
         checks.at_least(format!("flows of `{what}`"), tally.sent, 1);
-        println!(
-            "{:>6} {} {} {}",
-            tally.accepted, load.owner, load.direction, load.arguments
-        );
         expected.add(load.owner, load.direction, tally.accepted * load.tables);
     }
     Ok(expected)

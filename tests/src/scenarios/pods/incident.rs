@@ -46,7 +46,7 @@ const CUSTOMER: &str = "customer";
 const NAMED_WITHIN: Duration = Duration::from_secs(2);
 
 pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()> {
-    let cluster = Cluster::get()?;
+    let cluster = Cluster::get(true)?;
     let (aggregator, bystander) = (cluster.pod(AGGREGATOR)?, cluster.pod(BYSTANDER)?);
     net::nft(None, NOT_LOOPBACK)?;
     passed::count(&[aggregator, bystander], &[(CUSTOMER, OUTSIDE_ADDRESS)])?;
@@ -88,7 +88,7 @@ pub(in crate::scenarios) fn incident(mechanism: Option<Mechanism>) -> Result<()>
     })?;
     let (took, share) = time_until_named(&agent, aggregator)?;
     println!("named after {took:?} with {share:.3} of the table");
-    checks.at_most("time until the holder is named", took, NAMED_WITHIN);
+    checks.within("time until the holder is named", took, NAMED_WITHIN);
     check_top(&mut checks, &agent, aggregator)?;
     second.finish()?;
     beside.finish()?;

@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::kernel::entries::{Layer4, Status, Tuple};
+use crate::kernel::entries::{EntryStatus, EntryTuple, Layer4};
 
-fn entry(protocol: u8, state: State, timeout: Option<u32>, chosen: u16) -> Entry {
+fn entry(protocol: u8, state: EntryState, timeout: Option<u32>, chosen: u16) -> TableEntry {
     let pod = IpAddr::V4(Ipv4Addr::new(10, 42, 1, 2));
     let node = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     let server = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
@@ -13,21 +13,21 @@ fn entry(protocol: u8, state: State, timeout: Option<u32>, chosen: u16) -> Entry
         source,
         destination,
     };
-    Entry {
-        original: Tuple {
+    TableEntry {
+        original: EntryTuple {
             source: pod,
             destination: server,
             protocol,
             layer4: ports(40_000, 443),
         },
-        reply: Tuple {
+        reply: EntryTuple {
             source: server,
             destination: node,
             protocol,
             layer4: ports(443, chosen),
         },
         zone: 0,
-        status: Status(0),
+        status: EntryStatus(0),
         state,
         timeout,
         mark: 0,
@@ -38,36 +38,36 @@ fn entry(protocol: u8, state: State, timeout: Option<u32>, chosen: u16) -> Entry
 
 #[test]
 fn idle_entries_and_ports() {
-    let settings = Settings {
+    let settings = KernelSettings {
         values: [
             ("tcp_timeout_established", 432_000),
             ("tcp_timeout_time_wait", 120),
             ("udp_timeout", 30),
         ]
         .into(),
-        ..Settings::default()
+        ..KernelSettings::default()
     };
     let mut counter = Counter::new(&settings);
     for (protocol, state, left) in [
-        (6, State::Tcp(3), Some(432_000)),
-        (6, State::Tcp(3), Some(400_000)),
-        (6, State::Tcp(3), Some(432_000 - 7_440)),
+        (6, EntryState::Tcp(3), Some(432_000)),
+        (6, EntryState::Tcp(3), Some(400_000)),
+        (6, EntryState::Tcp(3), Some(432_000 - 7_440)),
         // Made while the timeout was longer.
-        (6, State::Tcp(3), Some(500_000)),
-        (6, State::Offloaded, None),
-        (6, State::Tcp(7), Some(119)),
-        (6, State::Tcp(7), Some(59)),
-        (17, State::Unreplied, Some(1)),
-        (132, State::Sctp(4), Some(1)),
+        (6, EntryState::Tcp(3), Some(500_000)),
+        (6, EntryState::Offloaded, None),
+        (6, EntryState::Tcp(7), Some(119)),
+        (6, EntryState::Tcp(7), Some(59)),
+        (17, EntryState::Unreplied, Some(1)),
+        (132, EntryState::Sctp(4), Some(1)),
     ] {
         counter.add(&entry(protocol, state, left, 2_000));
     }
     // A port below 1024 is not one that NAT chooses.
-    counter.add(&entry(6, State::Tcp(8), Some(1), 999));
-    let walk = Walk {
+    counter.add(&entry(6, EntryState::Tcp(8), Some(1), 999));
+    let walk = EntryWalk {
         entries: 10,
         counts: [13, 12],
-        ..Walk::default()
+        ..EntryWalk::default()
     };
     let facts = counter.finish(&walk);
     let count = |entries, idle| ClassCount { entries, idle };
@@ -93,11 +93,11 @@ fn a_part_stands_for_the_whole() {
         ..CensusFacts::default()
     };
     assert_eq!(facts.scaled(10), 40);
-    let walk = Walk {
+    let walk = EntryWalk {
         stopped: true,
         counts: [4_000; 2],
-        ..Walk::default()
+        ..EntryWalk::default()
     };
-    let facts = Counter::new(&Settings::default()).finish(&walk);
+    let facts = Counter::new(&KernelSettings::default()).finish(&walk);
     assert_eq!((facts.expired, facts.whole), (None, false));
 }

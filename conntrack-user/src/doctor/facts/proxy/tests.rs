@@ -27,7 +27,7 @@ fn flags_and_files() {
     assert_eq!((told.max_per_core, told.min), (Some(1000), Some(50)));
     assert_eq!(told.be_liberal, Some(true));
     assert_eq!(told.metrics.as_deref(), Some("[::1]:10249"));
-    assert_eq!(flags(b""), Told::default());
+    assert_eq!(flags(b""), ProxyFlags::default());
 
     let told = settings(
         CONFIG,

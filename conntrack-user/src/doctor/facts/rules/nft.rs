@@ -2,17 +2,12 @@
 //! of the chain `KUBE-FORWARD`, however many others there are.
 
 use super::{Backend, FORWARD, Forward, InvalidDrop};
-use crate::sys::netlink::{Attributes, NetlinkError, Socket, put_string};
+use crate::sys::netlink::{Attributes, NetlinkError, NetlinkSocket, put_string};
 
-/// `NFNL_SUBSYS_NFTABLES`
 const NFTABLES: u8 = 10;
-/// `NFT_MSG_GETTABLE`
 const GET_TABLE: u8 = 1;
-/// `NFT_MSG_GETRULE`
 const GET_RULE: u8 = 7;
-/// `NFPROTO_IPV4`
 const IPV4: u8 = 2;
-/// `NFPROTO_IPV6`
 const IPV6: u8 = 10;
 
 const TABLE_NAME: u16 = 1;
@@ -35,25 +30,21 @@ const COUNTER_PACKETS: u16 = 2;
 /// `match_flags` in `struct xt_conntrack_mtinfo2` and `3`: behind eight addresses, two 32-bit and five
 /// 16-bit numbers.
 const XT_MATCH_FLAGS: usize = 8 * 16 + 2 * 4 + 5 * 2;
-/// `state_mask`: behind `invert_flags`.
 const XT_STATE_MASK: usize = XT_MATCH_FLAGS + 4;
-/// `XT_CONNTRACK_STATE`
 const XT_STATE: u16 = 1;
-/// `XT_CONNTRACK_STATE_INVALID` and `NF_CT_STATE_INVALID_BIT`
 const INVALID: u16 = 1;
 
-/// What is there.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct NftRules {
     /// kube-proxy has a table of its own: its mode is nftables.
     pub(super) own_table: bool,
     pub(super) forward: Vec<Forward>,
 }
 
 /// Asks the kernel. Needs `CAP_NET_ADMIN`.
-pub(super) fn read() -> Result<Found, NetlinkError> {
-    let mut socket = Socket::netfilter()?;
-    let mut found = Found::default();
+pub(super) fn read() -> Result<NftRules, NetlinkError> {
+    let mut socket = NetlinkSocket::netfilter()?;
+    let mut found = NftRules::default();
     let mut filters = Vec::new();
     socket.dump(NFTABLES, GET_TABLE, |part| {
         let name = part

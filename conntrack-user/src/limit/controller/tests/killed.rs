@@ -22,19 +22,19 @@ const FOLDER: &str = "CTPRESSURE_TEST_FOLDER";
 const AFTER: &str = "CTPRESSURE_TEST_STEP";
 /// What the child is to be in the midst of.
 const DOING: &str = "CTPRESSURE_TEST_DOING";
-const STEPS: [Step; 6] = [
-    Step::IntentDrafted,
-    Step::IntentKept,
-    Step::Written,
-    Step::Confirmed,
-    Step::ResultDrafted,
-    Step::ResultKept,
+const STEPS: [ControllerStep; 6] = [
+    ControllerStep::IntentDrafted,
+    ControllerStep::IntentKept,
+    ControllerStep::Written,
+    ControllerStep::Confirmed,
+    ControllerStep::ResultDrafted,
+    ControllerStep::ResultKept,
 ];
 
 /// The step that ends the child, as its place in [`STEPS`].
 static FATAL: AtomicU32 = AtomicU32::new(u32::MAX);
 
-fn end_after(step: Step) {
+fn end_after(step: ControllerStep) {
     let place = STEPS.iter().position(|known| *known == step);
     if place.and_then(|place| u32::try_from(place).ok()) == Some(FATAL.load(Ordering::Relaxed)) {
         raise(Signal::SIGKILL).expect("it ends here");
@@ -55,7 +55,7 @@ fn child() {
         settings.max_limit = Settings::default().max_limit;
         look = |_| Some(Composition::default());
     }
-    let place = Place {
+    let place = ControllerPlace {
         root,
         lock: format!("ctpressure/test-killed-{}", getpid()),
         look: Box::new(look),
@@ -108,7 +108,7 @@ fn after_each_step_the_next_start_knows_what_was_done() {
     for (place, step) in STEPS.iter().enumerate() {
         let node = Fixture::new(1_000, 1_024);
         kill_after(&node, place);
-        let written = *step >= Step::Written;
+        let written = *step >= ControllerStep::Written;
         let after_kill = node.limit();
         assert_eq!(after_kill > 1_000, written, "{step:?}");
         // The next one, at rest: it changes nothing by itself.
@@ -118,9 +118,9 @@ fn after_each_step_the_next_start_knows_what_was_done() {
         assert_eq!(node.limit(), after_kill, "{step:?}");
         let expected: &[_] = match step {
             // Never begun, as far as anybody knows.
-            Step::IntentDrafted => &[],
-            Step::IntentKept => &[(Purpose::Raise, Outcome::Failed)],
-            _ => &[(Purpose::Raise, Outcome::Applied)],
+            ControllerStep::IntentDrafted => &[],
+            ControllerStep::IntentKept => &[(Purpose::Raise, ChangeOutcome::Failed)],
+            _ => &[(Purpose::Raise, ChangeOutcome::Applied)],
         };
         assert_eq!(outcomes(&next), expected, "{step:?}");
         assert_eq!(
@@ -162,7 +162,7 @@ fn a_timeout_is_restored_by_the_next_start_after_whichever_step_the_last_one_end
         for (place, step) in STEPS.iter().enumerate() {
             let node = Fixture::new(1_000, 1_024);
             kill_while(&node, place, doing);
-            let written = *step >= Step::Written;
+            let written = *step >= ControllerStep::Written;
             let there = if written == (doing == Purpose::Shorten) {
                 30
             } else {
@@ -180,7 +180,7 @@ fn a_timeout_is_restored_by_the_next_start_after_whichever_step_the_last_one_end
             let number = |wanted| {
                 let applied = done
                     .iter()
-                    .filter(|(_, outcome)| *outcome == Outcome::Applied);
+                    .filter(|(_, outcome)| *outcome == ChangeOutcome::Applied);
                 applied.filter(|(purpose, _)| *purpose == wanted).count()
             };
             let shortened = usize::from(written || doing == Purpose::Restore);

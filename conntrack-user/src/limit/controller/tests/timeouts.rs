@@ -26,7 +26,7 @@ pub(super) fn settings(mode: Mode, root: &Root) -> Settings {
 
 impl Fixture {
     fn shortening(&self, mode: Mode) -> Controller {
-        let place = Place {
+        let place = ControllerPlace {
             root: self.root(),
             lock: self.lock.clone(),
             look: Box::new(|_| Some(closed())),
@@ -47,7 +47,7 @@ impl Fixture {
 }
 
 /// The last change that is known, and what came of it.
-fn last(controller: &Controller) -> Option<(Purpose, Outcome)> {
+fn last(controller: &Controller) -> Option<(Purpose, ChangeOutcome)> {
     outcomes(controller).last().copied()
 }
 
@@ -59,7 +59,7 @@ fn it_is_shortened_said_remembered_and_restored() {
     assert_eq!((node.time_wait(), node.limit()), (30, 1_000));
     assert_eq!(
         last(&controller),
-        Some((Purpose::Shorten, Outcome::Applied))
+        Some((Purpose::Shorten, ChangeOutcome::Applied))
     );
     let report = controller.report();
     let shortened = report.shortened.as_ref().expect("shortened");
@@ -68,7 +68,7 @@ fn it_is_shortened_said_remembered_and_restored() {
     let applied = report
         .tallies
         .iter()
-        .find(|tally| tally.outcome == Outcome::Applied);
+        .find(|tally| tally.outcome == ChangeOutcome::Applied);
     assert_eq!(applied.map(|tally| tally.number), Some(1));
     // Calm, but not for long enough; then it is restored.
     run(&mut controller, 6..500, &entries(100));
@@ -77,7 +77,7 @@ fn it_is_shortened_said_remembered_and_restored() {
     assert_eq!(node.time_wait(), 120);
     assert_eq!(
         last(&controller),
-        Some((Purpose::Restore, Outcome::Applied))
+        Some((Purpose::Restore, ChangeOutcome::Applied))
     );
     assert_eq!(controller.report().shortened, None);
     assert_eq!(controller.end(at(1_500)), []);
@@ -110,7 +110,10 @@ fn an_end_in_order_restores_it_and_a_raise_stays() {
     run(&mut next, 8..10, &entries(100));
     assert_eq!(next.report().shortened, None);
     assert_eq!(next.report().changes.len(), outcomes(&next).len());
-    assert_eq!(last(&next), Some((Purpose::Restore, Outcome::Applied)));
+    assert_eq!(
+        last(&next),
+        Some((Purpose::Restore, ChangeOutcome::Applied))
+    );
 }
 
 #[test]
@@ -144,7 +147,10 @@ fn what_somebody_else_set_since_is_theirs() {
     assert_eq!(controller.end(at(6)), [], "it is not ours any more");
     run(&mut controller, 7..40, &entries(900));
     assert_eq!(node.time_wait(), 60);
-    assert_eq!(last(&controller), Some((Purpose::Found, Outcome::Applied)));
+    assert_eq!(
+        last(&controller),
+        Some((Purpose::Found, ChangeOutcome::Applied))
+    );
     let change = controller.report().changes.last().expect("found");
     assert_eq!((change.by, &change.who), (By::SomebodyElse, &None));
     assert_eq!(controller.report().shortened, None);
@@ -158,7 +164,7 @@ fn what_somebody_else_set_since_is_theirs() {
     let mut next = node.shortening(Mode::On);
     run(&mut next, 10..14, &entries(100));
     assert_eq!(node.time_wait(), 60);
-    assert_eq!(last(&next), Some((Purpose::Found, Outcome::Applied)));
+    assert_eq!(last(&next), Some((Purpose::Found, ChangeOutcome::Applied)));
 }
 
 #[test]
@@ -170,7 +176,10 @@ fn a_controller_that_may_not_shorten_restores_what_another_left() {
     let mut next = node.controller(Mode::On);
     run(&mut next, 10..12, &entries(100));
     assert_eq!(node.time_wait(), 120);
-    assert_eq!(last(&next), Some((Purpose::Restore, Outcome::Applied)));
+    assert_eq!(
+        last(&next),
+        Some((Purpose::Restore, ChangeOutcome::Applied))
+    );
     let change = next.report().changes.last().expect("restored");
     assert!(change.reason.contains("left it shortened"), "{change:?}");
 }

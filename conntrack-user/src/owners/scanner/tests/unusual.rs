@@ -157,7 +157,7 @@ fn very_deep_and_very_many() {
         "{:?}",
         found.problems
     );
-    let mut tree = Tree::new(node.folder.path().join("sys/fs/cgroup"), true);
+    let mut tree = CgroupTree::new(node.folder.path().join("sys/fs/cgroup"), true);
     tree.refresh(node.now, 10).unwrap();
     assert!(tree.cut);
 }
@@ -184,7 +184,7 @@ fn ten_thousand_containers() {
         found.problems
     );
     assert_eq!(found.owners.len(), 2000);
-    let has_all = |one: &Found| one.cgroups.len() == 6 && one.addresses.len() == 1;
+    let has_all = |one: &FoundOwner| one.cgroups.len() == 6 && one.addresses.len() == 1;
     assert!(found.owners.iter().all(has_all));
     assert!(node.scan().took < Duration::from_secs(5));
 }

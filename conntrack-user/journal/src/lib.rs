@@ -1,0 +1,24 @@
+//! The journal: the flight recorder of one node. Here is its format, and what reads it; the agent's
+//! recorder writes it.
+//!
+//! One `SQLite` database, so that anyone can copy it off the node and query it with tools they know;
+//! `schema.sql` is its documentation, `README.md` has queries to begin with. Nothing here is of Linux: a
+//! copy is read on any system.
+
+#![forbid(unsafe_code)]
+
+pub mod database;
+mod error;
+mod loss;
+mod reader;
+mod record;
+
+pub use database::{APPLICATION_ID, FILE_NAME, VERSION};
+pub use error::JournalError;
+pub use loss::{Loss, Losses, packets};
+pub use reader::{Reader, Recording, milliseconds, time};
+pub use record::{
+    ChangeResult, ChangedBy, Coverage, DestinationSum, DestinationsOf, DropRow, EventCount,
+    EvictionRow, Fact, KernelPoint, Life, LimitChange, NetnsId, OwnerId, OwnerPoint, OwnerSum,
+    Path, RecordedNetns, RecordedOwner, Run, TablePoint, TotalPoint, What,
+};

@@ -1,0 +1,82 @@
+//! What owners lose, by kind: packets, entries, and of how many flows they were.
+
+use std::collections::BTreeMap;
+
+use conntrack_ebpf::record::DropReason;
+
+/// Something that an owner can lose: `loss_kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Loss {
+    /// A packet. [`DropReason::TableFullRequest`] is none: ctnetlink or BPF was refused an entry.
+    Packet(DropReason),
+    /// A live entry of its own that was evicted.
+    Victim,
+    /// A live entry of anybody that was evicted for its sake.
+    Cause,
+    /// Of the packets that a full table refused, one that was seen with detail: the first one of its flow.
+    RefusedFirst,
+    /// Another one of a flow that had been refused before.
+    RefusedAgain,
+    /// Of its entries that were evicted, one that was seen with detail, of a flow that had not been evicted.
+    EvictedFirst,
+    /// One of a flow that had been evicted before.
+    EvictedAgain,
+}
+
+impl Loss {
+    /// All of them, in the order of their numbers.
+    fn all() -> impl Iterator<Item = Self> {
+        DropReason::ALL.into_iter().map(Self::Packet).chain([
+            Self::Victim,
+            Self::Cause,
+            Self::RefusedFirst,
+            Self::RefusedAgain,
+            Self::EvictedFirst,
+            Self::EvictedAgain,
+        ])
+    }
+
+    /// Its number in the journal, `loss_kind.id`.
+    pub const fn number(self) -> i64 {
+        match self {
+            Self::Packet(reason) => reason as i64,
+            Self::Victim => 100,
+            Self::Cause => 101,
+            Self::RefusedFirst => 110,
+            Self::RefusedAgain => 111,
+            Self::EvictedFirst => 112,
+            Self::EvictedAgain => 113,
+        }
+    }
+
+    /// The one with this number.
+    pub(crate) fn from_number(number: i64) -> Option<Self> {
+        Self::all().find(|loss| loss.number() == number)
+    }
+}
+
+impl PartialOrd for Loss {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Loss {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.number().cmp(&other.number())
+    }
+}
+
+/// What an owner lost, by kind; what it did not lose is not in it.
+pub type Losses = BTreeMap<Loss, u64>;
+
+/// Packets in `losses` that were really lost.
+pub fn packets(losses: &Losses) -> u64 {
+    losses
+        .iter()
+        .filter(|(loss, _)| {
+            matches!(loss, Loss::Packet(reason) if *reason != DropReason::TableFullRequest)
+        })
+        .map(|(_, number)| number)
+        .sum()
+}

@@ -1,0 +1,23 @@
+//! What a ring record means to a person or a script.
+//!
+//! * [`Event`]: the printable form of a record, with its JSON contract;
+//! * [`text`]: one line for people;
+//! * [`Filter`]: which records somebody wants to see;
+//! * [`Who`]: the owner that an event is charged to;
+//! * [`Names`]: what turns the kernel's numbers into names.
+
+mod event;
+mod filter;
+mod reason;
+#[cfg(any(test, feature = "testing"))]
+#[expect(missing_docs, reason = "for tests")]
+pub mod sample;
+pub mod text;
+mod who;
+
+pub use event::{
+    DropEvent, Event, EvictionEvent, InsertEvent, LostEvent, Names, Occurrence, Origin, Tuple,
+};
+pub use filter::{Filter, Kind, Netns, UnknownProtocol, parse_network, parse_protocol};
+pub use reason::Reason;
+pub use who::{OwnersBySlot, Who, direction_name};

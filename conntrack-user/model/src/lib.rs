@@ -1,0 +1,24 @@
+//! What every part of ctpressure speaks of: pure types and functions, with nothing of Linux in them, so
+//! that a report can be made anywhere.
+//!
+//! * [`owner`]: who a count is attributed to;
+//! * [`events`]: what a record means to a person or a script, and filters;
+//! * [`pressure`]: how full, by whom, until when: pure functions over samples;
+//! * [`protocol`]: names and numbers of transport protocols;
+//! * [`words`]: how numbers, sizes, shares, times and the words of others are written, one rule each;
+//! * [`cost`]: what an entry costs, and how many buckets a limit asks for;
+//! * [`command_line`]: what both programs do the same way at a terminal;
+//! * [`limit_change`]: the record of one change of the limit;
+//! * [`kubernetes`]: what the Kubernetes API is asked, what it says of pods, what its Events say.
+
+#![forbid(unsafe_code)]
+
+pub mod command_line;
+pub mod cost;
+pub mod events;
+pub mod kubernetes;
+pub mod limit_change;
+pub mod owner;
+pub mod pressure;
+pub mod protocol;
+pub mod words;

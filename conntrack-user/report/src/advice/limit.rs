@@ -1,0 +1,147 @@
+//! The limit that would have held, and what it costs.
+
+use conntrack_ebpf::record::DropReason;
+use ctpressure_model::{
+    cost::buckets_for,
+    words::{bytes, grouped, plural, time},
+};
+
+use super::{
+    super::{
+        cause::{Cause, CauseKind},
+        reading::Reading,
+    },
+    Advice, short_of_room,
+};
+
+/// Of a flood: what a limit that holds would have to be.
+pub(super) fn dont_raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    (cause.kind.is_flood() && short_of_room(reading, cause)).then(|| {
+        let demand = &reading.demand;
+        Advice::new(
+            "dont_raise",
+            format!(
+                "Leave the limit as it is: to hold this flood it would have to be {} and more, and the next flood is \
+                 larger.",
+                grouped(demand.limit())
+            ),
+            demand_in_words(reading),
+        )
+    })
+}
+
+fn demand_in_words(reading: &Reading<'_>) -> String {
+    let demand = &reading.demand;
+    let mut parts = vec![plural(demand.entries, "entry", "entries")];
+    if demand.refused > 0 {
+        parts.push(format!(
+            "{} that were refused",
+            plural(demand.refused, "connection", "connections")
+        ));
+    }
+    if demand.evicted > 0 {
+        parts.push(format!("{} that were evicted", grouped(demand.evicted)));
+    }
+    let sum = if parts.len() > 1 {
+        format!(
+            ": {} would have been there, and a tenth more is left as room",
+            grouped(demand.entries_in_all())
+        )
+    } else {
+        " at most, and a tenth more is left as room".to_owned()
+    };
+    let doubt = if demand.exact {
+        String::new()
+    } else {
+        "; not every lost packet was seen in detail, so it may be less".to_owned()
+    };
+    format!(
+        "{} at {}{sum}{doubt}",
+        parts.join(" + "),
+        time::near(demand.at, reading.evidence.focus.from)
+    )
+}
+
+pub(super) fn raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    if !short_of_room(reading, cause) || cause.kind.is_flood() || reading.limit == 0 {
+        return None;
+    }
+    let evidence = reading.evidence;
+    let limit = reading.demand.limit();
+    let now = evidence
+        .points
+        .iter()
+        .rev()
+        .find(|point| point.seconds > 0)
+        .map_or(reading.limit, |point| point.limit);
+    let lost = reading.dropped(DropReason::TableFull) + reading.evictions > 0;
+    if now == 0 || limit <= reading.limit && !lost {
+        return None;
+    }
+    let sharing = reading.sharing();
+    let buckets = evidence.node.buckets.unwrap_or(0);
+    let wanted = match buckets {
+        0 => 0,
+        there => buckets_for(sharing.when_full(limit), there),
+    };
+    let each = evidence.node.entry_cost();
+    let entries = limit.saturating_sub(now).saturating_mul(sharing.busy);
+    let more = each.bytes(entries, wanted - buckets).in_words();
+    let with_buckets = if wanted > buckets {
+        format!(" and nf_conntrack_buckets to {}", grouped(wanted))
+    } else {
+        String::new()
+    };
+    let would = if lost {
+        "would have held"
+    } else {
+        "leaves room"
+    };
+    let text = if now >= limit {
+        format!(
+            "Keep the limit at {}, as it is since: {} {would}.",
+            grouped(now),
+            grouped(limit)
+        )
+    } else {
+        format!(
+            "Set the limit (nf_conntrack_max) to {}{with_buckets}: that {would}, and takes {more} more of kernel \
+             memory on this node when it is full.",
+            grouped(limit)
+        )
+    };
+    let ram = match evidence.node.ram_bytes {
+        0 => String::new(),
+        ram => format!("; the node has {}", bytes(ram)),
+    };
+    Some(
+        Advice::new("raise", text, format!("{}{ram}", demand_in_words(reading)))
+            .set("nf_conntrack_max", limit.max(now)),
+    )
+}
+
+pub(super) fn who_lowers(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    let lowered = matches!(
+        cause.kind,
+        CauseKind::LimitLowered | CauseKind::LimitLoweredAndGrowth
+    );
+    let change = reading.evidence.changes.get(reading.lowered?)?;
+    (lowered && !change.ours()).then(|| {
+        let who = if change.who.is_empty() {
+            "whoever lowered the limit".to_owned()
+        } else {
+            change.who.clone()
+        };
+        Advice::new(
+            "who_lowers",
+            format!(
+                "Keep {who} from doing it again: kube-proxy (conntrack.maxPerCore, conntrack.min), sysctl.d, a tuning \
+                 DaemonSet and init containers write nf_conntrack_max."
+            ),
+            format!(
+                "the limit was not what it had been from {} on",
+                time::rfc3339(change.at)
+            ),
+        )
+    })
+}

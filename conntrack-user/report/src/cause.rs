@@ -1,0 +1,318 @@
+//! Why it happened. Each rule looks at a [`Reading`] and either names a cause or passes; the first one in
+//! `RULES` that names one is right, so the more special come first.
+
+use conntrack_ebpf::record::DropReason;
+use ctpressure_model::{
+    pressure::state::Pressure,
+    words::{figure, grouped, per_second, plural, seconds, share_f64},
+};
+use serde::Serialize;
+
+use super::reading::{Reading, part, ratio};
+
+mod filling;
+
+pub(super) use filling::foremost;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CauseKind {
+    /// The journal has nothing of most of the time.
+    NotWatched,
+    /// Nothing was lost, but packets could not be tracked.
+    Invalid,
+    NotConntrack,
+    /// NAT found no free port.
+    NatExhausted,
+    /// Two packets raced for the same tuple.
+    Clash,
+    /// Entries were removed before their first packet had passed.
+    Dying,
+    /// Hash chains were too long.
+    LongChains,
+    /// Only requests of ctnetlink or BPF were refused.
+    Requests,
+    /// The limit was lowered.
+    LimitLowered,
+    /// The limit was lowered, and one owner came to hold more.
+    LimitLoweredAndGrowth,
+    /// Connections from outside that nobody finishes.
+    SynFlood,
+    /// UDP that nobody answers.
+    OneWayUdp,
+    DnsStorm,
+    /// Clients that try again and again.
+    RetryStorm,
+    /// Short connections that stay in `TIME_WAIT`.
+    TimeWait,
+    /// Established connections that nobody uses.
+    EstablishedIdle,
+    /// Connections that are opened and not closed.
+    SlowLeak,
+    /// An owner that had just started.
+    NewOwner,
+    /// An owner that came to know more destinations.
+    MoreDestinations,
+    /// Many connections in a short time.
+    Burst,
+    /// Many owners, none of them foremost.
+    ManyOwners,
+    /// An owner holds much, and it is not known why.
+    Growth,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Cause {
+    /// What kind it is.
+    pub(crate) kind: CauseKind,
+    /// It, as the end of a sentence.
+    pub(crate) why: String,
+    /// What it was told by.
+    pub(crate) evidence: String,
+}
+
+type CauseRule = fn(&Reading<'_>) -> Option<Cause>;
+
+/// All rules, the more special first.
+const RULES: &[CauseRule] = &[
+    not_watched,
+    nat_exhausted,
+    clash,
+    dying,
+    long_chains,
+    requests,
+    not_conntrack,
+    filling::limit_lowered,
+    filling::syn_flood,
+    filling::one_way_udp,
+    filling::dns_storm,
+    filling::retry_storm,
+    filling::time_wait,
+    filling::established_idle,
+    filling::new_owner,
+    filling::more_destinations,
+    filling::many_owners,
+    filling::slow_leak,
+    filling::burst,
+];
+
+impl Cause {
+    fn new(kind: CauseKind, why: String, evidence: String) -> Self {
+        Self {
+            kind,
+            why,
+            evidence,
+        }
+    }
+
+    /// The cause; [`Kind::Growth`] when no rule fits.
+    pub(crate) fn find(reading: &Reading<'_>) -> Self {
+        RULES
+            .iter()
+            .find_map(|rule| rule(reading))
+            .unwrap_or_else(|| filling::growth(reading))
+    }
+}
+
+impl CauseKind {
+    /// Whether there is somebody who filled the table.
+    pub(crate) const fn is_filling(self) -> bool {
+        !matches!(
+            self,
+            Self::NotWatched
+                | Self::Invalid
+                | Self::NotConntrack
+                | Self::NatExhausted
+                | Self::Clash
+                | Self::Dying
+                | Self::LongChains
+                | Self::Requests
+        )
+    }
+
+    /// Whether more room would only be filled as well.
+    pub(crate) const fn is_flood(self) -> bool {
+        matches!(self, Self::SynFlood | Self::OneWayUdp)
+    }
+}
+
+fn not_watched(reading: &Reading<'_>) -> Option<Cause> {
+    let focus = reading.evidence.focus;
+    let missing: u64 = reading
+        .evidence
+        .gaps
+        .iter()
+        .map(|gap| {
+            gap.until
+                .min(focus.until)
+                .saturating_sub(gap.from.max(focus.from))
+        })
+        .sum();
+    (reading.lost + reading.evictions == 0 && missing * 2 > focus.seconds()).then(|| {
+        Cause::new(
+            CauseKind::NotWatched,
+            format!(
+                "the journal has nothing of {} of the {}",
+                seconds(missing),
+                seconds(focus.seconds())
+            ),
+            "ctpressure did not run then, or could not write its journal".to_owned(),
+        )
+    })
+}
+
+fn not_conntrack(reading: &Reading<'_>) -> Option<Cause> {
+    if reading.lost + reading.evictions > 0 || reading.pressure >= Pressure::High {
+        return None;
+    }
+    let invalid = reading.evidence.kernel.invalid;
+    let fullest = match reading.limit {
+        0 => grouped(reading.entries),
+        limit => format!("{} of {} entries", grouped(reading.entries), grouped(limit)),
+    };
+    // A few there are always.
+    if invalid >= 100 {
+        return Some(Cause::new(
+            CauseKind::Invalid,
+            format!(
+                "no conntrack drop was seen in this time, but {} did not belong to any connection that conntrack \
+                 knew (INVALID), and a firewall rule may have dropped them",
+                plural(invalid, "packet", "packets")
+            ),
+            format!(
+                "the kernel's own statistic `invalid` rose by {}; the table held {fullest} at most",
+                grouped(invalid)
+            ),
+        ));
+    }
+    Some(Cause::new(
+        CauseKind::NotConntrack,
+        format!(
+            "no conntrack drop was seen in this time: the table held {fullest} at most, nothing was refused and \
+             nothing was evicted"
+        ),
+        format!(
+            "the kernel's own statistics say the same: drop {}, early_drop {}, insert_failed {}",
+            reading.evidence.kernel.drop,
+            reading.evidence.kernel.early_drop,
+            reading.evidence.kernel.insert_failed
+        ),
+    ))
+}
+
+/// The main reason is this one, and it is more than what a full table cost.
+fn mainly(reading: &Reading<'_>, reason: DropReason) -> Option<u64> {
+    (reading.main_reason() == Some(reason)).then(|| reading.dropped(reason))
+}
+
+fn nat_exhausted(reading: &Reading<'_>) -> Option<Cause> {
+    let clashes = mainly(reading, DropReason::Clash)?;
+    let found = reading.evidence.kernel.found;
+    // NAT looks at 8 to 248 tuples before it gives up; a race finds none or few.
+    (found >= clashes.saturating_mul(5)).then(|| {
+        let to = reading
+            .culprit
+            .and_then(|owner| owner.lost.destinations.first())
+            .map_or_else(String::new, |first| format!(" for {}", first.name));
+        Cause::new(
+            CauseKind::NatExhausted,
+            format!(
+                "NAT had no free port left{to}, so {} clashed",
+                plural(clashes, "new connection", "new connections")
+            ),
+            format!(
+                "the kernel tried {} taken ports (`found`), {} for each packet lost",
+                grouped(found),
+                found / clashes.max(1)
+            ),
+        )
+    })
+}
+
+fn clash(reading: &Reading<'_>) -> Option<Cause> {
+    let clashes = mainly(reading, DropReason::Clash)?;
+    let dns = reading
+        .culprit
+        .and_then(|owner| owner.lost.destinations.first())
+        .is_some_and(|first| first.port == 53);
+    let how = if dns {
+        "pairs of DNS queries from one socket raced each other to get an entry"
+    } else {
+        "packets of the same connection raced each other to get an entry"
+    };
+    Some(Cause::new(
+        CauseKind::Clash,
+        format!("{how} (clash)"),
+        format!(
+            "{} lost by clash; NAT tried {} taken ports, too few for a shortage of ports",
+            plural(clashes, "packet", "packets"),
+            grouped(reading.evidence.kernel.found)
+        ),
+    ))
+}
+
+fn dying(reading: &Reading<'_>) -> Option<Cause> {
+    let lost = mainly(reading, DropReason::Dying)?;
+    Some(Cause::new(
+        CauseKind::Dying,
+        "entries were removed while their first packet was still under way, as happens when a table is flushed or \
+         a namespace or an address goes away"
+            .to_owned(),
+        format!("{} lost for that reason (dying)", plural(lost, "packet", "packets")),
+    ))
+}
+
+fn long_chains(reading: &Reading<'_>) -> Option<Cause> {
+    let lost = mainly(reading, DropReason::ChainTooLong)?;
+    let node = &reading.evidence.node;
+    let chain = node
+        .buckets
+        .map(|buckets| ratio(2 * node.all_entries.max(reading.entries), buckets));
+    let why = match (node.buckets, chain) {
+        (Some(buckets), Some(chain)) => format!(
+            "the hash has only {} for {} entries, {} in each on average, and the kernel refuses more than 50 to 80",
+            plural(buckets, "bucket", "buckets"),
+            grouped(node.all_entries.max(reading.entries)),
+            figure(chain)
+        ),
+        _ => "the chains of the hash were too long: the kernel refuses more than 50 to 80 entries in one".to_owned(),
+    };
+    Some(Cause::new(
+        CauseKind::LongChains,
+        why,
+        format!(
+            "{} lost by chain_too_long; the kernel's own count is {}",
+            plural(lost, "packet", "packets"),
+            grouped(reading.evidence.kernel.chain_too_long)
+        ),
+    ))
+}
+
+fn requests(reading: &Reading<'_>) -> Option<Cause> {
+    let refused = mainly(reading, DropReason::TableFullRequest)?;
+    (reading.lost == 0 && reading.evictions == 0).then(|| {
+        Cause::new(
+            CauseKind::Requests,
+            format!(
+                "a program asked the kernel for {} (by ctnetlink or BPF) while the table was full and got none; no \
+                 packet was lost",
+                plural(refused, "entry", "entries")
+            ),
+            format!("{} refused (table_full_request), no packet lost", grouped(refused)),
+        )
+    })
+}
+
+/// `93 % of the entries`
+pub(super) fn of_entries(reading: &Reading<'_>, owner: &super::evidence::OwnerEvidence) -> String {
+    format!("{} of the entries", share_f64(reading.share(owner)))
+}
+
+pub(super) fn rate(rate: f64) -> String {
+    format!("{} a second", per_second(rate))
+}
+
+/// The part of an owner's entries in a state, 0 to 1.
+pub(super) fn in_state(owner: &super::evidence::OwnerEvidence, state: &str) -> f64 {
+    part(&owner.states, state)
+}

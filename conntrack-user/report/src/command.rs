@@ -1,0 +1,267 @@
+//! The command: `ctpressure report`, and `ctpressure-report` where there is no agent.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process,
+};
+
+use clap::Args;
+use ctpressure_journal::Reader;
+use ctpressure_model::{
+    command_line::{Failure, Output, OutputArgs, print},
+    words::time::{self, Moment},
+};
+use serde::Serialize;
+
+use crate::{document::Report, evidence::Span, gather, html, incidents::Incident, text};
+
+/// Where the agent keeps its journal in the deployments that come with it.
+const JOURNAL: &str = "/var/lib/ctpressure";
+
+/// Say what happened: who filled a table, who lost packets, why, and what to do
+///
+/// Reads the journal of the running agent (`ctpressure run --journal`), or a file copied from another
+/// node, for which no privileges are needed. Without a time: lists the incidents, the newest first.
+///
+/// Times are UTC: RFC 3339 (2026-03-01T03:12:00Z), HH:MM (the last one that the journal has), or a time
+/// before the journal's end (-2h).
+#[derive(Args, Debug)]
+pub struct ReportCommand {
+    /// Folder of the journal, or a file copied from there
+    #[arg(long, env = "CTPRESSURE_JOURNAL", value_name = "PATH", default_value = JOURNAL)]
+    journal: PathBuf,
+    /// From this time on
+    #[arg(long, value_name = "TIME", value_parser = time::parse, allow_hyphen_values = true, group = "what")]
+    since: Option<Moment>,
+    /// Up to this time [default: the journal's end]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = time::parse,
+        allow_hyphen_values = true,
+        requires = "since"
+    )]
+    until: Option<Moment>,
+    /// The incident with this number in the list; 1 is the newest
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), group = "what")]
+    incident: Option<u32>,
+    /// Write one HTML file that needs nothing else
+    #[arg(long, value_name = "FILE", requires = "what")]
+    html: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// The list as JSON.
+#[derive(Serialize)]
+struct List<'a> {
+    since: String,
+    until: String,
+    incidents: Vec<IncidentRow<'a>>,
+}
+
+/// An incident with its number and names.
+#[derive(Serialize)]
+struct IncidentRow<'a> {
+    number: usize,
+    table_name: &'a str,
+    began: String,
+    ended: String,
+    #[serde(flatten)]
+    incident: &'a Incident,
+}
+
+impl ReportCommand {
+    /// Reads the journal, and prints or writes what was asked for.
+    ///
+    /// # Errors
+    /// A [`Failure`], or a [`JournalError`](ctpressure_journal::JournalError): both say what to do.
+    pub fn run(self) -> anyhow::Result<()> {
+        let reader = Reader::open(&self.journal)?;
+        let Some(covered) = gather::covered(&reader)? else {
+            return Err(failure(
+                format!("nothing was recorded yet in {}", reader.path().display()),
+                "the agent writes its first second when conntrack is loaded and its probes are attached",
+            ));
+        };
+        let document = match (self.incident, self.since) {
+            (Some(number), _) => Self::of_incident(&reader, covered, number)?,
+            (None, Some(since)) => self.of_span(&reader, covered, since)?,
+            (None, None) => {
+                let (incidents, names) = gather::incidents(&reader, covered)?;
+                return Ok(print(&self.list(&incidents, &names, covered)?)?);
+            }
+        };
+        let printed = match (self.output.output, &self.html) {
+            (Output::Json, _) => format!("{}\n", serde_json::to_string(&document)?),
+            (Output::Text, None) => text::report(&document),
+            (Output::Text, Some(path)) => {
+                format!(
+                    "{}\n\nThe report is in {}.\n",
+                    document.summary.join("\n"),
+                    path.display()
+                )
+            }
+        };
+        if let Some(path) = &self.html {
+            write_whole(path, &html::page(&document))?;
+        }
+        Ok(print(&printed)?)
+    }
+
+    fn of_incident(reader: &Reader, covered: Span, number: u32) -> anyhow::Result<Report> {
+        let (incidents, _) = gather::incidents(reader, covered)?;
+        let chosen = usize::try_from(number)
+            .ok()
+            .and_then(|number| incidents.get(number.checked_sub(1)?));
+        let Some(incident) = chosen else {
+            return Err(failure(
+                match incidents.len() {
+                    0 => "the journal has no incident".to_owned(),
+                    1 => format!("there is no incident {number}: the journal has one"),
+                    several => format!("there is no incident {number}: the journal has {several}"),
+                },
+                "`ctpressure report` lists them; --since and --until report about any time",
+            ));
+        };
+        let focus = Span {
+            from: incident.from,
+            until: incident.until,
+        };
+        let shown = gather::around(focus, covered);
+        Ok(Report::new(&gather::evidence(
+            reader,
+            focus,
+            shown,
+            Some(incident.table),
+        )?))
+    }
+
+    fn of_span(&self, reader: &Reader, covered: Span, since: Moment) -> anyhow::Result<Report> {
+        let end = covered.until;
+        let asked = Span {
+            from: since.resolve(end),
+            until: self.until.map_or(end, |until| until.resolve(end)),
+        };
+        if self.until.is_some() && asked.until <= asked.from {
+            return Err(failure(
+                format!(
+                    "--until ({}) is not after --since ({})",
+                    time::rfc3339(asked.until),
+                    time::rfc3339(asked.from)
+                ),
+                "times are UTC; HH:MM is the last such time that the journal has",
+            ));
+        }
+        let span = Span {
+            from: asked.from.max(covered.from),
+            until: asked.until.min(covered.until),
+        };
+        if span.until <= span.from {
+            return Err(failure(
+                format!(
+                    "the journal has nothing from {} to {}",
+                    time::rfc3339(asked.from),
+                    time::rfc3339(asked.until)
+                ),
+                &format!(
+                    "it has {} to {} (UTC)",
+                    time::rfc3339(covered.from),
+                    time::rfc3339(covered.until)
+                ),
+            ));
+        }
+        let (incidents, names) = gather::incidents(reader, span)?;
+        let worst = incidents
+            .iter()
+            .max_by_key(|one| (one.drops + one.evictions, one.pressure, one.entries));
+        let Some(worst) = worst else {
+            return Ok(Report::new(&gather::evidence(reader, span, span, None)?));
+        };
+        let focus = Span {
+            from: worst.from.max(span.from),
+            until: worst.until.min(span.until),
+        };
+        let shown = gather::around(focus, span);
+        let evidence = gather::evidence(reader, focus, shown, Some(worst.table))?;
+        let mut document = Report::new(&evidence);
+        document.notes.extend(others(&incidents, worst, &names));
+        Ok(document)
+    }
+
+    fn list(
+        &self,
+        incidents: &[Incident],
+        names: &BTreeMap<u32, String>,
+        covered: Span,
+    ) -> anyhow::Result<String> {
+        if self.output.output == Output::Text {
+            return Ok(text::incidents(incidents, names, covered));
+        }
+        let list = List {
+            since: time::rfc3339(covered.from),
+            until: time::rfc3339(covered.until),
+            incidents: (1..)
+                .zip(incidents)
+                .map(|(number, incident)| IncidentRow {
+                    number,
+                    table_name: names.get(&incident.table).map_or("", String::as_str),
+                    began: time::rfc3339(incident.from),
+                    ended: time::rfc3339(incident.until),
+                    incident,
+                })
+                .collect(),
+        };
+        Ok(format!("{}\n", serde_json::to_string(&list)?))
+    }
+}
+
+/// The other incidents of the time that was asked for.
+fn others(incidents: &[Incident], worst: &Incident, names: &BTreeMap<u32, String>) -> Vec<String> {
+    const SHOWN: usize = 5;
+    let others: Vec<&Incident> = incidents.iter().filter(|one| *one != worst).collect();
+    let mut notes: Vec<String> = others
+        .iter()
+        .take(SHOWN)
+        .map(|one| {
+            format!(
+                "Another incident in the time that was asked for: {} UTC, table {}, {} packets lost, {} entries \
+                 evicted.",
+                time::between(one.from, one.until, worst.from),
+                names.get(&one.table).map_or("?", String::as_str),
+                one.drops,
+                one.evictions
+            )
+        })
+        .collect();
+    if others.len() > SHOWN {
+        notes.push(format!("And {} incidents more.", others.len() - SHOWN));
+    }
+    notes
+}
+
+fn failure(what: String, help: &str) -> anyhow::Error {
+    Failure {
+        what,
+        help: help.to_owned(),
+    }
+    .into()
+}
+
+/// Writes all of a file, or nothing: it gets its name when it is complete.
+fn write_whole(path: &Path, contents: &str) -> anyhow::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.part", process::id()));
+    let part = path.with_file_name(name);
+    let written = fs::write(&part, contents).and_then(|()| fs::rename(&part, path));
+    written.map_err(|error| {
+        // It may not be there.
+        drop(fs::remove_file(&part));
+        failure(
+            format!("{} could not be written: {error}", path.display()),
+            "give a file in a folder that exists and that you may write to, with room on its disk",
+        )
+    })
+}

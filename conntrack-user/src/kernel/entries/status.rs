@@ -1,0 +1,31 @@
+//! The status bits of an entry.
+
+/// Status bits (`enum ip_conntrack_status`, `nf_conntrack_common.h`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EntryStatus(pub u32);
+
+impl EntryStatus {
+    const fn has(self, bit: u32) -> bool {
+        self.0 & (1 << bit) != 0
+    }
+
+    /// Packets were seen in both directions (`IPS_SEEN_REPLY`).
+    pub(crate) const fn seen_reply(self) -> bool {
+        self.has(1)
+    }
+
+    /// `early_drop` spares it (`IPS_ASSURED`).
+    pub(crate) const fn assured(self) -> bool {
+        self.has(2)
+    }
+    /// It is being removed (`IPS_DYING`).
+    pub(crate) const fn dying(self) -> bool {
+        self.has(9)
+    }
+
+    /// A flow table forwards its packets, past conntrack (`IPS_OFFLOAD`): it has no time-out then,
+    /// and no protocol state.
+    pub(crate) const fn offloaded(self) -> bool {
+        self.has(14)
+    }
+}

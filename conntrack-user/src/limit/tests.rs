@@ -1,0 +1,3 @@
+//! The policy over days of traffic: see [`simulation`].
+
+mod simulation;

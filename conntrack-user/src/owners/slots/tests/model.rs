@@ -1,0 +1,314 @@
+//! The state machine against a model of the kernel: whatever happens in whatever order, each entry
+//! leaves the table on the account of who it was charged to when it entered.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use conntrack_ebpf::charge::{self, Flow};
+use conntrack_ebpf::owner::{Claim, Direction, FIRST, FLAG_TAGGED, HOST, Party, UNKNOWN};
+use proptest::prelude::*;
+
+use super::{address, pod};
+use crate::owners::discovery::FoundOwner;
+use crate::owners::slots::changes::MapChanges;
+use crate::owners::slots::*;
+
+const HOST_ADDRESS: u8 = 0;
+const GRACE: Duration = Duration::from_mins(1);
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A pod begins, or gets another address.
+    Begin {
+        pod: u8,
+        address: u8,
+    },
+    End {
+        pod: u8,
+    },
+    /// The host gets or loses an address.
+    Host {
+        address: u8,
+        has: bool,
+    },
+    /// An entry enters the table. `socket`: it is sent by that pod's socket, if from the host.
+    Open {
+        address: u8,
+        socket: Option<u8>,
+    },
+    /// The entry with this number, modulo all, leaves.
+    Close {
+        entry: usize,
+    },
+    /// All entries with an address leave.
+    CloseAll {
+        address: u8,
+    },
+    /// Somebody looks, and the changes are made.
+    Look {
+        seconds: u8,
+        whole: bool,
+    },
+    /// A census is made.
+    Census,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (pod, address) = (0..6_u8, 0..5_u8);
+    prop_oneof![
+        3 => (pod.clone(), address.clone()).prop_map(|(pod, address)| Step::Begin { pod, address }),
+        2 => pod.clone().prop_map(|pod| Step::End { pod }),
+        1 => (address.clone(), any::<bool>()).prop_map(|(address, has)| Step::Host { address, has }),
+        6 => (address.clone(), prop::option::of(pod)).prop_map(|(address, socket)| Step::Open { address, socket }),
+        3 => any::<usize>().prop_map(|entry| Step::Close { entry }),
+        2 => address.prop_map(|address| Step::CloseAll { address }),
+        8 => (0..80_u8, prop::bool::weighted(0.9)).prop_map(|(seconds, whole)| Step::Look { seconds, whole }),
+        1 => Just(Step::Census),
+    ]
+}
+
+struct Entry {
+    address: u8,
+    tag: Option<u32>,
+    charged: u32,
+}
+
+/// The kernel's maps, its table and its counts.
+#[derive(Default)]
+struct Kernel {
+    addresses: HashMap<Address, Claim>,
+    cgroups: HashMap<u64, u32>,
+    netns: HashMap<u32, u32>,
+    table: Vec<Entry>,
+    live: HashMap<u32, i64>,
+}
+
+impl Kernel {
+    fn claim(&self, of: u8) -> Option<Claim> {
+        self.addresses.get(&Address::of(address(of))).copied()
+    }
+
+    /// A connection from an address, to one that is nobody's.
+    fn flow<'a>(&'a self, of: u8) -> Flow<'a, impl Fn() -> Option<&'a Claim>> {
+        Flow {
+            source: self.addresses.get(&Address::of(address(of))),
+            table: None,
+            server: || None,
+        }
+    }
+
+    fn open(&mut self, of: u8, socket: Option<u8>) {
+        let mut entering = self.flow(of).entering();
+        if entering.asks_socket() {
+            let slot = socket.and_then(|pod| self.cgroups.get(&cgroup(pod)));
+            entering = charge::by_socket(slot.copied());
+        }
+        let charged = entering.party.slot();
+        *self.live.entry(charged).or_default() += 1;
+        self.table.push(Entry {
+            address: of,
+            tag: entering.is_tagged().then_some(charged),
+            charged,
+        });
+    }
+
+    fn close(&mut self, at: usize) -> Result<(), TestCaseError> {
+        let entry = self.table.swap_remove(at);
+        let tag = entry.tag.map(|slot| Party::new(slot, Direction::Egress));
+        let slot = self.flow(entry.address).leaving(|_| tag).slot();
+        prop_assert_eq!(
+            slot,
+            entry.charged,
+            "of {}: {:?}",
+            entry.address,
+            self.claim(entry.address)
+        );
+        *self.live.entry(slot).or_default() -= 1;
+        Ok(())
+    }
+
+    fn make(&mut self, changes: &Changes) {
+        fn change<K: Copy + Eq + std::hash::Hash, V: Copy>(
+            map: &mut HashMap<K, V>,
+            changes: &MapChanges<K, V>,
+        ) {
+            for key in &changes.remove {
+                assert!(map.remove(key).is_some(), "there is nothing to remove");
+            }
+            map.extend(changes.set.iter().copied());
+        }
+        change(&mut self.cgroups, &changes.cgroups);
+        change(&mut self.netns, &changes.netns);
+        change(&mut self.addresses, &changes.addresses);
+        for slot in &changes.sweep_tags {
+            for at in 0..self.table.len() {
+                let needed = self
+                    .claim(self.table[at].address)
+                    .is_some_and(|claim| claim.flags & FLAG_TAGGED != 0);
+                if !needed && self.table[at].tag == Some(*slot) {
+                    self.table[at].tag = None;
+                }
+            }
+        }
+        for slot in &changes.freed {
+            assert_eq!(self.live.remove(slot).unwrap_or(0), 0, "slot {slot}");
+        }
+        for (slot, _) in &changes.given {
+            assert!(!self.live.contains_key(slot), "slot {slot} was never freed");
+            assert!(!changes.freed.contains(slot), "slot {slot} at once");
+        }
+    }
+}
+
+const fn cgroup(pod: u8) -> u64 {
+    1000 + pod as u64
+}
+
+fn run(steps: &[Step], slots: u32) -> Result<(), TestCaseError> {
+    let limits = SlotLimits {
+        slots,
+        grace: GRACE,
+        ..SlotLimits::default()
+    };
+    let mut machine = Slots::new(limits);
+    let mut kernel = Kernel::default();
+    let mut now = Instant::now();
+    let mut pods: BTreeMap<u8, u8> = BTreeMap::new();
+    let mut host = BTreeSet::from([HOST_ADDRESS]);
+    for step in steps.iter().chain([&Step::Look {
+        seconds: 1,
+        whole: true,
+    }]) {
+        match *step {
+            Step::Begin { pod, address } => {
+                pods.insert(pod, address);
+            }
+            Step::End { pod } => {
+                pods.remove(&pod);
+            }
+            Step::Host { address, has: true } => {
+                host.insert(address);
+            }
+            Step::Host {
+                address,
+                has: false,
+            } => {
+                host.remove(&address);
+            }
+            Step::Open { address, socket } => kernel.open(address, socket),
+            Step::Close { entry } if !kernel.table.is_empty() => {
+                kernel.close(entry % kernel.table.len())?;
+            }
+            Step::Close { .. } => {}
+            Step::CloseAll { address } => {
+                while let Some(at) = kernel
+                    .table
+                    .iter()
+                    .position(|entry| entry.address == address)
+                {
+                    kernel.close(at)?;
+                }
+            }
+            Step::Census => {
+                let doubtful: Vec<IpAddr> = machine.unconfirmed().collect();
+                for of in 0..5 {
+                    let untagged = kernel.table.iter().any(|entry| {
+                        entry.address == of && entry.tag.is_none_or(|tag| tag == UNKNOWN)
+                    });
+                    if doubtful.contains(&address(of)) && !untagged {
+                        machine.confirm_untagged_gone(address(of));
+                    }
+                }
+            }
+            Step::Look { seconds, whole } => {
+                now += Duration::from_secs(seconds.into());
+                let mut found = Discovery::empty(now);
+                found.whole = whole;
+                found.host_addresses = host.iter().map(|of| address(*of)).collect();
+                found.owners = pods
+                    .iter()
+                    .map(|(number, of)| FoundOwner {
+                        cgroups: vec![cgroup(*number)],
+                        netns: Some(100 + u32::from(*number)),
+                        ..pod(*number, &[*of])
+                    })
+                    .collect();
+                let changes = machine.apply(
+                    &found,
+                    |slot| kernel.live.get(&slot).copied().unwrap_or(0) <= 0,
+                    |asked| {
+                        kernel
+                            .table
+                            .iter()
+                            .any(|entry| address(entry.address) == asked)
+                    },
+                );
+                kernel.make(&changes);
+                check(&machine, &kernel, &pods, &host)?;
+            }
+        }
+    }
+    while !kernel.table.is_empty() {
+        kernel.close(0)?;
+    }
+    prop_assert!(
+        kernel.live.values().all(|live| *live == 0),
+        "{:?}",
+        kernel.live
+    );
+    Ok(())
+}
+
+/// What holds whenever the changes were made.
+fn check(
+    machine: &Slots,
+    kernel: &Kernel,
+    pods: &BTreeMap<u8, u8>,
+    host: &BTreeSet<u8>,
+) -> Result<(), TestCaseError> {
+    prop_assert_eq!(&kernel.addresses, &machine.maps.addresses);
+    prop_assert_eq!(&kernel.cgroups, &machine.maps.cgroups);
+    prop_assert_eq!(&kernel.netns, &machine.maps.netns);
+    let given = |slot: u32| slot < FIRST || machine.occupants.contains_key(&slot);
+    for claim in kernel.addresses.values() {
+        prop_assert!(given(claim.slot) && given(claim.base), "{:?}", claim);
+    }
+    for slot in kernel.cgroups.values().chain(kernel.netns.values()) {
+        prop_assert!(given(*slot));
+    }
+    // What enters from now on is charged to who has the address.
+    for (number, of) in pods {
+        let slot = machine
+            .slot_of(&pod(*number, &[]).owner.key())
+            .unwrap_or(UNKNOWN);
+        let alone = pods.values().filter(|other| *other == of).count() == 1;
+        let expected = match (host.contains(of), alone) {
+            (true, _) => HOST,
+            (false, true) => slot,
+            (false, false) => UNKNOWN,
+        };
+        prop_assert_eq!(kernel.claim(*of).map(|claim| claim.slot), Some(expected));
+        if slot != UNKNOWN {
+            prop_assert_eq!(kernel.cgroups.get(&cgroup(*number)), Some(&slot));
+            prop_assert_eq!(kernel.netns.get(&(100 + u32::from(*number))), Some(&slot));
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn each_entry_leaves_on_the_account_it_came_on(
+        steps in prop::collection::vec(step(), 1..80),
+        slots in FIRST..FIRST + 8,
+    ) {
+        // The first look at an empty table: what is in it later was charged to somebody by the
+        // maps.
+        let first = [Step::Look { seconds: 0, whole: true }];
+        let steps: Vec<Step> = first.into_iter().chain(steps).collect();
+        run(&steps, slots)?;
+    }
+}
