@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::command;
+use crate::files;
 
 /// Debian's key ring; the lists are checked against it.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -48,7 +49,6 @@ pub(crate) struct Apt {
     suites: Vec<String>,
     installed: Installed,
     arch: Arch,
-    /// Source packages too.
     sources: bool,
 }
 
@@ -56,7 +56,7 @@ impl Apt {
     /// The apt for kernels and guest tools: every suite.
     pub(crate) fn for_guests(cache: &Cache) -> Result<Self> {
         let suites = ALL_SUITES.iter().map(|suite| (*suite).to_owned()).collect();
-        let folder = cache.apt(&format!("apt{}", cache.arch().suffix()));
+        let folder = cache.place(&format!("apt{}", cache.arch().suffix()));
         Self::new(folder, suites, Installed::Nothing, cache.arch(), false)
     }
 
@@ -67,7 +67,7 @@ impl Apt {
             .map(|part| format!("{suite}{part}"))
             .collect();
         Self::new(
-            cache.apt("apt-qemu"),
+            cache.place("apt-qemu"),
             suites,
             Installed::OfThisMachine,
             Arch::Amd64,
@@ -77,7 +77,7 @@ impl Apt {
 
     /// The apt for what is built from one suite's source packages.
     pub(crate) fn with_sources(cache: &Cache, suite: &str) -> Result<Self> {
-        let folder = cache.apt("apt-source");
+        let folder = cache.place("apt-source");
         let suites = vec![suite.to_owned()];
         Self::new(folder, suites, Installed::Nothing, Arch::Amd64, true)
     }
@@ -117,8 +117,7 @@ impl Apt {
 
     fn configure(&self) -> Result<()> {
         for folder in ["etc", "lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(self.folder.join(folder))
-                .with_context(|| format!("make {}", self.folder.join(folder).display()))?;
+            files::folder(&self.folder.join(folder))?;
         }
         let mirror = env::var("CTPRESSURE_DEBIAN_MIRROR").unwrap_or_else(|_| DEFAULT_MIRROR.into());
         let mirror = mirror.trim_end_matches('/');
@@ -151,6 +150,8 @@ impl Apt {
              Dir::Etc::PreferencesParts \"/dev/null\";\n\
              Dir::State::Lists \"{folder}/lists\";\n\
              Dir::Cache \"{folder}/cache\";\n\
+             // Systems in containers turn them off: each call would read all lists again, which takes 12 s.\n\
+             Dir::Cache::pkgcache \"pkgcache.bin\";\n\
              Acquire::Languages \"none\";\n\
              Acquire::Retries \"3\";\n\
              // Needs no lock of the system: nothing is installed.\n\
@@ -209,13 +210,18 @@ impl Apt {
         command::run(update.args(["-o", "APT::Update::Error-Mode=any", "update"])).context(
             "Debian's archive could not be reached: check the network or set CTPRESSURE_DEBIAN_MIRROR",
         )?;
-        fs::write(&stamp, "").with_context(|| format!("write {}", stamp.display()))
+        files::write(&stamp, "")
     }
 
     /// All package names that begin so.
     pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let names = command::output(self.command("apt-cache").args(["pkgnames", prefix]))?;
         Ok(names.lines().map(str::to_owned).collect())
+    }
+
+    /// What packages depend on, as `apt-cache depends` prints it.
+    pub(crate) fn depends(&self, packages: &[String]) -> Result<String> {
+        command::output(self.command("apt-cache").arg("depends").args(packages))
     }
 
     /// The version of a package that begins so and ends there or before another part.
@@ -273,14 +279,14 @@ impl Apt {
         let mut download = self.command("apt-get");
         download.current_dir(folder.path());
         command::run(download.args(["-qq", "source", "--download-only", package]))?;
-        let description = fs::read_dir(folder.path())?
-            .filter_map(|entry| Some(entry.ok()?.path()))
+        let description = files::list(folder.path())?
+            .into_iter()
             .find(|path| path.extension().is_some_and(|ending| ending == "dsc"))
             .with_context(|| format!("the source package {package} has no description"))?;
         let parent = target
             .parent()
             .context("a folder for sources has a parent")?;
-        fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+        files::folder(parent)?;
         unpack
             .args(["--no-check", "--extract"])
             .arg(&description)
@@ -298,7 +304,7 @@ impl Apt {
             fetch.arg("-qq");
         }
         command::run(&mut fetch)?;
-        fs::create_dir_all(target).with_context(|| format!("make {}", target.display()))?;
+        files::folder(target)?;
         for package in packages_in(&self.archives())? {
             command::output(Command::new("dpkg").arg("-x").arg(&package).arg(target))?;
             // What is unpacked need not be kept, and the next job finds only its own packages.
@@ -309,14 +315,8 @@ impl Apt {
 }
 
 fn packages_in(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
-    let mut packages = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        if path.extension().is_some_and(|ending| ending == "deb") {
-            packages.push(path);
-        }
-    }
+    let mut packages = files::list(folder)?;
+    packages.retain(|path| path.extension().is_some_and(|ending| ending == "deb"));
     packages.sort();
     Ok(packages)
 }
@@ -336,7 +336,7 @@ fn write_if_changed(path: &Path, content: &str) -> Result<()> {
     if fs::read_to_string(path).is_ok_and(|old| old == content) {
         return Ok(());
     }
-    fs::write(path, content).with_context(|| format!("write {}", path.display()))
+    files::write(path, content)
 }
 
 /// The Debian suite of this machine, e.g. `bookworm`.

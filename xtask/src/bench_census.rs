@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,15 +13,13 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde_json::{Value, json};
 
 use crate::cache::Cache;
-use crate::initramfs::Content;
-use crate::kernels::Kernel;
-use crate::qemu::{Machine, Qemu};
-use crate::vm::{Guest, Outcome, Stream};
-use crate::{command, guest_tools, project, vm_command};
+use crate::qemu::Machine;
+use crate::vm_command::Prepared;
+use crate::{command, guest_tools, project};
 
 mod namespace;
 
-use namespace::{Namespace, inside};
+use namespace::{BenchNamespace, inside};
 
 /// Entries in the namespace's table.
 const ENTRIES: u64 = 250_000;
@@ -42,20 +40,20 @@ const MILLION: u64 = 1_000_000;
 
 /// Seconds of one run.
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct CensusRun {
     wall: f64,
     user: f64,
     system: f64,
 }
 
-impl Run {
+impl CensusRun {
     fn cpu(self) -> f64 {
         self.user + self.system
     }
 }
 
 /// One run, with a real-time priority: what else this machine does hits nobody.
-fn measure(program: &Command) -> Result<Run> {
+fn measure(program: &Command) -> Result<CensusRun> {
     let mut first = command::required("chrt", "util-linux", "gives a real-time priority")?;
     first.args(["--fifo", "10"]).arg(program.get_program());
     let mut program = inside(first.args(program.get_args()))?;
@@ -79,47 +77,35 @@ fn measure(program: &Command) -> Result<Run> {
     if !status.success() {
         bail!("`{}`: {status}", command::shown(&program));
     }
-    Ok(Run {
+    Ok(CensusRun {
         wall,
         user: after.0 - before.0,
         system: after.1 - before.1,
     })
 }
 
-fn median(runs: &[Run], of: impl Fn(Run) -> f64) -> f64 {
+fn median(runs: &[CensusRun], of: impl Fn(CensusRun) -> f64) -> f64 {
     let mut values: Vec<f64> = runs.iter().map(|run| of(*run)).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Runs both parts, prints them and keeps their JSON; false when a figure is too high.
-pub(crate) fn run(
-    cache: &Cache,
-    qemu: &Qemu,
-    kernel: &Kernel,
-    init: &Path,
-    binaries: &[PathBuf],
-) -> Result<bool> {
-    let results = contest(cache, binaries)?;
+pub(crate) fn run(prepared: &Prepared) -> Result<bool> {
+    let results = contest(&prepared.cache, &prepared.binaries)?;
     print!("{}", table(&results));
-    let memory = memory(cache, qemu, kernel, init, binaries)?;
+    let memory = memory(prepared)?;
+    let version = &prepared.kernel.version;
     for (what, kib) in &memory {
-        println!(
-            "`{what}` of {MILLION} entries (Linux {}): {kib} KiB",
-            kernel.version
-        );
+        println!("`{what}` of {MILLION} entries (Linux {version}): {kib} KiB");
     }
-    write_json(&results, &memory, &kernel.version)?;
-    let too_high = too_high(&results, &memory);
-    for line in &too_high {
-        eprintln!("xtask: error: {line}");
-    }
-    Ok(too_high.is_empty())
+    project::keep_figures("census", &json(&results, &memory, version))?;
+    Ok(command::complain(&too_high(&results, &memory)))
 }
 
-type Results = Vec<(&'static str, Vec<Run>)>;
+type CensusRuns = Vec<(&'static str, Vec<CensusRun>)>;
 
-fn contest(cache: &Cache, binaries: &[PathBuf]) -> Result<Results> {
+fn contest(cache: &Cache, binaries: &[PathBuf]) -> Result<CensusRuns> {
     let binary = |name: &str| {
         binaries
             .iter()
@@ -139,9 +125,9 @@ fn contest(cache: &Cache, binaries: &[PathBuf]) -> Result<Results> {
         ("ctpressure table --list", ctpressure(&["--list"])?),
         (PEER, conntrack),
     ];
-    let namespace = Namespace::new(cache)?;
-    Namespace::fill(binary("ctgen")?)?;
-    let mut results: Results = contestants
+    let namespace = BenchNamespace::new(cache)?;
+    BenchNamespace::fill(binary("ctgen")?)?;
+    let mut results: CensusRuns = contestants
         .iter()
         .map(|(name, _)| (*name, Vec::new()))
         .collect();
@@ -158,14 +144,14 @@ fn contest(cache: &Cache, binaries: &[PathBuf]) -> Result<Results> {
     Ok(results)
 }
 
-fn peer(results: &Results) -> &[Run] {
+fn peer(results: &CensusRuns) -> &[CensusRun] {
     results
         .iter()
         .find(|(name, _)| *name == PEER)
         .map_or(&[], |(_, runs)| runs)
 }
 
-fn table(results: &Results) -> String {
+fn table(results: &CensusRuns) -> String {
     let mut lines = vec![format!(
         "\n{:<26} {:>8} {:>8} {:>8} {:>8}   of {PEER}: wall, user, CPU",
         format!("{ENTRIES} entries, seconds"),
@@ -176,12 +162,12 @@ fn table(results: &Results) -> String {
     )];
     let base = peer(results);
     for (name, runs) in results {
-        let of = |of: fn(Run) -> f64| (median(runs, of), median(runs, of) / median(base, of));
+        let of = |of: fn(CensusRun) -> f64| (median(runs, of), median(runs, of) / median(base, of));
         let (wall, user, system, cpu) = (
             of(|run| run.wall),
             of(|run| run.user),
             of(|run| run.system),
-            of(Run::cpu),
+            of(CensusRun::cpu),
         );
         lines.push(format!(
             "{name:<26} {:>8.3} {:>8.3} {:>8.3} {:>8.3}   {:.2}, {:.2}, {:.2}",
@@ -193,48 +179,14 @@ fn table(results: &Results) -> String {
 }
 
 /// Peak memory, KiB, by what was run.
-fn memory(
-    cache: &Cache,
-    qemu: &Qemu,
-    kernel: &Kernel,
-    init: &Path,
-    binaries: &[PathBuf],
-) -> Result<BTreeMap<String, u64>> {
+fn memory(prepared: &Prepared) -> Result<BTreeMap<String, u64>> {
     command::say(&format!(
         "the memory of a census of {MILLION} entries, in a guest: two minutes"
     ));
-    let guest = Guest {
-        qemu,
-        kernel,
-        machine: Machine {
-            cpus: 2,
-            memory_mib: 3072,
-            icount: false,
-        },
-        timeout: Duration::from_mins(20),
-        content: Content {
-            script: include_bytes!("../guest/census.sh"),
-            init,
-            binaries,
-            groups: &[],
-            put: &[],
-            fetch: &[],
-        },
-        fetch_to: &[],
-        console: None,
-    };
-    let mut output = Vec::new();
-    let ended = guest.run(cache, &mut |stream, bytes| {
-        if stream == Stream::Out {
-            output.extend_from_slice(bytes);
-        }
-        vm_command::to_own_streams(Stream::Err, bytes)
-    })?;
-    vm_command::explain(kernel, &ended, guest.timeout);
-    let output = String::from_utf8_lossy(&output);
-    if ended.outcome != Outcome::Exited(0) || !output.lines().any(|line| line == "CENSUS DONE") {
-        bail!("the guest did not get to the end of its script");
-    }
+    let script = include_bytes!("../guest/census.sh");
+    let timeout = Duration::from_mins(20);
+    let guest = prepared.guest(Machine::new(2, 3072), timeout, script, &[]);
+    let output = prepared.output(&guest, "CENSUS DONE")?;
     figures(&output)
 }
 
@@ -258,13 +210,17 @@ fn figures(output: &str) -> Result<BTreeMap<String, u64>> {
     Ok(memory)
 }
 
-fn too_high(results: &Results, memory: &BTreeMap<String, u64>) -> Vec<String> {
+fn too_high(results: &CensusRuns, memory: &BTreeMap<String, u64>) -> Vec<String> {
     let mut lines = Vec::new();
     let base = peer(results);
     let ours = results.iter().find(|(name, _)| *name == OURS);
     let ours = ours.map_or(&[][..], |(_, runs)| runs);
     for (what, most, of) in [
-        ("wall time", MOST_WALL, (|run| run.wall) as fn(Run) -> f64),
+        (
+            "wall time",
+            MOST_WALL,
+            (|run| run.wall) as fn(CensusRun) -> f64,
+        ),
         ("user-space CPU", MOST_USER, |run| run.user),
     ] {
         let share = median(ours, of) / median(base, of);
@@ -286,11 +242,11 @@ fn too_high(results: &Results, memory: &BTreeMap<String, u64>) -> Vec<String> {
     lines
 }
 
-fn write_json(results: &Results, memory: &BTreeMap<String, u64>, guest: &str) -> Result<()> {
+fn json(results: &CensusRuns, memory: &BTreeMap<String, u64>, guest: &str) -> Value {
     let contestants: Vec<Value> = results
         .iter()
         .map(|(name, runs)| {
-            let all = |of: fn(&Run) -> f64| runs.iter().map(of).collect::<Vec<_>>();
+            let all = |of: fn(&CensusRun) -> f64| runs.iter().map(of).collect::<Vec<_>>();
             json!({
                 "name": name,
                 "wall_runs": all(|run| run.wall),
@@ -299,35 +255,28 @@ fn write_json(results: &Results, memory: &BTreeMap<String, u64>, guest: &str) ->
                 "wall": median(runs, |run| run.wall),
                 "user": median(runs, |run| run.user),
                 "system": median(runs, |run| run.system),
-                "cpu": median(runs, Run::cpu),
+                "cpu": median(runs, CensusRun::cpu),
             })
         })
         .collect();
     let own = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let value = json!({
+    json!({
         "unit": "seconds; KiB",
         "kernel": own.trim(),
         "entries": ENTRIES,
         "flows": FLOWS,
         "contestants": contestants,
         "memory": {"kernel": guest, "entries": MILLION, "peak_kib": memory},
-    });
-    let folder = command::repository().join("target/bench");
-    crate::test::folder(&folder)?;
-    let path = folder.join("census.json");
-    fs::write(&path, format!("{value:#}\n"))
-        .with_context(|| format!("write {}", path.display()))?;
-    command::say(&format!("written to {}", path.display()));
-    Ok(())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn runs(wall: f64, user: f64) -> Vec<Run> {
+    fn runs(wall: f64, user: f64) -> Vec<CensusRun> {
         [0.9, 1.0, 5.0]
-            .map(|factor| Run {
+            .map(|factor| CensusRun {
                 wall: wall * factor,
                 user: user * factor,
                 system: 0.3,
@@ -338,10 +287,10 @@ mod tests {
     #[test]
     fn figures_are_met_or_named() {
         let memory: BTreeMap<_, _> = [("table".to_owned(), 6_000)].into();
-        let good: Results = vec![(OURS, runs(0.4, 0.05)), (PEER, runs(1.0, 0.4))];
+        let good: CensusRuns = vec![(OURS, runs(0.4, 0.05)), (PEER, runs(1.0, 0.4))];
         assert!(too_high(&good, &memory).is_empty());
         assert!(table(&good).contains("0.40, 0.12"), "{}", table(&good));
-        let bad: Results = vec![(OURS, runs(0.7, 0.2)), (PEER, runs(1.0, 0.4))];
+        let bad: CensusRuns = vec![(OURS, runs(0.7, 0.2)), (PEER, runs(1.0, 0.4))];
         let much: BTreeMap<_, _> = [("table --list".to_owned(), 30_000)].into();
         assert_eq!(too_high(&bad, &much).len(), 3);
         assert_eq!(too_high(&Vec::new(), &BTreeMap::new()).len(), 3);

@@ -1,12 +1,9 @@
 //! The part of the benchmark that runs on this machine: how fast the agent's reader takes records from the ring.
 
-use std::fs;
-use std::process::Stdio;
-
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::command;
+use crate::{command, project};
 
 /// Records a second on one core that the reader has to take.
 const LEAST: f64 = 3e6;
@@ -23,18 +20,9 @@ pub(crate) fn run() -> Result<bool> {
         "--bench",
         "ring_reader",
     ]);
-    let output = cargo
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("start `{}`", command::shown(&cargo)))?;
-    if !output.status.success() {
-        bail!(
-            "`{}` failed; it needs root, and a kernel that allows BPF",
-            command::shown(&cargo)
-        );
-    }
-    let value: Value = String::from_utf8_lossy(&output.stdout)
+    let output =
+        command::heard(&mut cargo).context("it needs root, and a kernel that allows BPF")?;
+    let value: Value = output
         .lines()
         .find_map(|line| serde_json::from_str(line).ok())
         .context("the benchmark of the ring reader printed no JSON")?;
@@ -49,11 +37,7 @@ pub(crate) fn run() -> Result<bool> {
         min / 1e6,
         max / 1e6
     );
-    let folder = command::repository().join("target/bench");
-    crate::test::folder(&folder)?;
-    let path = folder.join("ring-reader.json");
-    fs::write(&path, format!("{value:#}\n"))
-        .with_context(|| format!("write {}", path.display()))?;
+    project::keep_figures("ring-reader", &value)?;
     if median < LEAST {
         eprintln!(
             "xtask: error: the ring reader takes fewer than {:.0} million records/s",

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::arch::Arch;
-use crate::kubernetes;
+use crate::command;
+use crate::files;
 
 /// The cache folder and the places in it.
 #[derive(Clone, Debug)]
@@ -38,10 +39,15 @@ impl Cache {
                 root.display()
             )
         })?;
-        Ok(Self {
-            root: fs::canonicalize(root)?,
+        Ok(Self::at(&fs::canonicalize(root)?))
+    }
+
+    /// The cache in a folder that is there.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
             arch: Arch::default(),
-        })
+        }
     }
 
     /// The same with what is of another architecture.
@@ -60,6 +66,16 @@ impl Cache {
     /// Programs that `cargo install` put there, and links to others.
     pub(crate) fn programs(&self) -> PathBuf {
         self.root.join("tools/bin")
+    }
+
+    /// A program that was brought there, or the one on PATH.
+    pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
+        let own = self.programs().join(name);
+        if own.is_file() {
+            Some(own)
+        } else {
+            command::find(name)
+        }
     }
 
     /// The root for `cargo install --root`.
@@ -82,29 +98,27 @@ impl Cache {
         self.of_arch("guest")
     }
 
-    /// Kubernetes' API server and etcd.
-    pub(crate) fn kubernetes(&self) -> PathBuf {
-        self.root
-            .join(format!("kubernetes-{}", kubernetes::VERSION))
-    }
-
-    /// Kubernetes' programs of a node and of a control plane that does something.
-    pub(crate) fn kubernetes_node(&self) -> PathBuf {
-        self.root
-            .join(format!("kubernetes-node-{}", kubernetes::VERSION))
-    }
-
     /// The C compiler and the headers for another architecture's static binaries.
     pub(crate) fn cross(&self) -> PathBuf {
         self.of_arch("tools/cross")
+    }
+
+    /// The compiler for Windows.
+    pub(crate) fn mingw(&self) -> PathBuf {
+        self.root.join("tools/mingw")
+    }
+
+    /// The compiler for macOS.
+    pub(crate) fn zig(&self) -> PathBuf {
+        self.root.join("tools/zig")
     }
 
     fn of_arch(&self, name: &str) -> PathBuf {
         self.root.join(format!("{name}{}", self.arch.suffix()))
     }
 
-    /// A private apt: configuration, lists, archives.
-    pub(crate) fn apt(&self, name: &str) -> PathBuf {
+    /// A folder of whoever asks for it by a name of its own.
+    pub(crate) fn place(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
@@ -136,7 +150,7 @@ impl Staged {
         let parent = target
             .parent()
             .context("a path in the cache has a parent")?;
-        fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+        files::folder(parent)?;
         let folder = tempfile::Builder::new()
             .prefix(".new-")
             .tempdir_in(parent)

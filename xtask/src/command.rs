@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 /// The command as a person would type it.
 pub(crate) fn shown(command: &Command) -> String {
@@ -57,6 +58,19 @@ pub(crate) fn output_bytes(command: &mut Command) -> Result<Vec<u8>> {
     Ok(stdout)
 }
 
+/// What it prints; what it says on standard error is seen as it comes.
+pub(crate) fn heard(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("start `{}`", shown(command)))?;
+    if !output.status.success() {
+        bail!("`{}` failed: {}", shown(command), output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Finds a program on PATH.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     // A user's PATH often lacks the folders where some of these programs are.
@@ -82,6 +96,15 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// What cargo says of the workspace, of its own packages only or of all that they depend on: `arguments` tell.
+pub(crate) fn metadata(arguments: &[&str]) -> Result<Value> {
+    let mut cargo = cargo();
+    cargo
+        .args(["metadata", "--format-version=1"])
+        .args(arguments);
+    serde_json::from_str(&output(&mut cargo)?).context("read cargo's metadata")
+}
+
 /// The root of the source tree.
 pub(crate) fn repository() -> PathBuf {
     let manifest = env::var_os("CARGO_MANIFEST_DIR")
@@ -101,4 +124,12 @@ pub(crate) fn say(line: &str) {
     } else {
         eprintln!("==> {line}");
     }
+}
+
+/// Says each as an error; true when there is none.
+pub(crate) fn complain(failures: &[String]) -> bool {
+    for line in failures {
+        eprintln!("xtask: error: {line}");
+    }
+    failures.is_empty()
 }

@@ -6,10 +6,9 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::cache::Cache;
-use crate::initramfs::Content;
 use crate::qemu::Machine;
-use crate::vm::Guest;
-use crate::{command, project, vm_command};
+use crate::vm_command::Prepared;
+use crate::{command, project};
 
 const SCRIPT: &str = concat!(
     include_str!("../guest/steps.sh"),
@@ -28,39 +27,18 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
     let started = Instant::now();
-    let (qemu, kernel) = vm_command::prepare(&cache, &arguments.kernel, true)?;
     command::say("building ctpressure");
-    let init = project::init(&cache)?;
-    let binaries = project::binaries(&cache, "release")?;
+    let prepared = Prepared::new(cache, &arguments.kernel, Some(project::RELEASE))?;
     command::say(&format!(
         "booting Linux {} in QEMU, without touching this machine",
-        kernel.version
+        prepared.kernel.version
     ));
-    let guest = Guest {
-        qemu: &qemu,
-        kernel: &kernel,
-        machine: Machine {
-            cpus: 2,
-            memory_mib: 1024,
-            icount: false,
-        },
-        timeout: Duration::from_mins(5),
-        content: Content {
-            script: SCRIPT.as_bytes(),
-            init: &init,
-            binaries: &binaries,
-            groups: &[],
-            put: &[],
-            fetch: &[],
-        },
-        fetch_to: &[],
-        console: None,
-    };
-    let ended = guest.run(&cache, &mut vm_command::to_own_streams)?;
-    vm_command::explain(&kernel, &ended, guest.timeout);
+    let timeout = Duration::from_mins(5);
+    let guest = prepared.guest(Machine::new(2, 1024), timeout, SCRIPT.as_bytes(), &[]);
+    let status = prepared.show(&guest)?;
     command::say(&format!(
         "took {} s; the guest is gone",
         started.elapsed().as_secs()
     ));
-    Ok(ended.status())
+    Ok(status)
 }

@@ -18,7 +18,7 @@ pub(crate) enum Group {
     Prometheus,
     /// What a cluster has besides the programs that are built (`kubernetes.rs`): only where there is one.
     Kubernetes,
-    /// systemd: the first process of a guest that has it (`guest/init.rs`).
+    /// systemd: the first process of a guest that has it (`xtask/guest/src/main.rs`).
     Systemd,
 }
 

@@ -1,197 +1,83 @@
-//! The end-to-end scenarios: on each kernel a guest that runs all of them.
+//! The end-to-end scenarios: on each kernel guests that run all of them.
 
-use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail};
 
 use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::groups::Group;
+use crate::guest_jobs::{AGAIN, Clock, FOLDER, Job, OUTPUT, SCRIPT, prepare};
+use crate::guest_queue::Queue;
+use crate::guest_report::{Report, Scenario};
 use crate::initramfs::Content;
-use crate::kernels::Kernel;
-use crate::qemu::{Machine, Qemu};
-use crate::test::{QUICK, Tally};
-use crate::vm::{Ended, Guest, Outcome};
-use crate::{command, project, setup, vm_command};
+use crate::qemu::Machine;
+use crate::stolen::{Reading, Share};
+use crate::tally::Tally;
+use crate::times::{Ending, Timed, What};
+use crate::vm::{Ended, Guest, GuestOutcome, Stream};
+use crate::{command, files, project};
 
-/// The scenarios send from two CPUs at once.
+/// The scenarios that need the host's time send from two CPUs at once.
 const CPUS: u32 = 2;
-/// Of this machine, for each guest that may share it: half of the time its own are idle.
-const CPUS_SHARED: u32 = 1;
 const MEMORY_MIB: u32 = 2048;
 /// A guest that takes longer hangs: several times of what it takes on an idle machine. Each scenario
 /// has a limit of its own that is far below.
 const TIMEOUT: Duration = Duration::from_hours(1);
 
-/// Where a folder for each guest is, with what was run in it and what it said.
-pub(crate) const FOLDER: &str = "target/guest-tests";
-/// What the guest ran.
-pub(crate) const SCRIPT: &str = "script";
-/// What the script of a guest with a clock of its own begins with if nothing was left out.
-pub(crate) const WHOLE: &str = "exec ctpressure-scenario all";
-/// What the guest printed.
-pub(crate) const OUTPUT: &str = "output";
-
-/// What a guest's clock shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Clock {
-    /// The host's time.
-    Real,
-    /// The instructions that it has run: what measures time gives the same figures on a busy host.
-    Counted,
-}
-
-/// A guest that is to run scenarios.
-#[derive(Debug)]
-struct Job {
-    qemu: Qemu,
-    kernel: Kernel,
-    clock: Clock,
-    /// Those that don't depend on the kernel, too.
-    whole: bool,
-}
-
-impl Job {
-    fn name(&self) -> String {
-        let version = self.kernel.version.split("-cloud").next();
-        let version = version.unwrap_or(&self.kernel.version);
-        match self.clock {
-            Clock::Real => version.to_owned(),
-            Clock::Counted => format!("{version} counted"),
-        }
-    }
-
-    /// Whether scenarios with pods of a container runtime are run: they take some minutes.
-    fn makes_pods(&self) -> bool {
-        let mut numbers = crate::apt::version_numbers(&self.kernel.version).into_iter();
-        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        self.clock == Clock::Real && matches!(version, (6, 1 | 12) | (7.., _))
-    }
-
-    /// Whether another guest may run beside it: what depends on the kernel is exact however slow the
-    /// machine is; of the rest some is given a time, and pods are many processes.
-    fn may_share(&self) -> bool {
-        self.clock == Clock::Real && !self.whole && !self.makes_pods()
-    }
-
-    fn script(&self, filter: Option<&str>) -> String {
-        let clock = match self.clock {
-            Clock::Real => "real",
-            Clock::Counted => "counted",
-        };
-        match filter {
-            None if self.clock == Clock::Real => {
-                let of_kernel = if self.whole { "" } else { " --of-kernel" };
-                let pods = if self.makes_pods() { " --pods" } else { "" };
-                format!("{WHOLE}{of_kernel}{pods}\n")
-            }
-            // Quoted, with every quote in it ended and escaped. Every name has the empty one in it.
-            name => format!(
-                "exec ctpressure-scenario run --clock {clock} '{}'\n",
-                name.unwrap_or_default().replace('\'', r"'\''")
-            ),
-        }
-    }
-}
-
-/// What one guest reported, line by line.
-#[derive(Debug, Default)]
-struct Report {
-    partial: Vec<u8>,
-    passed: usize,
-    failures: Vec<String>,
-    /// The number of scenarios that were run, by the guest's own last line.
-    announced: Option<usize>,
-}
-
-impl Report {
-    /// Takes output of the guest; hands back the lines that it completed.
-    fn take(&mut self, bytes: &[u8]) -> Vec<String> {
-        self.partial.extend_from_slice(bytes);
-        let mut lines = Vec::new();
-        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.partial.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-            self.line(&line);
-            lines.push(line);
-        }
-        lines
-    }
-
-    fn line(&mut self, line: &str) {
-        if let Some(count) = line.strip_prefix("RESULTS ") {
-            self.announced = count.trim().parse().ok();
-        } else if let Some(result) = line.strip_prefix("RESULT ") {
-            let (name, rest) = result.split_once(' ').unwrap_or((result, ""));
-            if rest == "ok" || rest.starts_with("ok ") {
-                self.passed += 1;
-            } else {
-                let message = rest.strip_prefix("FAIL").unwrap_or(rest).trim();
-                self.failures.push(format!("{name}: {message}"));
-            }
-        }
-    }
-
-    /// What is wrong besides the scenarios that failed by themselves.
-    fn faults(&self, ended: &Ended) -> Vec<String> {
-        let reported = self.passed + self.failures.len();
-        let mut faults = Vec::new();
-        match &ended.outcome {
-            Outcome::Exited(0) => {}
-            Outcome::Exited(_) if !self.failures.is_empty() => {}
-            Outcome::Exited(status) => {
-                faults.push(format!(
-                    "the scenarios ended with status {status} and named no failure"
-                ));
-            }
-            Outcome::TimedOut => faults.push(format!("the guest hung after {reported} results")),
-            Outcome::Died(why) => {
-                faults.push(format!("the guest died after {reported} results: {why}"));
-            }
-        }
-        match self.announced {
-            Some(announced) if announced != reported => {
-                faults.push(format!(
-                    "{announced} scenarios were run but {reported} have a result"
-                ));
-            }
-            None if matches!(ended.outcome, Outcome::Exited(_)) => {
-                faults.push("the last line (RESULTS and a number) is missing".to_owned());
-            }
-            _ => {}
-        }
-        faults
-    }
-}
-
-/// Runs the scenarios on each kernel, as many guests at once as there is room for; and `meanwhile` besides those whose
-/// clock does not care how busy this machine is, before the others.
+/// Runs the scenarios on each kernel, as many guests at once as there are CPUs; `meanwhile` is run beside the builds for them and,
+/// before the others, beside one of those whose clock does not care how busy this machine is.
 pub(crate) fn run(
     cache: &Cache,
     prefixes: &[String],
     filter: Option<&str>,
-    meanwhile: impl FnOnce() -> Result<Tally>,
+    profile: &str,
+    meanwhile: impl FnOnce() -> Result<Tally> + Send,
 ) -> Result<Tally> {
+    let queue = Queue::new();
+    let busy = queue.host_is_busy();
+    thread::scope(|scope| {
+        let of_host = scope.spawn(move || {
+            let _busy = busy;
+            meanwhile()
+        });
+        let mut tally = of_guests(cache, prefixes, filter, profile, &queue);
+        match of_host.join() {
+            Ok(of_host) => tally.add(of_host?),
+            Err(_) => bail!("the stage of the host panicked"),
+        }
+        Ok(tally)
+    })
+}
+
+/// Builds what the guests need, and runs them.
+fn of_guests(
+    cache: &Cache,
+    prefixes: &[String],
+    filter: Option<&str>,
+    profile: &str,
+    queue: &Queue,
+) -> Tally {
     let prepared = prepare(cache, prefixes).and_then(|(jobs, tally)| {
-        let init = project::init(cache)?;
-        Ok((jobs, tally, init, project::binaries(cache, "release")?))
+        let init = project::init(cache, profile)?;
+        Ok((jobs, tally, init, project::binaries(cache, profile)?))
     });
     let (jobs, mut tally, init, binaries) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
-            let mut tally = meanwhile()?;
+            let mut tally = Tally::default();
             tally.fail(format!("no guest: {error:#}"));
-            return Ok(tally);
+            return tally;
         }
     };
     // A program of this machine.
-    let promtool = setup::promtool(cache).filter(|_| cache.arch() == Arch::Amd64);
+    let promtool = cache
+        .program("promtool")
+        .filter(|_| cache.arch() == Arch::Amd64);
     let put: Vec<(PathBuf, String)> = promtool
         .into_iter()
         .map(|path| (path, "usr/local/bin/promtool".to_owned()))
@@ -204,217 +90,266 @@ pub(crate) fn run(
         put: &put,
         fetch: &[],
     };
-    let (counted, real): (VecDeque<Job>, VecDeque<Job>) = jobs
-        .into_iter()
-        .partition(|job| job.clock == Clock::Counted);
-    let (of_host, of_counted) = thread::scope(|scope| {
-        let guests = scope.spawn(|| all(cache, counted, CPUS, filter, &content));
-        (meanwhile(), guests.join())
-    });
-    tally.add(of_host?);
-    tally.add(of_counted.map_err(|_| anyhow!("the thread of a guest panicked"))?);
-    let (sharing, alone): (VecDeque<Job>, VecDeque<Job>) =
-        real.into_iter().partition(Job::may_share);
-    for (jobs, for_each) in [(sharing, CPUS_SHARED), (alone, CPUS)] {
-        tally.add(all(cache, jobs, for_each, filter, &content));
-    }
-    Ok(tally)
-}
-
-/// The guests that there are to be, and what failed already.
-fn prepare(cache: &Cache, prefixes: &[String]) -> Result<(Vec<Job>, Tally)> {
-    setup::ensure(cache, &setup::steps_for_guests(cache.arch(), true))?;
-    setup::ensure(cache, &[setup::Step::Containers])?;
-    let mut tally = Tally::default();
-    let mut jobs = Vec::new();
-    for prefix in prefixes {
-        match vm_command::prepare(cache, prefix, true) {
-            Ok((qemu, kernel)) => {
-                // What does not depend on the kernel is shown on one, or the whole run takes too long.
-                let whole = cache.arch() == Arch::Amd64
-                    && (prefixes.len() == 1 || kernel.version.starts_with(QUICK));
-                let clocks: &[Clock] = if whole {
-                    &[Clock::Real, Clock::Counted]
-                } else {
-                    &[Clock::Real]
-                };
-                jobs.extend(clocks.iter().map(|clock| Job {
-                    qemu: qemu.clone(),
-                    kernel: kernel.clone(),
-                    clock: *clock,
-                    whole,
-                }));
-            }
-            Err(error) => tally.fail(format!("[{prefix}] no guest: {error:#}")),
-        }
-    }
-    Ok((jobs, tally))
-}
-
-/// Boots them all, as many at once as there are CPUs for if each is given `for_each`.
-fn all(
-    cache: &Cache,
-    jobs: VecDeque<Job>,
-    for_each: u32,
-    filter: Option<&str>,
-    content: &Content<'_>,
-) -> Tally {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let at_once = (cores / for_each as usize).clamp(1, jobs.len().max(1));
-    let queue = Mutex::new(jobs);
-    let tally = Mutex::new(Tally::default());
-    thread::scope(|scope| {
-        for _ in 0..at_once {
-            scope.spawn(|| {
-                loop {
-                    let next = queue
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .pop_front();
-                    let Some(job) = next else {
-                        return;
-                    };
-                    let script = job.script(filter);
-                    let content = Content {
-                        script: script.as_bytes(),
-                        groups: if job.makes_pods() || filter.is_some() {
-                            &[Group::Containers]
-                        } else {
-                            &[]
-                        },
-                        ..*content
-                    };
-                    let result = one(cache, &job, &content);
-                    tally
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .add(result);
-                }
-            });
-        }
-    });
-    tally.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn one(cache: &Cache, job: &Job, content: &Content<'_>) -> Tally {
-    let mut tally = Tally::default();
-    let short = &job.name();
-    let mut report = Report::default();
-    command::say(&format!("[{short}] booting"));
-    match guest(cache, job, content, short, &mut report) {
-        Ok((ended, folder)) => {
-            tally.pass(report.passed);
-            for failure in &report.failures {
-                tally.fail(format!("[{short}] {failure}"));
-            }
-            for mut fault in report.faults(&ended) {
-                if !matches!(ended.outcome, Outcome::Exited(_)) {
-                    let tail = ended.console_tail.join("\n  ");
-                    fault = format!("{fault}\nthe end of its console:\n  {tail}");
-                }
-                tally.fail(format!(
-                    "[{short}] {fault}\nall that it said: {}",
-                    folder.display()
-                ));
-            }
-        }
-        Err(error) => tally.fail(format!("[{short}] no guest: {error:#}")),
+    queue.add(
+        jobs.into_iter()
+            .filter(|job| job.has_any(filter, &binaries)),
+    );
+    let guests = Guests {
+        cache,
+        filter,
+        content,
+    };
+    let (of_guests, starved) = guests.each_in(queue);
+    tally.add(of_guests);
+    // What says nothing because its guest was kept waiting: one at a time, with nothing else.
+    for job in starved {
+        command::say(&format!(
+            "[{}] once more: {}",
+            job.name(),
+            job.again.join(" ")
+        ));
+        tally.add(guests.one(&job).0);
     }
     tally
 }
 
-fn guest(
-    cache: &Cache,
-    job: &Job,
-    content: &Content<'_>,
-    short: &str,
-    report: &mut Report,
-) -> Result<(Ended, PathBuf)> {
-    let folder = command::repository().join(FOLDER).join(match job.clock {
-        Clock::Real => job.kernel.version.clone(),
-        Clock::Counted => format!("{}-counted", job.kernel.version),
-    });
-    crate::test::folder(&folder)?;
-    let console = folder.join("console");
-    // Whoever reads the results later can tell a whole run from one of a few scenarios.
-    let path = folder.join(SCRIPT);
-    fs::write(&path, content.script).with_context(|| format!("write {}", path.display()))?;
-    let path = folder.join(OUTPUT);
-    let mut log = File::create(&path).with_context(|| format!("write {}", path.display()))?;
-    let guest = Guest {
-        qemu: &job.qemu,
-        kernel: &job.kernel,
-        machine: Machine {
-            cpus: match job.clock {
-                Clock::Real => CPUS,
-                Clock::Counted => 1,
+/// What every guest has in common.
+struct Guests<'a> {
+    cache: &'a Cache,
+    filter: Option<&'a str>,
+    content: Content<'a>,
+}
+
+impl Guests<'_> {
+    /// Runs all of them, one for each CPU of this machine; what came of them, and which have to be tried once more.
+    fn each_in(&self, queue: &Queue) -> (Tally, Vec<Job>) {
+        let work = || {
+            let mut tally = Tally::default();
+            let mut starved = Vec::new();
+            while let Some(taken) = queue.take() {
+                let (of_guest, again) = self.one(&taken.job);
+                tally.add(of_guest);
+                starved.extend(again);
+            }
+            (tally, starved)
+        };
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+            let mut tally = Tally::default();
+            let mut starved = Vec::new();
+            for worker in workers {
+                if let Ok((of_worker, again)) = worker.join() {
+                    tally.add(of_worker);
+                    starved.extend(again);
+                } else {
+                    tally.fail("the thread of a guest panicked".to_owned());
+                }
+            }
+            (tally, starved)
+        })
+    }
+
+    /// Runs one guest; what came of it, and what of it has to be tried once more.
+    fn one(&self, job: &Job) -> (Tally, Option<Job>) {
+        let mut tally = Tally::default();
+        let short = &job.name();
+        let mut report = Report::default();
+        command::say(&format!("[{short}] booting"));
+        let started = Instant::now();
+        let mut whole = Share::default();
+        match self.guest(job, short, &mut report, &mut whole) {
+            Ok((ended, folder)) => {
+                for mut fault in report.faults(&ended) {
+                    if !matches!(ended.outcome, GuestOutcome::Exited(_)) {
+                        let tail = ended.console_tail.join("\n  ");
+                        fault = format!("{fault}\nthe end of its console:\n  {tail}");
+                    }
+                    tally.fail(format!(
+                        "[{short}] {fault}\nall that it said: {}",
+                        folder.display()
+                    ));
+                }
+            }
+            Err(error) => tally.fail(format!("[{short}] no guest: {error:#}")),
+        }
+        let kernel = &job.kernel.version;
+        let is_again = !job.again.is_empty();
+        let titles = count(short, kernel, is_again, report.scenarios(), &mut tally);
+        whole.seconds = started.elapsed().as_secs_f64();
+        tally.time(Timed {
+            what: What::Stage,
+            stage: short.clone(),
+            kernel: Some(job.kernel.version.clone()),
+            test: None,
+            share: whole,
+            ending: if tally.failures().is_empty() {
+                Ending::Passed
+            } else {
+                Ending::Failed
             },
-            memory_mib: MEMORY_MIB,
-            icount: job.clock == Clock::Counted,
-        },
-        timeout: TIMEOUT,
-        content: *content,
-        fetch_to: &[],
-        console: Some(&console),
-    };
-    let ended = guest.run(cache, &mut |stream, bytes| {
-        log.write_all(bytes).context("write the log of a guest")?;
-        if stream == crate::vm::Stream::Out {
-            for line in report.take(bytes) {
-                eprintln!("[{short}] {line}");
+        });
+        let again = (!titles.is_empty()).then(|| Job {
+            again: titles,
+            ..job.clone()
+        });
+        (tally, again)
+    }
+
+    fn guest(
+        &self,
+        job: &Job,
+        short: &str,
+        report: &mut Report,
+        whole: &mut Share,
+    ) -> Result<(Ended, PathBuf)> {
+        let folder = command::repository().join(FOLDER).join(format!(
+            "{}{}",
+            job.kernel.version,
+            job.suffix()
+        ));
+        files::folder(&folder)?;
+        if job.again.is_empty() && job.clock == Clock::Real {
+            // Of an earlier run.
+            let again = folder.with_file_name(format!("{}{AGAIN}", job.kernel.version));
+            if again.is_dir() {
+                fs::remove_dir_all(&again)
+                    .with_context(|| format!("remove {}", again.display()))?;
             }
         }
-        Ok(())
-    })?;
-    Ok((ended, folder))
+        let console = folder.join("console");
+        let script = job.script(self.filter);
+        // Whoever reads the results later can tell a whole run from one of a few scenarios.
+        let path = folder.join(SCRIPT);
+        files::write(&path, &script)?;
+        let path = folder.join(OUTPUT);
+        let mut log = File::create(&path).with_context(|| format!("write {}", path.display()))?;
+        let containers = job.makes_pods() || self.filter.is_some();
+        let guest = Guest {
+            qemu: &job.qemu,
+            kernel: &job.kernel,
+            machine: match job.clock {
+                Clock::Real => Machine::new(CPUS, MEMORY_MIB),
+                Clock::Counted => Machine {
+                    icount: true,
+                    ..Machine::new(1, MEMORY_MIB)
+                },
+            },
+            timeout: TIMEOUT,
+            content: Content {
+                script: script.as_bytes(),
+                groups: if containers {
+                    &[Group::Containers]
+                } else {
+                    &[]
+                },
+                ..self.content
+            },
+            fetch_to: &[],
+            console: Some(&console),
+        };
+        let before = Reading::before_start();
+        let mut last: Option<Reading> = None;
+        let ended = guest.run_watched(self.cache, &mut |stream, bytes, process| {
+            log.write_all(bytes).context("write the log of a guest")?;
+            if stream != Stream::Out {
+                return Ok(());
+            }
+            // Its first words are that the first scenario begins.
+            let last = last.get_or_insert_with(|| Reading::take(process));
+            let lines = report.take(bytes, || {
+                let now = Reading::take(process);
+                let share = job.share(&now, last);
+                *last = now;
+                share
+            });
+            for line in lines {
+                eprintln!("[{short}] {line}");
+            }
+            Ok(())
+        })?;
+        if let Some(last) = last {
+            *whole = job.share(&last, &before);
+        }
+        Ok((ended, folder))
+    }
+}
+
+/// Counts what a guest reported, with the times; gives the titles of what has to be tried once more: only once, then it fails.
+fn count(
+    stage: &str,
+    kernel: &str,
+    is_again: bool,
+    scenarios: &[Scenario],
+    tally: &mut Tally,
+) -> Vec<String> {
+    let mut again = Vec::new();
+    for scenario in scenarios {
+        let title = &scenario.title;
+        let mut ending = scenario.ending;
+        match ending {
+            Ending::Passed => tally.pass(1),
+            Ending::Starved if !is_again => again.push(title.clone()),
+            Ending::Starved | Ending::Failed => {
+                ending = Ending::Failed;
+                let stolen = scenario.share.describe();
+                let stolen = stolen.map_or_else(String::new, |stolen| format!(" ({stolen})"));
+                tally.fail(format!("[{stage}] {title}: {}{stolen}", scenario.message));
+            }
+        }
+        tally.time(Timed {
+            what: What::Test,
+            stage: stage.to_owned(),
+            kernel: Some(kernel.to_owned()),
+            test: Some(title.clone()),
+            share: scenario.share,
+            ending,
+        });
+    }
+    again
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ended(outcome: Outcome) -> Ended {
-        Ended {
-            outcome,
-            console_tail: Vec::new(),
-            missing: Vec::new(),
+    fn scenario(title: &str, ending: Ending) -> Scenario {
+        Scenario {
+            title: title.to_owned(),
+            ending,
+            message: "waited 120 s".to_owned(),
+            share: Share {
+                seconds: 200.0,
+                processor: 9.0,
+                stolen: Some(150.0),
+            },
         }
     }
 
-    fn report(text: &str) -> Report {
-        let mut report = Report::default();
-        // In pieces, as a guest sends it.
-        for piece in text.as_bytes().chunks(7) {
-            report.take(piece);
-        }
-        report
-    }
-
     #[test]
-    fn a_whole_run_has_no_faults() {
-        let report = report("noise\nRESULT a ok 1.2\nRESULT b ok 3\nRESULTS 2\n");
-        assert_eq!(report.passed, 2);
-        assert!(report.faults(&ended(Outcome::Exited(0))).is_empty());
-    }
+    fn what_starved_is_tried_once_more_and_never_passes_in_silence() {
+        let all = [
+            scenario("fine", Ending::Passed),
+            scenario("late[kprobe]", Ending::Starved),
+            scenario("wrong", Ending::Failed),
+        ];
+        let mut tally = Tally::default();
+        let again = count("6.12", "6.12.1-cloud", false, &all, &mut tally);
+        assert_eq!(again, ["late[kprobe]"]);
+        assert_eq!((tally.passed(), tally.failures().len()), (1, 1));
+        let kept: Vec<Ending> = tally.times().iter().map(|timed| timed.ending).collect();
+        assert_eq!(kept, [Ending::Passed, Ending::Starved, Ending::Failed]);
 
-    #[test]
-    fn a_failed_scenario_is_reported_once() {
-        let report = report("RESULT a FAIL counts differ\nRESULTS 1\n");
-        assert_eq!(report.failures, ["a: counts differ"]);
-        assert!(report.faults(&ended(Outcome::Exited(1))).is_empty());
-    }
-
-    #[test]
-    fn what_is_missing_is_a_fault() {
-        let died = Outcome::Died("Kernel panic".into());
-        for (text, outcome) in [
-            ("RESULT a ok 1\n", Outcome::Exited(0)),
-            ("RESULT a ok 1\nRESULTS 2\n", Outcome::Exited(0)),
-            ("RESULT a ok 1\nRESULTS 1\n", Outcome::Exited(3)),
-            ("RESULT a ok 1\n", Outcome::TimedOut),
-            ("RESULT a ok 1\nRESULTS 1\n", died),
-        ] {
-            assert!(!report(text).faults(&ended(outcome)).is_empty(), "{text}");
-        }
+        let mut second = Tally::default();
+        let again = count("6.12-again", "6.12.1-cloud", true, &all[1..2], &mut second);
+        assert!(again.is_empty() && second.passed() == 0);
+        assert_eq!(
+            second.failures(),
+            ["[6.12-again] late[kprobe]: waited 120 s (150 s of 200 s stolen by the host)"]
+        );
+        let mut passed = Tally::default();
+        let all = [scenario("late[kprobe]", Ending::Passed)];
+        count("6.12-again", "6.12.1-cloud", true, &all, &mut passed);
+        assert_eq!((passed.passed(), passed.failures().len()), (1, 0));
     }
 }

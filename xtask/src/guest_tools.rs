@@ -15,6 +15,7 @@ use crate::arch::Arch;
 use crate::cache::{Cache, Staged};
 use crate::command;
 use crate::cpio::Archive;
+use crate::files;
 use crate::groups::{Group, SUITE};
 
 /// The file that says what an unpacked group is made of.
@@ -47,7 +48,7 @@ pub(crate) fn fetch(cache: &Cache, group: Group) -> Result<()> {
     let staged = Staged::new(&target)?;
     apt.unpack_with_dependencies(group.packages(), SUITE, &staged.path())?;
     let recipe = staged.path().join(RECIPE);
-    fs::write(&recipe, group.recipe()).with_context(|| format!("write {}", recipe.display()))?;
+    files::write(&recipe, group.recipe())?;
     staged.publish()
 }
 
@@ -62,8 +63,7 @@ pub(crate) fn archive(cache: &Cache, group: Group) -> Result<PathBuf> {
         return Ok(target);
     }
     let staged = Staged::new(&target)?;
-    fs::write(staged.path(), pack(cache, group)?)
-        .with_context(|| format!("write {}", staged.path().display()))?;
+    files::write(&staged.path(), pack(cache, group)?)?;
     staged.publish()?;
     Ok(target)
 }
@@ -256,20 +256,8 @@ impl Tree {
 
     fn files_below(&self, folder: &str) -> Result<Vec<String>> {
         let mut found = Vec::new();
-        let mut pending = vec![self.root.join(folder)];
-        while let Some(next) = pending.pop() {
-            for entry in fs::read_dir(&next).with_context(|| format!("list {}", next.display()))? {
-                let path = entry?.path();
-                if path.is_dir() {
-                    pending.push(path);
-                } else if path.is_file() {
-                    found.push(
-                        path.strip_prefix(&self.root)?
-                            .to_string_lossy()
-                            .into_owned(),
-                    );
-                }
-            }
+        for path in files::below(&self.root.join(folder))? {
+            found.push(path.strip_prefix(&self.root)?.display().to_string());
         }
         found.sort();
         Ok(found)

@@ -12,7 +12,7 @@ use crate::cpio::Archive;
 use crate::groups::Group;
 use crate::guest_tools;
 use crate::kernels::{self, Kernel};
-use crate::{command, frame, modules, project};
+use crate::{command, files, frame, modules, project};
 
 /// What goes into one guest.
 #[derive(Clone, Copy, Debug)]
@@ -52,18 +52,17 @@ pub(crate) fn write(
 
 fn job_archive(content: &Content<'_>) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    let read = |path: &Path| fs::read(path).with_context(|| format!("read {}", path.display()));
-    archive.file("init", true, &read(content.init)?);
+    archive.file("init", true, &files::bytes(content.init)?);
     for binary in content.binaries {
         archive.file(
             &format!("usr/local/bin/{}", project::name(binary)?),
             true,
-            &read(binary)?,
+            &files::bytes(binary)?,
         );
     }
     for (from, to) in content.put {
         // Everything that is put is executable: a program can be, and data isn't hurt by it.
-        archive.file(to, true, &read(from)?);
+        archive.file(to, true, &files::bytes(from)?);
     }
     let job = |name: &str| format!("{}/{name}", frame::JOB_FOLDER);
     archive.file(&job(frame::JOB_SCRIPT), false, content.script);
@@ -80,14 +79,15 @@ fn kernel_archive(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
     let target = kernels::part(cache, kernel, "modules.cpio");
     let recipe = kernels::part(cache, kernel, "recipe");
     // What the archive was made of; another list makes another archive.
-    let wanted = format!("2 {}", modules::WANTED.join(" "));
+    let modules = modules::wanted();
+    let wanted = format!("3 {}", modules.join(" "));
     if target.is_file() && fs::read_to_string(&recipe).is_ok_and(|made| made == wanted) {
         return Ok(target);
     }
     command::say(&format!("unpacking the modules of {}", kernel.version));
-    let folder = kernel.modules_folder()?;
-    let listed = modules::Modules::list(&folder)?;
-    let closure = listed.closure(&folder, modules::WANTED)?;
+    let folder = &kernel.modules;
+    let listed = modules::Modules::list(folder)?;
+    let closure = listed.closure(folder, &modules)?;
     let base = format!("usr/lib/modules/{}", kernel.version);
 
     // depmod wants a tree of files; the archive gets the same files and what depmod adds.
@@ -97,8 +97,8 @@ fn kernel_archive(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
     for (_, module) in &closure {
         let path = tree_folder.join(&module.path);
         let parent = path.parent().context("a module is in a folder")?;
-        fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
-        fs::write(&path, &module.content).with_context(|| format!("write {}", path.display()))?;
+        files::folder(parent)?;
+        files::write(&path, &module.content)?;
     }
     std::os::unix::fs::symlink("usr/lib", tree.path().join("lib"))
         .context("link lib to usr/lib")?;
@@ -119,10 +119,9 @@ fn kernel_archive(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
     for (_, module) in &closure {
         archive.file(&format!("{base}/{}", module.path), false, &module.content);
     }
-    for entry in fs::read_dir(&tree_folder).context("list the module indexes")? {
-        let path = entry?.path();
+    for path in files::list(&tree_folder)? {
         if path.is_file() {
-            let content = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+            let content = files::bytes(&path)?;
             archive.file(
                 &format!("{base}/{}", project::name(&path)?),
                 false,
@@ -136,9 +135,8 @@ fn kernel_archive(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
         .collect();
     let list = format!("{}/{}", frame::JOB_FOLDER, frame::JOB_MODULES);
     archive.file(&list, false, drivers.join("\n").as_bytes());
-    fs::write(staged.path(), archive.finish())
-        .with_context(|| format!("write {}", staged.path().display()))?;
+    files::write(&staged.path(), archive.finish())?;
     staged.publish()?;
-    fs::write(&recipe, wanted).with_context(|| format!("write {}", recipe.display()))?;
+    files::write(&recipe, wanted)?;
     Ok(target)
 }

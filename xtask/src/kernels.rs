@@ -9,88 +9,139 @@ use anyhow::{Context, Result, bail};
 use crate::apt::{self, Apt};
 use crate::cache::{Cache, Staged};
 use crate::command;
+use crate::files;
+use crate::project;
+
+/// How packages of images are called, and those of its parts.
+const IMAGE: &str = "linux-image-";
+const PARTS: &[&str] = &["linux-binary-", "linux-modules-"];
 
 /// What the tests run on: the oldest that Debian still has, the stable ones, the newest.
 pub(crate) const MATRIX: &[&str] = &["5.10", "6.1", "6.12", "6.18", "7"];
 
-/// An unpacked kernel.
+/// An unpacked kernel: with what QEMU boots and with modules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kernel {
     /// As `uname -r` says, e.g. `6.12.107+deb13-cloud-amd64`.
     pub(crate) version: String,
-    folder: PathBuf,
+    /// The image that QEMU boots.
+    pub(crate) image: PathBuf,
+    /// `lib/modules/VERSION`, wherever this package has it.
+    pub(crate) modules: PathBuf,
 }
 
 impl Kernel {
-    /// The image that QEMU boots.
-    pub(crate) fn image(&self) -> Result<PathBuf> {
-        let places = [
-            self.folder
-                .join("boot")
-                .join(format!("vmlinuz-{}", self.version)),
-            self.modules_folder()?.join("vmlinuz"),
-        ];
-        let found = places.iter().find(|place| place.is_file());
-        found.cloned().with_context(|| {
-            format!(
-                "the unpacked kernel {} holds no image; remove {} and run `cargo xtask setup`",
-                self.version,
-                self.folder.display()
-            )
-        })
-    }
-
-    /// `lib/modules/VERSION`, wherever this package has it.
-    pub(crate) fn modules_folder(&self) -> Result<PathBuf> {
+    /// What was unpacked into a folder; an error says what is not there.
+    fn at(folder: &Path, version: &str) -> Result<Self> {
         let places = ["usr/lib/modules", "lib/modules"];
-        places
-            .iter()
-            .map(|place| self.folder.join(place).join(&self.version))
-            .find(|place| place.is_dir())
-            .with_context(|| format!("no modules in {}", self.folder.display()))
+        let mut places = places
+            .map(|place| folder.join(place).join(version))
+            .into_iter();
+        // The image may be in the same folder, so that its being there says nothing.
+        let modules = places
+            .find(|place| place.join("kernel").is_dir())
+            .with_context(|| format!("no modules of {version} in {}", folder.display()))?;
+        let places = [
+            folder.join(format!("boot/vmlinuz-{version}")),
+            modules.join("vmlinuz"),
+        ];
+        let image = places.into_iter().find(|place| place.is_file());
+        Ok(Self {
+            version: version.to_owned(),
+            image: image
+                .with_context(|| format!("no image of {version} in {}", folder.display()))?,
+            modules,
+        })
     }
 }
 
-/// Kernels that are in the cache, newest first.
+/// A kernel that Debian's archive names. It keeps packages of superseded kernels for a while, and not all of them equally long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) version: String,
+    /// Packages that together are the kernel.
+    packages: Vec<String>,
+    /// Those of them that the archive no longer has.
+    pub(crate) missing: Vec<String>,
+}
+
+/// Kernels that are in the cache and whole, newest first.
 pub(crate) fn cached(cache: &Cache) -> Result<Vec<Kernel>> {
-    let folder = cache.kernels();
-    let Ok(entries) = fs::read_dir(&folder) else {
-        return Ok(Vec::new());
-    };
-    let mut kernels = Vec::new();
-    for entry in entries {
-        let path = entry
-            .with_context(|| format!("list {}", folder.display()))?
-            .path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if name.ends_with(&cache.arch().flavour()) && !name.starts_with('.') && path.is_dir() {
-            kernels.push(Kernel {
-                version: name,
-                folder: path,
-            });
-        }
-    }
+    let is_wanted = |version: &str| is_version(version, &cache.arch().flavour());
+    let mut kernels: Vec<Kernel> = entries(cache)?
+        .into_iter()
+        .filter(|(version, _)| is_wanted(version))
+        .filter_map(|(version, folder)| Kernel::at(&folder, &version).ok())
+        .collect();
     kernels.sort_by_key(|kernel| Reverse(apt::version_numbers(&kernel.version)));
     Ok(kernels)
 }
 
-/// Versions that Debian's archive has, newest first. Fetches the package lists when they are old.
-pub(crate) fn available(cache: &Cache) -> Result<Vec<String>> {
+/// What is in the cache's folder of kernels, by name.
+fn entries(cache: &Cache) -> Result<Vec<(String, PathBuf)>> {
+    let folder = cache.kernels();
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let named = |path: PathBuf| Ok((project::name(&path)?.to_owned(), path));
+    files::list(&folder)?.into_iter().map(named).collect()
+}
+
+/// Removes what is no whole kernel: an xtask that was ended left it, or one that did not know of missing packages.
+fn remove_broken(cache: &Cache) -> Result<()> {
+    for (version, folder) in entries(cache)? {
+        if let Err(error) = Kernel::at(&folder, &version) {
+            command::say(&format!("removing it: {error}"));
+            fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Kernels that Debian's archive names, newest first. Fetches the package lists when they are old.
+pub(crate) fn available(cache: &Cache) -> Result<Vec<Offer>> {
     let apt = Apt::for_guests(cache)?;
     apt.update(false)?;
-    let mut versions: Vec<String> = apt
-        .names("linux-image-")?
-        .iter()
-        .filter_map(|name| name.strip_prefix("linux-image-"))
-        .filter(|version| is_version(version, &cache.arch().flavour()))
-        .map(str::to_owned)
-        .collect();
-    versions.sort_by_key(|version| Reverse(apt::version_numbers(version)));
-    Ok(versions)
+    let flavour = cache.arch().flavour();
+    let mut images = apt.names(IMAGE)?;
+    images.retain(|name| {
+        name.strip_prefix(IMAGE)
+            .is_some_and(|version| is_version(version, &flavour))
+    });
+    let mut offers = offers(&apt.depends(&images)?);
+    offers.sort_by_key(|offer| Reverse(apt::version_numbers(&offer.version)));
+    Ok(offers)
+}
+
+/// Reads what `apt-cache depends` says of image packages. Up to 6.18 such a package is the whole kernel, since then it is empty and depends
+/// on one with the image and one with the modules. What the archive does not have is named in angle brackets.
+fn offers(depends: &str) -> Vec<Offer> {
+    let mut offers: Vec<Offer> = Vec::new();
+    for line in depends.lines() {
+        if let Some(version) = line.strip_prefix(IMAGE) {
+            offers.push(Offer {
+                version: version.to_owned(),
+                packages: vec![line.to_owned()],
+                missing: Vec::new(),
+            });
+        } else if let Some(offer) = offers.last_mut()
+            && let Some(name) = line.trim_start().strip_prefix("Depends: ")
+        {
+            let plain = name.trim_matches(['<', '>']);
+            if PARTS
+                .iter()
+                .any(|part| plain.strip_prefix(part) == Some(&offer.version))
+            {
+                let list = if plain == name {
+                    &mut offer.packages
+                } else {
+                    &mut offer.missing
+                };
+                list.push(plain.to_owned());
+            }
+        }
+    }
+    offers
 }
 
 /// A full version of the flavour: `linux-image-6.1-cloud-amd64` only depends on the newest one.
@@ -101,14 +152,6 @@ fn is_version(name: &str, flavour: &str) -> bool {
     })
 }
 
-/// The newest cached kernel that matches, without asking the network; else it is fetched.
-pub(crate) fn get(cache: &Cache, prefix: &str) -> Result<Kernel> {
-    if let Some(kernel) = newest_cached(cache, prefix)? {
-        return Ok(kernel);
-    }
-    fetch(cache, prefix)
-}
-
 /// The newest cached kernel that matches.
 pub(crate) fn newest_cached(cache: &Cache, prefix: &str) -> Result<Option<Kernel>> {
     Ok(cached(cache)?
@@ -116,39 +159,42 @@ pub(crate) fn newest_cached(cache: &Cache, prefix: &str) -> Result<Option<Kernel
         .find(|kernel| matches(&kernel.version, prefix)))
 }
 
-/// Downloads and unpacks the newest kernel of the archive that matches, if it isn't there yet.
+/// Downloads and unpacks the newest whole kernel of the archive that matches, if it isn't there yet. The cache has to be locked.
 pub(crate) fn fetch(cache: &Cache, prefix: &str) -> Result<Kernel> {
-    let versions = available(cache)?;
-    let Some(version) = versions.iter().find(|version| matches(version, prefix)) else {
-        bail!(
-            "Debian's archive has no kernel {prefix} for cloud-{0}; `cargo xtask vm --arch {0} --list` shows what it has",
-            cache.arch().name()
-        );
-    };
+    remove_broken(cache)?;
+    let offers = available(cache)?;
+    let Offer { version, packages, .. } = newest(&offers, prefix).with_context(|| {
+        let arch = cache.arch().name();
+        format!("no kernel {prefix} for cloud-{arch}; `cargo xtask vm --arch {arch} --list` shows what can be had")
+    })?;
     let folder = cache.kernels().join(version);
-    let kernel = Kernel {
-        version: version.clone(),
-        folder: folder.clone(),
-    };
-    if folder.is_dir() {
+    if let Ok(kernel) = Kernel::at(&folder, version) {
         return Ok(kernel);
     }
     command::say(&format!("downloading and unpacking kernel {version}"));
-    let apt = Apt::for_guests(cache)?;
-    // Since 7.3 the image package is empty and depends on one with the image and one with the modules.
-    let mut packages = Vec::new();
-    for part in ["image", "binary", "modules"] {
-        packages.extend(
-            apt.names(&format!("linux-{part}-{version}"))?
-                .into_iter()
-                .filter(|name| name.ends_with(version.as_str())),
-        );
-    }
     let staged = Staged::new(&folder)?;
-    apt.unpack_only(&packages, &staged.path())?;
+    Apt::for_guests(cache)?.unpack_only(packages, &staged.path())?;
+    Kernel::at(&staged.path(), version)
+        .context("the packages of the archive are not what they were")?;
     staged.publish()?;
-    kernel.image()?;
-    Ok(kernel)
+    Kernel::at(&folder, version)
+}
+
+/// The first that matches and is whole; an error says what the others lack.
+fn newest<'a>(offers: &'a [Offer], prefix: &str) -> Result<&'a Offer> {
+    let mut matching = offers
+        .iter()
+        .filter(|offer| matches(&offer.version, prefix));
+    let Some(first) = matching.clone().next() else {
+        bail!("Debian's archive does not name one");
+    };
+    matching.find(|offer| offer.missing.is_empty()).with_context(|| {
+        format!(
+            "Debian's archive names {}, but has no {} any more: of superseded kernels it drops packages one by one",
+            first.version,
+            first.missing.join(", ")
+        )
+    })
 }
 
 fn matches(version: &str, prefix: &str) -> bool {
@@ -199,6 +245,94 @@ mod tests {
         assert!(!is_version("cloud-amd64"));
         assert!(!is_version("6.1.0-56-cloud-amd64-unsigned"));
         assert!(!is_version("6.1.0-56-cloud-arm64"));
+    }
+
+    /// What `apt-cache depends` says: 7.2 and 6.18 are whole, of 7.1 and 6.19 something is gone.
+    const DEPENDS: &str = "\
+linux-image-7.2.12+deb13-cloud-amd64
+  PreDepends: linux-base
+ |Depends: dracut
+  Depends: <linux-initramfs-tool>
+    dracut
+  Depends: linux-binary-7.2.12+deb13-cloud-amd64
+  Depends: linux-modules-7.2.12+deb13-cloud-amd64
+linux-image-7.2.13+deb13-cloud-amd64
+  Depends: linux-binary-7.2.13+deb13-cloud-amd64
+  Depends: <linux-modules-7.2.13+deb13-cloud-amd64>
+linux-image-6.19.14+deb13-cloud-amd64
+  Depends: <linux-binary-6.19.14+deb13-cloud-amd64>
+  Depends: <linux-modules-6.19.14+deb13-cloud-amd64>
+  Suggests: <linux-doc-6.19>
+linux-image-6.18.15+deb13-cloud-amd64
+  Depends: kmod
+  Depends: <linux-base-6.18.15+deb13-cloud-amd64>
+";
+
+    #[test]
+    fn the_newest_is_the_newest_whole_one() {
+        let offers = offers(DEPENDS);
+        let newest = |prefix| newest(&offers, prefix).map(|offer| offer.packages.as_slice());
+        assert_eq!(
+            newest("7").unwrap(),
+            [
+                "linux-image-7.2.12+deb13-cloud-amd64",
+                "linux-binary-7.2.12+deb13-cloud-amd64",
+                "linux-modules-7.2.12+deb13-cloud-amd64",
+            ]
+        );
+        // What it depends on besides its parts need not be there.
+        assert_eq!(
+            newest("6.18").unwrap(),
+            ["linux-image-6.18.15+deb13-cloud-amd64"]
+        );
+        assert_eq!(
+            newest("6.19").unwrap_err().to_string(),
+            "Debian's archive names 6.19.14+deb13-cloud-amd64, but has no \
+             linux-binary-6.19.14+deb13-cloud-amd64, linux-modules-6.19.14+deb13-cloud-amd64 any more: \
+             of superseded kernels it drops packages one by one"
+        );
+        assert!(
+            newest("7.2.13")
+                .unwrap_err()
+                .to_string()
+                .contains("no linux-modules-7.2.13")
+        );
+        assert!(
+            newest("7.4")
+                .unwrap_err()
+                .to_string()
+                .contains("does not name")
+        );
+    }
+
+    #[test]
+    fn what_is_not_whole_is_not_taken_and_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path());
+        let whole = "6.1.0-56-cloud-amd64";
+        let broken = "6.19.14+deb13-cloud-amd64";
+        let make = |path: String| {
+            let path = cache.kernels().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        };
+        make(format!("{whole}/boot/vmlinuz-{whole}"));
+        make(format!("{whole}/lib/modules/{whole}/kernel/net/veth.ko"));
+        // The folder of its modules is there, with the image in it.
+        make(format!("{broken}/usr/lib/modules/{broken}/vmlinuz"));
+        make(".new-abc/new/boot/part".to_owned());
+        let versions = || -> Vec<String> {
+            cached(&cache)
+                .unwrap()
+                .into_iter()
+                .map(|kernel| kernel.version)
+                .collect()
+        };
+        assert_eq!(versions(), [whole]);
+        assert_eq!(entries(&cache).unwrap().len(), 3);
+        remove_broken(&cache).unwrap();
+        assert_eq!(versions(), [whole]);
+        assert_eq!(entries(&cache).unwrap().len(), 1);
     }
 
     #[test]

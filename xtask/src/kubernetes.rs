@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use crate::apt::Apt;
 use crate::cache::{Cache, Staged};
 use crate::command;
+use crate::files;
 
 /// The suite that has the source, and a compiler old enough for it.
 pub(crate) const SUITE: &str = "bookworm";
@@ -32,7 +33,7 @@ pub(crate) struct Programs {
 impl Programs {
     /// Builds what is not there yet.
     pub(crate) fn get(cache: &Cache) -> Result<Self> {
-        let folder = cache.kubernetes();
+        let folder = cache.place(&format!("kubernetes-{VERSION}"));
         let programs = Self {
             api_server: folder.join(API_SERVER),
             etcd: folder.join("etcd"),
@@ -54,7 +55,7 @@ impl Programs {
 
 /// The programs that make pods of what the API server has: kubelet, controllers, scheduler.
 pub(crate) fn node_programs(cache: &Cache) -> Result<Vec<PathBuf>> {
-    let folder = cache.kubernetes_node();
+    let folder = cache.place(&format!("kubernetes-node-{VERSION}"));
     let programs: Vec<PathBuf> = NODE.iter().map(|name| folder.join(name)).collect();
     let are_there = || programs.iter().all(|program| program.is_file());
     once(cache, are_there, || {
@@ -111,7 +112,7 @@ fn build(cache: &Cache, folder: &Path, make: impl FnOnce(&Go, &Path) -> Result<(
         scratch: scratch.path().to_owned(),
         tree,
     };
-    fs::create_dir_all(&target).with_context(|| format!("make {}", target.display()))?;
+    files::folder(&target)?;
     make(&go, &target)?;
     staged.publish()
 }
@@ -216,18 +217,18 @@ fn described(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
         "testdata",
         "test",
     ];
-    let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
     let mut marked = false;
-    for entry in entries {
-        let entry = entry?;
-        let (path, kind) = (entry.path(), entry.file_type()?);
-        let name = entry.file_name();
-        if kind.is_dir() {
-            if !LEFT_OUT.iter().any(|left_out| name == *left_out) {
+    for path in files::list(folder)? {
+        // A link is not followed.
+        if path.is_symlink() {
+            continue;
+        }
+        if path.is_dir() {
+            if !LEFT_OUT.iter().any(|left_out| path.ends_with(left_out)) {
                 described(&path, found)?;
             }
-        } else if kind.is_file() && path.extension().is_some_and(|ending| ending == "go") {
-            let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        } else if path.extension().is_some_and(|ending| ending == "go") {
+            let text = files::bytes(&path)?;
             let text = String::from_utf8_lossy(&text);
             marked |= text.lines().any(|line| {
                 let comment = line.strip_prefix("//").map(str::trim_start);
@@ -241,25 +242,18 @@ fn described(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// What a cargo command is told to do with the feature, which is not on by default.
-fn with_kube(command: &str, arguments: &[&str]) -> Command {
-    let mut cargo = command::cargo();
-    cargo.args([command, "--package", "conntrack-user", "--features", "kube"]);
-    cargo.args(arguments);
-    cargo
-}
-
-/// `cargo clippy`: without the feature that code is not looked at.
+/// `cargo clippy` of the program with its feature `kube`: of the few lines that are the door to the crate that speaks to the API.
 pub(crate) fn lints() -> Command {
-    with_kube(
+    let mut cargo = command::cargo();
+    cargo.args([
         "clippy",
-        &["--all-targets", "--quiet", "--", "-D", "warnings"],
-    )
-}
-
-/// The unit tests of what only this feature has, and of the command line with it.
-pub(crate) fn unit_tests() -> Command {
-    with_kube("test", &["--lib", "--quiet", "kube"])
+        "--package",
+        "conntrack-user",
+        "--features",
+        "kube",
+    ]);
+    cargo.args(["--all-targets", "--quiet", "--", "-D", "warnings"]);
+    cargo
 }
 
 /// The test's command; its servers' files are in a folder that goes when the value does.
@@ -279,7 +273,14 @@ impl Test {
 
     /// `cargo test` for it.
     pub(crate) fn command(&self) -> Command {
-        let mut cargo = with_kube("test", &["--test", "kubernetes"]);
+        let mut cargo = command::cargo();
+        cargo.args([
+            "test",
+            "--package",
+            "ctpressure-kubernetes",
+            "--test",
+            "api_server",
+        ]);
         cargo.args(["--", "--ignored", "--nocapture"]);
         cargo
             .env("CTPRESSURE_KUBE_APISERVER", &self.programs.api_server)

@@ -16,19 +16,29 @@ mod cpio;
 mod cross;
 mod demo;
 mod deploy;
-#[path = "../guest/frame.rs"]
+mod files;
+#[path = "../guest/src/frame.rs"]
 mod frame;
 mod groups;
+mod guest_jobs;
+mod guest_queue;
+mod guest_report;
 mod guest_tests;
 mod guest_tools;
 mod initramfs;
 mod kernels;
 mod kubernetes;
 mod modules;
+mod named_tests;
 mod project;
 mod qemu;
+mod report_command;
+mod report_program;
 mod setup;
+mod stolen;
+mod tally;
 mod test;
+mod times;
 mod vm;
 mod vm_command;
 
@@ -60,6 +70,8 @@ enum Task {
     Cluster(deploy::cluster::Arguments),
     /// Check the manifests and the chart with kubectl, Helm and a real API server
     Manifests(deploy::manifests::Arguments),
+    /// Build the report program for Windows and macOS: a journal that was copied from a node is read there
+    ReportProgram(report_command::Arguments),
     /// Boot a kernel and run a script in it
     Vm(vm_command::Arguments),
 }
@@ -75,6 +87,7 @@ fn main() -> ExitCode {
         Task::Cluster(arguments) => deploy::cluster::run(&arguments),
         Task::Image(arguments) => deploy::image::run(&arguments),
         Task::Manifests(arguments) => deploy::manifests::run(&arguments),
+        Task::ReportProgram(arguments) => report_command::run(&arguments),
         Task::Vm(arguments) => vm_command::run(&arguments),
     };
     match done {
@@ -88,46 +101,37 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use clap::error::ErrorKind;
+    use ctpressure_tests::documents::{DOCUMENTS, command_lines};
+
     use super::*;
 
-    /// Command lines between back quotes, and at the beginning of indented lines, up to a comment.
-    fn command_lines(text: &str) -> Vec<String> {
-        let mut found = Vec::new();
-        for line in text.lines() {
-            let indented = line.strip_prefix("    ");
-            let code = indented.map(|line| line.strip_prefix("$ ").unwrap_or(line));
-            for code in code.into_iter().chain(line.split('`').skip(1).step_by(2)) {
-                let Some(rest) = code.strip_prefix("cargo xtask ") else {
-                    continue;
-                };
-                let end = rest.find('#').unwrap_or(rest.len());
-                found.push(rest[..end].trim().to_owned());
-            }
+    fn is_taken(line: &str) -> Result<(), clap::Error> {
+        let words = std::iter::once("cargo xtask").chain(line.split_whitespace());
+        match Arguments::try_parse_from(words) {
+            // It asks for help.
+            Err(error) if error.exit_code() == 0 => Ok(()),
+            // A sentence names a command and does not go on.
+            Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => Ok(()),
+            taken => taken.map(drop),
         }
-        found
     }
 
     #[test]
     fn command_lines_in_the_documents_are_taken() {
         let mut lines = 0;
-        for document in ["README.md", "deploy/README.md", "deploy/docs/principles.md"] {
-            let path = command::repository().join(document);
-            let text = std::fs::read_to_string(path).unwrap();
-            for line in command_lines(&text) {
-                // Stands for all of them.
-                let line = line.replace("<command>", "test");
-                let words = line.split_whitespace();
-                let taken = Arguments::try_parse_from(std::iter::once("cargo xtask").chain(words));
-                if let Err(error) = taken {
-                    assert_eq!(error.exit_code(), 0, "{document}: {line}: {error}");
+        for (document, text) in DOCUMENTS {
+            for line in command_lines(text, "cargo xtask") {
+                // `cargo xtask <command>` stands for all of them.
+                if !line.is_empty() {
+                    is_taken(&line).unwrap_or_else(|error| panic!("{document}: {line}: {error}"));
+                    lines += 1;
                 }
-                lines += 1;
             }
         }
         assert!(lines >= 12, "{lines}");
-        let wrong = command_lines(
-            "Try `cargo xtask tests` or\n\n    $ cargo xtask vm --kernels 6   # no\n",
-        );
-        assert_eq!(wrong, ["tests", "vm --kernels 6"]);
+        for wrong in ["tests", "vm --kernels 6"] {
+            assert!(is_taken(wrong).is_err(), "{wrong}");
+        }
     }
 }

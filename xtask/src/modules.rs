@@ -4,7 +4,6 @@
 //! from the modules themselves. `depmod` then makes the indexes for the few that go into the guest.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,115 +11,15 @@ use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSection};
 
 use crate::command;
+use crate::files;
 
 /// Modules by name. Those that a kernel has built in or doesn't have are left out.
-pub(crate) const WANTED: &[&str] = &[
-    // Conntrack.
-    "nf_conntrack",
-    "nf_conntrack_netlink",
-    "nf_defrag_ipv4",
-    "nf_defrag_ipv6",
-    "nf_conntrack_bridge",
-    "nf_conntrack_ftp",
-    "nfnetlink",
-    "nfnetlink_cttimeout",
-    // NAT and rules.
-    "nf_nat",
-    "nf_tables",
-    "nft_compat",
-    "nft_ct",
-    "nft_nat",
-    "nft_masq",
-    "nft_redir",
-    "nft_chain_nat",
-    "nft_limit",
-    "nft_log",
-    "nft_reject",
-    "nft_reject_inet",
-    "nft_reject_ipv4",
-    "nft_reject_ipv6",
-    "nft_fib_inet",
-    "nft_hash",
-    "nft_numgen",
-    "nft_counter",
-    "nft_objref",
-    "nft_flow_offload",
-    "nft_connlimit",
-    "nf_flow_table",
-    "nf_flow_table_inet",
-    "nf_conncount",
-    "nf_log_syslog",
-    "ip_tables",
-    "ip6_tables",
-    "iptable_nat",
-    "ip6table_nat",
-    "iptable_filter",
-    "ip6table_filter",
-    "iptable_mangle",
-    "iptable_raw",
-    "ip6table_raw",
-    "x_tables",
-    "xt_MASQUERADE",
-    "xt_nat",
-    "xt_conntrack",
-    "xt_state",
-    "xt_CT",
-    "xt_tcpudp",
-    "xt_multiport",
-    "xt_mark",
-    "xt_connmark",
-    "xt_comment",
-    "xt_addrtype",
-    "xt_statistic",
-    "xt_LOG",
-    "xt_REDIRECT",
-    "xt_limit",
-    "xt_connlimit",
-    "xt_cgroup",
-    "xt_owner",
-    "xt_set",
-    "ip_set",
-    "ip_set_hash_ip",
-    "ipt_REJECT",
-    "ip6t_REJECT",
-    // Devices.
-    "veth",
-    "bridge",
-    "br_netfilter",
-    "netkit",
-    "dummy",
-    "ifb",
-    "macvlan",
-    "ipvlan",
-    "vrf",
-    "vxlan",
-    "tun",
-    "overlay",
-    "loop",
-    // Protocols and traffic.
-    "sctp",
-    "sctp_diag",
-    "tcp_diag",
-    "udp_diag",
-    "inet_diag",
-    "raw_diag",
-    "gre",
-    "ip_gre",
-    "pktgen",
-    "sch_netem",
-    "sch_fq",
-    "sch_ingress",
-    "cls_bpf",
-    "act_bpf",
-    "act_ct",
-    "openvswitch",
-    // The machine.
-    "virtio_pci",
-    "virtio_console",
-    "virtio_blk",
-    "virtio_net",
-    "virtio_rng",
-];
+pub(crate) fn wanted() -> Vec<&'static str> {
+    let lines = include_str!("../guest/modules.txt").lines();
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect()
+}
 
 /// What the first process has to load before it can talk to the host.
 const PORT_DRIVERS: &[&str] = &["virtio_pci", "virtio_console"];
@@ -132,7 +31,6 @@ pub(crate) struct Modules {
     files: BTreeMap<String, PathBuf>,
 }
 
-/// A module, unpacked.
 #[derive(Debug)]
 pub(crate) struct Module {
     /// Its path below `/lib/modules/VERSION`, without the ending of a compression.
@@ -144,20 +42,10 @@ pub(crate) struct Module {
 impl Modules {
     /// Lists a folder `lib/modules/VERSION`.
     pub(crate) fn list(folder: &Path) -> Result<Self> {
-        let mut files = BTreeMap::new();
-        let mut pending = vec![folder.join("kernel")];
-        while let Some(next) = pending.pop() {
-            let entries =
-                fs::read_dir(&next).with_context(|| format!("list {}", next.display()))?;
-            for entry in entries {
-                let path = entry?.path();
-                if path.is_dir() {
-                    pending.push(path);
-                } else if let Some(name) = module_name(&path) {
-                    files.insert(name, path);
-                }
-            }
-        }
+        let files: BTreeMap<_, _> = files::below(&folder.join("kernel"))?
+            .into_iter()
+            .filter_map(|path| Some((module_name(&path)?, path)))
+            .collect();
         if files.is_empty() {
             bail!("{} holds no modules", folder.display());
         }
@@ -183,7 +71,8 @@ impl Modules {
             .files
             .get(name)
             .with_context(|| format!("no module {name}"))?;
-        let content = decompress(path)?;
+        let mut content = decompress(path)?;
+        content.truncate(without_signature(&content));
         let depends = depends(&content).with_context(|| format!("read {}", path.display()))?;
         for dependency in &depends {
             self.add(folder, dependency, done)?;
@@ -237,10 +126,28 @@ fn decompress(path: &Path) -> Result<Vec<u8>> {
         Some("xz") => ("xz", "xz-utils"),
         Some("zst") => ("zstd", "zstd"),
         Some("gz") => ("gzip", "gzip"),
-        _ => return fs::read(path).with_context(|| format!("read {}", path.display())),
+        _ => return files::bytes(path),
     };
     let mut unpack = command::required(program, package, "unpacks kernel modules")?;
     command::output_bytes(unpack.arg("-dc").arg(path))
+}
+
+/// What a module ends with if a signature is in front of it: `MODULE_SIG_STRING` of `include/linux/module_signature.h`.
+const SIGNED: &[u8] = b"~Module signature appended~\n";
+
+/// The length of a module without its signature: to check one takes an emulated processor long (a tenth of short
+/// scenarios went into loading modules), and a kernel that does not insist on signatures checks none where there is none (`module_sig_check`).
+fn without_signature(module: &[u8]) -> usize {
+    let Some((rest, description)) = module
+        .strip_suffix(SIGNED)
+        .and_then(|rest| rest.split_last_chunk::<12>())
+    else {
+        return module.len();
+    };
+    // `struct module_signature`: three bytes of kinds, the lengths of signer and key, three of padding, the length of the signature.
+    let [_, _, _, signer, key, _, _, _, length @ ..] = *description;
+    let signature = usize::from(signer) + usize::from(key) + u32::from_be_bytes(length) as usize;
+    rest.len().checked_sub(signature).unwrap_or(module.len())
 }
 
 /// The `depends=` of a module's `.modinfo` section.
@@ -259,4 +166,30 @@ fn depends(module: &[u8]) -> Result<Vec<String>> {
         .filter(|name| !name.is_empty())
         .map(str::to_owned)
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_loses_its_signature_and_nothing_else() {
+        let signed = [
+            b"module".as_slice(),
+            b"sig",
+            &[0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 3],
+            SIGNED,
+        ]
+        .concat();
+        assert_eq!(without_signature(&signed), 6);
+        assert_eq!(without_signature(b"module"), 6);
+        assert_eq!(without_signature(SIGNED), SIGNED.len());
+        let longer = [
+            b"m".as_slice(),
+            &[0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 9, 9],
+            SIGNED,
+        ]
+        .concat();
+        assert_eq!(without_signature(&longer), longer.len());
+    }
 }

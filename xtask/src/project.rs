@@ -1,16 +1,26 @@
-//! Building what goes into a guest: static binaries of this workspace.
+//! Building what goes into a guest: static binaries of this workspace, in one of two cargo profiles (the root Cargo.toml has them):
+//!
+//! - `guest`, for trying what was just changed: `cargo xtask vm` and `cargo xtask test`. Crates of the workspace are built
+//!   incrementally, in many units and with little optimisation, with overflow checks; dependencies, which are built once, fully optimised.
+//! - `release`, where size or speed is the subject, and what people get: `image`, `bench`, `demo`, `container`, `cluster`, and
+//!   `cargo xtask test --profile release`, which CI ends with.
+//!
+//! `docs/developing/measure.md` says how soon an edit is to have its answer, and how that is measured.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::cache::Cache;
-use crate::{command, cross};
+use crate::{command, cross, files};
 
 /// The packages whose binaries are on PATH in a guest.
 const PACKAGES: &[&str] = &["conntrack-user", "ctpressure-tests"];
+/// The profile of what is tried while it is worked on.
+pub(crate) const GUEST: &str = "guest";
+/// The profile of what people get.
+pub(crate) const RELEASE: &str = "release";
 const INIT: &str = "ctpressure-guest-init";
 
 /// Builds the binaries for guests in a cargo profile and says where they are.
@@ -29,9 +39,19 @@ pub(crate) fn binaries(cache: &Cache, profile: &str) -> Result<Vec<PathBuf>> {
     Ok(binaries)
 }
 
-/// Builds the first process of a guest.
-pub(crate) fn init(cache: &Cache) -> Result<PathBuf> {
-    let binaries = build(cache, "release", &["--package", "xtask", "--bin", INIT])?;
+/// Keeps the figures of a benchmark in target/bench, and says where.
+pub(crate) fn keep_figures(name: &str, figures: &Value) -> Result<()> {
+    let folder = command::repository().join("target/bench");
+    files::folder(&folder)?;
+    let path = folder.join(name).with_extension("json");
+    files::write(&path, format!("{figures:#}\n"))?;
+    command::say(&format!("written to {}", path.display()));
+    Ok(())
+}
+
+/// Builds the first process of a guest: a package of its own, so that it needs little else.
+pub(crate) fn init(cache: &Cache, profile: &str) -> Result<PathBuf> {
+    let binaries = build(cache, profile, &["--package", INIT])?;
     binaries
         .into_iter()
         .next()
@@ -49,19 +69,9 @@ fn build(cache: &Cache, profile: &str, arguments: &[&str]) -> Result<Vec<PathBuf
     if !command::watched() {
         cargo.arg("--quiet");
     }
-    let output = cargo
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("start `{}`", command::shown(&cargo)))?;
-    if !output.status.success() {
-        bail!(
-            "the build for the guest failed (`{}`)",
-            command::shown(&cargo)
-        );
-    }
+    let output = command::heard(&mut cargo).context("the build for the guest failed")?;
     let mut binaries = Vec::new();
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
+    for line in output.lines() {
         let message: Value = serde_json::from_str(line).context("read cargo's messages")?;
         if message["reason"] == "compiler-artifact" {
             binaries.extend(message["executable"].as_str().map(PathBuf::from));

@@ -14,10 +14,12 @@ use crate::arch::Arch;
 use crate::cache::{Cache, Staged};
 use crate::command;
 use crate::cross;
+use crate::files;
 use crate::groups::Group;
 use crate::guest_tools;
 use crate::kernels;
 use crate::qemu::Qemu;
+use crate::report_program::{self, System};
 
 /// The linker is made for the LLVM of the pinned compiler: both move together.
 const BPF_LINKER: &str = "0.10.4";
@@ -35,16 +37,14 @@ pub(crate) struct Arguments {
 
 /// One thing that a machine may lack.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum SetupStep {
     /// The source of `core`, from which it is built for eBPF.
     RustSource,
     /// The target of the static binaries that run in guests.
     MuslTarget,
     /// The C compiler for another architecture's.
     Cross,
-    /// Links eBPF objects.
     BpfLinker,
-    /// The machine emulator.
     Qemu,
     /// busybox, ip, nft, conntrack and so on, for guests.
     GuestTools,
@@ -58,11 +58,17 @@ pub(crate) enum Step {
     Umoci,
     /// Checks licences and sources of dependencies.
     CargoDeny,
+    /// Rust's library for the report program on another system.
+    ReportTarget(System),
+    /// Compiles and links for Windows.
+    Mingw,
+    /// Compiles and links for macOS.
+    Zig,
     /// A kernel by version prefix.
     Kernel(String),
 }
 
-impl Step {
+impl SetupStep {
     fn name(&self) -> String {
         match self {
             Self::RustSource => "rust-src: the source of core, built for eBPF".into(),
@@ -85,6 +91,11 @@ impl Step {
             Self::CargoDeny => {
                 format!("cargo-deny {CARGO_DENY}: licences and sources of dependencies")
             }
+            Self::ReportTarget(system) => {
+                format!("{}: Rust's library for the report program", system.target())
+            }
+            Self::Mingw => "mingw: the report program for Windows".into(),
+            Self::Zig => format!("{}: the report program for macOS", report_program::ZIG),
             Self::Kernel(prefix) => format!("kernel {prefix}"),
         }
     }
@@ -92,11 +103,15 @@ impl Step {
     /// What is there already.
     fn present(&self, cache: &Cache) -> Result<Option<String>> {
         let path = |path: PathBuf| path.exists().then(|| path.display().to_string());
+        let target = |name: &str| anyhow::Ok(path(sysroot()?.join("lib/rustlib").join(name)));
         Ok(match self {
             Self::RustSource => {
                 path(sysroot()?.join("lib/rustlib/src/rust/library/core/src/lib.rs"))
             }
-            Self::MuslTarget => path(sysroot()?.join("lib/rustlib").join(cache.arch().target())),
+            Self::MuslTarget => target(cache.arch().target())?,
+            Self::ReportTarget(system) => target(system.target())?,
+            Self::Mingw => report_program::mingw(cache).map(|path| path.display().to_string()),
+            Self::Zig => report_program::zig(cache).map(|path| path.display().to_string()),
             Self::Cross => cross::present(cache).map(|path| path.display().to_string()),
             Self::BpfLinker => program_of_version(cache, "bpf-linker", BPF_LINKER),
             Self::CargoDeny => program_of_version(cache, "cargo-deny", CARGO_DENY),
@@ -104,8 +119,12 @@ impl Step {
             Self::GuestTools => guest_tools::present(cache, Group::Base),
             Self::Bpftrace => guest_tools::present(cache, Group::Bpftrace),
             Self::Containers => guest_tools::present(cache, Group::Containers),
-            Self::Promtool => promtool(cache).map(|path| path.display().to_string()),
-            Self::Umoci => umoci(cache).map(|path| path.display().to_string()),
+            Self::Promtool => cache
+                .program("promtool")
+                .map(|path| path.display().to_string()),
+            Self::Umoci => cache
+                .program("umoci")
+                .map(|path| path.display().to_string()),
             Self::Kernel(prefix) => {
                 kernels::newest_cached(cache, prefix)?.map(|kernel| kernel.version)
             }
@@ -115,10 +134,10 @@ impl Step {
     fn bring(&self, cache: &Cache) -> Result<()> {
         match self {
             Self::RustSource => bring_rust_source(cache),
-            Self::MuslTarget => {
-                let mut rustup = rustup("brings the standard library for static binaries")?;
-                command::run(rustup.args(["target", "add", cache.arch().target()]))
-            }
+            Self::MuslTarget => add_target(cache.arch().target()),
+            Self::ReportTarget(system) => add_target(system.target()),
+            Self::Mingw => report_program::bring_mingw(cache),
+            Self::Zig => report_program::bring_zig(cache),
             Self::Cross => cross::bring(cache),
             Self::BpfLinker => cargo_install(
                 cache,
@@ -130,7 +149,8 @@ impl Step {
                     "llvm-22,rust-llvm-22",
                 ],
             ),
-            Self::CargoDeny => cargo_install(cache, "cargo-deny", CARGO_DENY, &[]),
+            // It does little: optimised, it takes more than twice as long to build, the most of what a new machine waits for.
+            Self::CargoDeny => cargo_install(cache, "cargo-deny", CARGO_DENY, &["--debug"]),
             Self::Qemu => bring_qemu(cache),
             Self::GuestTools => guest_tools::fetch(cache, Group::Base),
             Self::Bpftrace => guest_tools::fetch(cache, Group::Bpftrace),
@@ -142,22 +162,22 @@ impl Step {
     }
 }
 
-/// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
     check_programs()?;
     let mut steps = vec![
-        Step::RustSource,
-        Step::MuslTarget,
-        Step::BpfLinker,
-        Step::Qemu,
-        Step::GuestTools,
-        Step::Bpftrace,
-        Step::Containers,
-        Step::Promtool,
-        Step::CargoDeny,
+        SetupStep::RustSource,
+        SetupStep::MuslTarget,
+        SetupStep::BpfLinker,
+        SetupStep::Qemu,
+        SetupStep::GuestTools,
+        SetupStep::Bpftrace,
+        SetupStep::Containers,
+        SetupStep::Promtool,
+        SetupStep::CargoDeny,
     ];
-    steps.extend(arguments.kernels.iter().cloned().map(Step::Kernel));
+    steps.extend(steps_for_reports());
+    steps.extend(arguments.kernels.iter().cloned().map(SetupStep::Kernel));
     let _lock = cache.lock()?;
     let mut failures = Vec::new();
     for (index, step) in steps.iter().enumerate() {
@@ -178,9 +198,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     }
 }
 
-fn one(step: &Step, title: &str, cache: &Cache) -> Result<()> {
+fn one(step: &SetupStep, title: &str, cache: &Cache) -> Result<()> {
     let present = step.present(cache)?;
-    if let (Step::Kernel(prefix), Some(old)) = (step, &present) {
+    if let (SetupStep::Kernel(prefix), Some(old)) = (step, &present) {
         // A newer one may have come out. Without a network the one that is there does.
         match kernels::fetch(cache, prefix) {
             Ok(kernel) => command::say(&format!("{title}: {}", kernel.version)),
@@ -197,7 +217,7 @@ fn one(step: &Step, title: &str, cache: &Cache) -> Result<()> {
 }
 
 /// Brings those of the steps that are missing, and says nothing of the others.
-pub(crate) fn ensure(cache: &Cache, steps: &[Step]) -> Result<()> {
+pub(crate) fn ensure(cache: &Cache, steps: &[SetupStep]) -> Result<()> {
     for step in steps {
         if step.present(cache)?.is_some() {
             continue;
@@ -213,8 +233,12 @@ pub(crate) fn ensure(cache: &Cache, steps: &[Step]) -> Result<()> {
 }
 
 /// The steps without which no guest boots; with this project's binaries, or without.
-pub(crate) fn steps_for_guests(arch: Arch, binaries: bool) -> Vec<Step> {
-    let mut steps = vec![Step::MuslTarget, Step::Qemu, Step::GuestTools];
+pub(crate) fn steps_for_guests(arch: Arch, binaries: bool) -> Vec<SetupStep> {
+    let mut steps = vec![
+        SetupStep::MuslTarget,
+        SetupStep::Qemu,
+        SetupStep::GuestTools,
+    ];
     if binaries {
         steps.extend(steps_for_binaries(arch));
     }
@@ -222,21 +246,45 @@ pub(crate) fn steps_for_guests(arch: Arch, binaries: bool) -> Vec<Step> {
 }
 
 /// The steps without which no static binary is built.
-pub(crate) fn steps_for_binaries(arch: Arch) -> Vec<Step> {
-    let mut steps = vec![Step::MuslTarget, Step::RustSource, Step::BpfLinker];
+pub(crate) fn steps_for_binaries(arch: Arch) -> Vec<SetupStep> {
+    let mut steps = vec![
+        SetupStep::MuslTarget,
+        SetupStep::RustSource,
+        SetupStep::BpfLinker,
+    ];
     if arch != Arch::Amd64 {
-        steps.push(Step::Cross);
+        steps.push(SetupStep::Cross);
     }
     steps
 }
 
 /// The steps without which tests on this machine are neither built nor run; with those that look at the source, or without.
-pub(crate) fn steps_for_tests(checks: bool) -> Vec<Step> {
-    let mut steps = vec![Step::RustSource, Step::BpfLinker, Step::Promtool];
+pub(crate) fn steps_for_tests(checks: bool) -> Vec<SetupStep> {
+    let mut steps = vec![
+        SetupStep::RustSource,
+        SetupStep::BpfLinker,
+        SetupStep::Promtool,
+    ];
     if checks {
-        steps.push(Step::CargoDeny);
+        steps.push(SetupStep::CargoDeny);
+        steps.extend(steps_for_reports());
     }
     steps
+}
+
+/// The steps without which the report program is not built for a system.
+pub(crate) fn steps_for_report(system: System) -> [SetupStep; 2] {
+    let compiler = match system {
+        System::Windows => SetupStep::Mingw,
+        System::Macos => SetupStep::Zig,
+    };
+    [SetupStep::ReportTarget(system), compiler]
+}
+
+fn steps_for_reports() -> impl Iterator<Item = SetupStep> {
+    [System::Windows, System::Macos]
+        .into_iter()
+        .flat_map(steps_for_report)
 }
 
 fn check_programs() -> Result<()> {
@@ -276,6 +324,11 @@ fn rustup(purpose: &str) -> Result<Command> {
     Ok(command)
 }
 
+fn add_target(target: &str) -> Result<()> {
+    let mut rustup = rustup("brings Rust's library for other systems than this one")?;
+    command::run(rustup.args(["target", "add", target]))
+}
+
 fn bring_rust_source(cache: &Cache) -> Result<()> {
     let by_rustup = rustup("brings the source of the compiler's libraries")
         .and_then(|mut rustup| command::run(rustup.args(["component", "add", "rust-src"])));
@@ -295,10 +348,8 @@ fn bring_rust_source(cache: &Cache) -> Result<()> {
     apt.unpack_only(&[format!("rust-src={version}")], &staged.path())?;
     staged.publish()?;
     let source = target.join("usr/src");
-    let entries = fs::read_dir(&source).with_context(|| format!("list {}", source.display()))?;
-    let library = entries
-        .flatten()
-        .map(|entry| entry.path())
+    let library = files::list(&source)?
+        .into_iter()
         .find(|path| path.join("library/core").is_dir())
         .with_context(|| format!("no library/core below {}", source.display()))?;
     let link = sysroot()?.join("lib/rustlib/src/rust");
@@ -323,6 +374,8 @@ fn cargo_install(cache: &Cache, name: &str, version: &str, options: &[&str]) -> 
         "--force",
         "--root",
     ]);
+    // For what is built by `--debug`.
+    cargo.env("CARGO_PROFILE_DEV_DEBUG", "false");
     cargo.arg(cache.tools()).args(options);
     if !command::watched() {
         cargo.arg("--quiet");
@@ -370,25 +423,6 @@ fn bring_qemu(cache: &Cache) -> Result<()> {
             "the unpacked QEMU does not start; remove {}",
             cache.qemu().display()
         ),
-    }
-}
-
-/// `promtool` in the cache or on PATH.
-pub(crate) fn promtool(cache: &Cache) -> Option<PathBuf> {
-    program(cache, "promtool")
-}
-
-/// `umoci` in the cache or on PATH.
-pub(crate) fn umoci(cache: &Cache) -> Option<PathBuf> {
-    program(cache, "umoci")
-}
-
-fn program(cache: &Cache, name: &str) -> Option<PathBuf> {
-    let own = cache.programs().join(name);
-    if own.is_file() {
-        Some(own)
-    } else {
-        command::find(name)
     }
 }
 

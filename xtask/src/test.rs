@@ -1,7 +1,6 @@
 //! `cargo xtask test`: every test there is. All of them are run whatever fails, and all failures are shown at the end.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -11,10 +10,11 @@ use clap::Args;
 use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::deploy::cluster;
-use crate::{command, guest_tests, kernels, kubernetes, setup};
-
-/// What `--quick` boots: the kernel that most of the work is done with.
-pub(crate) const QUICK: &str = "6.12";
+use crate::guest_jobs::QUICK;
+use crate::stolen::Share;
+use crate::tally::Tally;
+use crate::times::{self, Ending, Timed, What};
+use crate::{command, guest_tests, kernels, kubernetes, named_tests, project, setup};
 
 /// What `cargo xtask test` takes.
 #[derive(Args, Debug)]
@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     /// Boot only 6.12, on which every scenario is run
     #[arg(long, conflicts_with = "kernels")]
     quick: bool,
-    /// Boot nothing: format, lints, docs, unit tests, licences
+    /// Boot nothing: format, lints, docs, unit tests, licences, the report program for other systems
     #[arg(long, conflicts_with_all = ["kernels", "quick"])]
     host: bool,
     /// Only this: lints and tests of `--kube` against a real API server; manifests and chart; the image in clusters with a real kubelet, on
@@ -38,31 +38,9 @@ pub(crate) struct Arguments {
     /// Architecture of the guests; with arm64 only the scenarios that depend on the kernel, on 6.12 unless told otherwise
     #[arg(long, value_enum, default_value_t, conflicts_with_all = ["quick", "host", "kubernetes"])]
     arch: Arch,
-}
-
-/// What passed and what failed.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    passed: usize,
-    failures: Vec<String>,
-}
-
-impl Tally {
-    /// Counts tests that passed.
-    pub(crate) fn pass(&mut self, tests: usize) {
-        self.passed += tests;
-    }
-
-    /// Counts one failure; the text says which test and why.
-    pub(crate) fn fail(&mut self, failure: String) {
-        self.failures.push(failure);
-    }
-
-    /// Takes over what another one counted.
-    pub(crate) fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failures.extend(other.failures);
-    }
+    /// Cargo profile of the binaries in the guests: `guest` is quick to build after an edit, `release` is what people get
+    #[arg(long, value_name = "NAME", default_value = project::GUEST)]
+    profile: String,
 }
 
 /// Runs the command; the exit status is 1 when anything failed.
@@ -77,7 +55,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     if arguments.kubernetes {
         let test = kubernetes::Test::prepare(&cache)?;
         check("lints with --kube", kubernetes::lints(), &mut tally);
-        check("unit tests of --kube", kubernetes::unit_tests(), &mut tally);
         check("--kube against an API server", test.command(), &mut tally);
         check("manifests and chart", own("manifests")?, &mut tally);
         check("image", own("image --check")?, &mut tally);
@@ -85,16 +62,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
             let name = format!("cluster {trial}");
             check(&name, own(&name)?, &mut tally);
         }
-        return Ok(finish(&tally, started));
+        return finish(&tally, arguments.filter.as_deref(), started);
     }
     let filter = arguments.filter.as_deref();
-    let on_host = || {
-        let mut tally = Tally::default();
-        if filter.is_none() {
-            checks(&cache, &mut tally);
-        }
-        unit_tests(&cache, filter, &mut tally).map(|()| tally)
-    };
+    let profile = &arguments.profile;
+    let on_host = || host(&cache, filter);
     if arguments.host {
         tally.add(on_host()?);
     } else if arguments.arch != Arch::Amd64 {
@@ -104,7 +76,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         };
         let nothing = || Ok(Tally::default());
         let cache = cache.of(arguments.arch);
-        tally.add(guest_tests::run(&cache, prefixes, filter, nothing)?);
+        tally.add(guest_tests::run(
+            &cache, prefixes, filter, profile, nothing,
+        )?);
     } else {
         let prefixes = if arguments.quick {
             vec![QUICK.to_owned()]
@@ -116,15 +90,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         } else {
             arguments.kernels.clone()
         };
-        tally.add(guest_tests::run(&cache, &prefixes, filter, on_host)?);
+        tally.add(guest_tests::run(
+            &cache, &prefixes, filter, profile, on_host,
+        )?);
     }
-    if tally.passed + tally.failures.len() == 0 {
+    if tally.passed() + tally.failures().len() == 0 {
         bail!(
             "no test has {} in its name",
             arguments.filter.as_deref().unwrap_or_default()
         );
     }
-    Ok(finish(&tally, started))
+    finish(&tally, arguments.filter.as_deref(), started)
 }
 
 /// This program, with these words.
@@ -135,18 +111,57 @@ fn own(words: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Says how it went; the exit status.
-fn finish(tally: &Tally, started: Instant) -> i32 {
-    if !tally.failures.is_empty() {
+/// Says how it went and how long each part took; the exit status.
+fn finish(tally: &Tally, filter: Option<&str>, started: Instant) -> Result<i32> {
+    let seconds = started.elapsed().as_secs_f64();
+    eprint!("{}", times::table(tally.times()));
+    let path = command::repository().join(times::FILE);
+    times::write(&path, filter, seconds, tally.times())?;
+    let failures = tally.failures();
+    if !failures.is_empty() {
         println!("\nfailures:");
-        for failure in &tally.failures {
+        for failure in failures {
             println!("  {}", failure.replace('\n', "\n    "));
         }
         println!();
     }
-    command::say(&format!("took {} s", started.elapsed().as_secs()));
-    println!("{} passed, {} failed", tally.passed, tally.failures.len());
-    i32::from(!tally.failures.is_empty())
+    command::say(&format!("took {seconds:.0} s; times: {}", times::FILE));
+    println!("{} passed, {} failed", tally.passed(), failures.len());
+    Ok(i32::from(!failures.is_empty()))
+}
+
+/// The stage of the host, as the times call it.
+const HOST: &str = "host";
+
+/// What needs no guest.
+fn host(cache: &Cache, filter: Option<&str>) -> Result<Tally> {
+    let started = Instant::now();
+    let mut tally = Tally::default();
+    if filter.is_none() {
+        checks(cache, &mut tally);
+    }
+    unit_tests(cache, filter, &mut tally)?;
+    let failed = !tally.failures().is_empty();
+    tally.time(on_host(What::Stage, None, started, failed));
+    Ok(tally)
+}
+
+fn on_host(what: What, test: Option<&str>, started: Instant, failed: bool) -> Timed {
+    Timed {
+        what,
+        stage: HOST.to_owned(),
+        kernel: None,
+        test: test.map(str::to_owned),
+        share: Share {
+            seconds: started.elapsed().as_secs_f64(),
+            ..Share::default()
+        },
+        ending: if failed {
+            Ending::Failed
+        } else {
+            Ending::Passed
+        },
+    }
 }
 
 /// What is checked without running anything: each is one test.
@@ -171,28 +186,35 @@ fn checks(cache: &Cache, tally: &mut Tally) {
     check("format", cargo(&["fmt", "--all", "--check"]), tally);
     check("lints", cargo(lints), tally);
     check("docs", docs, tally);
-    match deny(cache) {
-        Ok(command) => check("licences and sources of dependencies", command, tally),
-        Err(error) => tally.fail(format!("licences and sources of dependencies: {error:#}")),
+    for (name, command) in [
+        ("licences and sources of dependencies", deny(cache)),
+        (
+            "report for Windows and macOS",
+            own("report-program --profile dev"),
+        ),
+    ] {
+        match command {
+            Ok(command) => check(name, command, tally),
+            Err(error) => tally.fail(format!("{name}: {error:#}")),
+        }
     }
 }
 
 fn check(name: &str, mut command: Command, tally: &mut Tally) {
     command::say(name);
-    match command::run(&mut command) {
+    let started = Instant::now();
+    let result = command::run(&mut command);
+    tally.time(on_host(What::Test, Some(name), started, result.is_err()));
+    match result {
         Ok(()) => tally.pass(1),
         Err(error) => tally.fail(format!("{name}: {error:#}")),
     }
 }
 
 fn deny(cache: &Cache) -> Result<Command> {
-    let own = cache.programs().join("cargo-deny");
-    let program = if own.is_file() {
-        Some(own)
-    } else {
-        command::find("cargo-deny")
-    };
-    let program = program.context("cargo-deny is missing: run `cargo xtask setup`")?;
+    let program = cache
+        .program("cargo-deny")
+        .context("cargo-deny is missing: run `cargo xtask setup`")?;
     let mut deny = Command::new(program);
     // Not the advisories: they change from day to day and need the network.
     deny.current_dir(command::repository());
@@ -209,12 +231,25 @@ fn deny(cache: &Cache) -> Result<Command> {
 
 /// `cargo test`; its results are read from what it prints.
 fn unit_tests(cache: &Cache, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
-    command::say("unit and doc tests");
+    const NAME: &str = "unit and doc tests";
+    command::say(NAME);
+    let started = Instant::now();
     let mut cargo = command::cargo();
-    cargo
-        .args(["test", "--workspace", "--no-fail-fast"])
-        .args(filter);
-    if let Some(promtool) = setup::promtool(cache) {
+    cargo.args(["test", "--no-fail-fast"]);
+    if let Some(filter) = filter {
+        let packages = named_tests::packages(filter)?;
+        if packages.is_empty() {
+            return Ok(());
+        }
+        for package in &packages {
+            cargo.args(["--package", package]);
+        }
+        // What has no named tests need not be built: examples and the documentation's pieces of code.
+        cargo.args(["--tests", filter]);
+    } else {
+        cargo.arg("--workspace");
+    }
+    if let Some(promtool) = cache.program("promtool") {
         cargo.env("CTPRESSURE_PROMTOOL", promtool);
     }
     let mut child = cargo
@@ -223,7 +258,7 @@ fn unit_tests(cache: &Cache, filter: Option<&str>, tally: &mut Tally) -> Result<
         .spawn()
         .context("start cargo test")?;
     let output = child.stdout.take().context("the output of cargo test")?;
-    let before = tally.failures.len();
+    let before = tally.failures().len();
     for line in BufReader::new(output).lines() {
         let line = line.context("read the output of cargo test")?;
         eprintln!("{line}");
@@ -234,10 +269,9 @@ fn unit_tests(cache: &Cache, filter: Option<&str>, tally: &mut Tally) -> Result<
         }
     }
     let status = child.wait().context("wait for cargo test")?;
-    if !status.success() && tally.failures.len() == before {
-        tally.fail(format!(
-            "unit and doc tests: cargo test ended with {status}"
-        ));
+    tally.time(on_host(What::Test, Some(NAME), started, !status.success()));
+    if !status.success() && tally.failures().len() == before {
+        tally.fail(format!("{NAME}: cargo test ended with {status}"));
     }
     Ok(())
 }
@@ -251,11 +285,6 @@ fn passed(line: &str) -> Option<usize> {
 /// The name in `test some::name ... FAILED`.
 fn failed_test(line: &str) -> Option<&str> {
     line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
-}
-
-/// Makes a folder for what tests leave behind.
-pub(crate) fn folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).with_context(|| format!("make {}", path.display()))
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub(crate) struct Guest<'a> {
 
 /// How a guest ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum GuestOutcome {
     /// The script ended with this status.
     Exited(i32),
     /// The time was up.
@@ -53,7 +53,7 @@ pub(crate) enum Outcome {
 /// An outcome and what the kernel said last.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: GuestOutcome,
     pub(crate) console_tail: Vec<String>,
     /// Files that the host wanted and the guest could not give.
     pub(crate) missing: Vec<String>,
@@ -63,10 +63,10 @@ impl Ended {
     /// The exit status for the command line.
     pub(crate) fn status(&self) -> i32 {
         match &self.outcome {
-            Outcome::Exited(0) if !self.missing.is_empty() => 1,
-            Outcome::Exited(status) => *status,
-            Outcome::TimedOut => EXIT_TIMEOUT,
-            Outcome::Died(_) => EXIT_GUEST_DIED,
+            GuestOutcome::Exited(0) if !self.missing.is_empty() => 1,
+            GuestOutcome::Exited(status) => *status,
+            GuestOutcome::TimedOut => EXIT_TIMEOUT,
+            GuestOutcome::Died(_) => EXIT_GUEST_DIED,
         }
     }
 }
@@ -74,11 +74,12 @@ impl Ended {
 /// Which of the script's outputs some bytes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
-    /// Standard output.
     Out,
-    /// Standard error.
     Err,
 }
+
+/// Takes what a script writes, with the process of QEMU.
+pub(crate) type Sink<'a> = dyn FnMut(Stream, &[u8], u32) -> Result<()> + 'a;
 
 enum Event {
     Frame(Kind, Vec<u8>),
@@ -105,6 +106,11 @@ impl Guest<'_> {
         cache: &Cache,
         sink: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
     ) -> Result<Ended> {
+        self.run_watched(cache, &mut |stream, bytes, _| sink(stream, bytes))
+    }
+
+    /// The same; the process of QEMU is handed on besides.
+    pub(crate) fn run_watched(&self, cache: &Cache, sink: &mut Sink<'_>) -> Result<Ended> {
         // Short: the path of a socket has at most 107 bytes.
         let folder = tempfile::Builder::new()
             .prefix("ctp")
@@ -120,8 +126,10 @@ impl Guest<'_> {
         let port = listen(&sockets.port)?;
         let mut command =
             self.qemu
-                .boot(&self.machine, &self.kernel.image()?, &initramfs, &sockets)?;
+                .boot(&self.machine, &self.kernel.image, &initramfs, &sockets)?;
         let mut qemu = start(&mut command)?;
+        // `setpriv` became QEMU.
+        let process = qemu.0.id();
         let started = Instant::now();
         let console = accept(&console, &mut qemu, started)?;
         let port = accept(&port, &mut qemu, started)?;
@@ -138,8 +146,8 @@ impl Guest<'_> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match events.recv_timeout(left) {
-                Ok(Event::Frame(Kind::Stdout, bytes)) => sink(Stream::Out, &bytes)?,
-                Ok(Event::Frame(Kind::Stderr, bytes)) => sink(Stream::Err, &bytes)?,
+                Ok(Event::Frame(Kind::Stdout, bytes)) => sink(Stream::Out, &bytes, process)?,
+                Ok(Event::Frame(Kind::Stderr, bytes)) => sink(Stream::Err, &bytes, process)?,
                 Ok(Event::Frame(Kind::File, bytes)) => record.file(&bytes)?,
                 Ok(Event::Frame(Kind::FileMissing, bytes)) => record.missing(&bytes)?,
                 Ok(Event::Frame(Kind::Status, bytes)) => {
@@ -358,9 +366,9 @@ impl<'a> Record<'a> {
             self.say(&String::from_utf8_lossy(&rest));
         }
         let outcome = match status {
-            Some(status) => Outcome::Exited(status),
-            None if timed_out => Outcome::TimedOut,
-            None => Outcome::Died(self.why(complaint)),
+            Some(status) => GuestOutcome::Exited(status),
+            None if timed_out => GuestOutcome::TimedOut,
+            None => GuestOutcome::Died(self.why(complaint)),
         };
         Ended {
             outcome,

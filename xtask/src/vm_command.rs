@@ -13,8 +13,8 @@ use crate::groups::Group;
 use crate::initramfs::Content;
 use crate::kernels::{self, Kernel};
 use crate::qemu::{Machine, Qemu};
-use crate::vm::{Ended, Guest, Outcome, Stream};
-use crate::{command, project, setup};
+use crate::vm::{Ended, Guest, GuestOutcome, Stream};
+use crate::{command, files, project, setup};
 
 /// What `cargo xtask vm` takes.
 #[derive(Args, Debug)]
@@ -44,8 +44,8 @@ pub(crate) struct Arguments {
     /// Let the guest's clock count instructions: timings are the same in every run
     #[arg(long)]
     icount: bool,
-    /// Cargo profile of the binaries in the guest
-    #[arg(long, value_name = "NAME", default_value = "release")]
+    /// Cargo profile of the binaries in the guest: `guest` is quick to build after an edit, `release` is what people get
+    #[arg(long, value_name = "NAME", default_value = project::GUEST)]
     profile: String,
     /// Seconds until the guest is ended with exit status 124
     #[arg(long, value_name = "S", default_value_t = 600)]
@@ -86,21 +86,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let (Some(prefix), Some(script)) = (&arguments.kernel, &arguments.script) else {
         bail!("--kernel and --script are needed");
     };
-    let cpus = match (arguments.icount, arguments.cpus) {
-        (true, Some(cpus)) if cpus > 1 => {
-            bail!("--icount works with one CPU only: leave --cpus out or give 1")
-        }
-        (true, _) => 1,
-        (false, cpus) => cpus.unwrap_or(2),
-    };
-    let script = std::fs::read(script).with_context(|| format!("read {}", script.display()))?;
-    let (qemu, kernel) = prepare(&cache, prefix, !arguments.bare)?;
-    let init = project::init(&cache)?;
-    let binaries = if arguments.bare {
-        Vec::new()
-    } else {
-        project::binaries(&cache, &arguments.profile)?
-    };
+    let cpus = arguments.cpus.unwrap_or(2);
+    if arguments.icount && arguments.cpus.is_some_and(|cpus| cpus > 1) {
+        bail!("--icount works with one CPU only: leave --cpus out or give 1");
+    }
+    let script = files::bytes(script)?;
+    let profile = (!arguments.bare).then_some(arguments.profile.as_str());
+    let prepared = Prepared::new(cache, prefix, profile)?;
     let put: Vec<_> = arguments
         .put
         .iter()
@@ -118,29 +110,94 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     .into_iter()
     .filter_map(|(wanted, group)| wanted.then_some(group))
     .collect();
-    let guest = Guest {
-        qemu: &qemu,
-        kernel: &kernel,
-        machine: Machine {
-            cpus,
-            memory_mib: arguments.memory,
-            icount: arguments.icount,
-        },
-        timeout: Duration::from_secs(arguments.timeout),
-        content: Content {
-            script: &script,
-            init: &init,
-            binaries: &binaries,
-            groups: &groups,
-            put: &put,
-            fetch: &fetch,
-        },
-        fetch_to: &fetch_to,
-        console: arguments.console.as_deref(),
+    let machine = if arguments.icount {
+        Machine::measured(arguments.memory)
+    } else {
+        Machine::new(cpus, arguments.memory)
     };
-    let ended = guest.run(&cache, &mut to_own_streams)?;
-    explain(&kernel, &ended, guest.timeout);
-    Ok(ended.status())
+    let timeout = Duration::from_secs(arguments.timeout);
+    let mut guest = prepared.guest(machine, timeout, &script, &groups);
+    guest.content.put = &put;
+    guest.content.fetch = &fetch;
+    guest.fetch_to = &fetch_to;
+    guest.console = arguments.console.as_deref();
+    prepared.show(&guest)
+}
+
+/// What guests are booted with: brought and built once for all of them.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) cache: Cache,
+    pub(crate) qemu: Qemu,
+    pub(crate) kernel: Kernel,
+    init: PathBuf,
+    pub(crate) binaries: Vec<PathBuf>,
+}
+
+impl Prepared {
+    /// With our programs, if a cargo profile to build them with is given.
+    pub(crate) fn new(cache: Cache, prefix: &str, profile: Option<&str>) -> Result<Self> {
+        let (qemu, kernel) = prepare(&cache, prefix, profile.is_some())?;
+        let binaries = profile.map(|profile| project::binaries(&cache, profile));
+        Ok(Self {
+            init: project::init(&cache, profile.unwrap_or(project::GUEST))?,
+            binaries: binaries.transpose()?.unwrap_or_default(),
+            cache,
+            qemu,
+            kernel,
+        })
+    }
+
+    /// A guest that runs the script; its files and its console can still be set.
+    pub(crate) fn guest<'a>(
+        &'a self,
+        machine: Machine,
+        timeout: Duration,
+        script: &'a [u8],
+        groups: &'a [Group],
+    ) -> Guest<'a> {
+        Guest {
+            qemu: &self.qemu,
+            kernel: &self.kernel,
+            machine,
+            timeout,
+            content: Content {
+                script,
+                init: &self.init,
+                binaries: &self.binaries,
+                groups,
+                put: &[],
+                fetch: &[],
+            },
+            fetch_to: &[],
+            console: None,
+        }
+    }
+
+    /// Runs the guest and shows what it says; the result is its exit status.
+    pub(crate) fn show(&self, guest: &Guest<'_>) -> Result<i32> {
+        let ended = guest.run(&self.cache, &mut to_own_streams)?;
+        explain(&self.kernel, &ended, guest.timeout);
+        Ok(ended.status())
+    }
+
+    /// What a guest says that comes to the end of its script, a line `done`. All of it is shown as it comes: it takes
+    /// minutes.
+    pub(crate) fn output(&self, guest: &Guest<'_>, done: &str) -> Result<String> {
+        let mut output = Vec::new();
+        let ended = guest.run(&self.cache, &mut |stream, bytes| {
+            if stream == Stream::Out {
+                output.extend_from_slice(bytes);
+            }
+            to_own_streams(Stream::Err, bytes)
+        })?;
+        explain(&self.kernel, &ended, guest.timeout);
+        let output = String::from_utf8_lossy(&output).into_owned();
+        if ended.outcome != GuestOutcome::Exited(0) || !output.lines().any(|line| line == done) {
+            bail!("the guest did not get to the end of its script");
+        }
+        Ok(output)
+    }
 }
 
 /// What every guest needs, fetched if it isn't there.
@@ -149,8 +206,9 @@ pub(crate) fn prepare(cache: &Cache, prefix: &str, binaries: bool) -> Result<(Qe
     let Some(qemu) = Qemu::find(cache) else {
         bail!("no QEMU of version 8 or newer: run `cargo xtask setup`, which fetches one");
     };
-    setup::ensure(cache, &[setup::Step::Kernel(prefix.to_owned())])?;
-    Ok((qemu, kernels::get(cache, prefix)?))
+    setup::ensure(cache, &[setup::SetupStep::Kernel(prefix.to_owned())])?;
+    let kernel = kernels::newest_cached(cache, prefix)?;
+    Ok((qemu, kernel.with_context(|| format!("no kernel {prefix}"))?))
 }
 
 /// Hands the script's output on as it comes.
@@ -174,11 +232,11 @@ pub(crate) fn explain(kernel: &Kernel, ended: &Ended, timeout: Duration) {
         eprintln!("xtask: error: the guest could not give a file: {file}");
     }
     let why = match &ended.outcome {
-        Outcome::Exited(_) => return,
-        Outcome::TimedOut => {
+        GuestOutcome::Exited(_) => return,
+        GuestOutcome::TimedOut => {
             format!("did not end within {} s (--timeout)", timeout.as_secs())
         }
-        Outcome::Died(why) => format!("died: {why}"),
+        GuestOutcome::Died(why) => format!("died: {why}"),
     };
     eprintln!(
         "xtask: error: the guest with kernel {} {why}",
@@ -204,15 +262,30 @@ fn list(cache: &Cache) -> Result<i32> {
             Vec::new()
         }
     };
-    let mut versions: Vec<&str> = available.iter().map(String::as_str).collect();
+    let mut versions: Vec<(&str, String)> = available
+        .iter()
+        .filter(|offer| !is_cached(&offer.version))
+        .map(|offer| {
+            let missing = offer.missing.join(", ");
+            let mark = if missing.is_empty() {
+                missing
+            } else {
+                format!("can't be had: the archive has no {missing}")
+            };
+            (offer.version.as_str(), mark)
+        })
+        .collect();
     // Debian removes versions from its archive; those in the cache still work.
-    versions.extend(cached.iter().map(|kernel| kernel.version.as_str()));
-    versions.sort_by_key(|version| std::cmp::Reverse(crate::apt::version_numbers(version)));
-    versions.dedup();
+    versions.extend(
+        cached
+            .iter()
+            .map(|kernel| (kernel.version.as_str(), "cached".to_owned())),
+    );
+    versions.sort_by_key(|(version, _)| std::cmp::Reverse(crate::apt::version_numbers(version)));
     let mut out = io::stdout().lock();
-    for version in versions {
-        let mark = if is_cached(version) { "cached" } else { "" };
-        writeln!(out, "{version:<40} {mark}").context("write the list")?;
+    for (version, mark) in versions {
+        writeln!(out, "{}", format!("{version:<40} {mark}").trim_end())
+            .context("write the list")?;
     }
     Ok(0)
 }

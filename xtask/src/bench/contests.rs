@@ -10,7 +10,7 @@ pub(super) struct Contest {
     /// What the guest runs.
     pub(super) script: &'static str,
     pub(super) bpftrace: bool,
-    pub(super) clock: Clock,
+    pub(super) clock: BenchClock,
     pub(super) contestants: &'static [Contestant],
     /// Pairs that must cost the same, by name: the second not more than the first.
     pub(super) alike: &'static [(&'static str, &'static str)],
@@ -18,7 +18,7 @@ pub(super) struct Contest {
 
 /// Which figure of `ctgen` counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Clock {
+pub(super) enum BenchClock {
     /// All that the machine did meanwhile: also a user space that reads what the kernel tells it.
     Wall,
     /// What the sender's thread did: the agent looks at 250 network namespaces once a second, which is not a cost of
@@ -26,7 +26,7 @@ pub(super) enum Clock {
     Thread,
 }
 
-impl Clock {
+impl BenchClock {
     /// The member of `ctgen`'s JSON.
     pub(super) const fn member(self) -> &'static str {
         match self {
@@ -44,14 +44,14 @@ pub(super) struct Contestant {
     pub(super) title: &'static str,
     /// The name of the contestant that it is compared with; its own if it is one of those.
     pub(super) base: &'static str,
-    pub(super) budget: Option<Budget>,
+    pub(super) budget: Option<InstructionBudget>,
     /// All its flows have to be charged to one owner.
     pub(super) charged: bool,
 }
 
 /// The most instructions that may be added to one connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Budget {
+pub(super) struct InstructionBudget {
     pub(super) new: f64,
     pub(super) ended: f64,
 }
@@ -70,26 +70,35 @@ const fn plain(name: &'static str, title: &'static str, base: &'static str) -> C
     }
 }
 
-const fn within(new: f64, ended: f64, contestant: Contestant) -> Contestant {
-    Contestant {
-        budget: Some(Budget { new, ended }),
-        ..contestant
-    }
-}
-
-const fn charged(contestant: Contestant) -> Contestant {
+const fn charged(name: &'static str, title: &'static str, base: &'static str) -> Contestant {
     Contestant {
         charged: true,
-        ..contestant
+        ..plain(name, title, base)
     }
 }
 
-/// The most that may be added to a new connection, with its owner looked up.
-const FENTRY: f64 = 800.0;
-const KPROBE: f64 = 1500.0;
-/// And to one that ends, whose owner is looked up once more.
-const FENTRY_ENDED: f64 = 400.0;
-const KPROBE_ENDED: f64 = 700.0;
+/// By the trampoline: the most that may be added to a new connection, with its owner looked up, and to one that ends, whose owner is looked
+/// up once more.
+const fn fentry(name: &'static str, title: &'static str, base: &'static str) -> Contestant {
+    Contestant {
+        budget: Some(InstructionBudget {
+            new: 800.0,
+            ended: 400.0,
+        }),
+        ..charged(name, title, base)
+    }
+}
+
+/// The same by kprobes.
+const fn kprobe(name: &'static str, title: &'static str, base: &'static str) -> Contestant {
+    Contestant {
+        budget: Some(InstructionBudget {
+            new: 1500.0,
+            ended: 700.0,
+        }),
+        ..charged(name, title, base)
+    }
+}
 
 const COMMON: &str = include_str!("../../guest/bench_common.sh");
 
@@ -104,29 +113,21 @@ pub(super) const PEERS: Contest = Contest {
     file: "kernel-cost",
     script: include_str!("../../guest/bench.sh"),
     bpftrace: true,
-    clock: Clock::Wall,
+    clock: BenchClock::Wall,
     contestants: &[
         base("bare", "nothing attached; a pod's flows"),
-        charged(within(
-            FENTRY,
-            FENTRY_ENDED,
-            plain("ctpressure-fentry", "ctpressure, fentry/fexit", "bare"),
-        )),
-        charged(within(
-            KPROBE,
-            KPROBE_ENDED,
-            plain("ctpressure-kprobe", "ctpressure, kprobes", "bare"),
-        )),
-        charged(plain(
+        fentry("ctpressure-fentry", "ctpressure, fentry/fexit", "bare"),
+        kprobe("ctpressure-kprobe", "ctpressure, kprobes", "bare"),
+        charged(
             "ctpressure-fentry-records",
             "ctpressure, fentry/fexit, every insert recorded, read",
             "bare",
-        )),
-        charged(plain(
+        ),
+        charged(
             "ctpressure-kprobe-records",
             "ctpressure, kprobes, every insert recorded, read",
             "bare",
-        )),
+        ),
         plain("bpftrace", "bpftrace, four probes, counts only", "bare"),
         plain("conntrack-events", "conntrack -E -e NEW to a file", "bare"),
         // How far the base moved during the run.
@@ -141,48 +142,32 @@ pub(super) const OWNERS: Contest = Contest {
     file: "owner-cost",
     script: include_str!("../../guest/bench_owners.sh"),
     bpftrace: false,
-    clock: Clock::Thread,
+    clock: BenchClock::Thread,
     contestants: &[
         base("bare-pod", "nothing attached; a pod's flows"),
-        charged(within(
-            FENTRY,
-            FENTRY_ENDED,
-            plain("owners-1-fentry", "one pod, fentry/fexit", "bare-pod"),
-        )),
-        charged(within(
-            KPROBE,
-            KPROBE_ENDED,
-            plain("owners-1-kprobe", "one pod, kprobes", "bare-pod"),
-        )),
-        charged(within(
-            FENTRY,
-            FENTRY_ENDED,
-            plain(
-                "owners-250-fentry",
-                "one of 250 pods, fentry/fexit",
-                "bare-pod",
-            ),
-        )),
-        charged(within(
-            KPROBE,
-            KPROBE_ENDED,
-            plain("owners-250-kprobe", "one of 250 pods, kprobes", "bare-pod"),
-        )),
+        fentry("owners-1-fentry", "one pod, fentry/fexit", "bare-pod"),
+        kprobe("owners-1-kprobe", "one pod, kprobes", "bare-pod"),
+        fentry(
+            "owners-250-fentry",
+            "one of 250 pods, fentry/fexit",
+            "bare-pod",
+        ),
+        kprobe("owners-250-kprobe", "one of 250 pods, kprobes", "bare-pod"),
         // Who shares the host's addresses is told by the socket. No budget: it has to be asked, and what is a unit's
         // is tagged.
         base("bare-host", "nothing attached; a host socket's flows"),
-        charged(plain("host-fentry", "the host, fentry/fexit", "bare-host")),
-        charged(plain("host-kprobe", "the host, kprobes", "bare-host")),
-        charged(plain(
+        charged("host-fentry", "the host, fentry/fexit", "bare-host"),
+        charged("host-kprobe", "the host, kprobes", "bare-host"),
+        charged(
             "unit-fentry",
             "a host unit, each entry tagged, fentry/fexit",
             "bare-host",
-        )),
-        charged(plain(
+        ),
+        charged(
             "unit-kprobe",
             "a host unit, each entry tagged, kprobes",
             "bare-host",
-        )),
+        ),
     ],
     alike: &[
         ("owners-1-fentry", "owners-250-fentry"),
@@ -196,31 +181,23 @@ pub(super) const ENTRIES: Contest = Contest {
     file: "entries-cost",
     script: include_str!("../../guest/bench_entries.sh"),
     bpftrace: false,
-    clock: Clock::Thread,
+    clock: BenchClock::Thread,
     contestants: &[
         base("entries-1000-bare", "nothing attached; 1,000 entries"),
-        charged(within(
-            FENTRY,
-            FENTRY_ENDED,
-            plain(
-                "entries-1000-fentry",
-                "a pod, fentry/fexit; 1,000 entries",
-                "entries-1000-bare",
-            ),
-        )),
+        fentry(
+            "entries-1000-fentry",
+            "a pod, fentry/fexit; 1,000 entries",
+            "entries-1000-bare",
+        ),
         base(
             "entries-1000000-bare",
             "nothing attached; 1,000,000 entries",
         ),
-        charged(within(
-            FENTRY,
-            FENTRY_ENDED,
-            plain(
-                "entries-1000000-fentry",
-                "a pod, fentry/fexit; 1,000,000 entries",
-                "entries-1000000-bare",
-            ),
-        )),
+        fentry(
+            "entries-1000000-fentry",
+            "a pod, fentry/fexit; 1,000,000 entries",
+            "entries-1000000-bare",
+        ),
     ],
     alike: &[("entries-1000-fentry", "entries-1000000-fentry")],
 };

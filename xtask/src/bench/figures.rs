@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::contests::{Clock, Contest, Contestant};
+use super::contests::{BenchClock, Contest, Contestant};
 
 /// Two contestants that must cost the same may differ by this share, or by so many instructions.
 const ALIKE_SHARE: f64 = 0.03;
@@ -23,14 +23,14 @@ pub(super) struct Figures {
 
 /// What the contestants of one guest measured, in their order.
 #[derive(Debug)]
-pub(super) struct Results {
+pub(super) struct ContestResults {
     contest: &'static Contest,
     figures: Vec<Figures>,
 }
 
 impl Figures {
     /// Of one contestant from the lines of the guest.
-    fn read(output: &str, name: &str, clock: Clock) -> Self {
+    fn read(output: &str, name: &str, clock: BenchClock) -> Self {
         let mut figures = Self::default();
         for line in output.lines() {
             let mut words = line.splitn(4, ' ');
@@ -58,7 +58,7 @@ impl Figures {
     }
 }
 
-impl Results {
+impl ContestResults {
     /// From what the guest said.
     pub(super) fn read(contest: &'static Contest, output: &str) -> Self {
         let read = |contestant: &Contestant| Figures::read(output, contestant.name, contest.clock);
@@ -83,7 +83,6 @@ impl Results {
         [less(|figures| &figures.send), less(|figures| &figures.end)]
     }
 
-    /// For a person.
     pub(super) fn table(&self, version: &str) -> String {
         let mut lines = vec![
             format!(
@@ -162,7 +161,6 @@ impl Results {
         })
     }
 
-    /// For a program.
     pub(super) fn json(&self, version: &str, qemu: &str) -> Value {
         let contestants: Vec<Value> = self
             .lines()
@@ -215,7 +213,7 @@ mod tests {
     use super::*;
 
     /// All cost the same; every base 1000, new and ended.
-    fn results(contest: &'static Contest, added: f64) -> Results {
+    fn results(contest: &'static Contest, added: f64) -> ContestResults {
         let figures = |contestant: &Contestant| {
             let is_base = contestant.name == contestant.base;
             let figure = 1000.0 + if is_base { 0.0 } else { added };
@@ -226,7 +224,7 @@ mod tests {
                 skipped: None,
             }
         };
-        Results {
+        ContestResults {
             contest,
             figures: contest.contestants.iter().map(figures).collect(),
         }
@@ -239,11 +237,11 @@ mod tests {
                       BENCH a end {\"flows\":10,\"nanoseconds\":50,\"thread_nanoseconds\":50}\n\
                       BENCH a charged {\"inserts\":9,\"charged\":8}\n\
                       BENCH c skipped no such probe\n";
-        let a = Figures::read(output, "a", Clock::Wall);
+        let a = Figures::read(output, "a", BenchClock::Wall);
         assert_eq!((a.send, a.end, a.skipped), (vec![20.0], vec![5.0], None));
-        let a = Figures::read(output, "a", Clock::Thread);
+        let a = Figures::read(output, "a", BenchClock::Thread);
         assert_eq!((a.send, a.charged), (vec![10.0], Some((9, 8))));
-        let c = Figures::read(output, "c", Clock::Wall);
+        let c = Figures::read(output, "c", BenchClock::Wall);
         assert_eq!(c.skipped.as_deref(), Some("no such probe"));
     }
 

@@ -1,6 +1,5 @@
 //! The network namespace whose table is counted. Nothing of this machine itself is changed.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -9,15 +8,15 @@ use serde_json::Value;
 
 use super::{ENTRIES, FLOWS};
 use crate::cache::Cache;
-use crate::{command, guest_tools};
+use crate::{command, files, guest_tools};
 
 const NAMESPACE: &str = "ctpbench";
 const SYSCTLS: &str = "/proc/sys/net/netfilter";
 
 /// Kept by its name until the end, however that comes.
-pub(super) struct Namespace;
+pub(super) struct BenchNamespace;
 
-impl Namespace {
+impl BenchNamespace {
     /// A namespace that tracks flows into a dead end: a pair of devices of which the far one takes nothing.
     pub(super) fn new(cache: &Cache) -> Result<Self> {
         if !nix::unistd::geteuid().is_root() {
@@ -59,7 +58,6 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Fills its table.
     pub(super) fn fill(ctgen: &Path) -> Result<()> {
         let mut send = inside(Command::new(ctgen).arg("send"))?;
         send.args(FLOWS.split(' '))
@@ -73,7 +71,7 @@ impl Namespace {
     }
 }
 
-impl Drop for Namespace {
+impl Drop for BenchNamespace {
     fn drop(&mut self) {
         if let Err(error) = ip(&format!("netns delete {NAMESPACE}")) {
             eprintln!("xtask: error: {error:#}");
@@ -95,7 +93,7 @@ pub(super) fn inside(program: &Command) -> Result<Command> {
 }
 
 fn read(path: &Path) -> Result<u64> {
-    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let text = files::text(path)?;
     text.trim()
         .parse()
         .with_context(|| format!("{} holds `{}`", path.display(), text.trim()))

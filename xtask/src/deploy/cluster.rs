@@ -2,11 +2,10 @@
 //! `cargo xtask image` made. With systemd as the first process the agent is tried as its service too, and with `base` the
 //! chart as Helm's release.
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::in_guest::{self, Trial};
@@ -14,7 +13,7 @@ use super::{image, manifests};
 use crate::cache::Cache;
 use crate::groups::Group;
 use crate::kubernetes::{self, Programs};
-use crate::{command, project};
+use crate::{command, files, project};
 
 const SCRIPT: &str = concat!(
     include_str!("../../guest/steps.sh"),
@@ -115,7 +114,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         put,
         script: &script,
     }
-    .run(&cache, &arguments.guest)
+    .run(cache, &arguments.guest)
 }
 
 /// Puts a file or folder of the repository into the guest.
@@ -125,10 +124,9 @@ fn add(path: &str, put: &mut Vec<(PathBuf, String)>) -> Result<()> {
         put.push((from, path.to_owned()));
         return Ok(());
     }
-    let entries = fs::read_dir(&from).with_context(|| format!("list {}", from.display()))?;
-    for entry in entries {
-        let entry = entry?.path();
-        add(&format!("{path}/{}", project::name(&entry)?), put)?;
+    for file in files::below(&from)? {
+        let below = file.strip_prefix(&from)?.display();
+        put.push((file.clone(), format!("{path}/{below}")));
     }
     Ok(())
 }
@@ -138,7 +136,6 @@ fn names() -> Vec<&'static str> {
     VARIANTS.iter().copied().map(variant_name).collect()
 }
 
-/// `least-privilege` of `overlays/least-privilege`.
 fn variant_name(variant: &str) -> &str {
     variant.rsplit('/').next().unwrap_or(variant)
 }

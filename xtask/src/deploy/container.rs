@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::in_guest::{Arguments, Trial};
 use super::{dashboard, folder, image};
 use crate::cache::Cache;
+use crate::files;
 use crate::groups::Group;
 
 const SCRIPT: &str = concat!(
@@ -31,7 +32,7 @@ const VARIANTS: &[(&str, &str, u32)] = &[
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let files = tempfile::tempdir().context("make a folder")?;
     let queries = files.path().join("queries");
-    fs::write(&queries, encoded_queries())?;
+    fs::write(&queries, encoded_queries()?)?;
     let at = |name: &str| folder().join("prometheus").join(name);
     let put = [
         (at("prometheus.yaml"), "prometheus/prometheus.yaml"),
@@ -47,7 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         put: put.into(),
         script: &script()?,
     }
-    .run(&Cache::open()?, arguments)
+    .run(Cache::open()?, arguments)
 }
 
 /// The script with what it takes from the manifests.
@@ -67,7 +68,7 @@ fn script() -> Result<String> {
 /// The capabilities that a manifest adds.
 fn capabilities(path: &str) -> Result<Vec<String>> {
     let path = folder().join(path);
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let text = files::text(&path)?;
     let manifest: Value =
         serde_saphyr::from_str(&text).with_context(|| format!("read {}", path.display()))?;
     let added =
@@ -81,9 +82,9 @@ fn capabilities(path: &str) -> Result<Vec<String>> {
 }
 
 /// The dashboard's queries, with everything chosen, as they are written in an address; one a line.
-fn encoded_queries() -> String {
+fn encoded_queries() -> Result<String> {
     let mut text = String::new();
-    for query in dashboard::queries() {
+    for query in dashboard::queries()? {
         let query = query
             .replace("$__rate_interval", "1m")
             .replace("$node", ".*")
@@ -97,7 +98,7 @@ fn encoded_queries() -> String {
         }
         text.push('\n');
     }
-    text
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -113,6 +114,6 @@ mod tests {
             "variants='least-privilege:2:BPF,PERFMON,SYS_PTRACE,DAC_READ_SEARCH,SETPCAP \
              base:3:BPF,PERFMON,SYS_ADMIN,SYS_PTRACE,NET_ADMIN,DAC_READ_SEARCH,SYS_RESOURCE,SETPCAP'"
         );
-        assert!(!encoded_queries().contains('$'));
+        assert!(!encoded_queries().unwrap().contains('$'));
     }
 }

@@ -1,10 +1,12 @@
-//! The Grafana dashboard, made from the table of panels in [`panels`].
+//! The Grafana dashboard, made from the panels in `deploy/grafana/panels.yaml`.
 
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-mod panels;
-
-use panels::{Kind, PANELS, Panel, Row};
+const PANELS: &str = include_str!("../../../deploy/grafana/panels.yaml");
 
 /// How many columns Grafana has.
 const COLUMNS: u32 = 24;
@@ -19,29 +21,116 @@ const VARIABLES: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// What is on the dashboard, row by row.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Panels {
+    /// By name: a colour, and from which value on.
+    thresholds: BTreeMap<String, Vec<(String, Option<f64>)>>,
+    panels: Vec<Panel>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Panel {
+    /// The title of its row.
+    row: String,
+    kind: PanelKind,
+    title: String,
+    description: String,
+    /// Grafana's name of the unit.
+    #[serde(default = "short")]
+    unit: String,
+    #[serde(default = "half")]
+    width: u32,
+    /// Queries, each with its legend.
+    queries: Vec<(String, String)>,
+    #[serde(default = "none")]
+    thresholds: String,
+    /// Shown where there is no value.
+    #[serde(default = "none")]
+    none: String,
+}
+
+/// As Grafana calls it.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum PanelKind {
+    Stat,
+    Table,
+    TimeSeries,
+}
+
+fn short() -> String {
+    "short".to_owned()
+}
+
+const fn half() -> u32 {
+    COLUMNS / 2
+}
+
+fn none() -> String {
+    "none".to_owned()
+}
+
+impl PanelKind {
+    const fn height(self) -> u32 {
+        match self {
+            Self::Stat => 4,
+            Self::Table | Self::TimeSeries => 8,
+        }
+    }
+
+    fn options(self) -> Value {
+        match self {
+            Self::Stat => json!({
+                "colorMode": "background",
+                "graphMode": "none",
+                "reduceOptions": { "calcs": ["lastNotNull"] },
+            }),
+            Self::Table => json!({ "showHeader": true, "cellHeight": "sm" }),
+            Self::TimeSeries => json!({
+                "legend": { "displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull", "max"] },
+                "tooltip": { "mode": "multi", "sort": "desc" },
+            }),
+        }
+    }
+}
+
+impl Panels {
+    fn read() -> Result<Self> {
+        serde_saphyr::from_str(PANELS).context("read deploy/grafana/panels.yaml")
+    }
+}
+
 /// Every query of the dashboard.
-pub(super) fn queries() -> impl Iterator<Item = &'static str> {
-    let variables = VARIABLES.iter().map(|(_, _, query)| *query);
-    let panels = PANELS.iter().flat_map(|panel| panel.queries);
-    variables.chain(panels.map(|(query, _)| *query))
+pub(super) fn queries() -> Result<Vec<String>> {
+    let variables = VARIABLES.iter().map(|(_, _, query)| (*query).to_owned());
+    let panels = Panels::read()?.panels.into_iter();
+    let panels = panels.flat_map(|panel| panel.queries);
+    Ok(variables.chain(panels.map(|(query, _)| query)).collect())
 }
 
 /// The dashboard as Grafana imports it.
-pub(super) fn json() -> String {
-    let mut panels = Vec::new();
-    let (mut x, mut y, mut row) = (0, 0, None);
-    for (index, panel) in PANELS.iter().enumerate() {
-        if row != Some(panel.row) {
-            if row.is_some() {
-                y += height(index - 1);
-            }
-            panels.push(row_panel(panel.row, panels.len() + 1, y));
-            (x, y, row) = (0, y + 1, Some(panel.row));
+pub(super) fn json() -> Result<String> {
+    let Panels { thresholds, panels } = Panels::read()?;
+    let mut drawn = Vec::new();
+    let (mut x, mut y, mut before): (_, _, Option<&Panel>) = (0, 0, None);
+    for panel in &panels {
+        let height = before.map_or(0, |panel| panel.kind.height());
+        if before.is_none_or(|before| before.row != panel.row) {
+            y += height;
+            drawn.push(row_panel(&panel.row, drawn.len() + 1, y));
+            (x, y) = (0, y + 1);
         } else if x + panel.width > COLUMNS {
-            (x, y) = (0, y + height(index - 1));
+            (x, y) = (0, y + height);
         }
-        panels.push(one(panel, panels.len() + 1, x, y));
+        let steps = thresholds
+            .get(&panel.thresholds)
+            .with_context(|| format!("no thresholds are called {}", panel.thresholds))?;
+        drawn.push(one(panel, steps, drawn.len() + 1, x, y));
         x += panel.width;
+        before = Some(panel);
     }
     let dashboard = json!({
         "uid": "ctpressure",
@@ -56,15 +145,9 @@ pub(super) fn json() -> String {
         "time": { "from": "now-1h", "to": "now" },
         "timezone": "",
         "templating": { "list": variables() },
-        "panels": panels,
+        "panels": drawn,
     });
-    let mut text = serde_json::to_string_pretty(&dashboard).unwrap_or_default();
-    text.push('\n');
-    text
-}
-
-fn height(panel: usize) -> u32 {
-    PANELS.get(panel).map_or(0, |panel| panel.kind.height())
+    Ok(serde_json::to_string_pretty(&dashboard)? + "\n")
 }
 
 fn source() -> Value {
@@ -96,18 +179,18 @@ fn variables() -> Vec<Value> {
     list
 }
 
-fn row_panel(row: Row, id: usize, y: u32) -> Value {
+fn row_panel(title: &str, id: usize, y: u32) -> Value {
     json!({
-        "id": id, "type": "row", "title": row.title(), "collapsed": false, "panels": [],
+        "id": id, "type": "row", "title": title, "collapsed": false, "panels": [],
         "gridPos": { "h": 1, "w": COLUMNS, "x": 0, "y": y },
     })
 }
 
-fn one(panel: &Panel, id: usize, x: u32, y: u32) -> Value {
-    let table = panel.kind == Kind::Table;
-    let now = panel.kind != Kind::Lines;
+fn one(panel: &Panel, steps: &[(String, Option<f64>)], id: usize, x: u32, y: u32) -> Value {
+    let table = panel.kind == PanelKind::Table;
+    let now = panel.kind != PanelKind::TimeSeries;
     let targets: Vec<Value> = ('A'..='Z')
-        .zip(panel.queries)
+        .zip(&panel.queries)
         .map(|(name, (query, legend))| {
             json!({
                 "refId": name.to_string(),
@@ -120,21 +203,13 @@ fn one(panel: &Panel, id: usize, x: u32, y: u32) -> Value {
             })
         })
         .collect();
-    let mut steps = vec![json!({ "color": "green", "value": null })];
-    if panel
-        .thresholds
-        .first()
-        .is_some_and(|(value, _)| value.is_infinite())
-    {
-        steps.clear();
-    }
-    steps.extend(panel.thresholds.iter().map(|(value, color)| {
-        let value = value.is_finite().then_some(*value);
-        json!({ "color": color, "value": value })
-    }));
+    let steps = steps.iter();
+    let steps: Vec<Value> = steps
+        .map(|(color, value)| json!({ "color": color, "value": value }))
+        .collect();
     let mut drawn = json!({
         "id": id,
-        "type": panel.kind.name(),
+        "type": panel.kind,
         "title": panel.title,
         "description": panel.description,
         "datasource": source(),
@@ -150,7 +225,7 @@ fn one(panel: &Panel, id: usize, x: u32, y: u32) -> Value {
         },
         "options": panel.kind.options(),
     });
-    if panel.kind == Kind::Lines && !panel.thresholds.is_empty() {
+    if panel.kind == PanelKind::TimeSeries && panel.thresholds != "none" {
         drawn["fieldConfig"]["defaults"]["custom"] =
             json!({ "thresholdsStyle": { "mode": "line" } });
     }
@@ -168,7 +243,7 @@ mod tests {
 
     #[test]
     fn panels_have_their_own_places() {
-        let dashboard: Value = serde_json::from_str(&json()).unwrap();
+        let dashboard: Value = serde_json::from_str(&json().unwrap()).unwrap();
         let mut taken = std::collections::HashSet::new();
         let mut identities = std::collections::HashSet::new();
         let panels = dashboard["panels"].as_array().unwrap();
@@ -192,14 +267,17 @@ mod tests {
 
     #[test]
     fn each_panel_says_what_it_shows_and_in_which_unit() {
-        for panel in PANELS {
+        for panel in Panels::read().unwrap().panels {
             assert!(!panel.description.is_empty() && !panel.unit.is_empty());
             assert!(!panel.queries.is_empty(), "{}", panel.title);
-            for (query, legend) in panel.queries {
-                assert!(panel.kind == Kind::Table || !legend.is_empty(), "{query}");
+            for (query, legend) in &panel.queries {
+                assert!(
+                    panel.kind == PanelKind::Table || !legend.is_empty(),
+                    "{query}"
+                );
                 // Rows below the first are about what was chosen.
                 let chosen = query.contains("$node");
-                assert_eq!(chosen, panel.row != Row::Cluster, "{query}");
+                assert_eq!(chosen, panel.row != "Cluster", "{query}");
             }
         }
     }

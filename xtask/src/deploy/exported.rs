@@ -2,22 +2,20 @@
 //! never older than the code.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 
 use anyhow::{Context, Result, bail};
 
 use super::promql;
 use crate::command;
+use crate::files;
 
 /// The page with a sample of every family.
 const PAGE: &str = "conntrack-user/src/serve/metrics/expected.prom";
 
 /// A family of metrics.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Family {
-    /// `gauge` or `counter`.
+pub(crate) struct ExportedFamily {
     pub(crate) kind: String,
-    /// What it says.
     pub(crate) help: String,
     /// Its labels, with the values that are on the page.
     pub(crate) labels: BTreeMap<String, BTreeSet<String>>,
@@ -25,18 +23,17 @@ pub(crate) struct Family {
 
 /// All families by name.
 #[derive(Debug, Default)]
-pub(crate) struct Exported(pub(crate) BTreeMap<String, Family>);
+pub(crate) struct Exported(pub(crate) BTreeMap<String, ExportedFamily>);
 
 impl Exported {
-    /// Reads the page.
     pub(crate) fn read() -> Result<Self> {
         let path = command::repository().join(PAGE);
-        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let text = files::text(&path)?;
         Self::parse(&text)
     }
 
     fn parse(text: &str) -> Result<Self> {
-        let mut families: BTreeMap<String, Family> = BTreeMap::new();
+        let mut families: BTreeMap<String, ExportedFamily> = BTreeMap::new();
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# HELP ") {
                 let (name, help) = rest.split_once(' ').context("HELP has a text")?;
@@ -63,4 +60,4 @@ impl Exported {
 }
 
 #[cfg(test)]
-mod check;
+mod tests;

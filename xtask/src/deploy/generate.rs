@@ -10,6 +10,7 @@ use clap::Args;
 use super::exported::Exported;
 use super::{dashboard, folder, kernels};
 use crate::command;
+use crate::files;
 
 /// What `cargo xtask generate` takes.
 #[derive(Args, Debug)]
@@ -34,7 +35,6 @@ impl Made {
     }
 }
 
-/// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let mut stale = 0;
     let mut files = all()?;
@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
             stale += 1;
         } else {
             let parent = made.path.parent().context("a file has a folder")?;
-            fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+            files::folder(parent)?;
             fs::write(&made.path, &made.content).with_context(|| format!("write {path}"))?;
             command::say(&format!("wrote {path}"));
         }
@@ -71,16 +71,13 @@ fn all() -> Result<Vec<Made>> {
         path: folder().join(path),
         content,
     };
-    let read = |path: &str| {
-        let path = folder().join(path);
-        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
-    };
+    let read = |path: &str| files::text(&folder().join(path));
     let records = read("prometheus/records.rules.yaml")?;
     let alerts = read("prometheus/alerts.rules.yaml")?;
     Ok(vec![
-        made("grafana/ctpressure.json", dashboard::json()),
+        made("grafana/ctpressure.json", dashboard::json()?),
         // A chart can't read what is outside of it.
-        made("helm/ctpressure/files/ctpressure.json", dashboard::json()),
+        made("helm/ctpressure/files/ctpressure.json", dashboard::json()?),
         made(
             "kubernetes/monitoring/prometheusrule.yaml",
             rule_object(&records, &alerts),
@@ -117,7 +114,7 @@ fn metrics(exported: &Exported) -> Result<String> {
         "# Metrics\n\n\
          Made by `cargo xtask generate` from what the exporter writes. Owner labels are `owner_kind` (`pod`, `cgroup`, `host`, `unknown`) \
          and, as far as they apply, `namespace`, `pod`, `unit`; `netns` is `host` or the name of a network namespace. Prometheus adds `node` \
-         (see `prometheus/`).\n\n\
+         (see `deploy/prometheus/`).\n\n\
          | metric | type | labels | what it says |\n|---|---|---|---|\n",
     );
     for (name, family) in &exported.0 {

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use crate::arch::Arch;
 use crate::cache::Cache;
-use crate::setup::{self, Step};
-use crate::{command, cross};
+use crate::setup::{self, SetupStep};
+use crate::{command, cross, files};
 
 mod sbom;
 
@@ -52,16 +52,17 @@ pub(super) fn default_name() -> String {
     format!("docker.io/library/ctpressure:{VERSION}")
 }
 
-/// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let arch = arguments.arch;
     let cache = Cache::open()?.of(arch);
-    let mut steps = vec![Step::Umoci];
+    let mut steps = vec![SetupStep::Umoci];
     if arguments.program.is_none() {
         steps.extend(setup::steps_for_binaries(arch));
     }
     setup::ensure(&cache, &steps)?;
-    let umoci = setup::umoci(&cache).context("umoci is missing: run `cargo xtask setup`")?;
+    let umoci = cache
+        .program("umoci")
+        .context("umoci is missing: run `cargo xtask setup`")?;
     let program = match &arguments.program {
         Some(program) => program.clone(),
         None => build(&cache)?,
@@ -92,10 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
 
 /// The arguments that switch on what the image is to have.
 fn features() -> Result<Vec<String>> {
-    let mut cargo = command::cargo();
-    cargo.args(["metadata", "--format-version=1", "--no-deps", "--locked"]);
-    let metadata: Value =
-        serde_json::from_str(&command::output(&mut cargo)?).context("read cargo's metadata")?;
+    let metadata = command::metadata(&["--no-deps", "--locked"])?;
     let packages = metadata["packages"].as_array().context("packages")?;
     let package = packages.iter().find(|package| package["name"] == PACKAGE);
     let there = &package.context("the package")?["features"];
@@ -128,7 +126,6 @@ fn build(cache: &Cache) -> Result<PathBuf> {
     cargo
         .arg(&folder)
         .args(features()?)
-        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     cross::prepare(cache, &mut cargo)?;
     command::run(&mut cargo)?;
@@ -233,7 +230,7 @@ fn name_it(layout: &Path, name: &str) -> Result<String> {
 
 fn archive(layout: &Path, target: &Path) -> Result<()> {
     let parent = target.parent().context("the archive is in a folder")?;
-    fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+    files::folder(parent)?;
     let mut tar = command::required("tar", "tar", "makes the archive")?;
     tar.args([
         "--sort=name",

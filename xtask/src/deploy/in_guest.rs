@@ -8,12 +8,10 @@ use clap::Args;
 
 use crate::cache::Cache;
 use crate::groups::Group;
-use crate::initramfs::Content;
+use crate::project;
 use crate::qemu::Machine;
-use crate::vm::Guest;
-use crate::{project, vm_command};
+use crate::vm_command::Prepared;
 
-/// What is tried.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
     /// Kernel of the guest
@@ -41,34 +39,14 @@ pub(super) struct Trial<'a> {
 
 impl Trial<'_> {
     /// Boots the guest and runs the script; gives its exit status.
-    pub(super) fn run(mut self, cache: &Cache, arguments: &Arguments) -> Result<i32> {
-        let (qemu, kernel) = vm_command::prepare(cache, &arguments.kernel, true)?;
-        let init = project::init(cache)?;
-        let binaries = project::binaries(cache, "release")?;
+    pub(super) fn run(mut self, cache: Cache, arguments: &Arguments) -> Result<i32> {
+        let prepared = Prepared::new(cache, &arguments.kernel, Some(project::RELEASE))?;
         self.put
             .push((arguments.image.clone(), "image.tar".to_owned()));
-        let guest = Guest {
-            qemu: &qemu,
-            kernel: &kernel,
-            machine: Machine {
-                cpus: 2,
-                memory_mib: self.memory_mib,
-                icount: false,
-            },
-            timeout: self.timeout,
-            content: Content {
-                script: self.script.as_bytes(),
-                init: &init,
-                binaries: &binaries,
-                groups: self.groups,
-                put: &self.put,
-                fetch: &[],
-            },
-            fetch_to: &[],
-            console: None,
-        };
-        let ended = guest.run(cache, &mut vm_command::to_own_streams)?;
-        vm_command::explain(&kernel, &ended, guest.timeout);
-        Ok(ended.status())
+        let machine = Machine::new(2, self.memory_mib);
+        let script = self.script.as_bytes();
+        let mut guest = prepared.guest(machine, self.timeout, script, self.groups);
+        guest.content.put = &self.put;
+        prepared.show(&guest)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -10,61 +9,63 @@ use anyhow::{Context, Result, bail};
 use crate::apt::version_numbers;
 use crate::arch::Arch;
 use crate::command;
-use crate::guest_tests::{self, OUTPUT, SCRIPT, WHOLE};
+use crate::files;
+use crate::guest_jobs::{AGAIN, COUNTED, FOLDER, OUTPUT, SCRIPT, WHOLE};
 use crate::kernels::MATRIX;
-use crate::test::QUICK;
+use crate::project;
 
-/// What the name of a guest's folder ends in if its clock counted instructions.
-const COUNTED: &str = "-counted";
-
-/// Results on one kernel, by the mechanism in the scenario's name.
+/// Results on one kernel: whether each scenario passed, by its name with the mechanism.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Results {
-    fentry: usize,
-    kprobe: usize,
-    other: usize,
-    failed: Vec<String>,
-}
+struct KernelResults(BTreeMap<String, bool>);
 
-impl Results {
-    /// Takes what a guest printed: `RESULT name[mechanism] ok seconds`, or `FAIL why`.
+impl KernelResults {
+    /// Takes what a guest printed: `RESULT name[mechanism] ok seconds`, or `FAIL why`. What was tried again counts as it then
+    /// ended.
     fn take(&mut self, output: &str) {
         for line in output.lines() {
-            let Some((name, rest)) = line
-                .strip_prefix("RESULT ")
-                .and_then(|line| line.split_once(' '))
-            else {
-                continue;
-            };
-            if rest != "ok" && !rest.starts_with("ok ") {
-                self.failed.push(name.to_owned());
-            } else if name.contains("fentry") {
-                self.fentry += 1;
-            } else if name.contains("kprobe") {
-                self.kprobe += 1;
-            } else {
-                self.other += 1;
+            let result = line.strip_prefix("RESULT ");
+            if let Some((name, rest)) = result.and_then(|line| line.split_once(' ')) {
+                let passed = rest == "ok" || rest.starts_with("ok ");
+                self.0.insert(name.to_owned(), passed);
             }
         }
+    }
+
+    /// Takes what a guest printed in which some were tried again, if there was one.
+    fn take_again(&mut self, guest: &Path) -> Result<()> {
+        if guest.is_dir() {
+            self.take(&files::text(&guest.join(OUTPUT))?);
+        }
+        Ok(())
+    }
+
+    /// How many passed with this in their names.
+    fn passed_with(&self, mechanism: &str) -> usize {
+        let with = |(name, passed): &(&String, &bool)| **passed && name.contains(mechanism);
+        self.0.iter().filter(with).count()
+    }
+
+    fn failed(&self) -> Vec<&str> {
+        let failed = self.0.iter().filter(|(_, passed)| !**passed);
+        failed.map(|(name, _)| name.as_str()).collect()
     }
 }
 
 /// The document; an error if the whole suite was not run here on each kernel.
 pub(super) fn document() -> Result<String> {
-    let results = read(&command::repository().join(guest_tests::FOLDER));
+    let results = read(&command::repository().join(FOLDER));
     table(&results.context("run `cargo xtask test` first, whose results the table shows")?)
 }
 
 /// The results on the newest kernel of each prefix in the matrix, and on those of another architecture that were run.
-fn read(folder: &Path) -> Result<Vec<(String, Results)>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
+fn read(folder: &Path) -> Result<Vec<(String, KernelResults)>> {
     let mut kernels: BTreeMap<Vec<u64>, String> = BTreeMap::new();
     let mut others: BTreeMap<Vec<u64>, String> = BTreeMap::new();
-    for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
+    for entry in files::list(folder)? {
+        let name = project::name(&entry)?.to_owned();
         if name.ends_with(&Arch::Arm64.flavour()) {
             others.insert(version_numbers(&name), name);
-        } else if !name.ends_with(COUNTED) {
+        } else if !name.ends_with(COUNTED) && !name.ends_with(AGAIN) {
             kernels.insert(version_numbers(&name), name);
         }
     }
@@ -78,18 +79,17 @@ fn read(folder: &Path) -> Result<Vec<(String, Results)>> {
             .find(|(version, _)| version.starts_with(&of));
         let (_, version) = newest
             .with_context(|| format!("no results on Linux {prefix} in {}", folder.display()))?;
-        let mut results = Results::default();
-        results.take(&whole(&folder.join(version))?);
-        let counted = folder.join(format!("{version}{COUNTED}"));
-        if *prefix == QUICK {
-            let output = fs::read_to_string(counted.join(OUTPUT));
-            results.take(&output.with_context(|| format!("read {}", counted.display()))?);
+        let mut results = KernelResults::default();
+        for suffix in ["", COUNTED] {
+            results.take(&whole(&folder.join(format!("{version}{suffix}")))?);
         }
+        results.take_again(&folder.join(format!("{version}{AGAIN}")))?;
         found.push((version.clone(), results));
     }
     for version in others.into_values() {
-        let mut results = Results::default();
+        let mut results = KernelResults::default();
         results.take(&whole(&folder.join(&version))?);
+        results.take_again(&folder.join(format!("{version}{AGAIN}")))?;
         found.push((version, results));
     }
     Ok(found)
@@ -97,14 +97,10 @@ fn read(folder: &Path) -> Result<Vec<(String, Results)>> {
 
 /// What a guest printed, if it ran all scenarios to the end.
 fn whole(guest: &Path) -> Result<String> {
-    let read = |name: &str| {
-        let path = guest.join(name);
-        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
-    };
-    if !read(SCRIPT)?.starts_with(WHOLE) {
+    if !files::text(&guest.join(SCRIPT))?.starts_with(WHOLE) {
         bail!("{}: only some scenarios were run", guest.display());
     }
-    let output = read(OUTPUT)?;
+    let output = files::text(&guest.join(OUTPUT))?;
     let lines = |prefix: &str| {
         output
             .lines()
@@ -117,22 +113,23 @@ fn whole(guest: &Path) -> Result<String> {
     Ok(output)
 }
 
-fn table(kernels: &[(String, Results)]) -> Result<String> {
+fn table(kernels: &[(String, KernelResults)]) -> Result<String> {
     let mut text = String::from(
         "# Kernels\n\nMade by `cargo xtask generate --kernels` from the results of the last `cargo xtask test`: how many scenarios passed on each kernel, by \
          the mechanism that they were run with. Scenarios that do not depend on the kernel are run on one.\n\n\
          | kernel | fentry/fexit | kprobe/kretprobe | both or neither | failed |\n|---|---|---|---|---|\n",
     );
     for (version, results) in kernels {
-        let failed = if results.failed.is_empty() {
-            "none".to_owned()
-        } else {
-            results.failed.join(", ")
+        let failed = match &results.failed()[..] {
+            [] => "none".to_owned(),
+            some => some.join(", "),
         };
+        let [all, fentry, kprobe] =
+            ["", "fentry", "kprobe"].map(|mechanism| results.passed_with(mechanism));
         writeln!(
             text,
-            "| {version} | {} | {} | {} | {failed} |",
-            results.fentry, results.kprobe, results.other
+            "| {version} | {fentry} | {kprobe} | {} | {failed} |",
+            all - fentry - kprobe
         )
         .context("write to a text")?;
     }
@@ -141,19 +138,25 @@ fn table(kernels: &[(String, Results)]) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
     fn results_are_counted_by_mechanism() {
-        let mut results = Results::default();
+        let mut results = KernelResults::default();
         results.take("noise\nRESULT counts[kprobe] ok 1.2\nRESULT counts[fentry] ok 3\n");
         results.take("RESULT top ok\nRESULT life[fentry] FAIL it hung\nRESULTS 4\n");
-        assert_eq!((results.fentry, results.kprobe, results.other), (1, 1, 1));
-        assert_eq!(results.failed, ["life[fentry]"]);
+        results.take("RESULT slow LATE waited\nRESULTS 1\n");
+        let passed = |mechanism| results.passed_with(mechanism);
+        assert_eq!([passed(""), passed("fentry"), passed("kprobe")], [3, 1, 1]);
+        assert_eq!(results.failed(), ["life[fentry]", "slow"]);
+        results.take("RESULT slow ok 12\nRESULTS 1\n");
+        assert_eq!(results.failed(), ["life[fentry]"]);
         let kernel = ("6.12.118".to_owned(), results);
         let text = table(&[kernel]).unwrap();
         assert!(
-            text.ends_with("| 6.12.118 | 1 | 1 | 1 | life[fentry] |\n"),
+            text.ends_with("| 6.12.118 | 1 | 1 | 2 | life[fentry] |\n"),
             "{text}"
         );
     }
@@ -177,22 +180,21 @@ mod tests {
             assert!(error.contains(what), "{error}");
         };
         refused("counted");
-        guest(
-            &format!("{QUICK}.3-cloud-amd64{COUNTED}"),
-            "",
-            "RESULT top ok\n",
-        );
+        for prefix in MATRIX {
+            guest(&format!("{prefix}.3-cloud-amd64{COUNTED}"), &all, done);
+        }
         let found = read(folder.path()).unwrap();
         assert_eq!(found.len(), MATRIX.len());
-        assert!(found.iter().all(|(_, results)| results.kprobe == 1));
-        guest(&format!("{QUICK}.3-cloud-arm64"), &all, done);
+        let counts = |results: &KernelResults| results.passed_with("kprobe");
+        assert!(found.iter().all(|(_, results)| counts(results) == 1));
+        guest("6.12.3-cloud-arm64", &all, done);
         let found = read(folder.path()).unwrap();
         assert_eq!(found.len(), MATRIX.len() + 1);
-        assert!(found.iter().all(|(_, results)| results.failed.is_empty()));
-        let newer = format!("{QUICK}.10-cloud-amd64");
-        guest(&newer, "exec ctpressure-scenario run 'top'\n", done);
+        assert!(found.iter().all(|(_, results)| results.failed().is_empty()));
+        let newer = "6.12.10-cloud-amd64";
+        guest(newer, "exec ctpressure-scenario run 'top'\n", done);
         refused("only some scenarios");
-        guest(&newer, &all, "RESULT counts[kprobe] ok 1\n");
+        guest(newer, &all, "RESULT counts[kprobe] ok 1\n");
         refused("did not come to the end");
         fs::remove_dir_all(folder.path().join("5.10.3-cloud-amd64")).unwrap();
         refused("no results on Linux 5.10");

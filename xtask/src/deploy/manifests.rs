@@ -14,7 +14,7 @@ use crate::command;
 mod server;
 mod tools;
 
-use server::Server;
+use server::ApiServer;
 use tools::Tools;
 pub(super) use tools::helm;
 
@@ -57,7 +57,6 @@ pub(crate) struct Arguments {
     no_server: bool,
 }
 
-/// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
     let tools = Tools::get(&cache)?;
@@ -87,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     command::say("the chart refuses values that make no sense, and Helm's lint finds nothing");
     monitoring(&tools)?;
     if !arguments.no_server {
-        let server = Server::start(&cache)?;
+        let server = ApiServer::start(&cache)?;
         for (name, objects) in &rendered {
             let taken = server.dry_run(&tools.kubectl, objects);
             let taken = taken.with_context(|| format!("the API server refuses: {name}"))?;

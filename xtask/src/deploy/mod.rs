@@ -27,9 +27,8 @@ pub(crate) mod kernels;
 pub(crate) mod manifests;
 pub(crate) mod promql;
 #[cfg(test)]
-mod rules;
+mod tests;
 
-/// The folder.
 pub(crate) fn folder() -> PathBuf {
     command::repository().join("deploy")
 }

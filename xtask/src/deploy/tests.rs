@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::exported::Exported;
 use super::{dashboard, folder};
 use crate::cache::Cache;
-use crate::{command, setup};
+use crate::command;
 
 #[derive(Debug, Deserialize)]
 struct File {
@@ -66,7 +66,9 @@ fn recorded() -> BTreeSet<String> {
 }
 
 fn promtool(arguments: &[&str], files: &[PathBuf]) {
-    let program = setup::promtool(&Cache::open().unwrap())
+    let program = Cache::open()
+        .unwrap()
+        .program("promtool")
         .expect("promtool is missing: run `cargo xtask setup`");
     command::output(Command::new(program).args(arguments).args(files)).unwrap();
 }
@@ -139,7 +141,7 @@ fn queries_of_the_dashboard_are_valid_and_about_what_is_exported() {
     let exported = Exported::read().unwrap();
     let recorded = recorded();
     let mut file = String::from("groups:\n  - name: dashboard\n    rules:\n");
-    for (index, query) in dashboard::queries().enumerate() {
+    for (index, query) in dashboard::queries().unwrap().iter().enumerate() {
         exported.check(query, &recorded).unwrap();
         let query = query
             .replace("$__rate_interval", "5m")

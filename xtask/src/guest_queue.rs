@@ -1,0 +1,109 @@
+//! Which guest is booted next, and when.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::guest_jobs::{Clock, Job};
+
+/// Guests that wait for a CPU of this machine.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    counted: VecDeque<Job>,
+    real: VecDeque<Job>,
+    /// Taken, and not ended yet.
+    running: usize,
+    /// The stage of the host has this machine.
+    host_is_busy: bool,
+}
+
+impl Waiting {
+    /// The next of those that may run now; `None` when nothing may.
+    fn next(&mut self) -> Option<Job> {
+        if self.host_is_busy {
+            // Whose clock counts instructions does not care; one leaves the host's stage a CPU.
+            return if self.running == 0 {
+                self.counted.pop_front()
+            } else {
+                None
+            };
+        }
+        let real = self.real.pop_front();
+        real.or_else(|| self.counted.pop_front())
+    }
+}
+
+/// The stage of the host has this machine until this is dropped.
+#[derive(Debug)]
+pub(crate) struct HostIsBusy<'a>(&'a Queue);
+
+impl Drop for HostIsBusy<'_> {
+    fn drop(&mut self) {
+        self.0.lock().host_is_busy = false;
+        self.0.changed.notify_all();
+    }
+}
+
+/// A guest that runs until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Taken<'a> {
+    pub(crate) job: Job,
+    queue: &'a Queue,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.queue.lock().running -= 1;
+        self.queue.changed.notify_all();
+    }
+}
+
+impl Queue {
+    pub(crate) fn new() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Says that the stage of the host runs.
+    pub(crate) fn host_is_busy(&self) -> HostIsBusy<'_> {
+        self.lock().host_is_busy = true;
+        HostIsBusy(self)
+    }
+
+    /// The first comes first, of its clock.
+    pub(crate) fn add(&self, jobs: impl IntoIterator<Item = Job>) {
+        let mut waiting = self.lock();
+        for job in jobs {
+            match job.clock {
+                Clock::Counted => waiting.counted.push_back(job),
+                Clock::Real => waiting.real.push_back(job),
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until one may run; `None` when none is left.
+    pub(crate) fn take(&self) -> Option<Taken<'_>> {
+        let mut waiting = self.lock();
+        while !(waiting.counted.is_empty() && waiting.real.is_empty()) {
+            if let Some(job) = waiting.next() {
+                waiting.running += 1;
+                return Some(Taken { job, queue: self });
+            }
+            let changed = self.changed.wait(waiting);
+            waiting = changed.unwrap_or_else(PoisonError::into_inner);
+        }
+        None
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
