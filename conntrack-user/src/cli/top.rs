@@ -28,7 +28,7 @@ use super::{
     watch::EventSource,
 };
 use crate::{
-    agent::{self, AgentOptions, Snapshot},
+    agent::{self, AgentOptions, Closed, Snapshot},
     serve::{
         socket::Remote,
         top::{self, TopSample},
@@ -112,9 +112,9 @@ impl Samples {
     /// Waits for the next second; may be cancelled.
     async fn next(&mut self) -> anyhow::Result<TopSample> {
         match self {
-            Self::Agent(remote) => remote.next().await?.ok_or_else(|| ended().into()),
+            Self::Agent(remote) => Ok(remote.next().await?),
             Self::Own(snapshots) => {
-                snapshots.changed().await.map_err(|_| ended())?;
+                snapshots.changed().await.map_err(|_| Closed)?;
                 let snapshot = Arc::clone(&snapshots.borrow_and_update());
                 Ok(TopSample::new(&snapshot, SystemTime::now()))
             }
@@ -131,7 +131,7 @@ impl Samples {
                 snapshots
                     .wait_for(|snapshot| snapshot.uptime_seconds > 0.0)
                     .await
-                    .map_err(|_| ended())?;
+                    .map_err(|_| Closed)?;
                 Ok(top::settled(snapshots).await)
             }
         }
@@ -263,10 +263,8 @@ async fn screen(
                 None => return Ok(()),
             },
             sample = samples.next() => model.take(sample?),
-            more = next_events(&mut events, &mut batch) => {
-                if !more? {
-                    events = None;
-                }
+            taken = next_events(&mut events, &mut batch) => {
+                taken?;
                 model.take_events(batch.drain(..));
                 stale = true;
                 continue;
@@ -279,11 +277,11 @@ async fn screen(
     }
 }
 
-/// Waits for events; for ever if there is no source. False: there will be none any more.
+/// Waits for events; for ever if there is no source.
 async fn next_events(
     source: &mut Option<EventSource>,
     events: &mut Vec<Event>,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<()> {
     match source {
         Some(source) => source.next(events).await,
         None => std::future::pending().await,
@@ -294,13 +292,5 @@ fn no_terminal(error: &io::Error) -> Failure {
     Failure {
         what: format!("the terminal can't be used: {error}"),
         help: "use `ctpressure top --once`, which prints the view, or `-o json`".to_owned(),
-    }
-}
-
-fn ended() -> Failure {
-    Failure {
-        what: "the agent has ended".to_owned(),
-        help: "start it again; while none runs, `ctpressure top` loads the probes itself"
-            .to_owned(),
     }
 }

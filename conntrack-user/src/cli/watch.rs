@@ -13,7 +13,6 @@ use ctpressure_model::{
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Failure,
     args::{FlowArgs, LogArgs, ProbeArgs, SocketArgs},
     logging, output, signals, thread,
 };
@@ -86,18 +85,13 @@ pub(super) enum EventSource {
 }
 
 impl EventSource {
-    /// Waits for events and appends them; false at the end of the stream. May be cancelled.
-    pub(super) async fn next(&mut self, events: &mut Vec<Event>) -> anyhow::Result<bool> {
+    /// Waits for events and appends them; may be cancelled.
+    pub(super) async fn next(&mut self, events: &mut Vec<Event>) -> anyhow::Result<()> {
         match self {
-            Self::Own(subscription) => Ok(subscription.next(events).await.is_ok()),
-            Self::Agent(remote) => {
-                let Some(event) = remote.next().await? else {
-                    return Ok(false);
-                };
-                events.push(event);
-                Ok(true)
-            }
+            Self::Own(subscription) => subscription.next(events).await?,
+            Self::Agent(remote) => events.push(remote.next().await?),
         }
+        Ok(())
     }
 
     fn has_more(&self) -> bool {
@@ -258,7 +252,7 @@ impl Watch {
                 }
             };
             tokio::select! {
-                more = source.next(&mut events) => if !more? { return Err(ended().into()) },
+                taken = source.next(&mut events) => taken?,
                 () = time_is_up => return Ok(()),
             }
             let mut next = AfterEvent::More;
@@ -280,13 +274,5 @@ impl Watch {
                 return Ok(());
             }
         }
-    }
-}
-
-fn ended() -> Failure {
-    Failure {
-        what: "the agent has ended, and with it the events".to_owned(),
-        help: "start it again; while none runs, `ctpressure watch` loads the probes itself"
-            .to_owned(),
     }
 }

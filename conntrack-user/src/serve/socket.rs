@@ -11,22 +11,25 @@
 //!   `{"limit":{"set":{"limit":N}}}`: the controller sets it, if nothing speaks against it.
 //!
 //! A request that is not understood gets `{"error":"..."}`. No line is longer than 64 KiB, but for those of `top` and `pods`
-//! (`top::LINE_BYTES`). Who leaves lines unread for five seconds is
-//! dropped. Only the user that the agent runs as, root, can open the socket (mode 0600), and that is
+//! (`top::LINE_BYTES`). Who takes nothing of
+//! what waits for it for five seconds is dropped. Only the user that the agent runs as, root, can open the socket (mode 0600), and that is
 //! checked once more by the peer's credentials.
 
 use std::{
     io::{self, ErrorKind},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use ctpressure_model::events::Filter;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
-    net::unix::OwnedWriteHalf,
-    time::timeout,
+    io::{
+        AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
+        BufReader,
+    },
+    net::{UnixStream, unix::OwnedWriteHalf},
+    time::{sleep, timeout},
 };
 
 use crate::limit::controller::SetRequest;
@@ -45,7 +48,7 @@ pub const PROTOCOL: u32 = 1;
 const LINE_BYTES: u64 = 64 << 10;
 /// How long the other side may take for the first line.
 const GREETING_TIME: Duration = Duration::from_secs(5);
-/// How long a client may leave events unread; then it is dropped.
+/// How long a client may take nothing of what waits for it; then it is dropped.
 const WRITE_TIME: Duration = Duration::from_secs(5);
 
 /// The agent's first line.
@@ -123,6 +126,12 @@ pub enum SocketError {
         /// In which way it differs.
         reason: String,
     },
+    /// It took the request and ended.
+    #[error("the agent that listened on {} has ended", .0.display())]
+    Ended(PathBuf),
+    /// It took the request and hung up, and an agent is there: the same one, or its successor.
+    #[error("the agent that listens on {} closed the connection", .0.display())]
+    HungUp(PathBuf),
     /// It took the request and says nothing.
     #[error("the agent that listens on {} says nothing", .0.display())]
     Silent(PathBuf),
@@ -141,6 +150,12 @@ impl SocketError {
             Self::Protocol { .. } => {
                 "use the ctpressure of the same version as the running agent (see /status)"
             }
+            Self::Ended(_) => {
+                "start it again; while none runs, `ctpressure top` and `ctpressure watch` load the probes themselves"
+            }
+            Self::HungUp(_) => {
+                "start the command again; an agent does this when it is restarted, and to who reads nothing for 5 s"
+            }
             Self::Silent(_) => "see whether it is stopped or has no CPU time; restart it",
         }
     }
@@ -149,7 +164,21 @@ impl SocketError {
 async fn write_line(writer: &mut OwnedWriteHalf, line: &impl Serialize) -> io::Result<()> {
     let mut bytes = serde_json::to_vec(line)?;
     bytes.push(b'\n');
-    timeout(WRITE_TIME, writer.write_all(&bytes)).await?
+    write_while_taken(writer, &bytes).await
+}
+
+/// Writes all of it to a reader that may be slow, but not idle for [`WRITE_TIME`].
+async fn write_while_taken(
+    writer: &mut (impl AsyncWrite + Unpin),
+    mut bytes: &[u8],
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match timeout(WRITE_TIME, writer.write(bytes)).await?? {
+            0 => return Err(ErrorKind::WriteZero.into()),
+            written => bytes = &bytes[written..],
+        }
+    }
+    Ok(())
 }
 
 /// The first line of whoever listens; `None` if it hangs up without a word: an agent that was
@@ -163,6 +192,32 @@ async fn greeting(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether somebody serves the socket; waits while one who was killed is being taken apart.
+async fn is_served(path: &Path) -> io::Result<bool> {
+    for _ in 0..20 {
+        let stream = match UnixStream::connect(path).await {
+            Ok(stream) => stream,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionRefused | ErrorKind::NotFound
+                ) =>
+            {
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        match greeting(&mut BufReader::new(stream)).await {
+            Ok(None) => sleep(Duration::from_millis(250)).await,
+            Ok(Some(_)) => return Ok(true),
+            // It is there but does not speak: stopped, perhaps.
+            Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     Hello, LINE_BYTES, LimitRequest, PROTOCOL, PodsRequest, RefusedRequest, Request, SocketError,
-    TopRequest, greeting, write_line,
+    TopRequest, greeting, is_served, write_line,
 };
 use crate::serve::{
     limit::{self, LimitView},
@@ -60,12 +60,15 @@ impl Remote<Event> {
         Self::ask(path, &Request::Watch(filter.clone()), LINE_BYTES).await
     }
 
-    /// Waits for the next event; `None` when the agent has ended. May be cancelled.
+    /// Waits for the next event. May be cancelled.
     ///
     /// # Errors
-    /// If what comes is not an event.
-    pub(crate) async fn next(&mut self) -> Result<Option<Event>, SocketError> {
-        self.line().await
+    /// If what comes is not an event, or the agent is gone.
+    pub(crate) async fn next(&mut self) -> Result<Event, SocketError> {
+        match self.line().await? {
+            Some(event) => Ok(event),
+            None => Err(self.end().await),
+        }
     }
 }
 
@@ -79,12 +82,15 @@ impl Remote<TopSample> {
         Self::ask(path, &Request::Top(TopRequest { once }), top::LINE_BYTES).await
     }
 
-    /// Waits for the next second; `None` when the agent has ended. May be cancelled.
+    /// Waits for the next second. May be cancelled.
     ///
     /// # Errors
-    /// If what comes is something else, or nothing comes for a long time.
-    pub(crate) async fn next(&mut self) -> Result<Option<TopSample>, SocketError> {
-        self.soon().await
+    /// If what comes is something else, nothing comes for a long time, or the agent is gone.
+    pub(crate) async fn next(&mut self) -> Result<TopSample, SocketError> {
+        match self.soon().await? {
+            Some(sample) => Ok(sample),
+            None => Err(self.end().await),
+        }
     }
 }
 
@@ -123,6 +129,16 @@ impl<T: DeserializeOwned> Remote<T> {
         match Self::ask(path, request, line_bytes).await? {
             Some(mut remote) => remote.soon().await,
             None => Ok(None),
+        }
+    }
+
+    /// Why there are no more lines: only who asks again knows whether the agent has ended.
+    async fn end(&self) -> SocketError {
+        let path = self.path.clone();
+        match is_served(&path).await {
+            Ok(true) => SocketError::HungUp(path),
+            Ok(false) => SocketError::Ended(path),
+            Err(source) => SocketError::Io { path, source },
         }
     }
 
@@ -193,11 +209,15 @@ impl<T: DeserializeOwned> Remote<T> {
         // One byte more than there may be tells a line that is too long from one that is cut off.
         let room = (self.line_bytes + 1).saturating_sub(self.line.len() as u64);
         let mut limited = (&mut self.reader).take(room);
-        let read = limited.read_until(b'\n', &mut self.line).await;
-        read.map_err(|source| SocketError::Io {
-            path: self.path.clone(),
-            source,
-        })?;
+        match limited.read_until(b'\n', &mut self.line).await {
+            Ok(_) => {}
+            // It hung up before it had read the request.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
+            Err(source) => {
+                let path = self.path.clone();
+                return Err(SocketError::Io { path, source });
+            }
+        }
         let wrong = |reason| SocketError::Protocol {
             path: self.path.clone(),
             reason,

@@ -13,7 +13,7 @@ use std::{
 use ctpressure_model::events::Filter;
 use nix::sys::stat::{Mode, umask};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     net::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     GREETING_TIME, Hello, LINE_BYTES, PROTOCOL, RefusedRequest, Request, SocketError, TopRequest,
-    WRITE_TIME, greeting, write_line,
+    is_served, write_line, write_while_taken,
 };
 use crate::{
     agent::Handle,
@@ -204,7 +204,7 @@ async fn watch(
         for event in events.drain(..) {
             event.write_json(&mut bytes);
         }
-        timeout(WRITE_TIME, writer.write_all(&bytes)).await??;
+        write_while_taken(writer, &bytes).await?;
         bytes.clear();
     }
 }
@@ -226,30 +226,4 @@ async fn follow(
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         write_line(writer, &TopSample::new(&snapshot, SystemTime::now())).await?;
     }
-}
-
-/// Whether somebody serves the socket; waits while one who was killed is being taken apart.
-async fn is_served(path: &Path) -> io::Result<bool> {
-    for _ in 0..20 {
-        let stream = match UnixStream::connect(path).await {
-            Ok(stream) => stream,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::ConnectionRefused | ErrorKind::NotFound
-                ) =>
-            {
-                return Ok(false);
-            }
-            Err(error) => return Err(error),
-        };
-        match greeting(&mut BufReader::new(stream)).await {
-            Ok(None) => sleep(Duration::from_millis(250)).await,
-            Ok(Some(_)) => return Ok(true),
-            // It is there but does not speak: stopped, perhaps.
-            Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(true),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
 }

@@ -53,7 +53,7 @@ async fn first_drop(remote: &mut Remote, publisher: &Publisher) -> Event {
         sink(&sample::insert());
         sink(&sample::icmpv6_drop());
         if let Ok(event) = timeout(Duration::from_millis(20), remote.next()).await {
-            return event.expect("an event").expect("the agent runs");
+            return event.expect("the agent runs");
         }
     }
 }
@@ -214,16 +214,12 @@ async fn the_end_of_the_agent_is_the_end_of_the_stream() {
             .expect("an agent");
         first_drop(&mut remote, &publisher).await;
         drop(publisher);
-        loop {
-            if remote.next().await.expect("no error").is_none() {
-                break;
-            }
-        }
+        while remote.next().await.is_ok() {}
     })
     .await;
 }
 
-async fn top(path: &std::path::Path, once: bool) -> Remote<TopSample> {
+async fn top(path: &Path, once: bool) -> Remote<TopSample> {
     Remote::top(path, once)
         .await
         .expect("an answer")
@@ -234,18 +230,18 @@ async fn top(path: &std::path::Path, once: bool) -> Remote<TopSample> {
 async fn what_top_shows_comes_at_once_and_with_every_snapshot() {
     served(|path, publisher| async move {
         let mut remote = top(&path, false).await;
-        let first = remote.next().await.expect("a line").expect("the agent");
+        let first = remote.next().await.expect("a line");
         assert_eq!(first.reason.as_deref(), Some("not attached yet"));
         for entries in [5, 6, 7] {
             let mut snapshot = example::snapshot();
             snapshot.tables.list[0].entries = entries;
             publisher.publish(snapshot);
-            let sample = remote.next().await.expect("a line").expect("the agent");
+            let sample = remote.next().await.expect("a line");
             assert_eq!(sample.tables[0].entries, entries);
             assert_eq!(sample.owners.len(), 5);
         }
         drop(publisher);
-        assert!(remote.next().await.expect("no error").is_none());
+        assert_hung_up(remote.next().await);
     })
     .await;
 }
@@ -255,10 +251,10 @@ async fn once_is_one_line() {
     served(|path, publisher| async move {
         publisher.publish(example::snapshot());
         let mut remote = top(&path, true).await;
-        let sample = remote.next().await.expect("a line").expect("the agent");
+        let sample = remote.next().await.expect("a line");
         assert!(sample.is_settled());
         publisher.publish(example::snapshot());
-        assert!(remote.next().await.expect("no error").is_none());
+        assert_hung_up(remote.next().await);
     })
     .await;
 }
@@ -286,6 +282,57 @@ async fn names_of_pods() {
     .await;
 }
 
+/// The stream ended while somebody still serves the socket.
+fn assert_hung_up(result: Result<TopSample, SocketError>) {
+    let error = result.expect_err("no more lines");
+    assert!(matches!(error, SocketError::HungUp(_)), "{error}");
+    assert!(!error.to_string().contains("ended"), "{error}");
+}
+
+#[tokio::test]
+async fn a_socket_that_nobody_serves_any_more_tells_that_the_agent_has_ended() {
+    let (_folder, path) = place();
+    let socket = LocalSocket::bind(&path).await.expect("a socket");
+    let (publisher, handle) = channel();
+    publisher.publish(example::snapshot());
+    let serve = socket.serve(handle, Companions::default());
+    let mut remote = LocalSet::new()
+        .run_until(async {
+            tokio::select! {
+                never = serve => match never {},
+                remote = top(&path, false) => remote,
+            }
+        })
+        .await;
+    let error = loop {
+        if let Err(error) = remote.next().await {
+            break error;
+        }
+    };
+    assert!(matches!(error, SocketError::Ended(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_gets_everything() {
+    let (mut writer, mut reader) = tokio::io::duplex(64);
+    let sent = vec![b'x'; 640];
+    let read = async {
+        let mut taken = vec![0; 640];
+        for piece in taken.chunks_mut(64) {
+            sleep(WRITE_TIME.mul_f32(0.9)).await;
+            reader.read_exact(piece).await.expect("more");
+        }
+        taken
+    };
+    let (written, taken) = tokio::join!(write_while_taken(&mut writer, &sent), read);
+    written.expect("it was never idle for long");
+    assert_eq!(taken, sent);
+
+    let idle = write_while_taken(&mut writer, &sent).await;
+    let kind = idle.expect_err("nobody reads").kind();
+    assert_eq!(kind, ErrorKind::TimedOut);
+}
+
 #[tokio::test]
 async fn a_client_that_does_not_read_is_dropped() {
     served(|path, publisher| async move {
@@ -300,9 +347,9 @@ async fn a_client_that_does_not_read_is_dropped() {
             }));
         publisher.publish(snapshot);
         let mut remote = top(&path, false).await;
-        tokio::time::sleep(WRITE_TIME + Duration::from_millis(500)).await;
+        sleep(WRITE_TIME + Duration::from_millis(500)).await;
         // What fits into the socket's buffer is cut off.
-        assert!(remote.next().await.expect("no error").is_none());
+        assert_hung_up(remote.next().await);
     })
     .await;
 }
