@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::{
     agent::Agent,
-    command::{self, HANG, wait_for},
+    command::{self, HANG, Late, wait_for},
 };
 
 /// One line and when it came.
@@ -186,6 +186,10 @@ impl Watch {
             drop(reader.join());
         }
         let errors = lock(&self.errors).clone();
+        if errors.contains("closed the connection") {
+            // It had no time to read for seconds, or the agent none to write.
+            return Err(Late(format!("ctpressure watch: {}", command::one_line(&errors))).into());
+        }
         if !status.success() || errors.contains("not JSON") {
             bail!("ctpressure watch: {status}: {}", command::one_line(&errors));
         }

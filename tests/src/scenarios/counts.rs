@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     of_kernel_only,
-    setting::{MANY_BUCKETS, MIXED, Setting, until_none_is_skipped},
+    setting::{MANY_BUCKETS, MIXED, Round, Setting, exact_or_bounded},
 };
 use crate::{
     guest::{
@@ -50,10 +50,10 @@ fn check_traffic(checks: &mut Checks, tally: &Tally, evictions: u64) {
 }
 
 pub(super) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
-    until_none_is_skipped(|| exact_round(mechanism))
+    exact_or_bounded(|| exact_round(mechanism))
 }
 
-fn exact_round(mechanism: Option<Mechanism>) -> Result<u64> {
+fn exact_round(mechanism: Option<Mechanism>) -> Result<Round> {
     let setting = overfull(mechanism)?;
     let tally = generator::send(None, &format!("{MIXED} --flows {}", flows()))?;
     let growth = setting.growth()?;
@@ -64,14 +64,17 @@ fn exact_round(mechanism: Option<Mechanism>) -> Result<u64> {
     checks.finish()?;
     drop(growth);
     setting.agent.stop()?;
-    Ok(skipped)
+    Ok(Round {
+        skipped,
+        flows: tally.sent,
+    })
 }
 
 pub(super) fn exact_reader_stopped(mechanism: Option<Mechanism>) -> Result<()> {
-    until_none_is_skipped(|| reader_stopped_round(mechanism))
+    exact_or_bounded(|| reader_stopped_round(mechanism))
 }
 
-fn reader_stopped_round(mechanism: Option<Mechanism>) -> Result<u64> {
+fn reader_stopped_round(mechanism: Option<Mechanism>) -> Result<Round> {
     let setting = overfull(mechanism)?;
     let sending = generator::start(None, &format!("{MIXED} --flows {}", flows()))?;
     thread::sleep(Duration::from_millis(500));
@@ -97,7 +100,10 @@ fn reader_stopped_round(mechanism: Option<Mechanism>) -> Result<u64> {
     checks.finish()?;
     drop(growth);
     setting.agent.stop()?;
-    Ok(skipped)
+    Ok(Round {
+        skipped,
+        flows: tally.sent,
+    })
 }
 
 pub(super) fn expiry(mechanism: Option<Mechanism>) -> Result<()> {
