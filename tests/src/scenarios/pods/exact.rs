@@ -82,7 +82,7 @@ fn round(cluster: &Cluster, mechanism: Option<Mechanism>) -> Result<Round> {
         ("drops_total", "reason"),
         ("evictions_total", "role"),
     ] {
-        checks.equal(name, growth(name, beside)?.sum(), "zero", 0);
+        growth(name, beside)?.check(&mut checks, name, &ByOwner::default());
     }
     let live = ByOwner::read(&metrics, "entries", "direction")?;
 
@@ -161,16 +161,19 @@ fn earlier(cluster: &Cluster) -> Result<Vec<(&'static str, String)>> {
     let address = cluster.pod(CLIENTS[0])?.address()?;
     let six = cluster.pod(SIX)?.address()?;
     let firewalled = cluster.pod(FIREWALLED)?.address()?;
-    let numbers = "--flows 60 --first 1000000";
+    let numbers = |turn| format!("--flows 60 {}", first_of(turn));
     Ok(vec![
-        (CLIENTS[0], format!("send --source {address}/32 {numbers}")),
+        (
+            CLIENTS[0],
+            format!("send --source {address}/32 {}", numbers(100)),
+        ),
         (
             FIREWALLED,
-            format!("send --source {firewalled}/32 {numbers}"),
+            format!("send --source {firewalled}/32 {}", numbers(101)),
         ),
         (
             SIX,
-            format!("send --family 6 --source6 {six}/128 {numbers}"),
+            format!("send --family 6 --source6 {six}/128 {}", numbers(102)),
         ),
     ])
 }
@@ -197,6 +200,12 @@ fn send(cluster: &Cluster, checks: &mut Checks) -> Result<ByOwner> {
         expected.add(load.owner, load.direction, tally.accepted * load.tables);
     }
     Ok(expected)
+}
+
+/// Flow numbers of this turn's own. The node masquerades what pods send: the same flow of two pods at once, on two
+/// CPUs, gets the same address and port there, and the kernel drops one of them as a clash.
+fn first_of(turn: usize) -> String {
+    format!("--first {}", turn * 10_000)
 }
 
 /// Packets of three protocols, from two CPUs.
@@ -248,7 +257,10 @@ fn of_pods(cluster: &Cluster) -> Result<Vec<(&'static str, u64, String)>> {
             (
                 name,
                 1,
-                format!("{MIXED} --source {source}/32 --flows {raw}"),
+                format!(
+                    "{MIXED} --source {source}/32 --flows {raw} {}",
+                    first_of(number)
+                ),
             ),
         ]);
     }
@@ -258,7 +270,7 @@ fn of_pods(cluster: &Cluster) -> Result<Vec<(&'static str, u64, String)>> {
         (
             SERVERS[1],
             1,
-            format!("send --source {server}/32 --flows 77"),
+            format!("send --source {server}/32 --flows 77 {}", first_of(10)),
         ),
         // Straight to another pod, by the bridge and by the host's routes.
         (
@@ -275,7 +287,10 @@ fn of_pods(cluster: &Cluster) -> Result<Vec<(&'static str, u64, String)>> {
         (
             FIREWALLED,
             2,
-            format!("{MIXED} --source {firewalled}/32 --flows 450"),
+            format!(
+                "{MIXED} --source {firewalled}/32 --flows 450 {}",
+                first_of(11)
+            ),
         ),
         (FIREWALLED, 2, format!("connect {service} --flows 31")),
         (
