@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
+use ctpressure_model::words;
 use ctpressure_report::{
     self as report,
     evidence::{Evidence, EvidencePoint, NodeFacts, Span},
@@ -105,6 +106,8 @@ fn of_limit(root: &Root, folder: &Path) -> Figures {
     let mut controller = Controller::new(settings, place);
     let view = look(&mut controller, root).expect("tables");
     let text = text::of(&view, false);
+    let now = view.table_bytes.expect("a number");
+    assert_eq!(between(&text, "memory ", " now,"), words::bytes(now));
     assert_eq!(
         between(&text, " now, without", " extensions"),
         "",
@@ -112,7 +115,7 @@ fn of_limit(root: &Root, folder: &Path) -> Figures {
     );
     Figures {
         when_full: between(&text, "extensions; ", " when full"),
-        now: view.table_bytes.expect("a number"),
+        now,
         buckets: between(&text, "entries a table; ", " buckets"),
     }
 }
