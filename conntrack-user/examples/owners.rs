@@ -29,11 +29,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         let begin = Instant::now();
         let changes = slots.apply(&found, |_| false, |_| true);
         println!(
-            "{look}: {} owners, took {:?}, slots {:?}, {} addresses changed",
+            "{look}: {} owners, took {:?}, slots {:?}, changed: {}",
             found.owners.len(),
             found.took,
             begin.elapsed(),
-            changes.addresses.set.len() + changes.addresses.remove.len()
+            changes.maps
         );
     }
     Ok(())
@@ -64,8 +64,8 @@ async fn follow(mut scanner: Scanner, mut slots: Slots) -> Result<(), Box<dyn Er
         for slot in &changes.freed {
             println!("{time:.3} slot {slot} is free");
         }
-        if !changes.addresses.set.is_empty() {
-            println!("{time:.3} {} addresses set", changes.addresses.set.len());
+        if changes.maps {
+            println!("{time:.3} {} addresses", slots.maps().addresses.len());
         }
     }
 }

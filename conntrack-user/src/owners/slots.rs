@@ -125,7 +125,8 @@ impl Slots {
         let slots = self.place(found, &mut changes);
         self.claim(found, &slots, &mut has_entries, &mut changes);
         let wished = self.wished(&idle, &mut changes);
-        changes.take_over(&mut self.maps, wished);
+        changes.maps = self.maps != wished;
+        self.maps = wished;
         changes.sweep_tags = std::mem::take(&mut self.sweep)
             .into_iter()
             .filter(|slot| !self.held.values().any(|held| held.holding.may_tag(*slot)))

@@ -1,8 +1,6 @@
 //! What to change in the kernel's maps.
 
 use std::collections::HashMap;
-use std::hash::Hash;
-use std::net::IpAddr;
 
 use conntrack_ebpf::owner::{Address, Claim};
 
@@ -19,33 +17,11 @@ pub struct SlotMaps {
     pub netns: HashMap<u32, u32>,
 }
 
-/// What to change in one map. Keys of the two lists differ.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapChanges<K, V> {
-    /// First: keys to remove.
-    pub remove: Vec<K>,
-    /// Then: keys to add, or to give another value.
-    pub set: Vec<(K, V)>,
-}
-
-impl<K, V> Default for MapChanges<K, V> {
-    fn default() -> Self {
-        Self {
-            remove: Vec::new(),
-            set: Vec::new(),
-        }
-    }
-}
-
 /// What to change, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// The map of control groups.
-    pub cgroups: MapChanges<u64, u32>,
-    /// The map of network namespaces.
-    pub netns: MapChanges<u32, u32>,
-    /// The map of addresses.
-    pub addresses: MapChanges<Address, Claim>,
+    /// [`Slots::maps`](super::Slots::maps) is not what it was before.
+    pub maps: bool,
     /// Tags of these slots have no use any more, except those of entries whose original source has
     /// a claim with [`FLAG_TAGGED`](conntrack_ebpf::owner::FLAG_TAGGED): sockets of the host have
     /// left tags too.
@@ -59,40 +35,9 @@ pub struct Changes {
     pub problems: Vec<String>,
 }
 
-impl SlotMaps {
-    /// The claim of an address.
-    pub fn claim(&self, address: IpAddr) -> Option<Claim> {
-        self.addresses.get(&Address::of(address)).copied()
-    }
-}
-
 impl Changes {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
-    }
-
-    /// Turns `maps` into `wished`, and notes what that takes.
-    pub(super) fn take_over(&mut self, maps: &mut SlotMaps, wished: SlotMaps) {
-        self.cgroups = difference(&maps.cgroups, &wished.cgroups);
-        self.netns = difference(&maps.netns, &wished.netns);
-        self.addresses = difference(&maps.addresses, &wished.addresses);
-        *maps = wished;
-    }
-}
-
-fn difference<K: Copy + Eq + Hash, V: Copy + Eq>(
-    before: &HashMap<K, V>,
-    after: &HashMap<K, V>,
-) -> MapChanges<K, V> {
-    let missing = |key: &&K| !after.contains_key(*key);
-    let differs = |(key, value): &(&K, &V)| before.get(*key) != Some(*value);
-    MapChanges {
-        remove: before.keys().filter(missing).copied().collect(),
-        set: after
-            .iter()
-            .filter(differs)
-            .map(|(key, value)| (*key, *value))
-            .collect(),
     }
 }

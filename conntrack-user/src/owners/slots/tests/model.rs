@@ -9,9 +9,8 @@ use conntrack_ebpf::charge::{self, Flow};
 use conntrack_ebpf::owner::{Claim, Direction, FIRST, FLAG_TAGGED, HOST, Party, UNKNOWN};
 use proptest::prelude::*;
 
-use super::{address, pod};
+use super::{address, claim_in, pod};
 use crate::owners::discovery::FoundOwner;
-use crate::owners::slots::changes::MapChanges;
 use crate::owners::slots::*;
 
 const HOST_ADDRESS: u8 = 0;
@@ -77,22 +76,20 @@ struct Entry {
 /// The kernel's maps, its table and its counts.
 #[derive(Default)]
 struct Kernel {
-    addresses: HashMap<Address, Claim>,
-    cgroups: HashMap<u64, u32>,
-    netns: HashMap<u32, u32>,
+    maps: SlotMaps,
     table: Vec<Entry>,
     live: HashMap<u32, i64>,
 }
 
 impl Kernel {
     fn claim(&self, of: u8) -> Option<Claim> {
-        self.addresses.get(&Address::of(address(of))).copied()
+        claim_in(&self.maps, address(of))
     }
 
     /// A connection from an address, to one that is nobody's.
     fn flow<'a>(&'a self, of: u8) -> Flow<'a, impl Fn() -> Option<&'a Claim>> {
         Flow {
-            source: self.addresses.get(&Address::of(address(of))),
+            source: self.maps.addresses.get(&Address::of(address(of))),
             table: None,
             server: || None,
         }
@@ -101,7 +98,7 @@ impl Kernel {
     fn open(&mut self, of: u8, socket: Option<u8>) {
         let mut entering = self.flow(of).entering();
         if entering.asks_socket() {
-            let slot = socket.and_then(|pod| self.cgroups.get(&cgroup(pod)));
+            let slot = socket.and_then(|pod| self.maps.cgroups.get(&cgroup(pod)));
             entering = charge::by_socket(slot.copied());
         }
         let charged = entering.party.slot();
@@ -128,19 +125,9 @@ impl Kernel {
         Ok(())
     }
 
-    fn make(&mut self, changes: &Changes) {
-        fn change<K: Copy + Eq + std::hash::Hash, V: Copy>(
-            map: &mut HashMap<K, V>,
-            changes: &MapChanges<K, V>,
-        ) {
-            for key in &changes.remove {
-                assert!(map.remove(key).is_some(), "there is nothing to remove");
-            }
-            map.extend(changes.set.iter().copied());
-        }
-        change(&mut self.cgroups, &changes.cgroups);
-        change(&mut self.netns, &changes.netns);
-        change(&mut self.addresses, &changes.addresses);
+    fn make(&mut self, changes: &Changes, maps: &SlotMaps) {
+        assert_eq!(changes.maps, self.maps != *maps);
+        self.maps.clone_from(maps);
         for slot in &changes.sweep_tags {
             for at in 0..self.table.len() {
                 let needed = self
@@ -244,7 +231,7 @@ fn run(steps: &[Step], slots: u32) -> Result<(), TestCaseError> {
                             .any(|entry| address(entry.address) == asked)
                     },
                 );
-                kernel.make(&changes);
+                kernel.make(&changes, machine.maps());
                 check(&machine, &kernel, &pods, &host)?;
             }
         }
@@ -267,14 +254,16 @@ fn check(
     pods: &BTreeMap<u8, u8>,
     host: &BTreeSet<u8>,
 ) -> Result<(), TestCaseError> {
-    prop_assert_eq!(&kernel.addresses, &machine.maps.addresses);
-    prop_assert_eq!(&kernel.cgroups, &machine.maps.cgroups);
-    prop_assert_eq!(&kernel.netns, &machine.maps.netns);
     let given = |slot: u32| slot < FIRST || machine.occupants.contains_key(&slot);
-    for claim in kernel.addresses.values() {
+    for claim in kernel.maps.addresses.values() {
         prop_assert!(given(claim.slot) && given(claim.base), "{:?}", claim);
     }
-    for slot in kernel.cgroups.values().chain(kernel.netns.values()) {
+    for slot in kernel
+        .maps
+        .cgroups
+        .values()
+        .chain(kernel.maps.netns.values())
+    {
         prop_assert!(given(*slot));
     }
     // What enters from now on is charged to who has the address.
@@ -290,8 +279,11 @@ fn check(
         };
         prop_assert_eq!(kernel.claim(*of).map(|claim| claim.slot), Some(expected));
         if slot != UNKNOWN {
-            prop_assert_eq!(kernel.cgroups.get(&cgroup(*number)), Some(&slot));
-            prop_assert_eq!(kernel.netns.get(&(100 + u32::from(*number))), Some(&slot));
+            prop_assert_eq!(kernel.maps.cgroups.get(&cgroup(*number)), Some(&slot));
+            prop_assert_eq!(
+                kernel.maps.netns.get(&(100 + u32::from(*number))),
+                Some(&slot)
+            );
         }
     }
     Ok(())
