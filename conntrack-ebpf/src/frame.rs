@@ -42,37 +42,6 @@ pub struct Frame {
     reserved: u32,
 }
 
-impl Frame {
-    /// Of which nothing is known yet.
-    const EMPTY: Self = Self {
-        id: 0,
-        net: 0,
-        tick: 0,
-        cause: Tuple {
-            src: [0; 4],
-            src_port: 0,
-            l3num: 0,
-            dst: [0; 4],
-            dst_port: 0,
-            protonum: 0,
-            dir: 0,
-        },
-        origin: Origin {
-            cgroup: 0,
-            ifindex: 0,
-            zone: 0,
-            owner: 0,
-        },
-        party: Party::NOBODY,
-        evicted: 0,
-        known: 0,
-        tainted: 0,
-        request: 0,
-        flags: 0,
-        reserved: 0,
-    };
-}
-
 /// The open contexts of one task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -90,12 +59,8 @@ impl Frames {
     }
 
     /// No context; what a task's element begins with.
-    pub const EMPTY: Self = Self {
-        depth: 0,
-        reserved: 0,
-        outer: Frame::EMPTY,
-        inner: Frame::EMPTY,
-    };
+    // SAFETY: `repr(C)` integers, and arrays of them: all zero is a value.
+    pub const EMPTY: Self = unsafe { core::mem::zeroed() };
 
     /// Where the next context is written before [`Frames::open`].
     ///
@@ -166,7 +131,7 @@ mod tests {
         *frames.vacant(tick, 50) = Frame {
             id,
             tick,
-            ..Frame::EMPTY
+            ..Frame::default()
         };
         frames.open();
     }
