@@ -97,31 +97,16 @@ impl Subscription {
         let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
         let (before, now) = (self.lost, snapshot.probes.totals.lost);
         self.lost = now;
-        let wanted = |kind, now: u64, before: u64| {
-            if self.filter.wants(kind) {
-                now.saturating_sub(before)
-            } else {
-                0
-            }
+        let wanted = |kind, count: fn(&Lost) -> u64| {
+            let lost = count(&now).saturating_sub(count(&before));
+            if self.filter.wants(kind) { lost } else { 0 }
         };
         let lost = LostEvent {
-            drops: wanted(Kind::Drop, now.drop_records, before.drop_records),
-            evictions: wanted(
-                Kind::Eviction,
-                now.eviction_records,
-                before.eviction_records,
-            ),
-            inserts: wanted(Kind::Insert, now.insert_records, before.insert_records),
-            drops_not_detailed: wanted(
-                Kind::Drop,
-                now.drops_not_detailed,
-                before.drops_not_detailed,
-            ),
-            evictions_not_detailed: wanted(
-                Kind::Eviction,
-                now.evictions_not_detailed,
-                before.evictions_not_detailed,
-            ),
+            drops: wanted(Kind::Drop, |lost| lost.drop_records),
+            evictions: wanted(Kind::Eviction, |lost| lost.eviction_records),
+            inserts: wanted(Kind::Insert, |lost| lost.insert_records),
+            drops_not_detailed: wanted(Kind::Drop, |lost| lost.drops_not_detailed),
+            evictions_not_detailed: wanted(Kind::Eviction, |lost| lost.evictions_not_detailed),
             ..nothing_lost()
         }
         .summed();
