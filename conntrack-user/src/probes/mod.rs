@@ -69,15 +69,6 @@ pub struct Probes {
     presence: Presence,
 }
 
-impl std::fmt::Debug for Probes {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Probes")
-            .field("status", &self.status)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Probes {
     /// Loads the programs and attaches them by the hook plan.
     ///

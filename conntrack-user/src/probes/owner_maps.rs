@@ -34,15 +34,6 @@ pub struct OwnerMaps {
     pub(super) asks_sockets: bool,
 }
 
-impl std::fmt::Debug for OwnerMaps {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("OwnerMaps")
-            .field("slots", &self.slots)
-            .finish_non_exhaustive()
-    }
-}
-
 /// As an `io::Error`, with the kernel's own where there is one.
 fn error(error: MapError) -> io::Error {
     match error {

@@ -26,12 +26,6 @@ pub struct RingReader {
     ring: RingBuf<MapData>,
 }
 
-impl std::fmt::Debug for RingReader {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("RingReader").finish_non_exhaustive()
-    }
-}
-
 impl RingReader {
     pub(super) fn new(ring: RingBuf<MapData>) -> Self {
         Self { ring }
