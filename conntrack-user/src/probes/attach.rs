@@ -16,7 +16,7 @@ use super::{
     error::AttachError,
     globals::{find_fields, ring_size, settings},
     object::{self, Programs},
-    plan::{COUNTS_AT_CONFIRM, EventKind, HookEvent, HookPoint, NEW_FLOW_PACKET},
+    plan::{COUNTS_AT_CONFIRM, EventKind, HookEvent, NEW_FLOW_PACKET},
     privileges,
     reserve::Reserve,
     running::{Running, SYMBOLS},
@@ -330,7 +330,6 @@ fn load(
     module: &mut ModuleBtf,
 ) -> Result<OwnedFd, AttachFailure> {
     let (code, license) = programs.code(hook.program)?;
-    let at_return = hook.point == HookPoint::Return;
     let kind = match hook.btf {
         None => bpf::ProgramKind::Kprobe,
         Some(function) => {
@@ -339,11 +338,11 @@ fn load(
             } else {
                 None
             };
-            bpf::ProgramKind::Tracing(bpf::TracingTarget {
+            bpf::ProgramKind::Tracing {
                 btf_id: function.id,
                 module: module.map(|fd| fd.as_fd()),
-                at_return,
-            })
+                at_return: hook.at_return,
+            }
         }
     };
     bpf::load_program(hook.program, kind, code, license).map_err(|error| {
@@ -367,8 +366,7 @@ fn attach_hook(
         let link = bpf::attach_tracing(fd.as_fd()).map_err(|error| here(hook, "attach", &error))?;
         Link::Tracing { _link: link }
     } else {
-        let at_return = hook.point == HookPoint::Return;
-        let probe = perf::attach_kprobe(&hook.kprobe_target(), at_return, fd.as_fd())
+        let probe = perf::attach_kprobe(&hook.kprobe_target(), hook.at_return, fd.as_fd())
             .map_err(|error| here(hook, "attach", &kprobe_refusal(&error)))?;
         Link::Kprobe(probe)
     };

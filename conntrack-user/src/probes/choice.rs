@@ -2,7 +2,7 @@
 
 use super::{
     Mechanism, Options,
-    plan::{COUNTS_AT_CONFIRM, Candidate, EventKind, HookEvent, HookPoint, PLAN},
+    plan::{COUNTS_AT_CONFIRM, Candidate, EventKind, HookEvent, PLAN},
     select::{self, KernelSymbols, Resolved},
     status::HookStatus,
 };
@@ -79,7 +79,7 @@ pub(super) fn status_of(
         event: event.name,
         function: hook.symbol.name.clone(),
         mechanism: Some(mechanism),
-        at_return: hook.point == HookPoint::Return,
+        at_return: hook.at_return,
         module: hook.symbol.module.clone(),
         attached: true,
         reason: (!passed_over.is_empty()).then(|| passed_over.join("; ")),
@@ -90,7 +90,7 @@ pub(super) fn status_of(
 pub(super) fn no_hook(event: &'static HookEvent, reasons: &[String]) -> HookStatus {
     HookStatus {
         event: event.name,
-        function: event.candidates[0].hooks[0].function.base().to_owned(),
+        function: event.candidates[0].hooks[0].function.to_owned(),
         mechanism: None,
         at_return: false,
         module: None,
@@ -102,7 +102,7 @@ pub(super) fn no_hook(event: &'static HookEvent, reasons: &[String]) -> HookStat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probes::select::{BtfFunction, KernelSymbol};
+    use crate::{kernel::kallsyms::Symbol, probes::select::BtfFunction};
 
     /// A kernel with every function, but for one; with or without BTF.
     struct MadeChoice {
@@ -117,7 +117,7 @@ mod tests {
                 .flat_map(|event| event.candidates)
                 .flat_map(|candidate| candidate.hooks);
             hooks
-                .filter(|hook| self.btf && hook.function.base() == name)
+                .filter(|hook| self.btf && hook.function == name)
                 .map(|hook| BtfFunction {
                     id: 1,
                     in_module: true,
@@ -126,14 +126,15 @@ mod tests {
                 .next()
         }
 
-        fn symbol(&self, name: &str) -> Option<KernelSymbol> {
-            (name != self.without).then(|| KernelSymbol {
+        fn symbol(&self, name: &str) -> Option<Symbol> {
+            (name != self.without).then(|| Symbol {
                 name: name.to_owned(),
                 module: None,
+                code: true,
             })
         }
 
-        fn suffixed_symbol(&self, _: &str) -> Option<KernelSymbol> {
+        fn suffixed_symbol(&self, _: &str) -> Option<Symbol> {
             None
         }
     }

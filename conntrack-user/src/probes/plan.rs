@@ -4,38 +4,18 @@
 
 use super::Mechanism;
 
-/// A kernel function's name in /proc/kallsyms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Function {
-    Exact(&'static str),
-    /// This name or, where the compiler made a variant of the function, the name with a suffix
-    /// such as `.isra.0` (never `.cold`: that is a part of it).
-    MaybeSuffixed(&'static str),
-}
-
-impl Function {
-    /// The name without a suffix.
-    pub(crate) const fn base(self) -> &'static str {
-        match self {
-            Self::Exact(name) | Self::MaybeSuffixed(name) => name,
-        }
-    }
-}
-
-/// Where in a function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HookPoint {
-    Entry,
-    Return,
-}
-
 /// One program in one function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hook {
     /// The program's name in the eBPF object.
     pub program: &'static str,
-    pub function: Function,
-    pub point: HookPoint,
+    /// The kernel function's name.
+    pub function: &'static str,
+    /// Where the compiler made a variant of the function, its name may have a suffix such as
+    /// `.isra.0` (never `.cold`: that is a part of it).
+    pub may_have_suffix: bool,
+    /// At its return, else at its entry.
+    pub at_return: bool,
     /// How many parameters the program takes the function to have: fentry and fexit read them by
     /// position, so a function that has another number is not the one that is meant.
     pub parameters: u32,
@@ -81,15 +61,16 @@ pub(crate) struct HookEvent {
 const fn entry(program: &'static str, function: &'static str, parameters: u32) -> Hook {
     Hook {
         program,
-        function: Function::Exact(function),
-        point: HookPoint::Entry,
+        function,
+        may_have_suffix: false,
+        at_return: false,
         parameters,
     }
 }
 
 const fn at_return(program: &'static str, function: &'static str, parameters: u32) -> Hook {
     Hook {
-        point: HookPoint::Return,
+        at_return: true,
         ..entry(program, function, parameters)
     }
 }
@@ -97,10 +78,8 @@ const fn at_return(program: &'static str, function: &'static str, parameters: u3
 /// At a function that compilers like to give a suffix.
 const fn init_conntrack(program: &'static str) -> Hook {
     Hook {
-        program,
-        function: Function::MaybeSuffixed("init_conntrack"),
-        point: HookPoint::Entry,
-        parameters: 6,
+        may_have_suffix: true,
+        ..entry(program, "init_conntrack", 6)
     }
 }
 
@@ -231,11 +210,11 @@ mod tests {
             for candidate in event.candidates {
                 assert!(!candidate.hooks.is_empty(), "{}", event.name);
                 for hook in candidate.hooks {
-                    let suffix = match (candidate.mechanism, hook.point) {
-                        (Mechanism::Fentry, HookPoint::Entry) => "_fentry",
-                        (Mechanism::Fentry, HookPoint::Return) => "_fexit",
-                        (Mechanism::Kprobe, HookPoint::Entry) => "_kprobe",
-                        (Mechanism::Kprobe, HookPoint::Return) => "_kretprobe",
+                    let suffix = match (candidate.mechanism, hook.at_return) {
+                        (Mechanism::Fentry, false) => "_fentry",
+                        (Mechanism::Fentry, true) => "_fexit",
+                        (Mechanism::Kprobe, false) => "_kprobe",
+                        (Mechanism::Kprobe, true) => "_kretprobe",
                     };
                     assert!(hook.program.ends_with(suffix), "{}", hook.program);
                 }

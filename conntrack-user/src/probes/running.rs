@@ -1,7 +1,10 @@
 //! What a kernel has: its BTF and its symbols.
 
-use super::select::{BtfFunction, KernelSymbol, KernelSymbols};
-use crate::kernel::{btf::Btf, kallsyms::Symbols};
+use super::select::{BtfFunction, KernelSymbols};
+use crate::kernel::{
+    btf::Btf,
+    kallsyms::{Symbol, Symbols},
+};
 
 /// First part of the names that can be in the plan.
 pub(super) const SYMBOLS: &[&str] = &["nf_c", "__nf_c", "early_drop", "init_conntrack"];
@@ -36,25 +39,13 @@ impl KernelSymbols for Running<'_> {
         find(self.vmlinux, false).or_else(|| self.module.and_then(|btf| find(btf, true)))
     }
 
-    fn symbol(&self, name: &str) -> Option<KernelSymbol> {
-        if self.hidden(name) {
-            return None;
-        }
-        let symbol = self.symbols.exact(name)?;
-        Some(KernelSymbol {
-            name: symbol.name.clone(),
-            module: symbol.module.clone(),
-        })
+    fn symbol(&self, name: &str) -> Option<Symbol> {
+        let found = self.symbols.exact(name)?;
+        (!self.hidden(name)).then(|| found.clone())
     }
 
-    fn suffixed_symbol(&self, name: &str) -> Option<KernelSymbol> {
-        if self.hidden(name) {
-            return None;
-        }
-        let symbol = self.symbols.with_suffix(name).next()?;
-        Some(KernelSymbol {
-            name: symbol.name.clone(),
-            module: symbol.module.clone(),
-        })
+    fn suffixed_symbol(&self, name: &str) -> Option<Symbol> {
+        let found = self.symbols.with_suffix(name).next()?;
+        (!self.hidden(name)).then(|| found.clone())
     }
 }

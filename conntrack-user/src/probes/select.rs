@@ -2,8 +2,9 @@
 
 use super::{
     Mechanism,
-    plan::{Candidate, Function, Hook, HookPoint},
+    plan::{Candidate, Hook},
 };
+use crate::kernel::kallsyms::Symbol;
 
 /// A function as BTF has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,31 +16,22 @@ pub(crate) struct BtfFunction {
     pub parameters: u32,
 }
 
-/// A function as /proc/kallsyms has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct KernelSymbol {
-    /// With its suffix, if it has one.
-    pub name: String,
-    /// The module it is in; `None`: built in.
-    pub module: Option<String>,
-}
-
 /// What a kernel has; asked by name.
 pub(crate) trait KernelSymbols {
     /// The function with exactly this name in BTF, vmlinux first.
     fn btf_function(&self, name: &str) -> Option<BtfFunction>;
     /// The symbol with exactly this name.
-    fn symbol(&self, name: &str) -> Option<KernelSymbol>;
+    fn symbol(&self, name: &str) -> Option<Symbol>;
     /// The symbol with this name and a compiler's suffix.
-    fn suffixed_symbol(&self, name: &str) -> Option<KernelSymbol>;
+    fn suffixed_symbol(&self, name: &str) -> Option<Symbol>;
 }
 
 /// A hook with the names and ids of one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Resolved {
     pub program: &'static str,
-    pub symbol: KernelSymbol,
-    pub point: HookPoint,
+    pub symbol: Symbol,
+    pub at_return: bool,
     /// For fentry and fexit.
     pub btf: Option<BtfFunction>,
 }
@@ -73,13 +65,15 @@ pub(crate) fn resolve_hook(
     mechanism: Mechanism,
     kernel: &impl KernelSymbols,
 ) -> Result<Resolved, String> {
-    let name = hook.function.base();
-    let exact = kernel.symbol(name);
-    let symbol = match hook.function {
-        Function::Exact(_) => exact,
-        Function::MaybeSuffixed(_) => exact.or_else(|| kernel.suffixed_symbol(name)),
-    };
-    let symbol = symbol.ok_or_else(|| format!("this kernel has no function {name}"))?;
+    let name = hook.function;
+    let symbol = kernel.symbol(name);
+    let symbol = symbol
+        .or_else(|| {
+            kernel
+                .suffixed_symbol(name)
+                .filter(|_| hook.may_have_suffix)
+        })
+        .ok_or_else(|| format!("this kernel has no function {name}"))?;
     let btf = match mechanism {
         Mechanism::Kprobe => None,
         Mechanism::Fentry => {
@@ -98,7 +92,7 @@ pub(crate) fn resolve_hook(
     Ok(Resolved {
         program: hook.program,
         symbol,
-        point: hook.point,
+        at_return: hook.at_return,
         btf,
     })
 }

@@ -4,7 +4,7 @@
 //! kernel module (it never sets `attach_btf_obj_fd`).
 
 use std::{
-    ffi::{CStr, CString},
+    ffi::CStr,
     io,
     mem::{size_of, zeroed},
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
@@ -15,21 +15,18 @@ use aya_obj::generated::{
     bpf_prog_type,
 };
 
-/// A kernel function that a tracing program is hung into.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TracingTarget<'a> {
-    /// Type id of its FUNC in the BTF of vmlinux or of the module.
-    pub btf_id: u32,
-    /// The module's BTF; `None`: vmlinux.
-    pub module: Option<BorrowedFd<'a>>,
-    /// At the return (fexit) instead of the entry (fentry).
-    pub at_return: bool,
-}
-
 /// What kind of program to load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ProgramKind<'a> {
-    Tracing(TracingTarget<'a>),
+    /// For a kernel function.
+    Tracing {
+        /// Type id of its FUNC in the BTF of vmlinux or of the module.
+        btf_id: u32,
+        /// The module's BTF; `None`: vmlinux.
+        module: Option<BorrowedFd<'a>>,
+        /// At the return (fexit) instead of the entry (fentry).
+        at_return: bool,
+    },
     Kprobe,
     /// Run on demand by [`run_program`].
     SocketFilter,
@@ -131,15 +128,19 @@ fn try_load(
         ProgramKind::SocketFilter => {
             load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SOCKET_FILTER as u32;
         }
-        ProgramKind::Tracing(target) => {
+        ProgramKind::Tracing {
+            btf_id,
+            module,
+            at_return,
+        } => {
             load.prog_type = bpf_prog_type::BPF_PROG_TYPE_TRACING as u32;
-            load.expected_attach_type = if target.at_return {
+            load.expected_attach_type = if at_return {
                 bpf_attach_type::BPF_TRACE_FEXIT as u32
             } else {
                 bpf_attach_type::BPF_TRACE_FENTRY as u32
             };
-            load.attach_btf_id = target.btf_id;
-            if let Some(module) = target.module {
+            load.attach_btf_id = btf_id;
+            if let Some(module) = module {
                 load.__bindgen_anon_1.attach_btf_obj_fd = module.as_raw_fd().cast_unsigned();
             }
         }
@@ -294,9 +295,4 @@ fn kernel_btf_name(btf: &OwnedFd) -> io::Result<Option<String>> {
     object_info(btf.as_fd(), &mut info)?;
     let name = CStr::from_bytes_until_nul(&name).map_err(io::Error::other)?;
     Ok((info.kernel_btf != 0).then(|| name.to_string_lossy().into_owned()))
-}
-
-/// Makes a C string of a name that the kernel gave; it can't have a zero inside.
-pub(super) fn c_string(text: &str) -> io::Result<CString> {
-    CString::new(text).map_err(io::Error::other)
 }

@@ -2,6 +2,7 @@
 //! See `kernel/trace/trace_event_perf.c`, `create_local_trace_kprobe`.
 
 use std::{
+    ffi::CString,
     fs, io,
     mem::{size_of, zeroed},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
@@ -9,7 +10,7 @@ use std::{
 
 use aya_obj::generated::perf_event_attr;
 
-use super::bpf::{self, c_string};
+use super::bpf;
 
 /// `_IOW('$', 8, __u32)`, `include/uapi/linux/perf_event.h`
 const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
@@ -43,7 +44,7 @@ pub(crate) fn attach_kprobe(
     at_return: bool,
     program: BorrowedFd<'_>,
 ) -> io::Result<Kprobe> {
-    let name = c_string(symbol)?;
+    let name = CString::new(symbol)?;
     // SAFETY: `struct perf_event_attr` is made of integers; all zero is its default.
     let mut attr: perf_event_attr = unsafe { zeroed() };
     attr.type_ = read_number(KPROBE_TYPE, "")?;

@@ -188,13 +188,14 @@ fn a_function_with_other_parameters_is_not_taken() {
                 parameters: 7,
             })
         }
-        fn symbol(&self, name: &str) -> Option<KernelSymbol> {
-            Some(KernelSymbol {
+        fn symbol(&self, name: &str) -> Option<Symbol> {
+            Some(Symbol {
                 name: name.to_owned(),
                 module: None,
+                code: true,
             })
         }
-        fn suffixed_symbol(&self, _name: &str) -> Option<KernelSymbol> {
+        fn suffixed_symbol(&self, _name: &str) -> Option<Symbol> {
             None
         }
     }
