@@ -8,7 +8,6 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::mpsc::{self, Sender},
-    thread,
 };
 
 use tokio::sync::oneshot;
@@ -25,24 +24,17 @@ type BackgroundJob = Box<dyn FnOnce() + Send>;
 pub(crate) struct Background(Sender<BackgroundJob>);
 
 impl Background {
-    /// How much lower the priority of such threads is (`nice(1)`): about a quarter of the CPU's time
-    /// when both want it, enough to get on with the work on a machine that is never idle.
-    pub(super) const NICE: i32 = 5;
-
     /// Starts the thread.
     ///
     /// # Errors
     /// If the kernel gives no thread.
     pub(crate) fn start() -> io::Result<Self> {
         let (sender, jobs) = mpsc::channel::<BackgroundJob>();
-        thread::Builder::new()
-            .name("background".to_owned())
-            .spawn(move || {
-                priority::lower(Self::NICE);
-                for job in jobs {
-                    job();
-                }
-            })?;
+        priority::thread("background", || {
+            for job in jobs {
+                job();
+            }
+        })?;
         Ok(Self(sender))
     }
 
@@ -68,7 +60,7 @@ impl Background {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, thread};
 
     use super::*;
 
@@ -91,7 +83,7 @@ mod tests {
             .await
             .expect("no panic");
         assert_ne!(there.0, thread::current().id());
-        assert_eq!(there.1, (own + Background::NICE).min(19));
+        assert_eq!(there.1, (own + priority::NICE).min(19));
         assert_eq!(nice(), own, "this thread's stays");
     }
 

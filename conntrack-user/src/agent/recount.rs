@@ -7,7 +7,6 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     ops::ControlFlow,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,6 @@ use conntrack_ebpf::owner::{Direction, Party, TagKey, UNKNOWN};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::Background;
 use crate::{
     census::{Charging, sighting},
     kernel::{
@@ -104,12 +102,8 @@ impl Recounter {
     /// Begins one, on a thread of its own.
     pub(super) fn begin(&mut self, charging: Charging) {
         let (sender, found) = oneshot::channel();
-        let walk = move || {
-            // Events go first.
-            priority::lower(Background::NICE);
-            drop(sender.send(walk(&charging)));
-        };
-        match thread::Builder::new().name("census".to_owned()).spawn(walk) {
+        let walk = move || drop(sender.send(walk(&charging)));
+        match priority::thread("census", walk) {
             Ok(_) => self.running = Some(found),
             Err(error) => {
                 tracing::warn!(%error, "no thread for a census");

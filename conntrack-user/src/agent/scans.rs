@@ -3,7 +3,6 @@
 
 use std::{
     sync::{Arc, mpsc},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -12,7 +11,6 @@ use tokio::{
     task::{JoinHandle, spawn_local},
 };
 
-use super::Background;
 use crate::{
     kernel::Root,
     owners::{Discovery, Notifier, Scanner},
@@ -51,13 +49,9 @@ impl Scans {
             if drop_capabilities && let Err(error) = privileges::drop_unneeded() {
                 tracing::warn!(%error, "the thread that looks for owners keeps its capabilities");
             }
-            // Events go first.
-            priority::lower(Background::NICE);
             look(&asked, &found);
         };
-        thread::Builder::new()
-            .name("owners".to_owned())
-            .spawn(look)?;
+        priority::thread("owners", look)?;
         let notify = ask.clone();
         let changes = latest.clone();
         Ok(Self {

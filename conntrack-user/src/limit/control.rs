@@ -27,8 +27,6 @@ use crate::{
 
 /// What can wait for the thread: samples beyond that are left out, it takes the next one.
 const WAITING: usize = 4;
-/// How much lower than the agent's its priority is.
-const NICE: i32 = 5;
 
 /// How soon a busy thread is asked again.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -82,7 +80,6 @@ impl Control {
         let weak = Arc::downgrade(&self.0);
         let settings = self.0.settings.clone();
         let work = move || {
-            priority::lower(NICE);
             let mut controller = Controller::new(settings, ControllerPlace::node());
             for job in jobs {
                 let mut ended = None;
@@ -109,10 +106,7 @@ impl Control {
                 }
             }
         };
-        thread::Builder::new()
-            .name("limit".to_owned())
-            .spawn(work)?;
-        Ok(())
+        priority::thread("limit", work).map(drop)
     }
 
     /// Hands on what the agent sees, as long as it lives. The thread is started when the agent counts: by then it

@@ -7,16 +7,13 @@
 //!
 //! What speaks to the API is the crate `ctpressure-kubernetes`; it is handed over where the program is put together.
 
-use std::{io, thread};
+use std::io;
 
 use ctpressure_model::kubernetes::{KubeOptions, Latest, NameError, NodeName};
 use serde::Serialize;
 use tokio::{runtime, sync::watch};
 
 use crate::sys::priority;
-
-/// How much lower the threads' priority is, as that of the agent's other threads.
-const NICE: i32 = 5;
 
 /// This host's name: that of the node unless somebody decided otherwise.
 ///
@@ -132,7 +129,6 @@ pub(crate) fn on_a_thread<F: Future<Output = ()>>(
 ) -> io::Result<()> {
     let run = move || {
         prepare();
-        priority::lower(NICE);
         match runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
                 runtime.block_on(task());
@@ -142,8 +138,7 @@ pub(crate) fn on_a_thread<F: Future<Output = ()>>(
             Err(error) => tracing::warn!(%error, "the Kubernetes API can't be asked"),
         }
     };
-    let thread = thread::Builder::new().name(name.to_owned());
-    thread.spawn(run).map(drop)
+    priority::thread(name, run).map(drop)
 }
 
 #[cfg(test)]

@@ -29,8 +29,6 @@ use crate::{
 
 /// What waits for the writer at most. A slow disk holds it up for some seconds.
 const WAITING: usize = 16;
-/// How much lower the writer's priority is (`nice(1)`).
-const NICE: i32 = 5;
 /// How many batches of waiting events are taken before a second is handed on.
 const LAST_LOOKS: usize = 16;
 /// How long the end may take: the last rows, and folding the log in.
@@ -73,25 +71,22 @@ impl Journal {
         let (opened, result) = mpsc::sync_channel(1);
         let health = Arc::new(Health::default());
         let theirs = (options.clone(), Arc::clone(&health));
-        let thread = thread::Builder::new()
-            .name("journal".to_owned())
-            .spawn(move || {
-                priority::lower(NICE);
-                // Files need none: the folder is the agent's own.
-                privileges::drop_all("journal");
-                let (options, health) = theirs;
-                match JournalWriter::open(&options, health) {
-                    Ok(writer) => {
-                        drop(opened.send(Ok(())));
-                        write(writer, &messages);
-                    }
-                    Err(error) => drop(opened.send(Err(error))),
+        let work = move || {
+            // Files need none: the folder is the agent's own.
+            privileges::drop_all("journal");
+            let (options, health) = theirs;
+            match JournalWriter::open(&options, health) {
+                Ok(writer) => {
+                    drop(opened.send(Ok(())));
+                    write(writer, &messages);
                 }
-            })
-            .map_err(|source| JournalError::Folder {
-                path: options.folder.clone(),
-                source,
-            })?;
+                Err(error) => drop(opened.send(Err(error))),
+            }
+        };
+        let thread = priority::thread("journal", work).map_err(|source| JournalError::Folder {
+            path: options.folder.clone(),
+            source,
+        })?;
         match result.recv() {
             Ok(Ok(())) => Ok(Self {
                 queue: JournalQueue { sender, health },
