@@ -144,7 +144,7 @@ pub(crate) fn walk(
     let before = sysctl::count(root)?;
     let mut walk = EntryWalk::default();
     let ended = NetlinkSocket::netfilter()?.stream(CTNETLINK, GET, |part| {
-        if let Some(entry) = parse(part.attributes()) {
+        if let Some(entry) = parse(part.attributes) {
             walk.entries += 1;
             each(&entry)
         } else {

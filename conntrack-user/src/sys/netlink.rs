@@ -35,6 +35,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
 const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_DUMP: u16 = 0x300;
 
@@ -109,8 +110,9 @@ impl NetlinkSocket {
         })
     }
 
-    /// Asks for all of `message` of `subsystem` (`NFNL_SUBSYS_*`, `IPCTNL_MSG_*`) and calls `each`
-    /// with every part of the answer.
+    /// Asks for all of `message` of `subsystem` (`NFNL_SUBSYS_*`, `IPCTNL_MSG_*`), of one address family
+    /// (`nfgen_family`, 0: all) and with attributes that say what is wanted of it, and calls `each` with
+    /// every part of the answer.
     ///
     /// # Errors
     /// When the kernel refuses (without `CAP_NET_ADMIN`: `EPERM`), or the answer is not whole.
@@ -118,23 +120,9 @@ impl NetlinkSocket {
         &mut self,
         subsystem: u8,
         message: u8,
-        each: impl FnMut(&DumpPart<'_>),
-    ) -> Result<(), NetlinkError> {
-        self.dump_of(subsystem, message, 0, &[], each)
-    }
-
-    /// As [`Socket::dump`], of one address family (`nfgen_family`, 0: all) and with attributes that say
-    /// what is wanted of it.
-    ///
-    /// # Errors
-    /// As [`Socket::dump`].
-    pub(crate) fn dump_of(
-        &mut self,
-        subsystem: u8,
-        message: u8,
         family: u8,
         attributes: &[u8],
-        each: impl FnMut(&DumpPart<'_>),
+        each: impl FnMut(DumpPart<'_>),
     ) -> Result<(), NetlinkError> {
         self.ask(subsystem, message, family, attributes)?;
         self.collect(FAMILY_HEADER, each)
@@ -144,7 +132,7 @@ impl NetlinkSocket {
     fn collect(
         &mut self,
         header: usize,
-        mut each: impl FnMut(&DumpPart<'_>),
+        mut each: impl FnMut(DumpPart<'_>),
     ) -> Result<(), NetlinkError> {
         let mut interrupted = false;
         let mut buffer = vec![0; BUFFER];
@@ -178,7 +166,7 @@ impl NetlinkSocket {
         &mut self,
         subsystem: u8,
         message: u8,
-        mut each: impl FnMut(&DumpPart<'_>) -> ControlFlow<()>,
+        mut each: impl FnMut(DumpPart<'_>) -> ControlFlow<()>,
     ) -> Result<DumpEnded, NetlinkError> {
         self.ask(subsystem, message, 0, &[])?;
         let mut ended = DumpEnded::default();
@@ -297,23 +285,13 @@ fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
 }
 
 /// One message of an answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct DumpPart<'a> {
-    /// `nfgen_family` of `struct nfgenmsg`: `NFPROTO_IPV4` (2), `NFPROTO_IPV6` (10) and so on.
-    pub family: u8,
-    /// `res_id` of `struct nfgenmsg`: of statistics the number of the CPU (modulo 65,536).
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests know parts by it"))]
-    pub resource: u16,
-    attributes: &'a [u8],
-}
-
-impl<'a> DumpPart<'a> {
-    /// The attributes: type (without its flags) and value.
-    pub(crate) fn attributes(&self) -> Attributes<'a> {
-        Attributes {
-            rest: self.attributes,
-        }
-    }
+    /// What comes before the attributes; of netfilter `struct nfgenmsg`, which begins with the family:
+    /// `NFPROTO_IPV4` (2), `NFPROTO_IPV6` (10) and so on.
+    pub header: &'a [u8],
+    /// Type (without its flags) and value of each.
+    pub attributes: Attributes<'a>,
 }
 
 /// What datagrams said besides their parts.
@@ -375,7 +353,7 @@ fn read_answer(
     mut bytes: &[u8],
     sequence: u32,
     family: usize,
-    each: &mut impl FnMut(&DumpPart<'_>) -> ControlFlow<()>,
+    each: &mut impl FnMut(DumpPart<'_>) -> ControlFlow<()>,
 ) -> Result<Read, NetlinkError> {
     let mut read = Read::default();
     while !bytes.is_empty() {
@@ -407,16 +385,11 @@ fn read_answer(
                 let (header, attributes) = body
                     .split_at_checked(family)
                     .ok_or(NetlinkError::Malformed)?;
-                let resource = match header.get(2..4) {
-                    Some(two) => u16::from_be_bytes([two[0], two[1]]),
-                    None => 0,
-                };
                 let part = DumpPart {
-                    family: header.first().copied().unwrap_or(0),
-                    resource,
-                    attributes,
+                    header,
+                    attributes: Attributes::nested(attributes),
                 };
-                if each(&part).is_break() {
+                if each(part).is_break() {
                     read.stopped = true;
                     return Ok(read);
                 }

@@ -43,8 +43,8 @@ fn stat_of(attribute: u16) -> Option<Stat> {
 /// When `nf_conntrack_netlink` is not there (`EINVAL`), or `CAP_NET_ADMIN` is missing (`EPERM`).
 pub(crate) fn ask() -> Result<StatsReading, NetlinkError> {
     let mut reading = StatsReading::default();
-    NetlinkSocket::netfilter()?.dump(CTNETLINK, GET_STATS_CPU, |part| {
-        reading.rows.push(row_of(part.attributes()));
+    NetlinkSocket::netfilter()?.dump(CTNETLINK, GET_STATS_CPU, 0, &[], |part| {
+        reading.rows.push(row_of(part.attributes));
     })?;
     if reading.rows.is_empty() {
         return Err(NetlinkError::Malformed);

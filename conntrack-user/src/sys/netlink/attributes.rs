@@ -18,7 +18,7 @@ pub(crate) fn put_string(attributes: &mut Vec<u8>, kind: u16, text: &str) {
 /// Walks `struct nlattr`s; ends at the first that does not fit.
 #[derive(Clone, Debug)]
 pub(crate) struct Attributes<'a> {
-    pub(super) rest: &'a [u8],
+    rest: &'a [u8],
 }
 
 impl<'a> Attributes<'a> {

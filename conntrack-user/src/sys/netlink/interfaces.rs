@@ -6,8 +6,7 @@ use std::ffi::CStr;
 use libc::{IFLA_IFNAME, RTM_GETLINK, RTM_GETNSID};
 use nix::sys::socket::SockProtocol;
 
-use super::{BUFFER, NLM_F_DUMP, NLM_F_REQUEST, NetlinkError, NetlinkSocket, read_answer};
-use std::ops::ControlFlow;
+use super::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkError, NetlinkSocket};
 
 /// Length of `struct ifinfomsg`, bytes.
 const LINK_HEADER: usize = 16;
@@ -47,7 +46,7 @@ impl Interfaces {
         let mut found = Vec::new();
         self.0.collect(LINK_HEADER, |part| {
             let (mut name, mut number) = (None, None);
-            for (kind, value) in part.attributes() {
+            for (kind, value) in part.attributes {
                 match kind {
                     IFLA_IFNAME => name = CStr::from_bytes_until_nul(value).ok(),
                     IFLA_LINK_NETNSID => number = value.first_chunk().copied(),
@@ -76,19 +75,17 @@ impl Interfaces {
         body[4..6].copy_from_slice(&8_u16.to_ne_bytes());
         body[6..8].copy_from_slice(&NETNSA_PID.to_ne_bytes());
         body[8..].copy_from_slice(&process.to_ne_bytes());
-        self.0.send(RTM_GETNSID, NLM_F_REQUEST, &body)?;
-        let mut buffer = vec![0; BUFFER];
-        let length = self.0.receive(&mut buffer)?;
-        let answer = buffer.get(..length).unwrap_or_default();
+        // With an acknowledgement the answer ends as a list does.
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        self.0.send(RTM_GETNSID, flags, &body)?;
         let mut number = None;
-        read_answer(answer, self.0.sequence, GENERAL_HEADER, &mut |part| {
+        self.0.collect(GENERAL_HEADER, |mut part| {
             number = part
-                .attributes()
+                .attributes
                 .find(|(kind, _)| *kind == NETNSA_NSID)
                 .and_then(|(_, value)| value.first_chunk().copied())
                 .map(NamespaceNumber::from_ne_bytes)
                 .filter(|number| *number >= 0);
-            ControlFlow::Continue(())
         })?;
         Ok(number)
     }

@@ -25,13 +25,17 @@ const ENOUGH: u16 = 0x0e0e;
 
 fn read(bytes: &[u8]) -> (Result<Read, NetlinkError>, Vec<ReadMessage>) {
     let mut parts = Vec::new();
-    let result = read_answer(bytes, 7, FAMILY_HEADER, &mut |part: &DumpPart<'_>| {
+    let result = read_answer(bytes, 7, FAMILY_HEADER, &mut |part: DumpPart<'_>| {
+        let resource = part
+            .header
+            .get(2..4)
+            .map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
         let attributes = part
-            .attributes()
+            .attributes
             .map(|(kind, value)| (kind, value.to_vec()))
             .collect();
-        parts.push((part.resource, attributes));
-        if part.resource == ENOUGH {
+        parts.push((resource, attributes));
+        if resource == ENOUGH {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
@@ -104,7 +108,9 @@ fn refusals_are_errors() {
 #[test]
 fn the_kernel_refuses_what_it_does_not_know() {
     // There is no subsystem 0, so nothing is loaded by asking for it.
-    let refused = NetlinkSocket::netfilter().unwrap().dump(0, 100, |_| ());
+    let refused = NetlinkSocket::netfilter()
+        .unwrap()
+        .dump(0, 100, 0, &[], |_| ());
     assert!(
         matches!(refused, Err(NetlinkError::Refused(_))),
         "{refused:?}"
@@ -147,9 +153,6 @@ fn a_question_has_its_family_and_attributes() {
     assert_eq!((header.length, header.sequence), (32, 9));
     assert!(rest.is_empty());
     assert_eq!(bytes[HEADER], 2);
-    let written: Vec<_> = Attributes {
-        rest: &bytes[HEADER + FAMILY_HEADER..],
-    }
-    .collect();
+    let written: Vec<_> = Attributes::nested(&bytes[HEADER + FAMILY_HEADER..]).collect();
     assert_eq!(written, [(1, b"filter\0".as_slice())]);
 }

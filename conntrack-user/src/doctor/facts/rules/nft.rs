@@ -46,13 +46,13 @@ pub(super) fn read() -> Result<NftRules, NetlinkError> {
     let mut socket = NetlinkSocket::netfilter()?;
     let mut found = NftRules::default();
     let mut filters = Vec::new();
-    socket.dump(NFTABLES, GET_TABLE, |part| {
+    socket.dump(NFTABLES, GET_TABLE, 0, &[], |mut part| {
         let name = part
-            .attributes()
+            .attributes
             .find_map(|(kind, value)| (kind == TABLE_NAME).then_some(value));
-        match (part.family, name) {
-            (IPV4 | IPV6, Some(b"kube-proxy\0")) => found.own_table = true,
-            (family @ (IPV4 | IPV6), Some(b"filter\0")) => filters.push(family),
+        match (part.header, name) {
+            ([IPV4 | IPV6, ..], Some(b"kube-proxy\0")) => found.own_table = true,
+            ([family @ (IPV4 | IPV6), ..], Some(b"filter\0")) => filters.push(*family),
             _ => {}
         }
     })?;
@@ -62,14 +62,15 @@ pub(super) fn read() -> Result<NftRules, NetlinkError> {
         put_string(&mut wanted, RULE_CHAIN, FORWARD);
         let mut rules = 0;
         let mut drop = None;
-        socket.dump_of(NFTABLES, GET_RULE, family, &wanted, |part| {
+        socket.dump(NFTABLES, GET_RULE, family, &wanted, |part| {
             // A kernel that does not know what is asked for lists the rules of all chains.
             let of_chain = part
-                .attributes()
+                .attributes
+                .clone()
                 .any(|(kind, value)| kind == RULE_CHAIN && value == b"KUBE-FORWARD\0");
             if of_chain {
                 rules += 1;
-                drop = drop.or_else(|| drops_invalid(part.attributes()));
+                drop = drop.or_else(|| drops_invalid(part.attributes));
             }
         })?;
         // kube-proxy's chain always has rules.
