@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io, thread};
 
 use nix::sched::{CloneFlags, setns};
@@ -39,22 +39,23 @@ fn inode(number: u64) -> Inode {
     number as Inode
 }
 
-/// Calls `look` with each of `targets`, in a thread that has entered the network namespace which
-/// its path names, and gives back the results.
+/// Calls `look` with the last of each of `targets`, in a thread that has entered the network namespace with
+/// that inode, which the path names, and gives back the results.
 ///
 /// The thread is a new one that ends with the call, and each namespace is left before the next
 /// is entered, so that no namespace lives longer because of it. `look` gets an error when the
 /// namespace could not be entered: it is gone, is not the one that was meant, or `CAP_SYS_ADMIN` is
 /// missing.
 pub(crate) fn visit<T: Send + Sync, R: Send>(
-    targets: &[T],
-    path: impl Fn(&T) -> &Path + Sync,
-    expected: impl Fn(&T) -> Inode + Sync,
+    targets: &[(Inode, PathBuf, T)],
     look: impl Fn(&T, io::Result<()>) -> R + Sync,
-) -> Vec<R> {
-    let enter = |target: &T| {
-        let file = File::open(path(target))?;
-        if inode(file.metadata()?.ino()) != expected(target) {
+) -> Vec<(Inode, R)> {
+    if targets.is_empty() {
+        return Vec::new();
+    }
+    let enter = |expected: Inode, path: &Path| {
+        let file = File::open(path)?;
+        if inode(file.metadata()?.ino()) != expected {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
                 "another namespace is there now",
@@ -63,23 +64,21 @@ pub(crate) fn visit<T: Send + Sync, R: Send>(
         setns(&file, CloneFlags::CLONE_NEWNET)?;
         Ok(())
     };
+    let each = |enter: &dyn Fn(Inode, &Path) -> io::Result<()>| -> Vec<(Inode, R)> {
+        let visit = |(inode, path, target): &(Inode, PathBuf, T)| {
+            (*inode, look(target, enter(*inode, path)))
+        };
+        targets.iter().map(visit).collect()
+    };
     thread::scope(|scope| {
         let visitor = thread::Builder::new()
             .name("netns".into())
-            .spawn_scoped(scope, || {
-                targets
-                    .iter()
-                    .map(|target| look(target, enter(target)))
-                    .collect::<Vec<_>>()
-            });
+            .spawn_scoped(scope, || each(&enter));
         match visitor {
             Ok(visitor) => visitor
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            Err(error) => targets
-                .iter()
-                .map(|target| look(target, Err(io::Error::new(error.kind(), error.to_string()))))
-                .collect(),
+            Err(error) => each(&|_, _| Err(io::Error::new(error.kind(), error.to_string()))),
         }
     })
 }

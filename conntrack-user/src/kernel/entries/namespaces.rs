@@ -2,7 +2,6 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Mutex;
 
 use super::{EntriesError, EntryWalk, TableEntry, walk};
@@ -56,27 +55,20 @@ pub(crate) fn walk_namespaces(
         .into_iter()
         .map(|namespace| (namespace.inode, look(namespace)))
         .collect();
-    let mut to_enter: Vec<(&Namespace, PathBuf)> = Vec::with_capacity(others.len());
+    let mut to_enter = Vec::with_capacity(others.len());
     for namespace in others {
         match namespace.way_in(root) {
-            Some(path) => to_enter.push((namespace, path)),
+            Some(path) => to_enter.push((namespace.inode, path, namespace)),
             None => outcomes.push((namespace.inode, WalkOutcome::Gone)),
         }
     }
-    if !to_enter.is_empty() {
-        outcomes.extend(netns::visit(
-            &to_enter,
-            |(_, path)| path.as_path(),
-            |(namespace, _)| namespace.inode,
-            |(namespace, _), entered| {
-                let outcome = match entered {
-                    Ok(()) => look(namespace),
-                    Err(error) if is_gone(&error) => WalkOutcome::Gone,
-                    Err(error) => WalkOutcome::NotEntered(error),
-                };
-                (namespace.inode, outcome)
-            },
-        ));
-    }
+    outcomes.extend(netns::visit(
+        &to_enter,
+        |namespace, entered| match entered {
+            Ok(()) => look(namespace),
+            Err(error) if is_gone(&error) => WalkOutcome::Gone,
+            Err(error) => WalkOutcome::NotEntered(error),
+        },
+    ));
     outcomes
 }

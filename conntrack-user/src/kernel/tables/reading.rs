@@ -40,24 +40,18 @@ pub(super) fn read_all(root: &Root, jobs: &[ReadJob]) -> Vec<(Inode, ReadOutcome
     for job in jobs {
         match from_here(root, job) {
             Some(outcome) => outcomes.push((job.namespace.inode, outcome)),
-            None => to_enter.extend(job.namespace.way_in(root).map(|path| (job, path))),
+            None => to_enter.extend(
+                job.namespace
+                    .way_in(root)
+                    .map(|path| (job.namespace.inode, path, job)),
+            ),
         }
     }
-    if !to_enter.is_empty() {
-        outcomes.extend(netns::visit(
-            &to_enter,
-            |(_, path)| path.as_path(),
-            |(job, _)| job.namespace.inode,
-            |(job, _), entered| {
-                let outcome = match entered {
-                    Ok(()) => current(root, job.full),
-                    Err(error) if is_gone(&error) => ReadOutcome::Gone,
-                    Err(error) => ReadOutcome::Failed(error),
-                };
-                (job.namespace.inode, outcome)
-            },
-        ));
-    }
+    outcomes.extend(netns::visit(&to_enter, |job, entered| match entered {
+        Ok(()) => current(root, job.full),
+        Err(error) if is_gone(&error) => ReadOutcome::Gone,
+        Err(error) => ReadOutcome::Failed(error),
+    }));
     outcomes
 }
 
@@ -112,25 +106,17 @@ fn by_process(folder: &Path, job: &ReadJob) -> io::Result<Option<ReadOutcome>> {
 }
 
 /// Reads the statistics of an open file, or just their beginning.
-fn from_file(mut file: File, full: bool) -> io::Result<ReadOutcome> {
+fn from_file(file: File, full: bool) -> io::Result<ReadOutcome> {
     let senseless = || io::Error::new(io::ErrorKind::InvalidData, "the statistics make no sense");
     if full {
-        let reading = stats::read_file(file).map_err(|error| match error {
-            StatsError::File { source, .. } => source,
-            other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
-        })?;
+        let reading = stats::parse(&io::read_to_string(file)?)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
         let entries = reading.entries.ok_or_else(senseless)?;
         return Ok(ReadOutcome::Full(entries, Ok(reading)));
     }
-    let mut beginning = [0; BEGINNING];
-    let mut length = 0;
-    while length < beginning.len() {
-        match file.read(&mut beginning[length..])? {
-            0 => break,
-            more => length += more,
-        }
-    }
-    let text = str::from_utf8(&beginning[..length]).map_err(|_| senseless())?;
+    let mut beginning = Vec::with_capacity(BEGINNING);
+    file.take(BEGINNING as u64).read_to_end(&mut beginning)?;
+    let text = str::from_utf8(&beginning).map_err(|_| senseless())?;
     stats::parse_entries(text)
         .map(ReadOutcome::Entries)
         .ok_or_else(senseless)

@@ -308,18 +308,13 @@ mod live {
         let before = netns::own_inode().unwrap();
         let file = PathBuf::from(format!("/run/netns/{name}"));
         let inode = netns::inode_of(&file).unwrap().unwrap();
-        let asked = netns::visit(
-            &[file],
-            |file| file.as_path(),
-            |_| inode,
-            |_, entered| {
-                (
-                    entered.is_ok(),
-                    netns::own_inode().unwrap(),
-                    crate::kernel::stats::ask(),
-                )
-            },
-        );
+        let asked = netns::visit(&[(inode, file, ())], |(), entered| {
+            (
+                entered.is_ok(),
+                netns::own_inode().unwrap(),
+                crate::kernel::stats::ask(),
+            )
+        });
         let mut reader = TableReader::new(Root::system());
         let sample = reader.read();
         let after = netns::own_inode().unwrap();
@@ -333,7 +328,7 @@ mod live {
         assert_eq!(table.entries, 0);
         assert!(table.stats.is_some(), "{:?}", sample.problems);
         assert_eq!(before, after, "the reader stays where it is");
-        let [(entered, there, by_netlink)] = &asked[..] else {
+        let [(_, (entered, there, by_netlink))] = &asked[..] else {
             panic!("one for each")
         };
         assert_eq!((*entered, *there), (true, inode));
