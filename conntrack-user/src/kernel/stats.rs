@@ -13,9 +13,8 @@
 //!   entries are in `insert_failed` only;
 //! * live entries that the garbage collector evicts are in none of them.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::PathBuf;
+use std::{fs, io};
 
 use super::Root;
 
@@ -48,6 +47,25 @@ pub(crate) enum Stat {
 
 /// How many [`Stat`]s there are.
 pub(crate) const STATS: usize = 13;
+
+/// Each number's name, its column in `/proc/net/stat/nf_conntrack`, and its attribute of ctnetlink (`enum
+/// ctattr_stats_cpu`), by [`Stat`]. Columns that are not here are dead (`new`, `delete`, `ignore`, `searched`,
+/// `delete_list`).
+const SOURCES: [(&str, &str, Option<u16>); STATS] = [
+    ("found", "found", Some(2)),
+    ("invalid", "invalid", Some(4)),
+    ("insert", "insert", Some(8)),
+    ("insert_failed", "insert_failed", Some(9)),
+    ("clash_resolve", "clashres", Some(14)),
+    ("drop", "drop", Some(10)),
+    ("early_drop", "early_drop", Some(11)),
+    ("icmp_error", "icmp_error", Some(12)),
+    ("search_restart", "search_restart", Some(13)),
+    ("chain_too_long", "chainlength", Some(15)),
+    ("expect_new", "expect_new", None),
+    ("expect_create", "expect_create", None),
+    ("expect_delete", "expect_delete", None),
+];
 
 /// The values of one CPU, by [`Stat`]; `None` where this kernel or this way of reading has none.
 pub(crate) type CpuStats = [Option<u32>; STATS];
@@ -116,21 +134,22 @@ impl KernelStats {
 
     /// Each with its name, in the order of [`Stat`].
     pub fn named(&self) -> [(&'static str, Option<u64>); STATS] {
-        [
-            ("found", Some(self.found)),
-            ("invalid", Some(self.invalid)),
-            ("insert", Some(self.insert)),
-            ("insert_failed", Some(self.insert_failed)),
-            ("clash_resolve", self.clash_resolve),
-            ("drop", Some(self.drop)),
-            ("early_drop", Some(self.early_drop)),
-            ("icmp_error", Some(self.icmp_error)),
-            ("search_restart", Some(self.search_restart)),
-            ("chain_too_long", self.chain_too_long),
-            ("expect_new", self.expect_new),
-            ("expect_create", self.expect_create),
-            ("expect_delete", self.expect_delete),
-        ]
+        let values = [
+            Some(self.found),
+            Some(self.invalid),
+            Some(self.insert),
+            Some(self.insert_failed),
+            self.clash_resolve,
+            Some(self.drop),
+            Some(self.early_drop),
+            Some(self.icmp_error),
+            Some(self.search_restart),
+            self.chain_too_long,
+            self.expect_new,
+            self.expect_create,
+            self.expect_delete,
+        ];
+        std::array::from_fn(|stat| (SOURCES[stat].0, values[stat]))
     }
 
     /// What was counted since `before`. Numbers that went back (another instance of the module) count as none.
@@ -187,11 +206,8 @@ pub(crate) enum StatsError {
 /// When neither the file nor ctnetlink gives them.
 pub(crate) fn read(root: &Root) -> Result<StatsReading, StatsError> {
     let path = own_file(root);
-    match File::open(&path) {
-        Ok(file) => read_file(file).map_err(|error| match error {
-            StatsError::File { source, .. } => StatsError::File { path, source },
-            other => other,
-        }),
+    match fs::read_to_string(&path) {
+        Ok(text) => parse(&text),
         Err(error) if error.kind() == io::ErrorKind::NotFound && root.is_live() => {
             ask().map_err(|source| StatsError::Netlink { path, source })
         }
@@ -207,16 +223,4 @@ pub(super) fn own_file(root: &Root) -> PathBuf {
     } else {
         "net/stat/nf_conntrack"
     })
-}
-
-/// All rows of an open `/proc/.../net/stat/nf_conntrack`. The open file keeps its network namespace
-/// alive, so it is closed here.
-pub(super) fn read_file(mut file: File) -> Result<StatsReading, StatsError> {
-    let mut text = String::new();
-    file.read_to_string(&mut text)
-        .map_err(|source| StatsError::File {
-            path: PathBuf::new(),
-            source,
-        })?;
-    parse(&text)
 }

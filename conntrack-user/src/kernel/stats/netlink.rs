@@ -1,7 +1,7 @@
 //! `IPCTNL_MSG_CT_GET_STATS_CPU`: one message for each possible CPU, one attribute (`CTA_STATS_*`)
 //! for each number.
 
-use super::{CpuStats, STATS, Stat, StatsReading};
+use super::{CpuStats, SOURCES, STATS, StatsReading};
 use crate::sys::netlink::{Attributes, NetlinkError, NetlinkSocket};
 
 const CTNETLINK: u8 = 1;
@@ -12,28 +12,14 @@ const GET_STATS_CPU: u8 = 4;
 fn row_of(attributes: Attributes<'_>) -> CpuStats {
     let mut row = [None; STATS];
     for (kind, value) in attributes {
-        if let (Some(stat), Ok(value)) = (stat_of(kind), value.try_into()) {
-            row[stat as usize] = Some(u32::from_be_bytes(value));
+        let stat = SOURCES
+            .iter()
+            .position(|(.., attribute)| *attribute == Some(kind));
+        if let (Some(stat), Ok(value)) = (stat, value.try_into()) {
+            row[stat] = Some(u32::from_be_bytes(value));
         }
     }
     row
-}
-
-/// What an attribute means (`enum ctattr_stats_cpu`).
-fn stat_of(attribute: u16) -> Option<Stat> {
-    Some(match attribute {
-        2 => Stat::Found,
-        4 => Stat::Invalid,
-        8 => Stat::Insert,
-        9 => Stat::InsertFailed,
-        10 => Stat::Drop,
-        11 => Stat::EarlyDrop,
-        12 => Stat::IcmpError,
-        13 => Stat::SearchRestart,
-        14 => Stat::ClashResolve,
-        15 => Stat::ChainTooLong,
-        _ => return None,
-    })
 }
 
 /// Asks for the statistics of the calling thread's network namespace. They come without the number
@@ -55,7 +41,11 @@ pub(crate) fn ask() -> Result<StatsReading, NetlinkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Root, conntrack::Presence, stats};
+    use crate::kernel::{
+        Root,
+        conntrack::Presence,
+        stats::{self, Stat},
+    };
 
     #[test]
     fn the_kernel_answers_both_ways_alike() {

@@ -1,28 +1,7 @@
 //! `/proc/net/stat/nf_conntrack`: a line of names, then one row of hexadecimal numbers for each
 //! possible CPU.
 
-use super::{STATS, Stat, StatsError, StatsReading};
-
-/// The column's meaning by its name. Names that are not here are dead (`new`, `delete`, `ignore`,
-/// `searched`, `delete_list`).
-fn stat_of(column: &str) -> Option<Stat> {
-    Some(match column {
-        "found" => Stat::Found,
-        "invalid" => Stat::Invalid,
-        "insert" => Stat::Insert,
-        "insert_failed" => Stat::InsertFailed,
-        "clashres" => Stat::ClashResolve,
-        "drop" => Stat::Drop,
-        "early_drop" => Stat::EarlyDrop,
-        "icmp_error" => Stat::IcmpError,
-        "search_restart" => Stat::SearchRestart,
-        "chainlength" => Stat::ChainTooLong,
-        "expect_new" => Stat::ExpectNew,
-        "expect_create" => Stat::ExpectCreate,
-        "expect_delete" => Stat::ExpectDelete,
-        _ => return None,
-    })
-}
+use super::{SOURCES, STATS, StatsError, StatsReading};
 
 /// Reads the text of `/proc/net/stat/nf_conntrack`.
 ///
@@ -57,8 +36,8 @@ pub(crate) fn parse(text: &str) -> Result<StatsReading, StatsError> {
             if *name == "entries" {
                 // Each row repeats the number of the whole table.
                 reading.entries = Some(u64::from(value));
-            } else if let Some(stat) = stat_of(name) {
-                row[stat as usize] = Some(value);
+            } else if let Some(stat) = SOURCES.iter().position(|(_, column, _)| column == name) {
+                row[stat] = Some(value);
             }
         }
         reading.rows.push(row);
@@ -88,7 +67,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernel::stats::KernelStats;
+    use crate::kernel::stats::{KernelStats, Stat};
 
     const V5_4: &str = "\
 entries  searched found new invalid ignore delete delete_list insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart
