@@ -12,6 +12,7 @@ pub(crate) mod kallsyms;
 pub(crate) mod memory;
 pub(crate) mod release;
 mod root;
+pub(crate) mod said;
 pub(crate) mod slab;
 pub(crate) mod stats;
 pub(crate) mod sysctl;

@@ -9,13 +9,13 @@
 //! `CAP_NET_ADMIN` for statistics where there is no file. Without them the reader's own table is
 //! read, and the problem is said.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
 use super::stats::{Accumulator, KernelStats, StatsReading};
 use super::sysctl::{self, SysctlError};
-use super::{Root, release};
+use super::{Root, release, said::Said};
 use crate::sys::netns::{self, Inode};
 
 mod discovery;
@@ -23,8 +23,7 @@ mod reading;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use discovery::namespace_of;
-pub(crate) use discovery::{Namespace, discover};
+pub(crate) use discovery::{Namespace, discover, namespace_of, process_numbers};
 use reading::ReadOutcome;
 pub(crate) use reading::is_gone;
 
@@ -38,9 +37,6 @@ const DISCOVERY_PAUSE: Duration = Duration::from_secs(1);
 /// the kernel about a microsecond; with this many, a second's readings stay within a few
 /// milliseconds.
 const ROWS_PER_READ: usize = 2048;
-
-/// How many problems are remembered as said. Some name a namespace, and those come and go.
-const MOST_SAID: usize = 1000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableSample {
@@ -95,7 +91,7 @@ pub(crate) struct TableReader {
     /// Where the next round of statistics begins.
     turn: Inode,
     full_reads: usize,
-    said: BTreeSet<String>,
+    said: Said,
 }
 
 impl TableReader {
@@ -110,7 +106,7 @@ impl TableReader {
             missed: false,
             turn: 0,
             full_reads: (ROWS_PER_READ / cpus).max(1),
-            said: BTreeSet::new(),
+            said: Said::default(),
         }
     }
 
@@ -158,10 +154,7 @@ impl TableReader {
                 |table: &TableSample| (Some(table.netns) != host, table.name.clone(), table.netns);
             key(one).cmp(&key(other))
         });
-        if self.said.len() > MOST_SAID {
-            self.said.clear();
-        }
-        problems.retain(|problem| self.said.insert(problem.clone()));
+        self.said.leave_new(&mut problems);
         Ok(TablesSample {
             limit,
             buckets,

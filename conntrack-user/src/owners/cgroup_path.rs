@@ -16,6 +16,8 @@
 
 use serde::Serialize;
 
+use super::Key;
+
 #[cfg(test)]
 mod tests;
 
@@ -59,6 +61,19 @@ pub(crate) enum Identity {
     /// A slice of systemd, with nothing more in the path.
     Slice(String),
     Other,
+}
+
+impl Identity {
+    /// Whose it is; `None`: the path does not tell.
+    pub(super) fn key(&self) -> Option<Key> {
+        match self {
+            Self::Pod { uid, .. } => Some(Key::pod(uid)),
+            Self::Container { id: name } | Self::Unit(name) | Self::Slice(name) => {
+                Some(Key::cgroup(name))
+            }
+            Self::Other => None,
+        }
+    }
 }
 
 /// What a path says.

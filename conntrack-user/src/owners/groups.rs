@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::cgroup_path::{Identity, of_process};
 use super::tree::{CgroupNode, CgroupTree};
 use super::{Key, Owner, OwnerKind};
-use crate::kernel::Root;
+use crate::kernel::{Root, tables::process_numbers};
 
 /// How many characters of a container's ID are shown, as its runtime does.
 const SHORT: usize = 12;
@@ -68,6 +68,16 @@ impl OwnerGroup {
 }
 
 impl OwnerGroups {
+    /// What belongs to an owner; nothing yet if it is new.
+    fn group(&mut self, key: Key, youngest: Instant, unit: String) -> &mut OwnerGroup {
+        self.by_key.entry(key).or_insert_with(|| OwnerGroup {
+            members: Vec::new(),
+            cgroups: Vec::new(),
+            youngest,
+            unit,
+        })
+    }
+
     /// Adds the control groups of a hierarchy. `number`: its number. `owns`: whether one whose
     /// path doesn't tell, or a slice, has processes of its own that make it an owner.
     pub(super) fn add_tree(
@@ -94,12 +104,7 @@ impl OwnerGroups {
             let key = key?;
             let inherited = (*identity == Identity::Other).then(|| key.clone());
             let unit = unit(identity, key.uid());
-            let group = self.by_key.entry(key).or_insert_with(|| OwnerGroup {
-                members: Vec::new(),
-                cgroups: Vec::new(),
-                youngest: node.born,
-                unit,
-            });
+            let group = self.group(key, node.born, unit);
             group.youngest = group.youngest.max(node.born);
             if tree.unified {
                 group.cgroups.push(node.inode);
@@ -120,31 +125,20 @@ impl OwnerGroups {
     /// # Errors
     /// When `/proc` can't be read.
     pub(super) fn add_processes(&mut self, root: &Root, now: Instant) -> std::io::Result<()> {
-        for entry in fs::read_dir(root.proc(""))?.flatten() {
-            let number = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok());
-            let Some(process) = number else { continue };
+        for process in process_numbers(root)? {
             // It may end at any time.
-            let Ok(text) = fs::read(entry.path().join("cgroup")) else {
+            let Ok(text) = fs::read(root.proc(format!("{process}/cgroup"))) else {
                 continue;
             };
             let place = of_process(&String::from_utf8_lossy(&text));
-            let key = match &place.identity {
-                Identity::Pod { helper: true, .. } | Identity::Other => continue,
-                Identity::Pod { uid, .. } => Key::pod(uid),
-                Identity::Container { id: name } | Identity::Unit(name) | Identity::Slice(name) => {
-                    Key::cgroup(name)
-                }
+            if matches!(place.identity, Identity::Pod { helper: true, .. }) {
+                continue;
+            }
+            let Some(key) = place.identity.key() else {
+                continue;
             };
             let unit = unit(&place.identity, "");
-            let group = self.by_key.entry(key).or_insert_with(|| OwnerGroup {
-                members: Vec::new(),
-                cgroups: Vec::new(),
-                youngest: now,
-                unit,
-            });
+            let group = self.group(key, now, unit);
             if group.members.len() < MOST_PROCESSES {
                 group.members.push(GroupMember {
                     below: place.below,

@@ -16,7 +16,7 @@ use super::networks::{self, Networks, Problems};
 use super::pod_logs::PodLogs;
 use super::tree::CgroupTree;
 use super::{Key, OwnerKind, hierarchies};
-use crate::kernel::{Root, tables::namespace_of};
+use crate::kernel::{Root, said::Said, tables::namespace_of};
 
 #[cfg(test)]
 mod tests;
@@ -31,9 +31,6 @@ const REFRESH: Duration = Duration::from_secs(30);
 
 /// The host's addresses are read again after this many times what that took.
 const HOST_PAUSE: u32 = 50;
-
-/// How many problems are remembered as said.
-const MOST_SAID: usize = 1000;
 
 /// Looks around, again and again. A scan blocks, for some milliseconds on a node with 250 pods.
 ///
@@ -50,7 +47,7 @@ pub struct Scanner {
     host: Host,
     host_side: HostSide,
     folders: Arc<[PathBuf]>,
-    said: HashSet<String>,
+    said: Said,
 }
 
 /// The host's own network.
@@ -72,7 +69,7 @@ impl Scanner {
             host: Host::default(),
             host_side: HostSide::default(),
             folders: Arc::default(),
-            said: HashSet::new(),
+            said: Said::default(),
             root,
         }
     }
@@ -115,13 +112,7 @@ impl Scanner {
         self.look_at_host_side(&holders, now, &mut found);
         self.assemble(groups, &holders, now, &mut found);
         problems.describe(&mut found.problems);
-        if self.said.len() > MOST_SAID {
-            self.said.clear();
-        }
-        let said = &mut self.said;
-        found
-            .problems
-            .retain(|problem| said.insert(problem.clone()));
+        self.said.leave_new(&mut found.problems);
         found.took = processor_time().saturating_sub(began);
         found
     }

@@ -22,6 +22,7 @@ use std::time::Instant;
 use conntrack_ebpf::owner::{Address, FIRST, HOST, MAX_SLOTS, UNKNOWN};
 
 use super::{Details, Discovery, Key, Owner};
+use crate::kernel::said::Said;
 
 mod addresses;
 mod changes;
@@ -34,9 +35,6 @@ pub(crate) use changes::{Changes, SlotMaps};
 use holding::AddressHolding;
 pub use types::SlotLimits;
 pub(crate) use types::{Occupancy, Occupant, OccupantState};
-
-/// How many problems are remembered as said.
-const MOST_SAID: usize = 1000;
 
 /// A slot that nobody has.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +49,17 @@ struct Held {
     holding: AddressHolding,
     /// Nobody was found to have it since then.
     lost: Option<Instant>,
+}
+
+impl Held {
+    /// Notes what came to be known of its holders. If its tags have no use any more, they are to be swept.
+    fn change(&mut self, sweep: &mut BTreeSet<u32>, change: impl FnOnce(&mut AddressHolding)) {
+        let before = self.holding.is_plain();
+        change(&mut self.holding);
+        if !before && self.holding.is_plain() {
+            sweep.insert(self.holding.holder());
+        }
+    }
 }
 
 /// Which slot each owner has.
@@ -70,7 +79,7 @@ pub struct Slots {
     /// Those whose tags have no use any more; not yet told.
     sweep: BTreeSet<u32>,
     without: usize,
-    said: HashSet<String>,
+    said: Said,
     host: Owner,
     unknown: Owner,
 }
@@ -94,7 +103,7 @@ impl Slots {
             maps: SlotMaps::default(),
             sweep: BTreeSet::new(),
             without: 0,
-            said: HashSet::new(),
+            said: Said::default(),
             host: Owner::host(),
             unknown: Owner::unknown(),
         }
@@ -132,13 +141,7 @@ impl Slots {
             .filter(|slot| !self.held.values().any(|held| held.holding.may_tag(*slot)))
             .collect();
         self.complete |= found.whole;
-        if self.said.len() > MOST_SAID {
-            self.said.clear();
-        }
-        let said = &mut self.said;
-        changes
-            .problems
-            .retain(|problem| said.insert(problem.clone()));
+        self.said.leave_new(&mut changes.problems);
         changes
     }
 
@@ -149,11 +152,7 @@ impl Slots {
         let Some(held) = self.held.get_mut(&address) else {
             return;
         };
-        let before = held.holding.is_plain();
-        held.holding.untagged_gone();
-        if !before && held.holding.is_plain() {
-            self.sweep.insert(held.holding.holder());
-        }
+        held.change(&mut self.sweep, AddressHolding::untagged_gone);
     }
 
     /// The addresses whose claim has the base [`UNKNOWN`]: found after something may have used

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::Key;
-use super::cgroup_path::{CgroupPlace, Identity};
+use super::cgroup_path::CgroupPlace;
 
 /// How deep is looked.
 const DEEPEST: usize = 64;
@@ -134,13 +134,7 @@ impl TreeWalk<'_> {
         CgroupNode {
             name,
             inode,
-            key: match &place.identity {
-                Identity::Pod { uid, .. } => Some(Key::pod(uid)),
-                Identity::Container { id: name } | Identity::Unit(name) | Identity::Slice(name) => {
-                    Some(Key::cgroup(name))
-                }
-                Identity::Other => None,
-            },
+            key: place.identity.key(),
             place,
             born: self.now,
             children: Vec::new(),

@@ -24,7 +24,7 @@ use super::{
     status::HookStatus,
 };
 use crate::{
-    kernel::{Root, btf::Btf, conntrack::Presence, kallsyms::Symbols},
+    kernel::{Root, btf::Btf, conntrack::Presence, kallsyms::Symbols, tables::namespace_of},
     owners::SlotMaps as Charged,
     sys::{bpf, netns, perf},
 };
@@ -208,10 +208,8 @@ fn reserve(
 /// The network namespace of process 1; of this process if that can't be looked at (it is then one
 /// that a container has to itself).
 fn host_netns(root: &Root) -> u32 {
-    netns::inode_of(&root.proc("1/ns/net"))
-        .ok()
-        .flatten()
-        .or_else(|| netns::own_inode().ok())
+    namespace_of(&root.proc("1/ns/net"))
+        .or_else(|_| netns::own_inode())
         .unwrap_or_default()
 }
 

@@ -1,7 +1,7 @@
 //! Which network namespaces there are: those of processes, and those that are kept by a file.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirEntry};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -64,11 +64,7 @@ impl FoundNamespaces {
 /// Looks for all namespaces: those of processes, and those that are kept by a file.
 pub(crate) fn discover(root: &Root) -> FoundNamespaces {
     let mut found = FoundNamespaces::default();
-    let own = if root.is_live() {
-        netns::own_inode().ok()
-    } else {
-        namespace_of(&root.proc("thread-self/ns/net")).ok()
-    };
+    let own = namespace_of(&root.proc("thread-self/ns/net")).ok();
     if let Some(own) = own {
         found.entry(own).own = true;
     }
@@ -86,30 +82,29 @@ pub(crate) fn discover(root: &Root) -> FoundNamespaces {
 
 /// The namespaces of processes, each by the process with the lowest number.
 fn processes(root: &Root, found: &mut FoundNamespaces) {
-    let folder = root.proc("");
-    let mut hidden = 0_u32;
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
+    let mut hidden = false;
+    let processes = match process_numbers(root) {
+        Ok(processes) => processes,
         Err(error) => {
             found.problems.push(format!(
                 "{}: {error}; pods' tables can't be found",
-                folder.display()
+                root.proc("").display()
             ));
             return;
         }
     };
-    for process in entries.flatten().filter_map(|entry| process_number(&entry)) {
+    for process in processes {
         match namespace_of(&root.proc(format!("{process}/ns/net"))) {
             Ok(inode) => {
                 let lowest = &mut found.entry(inode).process;
                 *lowest = Some(lowest.map_or(process, |before| before.min(process)));
             }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => hidden += 1,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => hidden = true,
             // It ended, or is a zombie that has no namespace any more.
             Err(_) => {}
         }
     }
-    if hidden > 0 {
+    if hidden {
         found.problems.push(
             "the network namespaces of some processes can't be seen, so tables may be missing \
              (help: run as root, or with CAP_SYS_PTRACE)"
@@ -118,8 +113,13 @@ fn processes(root: &Root, found: &mut FoundNamespaces) {
     }
 }
 
-fn process_number(entry: &DirEntry) -> Option<u32> {
-    entry.file_name().to_str()?.parse().ok()
+/// The numbers of all processes.
+///
+/// # Errors
+/// When `/proc` can't be read.
+pub(crate) fn process_numbers(root: &Root) -> io::Result<impl Iterator<Item = u32> + use<>> {
+    let entries = fs::read_dir(root.proc(""))?.flatten();
+    Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
 }
 
 /// The namespaces that files in `folder` keep.

@@ -22,12 +22,7 @@ impl Slots {
     /// Forgets earlier holders that have no entries any more.
     pub(super) fn settle(&mut self, idle: impl Fn(u32) -> bool) {
         for held in self.held.values_mut() {
-            let holding = &mut held.holding;
-            let before = holding.is_plain();
-            holding.settle(&idle);
-            if !before && holding.is_plain() {
-                self.sweep.insert(holding.holder());
-            }
+            held.change(&mut self.sweep, |holding| holding.settle(&idle));
         }
     }
 
@@ -112,12 +107,8 @@ impl Slots {
     /// Takes effect with the next [`Slots::apply`].
     pub fn confirm_nobodys_gone(&mut self, used: impl Fn(IpAddr) -> bool) {
         for (address, held) in &mut self.held {
-            let before = held.holding.is_plain();
             if !used(*address) {
-                held.holding.nobodys_gone();
-            }
-            if !before && held.holding.is_plain() {
-                self.sweep.insert(held.holding.holder());
+                held.change(&mut self.sweep, AddressHolding::nobodys_gone);
             }
         }
     }

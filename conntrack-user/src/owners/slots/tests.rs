@@ -6,6 +6,7 @@ use conntrack_ebpf::owner::{Claim, DEFAULT_SLOTS, FLAG_SOCKET, FLAG_TAGGED};
 use super::addresses::{LOOPBACK, MOST_FORMER_HOST};
 
 use super::*;
+use crate::kernel::said::MOST_SAID;
 use crate::owners::discovery::FoundOwner;
 
 mod model;
@@ -413,7 +414,7 @@ fn memory_is_flat_under_churn() {
     assert!(slots.occupants.len() <= 124 && slots.by_key.len() == slots.occupants.len());
     assert!(slots.held.len() < 140, "{}", slots.held.len());
     assert!(slots.maps.cgroups.len() <= 248 && slots.maps.netns.len() <= 124);
-    assert!(slots.vacant.len() <= 124 && slots.said.len() <= MOST_SAID && slots.sweep.is_empty());
+    assert!(slots.vacant.len() <= 124 && slots.said.0.len() <= MOST_SAID && slots.sweep.is_empty());
     for _ in 0..70 {
         node.look(&[]);
     }
