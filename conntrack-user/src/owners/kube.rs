@@ -41,14 +41,8 @@ pub struct KubeStatus {
 #[derive(Clone, Debug)]
 pub struct Kube {
     node: String,
-    state: State,
-}
-
-#[derive(Clone, Debug)]
-enum State {
-    /// It can't be asked.
-    Impossible(String),
-    Watched(watch::Receiver<Latest>),
+    /// What the API says; else why it can't be asked.
+    latest: Result<watch::Receiver<Latest>, String>,
 }
 
 impl Kube {
@@ -59,46 +53,42 @@ impl Kube {
         prepare: impl FnOnce() + Send + 'static,
         watch: impl FnOnce(NodeName, KubeOptions, watch::Sender<Latest>) -> F + Send + 'static,
     ) -> Self {
-        let (node, state) = match options.node.clone() {
+        let (node, latest) = match options.node.clone() {
             Ok(node) => {
                 let (sender, latest) = watch::channel(Latest::default());
                 let name = node.as_str().to_owned();
                 let started = on_a_thread("kube", prepare, || watch(node, options, sender));
-                let state = match started {
-                    Ok(()) => State::Watched(latest),
-                    Err(error) => State::Impossible(format!(
+                let latest = started.map(|()| latest).map_err(|error| {
+                    format!(
                         "the Kubernetes API can't be watched, there is no thread for it: {error}"
-                    )),
-                };
-                (name, state)
+                    )
+                });
+                (name, latest)
             }
             Err(error) => {
                 let problem = format!(
                     "the Kubernetes API is not asked, this node's name is not known: {error} (names and workloads of pods \
                      are those found on the node; give the right one with --node or NODE_NAME)"
                 );
-                (String::new(), State::Impossible(problem))
+                (String::new(), Err(problem))
             }
         };
-        if let State::Impossible(problem) = &state {
+        if let Err(problem) = &latest {
             tracing::warn!("{problem}");
         }
-        Self { node, state }
+        Self { node, latest }
     }
 
     /// What the API says, as it comes; `None` if it can't be asked.
     pub fn latest(&self) -> Option<watch::Receiver<Latest>> {
-        match &self.state {
-            State::Watched(latest) => Some(latest.clone()),
-            State::Impossible(_) => None,
-        }
+        self.latest.as_ref().ok().cloned()
     }
 
     /// How the watch of the API goes.
     pub fn status(&self) -> KubeStatus {
-        let (latest, problem) = match &self.state {
-            State::Impossible(problem) => (Latest::default(), Some(problem.clone())),
-            State::Watched(latest) if latest.has_changed().is_err() => (
+        let (latest, problem) = match &self.latest {
+            Err(problem) => (Latest::default(), Some(problem.clone())),
+            Ok(latest) if latest.has_changed().is_err() => (
                 Latest::default(),
                 Some(
                     "the Kubernetes API is not watched any more, its thread has ended (please report this): names and \
@@ -106,7 +96,7 @@ impl Kube {
                         .to_owned(),
                 ),
             ),
-            State::Watched(latest) => {
+            Ok(latest) => {
                 let latest = latest.borrow().clone();
                 let problem = latest.problem.clone();
                 (latest, problem)
