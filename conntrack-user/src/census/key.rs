@@ -190,6 +190,12 @@ const ADDRESS: usize = 17;
 const ENDPOINT: usize = ADDRESS + 4;
 
 impl By {
+    /// As it is asked for, and as JSON has it.
+    pub(super) fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
     /// Bytes in a key.
     pub(super) const fn width(self) -> usize {
         match self {

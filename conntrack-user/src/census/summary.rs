@@ -165,7 +165,7 @@ fn endpoint_json(endpoint: Endpoint) -> Value {
 /// The fields of one part of a key: of a network namespace the number and the name, of anything
 /// else one.
 fn part_json(by: By, part: Part, labels: &Labels<'_>) -> Vec<(String, Value)> {
-    let name = json!(by).as_str().unwrap_or_default().to_owned();
+    let name = by.name();
     let value = match part {
         Part::Netns(inode) => {
             return vec![

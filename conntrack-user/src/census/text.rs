@@ -46,7 +46,7 @@ pub(crate) fn states(summary: &Summary) -> String {
 
 /// The rows of one grouping, what is not in them, and the total.
 pub(crate) fn group(group: &Group, totals: Counts, labels: &Labels<'_>) -> String {
-    let names: Vec<&str> = group.by.iter().map(|by| title(*by)).collect();
+    let names: Vec<String> = group.by.iter().map(|by| title(*by)).collect();
     let mut out = row(
         &format!("by {}", names.join(", ")),
         ["entries", "share", "evictable"].map(str::to_owned),
@@ -103,21 +103,11 @@ fn row(name: &str, [entries, share, evictable]: [String; 3]) -> String {
     format!("{above}{name:<room$} {entries:>13} {share:>7} {evictable:>10}\n")
 }
 
-fn title(by: By) -> &'static str {
+fn title(by: By) -> String {
     match by {
-        By::Owner => "owner",
-        By::Workload => "workload",
-        By::Direction => "direction",
-        By::Netns => "network namespace",
-        By::Destination => "destination",
-        By::Service => "service",
-        By::Source => "source",
-        By::Protocol => "protocol",
-        By::State => "state",
-        By::Age => "age",
-        By::Evictable => "evictable",
-        By::Nat => "NAT",
-        By::Zone => "zone",
+        By::Netns => "network namespace".to_owned(),
+        By::Nat => "NAT".to_owned(),
+        by => by.name(),
     }
 }
 

@@ -36,6 +36,14 @@ const DCCP: [&str; 10] = [
 /// Names of what has no state of its own.
 const PLAIN: [&str; 4] = ["UNREPLIED", "REPLIED", "ASSURED", "OFFLOADED"];
 
+/// The names of each class of states, and whose they are; `None`: they say what the status says.
+const CLASSES: [(Option<&str>, &[&str]); 4] = [
+    (Some("tcp"), &TCP),
+    (Some("sctp"), &SCTP),
+    (Some("dccp"), &DCCP),
+    (None, &PLAIN),
+];
+
 /// The state of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum EntryState {
@@ -74,26 +82,13 @@ impl EntryState {
 
     /// The kernel's name; `None` for a number that no known kernel uses.
     pub(crate) fn name(self) -> Option<&'static str> {
-        let (names, number): (&[&'static str], u8) = match self {
-            Self::Tcp(number) => (&TCP, number),
-            Self::Sctp(number) => (&SCTP, number),
-            Self::Dccp(number) => (&DCCP, number),
-            Self::Unreplied => (&PLAIN, 0),
-            Self::Replied => (&PLAIN, 1),
-            Self::Assured => (&PLAIN, 2),
-            Self::Offloaded => (&PLAIN, 3),
-        };
-        names.get(usize::from(number)).copied()
+        let [class, number] = self.to_bytes().map(usize::from);
+        CLASSES[class].1.get(number).copied()
     }
 
     /// Whose states it belongs to; `None`: it says what the status says.
-    pub(crate) const fn protocol(self) -> Option<&'static str> {
-        match self {
-            Self::Tcp(_) => Some("tcp"),
-            Self::Sctp(_) => Some("sctp"),
-            Self::Dccp(_) => Some("dccp"),
-            Self::Unreplied | Self::Replied | Self::Assured | Self::Offloaded => None,
-        }
+    pub(crate) fn protocol(self) -> Option<&'static str> {
+        CLASSES[usize::from(self.to_bytes()[0])].0
     }
 
     /// The name, or `state_` and the number.
@@ -132,7 +127,7 @@ impl EntryState {
 
 /// Every name that [`State::name`] can give, sorted.
 pub(crate) fn state_names() -> Vec<&'static str> {
-    let mut names: Vec<_> = [&TCP[..], &SCTP, &DCCP, &PLAIN].concat();
+    let mut names = CLASSES.map(|(_, names)| names).concat();
     names.sort_unstable();
     names.dedup();
     names
