@@ -180,6 +180,25 @@ impl TagKey {
     }
 }
 
+#[cfg(not(target_arch = "bpf"))]
+impl OwnerCounts {
+    /// What `of` makes of each two counts.
+    #[must_use]
+    pub fn with(&self, other: &Self, of: impl Fn(u64, u64) -> u64) -> Self {
+        let mut drops = self.drops;
+        for (drop, other) in drops.iter_mut().zip(other.drops) {
+            *drop = of(*drop, other);
+        }
+        Self {
+            inserts: of(self.inserts, other.inserts),
+            deletes: of(self.deletes, other.deletes),
+            victims: of(self.victims, other.victims),
+            causes: of(self.causes, other.causes),
+            drops,
+        }
+    }
+}
+
 impl Address {
     /// `::ffff:0:0/96` as the third word is in memory.
     const MAPPED: u32 = 0xffff_u32.to_be();

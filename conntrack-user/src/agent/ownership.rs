@@ -303,7 +303,8 @@ impl Ownership {
         self.recount.entries = entries.values().sum();
         for (slot, tally) in &mut self.tallies {
             for direction in [Direction::Egress, Direction::Ingress] {
-                let entries = entries.get(&(*slot, direction)).copied().unwrap_or(0);
+                let party = Party::new(*slot, direction);
+                let entries = entries.get(&party).copied().unwrap_or(0);
                 if whole {
                     self.recount.drift += tally.recounted(direction, entries);
                 }

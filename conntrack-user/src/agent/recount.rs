@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conntrack_ebpf::owner::{Direction, Party, TagKey, UNKNOWN};
+use conntrack_ebpf::owner::{Party, TagKey, UNKNOWN};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -37,8 +37,8 @@ const MOST_UNTAGGED: usize = 1 << 16;
 /// Different ones of what entries tell of Services that are kept.
 const MOST_SIGHTINGS: usize = 1 << 14;
 
-/// Entries of one owner in one direction, by slot.
-pub(super) type EntriesByOwner = BTreeMap<(u32, Direction), u64>;
+/// Entries of one owner in one direction.
+pub(super) type EntriesByOwner = HashMap<Party, u64>;
 
 /// What a walk over all tables found.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ pub(super) struct CensusResult {
     pub(super) entries: EntriesByOwner,
     /// Entries that had no tag when it began but should have one: what it would be called, the
     /// slot and direction without it, and the address.
-    pub(super) untagged: Vec<(TagKey, (u32, Direction), IpAddr)>,
+    pub(super) untagged: Vec<(TagKey, Party, IpAddr)>,
     /// Addresses with entries that are tagged as nobody's.
     nobodys: HashSet<IpAddr>,
     /// States of all entries, by slot.
@@ -135,11 +135,11 @@ fn walk(charging: &Charging) -> CensusResult {
     let mut overflow = false;
     let outcomes = walk_namespaces(&root, &namespaces, |netns, entry| {
         let charge = charging.charge(netns, entry);
-        let party = (charge.party.slot(), charge.party.direction());
-        *found.states.entry((party.0, entry.state)).or_default() += 1;
+        let party = charge.party;
+        *found.states.entry((party.slot(), entry.state)).or_default() += 1;
         found.nobodys.extend(charge.nobodys);
         if entry.destination_translated()
-            && let Some(sighting) = sighting(netns, entry, charge.party)
+            && let Some(sighting) = sighting(netns, entry, party)
         {
             found.see(sighting);
         }
@@ -193,16 +193,11 @@ impl CensusResult {
         // its holder's either.
         let mut untagged = self.nobodys;
         for (key, party, address) in self.untagged {
-            let party = if let Some(tag) = tags.get(&key) {
-                if tag.slot() == UNKNOWN {
-                    untagged.insert(address);
-                }
-                (tag.slot(), tag.direction())
-            } else {
+            let tag = tags.get(&key).copied();
+            if tag.is_none_or(|tag| tag.slot() == UNKNOWN) {
                 untagged.insert(address);
-                party
-            };
-            *entries.entry(party).or_default() += 1;
+            }
+            *entries.entry(tag.unwrap_or(party)).or_default() += 1;
         }
         (entries, untagged)
     }

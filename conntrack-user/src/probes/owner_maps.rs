@@ -4,7 +4,7 @@ use std::{collections::HashMap as StdHashMap, io};
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use conntrack_ebpf::{
-    owner::{FLAG_SOCKET, FLAG_TAGGED, OwnerCounts, OwnerState, Party, Service, TagKey},
+    owner::{FLAG_SOCKET, FLAG_TAGGED, OwnerState, Party, Service, TagKey},
     place::{self, Addresses, Cgroups},
 };
 use zerocopy::FromZeros as _;
@@ -157,7 +157,7 @@ impl OwnerMaps {
             let first = cpu * self.slots as usize;
             for (slot, sum) in sums.iter_mut().enumerate() {
                 for (sum, counts) in sum.iter_mut().zip(self.counts.read(first + slot)) {
-                    add(sum, &counts);
+                    *sum = sum.with(&counts, |sum, count| sum + count);
                 }
             }
         }
@@ -210,15 +210,5 @@ impl OwnerMaps {
             }
         }
         Ok(())
-    }
-}
-
-fn add(sum: &mut OwnerCounts, counts: &OwnerCounts) {
-    sum.inserts += counts.inserts;
-    sum.deletes += counts.deletes;
-    sum.victims += counts.victims;
-    sum.causes += counts.causes;
-    for (sum, drops) in sum.drops.iter_mut().zip(counts.drops) {
-        *sum += drops;
     }
 }

@@ -136,26 +136,12 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn by_field(a: &OwnerCounts, b: &OwnerCounts, of: impl Fn(u64, u64) -> u64) -> OwnerCounts {
-    let mut drops = a.drops;
-    for (drop, other) in drops.iter_mut().zip(b.drops) {
-        *drop = of(*drop, other);
-    }
-    OwnerCounts {
-        inserts: of(a.inserts, b.inserts),
-        deletes: of(a.deletes, b.deletes),
-        victims: of(a.victims, b.victims),
-        causes: of(a.causes, b.causes),
-        drops,
-    }
-}
-
 pub(super) fn sum(a: &OwnerCounts, b: &OwnerCounts) -> OwnerCounts {
-    by_field(a, b, |a, b| a + b)
+    a.with(b, |a, b| a + b)
 }
 
 pub(super) fn difference(now: &OwnerState, from: &OwnerState) -> OwnerState {
-    [0, 1].map(|direction| by_field(&now[direction], &from[direction], u64::saturating_sub))
+    [0, 1].map(|direction| now[direction].with(&from[direction], u64::saturating_sub))
 }
 
 #[cfg(test)]

@@ -220,23 +220,24 @@ impl Supervisor {
                 Err(_) => None,
             };
             let programs = probes.and_then(|probes| probes.run_time());
-            let own = Own::read().unwrap_or_default();
-            (reader, tables, counts, table_bytes, programs, own, owners)
+            let readings = Readings {
+                tables: None,
+                counts,
+                table_bytes,
+                programs: programs.unwrap_or_default(),
+                own: Own::read().unwrap_or_default(),
+                owners,
+            };
+            (reader, tables, readings)
         };
-        let Some((reader, tables, counts, table_bytes, programs, own, owners)) =
-            self.aside(work).await
-        else {
+        let Some((reader, tables, readings)) = self.aside(work).await else {
             // It panicked, which was printed; the next one begins anew.
             return Readings::default();
         };
         self.tables = Some(reader);
         Readings {
             tables: self.note_problems(tables),
-            counts,
-            table_bytes,
-            programs: programs.unwrap_or_default(),
-            own,
-            owners,
+            ..readings
         }
     }
 
