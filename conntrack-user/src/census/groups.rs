@@ -45,11 +45,11 @@ pub(super) struct Groups {
     places: HashTable<u32>,
     hasher: RandomState,
     /// Entries of keys that were not counted one by one.
-    untold: u64,
+    pub(super) untold: u64,
     /// Those of them since room was made last.
     lately: u64,
     /// By how many entries a count may be too low.
-    too_low_by: u64,
+    pub(super) too_low_by: u64,
 }
 
 impl Groups {
@@ -174,16 +174,6 @@ impl Groups {
     pub(super) fn len(&self) -> u64 {
         self.counts.len() as u64
     }
-
-    /// Entries of keys that were not counted one by one.
-    pub(super) fn untold(&self) -> u64 {
-        self.untold
-    }
-
-    /// By how many entries a count may be too low.
-    pub(super) fn too_low_by(&self) -> u64 {
-        self.too_low_by
-    }
 }
 
 #[cfg(test)]
@@ -200,12 +190,9 @@ mod tests {
         for key in [1, 1, 1, 2, 2, 3, 4, 5, 5] {
             groups.add(&[key], true);
         }
-        assert_eq!((groups.len(), groups.untold()), (4, 2));
+        assert_eq!((groups.len(), groups.untold), (4, 2));
         groups.make_room();
-        assert_eq!(
-            (groups.len(), groups.untold(), groups.too_low_by()),
-            (2, 4, 2)
-        );
+        assert_eq!((groups.len(), groups.untold, groups.too_low_by), (2, 4, 2));
         for key in [5, 5, 5, 5, 3] {
             groups.add(&[key], false);
         }
@@ -247,7 +234,7 @@ mod tests {
             }
             let top = groups.top(usize::MAX);
             let sum: u64 = top.iter().map(|(_, counts)| counts.entries).sum();
-            prop_assert_eq!(sum + groups.untold(), keys.len() as u64);
+            prop_assert_eq!(sum + groups.untold, keys.len() as u64);
             prop_assert_eq!(top.len(), exact.len().min(most));
             prop_assert!(top.windows(2).all(|two| two[0].1.entries >= two[1].1.entries));
             for (key, counts) in &top {
@@ -255,7 +242,7 @@ mod tests {
             }
             let largest = exact.iter().filter(|(key, _)| !top.iter().any(|(told, _)| told == *key));
             for (_, counts) in largest {
-                prop_assert!(counts.entries <= groups.untold());
+                prop_assert!(counts.entries <= groups.untold);
             }
         }
 
@@ -277,11 +264,11 @@ mod tests {
             let all: u64 = exact.values().sum();
             let top = groups.top(usize::MAX);
             let sum: u64 = top.iter().map(|(_, counts)| counts.entries).sum();
-            prop_assert_eq!(sum + groups.untold(), all);
+            prop_assert_eq!(sum + groups.untold, all);
             for (key, counts) in &top {
                 let missing = exact[&key[0]] - counts.entries;
-                prop_assert!(missing <= groups.too_low_by());
-                prop_assert!(missing <= groups.untold());
+                prop_assert!(missing <= groups.too_low_by);
+                prop_assert!(missing <= groups.untold);
             }
         }
     }

@@ -90,8 +90,8 @@ impl Group {
                 counts: totals.without(told),
             },
             rows,
-            untold: groups.untold(),
-            too_low_by: groups.too_low_by(),
+            untold: groups.untold,
+            too_low_by: groups.too_low_by,
         }
     }
 

@@ -167,9 +167,9 @@ impl NetlinkSocket {
         subsystem: u8,
         message: u8,
         mut each: impl FnMut(DumpPart<'_>) -> ControlFlow<()>,
-    ) -> Result<DumpEnded, NetlinkError> {
+    ) -> Result<DumpEnd, NetlinkError> {
         self.ask(subsystem, message, 0, &[])?;
-        let mut ended = DumpEnded::default();
+        let mut ended = DumpEnd::default();
         let socket = &*self;
         // As many batches as there are buffers, so that giving one back never blocks.
         let (full, batches) = sync_channel(BATCHES);
@@ -261,16 +261,6 @@ impl NetlinkSocket {
     }
 }
 
-/// How a [`Socket::stream`] ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct DumpEnded {
-    /// The kernel said that what it listed changed meanwhile (`NLM_F_DUMP_INTR`): parts may be
-    /// missing, or be there twice.
-    pub interrupted: bool,
-    /// The caller had enough; the rest was not asked for.
-    pub stopped: bool,
-}
-
 /// The bytes of a question.
 fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
@@ -296,11 +286,14 @@ pub(crate) struct DumpPart<'a> {
 
 /// What datagrams said besides their parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Read {
+pub(crate) struct DumpEnd {
     /// It ends the answer.
     last: bool,
-    interrupted: bool,
-    stopped: bool,
+    /// The kernel said that what it listed changed meanwhile (`NLM_F_DUMP_INTR`): parts may be
+    /// missing, or be there twice.
+    pub interrupted: bool,
+    /// The caller had enough; the rest was not asked for.
+    pub stopped: bool,
 }
 
 pub(crate) struct MessageHeader {
@@ -354,8 +347,8 @@ fn read_answer(
     sequence: u32,
     family: usize,
     each: &mut impl FnMut(DumpPart<'_>) -> ControlFlow<()>,
-) -> Result<Read, NetlinkError> {
-    let mut read = Read::default();
+) -> Result<DumpEnd, NetlinkError> {
+    let mut read = DumpEnd::default();
     while !bytes.is_empty() {
         let (header, rest) = MessageHeader::read(bytes).ok_or(NetlinkError::Malformed)?;
         let body = bytes

@@ -23,7 +23,7 @@ type ReadMessage = (u16, Vec<(u16, Vec<u8>)>);
 /// The `res_id` after which the reader has enough.
 const ENOUGH: u16 = 0x0e0e;
 
-fn read(bytes: &[u8]) -> (Result<Read, NetlinkError>, Vec<ReadMessage>) {
+fn read(bytes: &[u8]) -> (Result<DumpEnd, NetlinkError>, Vec<ReadMessage>) {
     let mut parts = Vec::new();
     let result = read_answer(bytes, 7, FAMILY_HEADER, &mut |part: DumpPart<'_>| {
         let resource = part
@@ -55,7 +55,7 @@ fn parts_and_their_attributes() {
     let mut bytes = message(0x0104, 2, 6, b"of an earlier question");
     bytes.extend(message(0x0104, 2, 7, &body));
     let (result, parts) = read(&bytes);
-    assert_eq!(result.unwrap(), Read::default());
+    assert_eq!(result.unwrap(), DumpEnd::default());
     assert_eq!(
         parts,
         [(3, vec![(2, vec![1, 2, 3, 4, 5]), (10, vec![0, 0, 1, 0])])]
