@@ -21,8 +21,8 @@ pub enum AttachError {
     /// A capability is not there.
     #[error("{capability} is missing: it is needed to {purpose}")]
     Capability {
-        /// Its name, such as `CAP_BPF`.
-        capability: &'static str,
+        /// Which one.
+        capability: caps::Capability,
         /// What it is needed for.
         purpose: &'static str,
     },

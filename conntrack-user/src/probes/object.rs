@@ -54,6 +54,14 @@ fn malformed(error: impl ToString) -> ObjectError {
     ObjectError::Malformed(error.to_string())
 }
 
+/// What went wrong with the map of this name.
+fn refused(name: &str) -> impl Fn(io::Error) -> ObjectError {
+    move |error| ObjectError::Map {
+        name: name.to_owned(),
+        error,
+    }
+}
+
 /// Programs ready to load; their maps exist.
 pub(super) struct Programs {
     object: Object,
@@ -139,12 +147,6 @@ pub(super) fn open(
             .ok_or_else(|| malformed(format!("it has no map {name}")))?;
         map.fd().as_fd().try_clone_to_owned().map_err(malformed)
     };
-    let mapped = |name: &'static str| {
-        move |error| ObjectError::Map {
-            name: name.to_owned(),
-            error,
-        }
-    };
     let (addresses_fd, cgroups_fd) = (fd_of(ADDRESSES_MAP)?, fd_of(CGROUPS_MAP)?);
     let (state_fd, counts_fd) = (fd_of(STATE_MAP)?, fd_of(OWNERS_MAP)?);
     let mut take = |name: &str| {
@@ -153,16 +155,17 @@ pub(super) fn open(
             .ok_or_else(|| malformed(format!("it has no map {name}")))?;
         Map::from_map_data(map).map_err(malformed)
     };
-    let state = MappedArray::new(state_fd.as_fd(), cpus).map_err(mapped(STATE_MAP))?;
+    let state = MappedArray::new(state_fd.as_fd(), cpus).map_err(refused(STATE_MAP))?;
     let ring = take(EVENTS_MAP)?.try_into().map_err(malformed)?;
     let owners = OwnerMaps {
-        addresses: MappedArray::new(addresses_fd.as_fd(), TABLES).map_err(mapped(ADDRESSES_MAP))?,
-        cgroups: MappedArray::new(cgroups_fd.as_fd(), TABLES).map_err(mapped(CGROUPS_MAP))?,
+        addresses: MappedArray::new(addresses_fd.as_fd(), TABLES)
+            .map_err(refused(ADDRESSES_MAP))?,
+        cgroups: MappedArray::new(cgroups_fd.as_fd(), TABLES).map_err(refused(CGROUPS_MAP))?,
         active: take(ACTIVE_MAP)?.try_into().map_err(malformed)?,
         namespaces: take(NAMESPACES_MAP)?.try_into().map_err(malformed)?,
         tags: take(TAGS_MAP)?.try_into().map_err(malformed)?,
         counts: MappedArray::new(counts_fd.as_fd(), cpus * owner_slots as usize)
-            .map_err(mapped(OWNERS_MAP))?,
+            .map_err(refused(OWNERS_MAP))?,
         services: take(SERVICES_MAP)?.try_into().map_err(malformed)?,
         services_told: HashMap::new(),
         slots: owner_slots,
@@ -185,10 +188,7 @@ pub(super) fn open(
 
 /// Makes one map; a data section gets its content, the read-only one is frozen.
 fn create(name: &str, definition: aya_obj::Map) -> Result<MapData, ObjectError> {
-    let failed = |error| ObjectError::Map {
-        name: name.to_owned(),
-        error,
-    };
+    let failed = refused(name);
     let content = definition.data().to_vec();
     let frozen = definition.section_kind() == EbpfSectionKind::Rodata;
     let map = MapData::create(definition, name, None).map_err(|error| match error {
@@ -199,7 +199,7 @@ fn create(name: &str, definition: aya_obj::Map) -> Result<MapData, ObjectError> 
         other => failed(io::Error::other(other)),
     })?;
     if !content.is_empty() {
-        bpf::write_section(map.fd().as_fd(), &content).map_err(failed)?;
+        bpf::write_section(map.fd().as_fd(), &content).map_err(&failed)?;
     }
     if frozen {
         bpf::freeze_map(map.fd().as_fd()).map_err(failed)?;

@@ -5,9 +5,9 @@ use std::{collections::HashMap as StdHashMap, io};
 use aya::maps::{Array, HashMap, MapData, MapError};
 use conntrack_ebpf::{
     owner::{FLAG_SOCKET, FLAG_TAGGED, OwnerState, Party, Service, TagKey},
-    place::{self, Addresses, Cgroups},
+    place::{self, Addresses, Cgroups, Table},
 };
-use zerocopy::FromZeros as _;
+use zerocopy::FromZeros;
 
 use crate::owners::SlotMaps;
 use crate::sys::mapping::MappedArray;
@@ -54,6 +54,15 @@ fn absent_is_fine(result: Result<(), MapError>) -> io::Result<()> {
     }
 }
 
+/// A table with these entries, and how many found no room.
+fn filled<K: place::Key + Default + FromZeros, V: Copy + Default + FromZeros>(
+    entries: &[(K, V)],
+) -> io::Result<(Box<Table<K, V>>, usize)> {
+    let mut table = Table::new_box_zeroed().map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let left_out = place::fill(&mut table, entries);
+    Ok((table, left_out))
+}
+
 impl OwnerMaps {
     /// Slots that have counters.
     pub const fn slots(&self) -> u32 {
@@ -69,7 +78,6 @@ impl OwnerMaps {
     /// # Errors
     /// If a map can't be written.
     pub fn charge(&mut self, maps: &SlotMaps) -> io::Result<usize> {
-        let mut left_out = 0;
         let next = 1 - self.active.get(&0, 0).map_err(error)?.min(1);
         self.asks_sockets |= !maps.cgroups.is_empty();
         let asks_sockets = self.asks_sockets;
@@ -85,9 +93,7 @@ impl OwnerMaps {
                 (*address, claim)
             })
             .collect();
-        let mut table: Box<Addresses> =
-            Addresses::new_box_zeroed().map_err(|_| io::ErrorKind::OutOfMemory)?;
-        left_out += place::fill(&mut table, &addresses);
+        let (mut table, mut left_out) = filled(&addresses)?;
         table.namespaces = u32::try_from(maps.netns.len()).unwrap_or(u32::MAX);
         self.addresses.write(next as usize, &table);
         drop(table);
@@ -97,9 +103,8 @@ impl OwnerMaps {
             .iter()
             .map(|(id, slot)| (*id, u64::from(*slot)))
             .collect();
-        let mut table: Box<Cgroups> =
-            Cgroups::new_box_zeroed().map_err(|_| io::ErrorKind::OutOfMemory)?;
-        left_out += place::fill(&mut table, &cgroups);
+        let (table, more) = filled(&cgroups)?;
+        left_out += more;
         self.cgroups.write(next as usize, &table);
 
         self.charge_namespaces(&maps.netns)?;

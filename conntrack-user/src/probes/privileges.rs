@@ -36,19 +36,17 @@ pub(super) fn require() -> Result<(), AttachError> {
     let needed = [
         (
             Capability::CAP_BPF,
-            "CAP_BPF",
             "load eBPF programs and make their maps",
         ),
         (
             Capability::CAP_PERFMON,
-            "CAP_PERFMON",
             "hang eBPF programs into kernel functions",
         ),
     ];
-    for (capability, name, purpose) in needed {
+    for (capability, purpose) in needed {
         if !has(capability) {
             return Err(AttachError::Capability {
-                capability: name,
+                capability,
                 purpose,
             });
         }
