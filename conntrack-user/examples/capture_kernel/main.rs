@@ -99,11 +99,11 @@ fn read(root: &Path, file: &str) -> anyhow::Result<Vec<u8>> {
 
 fn capture_btf(root: &Path, out: &Path, without: &[String]) -> anyhow::Result<()> {
     let bytes = read(root, "sys/kernel/btf/vmlinux")?;
-    let vmlinux = Btf::parse(&bytes)?;
+    let vmlinux = Btf::parse(&bytes, None)?;
     let module_bytes = fs::read(root.join("sys/kernel/btf/nf_conntrack")).ok();
     let module = module_bytes
         .as_deref()
-        .map(|bytes| Btf::parse_split(bytes, &vmlinux))
+        .map(|bytes| Btf::parse(bytes, Some(&vmlinux)))
         .transpose()?;
 
     let in_module = module.as_ref().map(|module| {

@@ -73,23 +73,11 @@ pub struct Btf<'a> {
 }
 
 impl<'a> Btf<'a> {
-    /// BTF that stands alone: vmlinux.
+    /// BTF of vmlinux, which stands alone, or of a module, which goes on where `base` (vmlinux) ends.
     ///
     /// # Errors
     /// When the bytes are no BTF, are cut off, or hold a kind of type that is not known.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
-        Self::read(bytes, None)
-    }
-
-    /// BTF of a module, which goes on where `base` (vmlinux) ends.
-    ///
-    /// # Errors
-    /// As [`Btf::parse`].
-    pub fn parse_split(bytes: &'a [u8], base: &'a Btf<'a>) -> Result<Self, BtfError> {
-        Self::read(bytes, Some(base))
-    }
-
-    fn read(bytes: &'a [u8], base: Option<&'a Btf<'a>>) -> Result<Self, BtfError> {
+    pub fn parse(bytes: &'a [u8], base: Option<&'a Btf<'a>>) -> Result<Self, BtfError> {
         let cut_off = |need: u64| BtfError::CutOff {
             need,
             have: bytes.len() as u64,

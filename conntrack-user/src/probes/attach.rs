@@ -107,12 +107,12 @@ fn with_running<T>(
         error: error.to_string(),
     };
     let vmlinux_bytes = fs::read(path).map_err(|error| no_btf(path, &error))?;
-    let vmlinux = Btf::parse(&vmlinux_bytes).map_err(|error| no_btf(path, &error))?;
+    let vmlinux = Btf::parse(&vmlinux_bytes, None).map_err(|error| no_btf(path, &error))?;
     let path = Path::new("/sys/kernel/btf").join(MODULE);
     let module_bytes = read_if_there(&path).map_err(|error| no_btf(&path, &error))?;
     let module = module_bytes
         .as_deref()
-        .map(|bytes| Btf::parse_split(bytes, &vmlinux))
+        .map(|bytes| Btf::parse(bytes, Some(&vmlinux)))
         .transpose()
         .map_err(|error| no_btf(&path, &error))?;
     let symbols = Symbols::read(&root, SYMBOLS).map_err(AttachError::Symbols)?;

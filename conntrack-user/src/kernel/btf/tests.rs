@@ -7,9 +7,9 @@ use crate::kernel::fixtures::{self, Fixture};
 
 /// Calls `test` with the BTF of a fixture: the module's where there is one, else that of vmlinux.
 fn with<R>(fixture: &Fixture, test: impl FnOnce(&Btf<'_>, &Btf<'_>) -> R) -> R {
-    let vmlinux = Btf::parse(&fixture.vmlinux).unwrap();
+    let vmlinux = Btf::parse(&fixture.vmlinux, None).unwrap();
     match &fixture.module {
-        Some(module) => test(&vmlinux, &Btf::parse_split(module, &vmlinux).unwrap()),
+        Some(module) => test(&vmlinux, &Btf::parse(module, Some(&vmlinux)).unwrap()),
         None => test(&vmlinux, &vmlinux),
     }
 }
@@ -162,7 +162,7 @@ fn every_type_is_found_by_its_id() {
 #[test]
 fn bytes_that_are_no_btf() {
     let bytes = fixtures::load("debian-6.1").vmlinux;
-    let fails = |bytes: &[u8]| Btf::parse(bytes).unwrap_err();
+    let fails = |bytes: &[u8]| Btf::parse(bytes, None).unwrap_err();
     assert!(matches!(fails(&[]), BtfError::CutOff { need: 24, have: 0 }));
     assert!(matches!(
         fails(&bytes[..1000]),
@@ -194,7 +194,7 @@ fn ids_are_those_that_aya_finds() {
     use aya_obj::btf::BtfKind as TheirKind;
     for name in ["debian-6.12", "cos"] {
         let bytes = fixtures::load(name).vmlinux;
-        let ours = Btf::parse(&bytes).unwrap();
+        let ours = Btf::parse(&bytes, None).unwrap();
         let theirs = aya_obj::btf::Btf::parse(&bytes, Default::default()).unwrap();
         for structure in ["nf_conn", "net", "sk_buff", "kernfs_node"] {
             assert_eq!(
@@ -223,7 +223,7 @@ fn the_running_kernel_is_read() {
         assert!(!std::path::Path::new("/sys/kernel/btf").exists());
         return;
     };
-    let btf = Btf::parse(&bytes).unwrap();
+    let btf = Btf::parse(&bytes, None).unwrap();
     assert!(btf.type_count() > 10_000);
     assert_eq!(offset(&btf, "sk_buff", &["dev"]), 16);
     assert!(btf.function_id("schedule").is_some());
@@ -231,10 +231,10 @@ fn the_running_kernel_is_read() {
 
 /// All questions that the programs ask, to bytes that may be anything.
 fn ask_everything(bytes: &[u8], module: &[u8]) {
-    let Ok(vmlinux) = Btf::parse(bytes) else {
+    let Ok(vmlinux) = Btf::parse(bytes, None) else {
         return;
     };
-    let split = Btf::parse_split(module, &vmlinux);
+    let split = Btf::parse(module, Some(&vmlinux));
     for btf in [Some(&vmlinux), split.as_ref().ok()].into_iter().flatten() {
         for (structure, path) in [
             ("nf_conn", &["tuplehash", "tuple", "src", "u3", "ip"][..]),
@@ -319,7 +319,7 @@ proptest! {
         }
         bytes.extend(types);
         bytes.extend(strings);
-        let btf = Btf::parse(&bytes).unwrap();
+        let btf = Btf::parse(&bytes, None).unwrap();
         drop(btf.member("nf_conn", &["status"]));
         drop(btf.member("nf_conn", &["status", "status"]));
     }

@@ -14,11 +14,11 @@ use crate::{
 /// fixture's notes say.
 fn chosen(name: &str, without: &[&str]) -> Vec<(EventKind, String)> {
     let fixture = fixtures::load(name);
-    let vmlinux = Btf::parse(&fixture.vmlinux).expect("vmlinux BTF");
+    let vmlinux = Btf::parse(&fixture.vmlinux, None).expect("vmlinux BTF");
     let module = fixture
         .module
         .as_deref()
-        .map(|bytes| Btf::parse_split(bytes, &vmlinux).expect("split"));
+        .map(|bytes| Btf::parse(bytes, Some(&vmlinux)).expect("split"));
     let without: Vec<String> = without.iter().map(ToString::to_string).collect();
     let kernel = Running {
         vmlinux: &vmlinux,
@@ -164,7 +164,7 @@ fn each_missing_function_has_its_fallback() {
 fn every_field_is_found_on_every_captured_kernel() {
     for name in fixtures::ALL {
         let fixture = fixtures::load(name);
-        let vmlinux = Btf::parse(&fixture.vmlinux).expect("vmlinux BTF");
+        let vmlinux = Btf::parse(&fixture.vmlinux, None).expect("vmlinux BTF");
         let (_, fields) = find_fields(&vmlinux);
         for field in fields {
             assert!(
