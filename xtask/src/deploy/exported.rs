@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use serde_json::Deserializer;
 
-use super::promql;
 use crate::command;
 use crate::files;
 
@@ -42,21 +42,28 @@ impl Exported {
                 let (name, kind) = rest.split_once(' ').context("TYPE has a type")?;
                 kind.clone_into(&mut families.entry(name.to_owned()).or_default().kind);
             } else if !line.is_empty() {
-                let sample = promql::selectors(line.rsplit_once(' ').context("a value")?.0)?;
-                let [sample] = sample.as_slice() else {
-                    bail!("not a sample: {line}");
-                };
+                let (sample, _) = line.rsplit_once(' ').context("a value")?;
+                let (name, labels) = sample.split_once('{').unwrap_or((sample, ""));
                 let family = families
-                    .get_mut(&sample.name)
-                    .with_context(|| format!("{} has no HELP", sample.name))?;
-                for matcher in &sample.matchers {
-                    let values = family.labels.entry(matcher.label.clone()).or_default();
-                    values.insert(matcher.value.clone());
-                }
+                    .get_mut(name)
+                    .with_context(|| format!("{name} has no HELP"))?;
+                read_labels(labels, family).with_context(|| format!("not a sample: {line}"))?;
             }
         }
         Ok(Self(families))
     }
+}
+
+/// Takes `label="value",other="value"}`: a value is escaped as one of JSON.
+fn read_labels(mut text: &str, family: &mut ExportedFamily) -> Result<()> {
+    while let Some((label, rest)) = text.split_once('=') {
+        let mut value = Deserializer::from_str(rest).into_iter();
+        let label = label.trim_start_matches(',').to_owned();
+        let values = family.labels.entry(label).or_default();
+        values.insert(value.next().context("a label has no value")??);
+        text = &rest[value.byte_offset()..];
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //! the tests that hold all of it against what the agent really exports.
 //!
 //! * [`exported`]: what the agent exports, from the page that its own test checks;
-//! * [`promql`]: the metrics that a query asks for;
 //! * [`dashboard`]: the Grafana dashboard;
 //! * [`generate`]: `cargo xtask generate`;
 //! * [`kernels`]: the table of kernels, from the results of the scenarios;
@@ -25,7 +24,6 @@ pub(crate) mod image;
 pub(crate) mod in_guest;
 pub(crate) mod kernels;
 pub(crate) mod manifests;
-pub(crate) mod promql;
 #[cfg(test)]
 mod tests;
 

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use anyhow::{Result, bail};
 
 use super::{Exported, ExportedFamily};
-use crate::deploy::promql::{self, Selector};
+
+mod promql;
+
+use promql::Selector;
 
 /// Labels that Prometheus adds to what it scrapes.
 const TARGET_LABELS: &[&str] = &["node", "instance", "job"];

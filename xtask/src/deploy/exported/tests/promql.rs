@@ -3,16 +3,16 @@
 use anyhow::{Result, bail};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Selector {
-    pub(crate) name: String,
-    pub(crate) matchers: Vec<Matcher>,
+pub(super) struct Selector {
+    pub(super) name: String,
+    pub(super) matchers: Vec<Matcher>,
 }
 
 /// `label="value"`, or with another operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Matcher {
-    pub(crate) label: String,
-    pub(crate) value: String,
+pub(super) struct Matcher {
+    pub(super) label: String,
+    pub(super) value: String,
 }
 
 /// Words that are followed by a list of labels.
@@ -34,7 +34,7 @@ enum PromqlToken {
 }
 
 /// All selectors of a query, in its order. (None is left out because something else is wrong.)
-pub(crate) fn selectors(query: &str) -> Result<Vec<Selector>> {
+pub(super) fn selectors(query: &str) -> Result<Vec<Selector>> {
     let tokens = tokens(query)?;
     let mut found: Vec<Selector> = Vec::new();
     let mut at = 0;
@@ -132,48 +132,43 @@ fn tokens(query: &str) -> Result<Vec<PromqlToken>> {
     Ok(tokens)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn names(query: &str) -> Vec<String> {
+    let found = selectors(query).unwrap();
+    found.into_iter().map(|selector| selector.name).collect()
+}
 
-    fn names(query: &str) -> Vec<String> {
-        let found = selectors(query).unwrap();
-        found.into_iter().map(|selector| selector.name).collect()
+#[test]
+fn names_are_found_wherever_they_stand() {
+    for (query, expected) in [
+        ("a", vec!["a"]),
+        (
+            "a > bool 0.5 and on (node, netns) b:c:d * 1e3",
+            vec!["a", "b:c:d"],
+        ),
+        ("sum by (a) (rate(b{c=\"}\"}[5m] offset 1h))", vec!["b"]),
+        (
+            "topk by (n) (1, x) / on () group_left () (max(y) > 0)",
+            vec!["x", "y"],
+        ),
+        ("sum(x) without (y) + z[1h:5m]", vec!["x", "z"]),
+        (
+            "label_replace(a, \"b\", \"$1\", \"c\", \"(.+)\")",
+            vec!["a"],
+        ),
+    ] {
+        assert_eq!(names(query), expected, "{query}");
     }
+}
 
-    #[test]
-    fn names_are_found_wherever_they_stand() {
-        for (query, expected) in [
-            ("a", vec!["a"]),
-            (
-                "a > bool 0.5 and on (node, netns) b:c:d * 1e3",
-                vec!["a", "b:c:d"],
-            ),
-            ("sum by (a) (rate(b{c=\"}\"}[5m] offset 1h))", vec!["b"]),
-            (
-                "topk by (n) (1, x) / on () group_left () (max(y) > 0)",
-                vec!["x", "y"],
-            ),
-            ("sum(x) without (y) + z[1h:5m]", vec!["x", "z"]),
-            (
-                "label_replace(a, \"b\", \"$1\", \"c\", \"(.+)\")",
-                vec!["a"],
-            ),
-        ] {
-            assert_eq!(names(query), expected, "{query}");
-        }
-    }
-
-    #[test]
-    fn matchers_have_their_values() {
-        let found = selectors(r#"a{b=~"c|d",e!="f\"g",}"#).unwrap();
-        let matchers: Vec<_> = found[0]
-            .matchers
-            .iter()
-            .map(|matcher| (matcher.label.as_str(), matcher.value.as_str()))
-            .collect();
-        assert_eq!(matchers, [("b", "c|d"), ("e", "f\"g")]);
-        assert!(selectors("a{b").is_err());
-        assert!(selectors("a{b=\"c}").is_err());
-    }
+#[test]
+fn matchers_have_their_values() {
+    let found = selectors(r#"a{b=~"c|d",e!="f\"g",}"#).unwrap();
+    let matchers: Vec<_> = found[0]
+        .matchers
+        .iter()
+        .map(|matcher| (matcher.label.as_str(), matcher.value.as_str()))
+        .collect();
+    assert_eq!(matchers, [("b", "c|d"), ("e", "f\"g")]);
+    assert!(selectors("a{b").is_err());
+    assert!(selectors("a{b=\"c}").is_err());
 }
