@@ -5,12 +5,12 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::arch::Arch;
-use crate::cache::Cache;
+use crate::cache::{Cache, replace};
 use crate::command;
 use crate::files;
 
@@ -33,60 +33,44 @@ pub(crate) const ALL_SUITES: &[&str] = &[
     "testing",
 ];
 
-/// Which packages count as installed when apt works out what else is needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Installed {
-    /// Those of this machine: only what it lacks is fetched.
-    OfThisMachine,
-    /// None: the packages and all that they depend on are fetched, for a guest.
-    Nothing,
-}
+/// What every configuration has; FOLDER stands for where it is.
+const CONFIGURATION: &str = include_str!("apt.conf");
 
 /// One configuration with its lists and archives.
 #[derive(Debug)]
 pub(crate) struct Apt {
     folder: PathBuf,
     suites: Vec<String>,
-    installed: Installed,
-    arch: Arch,
+    /// Of guests, in which nothing is installed: packages and all that they depend on are fetched. `None`: for this machine,
+    /// of which only what it lacks is fetched.
+    guests: Option<Arch>,
     sources: bool,
 }
 
 impl Apt {
-    /// The apt for kernels and guest tools: every suite.
+    /// The apt for kernels and guest tools: every suite. Its lists, as those of the others, are of today.
     pub(crate) fn for_guests(cache: &Cache) -> Result<Self> {
         let suites = ALL_SUITES.iter().map(|suite| (*suite).to_owned()).collect();
         let folder = cache.place(&format!("apt{}", cache.arch().suffix()));
-        Self::new(folder, suites, Installed::Nothing, cache.arch(), false)
+        Self::new(folder, suites, Some(cache.arch()), false)
     }
 
     /// The apt for programs that run on this machine: its own suite and the backports of that.
     pub(crate) fn for_this_machine(cache: &Cache, suite: &str) -> Result<Self> {
-        let suites = ["", "-security", "-backports"]
-            .iter()
-            .map(|part| format!("{suite}{part}"))
-            .collect();
-        Self::new(
-            cache.place("apt-qemu"),
-            suites,
-            Installed::OfThisMachine,
-            Arch::Amd64,
-            false,
-        )
+        let suites = ["", "-security", "-backports"].map(|part| format!("{suite}{part}"));
+        Self::new(cache.place("apt-qemu"), suites.into(), None, false)
     }
 
     /// The apt for what is built from one suite's source packages.
     pub(crate) fn with_sources(cache: &Cache, suite: &str) -> Result<Self> {
         let folder = cache.place("apt-source");
-        let suites = vec![suite.to_owned()];
-        Self::new(folder, suites, Installed::Nothing, Arch::Amd64, true)
+        Self::new(folder, vec![suite.to_owned()], Some(Arch::Amd64), true)
     }
 
     fn new(
         folder: PathBuf,
         suites: Vec<String>,
-        installed: Installed,
-        arch: Arch,
+        guests: Option<Arch>,
         sources: bool,
     ) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "dpkg"] {
@@ -107,11 +91,11 @@ impl Apt {
         let apt = Self {
             folder,
             suites,
-            installed,
-            arch,
+            guests,
             sources,
         };
         apt.configure()?;
+        apt.update()?;
         Ok(apt)
     }
 
@@ -130,7 +114,7 @@ impl Apt {
             let place = format!("{mirror}/{archive} {suite} main\n");
             let mut lines = format!(
                 "deb [arch={} signed-by={KEYRING}] {place}",
-                self.arch.name()
+                self.guests.unwrap_or_default().name()
             );
             if self.sources {
                 lines.extend(["deb-src [signed-by=", KEYRING, "] ", &place]);
@@ -142,42 +126,12 @@ impl Apt {
             &sources.collect::<String>(),
         )?;
 
-        let folder = self.folder.display();
-        let mut configuration = format!(
-            "Dir::Etc::SourceList \"{folder}/etc/sources.list\";\n\
-             Dir::Etc::SourceParts \"/dev/null\";\n\
-             Dir::Etc::Preferences \"/dev/null\";\n\
-             Dir::Etc::PreferencesParts \"/dev/null\";\n\
-             Dir::State::Lists \"{folder}/lists\";\n\
-             Dir::Cache \"{folder}/cache\";\n\
-             // Systems in containers turn them off: each call would read all lists again, which takes 12 s.\n\
-             Dir::Cache::pkgcache \"pkgcache.bin\";\n\
-             Acquire::Languages \"none\";\n\
-             Acquire::Retries \"3\";\n\
-             // Needs no lock of the system: nothing is installed.\n\
-             Debug::NoLocking \"1\";\n\
-             // Root would change to a user who can't write into the cache.\n\
-             APT::Sandbox::User \"root\";\n\
-             // What the system does after its own updates, and lists that only its desktop needs.\n"
-        );
-        for section in [
-            "APT::Update::Pre-Invoke",
-            "APT::Update::Post-Invoke",
-            "APT::Update::Post-Invoke-Success",
-            "DPkg::Post-Invoke",
-            "Acquire::IndexTargets::deb::DEP-11",
-            "Acquire::IndexTargets::deb::DEP-11-icons",
-            "Acquire::IndexTargets::deb::DEP-11-icons-small",
-            "Acquire::IndexTargets::deb::DEP-11-icons-hidpi",
-            "Acquire::IndexTargets::deb::CNF",
-        ] {
-            configuration.extend(["#clear ", section, ";\n"]);
-        }
-        if self.installed == Installed::Nothing {
+        let folder = self.folder.display().to_string();
+        let mut configuration = CONFIGURATION.replace("FOLDER", &folder);
+        if let Some(arch) = self.guests {
             configuration.push_str("Dir::State::Status \"/dev/null\";\n");
             for key in ["Architecture", "Architectures"] {
-                let line = ["APT::", key, " \"", self.arch.name(), "\";\n"];
-                configuration.extend(line);
+                configuration.extend(["APT::", key, " \"", arch.name(), "\";\n"]);
             }
         }
         write_if_changed(&self.folder.join("etc/apt.conf"), &configuration)
@@ -193,10 +147,12 @@ impl Apt {
     }
 
     /// Fetches the lists of packages, unless they are of today.
-    pub(crate) fn update(&self, even_if_fresh: bool) -> Result<()> {
+    fn update(&self) -> Result<()> {
         let stamp = self.folder.join("updated");
-        let sources = self.folder.join("etc/sources.list");
-        if !even_if_fresh && is_fresh(&stamp, &sources) {
+        let age = files::modified(&stamp).map(|time| time.elapsed().unwrap_or_default());
+        if files::newer(&stamp, &self.folder.join("etc/sources.list"))
+            && age.is_some_and(|age| age < LISTS_STAY_FRESH)
+        {
             return Ok(());
         }
         command::say(&format!(
@@ -294,6 +250,14 @@ impl Apt {
         command::output(&mut unpack).map(drop)
     }
 
+    /// Takes one program out of a package, to where it is to be.
+    pub(crate) fn bring_program(&self, package: &str, program: &str, target: &Path) -> Result<()> {
+        let folder = tempfile::tempdir().context("make a folder")?;
+        self.unpack_only(&[package.to_owned()], folder.path())?;
+        let unpacked = folder.path().join("usr/bin").join(program);
+        replace(target, |new| files::copy(&unpacked, new))
+    }
+
     fn archives(&self) -> PathBuf {
         self.folder.join("cache/archives")
     }
@@ -319,17 +283,6 @@ fn packages_in(folder: &Path) -> Result<Vec<PathBuf>> {
     packages.retain(|path| path.extension().is_some_and(|ending| ending == "deb"));
     packages.sort();
     Ok(packages)
-}
-
-fn is_fresh(stamp: &Path, sources: &Path) -> bool {
-    let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
-    let (Some(updated), Some(sources)) = (modified(stamp), modified(sources)) else {
-        return false;
-    };
-    let age = SystemTime::now()
-        .duration_since(updated)
-        .unwrap_or_default();
-    updated >= sources && age < LISTS_STAY_FRESH
 }
 
 fn write_if_changed(path: &Path, content: &str) -> Result<()> {

@@ -135,45 +135,24 @@ impl Cache {
     }
 }
 
-/// A new folder or file on its way to its place.
-#[derive(Debug)]
-pub(crate) struct Staged {
-    folder: tempfile::TempDir,
-    target: PathBuf,
-}
-
-impl Staged {
-    /// A place for a new folder or file that nobody sees half made: [`Staged::publish`] renames it.
-    ///
-    /// The new thing is made beside its target, so that the renaming never crosses file systems.
-    pub(crate) fn new(target: &Path) -> Result<Self> {
-        let parent = target
-            .parent()
-            .context("a path in the cache has a parent")?;
-        files::folder(parent)?;
-        let folder = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempdir_in(parent)
-            .with_context(|| format!("make a folder in {}", parent.display()))?;
-        Ok(Self {
-            folder,
-            target: target.to_owned(),
-        })
+/// Makes a new folder or file, replacing what was there, that nobody sees half made: `make` writes it where nothing is yet, then
+/// it is renamed.
+///
+/// It is made beside its target, so that the renaming never crosses file systems.
+pub(crate) fn replace(target: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let parent = target
+        .parent()
+        .context("a path in the cache has a parent")?;
+    files::folder(parent)?;
+    let folder = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempdir_in(parent)
+        .with_context(|| format!("make a folder in {}", parent.display()))?;
+    let new = folder.path().join("new");
+    make(&new)?;
+    if target.is_dir() {
+        fs::rename(target, folder.path().join("old"))
+            .with_context(|| format!("move {} away", target.display()))?;
     }
-
-    /// Where to write: a path that does not exist yet.
-    pub(crate) fn path(&self) -> PathBuf {
-        self.folder.path().join("new")
-    }
-
-    /// Puts what was written in the place of the target, replacing what was there.
-    pub(crate) fn publish(self) -> Result<()> {
-        let old = self.folder.path().join("old");
-        if self.target.is_dir() {
-            fs::rename(&self.target, &old)
-                .with_context(|| format!("move {} away", self.target.display()))?;
-        }
-        fs::rename(self.path(), &self.target)
-            .with_context(|| format!("put {} in place", self.target.display()))
-    }
+    fs::rename(&new, target).with_context(|| format!("put {} in place", target.display()))
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::apt::{self, Apt};
 use crate::arch::Arch;
-use crate::cache::{Cache, Staged};
+use crate::cache::{Cache, replace};
 use crate::groups::SUITE;
 
 /// Where the compiler is, if it was fetched.
@@ -21,13 +21,10 @@ pub(crate) fn present(cache: &Cache) -> Option<PathBuf> {
 pub(crate) fn bring(cache: &Cache) -> Result<()> {
     let suite = apt::suite_of_this_machine()?;
     let for_this_machine = Apt::for_this_machine(cache, &suite)?;
-    for_this_machine.update(false)?;
-    let staged = Staged::new(&cache.cross())?;
-    for_this_machine.unpack_with_dependencies(&["clang"], &suite, &staged.path())?;
-    let for_guests = Apt::for_guests(cache)?;
-    for_guests.update(false)?;
-    for_guests.unpack_only(&[format!("musl-dev/{SUITE}")], &staged.path())?;
-    staged.publish()?;
+    replace(&cache.cross(), |new| {
+        for_this_machine.unpack_with_dependencies(&["clang"], &suite, new)?;
+        Apt::for_guests(cache)?.unpack_only(&[format!("musl-dev/{SUITE}")], new)
+    })?;
     // Where it is on this machine already, nothing was fetched.
     present(cache)
         .map(drop)

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
@@ -18,6 +19,23 @@ pub(crate) fn bytes(path: &Path) -> Result<Vec<u8>> {
 /// Writes a file, over an old one.
 pub(crate) fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     fs::write(path, content).with_context(|| format!("write {}", path.display()))
+}
+
+/// Copies a file with its permissions.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = fs::copy(from, to).map(drop);
+    copied.with_context(|| format!("copy {}", from.display()))
+}
+
+/// When a file or folder was last changed, if it is there.
+pub(crate) fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|data| data.modified()).ok()
+}
+
+/// Whether a file is there and newer than another, or the other isn't there.
+pub(crate) fn newer(path: &Path, than: &Path) -> bool {
+    let path = modified(path);
+    path.is_some() && path >= modified(than)
 }
 
 /// Makes a folder and those above it, if they are not there.

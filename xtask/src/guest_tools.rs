@@ -12,7 +12,7 @@ use object::{Endianness, elf};
 
 use crate::apt::Apt;
 use crate::arch::Arch;
-use crate::cache::{Cache, Staged};
+use crate::cache::{Cache, replace};
 use crate::command;
 use crate::cpio::Archive;
 use crate::files;
@@ -44,12 +44,10 @@ pub(crate) fn fetch(cache: &Cache, group: Group) -> Result<()> {
         group.packages().join(", ")
     ));
     let apt = Apt::for_guests(cache)?;
-    apt.update(false)?;
-    let staged = Staged::new(&target)?;
-    apt.unpack_with_dependencies(group.packages(), SUITE, &staged.path())?;
-    let recipe = staged.path().join(RECIPE);
-    files::write(&recipe, group.recipe())?;
-    staged.publish()
+    replace(&target, |new| {
+        apt.unpack_with_dependencies(group.packages(), SUITE, new)?;
+        files::write(&new.join(RECIPE), group.recipe())
+    })
 }
 
 /// The group as a cpio archive; made once, then taken from the cache.
@@ -58,13 +56,9 @@ pub(crate) fn archive(cache: &Cache, group: Group) -> Result<PathBuf> {
     let target = cache.guest().join(format!("{}.cpio", group.name()));
     // The archive's making is part of xtask: a newer xtask may make another one.
     let maker = std::env::current_exe().context("where this program is")?;
-    if crate::kernels::newer(&target, &maker) && crate::kernels::newer(&target, &root(cache, group))
-    {
-        return Ok(target);
+    if !files::newer(&target, &maker) || !files::newer(&target, &root(cache, group)) {
+        replace(&target, |new| files::write(new, pack(cache, group)?))?;
     }
-    let staged = Staged::new(&target)?;
-    files::write(&staged.path(), pack(cache, group)?)?;
-    staged.publish()?;
     Ok(target)
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::cache::{Cache, Staged};
+use crate::cache::{Cache, replace};
 use crate::cpio::Archive;
 use crate::groups::Group;
 use crate::guest_tools;
@@ -91,7 +91,6 @@ fn kernel_archive(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
     let base = format!("usr/lib/modules/{}", kernel.version);
 
     // depmod wants a tree of files; the archive gets the same files and what depmod adds.
-    let staged = Staged::new(&target)?;
     let tree = tempfile::tempdir().context("make a folder for the modules")?;
     let tree_folder = tree.path().join(&base);
     for (_, module) in &closure {
@@ -109,8 +108,7 @@ fn kernel_archive(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
     ] {
         // Older packages lack some of them, and depmod can do without.
         if folder.join(name).is_file() {
-            fs::copy(folder.join(name), tree_folder.join(name))
-                .with_context(|| format!("copy {name}"))?;
+            files::copy(&folder.join(name), &tree_folder.join(name))?;
         }
     }
     modules::index(guest_tools::depmod(cache)?, tree.path(), &kernel.version)?;
@@ -135,8 +133,7 @@ fn kernel_archive(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
         .collect();
     let list = format!("{}/{}", frame::JOB_FOLDER, frame::JOB_MODULES);
     archive.file(&list, false, drivers.join("\n").as_bytes());
-    files::write(&staged.path(), archive.finish())?;
-    staged.publish()?;
+    replace(&target, |new| files::write(new, archive.finish()))?;
     files::write(&recipe, wanted)?;
     Ok(target)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::apt::{self, Apt};
-use crate::cache::{Cache, Staged};
+use crate::cache::{Cache, replace};
 use crate::command;
 use crate::files;
 use crate::project;
@@ -101,7 +101,6 @@ fn remove_broken(cache: &Cache) -> Result<()> {
 /// Kernels that Debian's archive names, newest first. Fetches the package lists when they are old.
 pub(crate) fn available(cache: &Cache) -> Result<Vec<Offer>> {
     let apt = Apt::for_guests(cache)?;
-    apt.update(false)?;
     let flavour = cache.arch().flavour();
     let mut images = apt.names(IMAGE)?;
     images.retain(|name| {
@@ -172,11 +171,11 @@ pub(crate) fn fetch(cache: &Cache, prefix: &str) -> Result<Kernel> {
         return Ok(kernel);
     }
     command::say(&format!("downloading and unpacking kernel {version}"));
-    let staged = Staged::new(&folder)?;
-    Apt::for_guests(cache)?.unpack_only(packages, &staged.path())?;
-    Kernel::at(&staged.path(), version)
-        .context("the packages of the archive are not what they were")?;
-    staged.publish()?;
+    replace(&folder, |new| {
+        Apt::for_guests(cache)?.unpack_only(packages, new)?;
+        let kernel = Kernel::at(new, version).map(drop);
+        kernel.context("the packages of the archive are not what they were")
+    })?;
     Kernel::at(&folder, version)
 }
 
@@ -213,15 +212,6 @@ pub(crate) fn part(cache: &Cache, kernel: &Kernel, name: &str) -> PathBuf {
         .join("kernels")
         .join(&kernel.version)
         .join(name)
-}
-
-/// Whether a file is there and newer than another, or the other isn't there.
-pub(crate) fn newer(path: &Path, than: &Path) -> bool {
-    let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
-    match (modified(path), modified(than)) {
-        (Some(path), Some(than)) => path >= than,
-        (found, _) => found.is_some(),
-    }
 }
 
 #[cfg(test)]

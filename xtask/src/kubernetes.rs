@@ -1,14 +1,13 @@
 //! Real programs of Kubernetes, for the tests of `--kube` and of the manifests: no package has them, but Debian has the source with all that
 //! they depend on, and the compiler for it. Built once, offline, inside the cache.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::apt::Apt;
-use crate::cache::{Cache, Staged};
+use crate::cache::{Cache, replace};
 use crate::command;
 use crate::files;
 
@@ -44,9 +43,7 @@ impl Programs {
                 command::say("building the API server (some minutes, once)");
                 go.generate()?;
                 go.build_command(API_SERVER, target)?;
-                let etcd = go.unpacked.join("usr/bin/etcd");
-                fs::copy(etcd, target.join("etcd")).context("etcd from its package")?;
-                Ok(())
+                files::copy(&go.unpacked.join("usr/bin/etcd"), &target.join("etcd"))
             })
         })?;
         Ok(programs)
@@ -84,9 +81,6 @@ fn once(
 /// Brings sources and compiler, and builds; leaves only what `make` puts into the folder that it is given.
 fn build(cache: &Cache, folder: &Path, make: impl FnOnce(&Go, &Path) -> Result<()>) -> Result<()> {
     let apt = Apt::with_sources(cache, SUITE)?;
-    apt.update(false)?;
-    let staged = Staged::new(folder)?;
-    let target = staged.path();
     let scratch = tempfile::Builder::new()
         .prefix(".kubernetes-")
         .tempdir_in(
@@ -112,9 +106,10 @@ fn build(cache: &Cache, folder: &Path, make: impl FnOnce(&Go, &Path) -> Result<(
         scratch: scratch.path().to_owned(),
         tree,
     };
-    files::folder(&target)?;
-    make(&go, &target)?;
-    staged.publish()
+    replace(folder, |new| {
+        files::folder(new)?;
+        make(&go, new)
+    })
 }
 
 /// The compiler with the source tree.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::apt::{self, Apt};
-use crate::cache::{Cache, Staged};
+use crate::cache::{Cache, replace};
 use crate::command;
 use crate::files;
 
@@ -137,31 +137,26 @@ pub(crate) fn bring_mingw(cache: &Cache) -> Result<()> {
     let suite = apt::suite_of_this_machine()
         .with_context(|| format!("install {MINGW} by hand so that it is on PATH"))?;
     let apt = Apt::for_this_machine(cache, &suite)?;
-    apt.update(false)?;
-    let staged = Staged::new(&cache.mingw())?;
-    apt.unpack_with_dependencies(&[MINGW_PACKAGE], &suite, &staged.path())
-        .with_context(|| format!("by hand: sudo apt-get install {MINGW_PACKAGE}"))?;
-    // Installed packages have this name by Debian's alternatives.
-    let programs = staged.path().join("usr/bin");
-    std::os::unix::fs::symlink(format!("{MINGW}-win32"), programs.join(MINGW))
-        .with_context(|| format!("{MINGW} in {}", programs.display()))?;
-    staged.publish()
+    replace(&cache.mingw(), |new| {
+        apt.unpack_with_dependencies(&[MINGW_PACKAGE], &suite, new)
+            .with_context(|| format!("by hand: sudo apt-get install {MINGW_PACKAGE}"))?;
+        // Installed packages have this name by Debian's alternatives.
+        let programs = new.join("usr/bin");
+        std::os::unix::fs::symlink(format!("{MINGW}-win32"), programs.join(MINGW))
+            .with_context(|| format!("{MINGW} in {}", programs.display()))
+    })
 }
 
 /// Fetches zig and cargo's way to it.
 pub(crate) fn bring_zig(cache: &Cache) -> Result<()> {
-    let staged = Staged::new(&cache.zig())?;
-    let mut pip = command::required(
-        "python3",
-        "python3 python3-pip",
-        "has pip, which fetches zig",
-    )?;
+    let purpose = "has pip, which fetches zig";
+    let mut pip = command::required("python3", "python3 python3-pip", purpose)?;
     pip.args(["-m", "pip", "install", "--quiet", "--no-deps"]);
     pip.args(["--disable-pip-version-check", "--root-user-action=ignore"]);
-    pip.args(["--only-binary=:all:", "--target"]);
-    pip.arg(staged.path()).args([ZIG, ZIGBUILD]);
-    command::run(&mut pip).context("where pip is missing: sudo apt-get install python3-pip")?;
-    staged.publish()
+    pip.args([ZIG, ZIGBUILD, "--only-binary=:all:", "--target"]);
+    replace(&cache.zig(), |new| {
+        command::run(pip.arg(new)).context("where pip is missing: sudo apt-get install python3-pip")
+    })
 }
 
 #[cfg(test)]

