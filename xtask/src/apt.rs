@@ -2,6 +2,7 @@
 //! system, its lists and its configuration stay as they are, and no root is needed.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -210,7 +211,7 @@ impl Apt {
     /// Downloads packages and all that they depend on and that counts as missing, and unpacks them into a folder.
     pub(crate) fn unpack_with_dependencies(
         &self,
-        packages: &[&str],
+        packages: &[impl AsRef<OsStr>],
         suite: &str,
         target: &Path,
     ) -> Result<()> {

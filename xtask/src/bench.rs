@@ -91,7 +91,7 @@ fn hold(prepared: &Prepared, contest: &'static Contest) -> Result<bool> {
     let machine = Machine::measured(3072);
     let script = contests::script(contest);
     let groups: &[Group] = if contest.bpftrace {
-        &[Group::Bpftrace]
+        &[Group::BPFTRACE]
     } else {
         &[]
     };

@@ -1,148 +1,91 @@
-//! Which programs a guest has besides ours: what every guest has, and what goes only into those that ask for it.
+//! Which programs a guest has besides ours: `xtask/guest/tools.yaml` says of what each group is made.
 
-use crate::arch::Arch;
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
 
 /// The suite of the tools. Guests of every kernel have the same ones.
 pub(crate) const SUITE: &str = "trixie";
 
-/// A group of tools that goes into a guest together.
+const TOOLS: &str = include_str!("../guest/tools.yaml");
+
+/// A group of tools that goes into a guest together, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Group {
-    /// What every guest has.
-    Base,
-    /// bpftrace, which brings 200 MB of compiler: only where it is asked for.
-    Bpftrace,
-    /// containerd, runc and CNI plugins (130 MB): only where pods are made.
-    Containers,
-    /// Prometheus and Alertmanager (90 MB): only where our rules are tried.
-    Prometheus,
-    /// What a cluster has besides the programs that are built (`kubernetes.rs`): only where there is one.
-    Kubernetes,
-    /// systemd: the first process of a guest that has it (`xtask/guest/src/main.rs`).
-    Systemd,
-}
+pub(crate) struct Group(pub(crate) &'static str);
 
 impl Group {
+    /// What every guest has.
+    pub(crate) const BASE: Self = Self("base");
+    /// bpftrace, which brings 200 MB of compiler.
+    pub(crate) const BPFTRACE: Self = Self("bpftrace");
+    /// containerd, runc and CNI plugins.
+    pub(crate) const CONTAINERS: Self = Self("containers");
+    /// Prometheus and Alertmanager.
+    pub(crate) const PROMETHEUS: Self = Self("prometheus");
+    /// What a cluster has besides the programs that are built.
+    pub(crate) const KUBERNETES: Self = Self("kubernetes");
+    /// systemd: the first process of a guest that has it.
+    pub(crate) const SYSTEMD: Self = Self("systemd");
+
+    /// What it is made of.
+    pub(crate) fn tools(self) -> Result<Tools> {
+        let all: BTreeMap<String, Tools> = serde_saphyr::from_str(TOOLS)?;
+        let own = all.into_iter().find(|(name, _)| name == self.0);
+        let (_, own) = own.with_context(|| format!("xtask/guest/tools.yaml has no {}", self.0))?;
+        Ok(own)
+    }
+}
+
+/// What a group is made of. Paths are below the guest's root.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Tools {
+    /// Debian's.
+    pub(crate) packages: Vec<String>,
+    /// Those that are taken from the packages.
+    pub(crate) programs: Vec<String>,
+    /// Of files that programs open by themselves; LIBRARIES stands for that of the architecture.
+    pub(crate) folders: Vec<String>,
+    /// Folders without anything.
+    pub(crate) empty: Vec<String>,
+    /// What links to where.
+    pub(crate) links: BTreeMap<String, String>,
+    /// What files hold that are in no package.
+    pub(crate) files: BTreeMap<String, String>,
+}
+
+impl Tools {
     /// What an unpacked group is made of: another recipe means that it has to be fetched anew.
-    pub(crate) fn recipe(self) -> String {
-        format!("{SUITE} {}", self.packages().join(" "))
+    pub(crate) fn recipe(&self) -> String {
+        format!("{SUITE} {}", self.packages.join(" "))
     }
+}
 
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Base => "base",
-            Self::Bpftrace => "bpftrace",
-            Self::Containers => "containers",
-            Self::Prometheus => "prometheus",
-            Self::Kubernetes => "kubernetes",
-            Self::Systemd => "systemd",
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    pub(crate) fn packages(self) -> &'static [&'static str] {
-        match self {
-            Self::Base => &[
-                "busybox-static",
-                "coreutils",
-                "dash",
-                "conntrack",
-                "iproute2",
-                "nftables",
-                "iptables",
-                "bpftool",
-                "kmod",
-                "netbase",
-                "libcap2-bin",
-            ],
-            Self::Bpftrace => &["bpftrace"],
-            Self::Containers => &["containerd", "runc", "containernetworking-plugins"],
-            Self::Prometheus => &["prometheus", "prometheus-alertmanager"],
-            Self::Kubernetes => &["kubectl", "etcd-server"],
-            Self::Systemd => &["systemd"],
+    #[test]
+    fn each_group_is_described() {
+        let all: BTreeMap<String, Tools> = serde_saphyr::from_str(TOOLS).unwrap();
+        let groups = [
+            Group::BASE,
+            Group::BPFTRACE,
+            Group::CONTAINERS,
+            Group::PROMETHEUS,
+            Group::KUBERNETES,
+            Group::SYSTEMD,
+        ];
+        assert_eq!(all.len(), groups.len());
+        for group in groups {
+            let tools = group.tools().unwrap();
+            assert!(
+                !tools.packages.is_empty() && !tools.programs.is_empty(),
+                "{}",
+                group.0
+            );
         }
-    }
-
-    pub(crate) fn programs(self) -> &'static [&'static str] {
-        match self {
-            Self::Base => &[
-                "dash",
-                "date",
-                "conntrack",
-                "ip",
-                "ss",
-                "tc",
-                "bridge",
-                "nstat",
-                "nft",
-                "xtables-nft-multi",
-                "xtables-legacy-multi",
-                "bpftool",
-                "kmod",
-                "setcap",
-                "getcap",
-                "capsh",
-            ],
-            Self::Bpftrace => &["bpftrace"],
-            Self::Prometheus => &["prometheus", "prometheus-alertmanager"],
-            Self::Kubernetes => &["kubectl", "etcd"],
-            Self::Systemd => &["systemd", "systemctl", "systemd-executor"],
-            Self::Containers => &[
-                "containerd",
-                "containerd-shim-runc-v2",
-                "ctr",
-                "runc",
-                // CNI plugins.
-                "bridge",
-                "host-local",
-                "loopback",
-                "portmap",
-                "ptp",
-            ],
-        }
-    }
-
-    /// Files that programs open by themselves.
-    pub(crate) fn folders(self, arch: Arch) -> Vec<String> {
-        match self {
-            Self::Base => vec![
-                format!("usr/lib/{}/xtables", arch.libraries()),
-                "usr/share/iproute2".to_owned(),
-                "etc".to_owned(),
-            ],
-            // Alertmanager does not start without its templates.
-            Self::Prometheus => vec!["usr/share/prometheus/alertmanager".to_owned()],
-            Self::Bpftrace | Self::Containers | Self::Kubernetes | Self::Systemd => Vec::new(),
-        }
-    }
-
-    pub(crate) fn links(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::Base => &[
-                // Not busybox's shell: that one prefers busybox's `ip` and `modprobe` to the real ones.
-                ("usr/bin/sh", "dash"),
-                ("usr/sbin/iptables", "xtables-nft-multi"),
-                ("usr/sbin/iptables-save", "xtables-nft-multi"),
-                ("usr/sbin/iptables-restore", "xtables-nft-multi"),
-                ("usr/sbin/iptables-nft", "xtables-nft-multi"),
-                ("usr/sbin/ip6tables", "xtables-nft-multi"),
-                ("usr/sbin/ip6tables-save", "xtables-nft-multi"),
-                ("usr/sbin/ip6tables-restore", "xtables-nft-multi"),
-                ("usr/sbin/ip6tables-nft", "xtables-nft-multi"),
-                ("usr/sbin/iptables-legacy", "xtables-legacy-multi"),
-                ("usr/sbin/iptables-legacy-save", "xtables-legacy-multi"),
-                ("usr/sbin/ip6tables-legacy", "xtables-legacy-multi"),
-                ("usr/sbin/ip6tables-legacy-save", "xtables-legacy-multi"),
-                ("usr/sbin/modprobe", "../bin/kmod"),
-                ("usr/sbin/insmod", "../bin/kmod"),
-                ("usr/sbin/rmmod", "../bin/kmod"),
-                ("usr/sbin/lsmod", "../bin/kmod"),
-                ("usr/sbin/modinfo", "../bin/kmod"),
-            ],
-            Self::Bpftrace
-            | Self::Containers
-            | Self::Prometheus
-            | Self::Kubernetes
-            | Self::Systemd => &[],
-        }
+        assert!(Group("nothing").tools().is_err());
     }
 }

@@ -239,7 +239,7 @@ impl Guests<'_> {
             content: Content {
                 script: script.as_bytes(),
                 groups: if containers {
-                    &[Group::Containers]
+                    &[Group::CONTAINERS]
                 } else {
                     &[]
                 },

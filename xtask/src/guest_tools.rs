@@ -16,44 +16,47 @@ use crate::cache::{Cache, replace};
 use crate::command;
 use crate::cpio::Archive;
 use crate::files;
-use crate::groups::{Group, SUITE};
+use crate::groups::{Group, SUITE, Tools};
 
 /// The file that says what an unpacked group is made of.
 const RECIPE: &str = ".recipe";
 
 /// Where the packages of a group are unpacked.
 fn root(cache: &Cache, group: Group) -> PathBuf {
-    cache.guest().join(format!("{}-root", group.name()))
+    cache.guest().join(format!("{}-root", group.0))
 }
 
 /// Where the group's packages are unpacked, if they are the ones that this xtask wants.
-pub(crate) fn present(cache: &Cache, group: Group) -> Option<String> {
+pub(crate) fn present(cache: &Cache, group: Group) -> Result<Option<String>> {
     let folder = root(cache, group);
-    let recipe = fs::read_to_string(folder.join(RECIPE)).ok()?;
-    (recipe == group.recipe()).then(|| folder.display().to_string())
+    let wanted = group.tools()?.recipe();
+    let found = fs::read_to_string(folder.join(RECIPE));
+    Ok(found
+        .is_ok_and(|recipe| recipe == wanted)
+        .then(|| folder.display().to_string()))
 }
 
 /// Downloads and unpacks the packages of a group, if they aren't there.
 pub(crate) fn fetch(cache: &Cache, group: Group) -> Result<()> {
-    if present(cache, group).is_some() {
+    if present(cache, group)?.is_some() {
         return Ok(());
     }
-    let target = root(cache, group);
+    let tools = group.tools()?;
     command::say(&format!(
         "downloading guest tools: {}",
-        group.packages().join(", ")
+        tools.packages.join(", ")
     ));
     let apt = Apt::for_guests(cache)?;
-    replace(&target, |new| {
-        apt.unpack_with_dependencies(group.packages(), SUITE, new)?;
-        files::write(&new.join(RECIPE), group.recipe())
+    replace(&root(cache, group), |new| {
+        apt.unpack_with_dependencies(&tools.packages, SUITE, new)?;
+        files::write(&new.join(RECIPE), tools.recipe())
     })
 }
 
 /// The group as a cpio archive; made once, then taken from the cache.
 pub(crate) fn archive(cache: &Cache, group: Group) -> Result<PathBuf> {
     fetch(cache, group)?;
-    let target = cache.guest().join(format!("{}.cpio", group.name()));
+    let target = cache.guest().join(format!("{}.cpio", group.0));
     // The archive's making is part of xtask: a newer xtask may make another one.
     let maker = std::env::current_exe().context("where this program is")?;
     if !files::newer(&target, &maker) || !files::newer(&target, &root(cache, group)) {
@@ -72,8 +75,8 @@ pub(crate) fn depmod(cache: &Cache) -> Result<Command> {
 /// libraries: the one of this machine's architecture, whatever guests have.
 pub(crate) fn on_this_machine(cache: &Cache, program: &str, arguments: &[&str]) -> Result<Command> {
     let cache = &cache.of(Arch::Amd64);
-    fetch(cache, Group::Base)?;
-    let tree = Tree::new(cache, Group::Base);
+    fetch(cache, Group::BASE)?;
+    let tree = Tree::new(cache, Group::BASE);
     let libraries = tree.root.join("usr/lib").join(tree.arch.libraries());
     let mut command = Command::new(libraries.join(tree.arch.loader().0));
     let path = tree.program(program)?;
@@ -84,17 +87,35 @@ pub(crate) fn on_this_machine(cache: &Cache, program: &str, arguments: &[&str]) 
 
 fn pack(cache: &Cache, group: Group) -> Result<Vec<u8>> {
     let tree = Tree::new(cache, group);
-    let mut files: BTreeMap<String, bool> = BTreeMap::new();
+    let tools = group.tools()?;
     let mut archive = Archive::default();
-    if group == Group::Base {
-        skeleton(tree.arch, &mut archive);
-        busybox(cache, &tree, &mut archive)?;
+    for folder in &tools.empty {
+        archive.directory(folder);
     }
-    for program in group.programs() {
+    for (path, target) in &tools.links {
+        archive.symlink(path, target);
+    }
+    for (path, content) in &tools.files {
+        archive.file(path, false, content.as_bytes());
+    }
+    let (loader, folder) = tree.arch.loader();
+    let libraries = format!("usr/lib/{}", tree.arch.libraries());
+    if group == Group::BASE {
+        archive.symlink(
+            &format!("usr/{folder}/{loader}"),
+            &format!("/{libraries}/{loader}"),
+        );
+        // A process needs them before `/dev` is there.
+        archive.character_device("dev/console", 5, 1);
+        archive.character_device("dev/null", 1, 3);
+        busybox(cache, &tree, &tools, &mut archive)?;
+    }
+    let mut files: BTreeMap<String, bool> = BTreeMap::new();
+    for program in &tools.programs {
         tree.add_with_libraries(&tree.program(program)?, &mut files)?;
     }
-    for folder in group.folders(tree.arch) {
-        for path in tree.files_below(&folder)? {
+    for folder in tools.folders {
+        for path in tree.files_below(&folder.replace("LIBRARIES", &libraries))? {
             if path.contains(".so") {
                 tree.add_with_libraries(&path, &mut files)?;
             } else {
@@ -103,82 +124,26 @@ fn pack(cache: &Cache, group: Group) -> Result<Vec<u8>> {
         }
     }
     for (path, executable) in files {
-        let content = fs::read(tree.root.join(&path)).with_context(|| format!("read {path}"))?;
-        archive.file(&path, executable, &content);
-    }
-    for (path, target) in group.links() {
-        archive.symlink(path, target);
+        archive.file(&path, executable, &files::bytes(&tree.root.join(&path))?);
     }
     Ok(archive.finish())
 }
 
-/// Folders and links that a Debian system has, and the two devices that a process needs before `/dev` is there.
-fn skeleton(arch: Arch, archive: &mut Archive) {
-    for folder in [
-        "usr/bin",
-        "usr/sbin",
-        "usr/lib",
-        "usr/lib64",
-        "usr/local/bin",
-        "root",
-        "tmp",
-        "run",
-        "proc",
-        "sys",
-        "dev",
-        "var/lib",
-        "var/log",
-    ] {
-        archive.directory(folder);
-    }
-    for folder in ["bin", "sbin", "lib", "lib64"] {
-        archive.symlink(folder, &format!("usr/{folder}"));
-    }
-    archive.symlink("var/run", "/run");
-    let (loader, folder) = arch.loader();
-    archive.symlink(
-        &format!("usr/{folder}/{loader}"),
-        &format!("/usr/lib/{}/{loader}", arch.libraries()),
-    );
-    archive.symlink("etc/mtab", "/proc/self/mounts");
-    archive.character_device("dev/console", 5, 1);
-    archive.character_device("dev/null", 1, 3);
-    archive.file(
-        "etc/passwd",
-        false,
-        b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
-    );
-    archive.file("etc/group", false, b"root:x:0:\nnogroup:x:65534:\n");
-    archive.file("etc/hosts", false, b"127.0.0.1 localhost\n::1 localhost\n");
-    archive.file(
-        "etc/nsswitch.conf",
-        false,
-        b"passwd: files\ngroup: files\nhosts: files\nprotocols: files\nservices: files\n",
-    );
-}
-
 /// busybox under each of its names, except where the real program is there.
-fn busybox(cache: &Cache, tree: &Tree, archive: &mut Archive) -> Result<()> {
-    let path = tree.program("busybox")?;
-    archive.file(
-        "usr/bin/busybox",
-        true,
-        &fs::read(tree.root.join(&path)).context("read busybox")?,
-    );
+fn busybox(cache: &Cache, tree: &Tree, tools: &Tools, archive: &mut Archive) -> Result<()> {
+    let content = files::bytes(&tree.root.join(tree.program("busybox")?))?;
+    archive.file("usr/bin/busybox", true, &content);
     // Static, and of the same version for each architecture.
     let cache = &cache.of(Arch::Amd64);
-    fetch(cache, Group::Base)?;
-    let of_this_machine = Tree::new(cache, Group::Base);
+    fetch(cache, Group::BASE)?;
+    let of_this_machine = Tree::new(cache, Group::BASE);
     let program = of_this_machine
         .root
         .join(of_this_machine.program("busybox")?);
     let names = command::output(Command::new(&program).arg("--list"))?;
     for name in names.lines() {
-        let real = Group::Base
-            .links()
-            .iter()
-            .any(|(link, _)| link.ends_with(&format!("/{name}")))
-            || Group::Base.programs().contains(&name);
+        let is_link = |link: &String| link.ends_with(&format!("/{name}"));
+        let real = tools.links.keys().any(is_link) || tools.programs.iter().any(|one| one == name);
         if !real && name != "busybox" {
             archive.symlink(&format!("usr/bin/{name}"), "busybox");
         }
@@ -230,7 +195,7 @@ impl Tree {
         if files.contains_key(path) {
             return Ok(());
         }
-        let content = fs::read(self.root.join(path)).with_context(|| format!("read {path}"))?;
+        let content = files::bytes(&self.root.join(path))?;
         files.insert(path.to_owned(), true);
         let own = format!("usr/lib/{}", self.arch.libraries());
         let of_systemd = format!("{own}/systemd");

@@ -36,7 +36,7 @@ pub(crate) fn write(
     target: &Path,
 ) -> Result<()> {
     let kernel_part = kernel_archive(cache, kernel)?;
-    let mut parts = vec![guest_tools::archive(cache, Group::Base)?, kernel_part];
+    let mut parts = vec![guest_tools::archive(cache, Group::BASE)?, kernel_part];
     for group in content.groups {
         parts.push(guest_tools::archive(cache, *group)?);
     }

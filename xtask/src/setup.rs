@@ -116,9 +116,9 @@ impl SetupStep {
             Self::BpfLinker => program_of_version(cache, "bpf-linker", BPF_LINKER),
             Self::CargoDeny => program_of_version(cache, "cargo-deny", CARGO_DENY),
             Self::Qemu => Qemu::find(cache).map(|qemu| qemu.describe()),
-            Self::GuestTools => guest_tools::present(cache, Group::Base),
-            Self::Bpftrace => guest_tools::present(cache, Group::Bpftrace),
-            Self::Containers => guest_tools::present(cache, Group::Containers),
+            Self::GuestTools => guest_tools::present(cache, Group::BASE)?,
+            Self::Bpftrace => guest_tools::present(cache, Group::BPFTRACE)?,
+            Self::Containers => guest_tools::present(cache, Group::CONTAINERS)?,
             Self::Promtool => cache
                 .program("promtool")
                 .map(|path| path.display().to_string()),
@@ -152,9 +152,9 @@ impl SetupStep {
             // It does little: optimised, it takes more than twice as long to build, the most of what a new machine waits for.
             Self::CargoDeny => cargo_install(cache, "cargo-deny", CARGO_DENY, &["--debug"]),
             Self::Qemu => bring_qemu(cache),
-            Self::GuestTools => guest_tools::fetch(cache, Group::Base),
-            Self::Bpftrace => guest_tools::fetch(cache, Group::Bpftrace),
-            Self::Containers => guest_tools::fetch(cache, Group::Containers),
+            Self::GuestTools => guest_tools::fetch(cache, Group::BASE),
+            Self::Bpftrace => guest_tools::fetch(cache, Group::BPFTRACE),
+            Self::Containers => guest_tools::fetch(cache, Group::CONTAINERS),
             Self::Promtool => bring_program(cache, "prometheus", "promtool"),
             Self::Umoci => bring_program(cache, "umoci", "umoci"),
             Self::Kernel(prefix) => kernels::fetch(cache, prefix).map(|_| ()),

@@ -104,8 +104,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         .map(|(from, to)| (from.clone(), PathBuf::from(to)))
         .unzip();
     let groups: Vec<Group> = [
-        (arguments.bpftrace, Group::Bpftrace),
-        (arguments.containers, Group::Containers),
+        (arguments.bpftrace, Group::BPFTRACE),
+        (arguments.containers, Group::CONTAINERS),
     ]
     .into_iter()
     .filter_map(|(wanted, group)| wanted.then_some(group))

@@ -94,11 +94,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         arguments.variant.is_empty() || arguments.variant.iter().any(|wanted| wanted == name)
     };
     let variants: Vec<&str> = VARIANTS.iter().filter(is_wanted).copied().collect();
-    let mut groups = vec![Group::Containers, Group::Kubernetes, Group::Prometheus];
+    let mut groups = vec![Group::CONTAINERS, Group::KUBERNETES, Group::PROMETHEUS];
     let driver = match arguments.cgroup_driver {
         CgroupDriver::Cgroupfs => "cgroupfs",
         CgroupDriver::Systemd => {
-            groups.push(Group::Systemd);
+            groups.push(Group::SYSTEMD);
             "systemd"
         }
     };

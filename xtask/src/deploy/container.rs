@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     ]
     .map(|(from, to)| (from, to.to_owned()));
     Trial {
-        groups: &[Group::Containers, Group::Prometheus],
+        groups: &[Group::CONTAINERS, Group::PROMETHEUS],
         memory_mib: 3072,
         timeout: Duration::from_mins(20),
         put: put.into(),
