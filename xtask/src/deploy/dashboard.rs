@@ -1,33 +1,40 @@
-//! The Grafana dashboard, made from the panels in `deploy/grafana/panels.yaml`.
+//! The Grafana dashboard, made from `deploy/grafana/panels.yaml`.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 const PANELS: &str = include_str!("../../../deploy/grafana/panels.yaml");
 
 /// How many columns Grafana has.
 const COLUMNS: u32 = 24;
 
-/// Queries of the variables: `label_values(QUERY, label)`.
-const VARIABLES: &[(&str, &str, &str)] = &[
-    ("node", "Node", "ctpressure_table_limit"),
-    (
-        "owner",
-        "Owner",
-        "node_owner:ctpressure_entries:sum{node=~\"$node\"}",
-    ),
-];
-
 /// What is on the dashboard, row by row.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Panels {
+struct DashboardFile {
+    /// What it is besides, as Grafana has it.
+    dashboard: Value,
+    /// Name, title and query: `label_values(QUERY, name)`.
+    variables: Vec<(String, String, String)>,
+    variable: Map<String, Value>,
+    kinds: BTreeMap<String, PanelKind>,
     /// By name: a colour, and from which value on.
     thresholds: BTreeMap<String, Vec<(String, Option<f64>)>>,
     panels: Vec<Panel>,
+}
+
+/// What panels of a kind have in common.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PanelKind {
+    height: u32,
+    query: Map<String, Value>,
+    panel: Map<String, Value>,
+    /// How thresholds are shown, besides by colours.
+    thresholds: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -35,7 +42,8 @@ struct Panels {
 struct Panel {
     /// The title of its row.
     row: String,
-    kind: PanelKind,
+    /// As Grafana calls it.
+    kind: String,
     title: String,
     description: String,
     /// Grafana's name of the unit.
@@ -52,15 +60,6 @@ struct Panel {
     none: String,
 }
 
-/// As Grafana calls it.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum PanelKind {
-    Stat,
-    Table,
-    TimeSeries,
-}
-
 fn short() -> String {
     "short".to_owned()
 }
@@ -73,31 +72,7 @@ fn none() -> String {
     "none".to_owned()
 }
 
-impl PanelKind {
-    const fn height(self) -> u32 {
-        match self {
-            Self::Stat => 4,
-            Self::Table | Self::TimeSeries => 8,
-        }
-    }
-
-    fn options(self) -> Value {
-        match self {
-            Self::Stat => json!({
-                "colorMode": "background",
-                "graphMode": "none",
-                "reduceOptions": { "calcs": ["lastNotNull"] },
-            }),
-            Self::Table => json!({ "showHeader": true, "cellHeight": "sm" }),
-            Self::TimeSeries => json!({
-                "legend": { "displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull", "max"] },
-                "tooltip": { "mode": "multi", "sort": "desc" },
-            }),
-        }
-    }
-}
-
-impl Panels {
+impl DashboardFile {
     fn read() -> Result<Self> {
         serde_saphyr::from_str(PANELS).context("read deploy/grafana/panels.yaml")
     }
@@ -105,78 +80,58 @@ impl Panels {
 
 /// Every query of the dashboard.
 pub(super) fn queries() -> Result<Vec<String>> {
-    let variables = VARIABLES.iter().map(|(_, _, query)| (*query).to_owned());
-    let panels = Panels::read()?.panels.into_iter();
-    let panels = panels.flat_map(|panel| panel.queries);
+    let DashboardFile {
+        variables, panels, ..
+    } = DashboardFile::read()?;
+    let variables = variables.into_iter().map(|(_, _, query)| query);
+    let panels = panels.into_iter().flat_map(|panel| panel.queries);
     Ok(variables.chain(panels.map(|(query, _)| query)).collect())
 }
 
 /// The dashboard as Grafana imports it.
 pub(super) fn json() -> Result<String> {
-    let Panels { thresholds, panels } = Panels::read()?;
+    let mut all = DashboardFile::read()?;
     let mut drawn = Vec::new();
-    let (mut x, mut y, mut before): (_, _, Option<&Panel>) = (0, 0, None);
-    for panel in &panels {
-        let height = before.map_or(0, |panel| panel.kind.height());
-        if before.is_none_or(|before| before.row != panel.row) {
+    let (mut x, mut y) = (0, 0);
+    let mut before: Option<(&Panel, &PanelKind)> = None;
+    for panel in &all.panels {
+        let kind = all.kinds.get(&panel.kind);
+        let kind = kind.with_context(|| format!("no kind of panel is called {}", panel.kind))?;
+        let height = before.map_or(0, |(_, kind)| kind.height);
+        if before.is_none_or(|(before, _)| before.row != panel.row) {
             y += height;
             drawn.push(row_panel(&panel.row, drawn.len() + 1, y));
             (x, y) = (0, y + 1);
         } else if x + panel.width > COLUMNS {
             (x, y) = (0, y + height);
         }
-        let steps = thresholds
-            .get(&panel.thresholds)
-            .with_context(|| format!("no thresholds are called {}", panel.thresholds))?;
-        drawn.push(one(panel, steps, drawn.len() + 1, x, y));
+        let steps = all.thresholds.get(&panel.thresholds);
+        let steps =
+            steps.with_context(|| format!("no thresholds are called {}", panel.thresholds))?;
+        drawn.push(one(panel, kind, steps, drawn.len() + 1, x, y));
         x += panel.width;
-        before = Some(panel);
+        before = Some((panel, kind));
     }
-    let dashboard = json!({
-        "uid": "ctpressure",
-        "title": "ctpressure: conntrack tables",
-        "description": "Which table fills, who fills it, who suffers.",
-        "tags": ["conntrack", "network"],
-        "schemaVersion": 39,
-        "version": 1,
-        "editable": true,
-        "graphTooltip": 1,
-        "refresh": "30s",
-        "time": { "from": "now-1h", "to": "now" },
-        "timezone": "",
-        "templating": { "list": variables() },
-        "panels": drawn,
-    });
-    Ok(serde_json::to_string_pretty(&dashboard)? + "\n")
-}
-
-fn source() -> Value {
-    json!({ "type": "prometheus", "uid": "${datasource}" })
-}
-
-fn variables() -> Vec<Value> {
-    let mut list = vec![json!({
-        "name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus",
-    })];
-    list.extend(VARIABLES.iter().map(|(name, label, query)| {
-        json!({
-            "name": name,
-            "label": label,
-            "type": "query",
-            "datasource": source(),
-            "query": {
-                "query": format!("label_values({query}, {name})"),
-                "refId": "variable",
-            },
-            "refresh": 2,
-            "sort": 1,
-            "includeAll": true,
-            "allValue": ".*",
-            "multi": true,
-            "current": { "text": "All", "value": "$__all" },
-        })
+    let variables = all.dashboard["templating"]["list"].as_array_mut();
+    let variables = variables.context("the dashboard has no list of variables")?;
+    variables.extend(all.variables.iter().map(|(name, label, query)| {
+        let query = format!("label_values({query}, {name})");
+        let own = json!({
+            "name": name, "label": label, "query": { "query": query, "refId": "variable" },
+        });
+        joined(&all.variable, own)
     }));
-    list
+    all.dashboard["panels"] = drawn.into();
+    Ok(serde_json::to_string_pretty(&all.dashboard)? + "\n")
+}
+
+/// What all of a kind have, with what one of them has.
+fn joined(common: &Map<String, Value>, own: Value) -> Value {
+    let mut fields = common.clone();
+    if let Value::Object(own) = own {
+        fields.extend(own);
+    }
+    fields.into()
 }
 
 fn row_panel(title: &str, id: usize, y: u32) -> Value {
@@ -186,55 +141,47 @@ fn row_panel(title: &str, id: usize, y: u32) -> Value {
     })
 }
 
-fn one(panel: &Panel, steps: &[(String, Option<f64>)], id: usize, x: u32, y: u32) -> Value {
-    let table = panel.kind == PanelKind::Table;
-    let now = panel.kind != PanelKind::TimeSeries;
+fn one(
+    panel: &Panel,
+    kind: &PanelKind,
+    steps: &[(String, Option<f64>)],
+    id: usize,
+    x: u32,
+    y: u32,
+) -> Value {
     let targets: Vec<Value> = ('A'..='Z')
         .zip(&panel.queries)
         .map(|(name, (query, legend))| {
-            json!({
-                "refId": name.to_string(),
-                "datasource": source(),
-                "expr": query,
-                "legendFormat": legend,
-                "instant": now,
-                "range": !now,
-                "format": if table { "table" } else { "time_series" },
-            })
+            let own = json!({ "refId": name.to_string(), "expr": query, "legendFormat": legend });
+            joined(&kind.query, own)
         })
         .collect();
-    let steps = steps.iter();
     let steps: Vec<Value> = steps
+        .iter()
         .map(|(color, value)| json!({ "color": color, "value": value }))
         .collect();
-    let mut drawn = json!({
+    let mut defaults = json!({
+        "unit": panel.unit,
+        "thresholds": { "mode": "absolute", "steps": steps },
+        "noValue": panel.none,
+    });
+    if let Some(style) = kind
+        .thresholds
+        .as_ref()
+        .filter(|_| panel.thresholds != "none")
+    {
+        defaults["custom"] = json!({ "thresholdsStyle": style });
+    }
+    let own = json!({
         "id": id,
         "type": panel.kind,
         "title": panel.title,
         "description": panel.description,
-        "datasource": source(),
-        "gridPos": { "h": panel.kind.height(), "w": panel.width, "x": x, "y": y },
+        "gridPos": { "h": kind.height, "w": panel.width, "x": x, "y": y },
         "targets": targets,
-        "fieldConfig": {
-            "defaults": {
-                "unit": panel.unit,
-                "thresholds": { "mode": "absolute", "steps": steps },
-                "noValue": panel.none,
-            },
-            "overrides": [],
-        },
-        "options": panel.kind.options(),
+        "fieldConfig": { "defaults": defaults, "overrides": [] },
     });
-    if panel.kind == PanelKind::TimeSeries && panel.thresholds != "none" {
-        drawn["fieldConfig"]["defaults"]["custom"] =
-            json!({ "thresholdsStyle": { "mode": "line" } });
-    }
-    if table {
-        drawn["transformations"] = json!([
-            { "id": "organize", "options": { "excludeByName": { "Time": true } } },
-        ]);
-    }
-    drawn
+    joined(&kind.panel, own)
 }
 
 #[cfg(test)]
@@ -267,14 +214,11 @@ mod tests {
 
     #[test]
     fn each_panel_says_what_it_shows_and_in_which_unit() {
-        for panel in Panels::read().unwrap().panels {
+        for panel in DashboardFile::read().unwrap().panels {
             assert!(!panel.description.is_empty() && !panel.unit.is_empty());
             assert!(!panel.queries.is_empty(), "{}", panel.title);
             for (query, legend) in &panel.queries {
-                assert!(
-                    panel.kind == PanelKind::Table || !legend.is_empty(),
-                    "{query}"
-                );
+                assert!(panel.kind == "table" || !legend.is_empty(), "{query}");
                 // Rows below the first are about what was chosen.
                 let chosen = query.contains("$node");
                 assert_eq!(chosen, panel.row != "Cluster", "{query}");
