@@ -74,31 +74,32 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
 /// Measures one part and shows it; false when a figure is not as it should be.
 fn measure(prepared: &Prepared, part: BenchPart) -> Result<bool> {
     match part {
-        BenchPart::Peers => hold(prepared, &contests::PEERS),
-        BenchPart::Owners => hold(prepared, &contests::OWNERS),
-        BenchPart::Entries => hold(prepared, &contests::ENTRIES),
+        BenchPart::Peers => hold(prepared, "peers"),
+        BenchPart::Owners => hold(prepared, "owners"),
+        BenchPart::Entries => hold(prepared, "entries"),
         BenchPart::Ring => bench_ring::run(),
         BenchPart::Census => bench_census::run(prepared),
     }
 }
 
-fn hold(prepared: &Prepared, contest: &'static Contest) -> Result<bool> {
+fn hold(prepared: &Prepared, contest: &str) -> Result<bool> {
+    let contest = Contest::read(contest)?;
     let version = &prepared.kernel.version;
     command::say(&format!(
         "{} in a guest with Linux {version}: some minutes",
         contest.what
     ));
     let machine = Machine::measured(3072);
-    let script = contests::script(contest);
+    let script = contest.script()?;
     let groups: &[Group] = if contest.bpftrace {
         &[Group::BPFTRACE]
     } else {
         &[]
     };
     let guest = prepared.guest(machine, Duration::from_hours(1), script.as_bytes(), groups);
-    let results = ContestResults::read(contest, &prepared.output(&guest, "BENCH DONE")?);
+    let results = ContestResults::read(&contest, &prepared.output(&guest, "BENCH DONE")?);
     print!("{}", results.table(version));
     let json = results.json(version, &prepared.qemu.describe());
-    project::keep_figures(contest.file, &json)?;
+    project::keep_figures(&contest.file, &json)?;
     Ok(command::complain(&results.failures()))
 }

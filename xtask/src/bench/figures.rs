@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::contests::{BenchClock, Contest, Contestant};
+use super::contests::{Contest, Contestant};
 
 /// Two contestants that must cost the same may differ by this share, or by so many instructions.
 const ALIKE_SHARE: f64 = 0.03;
@@ -23,14 +23,14 @@ pub(super) struct Figures {
 
 /// What the contestants of one guest measured, in their order.
 #[derive(Debug)]
-pub(super) struct ContestResults {
-    contest: &'static Contest,
+pub(super) struct ContestResults<'a> {
+    contest: &'a Contest,
     figures: Vec<Figures>,
 }
 
 impl Figures {
     /// Of one contestant from the lines of the guest.
-    fn read(output: &str, name: &str, clock: BenchClock) -> Self {
+    fn read(output: &str, name: &str, clock: &str) -> Self {
         let mut figures = Self::default();
         for line in output.lines() {
             let mut words = line.splitn(4, ' ');
@@ -42,7 +42,7 @@ impl Figures {
                 words.next().unwrap_or_default(),
             );
             let value: Value = serde_json::from_str(rest).unwrap_or_default();
-            let per_flow = match (value[clock.member()].as_f64(), value["flows"].as_f64()) {
+            let per_flow = match (value[clock].as_f64(), value["flows"].as_f64()) {
                 (Some(nanoseconds), Some(flows)) if flows > 0.0 => Some(nanoseconds / flows),
                 _ => None,
             };
@@ -58,27 +58,28 @@ impl Figures {
     }
 }
 
-impl ContestResults {
+impl<'a> ContestResults<'a> {
     /// From what the guest said.
-    pub(super) fn read(contest: &'static Contest, output: &str) -> Self {
-        let read = |contestant: &Contestant| Figures::read(output, contestant.name, contest.clock);
+    pub(super) fn read(contest: &'a Contest, output: &str) -> Self {
+        let read =
+            |contestant: &Contestant| Figures::read(output, &contestant.name, &contest.clock);
         Self {
             contest,
             figures: contest.contestants.iter().map(read).collect(),
         }
     }
 
-    fn lines(&self) -> impl Iterator<Item = (&'static Contestant, &Figures)> {
+    fn lines(&self) -> impl Iterator<Item = (&'a Contestant, &Figures)> {
         self.contest.contestants.iter().zip(&self.figures)
     }
 
-    fn of(&self, name: &str) -> Option<(&'static Contestant, &Figures)> {
+    fn of(&self, name: &str) -> Option<(&'a Contestant, &Figures)> {
         self.lines().find(|(contestant, _)| contestant.name == name)
     }
 
     /// What a contestant adds to a new and to an ended connection; `None` where it or its base was not measured.
     fn added(&self, contestant: &Contestant, figures: &Figures) -> [Option<f64>; 2] {
-        let base = self.of(contestant.base).map(|(_, base)| base);
+        let base = self.of(&contestant.base).map(|(_, base)| base);
         let less = |of: fn(&Figures) -> &Vec<f64>| Some(median(of(figures))? - median(of(base?))?);
         [less(|figures| &figures.send), less(|figures| &figures.end)]
     }
@@ -101,7 +102,7 @@ impl ContestResults {
             };
             let (new, ended) = (cell(&figures.send, added[0]), cell(&figures.end, added[1]));
             let why = figures.skipped.as_deref().unwrap_or_default();
-            let title = contestant.title;
+            let title = &contestant.title;
             lines.push(
                 format!("{title:<56} {new:>16} {ended:>16}   {why}")
                     .trim_end()
@@ -116,7 +117,7 @@ impl ContestResults {
     pub(super) fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
         for (contestant, figures) in self.lines() {
-            let title = contestant.title;
+            let title = &contestant.title;
             let added = self.added(contestant, figures);
             let most = contestant.budget.as_ref();
             for (what, added, most) in [
@@ -141,7 +142,7 @@ impl ContestResults {
                 None => failures.push(format!("{title}: nobody knows who was charged")),
             }
         }
-        for (first, second) in self.contest.alike {
+        for (first, second) in &self.contest.alike {
             failures.extend(self.unlike(first, second));
         }
         failures
@@ -152,7 +153,7 @@ impl ContestResults {
         let both = |name| {
             let (contestant, figures) = self.of(name)?;
             let [new, _] = self.added(contestant, figures);
-            Some((contestant.title, new?))
+            Some((&contestant.title, new?))
         };
         // What was not measured is told elsewhere.
         let ((small, less), (large, more)) = (both(first)?, both(second)?);
@@ -181,7 +182,7 @@ impl ContestResults {
             .collect();
         json!({
             "unit": "instructions per connection",
-            "clock": self.contest.clock.member(),
+            "clock": self.contest.clock,
             "kernel": version,
             "qemu": qemu,
             "machine": "one CPU, -icount shift=0,sleep=off, -cpu max,-cx16, mitigations=off",
@@ -209,11 +210,10 @@ fn spread(figures: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::contests::{OWNERS, PEERS};
     use super::*;
 
     /// All cost the same; every base 1000, new and ended.
-    fn results(contest: &'static Contest, added: f64) -> ContestResults {
+    fn results(contest: &Contest, added: f64) -> ContestResults<'_> {
         let figures = |contestant: &Contestant| {
             let is_base = contestant.name == contestant.base;
             let figure = 1000.0 + if is_base { 0.0 } else { added };
@@ -237,17 +237,18 @@ mod tests {
                       BENCH a end {\"flows\":10,\"nanoseconds\":50,\"thread_nanoseconds\":50}\n\
                       BENCH a charged {\"inserts\":9,\"charged\":8}\n\
                       BENCH c skipped no such probe\n";
-        let a = Figures::read(output, "a", BenchClock::Wall);
+        let a = Figures::read(output, "a", "nanoseconds");
         assert_eq!((a.send, a.end, a.skipped), (vec![20.0], vec![5.0], None));
-        let a = Figures::read(output, "a", BenchClock::Thread);
+        let a = Figures::read(output, "a", "thread_nanoseconds");
         assert_eq!((a.send, a.charged), (vec![10.0], Some((9, 8))));
-        let c = Figures::read(output, "c", BenchClock::Wall);
+        let c = Figures::read(output, "c", "nanoseconds");
         assert_eq!(c.skipped.as_deref(), Some("no such probe"));
     }
 
     #[test]
     fn a_budget_is_met_or_named() {
-        let mut results = results(&PEERS, 300.0);
+        let contest = Contest::read("peers").unwrap();
+        let mut results = results(&contest, 300.0);
         assert!(results.failures().is_empty());
         results.figures[1].send = vec![1801.0];
         results.figures[2].end = Vec::new();
@@ -257,7 +258,8 @@ mod tests {
 
     #[test]
     fn flows_of_others_and_growth_are_named() {
-        let mut results = results(&OWNERS, 300.0);
+        let contest = Contest::read("owners").unwrap();
+        let mut results = results(&contest, 300.0);
         assert!(results.failures().is_empty(), "{:?}", results.failures());
         results.figures[1].charged = Some((70_000, 69_800));
         results.figures[2].charged = None;
