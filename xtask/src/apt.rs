@@ -161,9 +161,7 @@ impl Apt {
             self.suites.join(", ")
         ));
         let mut update = self.command("apt-get");
-        if !command::watched() {
-            update.arg("-qq");
-        }
+        update.args(command::quiet("-qq"));
         command::run(update.args(["-o", "APT::Update::Error-Mode=any", "update"])).context(
             "Debian's archive could not be reached: check the network or set CTPRESSURE_DEBIAN_MIRROR",
         )?;
@@ -217,12 +215,7 @@ impl Apt {
     ) -> Result<()> {
         self.fetch_and_unpack(target, |apt| {
             let mut install = apt.command("apt-get");
-            install.args([
-                "install",
-                "--download-only",
-                "--no-install-recommends",
-                "--yes",
-            ]);
+            install.args("install --download-only --no-install-recommends --yes".split(' '));
             install.args(["-t", suite]).args(packages);
             install
         })
@@ -264,11 +257,7 @@ impl Apt {
     }
 
     fn fetch_and_unpack(&self, target: &Path, command: impl Fn(&Self) -> Command) -> Result<()> {
-        let mut fetch = command(self);
-        if !command::watched() {
-            fetch.arg("-qq");
-        }
-        command::run(&mut fetch)?;
+        command::run(command(self).args(command::quiet("-qq")))?;
         files::folder(target)?;
         for package in packages_in(&self.archives())? {
             command::output(Command::new("dpkg").arg("-x").arg(&package).arg(target))?;

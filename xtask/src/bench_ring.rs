@@ -11,15 +11,7 @@ const LEAST: f64 = 3e6;
 /// Runs conntrack-user's `ring_reader`, prints its figure and keeps its JSON; false when it is too slow.
 pub(crate) fn run() -> Result<bool> {
     command::say("measuring the ring reader on this machine");
-    let mut cargo = command::cargo();
-    cargo.args([
-        "bench",
-        "--quiet",
-        "--package",
-        "conntrack-user",
-        "--bench",
-        "ring_reader",
-    ]);
+    let mut cargo = command::cargo("bench --quiet --package conntrack-user --bench ring_reader");
     let output =
         command::heard(&mut cargo).context("it needs root, and a kernel that allows BPF")?;
     let value: Value = output

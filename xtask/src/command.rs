@@ -89,20 +89,22 @@ pub(crate) fn required(program: &str, package: &str, purpose: &str) -> Result<Co
     Ok(Command::new(path))
 }
 
-/// The cargo that runs this task.
-pub(crate) fn cargo() -> Command {
+/// The cargo that runs this task, with these words.
+pub(crate) fn cargo(words: &str) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(repository());
+    command.current_dir(repository()).args(words.split(' '));
     command
+}
+
+/// The flag that keeps a program from showing how far it is, unless a person watches.
+pub(crate) fn quiet(flag: &str) -> Option<&str> {
+    (!watched()).then_some(flag)
 }
 
 /// What cargo says of the workspace, of its own packages only or of all that they depend on: `arguments` tell.
 pub(crate) fn metadata(arguments: &[&str]) -> Result<Value> {
-    let mut cargo = cargo();
-    cargo
-        .args(["metadata", "--format-version=1"])
-        .args(arguments);
-    serde_json::from_str(&output(&mut cargo)?).context("read cargo's metadata")
+    let mut cargo = cargo("metadata --format-version=1");
+    serde_json::from_str(&output(cargo.args(arguments))?).context("read cargo's metadata")
 }
 
 /// The root of the source tree.

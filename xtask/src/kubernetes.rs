@@ -184,22 +184,16 @@ impl Go {
         packages.dedup();
         // It writes into the tree by its import path.
         let mut generate = self.command(&generator);
-        generate.args(["--output-file-base", "zz_generated.openapi"]);
+        let scratch = self.scratch.display();
         generate.args([
-            "--go-header-file",
-            "hack/boilerplate/boilerplate.generatego.txt",
+            "--output-file-base=zz_generated.openapi",
+            "--go-header-file=hack/boilerplate/boilerplate.generatego.txt",
+            "--output-package=k8s.io/kubernetes/pkg/generated/openapi",
+            &format!("--output-base={scratch}/go/src"),
+            &format!("--report-filename={scratch}/violations"),
+            &format!("--input-dirs={}", packages.join(",")),
         ]);
-        generate.args([
-            "--output-package",
-            "k8s.io/kubernetes/pkg/generated/openapi",
-        ]);
-        generate
-            .arg("--output-base")
-            .arg(self.scratch.join("go/src"));
-        generate
-            .arg("--report-filename")
-            .arg(self.scratch.join("violations"));
-        command::run(generate.args(["--input-dirs", &packages.join(",")]))
+        command::run(&mut generate)
     }
 }
 
@@ -239,16 +233,9 @@ fn described(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 
 /// `cargo clippy` of the program with its feature `kube`: of the few lines that are the door to the crate that speaks to the API.
 pub(crate) fn lints() -> Command {
-    let mut cargo = command::cargo();
-    cargo.args([
-        "clippy",
-        "--package",
-        "conntrack-user",
-        "--features",
-        "kube",
-    ]);
-    cargo.args(["--all-targets", "--quiet", "--", "-D", "warnings"]);
-    cargo
+    command::cargo(
+        "clippy --package conntrack-user --features kube --all-targets --quiet -- -D warnings",
+    )
 }
 
 /// The test's command; its servers' files are in a folder that goes when the value does.
@@ -268,15 +255,9 @@ impl Test {
 
     /// `cargo test` for it.
     pub(crate) fn command(&self) -> Command {
-        let mut cargo = command::cargo();
-        cargo.args([
-            "test",
-            "--package",
-            "ctpressure-kubernetes",
-            "--test",
-            "api_server",
-        ]);
-        cargo.args(["--", "--ignored", "--nocapture"]);
+        let mut cargo = command::cargo(
+            "test --package ctpressure-kubernetes --test api_server -- --ignored --nocapture",
+        );
         cargo
             .env("CTPRESSURE_KUBE_APISERVER", &self.programs.api_server)
             .env("CTPRESSURE_ETCD", &self.programs.etcd)

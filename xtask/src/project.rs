@@ -59,16 +59,12 @@ pub(crate) fn init(cache: &Cache, profile: &str) -> Result<PathBuf> {
 }
 
 fn build(cache: &Cache, profile: &str, arguments: &[&str]) -> Result<Vec<PathBuf>> {
-    let mut cargo = command::cargo();
+    let mut cargo = command::cargo("build --message-format=json-render-diagnostics");
     cargo
-        .args(["build", "--profile", profile, "--target"])
-        .arg(cache.arch().target())
-        .args(arguments);
+        .args(["--profile", profile, "--target", cache.arch().target()])
+        .args(arguments)
+        .args(command::quiet("--quiet"));
     cross::prepare(cache, &mut cargo)?;
-    cargo.arg("--message-format=json-render-diagnostics");
-    if !command::watched() {
-        cargo.arg("--quiet");
-    }
     let output = command::heard(&mut cargo).context("the build for the guest failed")?;
     let mut binaries = Vec::new();
     for line in output.lines() {

@@ -151,17 +151,10 @@ impl Qemu {
             command.args(["-accel", "tcg,thread=multi"]);
         }
         command.args(["-cpu", self.processor(machine.measured)]);
-        command.args([
-            "-smp",
-            &machine.cpus.to_string(),
-            "-m",
-            &machine.memory_mib.to_string(),
-        ]);
-        command
-            .arg("-kernel")
-            .arg(kernel)
-            .arg("-initrd")
-            .arg(initramfs);
+        command.args(["-smp", &machine.cpus.to_string()]);
+        command.args(["-m", &machine.memory_mib.to_string()]);
+        command.arg("-kernel").arg(kernel);
+        command.arg("-initrd").arg(initramfs);
         // One CPU may wait long for the other under emulation: no lock-up detection. The timer may
         // be late at boot while the host is busy: no check that takes it for broken.
         let mut parameters = format!(

@@ -50,10 +50,7 @@ impl System {
             // It is built to see that it can be: SQLite takes a minute with optimisation.
             cargo.args(["--config", "profile.dev.package.libsqlite3-sys.opt-level=0"]);
         }
-        if !command::watched() {
-            cargo.arg("--quiet");
-        }
-        command::run(&mut cargo)?;
+        command::run(cargo.args(command::quiet("--quiet")))?;
         let folder = if profile == "dev" { "debug" } else { profile };
         let ending = match self {
             Self::Windows => ".exe",
@@ -86,8 +83,7 @@ impl System {
 
 fn with_mingw(cache: &Cache) -> Result<Command> {
     let compiler = mingw(cache).with_context(|| missing(MINGW))?;
-    let mut cargo = command::cargo();
-    cargo.arg("build");
+    let mut cargo = command::cargo("build");
     // It, its linker and its dlltool are called by name.
     let own = cache.mingw();
     if compiler.starts_with(&own) {

@@ -139,18 +139,12 @@ impl SetupStep {
             Self::Mingw => report_program::bring_mingw(cache),
             Self::Zig => report_program::bring_zig(cache),
             Self::Cross => cross::bring(cache),
-            Self::BpfLinker => cargo_install(
-                cache,
-                "bpf-linker",
-                BPF_LINKER,
-                &[
-                    "--no-default-features",
-                    "--features",
-                    "llvm-22,rust-llvm-22",
-                ],
-            ),
+            Self::BpfLinker => {
+                let features = "--no-default-features --features llvm-22,rust-llvm-22";
+                cargo_install(cache, "bpf-linker", BPF_LINKER, features)
+            }
             // It does little: optimised, it takes more than twice as long to build, the most of what a new machine waits for.
-            Self::CargoDeny => cargo_install(cache, "cargo-deny", CARGO_DENY, &["--debug"]),
+            Self::CargoDeny => cargo_install(cache, "cargo-deny", CARGO_DENY, "--debug"),
             Self::Qemu => bring_qemu(cache),
             Self::GuestTools => guest_tools::fetch(cache, Group::BASE),
             Self::Bpftrace => guest_tools::fetch(cache, Group::BPFTRACE),
@@ -361,26 +355,16 @@ fn bring_rust_source(cache: &Cache) -> Result<()> {
     symlink(&library, &link).with_context(hint)
 }
 
-fn cargo_install(cache: &Cache, name: &str, version: &str, options: &[&str]) -> Result<()> {
+fn cargo_install(cache: &Cache, name: &str, version: &str, options: &str) -> Result<()> {
     command::say("built from source: this takes some minutes");
-    let mut cargo = command::cargo();
-    cargo.args([
-        "install",
-        name,
-        "--version",
-        version,
-        "--locked",
-        "--force",
-        "--root",
-    ]);
+    let mut cargo = command::cargo("install --locked --force --root");
+    cargo.arg(cache.tools()).args([name, "--version", version]);
     // For what is built by `--debug`.
     cargo.env("CARGO_PROFILE_DEV_DEBUG", "false");
-    cargo.arg(cache.tools()).args(options);
-    if !command::watched() {
-        cargo.arg("--quiet");
-    }
+    cargo
+        .args(options.split(' '))
+        .args(command::quiet("--quiet"));
     command::run(&mut cargo).with_context(|| {
-        let options = options.join(" ");
         format!("by hand: `cargo install {name} --version {version} --locked {options}`")
     })
 }

@@ -166,25 +166,11 @@ fn on_host(what: What, test: Option<&str>, started: Instant, failed: bool) -> Ti
 
 /// What is checked without running anything: each is one test.
 fn checks(cache: &Cache, tally: &mut Tally) {
-    let cargo = |arguments: &[&str]| {
-        let mut cargo = command::cargo();
-        cargo.args(arguments);
-        cargo
-    };
-    let mut docs = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+    let mut docs = command::cargo("doc --workspace --no-deps --quiet");
     docs.env("RUSTDOCFLAGS", "-D warnings");
-    let lints = [
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--quiet",
-        "--",
-        "-D",
-        "warnings",
-    ]
-    .as_slice();
-    check("format", cargo(&["fmt", "--all", "--check"]), tally);
-    check("lints", cargo(lints), tally);
+    let lints = command::cargo("clippy --workspace --all-targets --quiet -- -D warnings");
+    check("format", command::cargo("fmt --all --check"), tally);
+    check("lints", lints, tally);
     check("docs", docs, tally);
     for (name, command) in [
         ("licences and sources of dependencies", deny(cache)),
@@ -218,14 +204,7 @@ fn deny(cache: &Cache) -> Result<Command> {
     let mut deny = Command::new(program);
     // Not the advisories: they change from day to day and need the network.
     deny.current_dir(command::repository());
-    deny.args([
-        "--log-level",
-        "warn",
-        "check",
-        "bans",
-        "licenses",
-        "sources",
-    ]);
+    deny.args("--log-level warn check bans licenses sources".split(' '));
     Ok(deny)
 }
 
@@ -234,8 +213,7 @@ fn unit_tests(cache: &Cache, filter: Option<&str>, tally: &mut Tally) -> Result<
     const NAME: &str = "unit and doc tests";
     command::say(NAME);
     let started = Instant::now();
-    let mut cargo = command::cargo();
-    cargo.args(["test", "--no-fail-fast"]);
+    let mut cargo = command::cargo("test --no-fail-fast");
     if let Some(filter) = filter {
         let packages = named_tests::packages(filter)?;
         if packages.is_empty() {

@@ -118,13 +118,12 @@ fn build(cache: &Cache) -> Result<PathBuf> {
         map(&home, "/cargo"),
         map(&setup::sysroot()?, "/rust"),
     ];
-    let mut cargo = command::cargo();
-    cargo.args(["build", "--release", "--locked", "--package", PACKAGE]);
     let target = cache.arch().target();
-    cargo.args(["--bin", "ctpressure", "--target", target, "--target-dir"]);
+    let mut cargo = command::cargo("build --release --locked --bin ctpressure --target-dir");
     // Separated as cargo wants them, so that a path may have spaces.
     cargo
         .arg(&folder)
+        .args(["--package", PACKAGE, "--target", target])
         .args(features()?)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     cross::prepare(cache, &mut cargo)?;
@@ -232,13 +231,7 @@ fn archive(layout: &Path, target: &Path) -> Result<()> {
     let parent = target.parent().context("the archive is in a folder")?;
     files::folder(parent)?;
     let mut tar = command::required("tar", "tar", "makes the archive")?;
-    tar.args([
-        "--sort=name",
-        "--mtime=@0",
-        "--owner=0",
-        "--group=0",
-        "--numeric-owner",
-    ]);
+    tar.args("--sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner".split(' '));
     tar.args(["--mode=u=rwX,go=rX", "--format=ustar", "-cf"]);
     tar.arg(target).arg("-C").arg(layout);
     command::output(tar.args(["oci-layout", "index.json", "blobs"])).map(drop)

