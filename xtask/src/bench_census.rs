@@ -46,11 +46,16 @@ struct CensusRun {
     system: f64,
 }
 
-impl CensusRun {
-    fn cpu(self) -> f64 {
-        self.user + self.system
-    }
-}
+/// What is taken of a run.
+type Figure = fn(&CensusRun) -> f64;
+
+/// The figures of a run, as the JSON calls them.
+const FIGURES: [(&str, Figure); 4] = [
+    ("wall", |run| run.wall),
+    ("user", |run| run.user),
+    ("system", |run| run.system),
+    ("cpu", |run| run.user + run.system),
+];
 
 /// One run, with a real-time priority: what else this machine does hits nobody.
 fn measure(program: &Command) -> Result<CensusRun> {
@@ -84,8 +89,8 @@ fn measure(program: &Command) -> Result<CensusRun> {
     })
 }
 
-fn median(runs: &[CensusRun], of: impl Fn(CensusRun) -> f64) -> f64 {
-    let mut values: Vec<f64> = runs.iter().map(|run| of(*run)).collect();
+fn median(runs: &[CensusRun], of: Figure) -> f64 {
+    let mut values: Vec<f64> = runs.iter().map(of).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
@@ -162,16 +167,11 @@ fn table(results: &CensusRuns) -> String {
     )];
     let base = peer(results);
     for (name, runs) in results {
-        let of = |of: fn(CensusRun) -> f64| (median(runs, of), median(runs, of) / median(base, of));
-        let (wall, user, system, cpu) = (
-            of(|run| run.wall),
-            of(|run| run.user),
-            of(|run| run.system),
-            of(CensusRun::cpu),
-        );
+        let [wall, user, system, cpu] = FIGURES.map(|(_, of)| median(runs, of));
+        let [of_wall, of_user, _, of_cpu] =
+            FIGURES.map(|(_, of)| median(runs, of) / median(base, of));
         lines.push(format!(
-            "{name:<26} {:>8.3} {:>8.3} {:>8.3} {:>8.3}   {:.2}, {:.2}, {:.2}",
-            wall.0, user.0, system.0, cpu.0, wall.1, user.1, cpu.1
+            "{name:<26} {wall:>8.3} {user:>8.3} {system:>8.3} {cpu:>8.3}   {of_wall:.2}, {of_user:.2}, {of_cpu:.2}"
         ));
     }
     lines.push(String::new());
@@ -216,11 +216,7 @@ fn too_high(results: &CensusRuns, memory: &BTreeMap<String, u64>) -> Vec<String>
     let ours = results.iter().find(|(name, _)| *name == OURS);
     let ours = ours.map_or(&[][..], |(_, runs)| runs);
     for (what, most, of) in [
-        (
-            "wall time",
-            MOST_WALL,
-            (|run| run.wall) as fn(CensusRun) -> f64,
-        ),
+        ("wall time", MOST_WALL, (|run| run.wall) as Figure),
         ("user-space CPU", MOST_USER, |run| run.user),
     ] {
         let share = median(ours, of) / median(base, of);
@@ -246,17 +242,15 @@ fn json(results: &CensusRuns, memory: &BTreeMap<String, u64>, guest: &str) -> Va
     let contestants: Vec<Value> = results
         .iter()
         .map(|(name, runs)| {
-            let all = |of: fn(&CensusRun) -> f64| runs.iter().map(of).collect::<Vec<_>>();
-            json!({
-                "name": name,
-                "wall_runs": all(|run| run.wall),
-                "user_runs": all(|run| run.user),
-                "system_runs": all(|run| run.system),
-                "wall": median(runs, |run| run.wall),
-                "user": median(runs, |run| run.user),
-                "system": median(runs, |run| run.system),
-                "cpu": median(runs, CensusRun::cpu),
-            })
+            let mut figures = json!({ "name": name });
+            for (figure, of) in FIGURES {
+                figures[figure] = median(runs, of).into();
+                if figure != "cpu" {
+                    let all: Vec<f64> = runs.iter().map(of).collect();
+                    figures[format!("{figure}_runs")] = all.into();
+                }
+            }
+            figures
         })
         .collect();
     let own = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

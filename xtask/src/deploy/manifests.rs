@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let mut rendered = Vec::new();
     for (variant, values) in VARIANTS {
         let ours = tools.kustomize(&folder().join("kubernetes").join(variant))?;
-        let charts = tools.helm(&folder().join("helm/ctpressure"), values)?;
+        let charts = tools.helm(values)?;
         same_pods(&ours, &charts).with_context(|| format!("{variant} and the chart differ"))?;
         if rights(&ours) != rights(&charts) {
             bail!("{variant} and the chart grant different rights");
@@ -75,14 +75,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         rendered.push((format!("chart {values}"), charts));
     }
     for values in REFUSED {
-        if tools
-            .helm(&folder().join("helm/ctpressure"), values)
-            .is_ok()
-        {
+        if tools.helm(values).is_ok() {
             bail!("the chart takes {values}");
         }
     }
-    tools.lint(&folder().join("helm/ctpressure"))?;
+    tools.lint()?;
     command::say("the chart refuses values that make no sense, and Helm's lint finds nothing");
     monitoring(&tools)?;
     if !arguments.no_server {
@@ -109,7 +106,7 @@ fn rights(objects: &[Value]) -> Vec<&Value> {
 /// The objects of the Prometheus Operator: their rules are the files that promtool tests.
 fn monitoring(tools: &Tools) -> Result<()> {
     let values = r#"{"podMonitor":{"enabled":true},"prometheusRule":{"enabled":true},"dashboard":{"enabled":true}}"#;
-    let chart = tools.helm(&folder().join("helm/ctpressure"), values)?;
+    let chart = tools.helm(values)?;
     let ours = tools.kustomize(&folder().join("kubernetes/monitoring"))?;
     for kind in ["PodMonitor", "PrometheusRule"] {
         let spec = |objects: &[Value]| {

@@ -10,6 +10,7 @@ use tempfile::NamedTempFile;
 
 use crate::apt::Apt;
 use crate::cache::{Cache, replace};
+use crate::deploy::folder;
 use crate::groups::SUITE;
 use crate::{command, files};
 
@@ -38,24 +39,24 @@ impl Tools {
     }
 
     /// The objects that the chart makes with these values (JSON).
-    pub(super) fn helm(&self, chart: &Path, values: &str) -> Result<Vec<Value>> {
+    pub(super) fn helm(&self, values: &str) -> Result<Vec<Value>> {
         let mut file = NamedTempFile::new().context("make a file of values")?;
         file.write_all(values.as_bytes())
             .context("write the values")?;
         let mut helm = Command::new(&self.helm);
-        helm.args(["template", "ctpressure"]).arg(chart);
+        helm.args(["template", "ctpressure"]).arg(chart());
         helm.args(["--namespace", "ctpressure", "--values"]);
         objects(&command::output(helm.arg(file.path()))?)
     }
 
-    pub(super) fn lint(&self, chart: &Path) -> Result<()> {
-        command::output(
-            Command::new(&self.helm)
-                .args(["lint", "--strict"])
-                .arg(chart),
-        )?;
-        Ok(())
+    pub(super) fn lint(&self) -> Result<()> {
+        let mut helm = Command::new(&self.helm);
+        command::output(helm.args(["lint", "--strict"]).arg(chart())).map(drop)
     }
+}
+
+fn chart() -> PathBuf {
+    folder().join("helm/ctpressure")
 }
 
 /// The documents of a YAML text.
