@@ -14,8 +14,7 @@ pub(crate) struct Queue {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    counted: VecDeque<Job>,
-    real: VecDeque<Job>,
+    jobs: VecDeque<Job>,
     /// Taken, and not ended yet.
     running: usize,
     /// The stage of the host has this machine.
@@ -25,16 +24,14 @@ struct Waiting {
 impl Waiting {
     /// The next of those that may run now; `None` when nothing may.
     fn next(&mut self) -> Option<Job> {
-        if self.host_is_busy {
+        let first = |clock| self.jobs.iter().position(|job| job.clock == clock);
+        let next = match (self.host_is_busy, self.running) {
+            (false, _) => first(Clock::Real).or_else(|| first(Clock::Counted)),
             // Whose clock counts instructions does not care; one leaves the host's stage a CPU.
-            return if self.running == 0 {
-                self.counted.pop_front()
-            } else {
-                None
-            };
-        }
-        let real = self.real.pop_front();
-        real.or_else(|| self.counted.pop_front())
+            (true, 0) => first(Clock::Counted),
+            (true, _) => None,
+        };
+        self.jobs.remove(next?)
     }
 }
 
@@ -79,20 +76,14 @@ impl Queue {
 
     /// The first comes first, of its clock.
     pub(crate) fn add(&self, jobs: impl IntoIterator<Item = Job>) {
-        let mut waiting = self.lock();
-        for job in jobs {
-            match job.clock {
-                Clock::Counted => waiting.counted.push_back(job),
-                Clock::Real => waiting.real.push_back(job),
-            }
-        }
+        self.lock().jobs.extend(jobs);
         self.changed.notify_all();
     }
 
     /// Waits until one may run; `None` when none is left.
     pub(crate) fn take(&self) -> Option<Taken<'_>> {
         let mut waiting = self.lock();
-        while !(waiting.counted.is_empty() && waiting.real.is_empty()) {
+        while !waiting.jobs.is_empty() {
             if let Some(job) = waiting.next() {
                 waiting.running += 1;
                 return Some(Taken { job, queue: self });

@@ -177,17 +177,13 @@ impl Guests<'_> {
         let is_again = !job.again.is_empty();
         let titles = count(short, kernel, is_again, report.scenarios(), &mut tally);
         whole.seconds = started.elapsed().as_secs_f64();
-        tally.time(Timed {
+        tally.times.push(Timed {
             what: What::Stage,
             stage: short.clone(),
             kernel: Some(job.kernel.version.clone()),
             test: None,
             share: whole,
-            ending: if tally.failures().is_empty() {
-                Ending::Passed
-            } else {
-                Ending::Failed
-            },
+            ending: Ending::of(tally.failures.is_empty()),
         });
         let again = (!titles.is_empty()).then(|| Job {
             again: titles,
@@ -250,7 +246,7 @@ impl Guests<'_> {
         };
         let before = Reading::before_start();
         let mut last: Option<Reading> = None;
-        let ended = guest.run_watched(self.cache, &mut |stream, bytes, process| {
+        let ended = guest.run(self.cache, &mut |stream, bytes, process| {
             log.write_all(bytes).context("write the log of a guest")?;
             if stream != Stream::Out {
                 return Ok(());
@@ -288,7 +284,7 @@ fn count(
         let title = &scenario.title;
         let mut ending = scenario.ending;
         match ending {
-            Ending::Passed => tally.pass(1),
+            Ending::Passed => tally.passed += 1,
             Ending::Starved if !is_again => again.push(title.clone()),
             Ending::Starved | Ending::Failed => {
                 ending = Ending::Failed;
@@ -297,7 +293,7 @@ fn count(
                 tally.fail(format!("[{stage}] {title}: {}{stolen}", scenario.message));
             }
         }
-        tally.time(Timed {
+        tally.times.push(Timed {
             what: What::Test,
             stage: stage.to_owned(),
             kernel: Some(kernel.to_owned()),
@@ -336,20 +332,20 @@ mod tests {
         let mut tally = Tally::default();
         let again = count("6.12", "6.12.1-cloud", false, &all, &mut tally);
         assert_eq!(again, ["late[kprobe]"]);
-        assert_eq!((tally.passed(), tally.failures().len()), (1, 1));
-        let kept: Vec<Ending> = tally.times().iter().map(|timed| timed.ending).collect();
+        assert_eq!((tally.passed, tally.failures.len()), (1, 1));
+        let kept: Vec<Ending> = tally.times.iter().map(|timed| timed.ending).collect();
         assert_eq!(kept, [Ending::Passed, Ending::Starved, Ending::Failed]);
 
         let mut second = Tally::default();
         let again = count("6.12-again", "6.12.1-cloud", true, &all[1..2], &mut second);
-        assert!(again.is_empty() && second.passed() == 0);
+        assert!(again.is_empty() && second.passed == 0);
         assert_eq!(
-            second.failures(),
+            second.failures,
             ["[6.12-again] late[kprobe]: waited 120 s (150 s of 200 s stolen by the host)"]
         );
         let mut passed = Tally::default();
         let all = [scenario("late[kprobe]", Ending::Passed)];
         count("6.12-again", "6.12.1-cloud", true, &all, &mut passed);
-        assert_eq!((passed.passed(), passed.failures().len()), (1, 0));
+        assert_eq!((passed.passed, passed.failures.len()), (1, 0));
     }
 }

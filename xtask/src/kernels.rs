@@ -17,7 +17,7 @@ const IMAGE: &str = "linux-image-";
 const PARTS: &[&str] = &["linux-binary-", "linux-modules-"];
 
 /// What the tests run on: the oldest that Debian still has, the stable ones, the newest.
-pub(crate) const MATRIX: &[&str] = &["5.10", "6.1", "6.12", "6.18", "7"];
+pub(crate) const MATRIX: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "7"];
 
 /// An unpacked kernel: with what QEMU boots and with modules.
 #[derive(Clone, Debug, PartialEq, Eq)]

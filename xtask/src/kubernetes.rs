@@ -18,7 +18,7 @@ const COMPILER: &str = "1.19";
 /// What the source is a version of; without one the server says v0.0.0, which the chart refuses.
 pub(crate) const VERSION: &str = "1.20.2";
 const API_SERVER: &str = "kube-apiserver";
-const NODE: &[&str] = &["kubelet", "kube-controller-manager", "kube-scheduler"];
+const NODE: [&str; 3] = ["kubelet", "kube-controller-manager", "kube-scheduler"];
 /// What the API server is made of the source's own generated files by: one of them is not in the source package.
 const GENERATOR: &str = "openapi-gen";
 
@@ -32,50 +32,43 @@ pub(crate) struct Programs {
 impl Programs {
     /// Builds what is not there yet.
     pub(crate) fn get(cache: &Cache) -> Result<Self> {
-        let folder = cache.place(&format!("kubernetes-{VERSION}"));
-        let programs = Self {
-            api_server: folder.join(API_SERVER),
-            etcd: folder.join("etcd"),
-        };
-        let are_there = || programs.api_server.is_file() && programs.etcd.is_file();
-        once(cache, are_there, || {
-            build(cache, &folder, |go, target| {
-                command::say("building the API server (some minutes, once)");
-                go.generate()?;
-                go.build_command(API_SERVER, target)?;
-                files::copy(&go.unpacked.join("usr/bin/etcd"), &target.join("etcd"))
-            })
+        let [api_server, etcd] = built(cache, "kubernetes", [API_SERVER, "etcd"], |go, target| {
+            command::say("building the API server (some minutes, once)");
+            go.generate()?;
+            go.build_command(API_SERVER, target)?;
+            files::copy(&go.unpacked.join("usr/bin/etcd"), &target.join("etcd"))
         })?;
-        Ok(programs)
+        Ok(Self { api_server, etcd })
     }
 }
 
 /// The programs that make pods of what the API server has: kubelet, controllers, scheduler.
-pub(crate) fn node_programs(cache: &Cache) -> Result<Vec<PathBuf>> {
-    let folder = cache.place(&format!("kubernetes-node-{VERSION}"));
-    let programs: Vec<PathBuf> = NODE.iter().map(|name| folder.join(name)).collect();
-    let are_there = || programs.iter().all(|program| program.is_file());
-    once(cache, are_there, || {
-        build(cache, &folder, |go, target| {
-            command::say("building kubelet, controllers and scheduler (ten minutes, once)");
-            NODE.iter()
-                .try_for_each(|name| go.build_command(name, target))
-        })
-    })?;
-    Ok(programs)
+pub(crate) fn node_programs(cache: &Cache) -> Result<[PathBuf; 3]> {
+    built(cache, "kubernetes-node", NODE, |go, target| {
+        command::say("building kubelet, controllers and scheduler (ten minutes, once)");
+        NODE.iter()
+            .try_for_each(|name| go.build_command(name, target))
+    })
 }
 
-fn once(
+/// The programs of these names in a place of the cache; built if one is not there.
+fn built<const N: usize>(
     cache: &Cache,
-    are_there: impl Fn() -> bool,
-    build: impl FnOnce() -> Result<()>,
-) -> Result<()> {
-    if are_there() {
-        return Ok(());
+    place: &str,
+    names: [&str; N],
+    make: impl FnOnce(&Go, &Path) -> Result<()>,
+) -> Result<[PathBuf; N]> {
+    let folder = cache.place(&format!("{place}-{VERSION}"));
+    let programs = names.map(|name| folder.join(name));
+    let are_there = || programs.iter().all(|program| program.is_file());
+    if !are_there() {
+        let _lock = cache.lock()?;
+        // Another xtask may have built them while this one waited.
+        if !are_there() {
+            build(cache, &folder, make)?;
+        }
     }
-    let _lock = cache.lock()?;
-    // Another xtask may have built them while this one waited.
-    if are_there() { Ok(()) } else { build() }
+    Ok(programs)
 }
 
 /// Brings sources and compiler, and builds; leaves only what `make` puts into the folder that it is given.
@@ -238,31 +231,17 @@ pub(crate) fn lints() -> Command {
     )
 }
 
-/// The test's command; its servers' files are in a folder that goes when the value does.
-pub(crate) struct Test {
-    folder: tempfile::TempDir,
-    programs: Programs,
-}
-
-impl Test {
-    /// Builds what is not there yet.
-    pub(crate) fn prepare(cache: &Cache) -> Result<Self> {
-        Ok(Self {
-            programs: Programs::get(cache)?,
-            folder: tempfile::tempdir().context("make a folder for the API server")?,
-        })
-    }
-
-    /// `cargo test` for it.
-    pub(crate) fn command(&self) -> Command {
-        let mut cargo = command::cargo(
-            "test --package ctpressure-kubernetes --test api_server -- --ignored --nocapture",
-        );
-        cargo
-            .env("CTPRESSURE_KUBE_APISERVER", &self.programs.api_server)
-            .env("CTPRESSURE_ETCD", &self.programs.etcd)
-            .env("CTPRESSURE_KUBERNETES_FOLDER", self.folder.path())
-            .env("KUBECONFIG", self.folder.path().join("kubeconfig"));
-        cargo
-    }
+/// `cargo test` of what speaks to the API; its servers' files are in the folder, which goes when the value does.
+pub(crate) fn api_server_test(cache: &Cache) -> Result<(Command, tempfile::TempDir)> {
+    let programs = Programs::get(cache)?;
+    let folder = tempfile::tempdir().context("make a folder for the API server")?;
+    let mut cargo = command::cargo(
+        "test --package ctpressure-kubernetes --test api_server -- --ignored --nocapture",
+    );
+    cargo
+        .env("CTPRESSURE_KUBE_APISERVER", &programs.api_server)
+        .env("CTPRESSURE_ETCD", &programs.etcd)
+        .env("CTPRESSURE_KUBERNETES_FOLDER", folder.path())
+        .env("KUBECONFIG", folder.path().join("kubeconfig"));
+    Ok((cargo, folder))
 }

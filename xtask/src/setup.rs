@@ -31,7 +31,7 @@ const COMPILER: &str = env!("CARGO_PKG_RUST_VERSION");
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
     /// Kernels to fetch, by version prefix
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = kernels::MATRIX.iter().map(|prefix| (*prefix).to_owned()))]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = kernels::MATRIX.map(str::to_owned))]
     kernels: Vec<String>,
 }
 

@@ -48,59 +48,48 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
     let started = Instant::now();
     let mut tally = Tally::default();
-    setup::ensure(
-        &cache,
-        &setup::steps_for_tests(arguments.filter.is_none() && !arguments.kubernetes),
-    )?;
+    let filter = arguments.filter.as_deref();
+    let steps = setup::steps_for_tests(filter.is_none() && !arguments.kubernetes);
+    setup::ensure(&cache, &steps)?;
     if arguments.kubernetes {
-        let test = kubernetes::Test::prepare(&cache)?;
+        let (test, _folder) = kubernetes::api_server_test(&cache)?;
         check("lints with --kube", kubernetes::lints(), &mut tally);
-        check("--kube against an API server", test.command(), &mut tally);
+        check("--kube against an API server", test, &mut tally);
         check("manifests and chart", own("manifests")?, &mut tally);
         check("image", own("image --check")?, &mut tally);
         for trial in cluster::TRIALS {
             let name = format!("cluster {trial}");
             check(&name, own(&name)?, &mut tally);
         }
-        return finish(&tally, arguments.filter.as_deref(), started);
+        return finish(&tally, filter, started);
     }
-    let filter = arguments.filter.as_deref();
     let profile = &arguments.profile;
-    let on_host = || host(&cache, filter);
+    let is_own = arguments.arch == Arch::Amd64;
     if arguments.host {
-        tally.add(on_host()?);
-    } else if arguments.arch != Arch::Amd64 {
-        let prefixes = match &arguments.kernels[..] {
-            [] => &[QUICK.to_owned()],
-            some => some,
-        };
-        let nothing = || Ok(Tally::default());
-        let cache = cache.of(arguments.arch);
-        tally.add(guest_tests::run(
-            &cache, prefixes, filter, profile, nothing,
-        )?);
+        tally.add(host(&cache, filter)?);
     } else {
-        let prefixes = if arguments.quick {
-            vec![QUICK.to_owned()]
-        } else if arguments.kernels.is_empty() {
-            kernels::MATRIX
-                .iter()
-                .map(|prefix| (*prefix).to_owned())
-                .collect()
-        } else {
-            arguments.kernels.clone()
+        let quick = arguments.quick || !is_own;
+        let prefixes = match &arguments.kernels[..] {
+            [] if quick => vec![QUICK.to_owned()],
+            [] => kernels::MATRIX.map(str::to_owned).into(),
+            some => some.to_owned(),
         };
+        let meanwhile = || {
+            if is_own {
+                host(&cache, filter)
+            } else {
+                Ok(Tally::default())
+            }
+        };
+        let guests = cache.of(arguments.arch);
         tally.add(guest_tests::run(
-            &cache, &prefixes, filter, profile, on_host,
+            &guests, &prefixes, filter, profile, meanwhile,
         )?);
     }
-    if tally.passed() + tally.failures().len() == 0 {
-        bail!(
-            "no test has {} in its name",
-            arguments.filter.as_deref().unwrap_or_default()
-        );
+    if tally.passed + tally.failures.len() == 0 {
+        bail!("no test has {} in its name", filter.unwrap_or_default());
     }
-    finish(&tally, arguments.filter.as_deref(), started)
+    finish(&tally, filter, started)
 }
 
 /// This program, with these words.
@@ -114,10 +103,10 @@ fn own(words: &str) -> Result<Command> {
 /// Says how it went and how long each part took; the exit status.
 fn finish(tally: &Tally, filter: Option<&str>, started: Instant) -> Result<i32> {
     let seconds = started.elapsed().as_secs_f64();
-    eprint!("{}", times::table(tally.times()));
+    eprint!("{}", times::table(&tally.times));
     let path = command::repository().join(times::FILE);
-    times::write(&path, filter, seconds, tally.times())?;
-    let failures = tally.failures();
+    times::write(&path, filter, seconds, &tally.times)?;
+    let failures = &tally.failures;
     if !failures.is_empty() {
         println!("\nfailures:");
         for failure in failures {
@@ -126,7 +115,7 @@ fn finish(tally: &Tally, filter: Option<&str>, started: Instant) -> Result<i32> 
         println!();
     }
     command::say(&format!("took {seconds:.0} s; times: {}", times::FILE));
-    println!("{} passed, {} failed", tally.passed(), failures.len());
+    println!("{} passed, {} failed", tally.passed, failures.len());
     Ok(i32::from(!failures.is_empty()))
 }
 
@@ -141,8 +130,10 @@ fn host(cache: &Cache, filter: Option<&str>) -> Result<Tally> {
         checks(cache, &mut tally);
     }
     unit_tests(cache, filter, &mut tally)?;
-    let failed = !tally.failures().is_empty();
-    tally.time(on_host(What::Stage, None, started, failed));
+    let failed = !tally.failures.is_empty();
+    tally
+        .times
+        .push(on_host(What::Stage, None, started, failed));
     Ok(tally)
 }
 
@@ -156,11 +147,7 @@ fn on_host(what: What, test: Option<&str>, started: Instant, failed: bool) -> Ti
             seconds: started.elapsed().as_secs_f64(),
             ..Share::default()
         },
-        ending: if failed {
-            Ending::Failed
-        } else {
-            Ending::Passed
-        },
+        ending: Ending::of(!failed),
     }
 }
 
@@ -190,9 +177,11 @@ fn check(name: &str, mut command: Command, tally: &mut Tally) {
     command::say(name);
     let started = Instant::now();
     let result = command::run(&mut command);
-    tally.time(on_host(What::Test, Some(name), started, result.is_err()));
+    tally
+        .times
+        .push(on_host(What::Test, Some(name), started, result.is_err()));
     match result {
-        Ok(()) => tally.pass(1),
+        Ok(()) => tally.passed += 1,
         Err(error) => tally.fail(format!("{name}: {error:#}")),
     }
 }
@@ -236,19 +225,21 @@ fn unit_tests(cache: &Cache, filter: Option<&str>, tally: &mut Tally) -> Result<
         .spawn()
         .context("start cargo test")?;
     let output = child.stdout.take().context("the output of cargo test")?;
-    let before = tally.failures().len();
+    let before = tally.failures.len();
     for line in BufReader::new(output).lines() {
         let line = line.context("read the output of cargo test")?;
         eprintln!("{line}");
         if let Some(passed) = passed(&line) {
-            tally.pass(passed);
+            tally.passed += passed;
         } else if let Some(name) = failed_test(&line) {
             tally.fail(format!("unit test {name}"));
         }
     }
     let status = child.wait().context("wait for cargo test")?;
-    tally.time(on_host(What::Test, Some(NAME), started, !status.success()));
-    if !status.success() && tally.failures().len() == before {
+    tally
+        .times
+        .push(on_host(What::Test, Some(NAME), started, !status.success()));
+    if !status.success() && tally.failures.len() == before {
         tally.fail(format!("{NAME}: cargo test ended with {status}"));
     }
     Ok(())

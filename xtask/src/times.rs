@@ -30,6 +30,10 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
+    pub(crate) fn of(passed: bool) -> Self {
+        if passed { Self::Passed } else { Self::Failed }
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::Passed => "passed",

@@ -101,16 +101,7 @@ impl Drop for Running {
 
 impl Guest<'_> {
     /// Runs the guest to its end. What the script writes is handed on as it comes.
-    pub(crate) fn run(
-        &self,
-        cache: &Cache,
-        sink: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
-    ) -> Result<Ended> {
-        self.run_watched(cache, &mut |stream, bytes, _| sink(stream, bytes))
-    }
-
-    /// The same; the process of QEMU is handed on besides.
-    pub(crate) fn run_watched(&self, cache: &Cache, sink: &mut Sink<'_>) -> Result<Ended> {
+    pub(crate) fn run(&self, cache: &Cache, sink: &mut Sink<'_>) -> Result<Ended> {
         // Short: the path of a socket has at most 107 bytes.
         let folder = tempfile::Builder::new()
             .prefix("ctp")

@@ -51,11 +51,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "S", default_value_t = 600)]
     timeout: u64,
     /// Put a file of the host into the guest, executable
-    #[arg(long, value_name = "HOSTFILE:GUESTPATH", value_parser = pair)]
-    put: Vec<(String, String)>,
+    #[arg(long, value_name = "HOSTFILE:GUESTPATH", value_parser = pair::<PathBuf, String>)]
+    put: Vec<(PathBuf, String)>,
     /// Fetch a file of the guest when the script has ended
-    #[arg(long, value_name = "GUESTPATH:HOSTFILE", value_parser = pair)]
-    get: Vec<(String, String)>,
+    #[arg(long, value_name = "GUESTPATH:HOSTFILE", value_parser = pair::<String, PathBuf>)]
+    get: Vec<(String, PathBuf)>,
     /// Add bpftrace to the guest (300 MB; give it --memory 2048)
     #[arg(long)]
     bpftrace: bool,
@@ -70,9 +70,11 @@ pub(crate) struct Arguments {
     console: Option<PathBuf>,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+fn pair<A: From<String>, B: From<String>>(text: &str) -> Result<(A, B), String> {
     match text.split_once(':') {
-        Some((from, to)) if !from.is_empty() && !to.is_empty() => Ok((from.into(), to.into())),
+        Some((from, to)) if !from.is_empty() && !to.is_empty() => {
+            Ok((from.to_owned().into(), to.to_owned().into()))
+        }
         _ => Err("expected two paths with a colon between them".to_owned()),
     }
 }
@@ -93,16 +95,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let script = files::bytes(script)?;
     let profile = (!arguments.bare).then_some(arguments.profile.as_str());
     let prepared = Prepared::new(cache, prefix, profile)?;
-    let put: Vec<_> = arguments
-        .put
-        .iter()
-        .map(|(from, to)| (from.into(), to.clone()))
-        .collect();
-    let (fetch, fetch_to): (Vec<_>, Vec<_>) = arguments
-        .get
-        .iter()
-        .map(|(from, to)| (from.clone(), PathBuf::from(to)))
-        .unzip();
+    let (fetch, fetch_to): (Vec<_>, Vec<_>) = arguments.get.iter().cloned().unzip();
     let groups: Vec<Group> = [
         (arguments.bpftrace, Group::BPFTRACE),
         (arguments.containers, Group::CONTAINERS),
@@ -117,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     };
     let timeout = Duration::from_secs(arguments.timeout);
     let mut guest = prepared.guest(machine, timeout, &script, &groups);
-    guest.content.put = &put;
+    guest.content.put = &arguments.put;
     guest.content.fetch = &fetch;
     guest.fetch_to = &fetch_to;
     guest.console = arguments.console.as_deref();
@@ -185,11 +178,11 @@ impl Prepared {
     /// minutes.
     pub(crate) fn output(&self, guest: &Guest<'_>, done: &str) -> Result<String> {
         let mut output = Vec::new();
-        let ended = guest.run(&self.cache, &mut |stream, bytes| {
+        let ended = guest.run(&self.cache, &mut |stream, bytes, process| {
             if stream == Stream::Out {
                 output.extend_from_slice(bytes);
             }
-            to_own_streams(Stream::Err, bytes)
+            to_own_streams(Stream::Err, bytes, process)
         })?;
         explain(&self.kernel, &ended, guest.timeout);
         let output = String::from_utf8_lossy(&output).into_owned();
@@ -212,7 +205,7 @@ pub(crate) fn prepare(cache: &Cache, prefix: &str, binaries: bool) -> Result<(Qe
 }
 
 /// Hands the script's output on as it comes.
-pub(crate) fn to_own_streams(stream: Stream, bytes: &[u8]) -> Result<()> {
+fn to_own_streams(stream: Stream, bytes: &[u8], _process: u32) -> Result<()> {
     match stream {
         Stream::Out => {
             let mut out = io::stdout().lock();

@@ -78,11 +78,10 @@ enum CgroupDriver {
 /// Runs the command; the result is its exit status.
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
-    let mut programs = kubernetes::node_programs(&cache)?;
-    programs.push(Programs::get(&cache)?.api_server);
-    programs.push(manifests::helm(&cache)?);
+    let of_node = kubernetes::node_programs(&cache)?;
+    let others = [Programs::get(&cache)?.api_server, manifests::helm(&cache)?];
     let mut put = Vec::new();
-    for program in programs {
+    for program in of_node.into_iter().chain(others) {
         let to = format!("usr/local/bin/{}", project::name(&program)?);
         put.push((program, to));
     }
