@@ -186,10 +186,7 @@ impl Apt {
             .lines()
             .filter_map(|line| line.split('|').nth(1))
             .map(str::trim)
-            .find(|version| {
-                let rest = version.strip_prefix(prefix);
-                rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
-            })
+            .find(|version| begins_with(version, prefix))
             .map(str::to_owned))
     }
 
@@ -282,6 +279,12 @@ fn write_if_changed(path: &Path, content: &str) -> Result<()> {
     files::write(path, content)
 }
 
+/// Where programs that were unpacked for this machine find their libraries.
+pub(crate) fn libraries(folder: &Path) -> String {
+    let places = ["usr/lib", "lib"].map(|place| folder.join(place).join(Arch::Amd64.libraries()));
+    places.map(|place| place.display().to_string()).join(":")
+}
+
 /// The Debian suite of this machine, e.g. `bookworm`.
 pub(crate) fn suite_of_this_machine() -> Result<String> {
     let text = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
@@ -297,6 +300,12 @@ pub(crate) fn suite_of_this_machine() -> Result<String> {
             id.unwrap_or("unknown")
         ),
     }
+}
+
+/// Whether a version begins so: `6.1` is a prefix of `6.1.0-56` but not of `6.12`.
+pub(crate) fn begins_with(version: &str, prefix: &str) -> bool {
+    let rest = version.strip_prefix(prefix);
+    rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
 }
 
 /// The numbers in a version, for comparing: `6.12.107+deb13` is 6, 12, 107, 13.

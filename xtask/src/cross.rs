@@ -43,10 +43,6 @@ pub(crate) fn prepare(cache: &Cache, cargo: &mut Command) -> Result<()> {
     let name = target.replace('-', "_");
     let musl = target.replace("-unknown", "");
     let headers = folder.join("usr/include").join(&musl);
-    let libraries = ["usr/lib", "lib"]
-        .map(|place| folder.join(place).join(Arch::Amd64.libraries()))
-        .map(|place| place.display().to_string())
-        .join(":");
     let flags = format!(
         "--target={musl} -nostdlibinc -isystem {}",
         headers.display()
@@ -59,6 +55,6 @@ pub(crate) fn prepare(cache: &Cache, cargo: &mut Command) -> Result<()> {
             "rust-lld",
         )
         // Only what this machine lacks is there.
-        .env("LD_LIBRARY_PATH", libraries);
+        .env("LD_LIBRARY_PATH", apt::libraries(&folder));
     Ok(())
 }

@@ -155,7 +155,7 @@ fn is_version(name: &str, flavour: &str) -> bool {
 pub(crate) fn newest_cached(cache: &Cache, prefix: &str) -> Result<Option<Kernel>> {
     Ok(cached(cache)?
         .into_iter()
-        .find(|kernel| matches(&kernel.version, prefix)))
+        .find(|kernel| apt::begins_with(&kernel.version, prefix)))
 }
 
 /// Downloads and unpacks the newest whole kernel of the archive that matches, if it isn't there yet. The cache has to be locked.
@@ -183,7 +183,7 @@ pub(crate) fn fetch(cache: &Cache, prefix: &str) -> Result<Kernel> {
 fn newest<'a>(offers: &'a [Offer], prefix: &str) -> Result<&'a Offer> {
     let mut matching = offers
         .iter()
-        .filter(|offer| matches(&offer.version, prefix));
+        .filter(|offer| apt::begins_with(&offer.version, prefix));
     let Some(first) = matching.clone().next() else {
         bail!("Debian's archive does not name one");
     };
@@ -194,15 +194,6 @@ fn newest<'a>(offers: &'a [Offer], prefix: &str) -> Result<&'a Offer> {
             first.missing.join(", ")
         )
     })
-}
-
-fn matches(version: &str, prefix: &str) -> bool {
-    version == prefix || version.strip_prefix(prefix).is_some_and(ends_a_number)
-}
-
-/// `6.1` is a prefix of `6.1.0-56` but not of `6.12`.
-fn ends_a_number(rest: &str) -> bool {
-    !rest.starts_with(|next: char| next.is_ascii_digit())
 }
 
 /// A part of the initramfs that belongs to one kernel.
@@ -217,14 +208,15 @@ pub(crate) fn part(cache: &Cache, kernel: &Kernel, name: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apt::begins_with;
 
     #[test]
     fn a_prefix_ends_at_a_number() {
-        assert!(matches("6.1.0-56-cloud-amd64", "6.1"));
-        assert!(!matches("6.12.107+deb13-cloud-amd64", "6.1"));
-        assert!(matches("6.12.107+deb13-cloud-amd64", "6.12.107"));
-        assert!(matches("7.3.4+deb13-cloud-amd64", "7"));
-        assert!(!matches("17.3.4+deb13-cloud-amd64", "7"));
+        assert!(begins_with("6.1.0-56-cloud-amd64", "6.1"));
+        assert!(!begins_with("6.12.107+deb13-cloud-amd64", "6.1"));
+        assert!(begins_with("6.12.107+deb13-cloud-amd64", "6.12.107"));
+        assert!(begins_with("7.3.4+deb13-cloud-amd64", "7"));
+        assert!(!begins_with("17.3.4+deb13-cloud-amd64", "7"));
     }
 
     #[test]

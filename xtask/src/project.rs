@@ -30,10 +30,7 @@ pub(crate) fn binaries(cache: &Cache, profile: &str) -> Result<Vec<PathBuf>> {
         arguments.extend(["--package", package]);
     }
     let binaries = build(cache, profile, &arguments)?;
-    if !binaries
-        .iter()
-        .any(|path| path.file_name().is_some_and(|name| name == "ctpressure"))
-    {
+    if !binaries.iter().any(|path| path.ends_with("ctpressure")) {
         bail!("cargo built no binary named ctpressure");
     }
     Ok(binaries)

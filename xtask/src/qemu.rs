@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
+use crate::apt;
 use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::command;
@@ -106,9 +107,7 @@ impl Qemu {
         let mut command = Command::new(&self.program);
         if let Some(folder) = &self.unpacked {
             // Only what this machine lacks was unpacked; its own libraries are found behind these.
-            let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
-            let libraries = libraries.map(|place| folder.join(place).display().to_string());
-            command.env("LD_LIBRARY_PATH", libraries.join(":"));
+            command.env("LD_LIBRARY_PATH", apt::libraries(folder));
         }
         command
     }
@@ -122,14 +121,9 @@ impl Qemu {
         sockets: &Sockets,
     ) -> Result<Command> {
         // QEMU must not outlive xtask, however that ends: util-linux's setpriv sets the death signal.
-        let Some(setpriv) = command::find("setpriv") else {
-            bail!(
-                "`setpriv` is missing: it ends guests when xtask is killed. \
-                 Install it: sudo apt-get install util-linux"
-            );
-        };
+        let purpose = "ends guests when xtask is killed";
+        let mut command = command::required("setpriv", "util-linux", purpose)?;
         let qemu = self.command();
-        let mut command = Command::new(setpriv);
         command
             .args(["--pdeathsig", "KILL", "--"])
             .arg(qemu.get_program());

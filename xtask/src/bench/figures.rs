@@ -201,11 +201,8 @@ fn median(figures: &[f64]) -> Option<f64> {
 fn spread(figures: &[f64]) -> f64 {
     let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
     let most = figures.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    if figures.is_empty() {
-        0.0
-    } else {
-        (most - least) / 2.0
-    }
+    // Of none it is none.
+    ((most - least) / 2.0).max(0.0)
 }
 
 #[cfg(test)]

@@ -69,6 +69,14 @@ fn read(folder: &Path) -> Result<Vec<(String, KernelResults)>> {
             kernels.insert(version_numbers(&name), name);
         }
     }
+    let results = |version: &String, clocks: &[&str]| {
+        let mut results = KernelResults::default();
+        for suffix in clocks {
+            results.take(&whole(&folder.join(format!("{version}{suffix}")))?);
+        }
+        results.take_again(&folder.join(format!("{version}{AGAIN}")))?;
+        Ok((version.clone(), results))
+    };
     let mut found = Vec::new();
     for prefix in MATRIX {
         let of = version_numbers(prefix);
@@ -79,19 +87,10 @@ fn read(folder: &Path) -> Result<Vec<(String, KernelResults)>> {
             .find(|(version, _)| version.starts_with(&of));
         let (_, version) = newest
             .with_context(|| format!("no results on Linux {prefix} in {}", folder.display()))?;
-        let mut results = KernelResults::default();
-        for suffix in ["", COUNTED] {
-            results.take(&whole(&folder.join(format!("{version}{suffix}")))?);
-        }
-        results.take_again(&folder.join(format!("{version}{AGAIN}")))?;
-        found.push((version.clone(), results));
+        found.push(results(version, &["", COUNTED])?);
     }
-    for version in others.into_values() {
-        let mut results = KernelResults::default();
-        results.take(&whole(&folder.join(&version))?);
-        results.take_again(&folder.join(format!("{version}{AGAIN}")))?;
-        found.push((version, results));
-    }
+    let others = others.values().map(|version| results(version, &[""]));
+    found.extend(others.collect::<Result<Vec<_>>>()?);
     Ok(found)
 }
 

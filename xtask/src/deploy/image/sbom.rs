@@ -18,16 +18,12 @@ pub(super) fn of(package: &str, target: &str, features: &[String]) -> Result<Str
 }
 
 fn bill(metadata: &Value, package: &str) -> Result<Value> {
-    let empty = Vec::new();
-    let list = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
-    let packages: BTreeMap<String, Value> = list(&metadata["packages"])
-        .into_iter()
-        .map(|package| (text(&package["id"]), package))
-        .collect();
-    let nodes: BTreeMap<String, Value> = list(&metadata["resolve"]["nodes"])
-        .into_iter()
-        .map(|node| (text(&node["id"]), node))
-        .collect();
+    let by_id = |list: &Value| -> BTreeMap<String, Value> {
+        let list = list.as_array().into_iter().flatten();
+        list.map(|one| (text(&one["id"]), one.clone())).collect()
+    };
+    let packages = by_id(&metadata["packages"]);
+    let nodes = by_id(&metadata["resolve"]["nodes"]);
     let root = packages
         .iter()
         .find(|(_, found)| found["name"] == package)
@@ -36,8 +32,8 @@ fn bill(metadata: &Value, package: &str) -> Result<Value> {
     // What is linked in: no build scripts' and no tests' dependencies.
     let linked = |id: &str| -> Vec<String> {
         let deps = nodes.get(id).and_then(|node| node["deps"].as_array());
-        deps.unwrap_or(&empty)
-            .iter()
+        deps.into_iter()
+            .flatten()
             .filter(|dependency| {
                 let kinds = dependency["dep_kinds"].as_array();
                 kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind["kind"].is_null()))
