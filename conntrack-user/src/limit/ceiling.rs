@@ -1,45 +1,35 @@
 //! How far the limit may be raised: what the node can afford. Pure.
 
+use super::settings::{MOST, Settings};
+use crate::kernel::memory::NodeMemory;
 use ctpressure_model::{
     cost::{EntryCost, Sharing},
     pressure::{as_count, as_f64},
+    words::share_f64,
 };
-use serde::{Deserialize, Serialize};
-
-use crate::kernel::memory::NodeMemory;
 
 /// Share of the memory that is free now that more entries may take.
 const OF_FREE: f64 = 0.5;
 
 /// How far the limit may be raised.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ceiling {
     pub limit: u64,
-    pub by: CeilingBy,
-}
-
-/// What makes a ceiling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum CeilingBy {
-    Setting,
-    /// `--max-memory-share` of the node's memory.
-    Share,
-    /// Half of the memory that is free now.
-    Free,
+    /// What makes it.
+    pub reason: String,
 }
 
 /// The highest limit that the node can afford: full tables and their buckets, each entry with its extension, take at
-/// most `share` of its memory, what they take beyond now at most half of what is free now, and it is at most
-/// `most`.
+/// most `--max-memory-share` of its memory, what they take beyond now at most half of what is free now, and it is at most
+/// `--max-limit`.
 pub(crate) fn ceiling(
     cost: &EntryCost,
     memory: NodeMemory,
     sharing: &Sharing,
     buckets: u64,
-    share: f64,
-    most: u64,
+    settings: &Settings,
 ) -> Ceiling {
+    let share = settings.max_memory_share;
     let of_node = as_f64(memory.total) * share;
     let now = as_f64(cost.bytes(sharing.now, buckets).most);
     let of_free = now + as_f64(memory.available) * OF_FREE;
@@ -48,15 +38,23 @@ pub(crate) fn ceiling(
         let busy = (entries - as_f64(sharing.quiet)).max(0.0) / as_f64(sharing.busy);
         as_count(busy.floor())
     };
-    let (limit, by) = [
-        (most, CeilingBy::Setting),
-        (affordable(of_node), CeilingBy::Share),
-        (affordable(of_free), CeilingBy::Free),
-    ]
-    .into_iter()
-    .min_by_key(|(limit, _)| *limit)
-    .unwrap_or((most, CeilingBy::Setting));
-    Ceiling { limit, by }
+    let most = Ceiling {
+        limit: settings.max_limit.min(MOST),
+        reason: format!("--max-limit {}", settings.max_limit),
+    };
+    let of_node = Ceiling {
+        limit: affordable(of_node),
+        reason: format!(
+            "--max-memory-share: {} of the node's memory",
+            share_f64(share)
+        ),
+    };
+    let of_free = Ceiling {
+        limit: affordable(of_free),
+        reason: "half of the memory that is free now".to_owned(),
+    };
+    let lower = |one: Ceiling, other: Ceiling| if other.limit < one.limit { other } else { one };
+    lower(lower(most, of_node), of_free)
 }
 
 #[cfg(test)]
@@ -80,18 +78,28 @@ mod tests {
         }
     }
 
+    fn settings(max_memory_share: f64, max_limit: u64) -> Settings {
+        Settings {
+            max_limit,
+            max_memory_share,
+            ..Settings::default()
+        }
+    }
+
     #[test]
     fn a_small_node_is_bound_by_its_memory_and_a_large_one_by_the_setting() {
         let one = Sharing::of([50_000].into_iter(), 65_536);
-        let small = ceiling(&new(), node(2), &one, 65_536, 0.05, 2_097_152);
-        assert_eq!(small.by, CeilingBy::Share);
+        let settings = settings(0.05, 2_097_152);
+        let small = ceiling(&new(), node(2), &one, 65_536, &settings);
+        let reason = "--max-memory-share: 5 % of the node's memory";
+        assert_eq!(small.reason, reason);
         assert!((270_000..280_000).contains(&small.limit), "{small:?}");
-        let large = ceiling(&new(), node(512), &one, 262_144, 0.05, 2_097_152);
+        let large = ceiling(&new(), node(512), &one, 262_144, &settings);
         assert_eq!(
             large,
             Ceiling {
                 limit: 2_097_152,
-                by: CeilingBy::Setting
+                reason: "--max-limit 2097152".to_owned()
             }
         );
         let short = NodeMemory {
@@ -99,8 +107,8 @@ mod tests {
             available: 64 << 20,
         };
         assert_eq!(
-            ceiling(&new(), short, &one, 65_536, 0.05, 2_097_152).by,
-            CeilingBy::Free
+            ceiling(&new(), short, &one, 65_536, &settings).reason,
+            "half of the memory that is free now"
         );
     }
 
@@ -119,7 +127,7 @@ mod tests {
             };
             let buckets = page * 512;
             let sharing = Sharing::of(tables.iter().copied(), 300_000);
-            let ceiling = ceiling(&new(), memory, &sharing, buckets, share, 1 << 31);
+            let ceiling = ceiling(&new(), memory, &sharing, buckets, &settings(share, MOST));
             // Nothing is afforded: then there is nothing to check, the limit stays.
             prop_assume!(ceiling.limit > 0);
             let full = WhenFull::with_buckets_for(&new(), ceiling.limit, buckets, &sharing).expect("a limit");

@@ -25,7 +25,7 @@ use super::{
     knobs::{Knob, Knobs},
     lock::{Lock, LockError},
     look, node,
-    policy::{Action, ForeignChange, Observation, Policy, TableSeen},
+    policy::{Action, Observation, Policy, TableSeen},
     report::{ChangeTally, Report, ShortenedTimeout, Standing},
     settings::{Mode, Settings},
     store::{ControllerState, PendingChange, StateFile},
@@ -55,8 +55,6 @@ pub(crate) struct Controller {
     policy: Policy,
     lock: Option<Lock>,
     tried: Option<Duration>,
-    standing: Standing,
-    tallies: Vec<ChangeTally>,
     cost: Option<(Duration, EntryCost)>,
     /// Of a dry run: what there is, and what it would have made of it.
     pretended: Option<(Size, Size)>,
@@ -87,8 +85,6 @@ impl Controller {
             state,
             lock: None,
             tried: None,
-            standing: Standing::Starting,
-            tallies: Vec::new(),
             cost: None,
             pretended: None,
             observation: None,
@@ -117,7 +113,7 @@ impl Controller {
                 now
             }
             Err(error) => {
-                self.standing = Standing::Blocked(error);
+                self.report.standing = Standing::Blocked(error);
                 String::new()
             }
         };
@@ -181,9 +177,7 @@ impl Controller {
         };
         Ok(Observation {
             at,
-            limit: size.limit,
-            buckets: size.buckets,
-            time_wait: size.time_wait,
+            size,
             tables: sample.tables.clone(),
             drops: sample.drops,
             flow: sample.flow,
@@ -195,12 +189,12 @@ impl Controller {
     /// Whether it is this controller's turn, and nothing is in the way.
     fn may_act(&mut self, at: Duration) -> bool {
         if self.settings.mode != Mode::On {
-            self.standing = Standing::Acting;
+            self.report.standing = Standing::Acting;
             return true;
         }
         if let Some(lock) = &self.lock {
             lock.answer();
-            if self.standing == Standing::Acting {
+            if self.report.standing == Standing::Acting {
                 return true;
             }
         }
@@ -212,7 +206,7 @@ impl Controller {
         }
         self.tried = Some(at);
         let standing = self.stand(at);
-        if standing != self.standing {
+        if standing != self.report.standing {
             match &standing {
                 Standing::Acting => tracing::info!("the limit controller is on"),
                 Standing::Standby(why) | Standing::Blocked(why) => {
@@ -221,8 +215,8 @@ impl Controller {
                 Standing::Starting => {}
             }
         }
-        self.standing = standing;
-        self.standing == Standing::Acting
+        self.report.standing = standing;
+        self.report.standing == Standing::Acting
     }
 
     /// What it may have to write.
@@ -257,14 +251,14 @@ impl Controller {
         }
         match self.store.save(&self.state, || {}) {
             Ok(()) => Standing::Acting,
-            Err(error) => Standing::Blocked(error.to_string()),
+            Err(error) => Standing::Blocked(error),
         }
     }
 
     /// Lets the policy decide, and does what it says; gives what is done or waited for.
     fn decide(&mut self, seen: &Observation, at: Duration) -> String {
         let decision = self.policy.observe(seen, &mut self.place.look);
-        for found in decision.found {
+        for found in &decision.found {
             self.found(found);
         }
         if let Some(refused) = decision.refused {
@@ -302,25 +296,19 @@ impl Controller {
     }
 
     /// Records what somebody else did.
-    fn found(&mut self, found: ForeignChange) {
+    fn found(&mut self, found: &Action) {
         let mut who = None;
-        if found.of == Knob::Limit {
+        if found.before.limit != found.after.limit {
             who = culprit::find(&self.place.root, found.after.limit);
             self.policy.suspect(who.clone());
         }
-        let action = Action {
-            purpose: Purpose::Found,
-            before: found.before,
-            after: found.after,
-            reason: found.reason,
-        };
-        let change = Self::change(&action, By::SomebodyElse, who, ChangeOutcome::Applied);
+        let change = Self::change(found, By::SomebodyElse, who, ChangeOutcome::Applied);
         self.record(change);
     }
 
     /// Keeps on disk what was learned without an action, so that it is known after a restart.
     fn keep_if_changed(&mut self) {
-        if self.settings.mode != Mode::On || self.standing != Standing::Acting {
+        if self.settings.mode != Mode::On || self.report.standing != Standing::Acting {
             return;
         }
         if self.state.ledger == *self.policy.ledger() {
@@ -329,37 +317,36 @@ impl Controller {
         self.state.ledger = self.policy.ledger().clone();
         if let Err(error) = self.store.save(&self.state, || {}) {
             tracing::error!("{error}");
-            self.standing = Standing::Blocked(error.to_string());
+            self.report.standing = Standing::Blocked(error);
         }
     }
 
     fn tell(&mut self, now: String) {
         let report = &mut self.report;
-        report.standing = self.standing.clone();
         report.now = now;
         report.fight = self.policy.fight();
         let ledger = self.policy.ledger();
         report.raised_from = ledger.ours.map(|ours| ours.from);
         report.shortened = ledger.timeout.shortened.map(ShortenedTimeout::from);
         report.changes = self.state.history.changes().to_vec();
-        report.tallies.clone_from(&self.tallies);
-        if self.standing != Standing::Acting {
+        if report.standing != Standing::Acting {
             report.advice.clear();
         }
         let Some(seen) = &self.observation else {
             return;
         };
-        let (ceiling, reason) = self.policy.ceiling_now(seen);
+        let ceiling = self.policy.ceiling(seen);
         let sharing = seen.sharing();
-        let full = WhenFull::of(&seen.cost, seen.limit, seen.buckets, &sharing);
+        let full = WhenFull::of(&seen.cost, seen.size.limit, seen.size.buckets, &sharing);
         report.bytes_when_full = full.map(|full| full.bytes.most);
         report.bytes_when_full_least = full.map(|full| full.bytes.least);
-        let full = WhenFull::with_buckets_for(&seen.cost, ceiling.limit, seen.buckets, &sharing);
+        let full =
+            WhenFull::with_buckets_for(&seen.cost, ceiling.limit, seen.size.buckets, &sharing);
         report.bytes_at_ceiling = full.map(|full| full.bytes.most);
         report.bytes_at_ceiling_least = full.map(|full| full.bytes.least);
         report.memory_bytes = Some(seen.memory.total);
         report.entry_bytes = Some(seen.cost);
         report.ceiling = Some(ceiling.limit);
-        report.ceiling_reason = Some(reason);
+        report.ceiling_reason = Some(ceiling.reason);
     }
 }

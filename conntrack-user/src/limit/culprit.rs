@@ -6,22 +6,8 @@ use std::{fs, time::Duration};
 use super::node;
 use crate::kernel::{Root, release};
 
-/// Programs that are known to set `nf_conntrack_max`, by their names of at most 15 bytes.
-const WRITERS: [&str; 12] = [
-    "kube-proxy",
-    "k3s",
-    "k3s-server",
-    "k3s-agent",
-    "rke2",
-    "kubelite",
-    "sysctl",
-    "systemd-sysctl",
-    "tuned",
-    "calico-node",
-    "cilium-agent",
-    "venplatformhand",
-];
-/// Those of them that compute it as kube-proxy does.
+/// Programs that are known to set `nf_conntrack_max`, by their names of at most 15 bytes: those that compute it as kube-proxy
+/// does ...
 const PROXIES: [&str; 6] = [
     "kube-proxy",
     "k3s",
@@ -29,6 +15,15 @@ const PROXIES: [&str; 6] = [
     "k3s-agent",
     "rke2",
     "kubelite",
+];
+/// ... and others.
+const OTHERS: [&str; 6] = [
+    "sysctl",
+    "systemd-sysctl",
+    "tuned",
+    "calico-node",
+    "cilium-agent",
+    "venplatformhand",
 ];
 /// Who has started within this time before may have done it at its start.
 const LATELY: Duration = Duration::from_mins(2);
@@ -91,7 +86,10 @@ fn suspects(root: &Root) -> Vec<Suspect> {
         .filter_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            parse(pid, &stat, ticks).filter(|suspect| WRITERS.contains(&suspect.name.as_str()))
+            parse(pid, &stat, ticks).filter(|suspect| {
+                let name = suspect.name.as_str();
+                PROXIES.contains(&name) || OTHERS.contains(&name)
+            })
         })
         .collect()
 }

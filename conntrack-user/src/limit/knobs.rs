@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{change::Size, settings::MOST};
+use super::{
+    change::{Purpose, Size},
+    settings::MOST,
+};
 use crate::kernel::{
     Root,
     sysctl::{self, SysctlError},
@@ -28,6 +31,29 @@ impl Knob {
             Self::Buckets => "nf_conntrack_buckets",
             Self::TimeWait => "nf_conntrack_tcp_timeout_time_wait",
         }
+    }
+
+    /// The one that a change for this purpose is about.
+    pub(crate) const fn of_purpose(purpose: Purpose) -> Self {
+        match purpose {
+            Purpose::Buckets => Self::Buckets,
+            Purpose::Shorten | Purpose::Restore => Self::TimeWait,
+            Purpose::Raise
+            | Purpose::Reapply
+            | Purpose::GiveBack
+            | Purpose::Set
+            | Purpose::Found => Self::Limit,
+        }
+    }
+
+    /// The size with this value in its place.
+    pub(crate) const fn set(self, mut size: Size, value: u64) -> Size {
+        match self {
+            Self::Limit => size.limit = value,
+            Self::Buckets => size.buckets = value,
+            Self::TimeWait => size.time_wait = Some(value),
+        }
+        size
     }
 
     /// Its value in a size; `None`: not known.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ceiling::Ceiling,
+    ceiling::{Ceiling, ceiling},
     change::{Purpose, Size},
     flood::Composition,
     knobs::Knob,
@@ -53,10 +53,8 @@ pub(crate) struct TableSeen {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Observation {
     pub at: Duration,
-    pub limit: u64,
-    pub buckets: u64,
-    /// `nf_conntrack_tcp_timeout_time_wait` of the host's table, in seconds; `None`: not known.
-    pub time_wait: Option<u64>,
+    /// The numbers that the controller writes.
+    pub size: Size,
     pub tables: Vec<TableSeen>,
     /// Packets lost since a table was full, so far.
     pub drops: Option<u64>,
@@ -75,16 +73,10 @@ impl Observation {
 
     /// How the tables share the limit.
     pub(crate) fn sharing(&self) -> Sharing {
-        Sharing::of(self.tables.iter().map(|table| table.entries), self.limit)
-    }
-
-    /// The numbers that the controller writes.
-    pub(crate) const fn size(&self) -> Size {
-        Size {
-            limit: self.limit,
-            buckets: self.buckets,
-            time_wait: self.time_wait,
-        }
+        Sharing::of(
+            self.tables.iter().map(|table| table.entries),
+            self.size.limit,
+        )
     }
 }
 
@@ -96,23 +88,23 @@ pub(crate) struct Action {
     pub reason: String,
 }
 
-/// A change that somebody else made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ForeignChange {
-    /// Of what: the limit, or a timeout.
-    pub of: Knob,
-    pub before: Size,
-    /// What is there now.
-    pub after: Size,
-    /// What follows from it.
-    pub reason: String,
+impl Action {
+    /// The number that this purpose is about, changed to this value.
+    pub(crate) fn new(purpose: Purpose, before: Size, to: u64, reason: String) -> Self {
+        Self {
+            purpose,
+            before,
+            after: Knob::of_purpose(purpose).set(before, to),
+            reason,
+        }
+    }
 }
 
 /// What to do now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Decision {
-    /// What somebody else changed.
-    pub found: Vec<ForeignChange>,
+    /// What somebody else changed, and what follows from it.
+    pub found: Vec<Action>,
     pub action: Option<Action>,
     /// More room is wanted and not made, for this reason; said once in a while.
     pub refused: Option<Action>,
@@ -174,7 +166,7 @@ impl Policy {
             .add(seen, &self.settings, self.calm_below().unwrap_or(0));
         let found = self.foreign(seen).into_iter();
         let found = found.chain(self.foreign_timeout(seen)).collect();
-        self.unlimited = seen.limit == 0;
+        self.unlimited = seen.size.limit == 0;
         self.end_struggle(seen.at);
         let mut decision = Decision {
             found,
@@ -187,7 +179,7 @@ impl Policy {
             );
         } else if let Some(action) = self.restore(seen, look) {
             act(&mut decision, action);
-        } else if seen.limit == 0 || seen.limit > MOST {
+        } else if seen.size.limit == 0 || seen.size.limit > MOST {
             "there is no limit: nothing to raise".clone_into(&mut decision.now);
         } else {
             self.decide(seen, look, &mut decision);
@@ -245,7 +237,8 @@ impl Policy {
         if let Some(action) = self.buckets(seen).or_else(|| self.give_back(seen)) {
             return act(decision, action);
         }
-        let share = seen.fullest().map_or(0.0, |table| as_f64(table.entries)) / as_f64(seen.limit);
+        let share =
+            seen.fullest().map_or(0.0, |table| as_f64(table.entries)) / as_f64(seen.size.limit);
         decision.now = if share >= self.settings.raise_at {
             format!(
                 "pressure, since less than {} s",
@@ -271,12 +264,13 @@ impl Policy {
             return None;
         }
         self.refused = Some((refusal, seen.at));
-        Some(Action {
-            purpose: Purpose::Raise,
-            before: seen.size(),
-            after: seen.size(),
-            reason: reason.to_owned(),
-        })
+        let Size { limit, .. } = seen.size;
+        Some(Action::new(
+            Purpose::Raise,
+            seen.size,
+            limit,
+            reason.to_owned(),
+        ))
     }
 
     /// Entries up to which it is calm enough to give back.
@@ -303,20 +297,13 @@ impl Policy {
         {
             return None;
         }
-        Some(Action {
-            purpose: Purpose::GiveBack,
-            before: seen.size(),
-            after: Size {
-                limit: to,
-                ..seen.size()
-            },
-            reason: format!(
-                "calm for {}: at most {} entries, half of what would be pressure at {}",
-                seconds(calm.as_secs()),
-                grouped(self.calm_below().unwrap_or(0)),
-                grouped(to),
-            ),
-        })
+        let reason = format!(
+            "calm for {}: at most {} entries, half of what would be pressure at {}",
+            seconds(calm.as_secs()),
+            grouped(self.calm_below().unwrap_or(0)),
+            grouped(to),
+        );
+        Some(Action::new(Purpose::GiveBack, seen.size, to, reason))
     }
 
     /// Takes note of what came of an action: whether the kernel has it now.
@@ -343,10 +330,14 @@ impl Policy {
     }
 
     /// How far the limit may be raised now, and what makes that.
-    pub(crate) fn ceiling_now(&self, seen: &Observation) -> (Ceiling, String) {
-        let ceiling = self.ceiling(seen);
-        let reason = self.ceiling_reason(&ceiling);
-        (ceiling, reason)
+    pub(crate) fn ceiling(&self, seen: &Observation) -> Ceiling {
+        ceiling(
+            &seen.cost,
+            seen.memory,
+            &seen.sharing(),
+            seen.size.buckets,
+            &self.settings,
+        )
     }
 
     /// The struggle with somebody else, if there is one.
@@ -369,14 +360,12 @@ impl Policy {
 }
 
 fn act(decision: &mut Decision, action: Action) {
-    let (what, to) = match action.purpose {
-        Purpose::Buckets => ("", action.after.buckets),
-        Purpose::Shorten | Purpose::Restore => (
-            " nf_conntrack_tcp_timeout_time_wait",
-            action.after.time_wait.unwrap_or_default(),
-        ),
-        _ => ("", action.after.limit),
+    let knob = Knob::of_purpose(action.purpose);
+    let what = match knob {
+        Knob::TimeWait => format!(" {}", knob.name()),
+        Knob::Limit | Knob::Buckets => String::new(),
     };
+    let to = knob.of(action.after).unwrap_or_default();
     decision.now = format!("{}{what} to {to}: {}", action.purpose.name(), action.reason);
     decision.action = Some(action);
 }

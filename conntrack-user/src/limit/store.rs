@@ -50,18 +50,6 @@ pub(crate) struct ControllerState {
     pub history: History,
 }
 
-/// The state can't be kept.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the state can't be kept in {}: {source}; give it a folder on a local disk that it can write to (--limit-state); without it nobody would \
-     know after a restart what is to be given back", path.display()
-)]
-pub(crate) struct StoreError {
-    pub path: PathBuf,
-    #[source]
-    pub source: io::Error,
-}
-
 /// Where it is kept.
 #[derive(Clone, Debug)]
 pub(crate) struct StateFile {
@@ -127,10 +115,13 @@ impl StateFile {
         &self,
         state: &ControllerState,
         drafted: impl FnOnce(),
-    ) -> Result<(), StoreError> {
-        self.replace(state, drafted).map_err(|source| StoreError {
-            path: self.path.clone(),
-            source,
+    ) -> Result<(), String> {
+        self.replace(state, drafted).map_err(|error| {
+            format!(
+                "the state can't be kept in {}: {error}; give it a folder on a local disk that it can write to \
+                 (--limit-state); without it nobody would know after a restart what is to be given back",
+                self.path.display()
+            )
         })
     }
 
@@ -219,7 +210,7 @@ mod tests {
     fn a_folder_that_can_t_be_made_is_named() {
         let store = StateFile::new(PathBuf::from("/proc/no/limit.state"));
         let error = store.save(&state(), || {}).expect_err("no");
-        assert!(error.to_string().contains("/proc/no/limit.state"));
-        assert!(error.to_string().contains("--limit-state"));
+        assert!(error.contains("/proc/no/limit.state"));
+        assert!(error.contains("--limit-state"));
     }
 }

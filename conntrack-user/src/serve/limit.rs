@@ -70,8 +70,8 @@ impl From<&Snapshot> for LimitView {
 impl From<&Observation> for LimitView {
     fn from(seen: &Observation) -> Self {
         Self {
-            limit: Some(seen.limit),
-            buckets: Some(seen.buckets),
+            limit: Some(seen.size.limit),
+            buckets: Some(seen.size.buckets),
             fullest: seen.fullest().map(|table| Fullest {
                 name: table.name.clone(),
                 entries: table.entries,

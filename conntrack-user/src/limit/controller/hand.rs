@@ -1,70 +1,43 @@
 //! `ctpressure limit set N`: a person's change goes through the same guards.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use ctpressure_model::{cost::buckets_for, pressure::as_f64};
 use serde::{Deserialize, Serialize};
 
-use super::{Action, By, Change, ChangeOutcome, Controller, Mode, Purpose, Size, Standing};
+use super::{Action, By, Change, ChangeOutcome, Controller, Mode, Purpose, Standing};
 use crate::limit::{
+    ceiling::Ceiling,
     ledger::LimitLedger,
     policy::{Observation, Policy},
     settings::{LEAST, MOST},
 };
 
-/// Something that speaks against a limit; `--force` overrides it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Guard {
-    /// Fewer than there are entries.
-    BelowEntries(u64),
-    /// So little more that the table would be under pressure at once.
-    Pressure(u64),
-    /// More than the node can afford.
-    Ceiling(u64, String),
-    /// Below what somebody else has set.
-    Foreign(u64),
-}
-
-impl fmt::Display for Guard {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BelowEntries(entries) => write!(
-                to,
-                "a table holds {entries} entries: every new connection would be dropped or cost another one its entry"
-            ),
-            Self::Pressure(peak) => write!(
-                to,
-                "a table has held {peak} entries lately: it would be nearly full at once"
-            ),
-            Self::Ceiling(ceiling, reason) => {
-                write!(to, "the ceiling is {ceiling}: {reason}")
-            }
-            Self::Foreign(limit) => write!(to, "somebody else wanted {limit}"),
-        }
-    }
-}
-
-/// What speaks against a limit of `to`.
-pub(super) fn guards(policy: &Policy, seen: &Observation, to: u64) -> Vec<Guard> {
+/// What speaks against a limit of `to`; `--force` overrides it.
+pub(super) fn guards(policy: &Policy, seen: &Observation, to: u64) -> Vec<String> {
     let entries = seen.fullest().map_or(0, |table| table.entries);
     let peak = policy.peak().max(entries);
     let ledger: &LimitLedger = policy.ledger();
     let mut guards = Vec::new();
     if to < entries {
-        guards.push(Guard::BelowEntries(entries));
-    } else if as_f64(peak) >= policy.settings().raise_at * as_f64(to) && to < seen.limit {
-        guards.push(Guard::Pressure(peak));
+        guards.push(format!(
+            "a table holds {entries} entries: every new connection would be dropped or cost another one its entry"
+        ));
+    } else if as_f64(peak) >= policy.settings().raise_at * as_f64(to) && to < seen.size.limit {
+        guards.push(format!(
+            "a table has held {peak} entries lately: it would be nearly full at once"
+        ));
     }
-    let (ceiling, reason) = policy.ceiling_now(seen);
-    if to > ceiling.limit && to > seen.limit {
-        guards.push(Guard::Ceiling(ceiling.limit, reason));
+    let Ceiling { limit, reason } = policy.ceiling(seen);
+    if to > limit && to > seen.size.limit {
+        guards.push(format!("the ceiling is {limit}: {reason}"));
     }
     let foreign = match ledger.ours {
         Some(_) => ledger.highest_foreign,
-        None => seen.limit,
+        None => seen.size.limit,
     };
     if to < foreign {
-        guards.push(Guard::Foreign(foreign));
+        guards.push(format!("somebody else wanted {foreign}"));
     }
     guards
 }
@@ -145,17 +118,10 @@ impl Controller {
             .knobs
             .read()
             .map_err(|error| SetError::Blocked(error.to_string()))?;
-        (seen.limit, seen.buckets) = (now.limit, now.buckets);
-        let guards: Vec<String> = guards(&self.policy, &seen, limit)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        let mut action = Action {
-            purpose: Purpose::Set,
-            before: now,
-            after: Size { limit, ..now },
-            reason: "asked for by hand".to_owned(),
-        };
+        (seen.size.limit, seen.size.buckets) = (now.limit, now.buckets);
+        let guards = guards(&self.policy, &seen, limit);
+        let asked = "asked for by hand".to_owned();
+        let mut action = Action::new(Purpose::Set, now, limit, asked);
         if !guards.is_empty() && !force {
             action.reason = format!("asked for by hand, but {}", guards.join("; and "));
             let change = Self::change(&action, By::Hand, who, ChangeOutcome::Refused);
@@ -170,15 +136,8 @@ impl Controller {
         let sharing = seen.sharing();
         let buckets = buckets_for(sharing.when_full(limit), now.buckets);
         if changes[0].outcome == ChangeOutcome::Applied && buckets > now.buckets {
-            let action = Action {
-                purpose: Purpose::Buckets,
-                before: changes[0].after,
-                after: Size {
-                    buckets,
-                    ..changes[0].after
-                },
-                reason: "chains would be too long for the limit that was set by hand".to_owned(),
-            };
+            let reason = "chains would be too long for the limit that was set by hand".to_owned();
+            let action = Action::new(Purpose::Buckets, changes[0].after, buckets, reason);
             changes.push(self.carry_out(&action, By::Hand, who, at));
         }
         self.pretended = None;
@@ -197,7 +156,7 @@ impl Controller {
 
     /// Sees to it that a change can be made: by the controller that acts, or for this once.
     fn get_ready(&mut self, at: Duration) -> Result<(), SetError> {
-        if self.settings.mode == Mode::On && self.standing == Standing::Acting {
+        if self.settings.mode == Mode::On && self.report.standing == Standing::Acting {
             return Ok(());
         }
         match self.stand(at) {

@@ -6,7 +6,7 @@ use ctpressure_model::words::{grouped, time::JsonTime};
 
 use super::{
     Action, By, Change, ChangeOutcome, ChangeTally, Controller, ControllerStep, Knob,
-    PendingChange, Purpose, Size,
+    PendingChange, Size,
 };
 use crate::limit::{knobs::KnobError, ledger::LimitLedger};
 
@@ -28,7 +28,7 @@ impl Controller {
             at: begun,
             time,
         } = pending;
-        let knob = knob(action.purpose);
+        let knob = Knob::of_purpose(action.purpose);
         let (outcome, found) = if knob.of(now) == knob.of(action.after)
             || (knob == Knob::Buckets && now.buckets > action.before.buckets)
         {
@@ -44,20 +44,15 @@ impl Controller {
                 "somebody else has set another value since",
             )
         };
-        let change = Change {
-            sequence: 0,
-            time,
-            by,
-            who,
-            purpose: action.purpose,
-            before: action.before,
-            after: action.after,
-            outcome,
+        let action = Action {
             reason: format!(
                 "{} (the controller ended meanwhile; found at its next start: {found})",
                 action.reason
             ),
+            ..action
         };
+        let change = Self::change(&action, by, who, outcome);
+        let change = Change { time, ..change };
         self.record(change);
     }
 
@@ -115,10 +110,9 @@ impl Controller {
             time: JsonTime(SystemTime::now()),
         });
         self.store
-            .save(&self.state, || stepped(ControllerStep::IntentDrafted))
-            .map_err(|error| error.to_string())?;
+            .save(&self.state, || stepped(ControllerStep::IntentDrafted))?;
         stepped(ControllerStep::IntentKept);
-        let knob = knob(action.purpose);
+        let knob = Knob::of_purpose(action.purpose);
         let now = self.knobs.read().map_err(|error| error.to_string())?;
         if knob.of(now) != knob.of(action.before) {
             return Err(match knob.of(now) {
@@ -158,30 +152,20 @@ impl Controller {
     /// Adds it to the history, counts it, logs it.
     pub(super) fn record(&mut self, change: Change) -> Change {
         let key = (change.by, change.outcome);
-        match self
-            .tallies
+        let tallies = &mut self.report.tallies;
+        match tallies
             .iter_mut()
             .find(|tally| (tally.by, tally.outcome) == key)
         {
             Some(tally) => tally.number += 1,
-            None => self.tallies.push(ChangeTally {
+            None => tallies.push(ChangeTally {
                 by: change.by,
                 outcome: change.outcome,
                 number: 1,
             }),
         }
         let change = self.state.history.add(change).clone();
-        let Change {
-            by,
-            who,
-            purpose,
-            before,
-            after,
-            outcome,
-            reason,
-            ..
-        } = &change;
-        let (purpose, who) = (purpose.name(), who.as_deref());
+        let Change { before, after, .. } = &change;
         let what = change.timeout().unwrap_or_else(|| {
             format!(
                 "limit {} -> {}, buckets {} -> {}",
@@ -191,23 +175,14 @@ impl Controller {
                 grouped(after.buckets)
             )
         });
-        let message = format!("{what} ({purpose}, {outcome}, by {by}): {reason}");
-        if *outcome == ChangeOutcome::Failed || *by == By::SomebodyElse {
+        let who = change.who.as_deref();
+        let (purpose, by, outcome) = (change.purpose.name(), change.by, change.outcome);
+        let message = format!("{what} ({purpose}, {outcome}, by {by}): {}", change.reason);
+        if outcome == ChangeOutcome::Failed || by == By::SomebodyElse {
             tracing::warn!(who, "{message}");
         } else {
             tracing::info!(who, "{message}");
         }
         change
-    }
-}
-
-/// Which number an action changes.
-const fn knob(purpose: Purpose) -> Knob {
-    match purpose {
-        Purpose::Buckets => Knob::Buckets,
-        Purpose::Shorten | Purpose::Restore => Knob::TimeWait,
-        Purpose::Raise | Purpose::Reapply | Purpose::GiveBack | Purpose::Set | Purpose::Found => {
-            Knob::Limit
-        }
     }
 }

@@ -5,15 +5,11 @@ use std::time::Duration;
 use ctpressure_model::{
     cost::{buckets_for, chain},
     pressure::{as_count, as_f64},
-    words::{figure, grouped, plural, seconds, seconds_f64, share_f64},
+    words::{figure, grouped, plural, seconds, seconds_f64},
 };
 
 use super::{Action, Composition, Observation, Policy, tracking::LimitPressure};
-use crate::limit::{
-    ceiling::{self, Ceiling, CeilingBy},
-    change::{Purpose, Size},
-    settings::MOST,
-};
+use crate::limit::change::Purpose;
 
 /// After a raise the demand is at this part of the share that counts as pressure.
 const AFTERWARDS: f64 = 0.75;
@@ -41,30 +37,6 @@ pub(super) enum Refusal {
 pub(super) type Refused = (Option<Refusal>, String);
 
 impl Policy {
-    /// How far the limit may be raised now.
-    pub(super) fn ceiling(&self, seen: &Observation) -> Ceiling {
-        ceiling::ceiling(
-            &seen.cost,
-            seen.memory,
-            &seen.sharing(),
-            seen.buckets,
-            self.settings.max_memory_share,
-            self.settings.max_limit.min(MOST),
-        )
-    }
-
-    /// The ceiling in words.
-    pub(super) fn ceiling_reason(&self, ceiling: &Ceiling) -> String {
-        match ceiling.by {
-            CeilingBy::Setting => format!("--max-limit {}", self.settings.max_limit),
-            CeilingBy::Share => format!(
-                "--max-memory-share: {} of the node's memory",
-                share_f64(self.settings.max_memory_share)
-            ),
-            CeilingBy::Free => "half of the memory that is free now".to_owned(),
-        }
-    }
-
     /// The raise that the pressure calls for, or why not.
     pub(super) fn raise(
         &mut self,
@@ -87,14 +59,14 @@ impl Policy {
                 ));
             }
         }
-        let limit = seen.limit;
+        let limit = seen.size.limit;
         let demand = self
             .tracking
             .demand(self.settings.cooldown + self.settings.raise_for);
         let (target, besides) = self.target(seen, demand, pressure, look)?;
         let ceiling = self.ceiling(seen);
         if ceiling.limit < limit + limit / WORTH_IT {
-            let reason = self.ceiling_reason(&ceiling);
+            let reason = ceiling.reason;
             self.advice.push(format!(
                 "the limit can't be raised beyond {} ({reason}): give the node more memory, allow more, or see `ctpressure top` \
                  for who fills the table",
@@ -112,25 +84,17 @@ impl Policy {
         let target = target.min(ceiling.limit);
         let table = seen.fullest();
         let (name, entries) = table.map_or(("", 0), |table| (table.name.as_str(), table.entries));
-        let after = Size {
-            limit: target,
-            ..seen.size()
-        };
         let sharing = seen.sharing();
-        let full = |limit| seen.cost.bytes(sharing.when_full(limit), seen.buckets);
+        let full = |limit| seen.cost.bytes(sharing.when_full(limit), seen.size.buckets);
         let more = full(target).beyond(&full(limit));
-        Ok(Action {
-            purpose: Purpose::Raise,
-            before: seen.size(),
-            after,
-            reason: format!(
-                "{}: {} in table {name}, {} expected{besides}; {} more when full",
-                why(pressure),
-                plural(entries, "entry", "entries"),
-                grouped(as_count(demand)),
-                more.in_words()
-            ),
-        })
+        let reason = format!(
+            "{}: {} in table {name}, {} expected{besides}; {} more when full",
+            why(pressure),
+            plural(entries, "entry", "entries"),
+            grouped(as_count(demand)),
+            more.in_words()
+        );
+        Ok(Action::new(Purpose::Raise, seen.size, target, reason))
     }
 
     /// The limit that so many entries need, and what else was taken into account; none for a flood.
@@ -141,7 +105,7 @@ impl Policy {
         pressure: LimitPressure,
         look: &mut dyn FnMut(u32) -> Option<Composition>,
     ) -> Result<(u64, String), Refused> {
-        let limit = seen.limit;
+        let limit = seen.size.limit;
         let part = self.settings.raise_at * AFTERWARDS;
         let room = |demand: f64| as_count((demand / part).ceil());
         let step = limit + limit / STEP;
@@ -180,7 +144,7 @@ impl Policy {
         let ceiling = self.ceiling(seen).limit;
         let to = floor.min(ceiling);
         let recently = |raised: Duration| seen.at.saturating_sub(raised) < self.settings.cooldown;
-        if to <= seen.limit || self.ledger.raised.is_some_and(recently) {
+        if to <= seen.size.limit || self.ledger.raised.is_some_and(recently) {
             return None;
         }
         let bound = if to < floor {
@@ -188,44 +152,31 @@ impl Policy {
         } else {
             ""
         };
-        Some(Action {
-            purpose: Purpose::Raise,
-            before: seen.size(),
-            after: Size {
-                limit: to,
-                ..seen.size()
-            },
-            reason: format!("the limit is below --min-limit {floor}: brought there{bound}"),
-        })
+        let reason = format!("the limit is below --min-limit {floor}: brought there{bound}");
+        Some(Action::new(Purpose::Raise, seen.size, to, reason))
     }
 
     /// More buckets for a limit that was raised, in a quiet second: a resize stops all inserts.
     pub(super) fn buckets(&self, seen: &Observation) -> Option<Action> {
         self.ledger.ours?;
         let sharing = seen.sharing();
-        let full = sharing.when_full(seen.limit);
-        let wanted = buckets_for(full, seen.buckets);
-        if wanted <= seen.buckets {
+        let full = sharing.when_full(seen.size.limit);
+        let buckets = seen.size.buckets;
+        let wanted = buckets_for(full, buckets);
+        if wanted <= buckets {
             return None;
         }
-        let now = chain(sharing.now, seen.buckets);
+        let now = chain(sharing.now, buckets);
         let calm = !self.tracking.is_dropping(seen.at) && self.tracking.is_quiet_second();
         if !calm && now < CHAINS_TOO_LONG {
             return None;
         }
-        Some(Action {
-            purpose: Purpose::Buckets,
-            before: seen.size(),
-            after: Size {
-                buckets: wanted,
-                ..seen.size()
-            },
-            reason: format!(
-                "chains of full tables would have {} entries on average, {} with more buckets",
-                figure(chain(full, seen.buckets)),
-                figure(chain(full, wanted)),
-            ),
-        })
+        let reason = format!(
+            "chains of full tables would have {} entries on average, {} with more buckets",
+            figure(chain(full, buckets)),
+            figure(chain(full, wanted)),
+        );
+        Some(Action::new(Purpose::Buckets, seen.size, wanted, reason))
     }
 
     /// What the fullest table is made of, as looked at a moment ago or now.

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use ctpressure_model::pressure::as_f64;
 
-use super::{Action, ForeignChange, Observation, Policy};
+use super::{Action, Observation, Policy};
 use crate::limit::{
     change::{Purpose, Size},
-    knobs::Knob,
     ledger::Struggle,
 };
 
@@ -39,32 +38,29 @@ impl Policy {
     }
 
     /// Takes note of a limit that somebody else has set.
-    pub(super) fn foreign(&mut self, seen: &Observation) -> Option<ForeignChange> {
+    pub(super) fn foreign(&mut self, seen: &Observation) -> Option<Action> {
         let known = self.ledger.known;
-        if known == seen.limit {
+        let limit = seen.size.limit;
+        if known == limit {
             return None;
         }
         if known == 0 && self.ledger.ours.is_none() && !self.unlimited {
             // The first look: this is what was there.
-            self.ledger.foreign(seen.limit);
+            self.ledger.foreign(limit);
             return None;
         }
-        let before = Size {
-            limit: known,
-            ..seen.size()
-        };
         let was_ours = self.ledger.ours.filter(|ours| ours.limit == known);
-        let lowered = seen.limit != 0 && (seen.limit < known || known == 0);
+        let lowered = limit != 0 && (limit < known || known == 0);
         let struggle = &self.ledger.struggle;
         // Lowered further while it was waited for: what was ours before is still wanted.
         let wanted = struggle.wanted.or(was_ours.map(|ours| ours.limit));
         let reason = match wanted {
-            Some(wanted) if lowered && self.is_too_low(seen.limit, seen.at) => {
+            Some(wanted) if lowered && self.is_too_low(limit, seen.at) => {
                 self.lowered(seen, wanted)
             }
             _ => {
                 self.ledger.struggle.wanted = None;
-                self.ledger.foreign(seen.limit);
+                self.ledger.foreign(limit);
                 if lowered {
                     "lowered; it is enough for the traffic, or was not raised by the controller: it stays"
                         .to_owned()
@@ -73,16 +69,15 @@ impl Policy {
                 }
             }
         };
-        Some(ForeignChange {
-            of: Knob::Limit,
-            before,
-            after: seen.size(),
-            reason,
-        })
+        let before = Size {
+            limit: known,
+            ..seen.size
+        };
+        Some(Action::new(Purpose::Found, before, limit, reason))
     }
 
     fn lowered(&mut self, seen: &Observation, wanted: u64) -> String {
-        self.ledger.foreign(seen.limit);
+        self.ledger.foreign(seen.size.limit);
         let struggle = &mut self.ledger.struggle;
         struggle.rounds = struggle.rounds.saturating_add(1);
         struggle.lowered = seen.at;
@@ -109,7 +104,7 @@ impl Policy {
     /// Puts the limit back if it is time to.
     pub(super) fn reapply(&mut self, seen: &Observation) -> Option<Action> {
         let wanted = self.ledger.struggle.wanted?;
-        if !self.is_too_low(seen.limit, seen.at) {
+        if !self.is_too_low(seen.size.limit, seen.at) {
             self.ledger.struggle.wanted = None;
             return None;
         }
@@ -120,22 +115,15 @@ impl Policy {
             return None;
         }
         let to = wanted.min(self.ceiling(seen).limit);
-        if to <= seen.limit {
+        if to <= seen.size.limit {
             self.ledger.struggle.wanted = None;
             return None;
         }
-        Some(Action {
-            purpose: Purpose::Reapply,
-            before: seen.size(),
-            after: Size {
-                limit: to,
-                ..seen.size()
-            },
-            reason: format!(
-                "somebody else lowered it below what the traffic needs; round {rounds} of {}",
-                BACK_OFF.len()
-            ),
-        })
+        let reason = format!(
+            "somebody else lowered it below what the traffic needs; round {rounds} of {}",
+            BACK_OFF.len()
+        );
+        Some(Action::new(Purpose::Reapply, seen.size, to, reason))
     }
 
     /// Ends a struggle after a quiet time.

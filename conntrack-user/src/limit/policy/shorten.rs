@@ -17,10 +17,9 @@ use ctpressure_model::{
     words::{grouped, seconds},
 };
 
-use super::{Action, Composition, ForeignChange, Observation, Policy, tracking::LimitPressure};
+use super::{Action, Composition, Observation, Policy, tracking::LimitPressure};
 use crate::limit::{
     change::{Purpose, Size},
-    knobs::Knob,
     ledger::Shortened,
 };
 
@@ -42,24 +41,23 @@ const TRUCE: Duration = Duration::from_hours(24);
 
 impl Policy {
     /// Takes note of a timeout that somebody else has set while it was shortened: it is theirs.
-    pub(super) fn foreign_timeout(&mut self, seen: &Observation) -> Option<ForeignChange> {
+    pub(super) fn foreign_timeout(&mut self, seen: &Observation) -> Option<Action> {
         let timeout = &mut self.ledger.timeout;
         let Shortened { from, to, .. } = timeout.shortened?;
-        let now = seen.time_wait?;
+        let now = seen.size.time_wait?;
         if now == to {
             return None;
         }
         timeout.shortened = None;
         timeout.foreign = Some(seen.at);
         self.inherited = false;
-        let before = Size {
-            time_wait: Some(to),
-            ..seen.size()
-        };
-        Some(ForeignChange {
-            of: Knob::TimeWait,
-            before,
-            after: seen.size(),
+        Some(Action {
+            purpose: Purpose::Found,
+            before: Size {
+                time_wait: Some(to),
+                ..seen.size
+            },
+            after: seen.size,
             reason: format!(
                 "set while it was shortened from {}: it stays, and is left alone for a day",
                 seconds(from)
@@ -86,7 +84,7 @@ impl Policy {
         {
             return None;
         }
-        let from = seen.time_wait?;
+        let from = seen.size.time_wait?;
         let to = (from / PART).max(LEAST);
         // Less than half of it would not be worth it.
         if to.saturating_mul(2) > from || seen.fullest()?.name != HOST {
@@ -98,22 +96,15 @@ impl Policy {
         if time_wait == 0 || time_wait.saturating_mul(2) < entries {
             return None;
         }
-        Some(Action {
-            purpose: Purpose::Shorten,
-            before: seen.size(),
-            after: Size {
-                time_wait: Some(to),
-                ..seen.size()
-            },
-            reason: format!(
-                "the ceiling is reached, and {} of {} entries are closed connections (TIME_WAIT): \
-                 forgotten after {} instead of {}, for a while",
-                grouped(time_wait),
-                grouped(entries),
-                seconds(to),
-                seconds(from)
-            ),
-        })
+        let reason = format!(
+            "the ceiling is reached, and {} of {} entries are closed connections (TIME_WAIT): \
+             forgotten after {} instead of {}, for a while",
+            grouped(time_wait),
+            grouped(entries),
+            seconds(to),
+            seconds(from)
+        );
+        Some(Action::new(Purpose::Shorten, seen.size, to, reason))
     }
 
     /// The timeout as it was, if it is time to.
@@ -124,16 +115,16 @@ impl Policy {
     ) -> Option<Action> {
         let Shortened { from, to, at } = self.ledger.timeout.shortened?;
         if self.inherited {
-            return self.restored(seen.size(), "a controller that ended left it shortened");
+            return self.restored(seen.size, "a controller that ended left it shortened");
         }
-        if seen.limit == 0 {
-            return self.restored(seen.size(), "there is no limit");
+        if seen.size.limit == 0 {
+            return self.restored(seen.size, "there is no limit");
         }
         let doubled = 1 << self.ledger.timeout.hasty.min(DOUBLED);
         if seen.at.saturating_sub(at) < HOLD.saturating_mul(doubled) {
             return None;
         }
-        let room = self.settings.raise_at * ROOM * as_f64(seen.limit);
+        let room = self.settings.raise_at * ROOM * as_f64(seen.size.limit);
         let peak = as_f64(self.tracking.peak());
         let longer = as_f64(from) / as_f64(to.max(1));
         let mut expected = peak * longer;
@@ -156,20 +147,15 @@ impl Policy {
             "with it the table would hold {} entries at most",
             grouped(as_count(expected))
         );
-        self.restored(seen.size(), &reason)
+        self.restored(seen.size, &reason)
     }
 
     /// Restores a shortened timeout, unless somebody else has set it since.
     pub(super) fn restored(&self, now: Size, reason: &str) -> Option<Action> {
         let Shortened { from, to, .. } = self.ledger.timeout.shortened?;
-        (now.time_wait == Some(to)).then(|| Action {
-            purpose: Purpose::Restore,
-            before: now,
-            after: Size {
-                time_wait: Some(from),
-                ..now
-            },
-            reason: format!("as it was before it was shortened: {reason}"),
+        (now.time_wait == Some(to)).then(|| {
+            let reason = format!("as it was before it was shortened: {reason}");
+            Action::new(Purpose::Restore, now, from, reason)
         })
     }
 

@@ -58,11 +58,9 @@ pub(super) struct Tracking {
 impl Tracking {
     /// Takes one more sample; `calm_below`: entries that count as calm.
     pub(super) fn add(&mut self, seen: &Observation, settings: &Settings, calm_below: u64) {
-        let Observation {
-            at, limit, drops, ..
-        } = *seen;
+        let Observation { at, drops, .. } = *seen;
         let entries = seen.fullest().map_or(0, |table| table.entries);
-        let share = as_f64(entries) / as_f64(limit.max(1));
+        let share = as_f64(entries) / as_f64(seen.size.limit.max(1));
         let gap = self
             .seen
             .back()
@@ -263,7 +261,7 @@ fn forecast(seen: &Observation, settings: &Settings) -> Option<f64> {
     seen.tables
         .iter()
         .filter(|table| {
-            as_f64(table.entries) >= settings.raise_at / 2.0 * as_f64(seen.limit.max(1))
+            as_f64(table.entries) >= settings.raise_at / 2.0 * as_f64(seen.size.limit.max(1))
         })
         .filter_map(|table| table.seconds_to_full)
         .filter(|seconds| *seconds <= lead)

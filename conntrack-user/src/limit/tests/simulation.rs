@@ -247,9 +247,7 @@ impl Simulation {
         let seconds_to_full = self.forecast(entries);
         Observation {
             at: self.now(),
-            limit: self.size.limit,
-            buckets: self.size.buckets,
-            time_wait: self.size.time_wait,
+            size: self.size,
             tables: vec![TableSeen {
                 netns: 1,
                 name: "host".to_owned(),
@@ -297,11 +295,11 @@ impl Simulation {
         };
         assert_eq!(action.before, self.size, "{action:?}");
         if action.after.limit > action.before.limit {
-            let ceiling = self.policy.ceiling_now(&seen).0.limit;
+            let ceiling = self.policy.ceiling(&seen).limit;
             self.told.ceilings.push((seen.at, ceiling));
         }
         if action.purpose == Purpose::Shorten {
-            let ceiling = self.policy.ceiling_now(&seen).0.limit;
+            let ceiling = self.policy.ceiling(&seen).limit;
             self.told.ceilings_of_timeouts.push((seen.at, ceiling));
         }
         self.size = action.after;
