@@ -1,7 +1,6 @@
 //! What the API says of one node's pods, followed.
 
 use std::{
-    fmt,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -42,66 +41,49 @@ const JOB_PATIENCE: Duration = Duration::from_secs(10);
 const REFUSED: Duration = Duration::from_mins(10);
 
 /// Why the watch ended.
-#[derive(Debug)]
-enum Ended {
-    /// Nobody wants to know any more.
-    Unwanted,
-    /// Neither a kubeconfig nor a service account.
-    Config(kube::config::InferConfigError),
-    /// That configuration can't be used.
-    Client(kube::Error),
-    /// No list within [`PATIENCE`].
-    Silent,
-    /// The API refused or could not be reached.
-    Watch(watcher::Error),
-    /// The stream has an end, which it should not have.
-    Over,
+struct Ended {
+    what: String,
+    /// What to do about it.
+    help: &'static str,
 }
 
-impl fmt::Display for Ended {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unwanted => formatter.write_str("nobody wants to know"),
-            Self::Config(error) => {
-                write!(formatter, "no way to it is configured: {}", causes(error))
-            }
-            Self::Client(error) => write!(
-                formatter,
-                "its configuration can't be used: {}",
-                causes(error)
-            ),
-            Self::Silent => write!(formatter, "no answer within {} s", PATIENCE.as_secs()),
-            Self::Watch(error) => formatter.write_str(&causes(error)),
-            Self::Over => formatter.write_str("the watch ended"),
-        }
-    }
-}
+/// What to do when there is no way to the API.
+const CONFIGURE: &str = "run in a pod with a service account, or set KUBECONFIG";
+/// What to do when it does not answer.
+const REACH: &str = "check that the API server runs and that this node reaches it";
 
 impl Ended {
-    /// What to do about it.
-    fn help(&self) -> &'static str {
-        let status = match self {
-            Self::Config(_) | Self::Client(_) => {
-                return "run in a pod with a service account, or set KUBECONFIG";
-            }
-            Self::Watch(
-                watcher::Error::InitialListFailed(kube::Error::Api(status))
-                | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-                | watcher::Error::WatchFailed(kube::Error::Api(status))
-                | watcher::Error::WatchError(status),
-            ) => Some(status.code),
-            _ => None,
-        };
-        match status {
-            Some(401) => {
-                "its token or certificate is not accepted: is the service account still there?"
-            }
-            Some(403) => {
-                "grant list and watch on pods to its service account by a cluster-wide role"
-            }
-            _ => "check that the API server runs and that this node reaches it",
-        }
+    fn new(what: impl Into<String>, help: &'static str) -> Self {
+        let what = what.into();
+        Self { what, help }
     }
+
+    /// The API refused or could not be reached.
+    fn by(error: &watcher::Error) -> Self {
+        let help = match error {
+            watcher::Error::InitialListFailed(kube::Error::Api(status))
+            | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+            | watcher::Error::WatchFailed(kube::Error::Api(status))
+            | watcher::Error::WatchError(status) => match status.code {
+                401 => {
+                    "its token or certificate is not accepted: is the service account still there?"
+                }
+                403 => "grant list and watch on pods to its service account by a cluster-wide role",
+                _ => REACH,
+            },
+            _ => REACH,
+        };
+        Self::new(causes(error), help)
+    }
+}
+
+/// A way to the API.
+async fn connect() -> Result<Client, String> {
+    let config = Config::infer().await;
+    let config =
+        config.map_err(|error| format!("no way to it is configured: {}", causes(&error)))?;
+    Client::try_from(config)
+        .map_err(|error| format!("its configuration can't be used: {}", causes(&error)))
 }
 
 /// Follows the pods of `node` until nobody listens: tells `latest` what is known of them, and what is wrong. An outage ends
@@ -166,19 +148,17 @@ impl Watch {
     async fn follow(mut self) {
         let mut pauses = DefaultBackoff::default();
         loop {
-            let ended = self.attempt().await;
-            if matches!(ended, Ended::Unwanted) {
+            let Some(Ended { what, help }) = self.attempt().await else {
                 return;
-            }
-            tracing::debug!("the watch of this node's pods ended: {ended}");
+            };
+            tracing::debug!("the watch of this node's pods ended: {what}");
             self.latest
                 .send_if_modified(|latest| std::mem::take(&mut latest.watching));
             let since = *self.failing.get_or_insert_with(Instant::now);
             if !self.held || since.elapsed() >= self.pace.steady {
                 self.say(Some(format!(
-                    "the Kubernetes API can't be watched: {ended} (names and workloads known so far are kept, new ones come \
-                     when it can; {})",
-                    ended.help()
+                    "the Kubernetes API can't be watched: {what} (names and workloads known so far are kept, new ones come \
+                     when it can; {help})"
                 )));
             }
             tokio::select! {
@@ -188,15 +168,12 @@ impl Watch {
         }
     }
 
-    /// Watches until something goes wrong. All is read anew: configuration, authorities, token.
-    async fn attempt(&mut self) -> Ended {
-        let config = match Config::infer().await {
-            Ok(config) => config,
-            Err(error) => return Ended::Config(error),
-        };
-        let client = match Client::try_from(config) {
+    /// Watches until something goes wrong, or (`None`) nobody wants to know any more. All is read anew: configuration,
+    /// authorities, token.
+    async fn attempt(&mut self) -> Option<Ended> {
+        let client = match connect().await {
             Ok(client) => client,
-            Err(error) => return Ended::Client(error),
+            Err(what) => return Some(Ended::new(what, CONFIGURE)),
         };
         let pods: Api<PartialObjectMeta<ApiPod>> = Api::all(client.clone());
         // From the server's cache: a list that goes to etcd reads every pod of the cluster there.
@@ -230,7 +207,7 @@ impl Watch {
                     self.job_seen(&wanted, seen);
                     continue;
                 }
-                () = closed.closed() => return Ended::Unwanted,
+                () = closed.closed() => return None,
             };
             match event {
                 Ok(Ok(Some(event))) => {
@@ -249,10 +226,13 @@ impl Watch {
                         self.holds();
                     }
                 }
-                Ok(Ok(None)) => return Ended::Over,
-                Ok(Err(error)) => return Ended::Watch(error),
+                Ok(Ok(None)) => return Some(Ended::new("the watch ended", REACH)),
+                Ok(Err(error)) => return Some(Ended::by(&error)),
                 Err(_) if listed.is_some() => self.holds(),
-                Err(_) => return Ended::Silent,
+                Err(_) => {
+                    let what = format!("no answer within {} s", PATIENCE.as_secs());
+                    return Some(Ended::new(what, REACH));
+                }
             }
         }
     }

@@ -17,12 +17,14 @@ use super::{
 use crate::{
     kernel::{Root, slab, tables::TableReader},
     limit::{
-        Controller, ControllerPlace, ControllerSample, Mode, controller::SetRequest, node,
-        policy::TableSeen,
+        Controller, ControllerPlace, ControllerSample, Mode,
+        controller::SetRequest,
+        node,
+        policy::{Observation, TableSeen},
     },
     serve::{
-        limit::LimitView,
-        socket::{LimitRequest, Remote},
+        limit::{Fullest, LimitView},
+        socket::Remote,
     },
 };
 
@@ -96,8 +98,7 @@ impl Common {
     fn run(&self, set: Option<SetRequest>) -> anyhow::Result<()> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::ERROR);
         let settings = self.limit.settings(Mode::DryRun)?;
-        let request = LimitRequest { set: set.clone() };
-        let ask = async { Ok(Remote::limit(&self.socket.socket, request).await?) };
+        let ask = async { Ok(Remote::limit(&self.socket.socket, set.clone()).await?) };
         let asked = thread::block_on(Duration::ZERO, ask)?;
         let runs = asked.is_some();
         // An agent whose controller may not act leaves it to whoever asks.
@@ -156,15 +157,18 @@ fn look(controller: &mut Controller, root: &Root) -> anyhow::Result<LimitView> {
         ..ControllerSample::default()
     };
     controller.tick(&sample, node::since_boot());
-    let mut view = controller
-        .observation()
-        .map(LimitView::from)
-        .unwrap_or_default();
-    view.limit = Some(tables.limit);
-    view.buckets = Some(tables.buckets);
-    view.table_bytes = slab::table_bytes(root, tables.buckets);
-    view.controller = Some(controller.report().clone());
-    Ok(view)
+    let fullest = controller.observation().and_then(Observation::fullest);
+    Ok(LimitView {
+        limit: Some(tables.limit),
+        buckets: Some(tables.buckets),
+        table_bytes: slab::table_bytes(root, tables.buckets),
+        fullest: fullest.map(|table| Fullest {
+            name: table.name.clone(),
+            entries: table.entries,
+        }),
+        controller: Some(controller.report().clone()),
+        set: None,
+    })
 }
 
 /// Who asks: for the record, not for access.

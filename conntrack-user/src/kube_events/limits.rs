@@ -52,9 +52,13 @@ impl Limits {
                  back any more until somebody sets it, or a day has passed.",
                 self.node, fight.rounds
             );
-            notices.push(
-                on_node(Severity::Warning, "ConntrackLimitGivenUp", "GiveUp").with_note(&note),
-            );
+            notices.push(Notice::new(
+                About::Node,
+                Severity::Warning,
+                "ConntrackLimitGivenUp",
+                "GiveUp",
+                &note,
+            ));
         }
         self.given_up = fight.is_some();
         notices
@@ -75,7 +79,7 @@ impl Limits {
     }
 
     fn of(&self, change: &Change) -> Notice {
-        let (reason, severity) = what(change);
+        let (reason, action, severity) = what(change);
         let who = change.who.as_deref();
         let who = who.map_or_else(String::new, |who| format!(" ({who})"));
         let unsaid = match self.unsaid {
@@ -94,59 +98,39 @@ impl Limits {
             },
             change.reason.trim_end_matches('.'),
         );
-        on_node(severity, reason, action(change.purpose)).with_note(&note)
+        Notice::new(About::Node, severity, reason, action, &note)
     }
 }
 
-fn on_node(severity: Severity, reason: &'static str, action: &'static str) -> Notice {
-    Notice {
-        about: About::Node,
-        severity,
-        reason,
-        action,
-        note: String::new(),
-    }
-}
-
-const fn action(purpose: Purpose) -> &'static str {
-    match purpose {
-        Purpose::Raise => "Raise",
-        Purpose::Reapply => "Reapply",
-        Purpose::GiveBack => "GiveBack",
-        Purpose::Buckets => "GrowBuckets",
-        Purpose::Shorten => "ShortenTimeout",
-        Purpose::Restore => "RestoreTimeout",
-        Purpose::Set => "Set",
-        Purpose::Found => "Find",
-    }
-}
-
-fn what(change: &Change) -> (&'static str, Severity) {
+/// Why there is an Event, what was done, and how bad that is.
+fn what(change: &Change) -> (&'static str, &'static str, Severity) {
+    let (done, action) = match change.purpose {
+        Purpose::Raise => ("ConntrackLimitRaised", "Raise"),
+        Purpose::Reapply => ("ConntrackLimitReapplied", "Reapply"),
+        Purpose::GiveBack => ("ConntrackLimitGivenBack", "GiveBack"),
+        Purpose::Buckets => ("ConntrackBucketsRaised", "GrowBuckets"),
+        Purpose::Shorten => ("ConntrackTimeoutShortened", "ShortenTimeout"),
+        Purpose::Restore => ("ConntrackTimeoutRestored", "RestoreTimeout"),
+        Purpose::Set => ("ConntrackLimitSet", "Set"),
+        Purpose::Found => ("ConntrackLimitChanged", "Find"),
+    };
     let lowered = change.after.limit < change.before.limit;
-    match (change.outcome, change.purpose) {
-        (ChangeOutcome::Failed, _) => ("ConntrackLimitFailed", Severity::Warning),
-        (ChangeOutcome::Refused, _) => ("ConntrackLimitRefused", Severity::Normal),
-        (ChangeOutcome::DryRun, _) => ("ConntrackLimitDryRun", Severity::Normal),
-        (ChangeOutcome::Applied, Purpose::Found) if lowered => {
-            ("ConntrackLimitChanged", Severity::Warning)
-        }
-        (ChangeOutcome::Applied, Purpose::Found) => ("ConntrackLimitChanged", Severity::Normal),
-        (ChangeOutcome::Applied, Purpose::Reapply) => {
-            ("ConntrackLimitReapplied", Severity::Warning)
-        }
-        (ChangeOutcome::Applied, Purpose::Raise) => ("ConntrackLimitRaised", Severity::Normal),
-        (ChangeOutcome::Applied, Purpose::GiveBack) => {
-            ("ConntrackLimitGivenBack", Severity::Normal)
-        }
-        (ChangeOutcome::Applied, Purpose::Buckets) => ("ConntrackBucketsRaised", Severity::Normal),
-        (ChangeOutcome::Applied, Purpose::Shorten) => {
-            ("ConntrackTimeoutShortened", Severity::Normal)
-        }
-        (ChangeOutcome::Applied, Purpose::Restore) => {
-            ("ConntrackTimeoutRestored", Severity::Normal)
-        }
-        (ChangeOutcome::Applied, Purpose::Set) => ("ConntrackLimitSet", Severity::Normal),
-    }
+    let (reason, warns) = match change.outcome {
+        ChangeOutcome::Applied => match change.purpose {
+            Purpose::Reapply => (done, true),
+            Purpose::Found => (done, lowered),
+            _ => (done, false),
+        },
+        ChangeOutcome::Failed => ("ConntrackLimitFailed", true),
+        ChangeOutcome::Refused => ("ConntrackLimitRefused", false),
+        ChangeOutcome::DryRun => ("ConntrackLimitDryRun", false),
+    };
+    let severity = if warns {
+        Severity::Warning
+    } else {
+        Severity::Normal
+    };
+    (reason, action, severity)
 }
 
 /// What was changed, and what came of it.

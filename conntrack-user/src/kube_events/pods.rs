@@ -214,12 +214,13 @@ fn losses(sample: &OwnerSample) -> Losses {
     REASONS.map(|reason| sum.dropped(reason))
 }
 
-fn about(sample: &OwnerSample) -> About {
-    About::Pod {
+fn warning(sample: &OwnerSample, reason: &'static str, action: &'static str, note: &str) -> Notice {
+    let about = About::Pod {
         namespace: sample.owner.namespace.clone(),
         name: sample.owner.pod.clone(),
         uid: sample.owner.uid.clone(),
-    }
+    };
+    Notice::new(about, Severity::Warning, reason, action, note)
 }
 
 fn holder(node: &str, sample: &OwnerSample, full: &Full<'_>) -> Notice {
@@ -238,14 +239,7 @@ fn holder(node: &str, sample: &OwnerSample, full: &Full<'_>) -> Notice {
         },
         a_second(opens.unwrap_or_default(), "connection", "connections"),
     );
-    Notice {
-        about: about(sample),
-        severity: Severity::Warning,
-        reason: "ConntrackTableHeld",
-        action: "FillTable",
-        note: String::new(),
-    }
-    .with_note(&text)
+    warning(sample, "ConntrackTableHeld", "FillTable", &text)
 }
 
 fn loser(
@@ -279,14 +273,7 @@ fn loser(
         seconds(within.as_secs().max(1)),
         parts.join(", ")
     );
-    Notice {
-        about: about(sample),
-        severity: Severity::Warning,
-        reason: "ConntrackPacketsDropped",
-        action: "DropPackets",
-        note: String::new(),
-    }
-    .with_note(&text)
+    warning(sample, "ConntrackPacketsDropped", "DropPackets", &text)
 }
 
 /// Who holds most of the table, as far as those who may read this pod's Events may know: names of pods of other

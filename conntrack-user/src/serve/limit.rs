@@ -10,13 +10,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::socket::LimitRequest;
 use crate::{
     agent::{Handle, Snapshot},
     limit::{
         Control, Mode, Report,
-        controller::{LimitSet, SetError},
-        policy::Observation,
+        controller::{LimitSet, SetError, SetRequest},
     },
 };
 
@@ -67,28 +65,14 @@ impl From<&Snapshot> for LimitView {
     }
 }
 
-impl From<&Observation> for LimitView {
-    fn from(seen: &Observation) -> Self {
-        Self {
-            limit: Some(seen.size.limit),
-            buckets: Some(seen.size.buckets),
-            fullest: seen.fullest().map(|table| Fullest {
-                name: table.name.clone(),
-                entries: table.entries,
-            }),
-            ..Self::default()
-        }
-    }
-}
-
 /// Serves a request. A limit is set only by a controller that may act: else the caller has to do it.
 pub(crate) async fn answer(
-    request: LimitRequest,
+    set: Option<SetRequest>,
     agent: &Handle,
     controller: Option<&Control>,
 ) -> LimitView {
     let acts = controller.filter(|control| control.settings().mode == Mode::On);
-    let set = match (request.set, acts) {
+    let set = match (set, acts) {
         (Some(set), Some(control)) => Some(control.set(set).await),
         _ => None,
     };

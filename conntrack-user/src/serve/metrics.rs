@@ -1,5 +1,7 @@
 //! The metrics, made from a [`Snapshot`] at each scrape.
 
+use std::collections::BTreeMap;
+
 use ctpressure_model::pressure::state::Pressure;
 use prometheus::{
     Encoder as _, Registry, TextEncoder,
@@ -87,31 +89,23 @@ fn families(
     companions: &CompanionStatus,
     node_exporter_names: bool,
 ) -> Vec<MetricFamily> {
-    let mut families = own_families(snapshot, companions);
+    let by_owner = snapshot
+        .counting
+        .then(|| owners::families(snapshot))
+        .into_iter()
+        .flatten();
+    let limit = companions.limit.as_deref();
+    let mut families: Vec<_> = tables(snapshot)
+        .into_iter()
+        .chain(by_owner)
+        .chain(limit.into_iter().flat_map(limit::families))
+        .chain(own_state(snapshot, companions))
+        .filter_map(Family::finish)
+        .collect();
     if node_exporter_names {
         families.extend(node_exporter::families(snapshot));
     }
     families
-}
-
-/// Everything but `node_exporter`'s names.
-fn own_families(snapshot: &Snapshot, companions: &CompanionStatus) -> Vec<MetricFamily> {
-    tables(snapshot)
-        .into_iter()
-        .chain(if snapshot.counting {
-            owners::families(snapshot).into()
-        } else {
-            Vec::new()
-        })
-        .chain(
-            companions
-                .limit
-                .iter()
-                .flat_map(|report| limit::families(report)),
-        )
-        .chain(own_state(snapshot, companions))
-        .filter_map(Family::finish)
-        .collect()
 }
 
 fn tables(snapshot: &Snapshot) -> [Family; 7] {
@@ -242,33 +236,21 @@ fn own_state(snapshot: &Snapshot, companions: &CompanionStatus) -> [Family; 10] 
 }
 
 /// Run time by program: one that is in several functions has one sum.
-fn programs(snapshot: &Snapshot) -> Vec<(&'static str, f64)> {
-    let mut sums: Vec<(&'static str, f64)> = Vec::new();
+fn programs(snapshot: &Snapshot) -> BTreeMap<&'static str, f64> {
+    let mut sums = BTreeMap::new();
     for time in &snapshot.probes.programs {
-        match sums
-            .iter_mut()
-            .find(|(program, _)| *program == time.program)
-        {
-            Some((_, seconds)) => *seconds += time.seconds,
-            None => sums.push((time.program, time.seconds)),
-        }
+        *sums.entry(time.program).or_default() += time.seconds;
     }
     sums
 }
 
 /// Whether the agent can answer for its node; the reason if not.
 pub(crate) fn readiness(snapshot: &Snapshot) -> Result<(), String> {
-    let reason = || {
-        snapshot
-            .reason
-            .clone()
-            .unwrap_or_else(|| "no sample yet".to_owned())
-    };
-    match snapshot.state {
-        AgentState::Waiting => Err(reason()),
-        _ if !snapshot.ready => Err(reason()),
-        AgentState::Attached | AgentState::Degraded => Ok(()),
+    if snapshot.ready && snapshot.state != AgentState::Waiting {
+        return Ok(());
     }
+    let reason = snapshot.reason.clone();
+    Err(reason.unwrap_or_else(|| "no sample yet".to_owned()))
 }
 
 #[cfg(test)]

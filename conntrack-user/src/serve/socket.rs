@@ -67,31 +67,19 @@ pub enum Request {
     /// Send events that pass this filter until one side closes.
     Watch(Filter),
     /// Send what `ctpressure top` shows.
-    Top(TopRequest),
+    Top {
+        /// One line; else one each second.
+        #[serde(default)]
+        once: bool,
+    },
     /// Send what is known of pods.
-    Pods(PodsRequest),
+    Pods {},
     /// Send what `ctpressure limit` shows.
-    Limit(LimitRequest),
-}
-
-/// Whether the limit is to be set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LimitRequest {
-    /// Set the limit first, then say what there is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub set: Option<SetRequest>,
-}
-
-/// Nothing to choose yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodsRequest {}
-
-/// How often the sample is wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TopRequest {
-    /// One line; else one each second.
-    #[serde(default)]
-    pub once: bool,
+    Limit {
+        /// Set the limit first, then say what there is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        set: Option<SetRequest>,
+    },
 }
 
 /// What the agent says to a request that it can't serve.
@@ -194,20 +182,22 @@ async fn greeting(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option
     }
 }
 
+/// A connection to who listens; `None` if nobody does.
+async fn connect(path: &Path) -> io::Result<Option<UnixStream>> {
+    match UnixStream::connect(path).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) => match error.kind() {
+            ErrorKind::ConnectionRefused | ErrorKind::NotFound => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
 /// Whether somebody serves the socket; waits while one who was killed is being taken apart.
 async fn is_served(path: &Path) -> io::Result<bool> {
     for _ in 0..20 {
-        let stream = match UnixStream::connect(path).await {
-            Ok(stream) => stream,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::ConnectionRefused | ErrorKind::NotFound
-                ) =>
-            {
-                return Ok(false);
-            }
-            Err(error) => return Err(error),
+        let Some(stream) = connect(path).await? else {
+            return Ok(false);
         };
         match greeting(&mut BufReader::new(stream)).await {
             Ok(None) => sleep(Duration::from_millis(250)).await,

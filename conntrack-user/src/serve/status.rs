@@ -1,11 +1,10 @@
 //! The JSON of `/status`.
 
-use std::{cmp::Reverse, collections::BTreeSet};
+use std::cmp::Reverse;
 
-use ctpressure_model::pressure::rate::Rates;
 use serde::Serialize;
 
-use super::CompanionStatus;
+use super::{CompanionStatus, top};
 use crate::agent::{OwnerSample, Snapshot};
 
 #[derive(Debug, Serialize)]
@@ -28,24 +27,11 @@ const OWNERS: usize = 20;
 
 /// The owners that are first by live entries, by inserts or by drops; by live entries.
 fn foremost(owners: &[OwnerSample]) -> Vec<&OwnerSample> {
-    let rate = |rates: &Rates| rates.ten_seconds.unwrap_or(0.0);
-    let orders: [&dyn Fn(&OwnerSample) -> f64; 3] = [
-        &|owner| owner.activity.live_share,
-        &|owner| rate(&owner.activity.inserts_per_second),
-        &|owner| rate(&owner.activity.drops_per_second),
-    ];
-    let mut shown = BTreeSet::new();
-    for order in orders {
-        let mut sorted: Vec<_> = owners.iter().collect();
-        sorted.sort_by(|a, b| order(b).total_cmp(&order(a)));
-        shown.extend(sorted.iter().take(OWNERS).map(|owner| owner.slot));
-    }
-    let mut foremost: Vec<_> = owners
-        .iter()
-        .filter(|owner| shown.contains(&owner.slot))
-        .collect();
-    foremost.sort_by_key(|owner| (Reverse(owner.live()), owner.slot));
-    foremost
+    let mut owners: Vec<_> = owners.iter().collect();
+    let shown = top::foremost(&owners, OWNERS);
+    owners.retain(|owner| shown.contains(&owner.slot));
+    owners.sort_by_key(|owner| (Reverse(owner.live()), owner.slot));
+    owners
 }
 
 impl<'a> StatusPage<'a> {

@@ -52,6 +52,8 @@ use crate::{
 
 mod make;
 
+pub(crate) use make::foremost;
+
 /// Tables that a line has at most.
 pub(crate) const TABLES: usize = 1024;
 /// Owners that a line has at most.

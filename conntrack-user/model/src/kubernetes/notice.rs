@@ -48,9 +48,19 @@ pub struct Notice {
 
 impl Notice {
     /// The note is made fit: names and reasons in it may be anybody's.
-    #[must_use]
-    pub fn with_note(mut self, note: &str) -> Self {
-        self.note = clean_within(note, NOTE_BYTES);
-        self
+    pub fn new(
+        about: About,
+        severity: Severity,
+        reason: &'static str,
+        action: &'static str,
+        note: &str,
+    ) -> Self {
+        Self {
+            about,
+            severity,
+            reason,
+            action,
+            note: clean_within(note, NOTE_BYTES),
+        }
     }
 }

@@ -16,14 +16,6 @@ use crate::{
     serve::family::{Family, f},
 };
 
-/// Reasons for which a packet is lost.
-const REASONS: [DropReason; 4] = [
-    DropReason::TableFull,
-    DropReason::Clash,
-    DropReason::ChainTooLong,
-    DropReason::Dying,
-];
-
 pub(super) fn families(snapshot: &Snapshot) -> [Family; 5] {
     let owners = &by_labels(&snapshot.owners.list);
     [
@@ -58,10 +50,9 @@ pub(super) fn families(snapshot: &Snapshot) -> [Family; 5] {
             "Live entries removed to make room: role victim for the owner of the entry, role cause for the owner of the connection that needed room.",
         )
         .each(owners, |family, owner| {
-            let victims = owner.egress.victims + owner.ingress.victims;
-            let causes = owner.egress.causes + owner.ingress.causes;
-            let family = add(family, owner, &[("role", "victim")], victims);
-            add(family, owner, &[("role", "cause")], causes)
+            let both = owner.egress + owner.ingress;
+            let family = add(family, owner, &[("role", "victim")], both.victims);
+            add(family, owner, &[("role", "cause")], both.causes)
         }),
     ]
 }
@@ -152,10 +143,12 @@ fn drops(family: Family, snapshot: &Snapshot, owner: &OwnerSample) -> Family {
     let counted = |reason| match reason {
         DropReason::ChainTooLong => snapshot.probes.totals.drops.chain_too_long.is_some(),
         DropReason::Dying => snapshot.probes.totals.drops.dying.is_some(),
-        _ => true,
+        // No packet is lost.
+        DropReason::TableFullRequest => false,
+        DropReason::TableFull | DropReason::Clash => true,
     };
     family.each(directions(owner), |family, (direction, totals)| {
-        let shown = REASONS.into_iter().filter(|reason| {
+        let shown = DropReason::ALL.into_iter().filter(|reason| {
             counted(*reason)
                 && (*reason == DropReason::TableFull
                     || totals.dropped(*reason) > 0

@@ -11,16 +11,13 @@ use ctpressure_model::events::{Event, Filter};
 use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::unix::{OwnedReadHalf, OwnedWriteHalf},
     time::timeout,
 };
 
 use super::{
-    Hello, LINE_BYTES, LimitRequest, PROTOCOL, PodsRequest, RefusedRequest, Request, SocketError,
-    TopRequest, greeting, is_served, write_line,
+    Hello, LINE_BYTES, PROTOCOL, RefusedRequest, Request, SetRequest, SocketError, connect,
+    greeting, is_served, write_line,
 };
 use crate::serve::{
     limit::{self, LimitView},
@@ -79,7 +76,7 @@ impl Remote<TopSample> {
     /// # Errors
     /// If there is one but it can't be asked.
     pub(crate) async fn top(path: &Path, once: bool) -> Result<Option<Self>, SocketError> {
-        Self::ask(path, &Request::Top(TopRequest { once }), top::LINE_BYTES).await
+        Self::ask(path, &Request::Top { once }, top::LINE_BYTES).await
     }
 
     /// Waits for the next second. May be cancelled.
@@ -100,8 +97,7 @@ impl Remote<PodNames> {
     /// # Errors
     /// If there is one but it can't be asked, or does not answer.
     pub(crate) async fn pods(path: &Path) -> Result<Option<PodNames>, SocketError> {
-        let request = Request::Pods(PodsRequest {});
-        Self::answer(path, &request, top::LINE_BYTES).await
+        Self::answer(path, &Request::Pods {}, top::LINE_BYTES).await
     }
 }
 
@@ -113,9 +109,9 @@ impl Remote<LimitView> {
     /// If there is one but it can't be asked.
     pub(crate) async fn limit(
         path: &Path,
-        request: LimitRequest,
+        set: Option<SetRequest>,
     ) -> Result<Option<LimitView>, SocketError> {
-        Self::answer(path, &Request::Limit(request), limit::LINE_BYTES).await
+        Self::answer(path, &Request::Limit { set }, limit::LINE_BYTES).await
     }
 }
 
@@ -163,17 +159,8 @@ impl<T: DeserializeOwned> Remote<T> {
                 source,
             },
         };
-        let stream = match UnixStream::connect(path).await {
-            Ok(stream) => stream,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::ConnectionRefused
-                ) =>
-            {
-                return Ok(None);
-            }
-            Err(error) => return Err(failed(error)),
+        let Some(stream) = connect(path).await.map_err(failed)? else {
+            return Ok(None);
         };
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::new(reader);

@@ -24,8 +24,8 @@ use tokio::{
 };
 
 use super::{
-    GREETING_TIME, Hello, LINE_BYTES, PROTOCOL, RefusedRequest, Request, SocketError, TopRequest,
-    is_served, write_line, write_while_taken,
+    GREETING_TIME, Hello, LINE_BYTES, PROTOCOL, RefusedRequest, Request, SocketError, is_served,
+    write_line, write_while_taken,
 };
 use crate::{
     agent::Handle,
@@ -162,19 +162,17 @@ async fn client(stream: UnixStream, agent: &Handle, companions: &Companions) -> 
     let mut reader = reader.into_inner();
     match serde_json::from_slice(&line) {
         Ok(Request::Watch(filter)) => watch(filter, &mut reader, &mut writer, agent).await,
-        Ok(Request::Top(TopRequest { once: true })) => {
+        Ok(Request::Top { once: true }) => {
             let sample = top::settled(&mut agent.snapshots()).await;
             write_line(&mut writer, &sample).await
         }
-        Ok(Request::Top(TopRequest { once: false })) => {
-            follow(&mut reader, &mut writer, agent).await
-        }
-        Ok(Request::Pods(_)) => {
+        Ok(Request::Top { once: false }) => follow(&mut reader, &mut writer, agent).await,
+        Ok(Request::Pods {}) => {
             let names = PodNames::from(&*agent.latest());
             write_line(&mut writer, &names).await
         }
-        Ok(Request::Limit(request)) => {
-            let view = limit::answer(request, agent, companions.limit.as_ref()).await;
+        Ok(Request::Limit { set }) => {
+            let view = limit::answer(set, agent, companions.limit.as_ref()).await;
             write_line(&mut writer, &view).await
         }
         Err(error) => {

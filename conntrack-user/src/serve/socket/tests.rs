@@ -414,14 +414,12 @@ async fn the_limit_is_told_and_set_only_by_a_controller_that_may() {
             },
             ..Snapshot::default()
         });
-        let request = LimitRequest {
-            set: Some(SetRequest {
-                limit: 2000,
-                force: false,
-                who: None,
-            }),
+        let set = SetRequest {
+            limit: 2000,
+            force: false,
+            who: None,
         };
-        let view = Remote::limit(&path, request)
+        let view = Remote::limit(&path, Some(set))
             .await
             .expect("an answer")
             .expect("an agent");
@@ -435,6 +433,6 @@ async fn the_limit_is_told_and_set_only_by_a_controller_that_may() {
     })
     .await;
     let (_folder, path) = place();
-    let asked = Remote::limit(&path, LimitRequest::default()).await;
+    let asked = Remote::limit(&path, None).await;
     assert_eq!(asked.expect("no error"), None, "no agent");
 }

@@ -17,7 +17,7 @@ use super::{
     TopTable, TotalsRow, rate,
 };
 use crate::{
-    agent::{OwnerSample, Snapshot, Table, Tops},
+    agent::{OwnerSample, OwnerTotals, Snapshot, Table, Tops},
     owners::Workload,
 };
 
@@ -80,13 +80,16 @@ impl TopSample {
     /// What a snapshot says; `now`: when it was made.
     pub(crate) fn new(snapshot: &Snapshot, now: SystemTime) -> Self {
         let owners = ordered(&snapshot.owners.list);
-        let detailed = foremost(&owners);
+        let detailed = detailed(&owners);
         let (shown, others) = chosen(&owners, &detailed);
         let limit = snapshot.tables.limit.unwrap_or(0);
         let (tables, other_tables) = tables(&snapshot.tables.list, limit);
         let sum = |of: fn(&OwnerSample) -> &Rates| {
             rounded(owners.iter().map(|owner| rate(of(owner))).sum::<f64>())
         };
+        let rest = others.iter().fold(OwnerTotals::default(), |sum, owner| {
+            sum + owner.egress + owner.ingress
+        });
         let totals = &snapshot.probes.totals;
         let lost = &totals.lost;
         Self {
@@ -127,15 +130,13 @@ impl TopSample {
                 .iter()
                 .map(|owner| OwnerRow::new(owner, detailed.contains(&owner.slot)))
                 .collect(),
-            other_owners: others
-                .iter()
-                .fold(OtherOwners::default(), |others, owner| OtherOwners {
-                    number: others.number + 1,
-                    live: others.live + owner.live(),
-                    inserts: others.inserts + owner.egress.inserts + owner.ingress.inserts,
-                    deletes: others.deletes + owner.egress.deletes + owner.ingress.deletes,
-                    drops: others.drops + dropped(owner),
-                }),
+            other_owners: OtherOwners {
+                number: others.len() as u64,
+                live: rest.live,
+                inserts: rest.inserts,
+                deletes: rest.deletes,
+                drops: rest.drops.iter().sum(),
+            },
             census: snapshot.owners.census.times > 0,
         }
     }
@@ -163,25 +164,26 @@ fn chosen<'a>(
     })
 }
 
-/// Slots of the owners whose destinations are worth their bytes: first by live entries, by inserts
-/// or by drops.
-fn foremost(owners: &[&OwnerSample]) -> BTreeSet<u32> {
+/// Slots of the owners whose destinations are worth their bytes.
+fn detailed(owners: &[&OwnerSample]) -> BTreeSet<u32> {
     if owners.len() <= DETAILED {
         return owners.iter().map(|owner| owner.slot).collect();
     }
-    let by = |of: fn(&OwnerSample) -> f64| {
+    foremost(owners, DETAILED / 3)
+}
+
+/// Slots of the owners that are among the first so many by live entries, by inserts or by drops.
+pub(crate) fn foremost(owners: &[&OwnerSample], count: usize) -> BTreeSet<u32> {
+    let orders: [fn(&OwnerSample) -> f64; 3] = [
+        |owner| owner.activity.live_share,
+        |owner| rate(&owner.activity.inserts_per_second),
+        |owner| rate(&owner.activity.drops_per_second),
+    ];
+    let mut slots = BTreeSet::new();
+    for of in orders {
         let mut owners = owners.to_vec();
         owners.sort_by(|one, other| of(other).total_cmp(&of(one)));
-        owners.truncate(DETAILED / 3);
-        owners
-    };
-    let mut slots = BTreeSet::new();
-    for order in [
-        by(|owner| owner.activity.live_share),
-        by(|owner| rate(&owner.activity.inserts_per_second)),
-        by(|owner| rate(&owner.activity.drops_per_second)),
-    ] {
-        slots.extend(order.iter().map(|owner| owner.slot));
+        slots.extend(owners.iter().take(count).map(|owner| owner.slot));
     }
     slots
 }
@@ -214,11 +216,6 @@ fn tables(all: &[Table], limit: u64) -> (Vec<TopTable>, OtherTables) {
     (rows, others)
 }
 
-fn dropped(owner: &OwnerSample) -> u64 {
-    let sum = |drops: &[u64]| drops.iter().sum::<u64>();
-    sum(&owner.egress.drops) + sum(&owner.ingress.drops)
-}
-
 impl OwnerRow {
     fn new(sample: &OwnerSample, detailed: bool) -> Self {
         let OwnerSample {
@@ -227,6 +224,7 @@ impl OwnerRow {
             activity,
             ..
         } = sample;
+        let both = *egress + *ingress;
         let labels = sample.owner.labels();
         Self {
             slot: sample.slot,
@@ -240,24 +238,21 @@ impl OwnerRow {
                 name: cut(&workload.name),
             }),
             present: sample.present,
-            live: sample.live(),
+            live: both.live,
             live_egress: egress.live,
             live_ingress: ingress.live,
             live_share: exact(activity.live_share),
             limit_share: activity.limit_share.map(exact),
-            inserts: egress.inserts + ingress.inserts,
-            deletes: egress.deletes + ingress.deletes,
-            drops: dropped(sample),
+            inserts: both.inserts,
+            deletes: both.deletes,
+            drops: both.drops.iter().sum(),
             drops_by_reason: DropReason::ALL
                 .into_iter()
-                .map(|reason| {
-                    let number = egress.dropped(reason) + ingress.dropped(reason);
-                    (reason.name().to_owned(), number)
-                })
+                .map(|reason| (reason.name().to_owned(), both.dropped(reason)))
                 .filter(|(_, number)| *number > 0)
                 .collect(),
-            victims: egress.victims + ingress.victims,
-            causes: egress.causes + ingress.causes,
+            victims: both.victims,
+            causes: both.causes,
             inserts_per_second: rounded_rates(&activity.inserts_per_second),
             deletes_per_second: rounded_rates(&activity.deletes_per_second),
             drops_per_second: rounded_rates(&activity.drops_per_second),
