@@ -16,6 +16,15 @@ pub(crate) enum Severity {
     Critical,
 }
 
+impl Severity {
+    /// As bad as the part of the whole makes it, from these shares on, per cent.
+    pub(crate) fn of_share(part: u64, whole: u64, risk: u64, problem: u64) -> Option<Self> {
+        let reaches = |share: u64| part * 100 >= whole * share;
+        let worst = reaches(problem).then_some(Self::Problem);
+        worst.or_else(|| reaches(risk).then_some(Self::Risk))
+    }
+}
+
 impl fmt::Display for Severity {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.pad(match self {

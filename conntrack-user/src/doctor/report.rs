@@ -113,7 +113,7 @@ impl DoctorReport {
             many => format!("{many} findings"),
         };
         let _ = writeln!(out, "{summary}");
-        wrapped(&mut out, "looked at ", 10, &self.looked_at.join(", "));
+        wrapped(&mut out, "looked at ", &self.looked_at.join(", "));
         for unseen in &self.could_not_look {
             let Unseen {
                 what,
@@ -121,7 +121,7 @@ impl DoctorReport {
                 help,
             } = unseen;
             let text = format!("{what}: {because} (help: {help})");
-            wrapped(&mut out, "not seen  ", 10, &text);
+            wrapped(&mut out, "not seen  ", &text);
         }
         if self.could_not_look.is_empty() {
             let _ = writeln!(out, "not seen  nothing: all of it could be looked at");
@@ -141,10 +141,7 @@ impl DoctorNode {
             memory_bytes: facts.memory,
             loaded: facts.loaded,
             limit: settings.limit,
-            limit_from: limit::origins(facts)
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            limit_from: limit::origins(facts),
             entries_per_mib: limit::per_mib(facts),
             buckets: settings.buckets,
             nodes_per_bucket_when_full: chain,
@@ -200,7 +197,7 @@ impl DoctorNode {
             format!("; {} for each MiB of RAM", grouped(entries))
         });
         let text = format!("{} entries: {from}{each}", grouped(limit));
-        wrapped(&mut out, "limit     ", INDENT, &text);
+        wrapped(&mut out, "limit     ", &text);
         if let (Some(lambda), Some(chain)) = (
             self.nodes_per_bucket_when_full,
             self.chain_too_long_chance_when_full,
@@ -216,7 +213,7 @@ impl DoctorNode {
                 figure(lambda),
                 chance(chain),
             );
-            wrapped(&mut out, "when full ", INDENT, &text);
+            wrapped(&mut out, "when full ", &text);
         }
         let host = self.tables.iter().find(|table| table.netns == "host");
         let others: Vec<_> = self
@@ -241,10 +238,10 @@ impl DoctorNode {
             });
         }
         if !tables.is_empty() {
-            wrapped(&mut out, "tables    ", INDENT, &tables.join("; "));
+            wrapped(&mut out, "tables    ", &tables.join("; "));
         }
         if let Some(proxy) = &self.kube_proxy {
-            wrapped(&mut out, "proxy     ", INDENT, proxy);
+            wrapped(&mut out, "proxy     ", proxy);
         }
         out
     }
@@ -290,7 +287,7 @@ fn write_finding(out: &mut String, finding: &Finding, colour: bool) {
         Style::new()
     };
     let mut head = String::new();
-    wrapped(&mut head, &format!("{severity:<10}"), INDENT, title);
+    wrapped(&mut head, &format!("{severity:<10}"), title);
     let (word, rest) = head.split_at(INDENT);
     let _ = write!(
         out,
@@ -301,7 +298,7 @@ fn write_finding(out: &mut String, finding: &Finding, colour: bool) {
     );
     let mut part = |name: &str, text: &str| {
         if !text.is_empty() {
-            wrapped(out, &format!("  {name:<8}"), INDENT, text);
+            wrapped(out, &format!("  {name:<8}"), text);
         }
     };
     part("seen", evidence);
@@ -316,7 +313,7 @@ fn write_finding(out: &mut String, finding: &Finding, colour: bool) {
 
 /// Writes words into lines, of which all but the first are indented. A word that is longer than a line is
 /// not broken: it may be a command. What would move the cursor is replaced.
-fn wrapped(out: &mut String, first: &str, indent: usize, text: &str) {
+fn wrapped(out: &mut String, first: &str, text: &str) {
     let mut line = first.to_owned();
     let mut empty = true;
     for word in text.split(' ') {
@@ -324,7 +321,7 @@ fn wrapped(out: &mut String, first: &str, indent: usize, text: &str) {
         let needs = line.chars().count() + usize::from(!empty) + word.chars().count();
         if !empty && needs > WIDTH {
             let _ = writeln!(out, "{}", line.trim_end());
-            line = " ".repeat(indent);
+            line = " ".repeat(INDENT);
             empty = true;
         }
         if !empty {

@@ -5,6 +5,7 @@
 //! traffic can choose, so the part of a very large table that was read by then stands for the whole.
 
 use std::{
+    fmt::{self, Display},
     net::IpAddr,
     ops::ControlFlow,
     time::{Duration, Instant},
@@ -127,8 +128,8 @@ impl PortSpace {
     }
 }
 
-impl std::fmt::Display for PortSpace {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for PortSpace {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
             "from {} to {} port {} of {}",
@@ -238,31 +239,36 @@ fn rounded(count: f64) -> u64 {
 }
 
 pub(super) fn look(root: &Root, facts: &mut Facts) {
-    const WHAT: &str = "what the host's table is full of";
     if !root.is_live() {
         return;
     }
+    match count(root, &facts.settings) {
+        Ok(census) => {
+            facts.census = Some(census);
+            facts.looked.push("entries of the host's table");
+        }
+        Err((because, help)) => {
+            facts.could_not("what the host's table is full of", &because, help);
+        }
+    }
+}
+
+/// Lists the host's table; why it can't be listed, and what to do about it.
+fn count(root: &Root, settings: &KernelSettings) -> Result<CensusFacts, (String, &'static str)> {
+    let hidden = |because: &dyn Display| (because.to_string(), "run as root");
     // The kernel would load the module for the question, and nothing is to change.
     let is_module = matches!(Presence::read(root), Ok(Presence::Module(_)));
     if is_module && !root.sys("module/nf_conntrack_netlink").exists() {
-        facts.could_not(
-            WHAT,
+        return Err((
             "nf_conntrack_netlink is not loaded, and asking would load it".to_owned(),
             "`modprobe nf_conntrack_netlink`; `ctpressure table` and `ctpressure run` load it too",
-        );
-        return;
+        ));
     }
     let found = discover(root);
-    let Some(host) = found.host.and_then(|host| found.namespaces.get(&host)) else {
-        facts.could_not(
-            WHAT,
-            "the host's network namespace can't be found".to_owned(),
-            "run as root",
-        );
-        return;
-    };
+    let host = found.host.and_then(|host| found.namespaces.get(&host));
+    let host = host.ok_or_else(|| hidden(&"the host's network namespace can't be found"))?;
     let end = Instant::now() + PATIENCE;
-    let mut counter = Counter::new(&facts.settings);
+    let mut counter = Counter::new(settings);
     let outcomes = walk_namespaces(root, std::slice::from_ref(host), |_, entry| {
         counter.add(entry);
         if counter.facts.read.is_multiple_of(LOOK) && Instant::now() >= end {
@@ -271,21 +277,12 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
         ControlFlow::Continue(())
     });
     match outcomes.into_iter().next() {
-        Some((_, WalkOutcome::Walked(walk))) => {
-            facts.census = Some(counter.finish(&walk));
-            facts.looked.push("entries of the host's table");
+        Some((_, WalkOutcome::Walked(walk))) => Ok(counter.finish(&walk)),
+        Some((_, WalkOutcome::Failed(error))) => Err((error.to_string(), error.help())),
+        Some((_, WalkOutcome::NotEntered(error))) => Err(hidden(&error)),
+        Some((_, WalkOutcome::Gone)) | None => {
+            Err(hidden(&"the host's network namespace can't be entered"))
         }
-        Some((_, WalkOutcome::Failed(error))) => {
-            facts.could_not(WHAT, error.to_string(), error.help());
-        }
-        Some((_, WalkOutcome::NotEntered(error))) => {
-            facts.could_not(WHAT, error.to_string(), "run as root");
-        }
-        Some((_, WalkOutcome::Gone)) | None => facts.could_not(
-            WHAT,
-            "the host's network namespace can't be entered".to_owned(),
-            "run as root",
-        ),
     }
 }
 

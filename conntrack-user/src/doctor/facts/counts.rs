@@ -80,12 +80,12 @@ impl CountReader {
                 for problem in &sample.problems {
                     // They say what to do themselves; it is said once.
                     let because = problem.split(" (help:").next().unwrap_or_default();
-                    facts.could_not("some tables", because.to_owned(), "run as root");
+                    facts.could_not("some tables", &because, "run as root");
                 }
                 Some(sample)
             }
             Err(error) => {
-                facts.could_not("the tables", error.to_string(), "run as root");
+                facts.could_not("the tables", &error, "run as root");
                 None
             }
         }

@@ -113,7 +113,7 @@ fn read(path: &Path, shown: &Path, parse: fn(&str) -> Option<(String, u64)>, fac
         }
         Err(error) => facts.could_not(
             "a file that may set the limit",
-            format!("{}: {error}", shown.display()),
+            &format!("{}: {error}", shown.display()),
             "run as root",
         ),
     }

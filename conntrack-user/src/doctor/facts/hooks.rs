@@ -41,17 +41,11 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
         }
         // Whoever asks lacks the right, not the kernel.
         Err(error @ (AttachError::Capability { .. } | AttachError::NotPermitted { .. })) => {
-            facts.could_not(
-                "what ctpressure run would see",
-                error.to_string(),
-                "run as root",
-            );
+            facts.could_not("what ctpressure run would see", &error, "run as root");
         }
-        Err(AttachError::Symbols(error)) => facts.could_not(
-            "what ctpressure run would see",
-            error.to_string(),
-            "run as root",
-        ),
+        Err(AttachError::Symbols(error)) => {
+            facts.could_not("what ctpressure run would see", &error, "run as root");
+        }
         Err(error) => {
             let help = error.help();
             facts.hooks = Some(HookOutlook {

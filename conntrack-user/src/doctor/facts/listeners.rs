@@ -40,7 +40,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
     if !seen {
         facts.could_not(
             "who listens for conntrack events",
-            "/proc/net/netlink can't be read".to_owned(),
+            &"/proc/net/netlink can't be read",
             "mount procfs",
         );
         return;

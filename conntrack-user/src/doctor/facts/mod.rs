@@ -4,6 +4,7 @@
 //! why and what to do.
 
 use std::{
+    fmt::Display,
     fs, io, thread,
     time::{Duration, Instant},
 };
@@ -80,11 +81,9 @@ impl Facts {
         node::look(root, &mut facts);
         match Presence::read(root) {
             Ok(presence) => facts.loaded = presence.is_loaded(),
-            Err(error) => facts.could_not(
-                "whether conntrack is loaded",
-                error.to_string(),
-                "mount sysfs at /sys",
-            ),
+            Err(error) => {
+                facts.could_not("whether conntrack is loaded", &error, "mount sysfs at /sys");
+            }
         }
         files::look(root, &mut facts);
         proxy::look(root, &mut facts);
@@ -96,7 +95,7 @@ impl Facts {
         if facts.slab.is_none() {
             facts.could_not(
                 "the size of an entry",
-                "neither /sys/kernel/slab/nf_conntrack nor /proc/slabinfo can be read".to_owned(),
+                &"neither /sys/kernel/slab/nf_conntrack nor /proc/slabinfo can be read",
                 "run as root; until then it is taken from the kernel's version",
             );
         }
@@ -115,24 +114,22 @@ impl Facts {
         facts
     }
 
-    fn could_not(&mut self, what: &'static str, because: String, help: &'static str) {
+    fn could_not(&mut self, what: &'static str, because: &dyn Display, help: &'static str) {
         self.unseen.push(Unseen {
             what,
-            because,
+            because: because.to_string(),
             help,
         });
     }
 
     /// The kernel is this version or later; `None`: not known.
     pub(crate) fn at_least(&self, major: u32, minor: u32) -> Option<bool> {
-        let release = self.release.as_ref()?;
-        Some((release.major, release.minor) >= (major, minor))
+        Some(self.release.as_ref()?.version >= (major, minor))
     }
 
     /// What an entry costs.
     pub(crate) fn entry_cost(&self) -> EntryCost {
-        let version = self.release.as_ref();
-        let version = version.map(|release| (release.major, release.minor));
+        let version = self.release.as_ref().map(|release| release.version);
         EntryCost::of(self.slab, version, |switch| self.settings.get(switch))
     }
 

@@ -11,18 +11,16 @@ use crate::kernel::{Root, memory, release};
 pub(crate) struct Release {
     /// As `uname -r` prints it.
     pub text: String,
-    pub major: u32,
-    pub minor: u32,
+    /// Major and minor.
+    pub version: (u32, u32),
 }
 
 impl Release {
     /// Reads `6.12.118+deb13-cloud-amd64`; `None` if it does not begin with two numbers.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (major, minor) = kernel_version(text)?;
         Some(Self {
+            version: kernel_version(text)?,
             text: text.to_owned(),
-            major,
-            minor,
         })
     }
 }
@@ -30,7 +28,7 @@ impl Release {
 pub(super) fn look(root: &Root, facts: &mut Facts) {
     match release::release(root) {
         Ok(text) => facts.release = Release::parse(&text),
-        Err(error) => facts.could_not("the kernel's version", error.to_string(), "mount procfs"),
+        Err(error) => facts.could_not("the kernel's version", &error, "mount procfs"),
     }
     let text = |path: &Path| fs::read_to_string(path).ok();
     facts.cpus = text(&root.sys("devices/system/cpu/online"))
@@ -42,7 +40,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
     if facts.memory.is_none() {
         facts.could_not(
             "the size of RAM",
-            "/proc/meminfo can't be read".to_owned(),
+            &"/proc/meminfo can't be read",
             "mount procfs",
         );
     }

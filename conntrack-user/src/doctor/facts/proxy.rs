@@ -73,7 +73,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
     let entries = match fs::read_dir(root.proc("")) {
         Ok(entries) => entries,
         Err(error) => {
-            facts.could_not("whether kube-proxy runs", error.to_string(), "mount procfs");
+            facts.could_not("whether kube-proxy runs", &error, "mount procfs");
             return;
         }
     };
@@ -90,7 +90,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
     let mut told = match fs::read(folder.join("cmdline")) {
         Ok(line) => flags(&line),
         Err(error) => {
-            facts.could_not("kube-proxy's flags", error.to_string(), "run as root");
+            facts.could_not("kube-proxy's flags", &error, "run as root");
             ProxyFlags::default()
         }
     };
@@ -104,12 +104,12 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
             Ok(Some(text)) => told = settings(&text, told),
             Ok(None) => facts.could_not(
                 "kube-proxy's configuration",
-                format!("{} is not there", inside.display()),
+                &format!("{} is not there", inside.display()),
                 "run in the host's process namespace",
             ),
             Err(error) => facts.could_not(
                 "kube-proxy's configuration",
-                format!("{}: {error}", inside.display()),
+                &format!("{}: {error}", inside.display()),
                 "run as root",
             ),
         }
@@ -124,7 +124,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
         Err(error) => {
             facts.could_not(
                 "kube-proxy's version",
-                format!("its metrics could not be read: {error}"),
+                &format!("its metrics could not be read: {error}"),
                 "run in the host's network namespace; `kubectl -n kube-system get pods -o wide` says it too",
             );
             None

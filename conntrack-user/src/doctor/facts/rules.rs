@@ -91,13 +91,13 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
         (Ok(_), Ok(_)) => {
             facts.could_not(
                 WHAT,
-                "this is not the host's network namespace".to_owned(),
+                &"this is not the host's network namespace",
                 "run in the host's network namespace",
             );
             return;
         }
         (Err(error), _) | (_, Err(error)) => {
-            facts.could_not(WHAT, error.to_string(), "run as root");
+            facts.could_not(WHAT, &error, "run as root");
             return;
         }
     }
@@ -113,7 +113,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
                 facts.rules.complete = false;
                 facts.could_not(
                     "the rules of nf_tables",
-                    error.to_string(),
+                    &error,
                     "run as root, or with CAP_NET_ADMIN",
                 );
             }
@@ -133,7 +133,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
             facts.rules.complete = false;
             facts.could_not(
                 "the rules of iptables-legacy",
-                because,
+                &because,
                 "run as root, where iptables-legacy-save is installed",
             );
         }

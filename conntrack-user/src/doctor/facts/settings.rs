@@ -59,7 +59,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
     if let Some(because) = problem {
         facts.could_not(
             "the limit and the buckets",
-            because,
+            &because,
             "mount procfs, and run in the host's network namespace",
         );
     }

@@ -8,7 +8,11 @@
 use ctpressure_model::words::{self, a_second, grouped, seconds_f64};
 
 use super::lost::worst;
-use crate::doctor::{Facts, Finding, Severity, facts::ProxyMode, thresholds};
+use crate::doctor::{
+    Facts, Finding, Severity,
+    facts::{ProxyMode, rules::Forward},
+    thresholds,
+};
 
 const LIBERAL: &str = "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1";
 const COST: &str = "TCP packets outside the window are let through; only resets outside it are INVALID \
@@ -31,26 +35,14 @@ pub(super) fn not_dropped(facts: &Facts) -> Option<Finding> {
             vec![LIBERAL.to_owned()],
         ),
         ProxyMode::Iptables => {
-            let without: Vec<&str> = facts
-                .rules
-                .forward
-                .iter()
-                .filter(|forward| forward.drop.is_none())
-                .map(crate::doctor::facts::rules::Forward::program)
-                .collect();
+            let forward = &facts.rules.forward;
             // Both back-ends see every packet: one rule for a family is enough.
-            let covered = |program: &&str| {
-                let ipv6 = program.starts_with("ip6");
-                facts
-                    .rules
-                    .forward
-                    .iter()
-                    .any(|forward| forward.ipv6 == ipv6 && forward.drop.is_some())
+            let covered = |one: &Forward| {
+                let mut family = forward.iter().filter(|other| other.ipv6 == one.ipv6);
+                family.any(|other| other.drop.is_some())
             };
-            let missing: Vec<&str> = without
-                .into_iter()
-                .filter(|program| !covered(program))
-                .collect();
+            let missing = forward.iter().filter(|one| !covered(one));
+            let missing: Vec<&str> = missing.map(Forward::program).collect();
             if missing.is_empty() {
                 return None;
             }

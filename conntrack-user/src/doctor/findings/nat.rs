@@ -3,7 +3,10 @@
 use ctpressure_model::words::{grouped, seconds_f64, share};
 
 use super::lost::{by_clash, worst};
-use crate::doctor::{Facts, Finding, Severity, thresholds};
+use crate::doctor::{
+    Facts, Finding, Severity,
+    thresholds::{PORTS, PORTS_PROBLEM, PORTS_RISK, PORTS_TRIED},
+};
 
 const ADVICE: &str = "Give clients that open many connections to one destination a pool of kept-open \
                       connections; or give NAT more source addresses (a range in `--to-source`), or \
@@ -16,7 +19,7 @@ pub(super) fn no_free_port(facts: &Facts) -> Option<Finding> {
     let (table, lost) = worst(facts, |table| {
         let between = table.between?;
         let lost = by_clash(&between);
-        (between.found >= lost * thresholds::PORTS_TRIED).then_some(lost)
+        (between.found >= lost * PORTS_TRIED).then_some(lost)
     })?;
     let between = table.between.filter(|_| lost > 0)?;
     Some(Finding {
@@ -56,15 +59,8 @@ fn in_use(facts: &Facts) -> String {
 pub(super) fn ports_in_use(facts: &Facts) -> Option<Finding> {
     let census = facts.census.as_ref()?;
     let (space, ports) = census.ports?;
-    let ports = census.scaled(ports).min(thresholds::PORTS);
-    let reaches = |share: u64| ports * 100 >= thresholds::PORTS * share;
-    let severity = if reaches(thresholds::PORTS_PROBLEM) {
-        Severity::Problem
-    } else if reaches(thresholds::PORTS_RISK) {
-        Severity::Risk
-    } else {
-        return None;
-    };
+    let ports = census.scaled(ports).min(PORTS);
+    let severity = Severity::of_share(ports, PORTS, PORTS_RISK, PORTS_PROBLEM)?;
     Some(Finding {
         id: "nat_ports_in_use",
         severity,
@@ -72,8 +68,8 @@ pub(super) fn ports_in_use(facts: &Facts) -> Option<Finding> {
         evidence: format!(
             "{} of {} ports ({}) are in use {space}",
             grouped(ports),
-            grouped(thresholds::PORTS),
-            share(ports, thresholds::PORTS)
+            grouped(PORTS),
+            share(ports, PORTS)
         ),
         consequence: "when none is left, new connections to that destination are lost as clashes, \
                       though the table is far from full"

@@ -3,7 +3,10 @@
 use ctpressure_model::words::{grouped, share};
 
 use super::limit;
-use crate::doctor::{Facts, Finding, Severity, thresholds};
+use crate::doctor::{
+    Facts, Finding, Severity,
+    thresholds::{EXPIRED_PROBLEM, EXPIRED_RISK, TABLE_CRITICAL, TABLE_RISK},
+};
 
 /// Each table that is nearly full: the host's, and those of other network namespaces, which nobody else
 /// looks at.
@@ -13,9 +16,9 @@ pub(super) fn near_limit(facts: &Facts) -> Vec<Finding> {
     };
     let near = |table: &crate::doctor::facts::TableFacts| {
         let reaches = |share: u64| table.entries * 100 >= limit * share;
-        let severity = if reaches(thresholds::TABLE_CRITICAL) {
+        let severity = if reaches(TABLE_CRITICAL) {
             Severity::Critical
-        } else if reaches(thresholds::TABLE_RISK) {
+        } else if reaches(TABLE_RISK) {
             Severity::Problem
         } else {
             return None;
@@ -54,14 +57,7 @@ pub(super) fn expired(facts: &Facts) -> Option<Finding> {
     let census = facts.census.as_ref()?;
     let expired = census.expired?;
     let limit = facts.settings.limit.filter(|limit| *limit > 0)?;
-    let reaches = |share: u64| expired * 100 >= limit * share;
-    let severity = if reaches(thresholds::EXPIRED_PROBLEM) {
-        Severity::Problem
-    } else if reaches(thresholds::EXPIRED_RISK) {
-        Severity::Risk
-    } else {
-        return None;
-    };
+    let severity = Severity::of_share(expired, limit, EXPIRED_RISK, EXPIRED_PROBLEM)?;
     let more = limit.saturating_add(expired).next_multiple_of(1_024);
     Some(Finding {
         id: "expired_not_removed",

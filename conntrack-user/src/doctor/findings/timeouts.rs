@@ -5,7 +5,7 @@ use ctpressure_model::words::{grouped, seconds, share};
 use crate::doctor::{
     Facts, Finding, Severity,
     facts::{Class, census::CLASSES},
-    thresholds,
+    thresholds::{WASTE_PROBLEM, WASTE_RISK},
 };
 
 /// What such entries are called, and what a shorter timeout costs.
@@ -57,14 +57,7 @@ pub(super) fn too_long(facts: &Facts) -> Vec<Finding> {
         let count = census.of(class);
         let timeout = facts.settings.get(class.sysctl())?;
         let enough = class.enough();
-        let reaches = |share: u64| count.idle * 100 >= limit * share;
-        let severity = if reaches(thresholds::WASTE_PROBLEM) {
-            Severity::Problem
-        } else if reaches(thresholds::WASTE_RISK) {
-            Severity::Risk
-        } else {
-            return None;
-        };
+        let severity = Severity::of_share(count.idle, limit, WASTE_RISK, WASTE_PROBLEM)?;
         if timeout <= enough {
             return None;
         }
