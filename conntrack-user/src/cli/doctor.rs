@@ -1,7 +1,7 @@
 //! `ctpressure doctor`: what is wrong or risky on this node.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     process::ExitCode,
 };
 
@@ -39,7 +39,7 @@ impl Doctor {
             }
             Output::Json => serde_json::to_string(&report)? + "\n",
         };
-        command_line::finish(io::stdout().write_all(text.as_bytes()))?;
+        command_line::print(&text)?;
         Ok(if report.is_bad() {
             ExitCode::FAILURE
         } else {

@@ -1,5 +1,7 @@
 //! Errors as people read them: what happened, and what to do.
 
+use std::error::Error;
+
 use ctpressure_journal::JournalError;
 use ctpressure_model::command_line::{self, Failure};
 
@@ -10,33 +12,27 @@ use crate::{
     serve::{http::ListenError, socket::SocketError},
 };
 
+/// What an error of this type says to do.
+fn help_of<'a, 'h, E: Error + 'static>(
+    cause: &'a (dyn Error + 'static),
+    help: impl FnOnce(&'a E) -> &'h str,
+) -> Option<&'h str> {
+    cause.downcast_ref().map(help)
+}
+
 /// `ctpressure: error: ...` and `help: ...`, each with its line end.
 pub(super) fn explain(error: &anyhow::Error) -> String {
     let help = error
         .chain()
         .find_map(|cause| {
-            if let Some(failure) = cause.downcast_ref::<Failure>() {
-                return Some(failure.help.as_str());
-            }
-            if let Some(error) = cause.downcast_ref::<AttachError>() {
-                return Some(error.help());
-            }
-            if let Some(error) = cause.downcast_ref::<EntriesError>() {
-                return Some(error.help());
-            }
-            if let Some(error) = cause.downcast_ref::<SetError>() {
-                return Some(error.help());
-            }
-            if cause.is::<SettingsError>() {
-                return Some(SettingsError::HELP);
-            }
-            if let Some(error) = cause.downcast_ref::<ListenError>() {
-                return Some(error.help());
-            }
-            if let Some(error) = cause.downcast_ref::<JournalError>() {
-                return Some(error.help());
-            }
-            cause.downcast_ref::<SocketError>().map(SocketError::help)
+            help_of(cause, |failure: &Failure| failure.help.as_str())
+                .or_else(|| help_of(cause, AttachError::help))
+                .or_else(|| help_of(cause, EntriesError::help))
+                .or_else(|| help_of(cause, SetError::help))
+                .or_else(|| help_of(cause, |_: &SettingsError| SettingsError::HELP))
+                .or_else(|| help_of(cause, ListenError::help))
+                .or_else(|| help_of(cause, JournalError::help))
+                .or_else(|| help_of(cause, SocketError::help))
         })
         .unwrap_or("please report this with the output of `uname -a`");
     command_line::explain("ctpressure", error, Some(help))

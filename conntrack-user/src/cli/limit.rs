@@ -1,9 +1,6 @@
 //! `ctpressure limit`: what limits the tables, who set it, what the controller did or would do.
 
-use std::{
-    io::{self, Write as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use ctpressure_model::command_line::{self, Output, OutputArgs};
@@ -129,9 +126,7 @@ impl Common {
             Output::Json => format!("{}\n", serde_json::to_string(&view)?),
             Output::Text => text::of(&view, runs),
         };
-        Ok(command_line::finish(
-            io::stdout().write_all(printed.as_bytes()),
-        )?)
+        Ok(command_line::print(&printed)?)
     }
 }
 

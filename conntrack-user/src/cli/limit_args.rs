@@ -9,21 +9,6 @@ use crate::limit::{
     settings::{STATE_PATH, parse_share},
 };
 
-/// Whether there is a controller.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Limit controller")]
-pub(super) struct ControllerArgs {
-    /// What the agent may do about `nf_conntrack_max` when a table fills up
-    #[arg(
-        long,
-        env = "CTPRESSURE_LIMIT_CONTROLLER",
-        value_name = "MODE",
-        value_enum,
-        default_value_t
-    )]
-    pub(super) limit_controller: Mode,
-}
-
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Limit controller")]
 pub(super) struct LimitArgs {

@@ -28,8 +28,16 @@ impl StandardOutput {
         }
     }
 
-    /// Writes all of it. When this is cancelled, some may be written and some not.
-    pub(super) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Writes all of it; false when nobody reads any more. When this is cancelled, some may be written and some not.
+    pub(super) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        match self.write(bytes).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let written = if self.is_pipe {
             write_while_there_is_room(&mut io::stdout().lock(), bytes)?
         } else {

@@ -7,13 +7,13 @@ use clap::Args;
 use super::{
     args::{JournalArgs, LogArgs, ProbeArgs, SocketArgs},
     kubernetes::{self, KubeArgs},
-    limit_args::{ControllerArgs, LimitArgs},
+    limit_args::LimitArgs,
     logging, signals, thread,
 };
 use crate::{
     agent::{self, AgentOptions, Closed},
     kube_events::KubeEvents,
-    limit::{Change, Control, Controller, ControllerPlace, Following, Mode, node::since_boot},
+    limit::{Control, Controller, ControllerPlace, Following, Mode, node::since_boot},
     owners::kube::Kube,
     recorder::Journal,
     serve::{Companions, http, metrics::Exporter, socket::LocalSocket},
@@ -47,8 +47,16 @@ pub(super) struct Run {
     journal: JournalArgs,
     #[command(flatten)]
     log: LogArgs,
-    #[command(flatten)]
-    controller: ControllerArgs,
+    /// What the agent may do about `nf_conntrack_max` when a table fills up
+    #[arg(
+        long,
+        env = "CTPRESSURE_LIMIT_CONTROLLER",
+        value_name = "MODE",
+        value_enum,
+        default_value_t,
+        help_heading = "Limit controller"
+    )]
+    limit_controller: Mode,
     #[command(flatten)]
     limit: LimitArgs,
     #[command(flatten)]
@@ -64,7 +72,7 @@ impl Run {
     }
 
     async fn agent(self) -> anyhow::Result<()> {
-        let settings = self.limit.settings(self.controller.limit_controller)?;
+        let settings = self.limit.settings(self.limit_controller)?;
         let end = signals::end()?;
         let kube = self.kube.options()?;
         // Before anything is loaded: what is wrong with it is an error now and not later.
@@ -80,12 +88,16 @@ impl Run {
         let (publisher, handle) = agent::channel();
         let limit = (settings.mode != Mode::Off).then(|| Control::new(settings.clone()));
         // With the controller off there is none that would put back what one was killed with.
-        let put_back = if settings.mode == Mode::Off {
+        let put_back = if limit.is_none() {
             Controller::new(settings, ControllerPlace::node()).put_back(since_boot())
         } else {
             Vec::new()
         };
-        note(journal.as_ref(), &put_back);
+        if let Some(journal) = &journal {
+            for change in &put_back {
+                journal.queue().limit_change(change.into());
+            }
+        }
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = %listener.local_addr()?,
@@ -148,17 +160,6 @@ impl Run {
             journal.close();
         }
         result
-    }
-}
-
-/// Tells the journal, if there is one, of changes outside the controller's own seconds.
-fn note(journal: Option<&Journal>, changes: &[Change]) {
-    if let Some(journal) = journal {
-        for change in changes {
-            journal
-                .queue()
-                .limit_change(ctpressure_journal::LimitChange::from(change));
-        }
     }
 }
 

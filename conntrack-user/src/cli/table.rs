@@ -132,9 +132,7 @@ impl Table {
             Output::Text => report.text(&labels),
             Output::Json => format!("{}\n", report.json(&labels)),
         };
-        Ok(command_line::finish(
-            io::stdout().write_all(printed.as_bytes()),
-        )?)
+        Ok(command_line::print(&printed)?)
     }
 
     fn filter(&self) -> Filter {
@@ -143,28 +141,23 @@ impl Table {
             networks: self.flows.address.clone(),
             ports: self.flows.port.clone(),
             states: self.state.clone(),
-            evictable: match (self.evictable, self.assured) {
-                (true, _) => Some(true),
-                (false, true) => Some(false),
-                (false, false) => None,
-            },
+            // Not both: they exclude each other.
+            evictable: (self.evictable || self.assured).then_some(self.evictable),
         }
     }
 
     fn groupings(&self) -> Vec<Vec<By>> {
-        if !self.by.is_empty() {
-            let mut by = self.by.clone();
-            // Said twice is said once.
-            let mut seen = Vec::new();
-            by.retain(|by| {
-                !seen.contains(by) && {
-                    seen.push(*by);
-                    true
-                }
-            });
-            return vec![by];
+        if self.by.is_empty() {
+            return vec![vec![By::Owner], vec![By::Destination]];
         }
-        vec![vec![By::Owner], vec![By::Destination]]
+        // Said twice is said once.
+        let mut key = Vec::new();
+        for by in &self.by {
+            if !key.contains(by) {
+                key.push(*by);
+            }
+        }
+        vec![key]
     }
 
     /// Reads all tables and counts what is in them.

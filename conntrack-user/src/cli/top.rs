@@ -44,7 +44,7 @@ mod tests;
 mod text;
 
 use figures::Sort;
-use model::{AfterKey, Model};
+use model::Model;
 use terminal::Screen;
 
 /// How long the end may take.
@@ -211,15 +211,16 @@ impl Top {
                     Output::Text => text::view(&sample, self.sort, usize::from(self.owners)),
                     Output::Json => json_line(&sample)?,
                 };
-                write(&mut output::StandardOutput::new(), &text)
-                    .await
-                    .map(drop)
+                output::StandardOutput::new()
+                    .write_all(text.as_bytes())
+                    .await?;
+                Ok(())
             }
             TopMode::Lines => {
                 let mut out = output::StandardOutput::new();
                 loop {
-                    let sample = samples.next().await?;
-                    if !write(&mut out, &json_line(&sample)?).await? {
+                    let line = json_line(&samples.next().await?)?;
+                    if !out.write_all(line.as_bytes()).await? {
                         return Ok(());
                     }
                 }
@@ -230,15 +231,6 @@ impl Top {
 
 fn json_line(sample: &TopSample) -> serde_json::Result<String> {
     serde_json::to_string(sample).map(|line| line + "\n")
-}
-
-/// False when nobody reads any more.
-async fn write(out: &mut output::StandardOutput, text: &str) -> anyhow::Result<bool> {
-    match out.write_all(text.as_bytes()).await {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// The screen, until somebody ends it.
@@ -257,7 +249,7 @@ async fn screen(
         let later = pin!(sleep_until(drawn + REDRAW));
         tokio::select! {
             key = screen.next() => match key {
-                Some(Ok(Key::Key(key))) => if model.key(key) == AfterKey::Quit { return Ok(()) },
+                Some(Ok(Key::Key(key))) => if !model.key(key) { return Ok(()) },
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(no_terminal(&error).into()),
                 None => return Ok(()),

@@ -112,21 +112,15 @@ struct Printer {
     bytes: Vec<u8>,
 }
 
-/// Whether to go on.
-#[derive(PartialEq, Eq)]
-enum AfterEvent {
-    More,
-    Enough,
-}
-
 impl Printer {
-    fn format(&mut self, event: &Event) -> AfterEvent {
+    /// Formats an event; false when there is enough.
+    fn format(&mut self, event: &Event) -> bool {
         // What was lost is not one of the events that were asked for.
         if !matches!(event, Event::Lost(_))
             && let Some(left) = &mut self.left
         {
             if *left == 0 {
-                return AfterEvent::Enough;
+                return false;
             }
             *left -= 1;
         }
@@ -138,23 +132,14 @@ impl Printer {
                 self.bytes.push(b'\n');
             }
         }
-        if self.left == Some(0) {
-            AfterEvent::Enough
-        } else {
-            AfterEvent::More
-        }
+        self.left != Some(0)
     }
 
-    /// Writes what is formatted; `Enough` when nobody reads any more.
-    async fn flush(&mut self) -> io::Result<AfterEvent> {
-        match self.out.write_all(&self.bytes).await {
-            Ok(()) => {
-                self.bytes.clear();
-                Ok(AfterEvent::More)
-            }
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(AfterEvent::Enough),
-            Err(error) => Err(error),
-        }
+    /// Writes what is formatted; false when nobody reads any more.
+    async fn flush(&mut self) -> io::Result<bool> {
+        let is_read = self.out.write_all(&self.bytes).await?;
+        self.bytes.clear();
+        Ok(is_read)
     }
 }
 
@@ -255,22 +240,20 @@ impl Watch {
                 taken = source.next(&mut events) => taken?,
                 () = time_is_up => return Ok(()),
             }
-            let mut next = AfterEvent::More;
+            let mut more = true;
             for event in events.drain(..) {
-                next = printer.format(&event);
-                if next == AfterEvent::Enough {
+                more = printer.format(&event);
+                if !more {
                     break;
                 }
-                if printer.bytes.len() >= WRITE_BYTES
-                    && printer.flush().await? == AfterEvent::Enough
-                {
+                if printer.bytes.len() >= WRITE_BYTES && !printer.flush().await? {
                     return Ok(());
                 }
             }
-            if next == AfterEvent::More && source.has_more() && printer.bytes.len() < WRITE_BYTES {
+            if more && source.has_more() && printer.bytes.len() < WRITE_BYTES {
                 continue;
             }
-            if printer.flush().await? == AfterEvent::Enough || next == AfterEvent::Enough {
+            if !printer.flush().await? || !more {
                 return Ok(());
             }
         }

@@ -88,23 +88,18 @@ fn own(root: &Root) -> anyhow::Result<Namespace> {
     })?;
     // Most often it is the host's; to look at every process for a name takes longer.
     let host = netns::inode_of(&root.proc("1/ns/net")).ok().flatten();
-    if host == Some(inode) {
-        return Ok(Namespace {
-            inode,
-            name: "host".to_owned(),
-            own: true,
-            process: None,
-            file: None,
-        });
-    }
-    let found = discover(root).namespaces.remove(&inode);
-    Ok(found.unwrap_or(Namespace {
+    let named = |name: String| Namespace {
         inode,
-        name: inode.to_string(),
+        name,
         own: true,
         process: None,
         file: None,
-    }))
+    };
+    if host == Some(inode) {
+        return Ok(named("host".to_owned()));
+    }
+    let found = discover(root).namespaces.remove(&inode);
+    Ok(found.unwrap_or_else(|| named(inode.to_string())))
 }
 
 /// The tables that were read, and what is to be said about the others. A single one that can't be

@@ -1,5 +1,7 @@
 //! The rows of the table of owners. ASCII only, so that any terminal can show it.
 
+use std::fmt::Write as _;
+
 use ctpressure_model::{
     pressure::{as_count, as_f64, destinations::Destination},
     words::{column, grouped, shorten},
@@ -90,46 +92,38 @@ pub(super) fn address(destination: &Destination) -> String {
     }
 }
 
-/// Columns of everything but the owner's name.
-const FIGURES: usize = 58;
-/// From this width on the totals of inserts and of evictions for its sake are shown too.
+/// The columns behind the owner's name, and how wide they are.
+const COLUMNS: [(&str, usize); 11] = [
+    ("KIND", 6),
+    ("LIVE", 7),
+    ("SHARE", 5),
+    ("INS/S", 5),
+    ("DEL/S", 5),
+    ("DROP/S", 6),
+    ("DROPS", 5),
+    ("EVICT", 5),
+    ("LIFE", 5),
+    ("INSERT", 6),
+    ("CAUSED", 6),
+];
+/// From this width on the totals of inserts and of evictions for its sake, the last two, are shown too.
 const WIDE: usize = 110;
 
-fn line(name: &str, figures: [&str; 11], width: usize) -> String {
-    let [
-        kind,
-        held,
-        share,
-        inserts,
-        deletes,
-        drop_rate,
-        drops,
-        evicted,
-        lifetime,
-        all_inserts,
-        causes,
-    ] = figures;
-    let wide = width >= WIDE;
-    let room = width.saturating_sub(FIGURES + if wide { 14 } else { 0 });
-    let name = shorten(name, room);
-    let line = format!(
-        "{name:<room$} {kind:<6} {held:>7} {share:>5} {inserts:>5} {deletes:>5} {drop_rate:>6} \
-         {drops:>5} {evicted:>5} {lifetime:>5}"
-    );
-    if wide {
-        format!("{line} {all_inserts:>6} {causes:>6}")
-    } else {
-        line
+fn line(name: &str, figures: [&str; COLUMNS.len()], width: usize) -> String {
+    let shown = COLUMNS.len() - if width >= WIDE { 0 } else { 2 };
+    let columns = &COLUMNS[..shown];
+    let taken: usize = columns.iter().map(|(_, width)| 1 + width).sum();
+    let room = width.saturating_sub(taken);
+    let mut line = format!("{:<room$} {:<6}", shorten(name, room), figures[0]);
+    for ((_, width), figure) in columns.iter().zip(figures).skip(1) {
+        let _ = write!(line, " {figure:>width$}");
     }
+    line
 }
 
 /// The titles of the columns of [`row`].
 pub(super) fn header(width: usize) -> String {
-    let titles = [
-        "KIND", "LIVE", "SHARE", "INS/S", "DEL/S", "DROP/S", "DROPS", "EVICT", "LIFE", "INSERT",
-        "CAUSED",
-    ];
-    line("OWNER", titles, width)
+    line("OWNER", COLUMNS.map(|(title, _)| title), width)
 }
 
 /// An owner in `width` columns.

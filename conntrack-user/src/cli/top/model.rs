@@ -27,13 +27,6 @@ pub(super) enum TopView {
     Help,
 }
 
-/// Whether to go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AfterKey {
-    More,
-    Quit,
-}
-
 /// Everything that is shown.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
@@ -169,23 +162,20 @@ impl Model {
         }
     }
 
-    /// What a key does.
-    pub(super) fn key(&mut self, key: KeyEvent) -> AfterKey {
+    /// What a key does; false: the program ends.
+    pub(super) fn key(&mut self, key: KeyEvent) -> bool {
         if key.kind == KeyEventKind::Release {
-            return AfterKey::More;
+            return true;
         }
         if key.modifiers.contains(KeyModifiers::CONTROL) {
-            return match key.code {
-                KeyCode::Char('c' | 'd') => AfterKey::Quit,
-                _ => AfterKey::More,
-            };
+            return !matches!(key.code, KeyCode::Char('c' | 'd'));
         }
         if self.typing {
             self.typed(key.code);
-            return AfterKey::More;
+            return true;
         }
         match key.code {
-            KeyCode::Char('q') => return AfterKey::Quit,
+            KeyCode::Char('q') => return false,
             KeyCode::Esc | KeyCode::Backspace | KeyCode::Left => match self.view {
                 TopView::Owners => self.filter.clear(),
                 _ => self.show(TopView::Owners),
@@ -214,7 +204,7 @@ impl Model {
             KeyCode::End | KeyCode::Char('G') => self.go(|_, last| last),
             _ => {}
         }
-        AfterKey::More
+        true
     }
 
     fn typed(&mut self, key: KeyCode) {

@@ -41,9 +41,8 @@ fn model() -> Model {
 
 fn press(model: &mut Model, keys: &[KeyCode]) {
     for key in keys {
-        assert_eq!(
+        assert!(
             model.key(KeyEvent::new(*key, KeyModifiers::NONE)),
-            AfterKey::More,
             "{key:?}"
         );
     }
@@ -268,7 +267,7 @@ fn keys_that_end_it() {
         KeyEvent::new(KeyCode::Char('q'), KeyModifiers::NONE),
         KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL),
     ] {
-        assert_eq!(model().key(key), AfterKey::Quit);
+        assert!(!model().key(key));
     }
     let mut model = model();
     press(&mut model, &[KeyCode::Char('?')]);

@@ -127,8 +127,7 @@ fn wrapped(out: &mut String, text: &str) {
     for word in text.split(' ') {
         let word = shorten(word, WIDTH - 6);
         if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            out.push_str(&line);
-            out.push('\n');
+            let _ = writeln!(out, "{line}");
             "     ".clone_into(&mut line);
         }
         if !line.is_empty() {
@@ -136,8 +135,7 @@ fn wrapped(out: &mut String, text: &str) {
         }
         line.push_str(&word);
     }
-    out.push_str(&line);
-    out.push('\n');
+    let _ = writeln!(out, "{line}");
 }
 
 /// The lines of some destinations: name, rate, share, and how sure that is.
@@ -148,12 +146,8 @@ pub(super) fn top_lines(top: &Top, count: usize, width: usize) -> Vec<String> {
         .take(count)
         .map(|destination| {
             let room = width.saturating_sub(33);
-            let error = if destination.count > 0.0 {
-                destination.error / destination.count
-            } else {
-                0.0
-            };
-            let sure = if error > 0.0 {
+            let sure = if destination.count > 0.0 && destination.error > 0.0 {
+                let error = destination.error / destination.count;
                 format!("error {}", column::share(error))
             } else {
                 String::new()
@@ -195,8 +189,7 @@ fn destinations(out: &mut String, owner: &OwnerRow) {
             column::seconds(top.window_seconds)
         );
         for line in top_lines(top, DESTINATIONS, WIDTH) {
-            out.push_str(&line);
-            out.push('\n');
+            let _ = writeln!(out, "{line}");
         }
     }
 }
