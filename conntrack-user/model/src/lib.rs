@@ -21,4 +21,7 @@ pub mod limit_change;
 pub mod owner;
 pub mod pressure;
 pub mod protocol;
+#[cfg(any(test, feature = "testing"))]
+#[expect(missing_docs, reason = "for tests")]
+pub mod tests;
 pub mod words;

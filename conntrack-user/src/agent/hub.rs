@@ -259,7 +259,10 @@ mod tests {
         agent::Probed,
         probes::{DropTotals, Lost, Totals},
     };
-    use ctpressure_model::events::{Event, Kind, sample};
+    use ctpressure_model::{
+        events::{Event, Kind},
+        tests::sample,
+    };
 
     fn filter(kinds: &[Kind]) -> Filter {
         Filter {

@@ -365,7 +365,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::events::sample;
+    use crate::tests::sample;
 
     fn as_json(view: &View) -> Value {
         let pod = crate::owner::Owner::pod("u-1", Some(("shop", "cart-1")));

@@ -151,7 +151,7 @@ fn any<T>(values: &[T], fits: impl FnMut(&T) -> bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::sample;
+    use crate::tests::sample;
 
     fn all() -> Filter {
         Filter {

@@ -9,9 +9,6 @@
 mod event;
 mod filter;
 mod reason;
-#[cfg(any(test, feature = "testing"))]
-#[expect(missing_docs, reason = "for tests")]
-pub mod sample;
 pub mod text;
 mod who;
 

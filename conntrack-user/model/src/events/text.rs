@@ -188,7 +188,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::events::{Names, sample};
+    use crate::{events::Names, tests::sample};
 
     fn text(view: &View) -> String {
         let pod = crate::owner::Owner::pod("u-1", Some(("shop", "cart-1")));

@@ -103,7 +103,7 @@ impl FlowCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pressure::series::{Life, Simulation};
+    use crate::tests::series::{Life, Simulation};
 
     /// What is told after each second of a simulation, over the last minute.
     fn told(

@@ -14,9 +14,6 @@ pub mod forecast;
 pub mod heavy;
 pub mod lifetime;
 pub mod rate;
-#[cfg(any(test, feature = "testing"))]
-#[expect(missing_docs, reason = "for tests")]
-pub mod series;
 pub mod share;
 pub mod state;
 mod tracker;

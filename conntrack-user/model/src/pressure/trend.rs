@@ -120,7 +120,7 @@ pub(super) fn response(points: &[TrendPoint]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pressure::series::Random;
+    use crate::tests::series::Random;
 
     fn points(levels: impl IntoIterator<Item = f64>) -> Vec<TrendPoint> {
         (0_u32..).map(f64::from).zip(levels).collect()

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use ctpressure_model::{owner::OwnerKind, pressure::series::Random};
+use ctpressure_model::{owner::OwnerKind, tests::series::Random};
 
 use super::*;
 use crate::evidence::{EvidencePoint, Span};

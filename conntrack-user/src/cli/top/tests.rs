@@ -1,6 +1,6 @@
 use std::time::{Duration, UNIX_EPOCH};
 
-use ctpressure_model::events::{Names, sample};
+use ctpressure_model::{events::Names, tests::sample};
 use ratatui::{
     Terminal,
     backend::TestBackend,

@@ -4,7 +4,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use ctpressure_model::{
     cost::EntryCost,
-    pressure::{PressureSample, as_count, as_f64, forecast::Forecaster, series::Random},
+    pressure::{PressureSample, as_count, as_f64, forecast::Forecaster},
+    tests::series::Random,
 };
 
 use crate::{

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ctpressure_journal::{FILE_NAME, Reader};
-use ctpressure_model::events::sample;
+use ctpressure_model::tests::sample;
 
 use super::{Node, folder, live, options, sums, writer};
 use crate::{agent, limit::Following, recorder::Journal};

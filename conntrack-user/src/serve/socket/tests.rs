@@ -1,6 +1,9 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use ctpressure_model::events::{Event, Kind, sample};
+use ctpressure_model::{
+    events::{Event, Kind},
+    tests::sample,
+};
 use tempfile::TempDir;
 use tokio::{
     net::{UnixListener, UnixStream},

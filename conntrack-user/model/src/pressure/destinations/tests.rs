@@ -4,9 +4,9 @@ use conntrack_ebpf::record::View;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    events::sample::{self, tuple_v4, tuple_v6},
-    pressure::series::Random,
+use crate::tests::{
+    sample::{self, tuple_v4, tuple_v6},
+    series::Random,
 };
 
 const CLIENT: ([u8; 4], u16) = ([10, 42, 0, 7], 40_000);

@@ -2,7 +2,7 @@
 //! says is held against that, and its accuracy is printed.
 
 use super::*;
-use crate::pressure::series::{Life, Random, SimulatedSecond as Simulated, Simulation};
+use crate::tests::series::{Life, Random, SimulatedSecond as Simulated, Simulation};
 
 mod quiet;
 

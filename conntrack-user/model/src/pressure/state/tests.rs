@@ -1,5 +1,5 @@
 use super::*;
-use crate::pressure::series::Random;
+use crate::tests::series::Random;
 
 const LIMIT: u64 = 1000;
 

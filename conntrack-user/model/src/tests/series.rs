@@ -2,6 +2,8 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
+use crate::pressure::{as_count, as_f64};
+
 /// A small generator of random numbers (`SplitMix64`).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
@@ -25,7 +27,7 @@ impl Random {
 
     /// From 0 (not itself) to 1.
     pub fn unit(&mut self) -> f64 {
-        (super::as_f64(self.bits() >> 12) + 0.5) / super::as_f64(1 << 52)
+        (as_f64(self.bits() >> 12) + 0.5) / as_f64(1 << 52)
     }
 
     /// A number that is exponentially distributed around a mean.
@@ -129,9 +131,9 @@ impl Simulation {
                 }
             }
             self.at = step;
-            if step + 1e-6 >= super::as_f64(sample + 1) {
+            if step + 1e-6 >= as_f64(sample + 1) {
                 sample += 1;
-                self.at = super::as_f64(sample);
+                self.at = as_f64(sample);
                 seen.push(self.seen());
             }
         }
@@ -154,5 +156,5 @@ impl Simulation {
 }
 
 fn micros(seconds: f64) -> u64 {
-    super::as_count(seconds * 1e6)
+    as_count(seconds * 1e6)
 }
