@@ -44,12 +44,10 @@ impl<K> Counted<K> {
 
 #[derive(Clone, Debug)]
 struct HeavyCounter<K> {
-    key: K,
+    counted: Counted<K>,
     hash: u32,
     /// Where in the heap it is.
     place: u16,
-    count: f64,
-    error: f64,
 }
 
 /// The heaviest keys of a stream: see the [module](self).
@@ -102,20 +100,27 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
         let hash = self.hash(&key);
         if let Some(slot) = self.find(&key, hash) {
             let counter = &mut self.counters[usize::from(slot)];
-            counter.count += weight;
+            counter.counted.count += weight;
             let place = counter.place;
             self.sift_down(usize::from(place));
         } else if self.counters.len() < self.capacity {
-            self.push(key, hash, weight, 0.0);
+            let counted = Counted {
+                key,
+                count: weight,
+                error: 0.0,
+            };
+            self.push(counted, hash);
         } else {
             let before = self.uncounted();
             let least = self.heap[0];
             self.unindex(least);
             let counter = &mut self.counters[usize::from(least)];
-            counter.key = key;
             counter.hash = hash;
-            counter.error = before;
-            counter.count = before + weight;
+            counter.counted = Counted {
+                key,
+                count: before + weight,
+                error: before,
+            };
             self.enter(least);
             self.sift_down(0);
         }
@@ -144,19 +149,10 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
     pub(crate) fn fade(&mut self, factor: f64) {
         // The order stays: no counter moves in the heap.
         for counter in &mut self.counters {
-            counter.count *= factor;
-            counter.error *= factor;
+            counter.counted.count *= factor;
+            counter.counted.error *= factor;
         }
         self.total *= factor;
-    }
-
-    /// What is counted, in no order.
-    fn iter(&self) -> impl Iterator<Item = Counted<K>> {
-        self.counters.iter().map(|counter| Counted {
-            key: counter.key,
-            count: counter.count,
-            error: counter.error,
-        })
     }
 
     /// The `count` heaviest, heaviest first; equals by key.
@@ -164,7 +160,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
     where
         K: Ord,
     {
-        let mut all: Vec<_> = self.iter().collect();
+        let mut all: Vec<_> = self.counters.iter().map(|one| one.counted).collect();
         all.sort_unstable_by(|one, other| {
             other
                 .count
@@ -206,7 +202,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
                 return None;
             }
             let counter = &self.counters[usize::from(slot)];
-            if counter.hash == hash && counter.key == *key {
+            if counter.hash == hash && counter.counted.key == *key {
                 return Some(slot);
             }
             place = self.after(place);
@@ -214,7 +210,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
     }
 
     /// A further counter.
-    fn push(&mut self, key: K, hash: u32, count: f64, error: f64) {
+    fn push(&mut self, counted: Counted<K>, hash: u32) {
         let length = self.counters.len();
         if length == self.counters.capacity() {
             self.grow();
@@ -222,11 +218,9 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
         // Below `MOST`: `capacity` is.
         let slot = u16::try_from(length).unwrap_or(NONE);
         self.counters.push(HeavyCounter {
-            key,
+            counted,
             hash,
             place: slot,
-            count,
-            error,
         });
         self.heap.push(slot);
         self.enter(slot);
@@ -282,7 +276,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
     }
 
     fn count_at(&self, place: usize) -> f64 {
-        self.counters[usize::from(self.heap[place])].count
+        self.counters[usize::from(self.heap[place])].counted.count
     }
 
     fn put(&mut self, place: usize, slot: u16) {
@@ -292,7 +286,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
 
     fn sift_down(&mut self, mut place: usize) {
         let slot = self.heap[place];
-        let count = self.counters[usize::from(slot)].count;
+        let count = self.counters[usize::from(slot)].counted.count;
         loop {
             let mut child = 2 * place + 1;
             if child >= self.heap.len() {
@@ -312,7 +306,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
 
     fn sift_up(&mut self, mut place: usize) {
         let slot = self.heap[place];
-        let count = self.counters[usize::from(slot)].count;
+        let count = self.counters[usize::from(slot)].counted.count;
         while place > 0 {
             let parent = (place - 1) / 2;
             if self.count_at(parent) <= count {

@@ -42,7 +42,11 @@ fn holds<S: BuildHasher>(
     let slack = 1e-9 * total.max(1.0);
     prop_assert!((sketch.total() - total).abs() <= slack);
     prop_assert!(sketch.len() <= capacity);
-    let counted: HashMap<u8, Counted<u8>> = sketch.iter().map(|one| (one.key, one)).collect();
+    let counted: HashMap<u8, Counted<u8>> = sketch
+        .counters
+        .iter()
+        .map(|one| (one.counted.key, one.counted))
+        .collect();
     prop_assert_eq!(counted.len(), sketch.len(), "a key is there twice");
     let uncounted = sketch.uncounted();
     let most = total / super::super::as_f64(capacity as u64);
