@@ -1,6 +1,6 @@
 //! The file: what marks it as a journal, and what its errors mean.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode};
 
@@ -26,12 +26,10 @@ pub fn explain(path: &Path, source: rusqlite::Error) -> JournalError {
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt) => damaged(path, source.to_string()),
         Some(ErrorCode::NotADatabase) => damaged(path, "it is not a database"),
-        Some(ErrorCode::DiskFull) => JournalError::Full {
-            path: path.to_owned(),
-        },
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => JournalError::Locked {
-            path: path.to_owned(),
-        },
+        Some(ErrorCode::DiskFull) => JournalError::Full(path.to_owned()),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            JournalError::Locked(path.to_owned())
+        }
         // Fewer bytes than the file should have.
         Some(ErrorCode::SystemIoFailure) if extended == rusqlite::ffi::SQLITE_IOERR_SHORT_READ => {
             damaged(path, "it is cut off")
@@ -41,20 +39,21 @@ pub fn explain(path: &Path, source: rusqlite::Error) -> JournalError {
             rusqlite::Error::FromSqlConversionFailure(..)
             | rusqlite::Error::IntegralValueOutOfRange(..)
             | rusqlite::Error::InvalidColumnType(..) => damaged(path, source.to_string()),
-            source => JournalError::Database {
-                path: path.to_owned(),
-                source,
-            },
+            source => JournalError::Database(path.to_owned(), source),
         },
     }
 }
 
+/// The file with this name at its end, such as the log (`-wal`).
+pub fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
 /// What is said of a journal of which not all can be read.
 pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> JournalError {
-    JournalError::Damaged {
-        path: path.to_owned(),
-        what: what.into(),
-    }
+    JournalError::Damaged(path.to_owned(), what.into())
 }
 
 /// Whether this is a journal of a format that is known.
@@ -65,26 +64,23 @@ pub fn check_format(connection: &Connection, path: &Path) -> Result<(), JournalE
             .map_err(|error| explain(path, error))
     };
     if pragma("application_id")? != APPLICATION_ID {
-        return Err(JournalError::Foreign {
-            path: path.to_owned(),
-        });
+        return Err(JournalError::Foreign(path.to_owned()));
     }
     let found = pragma("user_version")?;
-    if found > VERSION {
-        return Err(JournalError::Newer {
-            path: path.to_owned(),
-            found,
-            known: VERSION,
-        });
-    }
-    if found < OLDEST {
-        return Err(JournalError::Older {
-            path: path.to_owned(),
+    let path = path.to_owned();
+    match found {
+        OLDEST..=VERSION => Ok(()),
+        ..OLDEST => Err(JournalError::Older {
+            path,
             found,
             known: OLDEST,
-        });
+        }),
+        _ => Err(JournalError::Newer {
+            path,
+            found,
+            known: VERSION,
+        }),
     }
-    Ok(())
 }
 
 /// Looks at every page of the file: a second for about half a gigabyte.

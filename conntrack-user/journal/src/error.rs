@@ -6,49 +6,23 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// There is nothing at this path.
-    #[error("no journal at {}", path.display())]
-    Missing {
-        /// Where it was looked for.
-        path: PathBuf,
-    },
+    #[error("no journal at {}", .0.display())]
+    Missing(PathBuf),
     /// It can't be opened or read.
-    #[error("the journal {} can't be read: {source}", path.display())]
-    Unreadable {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// The folder for it can't be used.
-    #[error("no journal can be written in {}: {source}", path.display())]
-    Folder {
-        /// The journal, or the folder that it is in.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// Another agent writes there.
-    #[error("another agent writes the journal in {}", path.display())]
-    InUse {
-        /// The journal, or the folder that it is in.
-        path: PathBuf,
-    },
+    #[error("the journal {} can't be read: {}", .0.display(), .1)]
+    Unreadable(PathBuf, #[source] io::Error),
+    /// This folder for it can't be used.
+    #[error("no journal can be written in {}: {}", .0.display(), .1)]
+    Folder(PathBuf, #[source] io::Error),
+    /// Another agent writes in this folder.
+    #[error("another agent writes the journal in {}", .0.display())]
+    InUse(PathBuf),
     /// A database, but not a journal.
-    #[error("{} is not a journal of ctpressure", path.display())]
-    Foreign {
-        /// The journal, or the folder that it is in.
-        path: PathBuf,
-    },
-    /// No database at all, or one that is damaged.
-    #[error("the journal {} is damaged: {what}", path.display())]
-    Damaged {
-        /// The journal, or the folder that it is in.
-        path: PathBuf,
-        /// Where, as far as it is known.
-        what: String,
-    },
+    #[error("{} is not a journal of ctpressure", .0.display())]
+    Foreign(PathBuf),
+    /// No database at all, or one that is damaged: where, as far as it is known.
+    #[error("the journal {} is damaged: {}", .0.display(), .1)]
+    Damaged(PathBuf, String),
     /// Written by a newer version.
     #[error(
         "the journal {} has format {found}; this version of ctpressure knows formats up to {known}",
@@ -76,26 +50,14 @@ pub enum JournalError {
         known: i64,
     },
     /// The file system, or the journal's own bound, has no room.
-    #[error("no room for the journal {}", path.display())]
-    Full {
-        /// The journal, or the folder that it is in.
-        path: PathBuf,
-    },
+    #[error("no room for the journal {}", .0.display())]
+    Full(PathBuf),
     /// Somebody else has locked it for long.
-    #[error("the journal {} is locked by another program", path.display())]
-    Locked {
-        /// The journal, or the folder that it is in.
-        path: PathBuf,
-    },
+    #[error("the journal {} is locked by another program", .0.display())]
+    Locked(PathBuf),
     /// Any other error of the database.
-    #[error("the journal {}: {source}", path.display())]
-    Database {
-        /// The journal, or the folder that it is in.
-        path: PathBuf,
-        /// What `SQLite` says about it.
-        #[source]
-        source: rusqlite::Error,
-    },
+    #[error("the journal {}: {}", .0.display(), .1)]
+    Database(PathBuf, #[source] rusqlite::Error),
 }
 
 impl JournalError {
@@ -106,13 +68,13 @@ impl JournalError {
                 "give the folder of `ctpressure run --journal DIR`, or a file copied from there; the agent keeps a \
                  journal only with that option"
             }
-            Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Self::Unreadable(_, source) if source.kind() == io::ErrorKind::PermissionDenied => {
                 "the agent's journal is for root; copy the file to where you may read it"
             }
             Self::Unreadable { .. } => {
                 "copy journal.db and, if it is there, journal.db-wal to another folder, and try it there"
             }
-            Self::Folder { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Self::Folder(_, source) if source.kind() == io::ErrorKind::NotFound => {
                 "make the folder that it is to be in, or give another one after --journal"
             }
             Self::Folder { .. } => {

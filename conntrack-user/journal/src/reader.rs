@@ -29,7 +29,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{
     Coverage, FILE_NAME, JournalError,
-    database::{PATIENCE_MS, check_format, check_pages, damaged, explain},
+    database::{PATIENCE_MS, beside, check_format, check_pages, damaged, explain},
 };
 
 mod events;
@@ -71,26 +71,22 @@ impl Reader {
             connect(&path, immutable).map_err(|error| not_opened(&path, immutable, error))?;
         let reader = Self { connection, path };
         reader.prepare().map_err(|error| match error {
-            JournalError::Database { path, source } => not_opened(&path, immutable, source),
+            JournalError::Database(path, source) => not_opened(&path, immutable, source),
             error => error,
         })?;
         Ok(reader)
     }
 
     fn prepare(&self) -> Result<(), JournalError> {
-        let path = &self.path;
-        self.connection
+        let Self { connection, path } = self;
+        connection
             .busy_timeout(Duration::from_millis(PATIENCE_MS))
-            .map_err(|error| explain(path, error))?;
-        // A damaged schema must not have side effects.
-        self.connection
-            .pragma_update(None, "trusted_schema", false)
-            .map_err(|error| explain(path, error))?;
-        self.connection
-            .pragma_update(None, "cache_size", -8 << 10)
-            .map_err(|error| explain(path, error))?;
-        check_format(&self.connection, path)?;
-        check_pages(&self.connection, path)
+            // A damaged schema must not have side effects.
+            .and_then(|()| connection.pragma_update(None, "trusted_schema", false))
+            .and_then(|()| connection.pragma_update(None, "cache_size", -8 << 10))
+            .map_err(|error| self.explain(error))?;
+        check_format(connection, path)?;
+        check_pages(connection, path)
     }
 
     /// The file that is read.
@@ -124,29 +120,17 @@ impl Reader {
     }
 }
 
-/// The file with this name at its end.
-fn beside(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
-}
-
 /// What can be told without `SQLite`, in better words than its. `whole`: nobody makes it longer just now.
 fn look_at_head(path: &Path, whole: bool) -> Result<(), JournalError> {
     let unreadable = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => JournalError::Missing {
-            path: path.to_owned(),
-        },
-        _ => JournalError::Unreadable {
-            path: path.to_owned(),
-            source,
-        },
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            JournalError::Missing(path.to_owned())
+        }
+        _ => JournalError::Unreadable(path.to_owned(), source),
     };
     let metadata = fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err(JournalError::Foreign {
-            path: path.to_owned(),
-        });
+        return Err(JournalError::Foreign(path.to_owned()));
     }
     let mut head = [0; 32];
     let read = fs::File::open(path)
@@ -157,9 +141,7 @@ fn look_at_head(path: &Path, whole: bool) -> Result<(), JournalError> {
     }
     let known = read.min(MAGIC.len());
     if head[..known] != MAGIC[..known] {
-        return Err(JournalError::Foreign {
-            path: path.to_owned(),
-        });
+        return Err(JournalError::Foreign(path.to_owned()));
     }
     // Bytes of a page, and the number of pages; `SQLite` takes what is missing of the last one as zeros.
     let page = u64::from(u16::from_be_bytes([head[16], head[17]]));
@@ -200,13 +182,11 @@ fn uri(path: &Path, immutable: bool) -> String {
 fn not_opened(path: &Path, immutable: bool, error: rusqlite::Error) -> JournalError {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly) if !immutable => {
-            JournalError::Unreadable {
-                path: path.to_owned(),
-                source: io::Error::new(
-                    io::ErrorKind::PermissionDenied,
-                    "its log (journal.db-wal) can't be used from here",
-                ),
-            }
+            let source = io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "its log (journal.db-wal) can't be used from here",
+            );
+            JournalError::Unreadable(path.to_owned(), source)
         }
         _ => explain(path, error),
     }

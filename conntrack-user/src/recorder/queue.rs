@@ -83,20 +83,18 @@ impl Journal {
                 Err(error) => drop(opened.send(Err(error))),
             }
         };
-        let thread = priority::thread("journal", work).map_err(|source| JournalError::Folder {
-            path: options.folder.clone(),
-            source,
-        })?;
+        let thread = priority::thread("journal", work)
+            .map_err(|source| JournalError::Folder(options.folder.clone(), source))?;
         match result.recv() {
             Ok(Ok(())) => Ok(Self {
                 queue: JournalQueue { sender, health },
                 thread: Some(thread),
             }),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(JournalError::Folder {
-                path: options.folder.clone(),
-                source: std::io::Error::other("the thread that writes it ended"),
-            }),
+            Err(_) => Err(JournalError::Folder(
+                options.folder.clone(),
+                std::io::Error::other("the thread that writes it ended"),
+            )),
         }
     }
 

@@ -19,7 +19,7 @@ use std::{
 
 use ctpressure_journal::{
     FILE_NAME, JournalError, VERSION,
-    database::{APPLICATION_ID, SCHEMA, check_format, check_pages, explain},
+    database::{APPLICATION_ID, SCHEMA, beside, check_format, check_pages, explain},
 };
 use rusqlite::{Connection, OpenFlags};
 
@@ -107,7 +107,7 @@ impl JournalStore {
     ) -> Result<(Self, Option<PathBuf>), JournalError> {
         let path = folder.join(FILE_NAME);
         match Self::try_open(&path, bounds) {
-            Err(JournalError::Damaged { what, .. }) => {
+            Err(JournalError::Damaged(_, what)) => {
                 let aside = move_aside(folder)?;
                 tracing::warn!(
                     kept = %aside.display(),
@@ -121,13 +121,10 @@ impl JournalStore {
 
     fn try_open(path: &Path, bounds: Bounds) -> Result<Self, JournalError> {
         let folder_error = |source: io::Error| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => JournalError::Full {
-                path: path.to_owned(),
-            },
-            _ => JournalError::Folder {
-                path: path.parent().unwrap_or(path).to_owned(),
-                source,
-            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                JournalError::Full(path.to_owned())
+            }
+            _ => JournalError::Folder(path.parent().unwrap_or(path).to_owned(), source),
         };
         // SQLite gives its other files the same mode: they name pods and addresses.
         let file = fs::OpenOptions::new()
@@ -223,44 +220,36 @@ impl JournalStore {
 
     /// Bytes of the database and its log.
     pub(super) fn bytes(&self) -> u64 {
-        let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
-        length(&self.path) + length(&log_of(&self.path))
+        length(&self.path) + self.log_bytes()
+    }
+
+    fn log_bytes(&self) -> u64 {
+        length(&beside(&self.path, "-wal"))
     }
 
     /// Writes one tick, and thins or drops what is older if need be: one transaction.
     pub(super) fn write(&mut self, second: &Second) -> Result<(), JournalError> {
-        let log = fs::metadata(log_of(&self.path)).map_or(0, |file| file.len());
-        if log > self.bounds.log() {
+        if self.log_bytes() > self.bounds.log() {
             self.fold(true)?;
-            if fs::metadata(log_of(&self.path)).map_or(0, |file| file.len()) > self.bounds.log() {
-                return Err(JournalError::Locked {
-                    path: self.path.clone(),
-                });
+            if self.log_bytes() > self.bounds.log() {
+                return Err(JournalError::Locked(self.path.clone()));
             }
         }
         let result = self.try_write(second);
-        if result.is_err() {
-            self.forget();
+        // Its own bound, not the disk's: room can be made at once.
+        if matches!(result, Err(JournalError::Full(_)))
+            && self
+                .make_room()
+                .map_err(|error| explain(&self.path, error))?
+        {
+            return self.try_write(second);
         }
-        match result {
-            // Its own bound, not the disk's: room can be made at once.
-            Err(JournalError::Full { path }) => {
-                if self
-                    .make_room()
-                    .map_err(|error| explain(&self.path, error))?
-                {
-                    return self.try_write(second).inspect_err(|_| self.forget());
-                }
-                Err(JournalError::Full { path })
-            }
-            result => result,
-        }
+        result
     }
 
     /// Copies what is in the log into the main file. `now`: also if a reader has to wait for it.
     pub(super) fn fold(&self, now: bool) -> Result<(), JournalError> {
-        let log = fs::metadata(log_of(&self.path)).map_or(0, |file| file.len());
-        let how = if now || log > LOG_LONG {
+        let how = if now || self.log_bytes() > LOG_LONG {
             "TRUNCATE"
         } else {
             "PASSIVE"
@@ -291,10 +280,8 @@ fn inode(path: &Path) -> io::Result<u64> {
     fs::metadata(path).map(|file| file.ino())
 }
 
-fn log_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    name.into()
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.len())
 }
 
 fn create(connection: &Connection) -> rusqlite::Result<()> {
@@ -308,17 +295,10 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Gives the damaged journal another name; an earlier one that had it goes.
 fn move_aside(folder: &Path) -> Result<PathBuf, JournalError> {
-    let explain = |source: io::Error| JournalError::Folder {
-        path: folder.to_owned(),
-        source,
-    };
+    let explain = |source: io::Error| JournalError::Folder(folder.to_owned(), source);
     let (path, aside) = (folder.join(FILE_NAME), folder.join(DAMAGED));
     for end in ["-wal", "-shm"] {
-        let with = |path: &Path| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(end);
-            PathBuf::from(name)
-        };
+        let with = |path: &Path| beside(path, end);
         // The log belongs to the file; without one there may be an earlier one's.
         match fs::rename(with(&path), with(&aside)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -99,7 +99,7 @@ impl JournalWriter {
             root: Root::system(),
         };
         match writer.reopen() {
-            Err(error @ JournalError::Full { .. }) => writer.failed(&error),
+            Err(error @ JournalError::Full(_)) => writer.failed(&error),
             Err(error) => return Err(error),
             Ok(()) => {}
         }
@@ -228,10 +228,7 @@ impl JournalWriter {
             .change(|status| status.problem = Some(text.clone()));
         self.problem = Some(text);
         // Of a full disk or a lock the file is none the worse.
-        if !matches!(
-            error,
-            JournalError::Full { .. } | JournalError::Locked { .. }
-        ) {
+        if !matches!(error, JournalError::Full(_) | JournalError::Locked(_)) {
             self.open = None;
         }
     }
@@ -319,10 +316,7 @@ fn note_facts(open: &mut OpenJournal, root: &Root) -> Result<(), JournalError> {
 /// Locks the folder against another agent. If it is missing it is made, for root only; a folder above it is not: that is
 /// more likely a mistake.
 fn lock(folder: &Path) -> Result<Flock<File>, JournalError> {
-    let error = |source: std::io::Error| JournalError::Folder {
-        path: folder.to_owned(),
-        source,
-    };
+    let error = |source: std::io::Error| JournalError::Folder(folder.to_owned(), source);
     if matches!(folder.try_exists(), Ok(false)) {
         DirBuilder::new()
             .mode(0o700)
@@ -334,9 +328,7 @@ fn lock(folder: &Path) -> Result<Flock<File>, JournalError> {
     }
     let file = File::open(folder).map_err(error)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => JournalError::InUse {
-            path: folder.to_owned(),
-        },
+        nix::errno::Errno::EWOULDBLOCK => JournalError::InUse(folder.to_owned()),
         errno => error(errno.into()),
     })
 }

@@ -129,7 +129,10 @@ impl JournalStore {
             store.next_tick += 1;
             Ok(())
         };
-        write(self).map_err(|error| explain(&self.path, error))?;
+        if let Err(error) = write(self) {
+            self.forget();
+            return Err(explain(&self.path, error));
+        }
         if self.owners.len() > MOST_KNOWN {
             self.owners.clear();
         }
