@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 /// Why a packet was dropped; [`Header::reason`] of a [`DropRecord`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum DropReason {
     /// The table was full and `early_drop` found nothing to evict.

@@ -13,12 +13,14 @@ mod loss;
 mod reader;
 mod record;
 
+/// Which destinations are meant: `destination.what`.
+pub use ctpressure_model::pressure::destinations::What;
 pub use database::{APPLICATION_ID, FILE_NAME, VERSION};
 pub use error::JournalError;
-pub use loss::{Loss, Losses, packets};
-pub use reader::{Reader, Recording, milliseconds, time};
+pub use loss::{Loss, Losses};
+pub use reader::{Reader, Recording, milliseconds, seconds, time};
 pub use record::{
     ChangeResult, ChangedBy, Coverage, DestinationSum, DestinationsOf, DropRow, EventCount,
-    EvictionRow, Fact, KernelPoint, Life, LimitChange, NetnsId, OwnerId, OwnerPoint, OwnerSum,
-    Path, RecordedNetns, RecordedOwner, Run, TablePoint, TotalPoint, What,
+    EvictionRow, Fact, KernelGrowth, KernelPoint, Life, LimitChange, NetnsId, OwnerId, OwnerPoint,
+    OwnerSum, Path, RecordedNetns, Run, TablePoint, TotalPoint,
 };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use conntrack_ebpf::record::DropReason;
 
 /// Something that an owner can lose: `loss_kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Loss {
     /// A packet. [`DropReason::TableFullRequest`] is none: ctnetlink or BPF was refused an entry.
     Packet(DropReason),
@@ -55,28 +55,5 @@ impl Loss {
     }
 }
 
-impl PartialOrd for Loss {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Loss {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.number().cmp(&other.number())
-    }
-}
-
 /// What an owner lost, by kind; what it did not lose is not in it.
 pub type Losses = BTreeMap<Loss, u64>;
-
-/// Packets in `losses` that were really lost.
-pub fn packets(losses: &Losses) -> u64 {
-    losses
-        .iter()
-        .filter(|(loss, _)| {
-            matches!(loss, Loss::Packet(reason) if *reason != DropReason::TableFullRequest)
-        })
-        .map(|(_, number)| number)
-        .sum()
-}

@@ -38,8 +38,7 @@ mod owners;
 mod recording;
 mod tables;
 
-pub use recording::Recording;
-pub use recording::{milliseconds, time};
+pub use recording::{Recording, milliseconds, seconds, time};
 
 /// First bytes of every `SQLite` database.
 const MAGIC: &[u8] = b"SQLite format 3\0";

@@ -1,12 +1,11 @@
 //! What a journal has, as rows. `schema.sql` has the tables that they come from.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{fmt, net::IpAddr, time::SystemTime};
 
 use conntrack_ebpf::owner::Direction;
 use ctpressure_model::{
     events::Reason,
     limit_change::{By, Change, ChangeOutcome, Purpose},
-    owner::{OwnerKind, Workload},
     pressure::state::Pressure,
 };
 use serde::{Deserialize, Serialize};
@@ -15,53 +14,16 @@ use super::loss::Losses;
 
 /// Number of an owner in one journal: `owner.id`. It is the same owner as long as the journal is
 /// kept, whatever slot it had, also over restarts of the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnerId(pub(crate) i64);
 
 /// Number of a network namespace in one journal: `netns.id`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetnsId(pub(crate) i64);
 
-/// Who a count is attributed to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RecordedOwner {
-    /// Its number in this journal.
-    pub id: OwnerId,
-    /// What sort it is.
-    pub kind: OwnerKind,
-    /// UID of a pod, path of a control group; else empty.
-    pub(crate) uid: String,
-    /// Kubernetes namespace of a pod; empty: not known, or not a pod.
-    pub(crate) namespace: String,
-    /// Name of a pod; empty: not known, or not a pod.
-    pub(crate) pod: String,
-    /// systemd unit, or a container outside Kubernetes.
-    pub(crate) unit: String,
-    /// What made the pod; `None`: not known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) workload: Option<Workload>,
-}
-
-impl RecordedOwner {
-    /// What to call it in text: `namespace/pod`, `pod UID` while the name is not known, the unit,
-    /// `host` or `unknown`.
-    pub fn name(&self) -> String {
-        match self.kind {
-            OwnerKind::Pod if self.pod.is_empty() => format!("pod {}", self.uid),
-            OwnerKind::Pod => format!("{}/{}", self.namespace, self.pod),
-            OwnerKind::Cgroup => self.unit.clone(),
-            OwnerKind::Host | OwnerKind::Unknown => self.kind.label().to_owned(),
-        }
-    }
-}
-
 /// A network namespace that had a table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedNetns {
-    /// Its number in this journal.
-    pub id: NetnsId,
     /// Its inode number, as `lsns` shows it.
     pub inode: u32,
     /// `host`, its name in /run/netns, or the inode number in digits.
@@ -69,7 +31,7 @@ pub struct RecordedNetns {
 }
 
 /// What a journal has.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Coverage {
     /// Where its first sample begins.
     pub since: SystemTime,
@@ -79,21 +41,13 @@ pub struct Coverage {
     pub recorded_seconds: f64,
     /// From here on there is a row for each second; `None`: for none.
     pub seconds_since: Option<SystemTime>,
-    /// From here on each row covers at most about ten seconds.
-    pub(crate) tens_since: Option<SystemTime>,
 }
 
 /// One life of the agent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// Its number, `run.id` in the journal.
-    pub(crate) id: i64,
-    /// When the agent began to write.
-    pub(crate) started: SystemTime,
     /// When it was stopped; `None`: it still runs, or was killed.
     pub ended: Option<SystemTime>,
-    /// Boot of the kernel: `/proc/sys/kernel/random/boot_id`.
-    pub(crate) boot_id: String,
     /// The version of ctpressure that wrote.
     pub version: String,
     /// The kernel's release, as `uname -r` says.
@@ -102,15 +56,11 @@ pub struct Run {
     pub node: String,
     /// Memory of the node in bytes; 0: not known.
     pub ram_bytes: u64,
-    /// Possible CPUs; 0: not known.
-    pub(crate) cpus: u64,
 }
 
 /// Something in the life of the agent or of the journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
-    /// When that was, in UTC.
-    pub(crate) at: SystemTime,
     /// `start`, `stop`, `attached`, `waiting`, `degraded`, `hook`, `problem`, `clock`, `journal`.
     pub kind: String,
     /// A sentence; of a hook JSON with `event`, `function`, `mechanism`, `attached`, `reason`.
@@ -121,10 +71,8 @@ pub struct Life {
 ///
 /// Names: `nf_conntrack_*` sysctls as in `/proc/sys/net/netfilter` (the host's), `entry_bytes` (slab
 /// object of an entry, without extensions), `hashsize` (module parameter).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact {
-    /// When that was, in UTC.
-    pub(crate) at: SystemTime,
     /// The name of the fact.
     pub name: String,
     /// As the kernel shows it.
@@ -146,18 +94,10 @@ pub enum ChangedBy {
     Unknown,
 }
 
-impl ChangedBy {
-    /// All that this version writes.
-    pub(crate) const ALL: [Self; 3] = [Self::Controller, Self::Hand, Self::Other];
-
-    /// As the journal has it, in `limit_change`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Controller => "controller",
-            Self::Hand => "hand",
-            Self::Other => "other",
-            Self::Unknown => "unknown",
-        }
+/// As the journal has it, in `limit_change`.
+impl fmt::Display for ChangedBy {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(to)
     }
 }
 
@@ -187,33 +127,17 @@ impl ChangeResult {
     pub const fn happened(self) -> bool {
         matches!(self, Self::Applied | Self::Reverted | Self::Seen)
     }
+}
 
-    /// All that this version writes.
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Applied,
-        Self::Refused,
-        Self::Failed,
-        Self::Reverted,
-        Self::Would,
-        Self::Seen,
-    ];
-
-    /// As the journal has it, in `limit_change`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-            Self::Reverted => "reverted",
-            Self::Would => "would",
-            Self::Seen => "seen",
-            Self::Unknown => "unknown",
-        }
+/// As the journal has it, in `limit_change`.
+impl fmt::Display for ChangeResult {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(to)
     }
 }
 
 /// A change of the limit or of the buckets; of a timeout too, which the reason names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitChange {
     /// When that was, in UTC.
     pub at: SystemTime,
@@ -269,7 +193,7 @@ impl From<&Change> for LimitChange {
 }
 
 /// A table over some time.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TablePoint {
     /// Where the time begins.
     pub at: SystemTime,
@@ -294,7 +218,7 @@ pub struct TablePoint {
 }
 
 /// All owners together over some time.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TotalPoint {
     /// Where the time begins.
     pub at: SystemTime,
@@ -308,8 +232,6 @@ pub struct TotalPoint {
     pub evictions: u64,
     /// Packets that were lost meanwhile.
     pub drops: u64,
-    /// Limit at the end (0: unlimited); `None`: not known.
-    pub(crate) limit: Option<u64>,
 }
 
 /// One owner in one direction over some time.
@@ -317,8 +239,6 @@ pub struct TotalPoint {
 pub struct OwnerPoint {
     /// Where the time begins.
     pub at: SystemTime,
-    /// How much of it was recorded.
-    pub(crate) seconds: f64,
     /// Whose counts these are.
     pub owner: OwnerId,
     /// Opened by the owner, or coming in to it.
@@ -350,43 +270,57 @@ pub struct OwnerSum {
     pub live_max: u64,
     /// Entries at the end.
     pub live_last: u64,
-    /// Entries times the seconds that they were there. Divided by `deletes`: their mean lifetime.
-    pub(crate) entry_seconds: f64,
     /// What the owner lost, by kind.
     pub losses: Losses,
 }
 
-/// The kernel's own statistics of one table over some time; `/proc/net/stat/nf_conntrack` or ctnetlink's. `None`: this kernel does not count it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// The kernel's own statistics of one table over some time; `/proc/net/stat/nf_conntrack` or ctnetlink's.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KernelPoint {
     /// Where the time begins.
     pub at: SystemTime,
-    /// How much of it was recorded.
-    pub(crate) seconds: f64,
     /// In whose table that was.
     pub netns: NetnsId,
-    /// Tuples that NAT found taken.
+    /// How far they rose.
+    pub growth: KernelGrowth,
+}
+
+/// How far the kernel's statistics of one table rose; 0 also for what this kernel does not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelGrowth {
+    /// Tuples that NAT tried and found taken.
     pub found: u64,
-    /// Packets that could not be tracked.
+    /// Packets that could not be tracked; they passed conntrack.
     pub invalid: u64,
     /// Entries that could not be inserted.
     pub insert_failed: u64,
-    /// `drop`: packets lost to a full table and to clashes.
-    pub dropped: u64,
-    /// Live entries that were evicted for others.
+    /// Packets lost: table full, allocation failure, unresolved clash.
+    pub drop: u64,
+    /// Live entries removed to make room.
     pub early_drop: u64,
-    /// ICMP errors that belong to no entry.
-    pub(crate) icmp_error: u64,
-    /// Look-ups that began anew.
-    pub(crate) search_restart: u64,
-    /// Clashes resolved without loss.
-    pub clash_resolve: Option<u64>,
-    /// Entries not inserted because of a long hash chain.
-    pub chain_too_long: Option<u64>,
+    /// Clashes that were resolved without loss.
+    pub clash_resolve: u64,
+    /// Entries not inserted because their hash chain was too long.
+    pub chain_too_long: u64,
+}
+
+impl KernelGrowth {
+    /// All of them, in the order of their columns in the journal.
+    pub const fn counts(&mut self) -> [&mut u64; 7] {
+        [
+            &mut self.found,
+            &mut self.invalid,
+            &mut self.insert_failed,
+            &mut self.drop,
+            &mut self.early_drop,
+            &mut self.clash_resolve,
+            &mut self.chain_too_long,
+        ]
+    }
 }
 
 /// Where a packet was from and to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path {
     /// Name or number in digits.
     pub protocol: String,
@@ -407,14 +341,10 @@ pub struct DropRow {
     pub at: SystemTime,
     /// When the sample was taken that counts it.
     pub sample: SystemTime,
-    /// In whose table that was.
-    pub(crate) netns: NetnsId,
     /// Why the packet was lost.
     pub reason: Reason,
     /// Whose connection was refused.
     pub owner: OwnerId,
-    /// Opened by the owner, or coming in to it.
-    pub(crate) direction: Direction,
     /// Its addresses and ports; `None`: not known.
     pub path: Option<Path>,
 }
@@ -422,28 +352,18 @@ pub struct DropRow {
 /// A live entry that was removed to make room.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EvictionRow {
-    /// When that was, in UTC.
-    pub(crate) at: SystemTime,
     /// When the sample was taken that counts it.
     pub sample: SystemTime,
-    /// In whose table that was.
-    pub(crate) netns: NetnsId,
-    /// Whose entry it was, and its direction.
-    pub victim: (OwnerId, Direction),
-    /// Whose new connection needed room.
-    pub cause: (OwnerId, Direction),
+    /// Whose entry it was.
+    pub victim: OwnerId,
     /// Its addresses and ports; `None`: not known.
     pub path: Option<Path>,
-    /// Protocol, destination and port of the new connection.
-    pub cause_destination: Option<(String, IpAddr, u16)>,
-    /// The victim was ASSURED.
-    pub(crate) assured: bool,
     /// The victim had been answered.
     pub seen_reply: bool,
 }
 
 /// Drops or evictions: with detail and without.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventCount {
     /// Those that have a row.
     pub recorded: u64,
@@ -452,41 +372,25 @@ pub struct EventCount {
 }
 
 /// Where an owner's connections went.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DestinationSum {
-    /// Whose counts these are.
-    pub(crate) owner: OwnerId,
     /// Address of the destination, after NAT.
     pub address: IpAddr,
     /// Its port; 0: the protocol has none.
     pub port: u16,
     /// Name or number in digits.
     pub protocol: String,
-    /// Mean over the range of what was counted in about half a minute: at most this,
+    /// Mean over the range of what was counted in about half a minute: at most this.
     pub count: f64,
-    /// and at least this much less.
-    pub(crate) error: f64,
     /// Samples that it was among the foremost in; each owner's `samples` in [`DestinationsOf`].
     pub samples: u64,
 }
 
 /// The destinations of one owner.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DestinationsOf {
     /// Samples that this owner had any destinations in.
     pub samples: u64,
     /// Its destinations, the foremost first.
     pub top: Vec<DestinationSum>,
-}
-
-/// Which destinations are meant: `destination.what`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum What {
-    /// By connections opened; the real server after DNAT.
-    Inserts = 0,
-    /// By connections opened; the Service address where there is one.
-    Services = 1,
-    /// Those that packets were lost to.
-    Drops = 2,
 }

@@ -137,12 +137,12 @@ impl Owner {
     /// The pod with this UID. `name`: its namespace and name.
     pub fn pod(uid: &str, name: Option<(&str, &str)>) -> Self {
         let (namespace, pod) = name.unwrap_or_default();
-        Self(Arc::new(Details {
+        Self::from(Details {
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
             uid: uid.to_owned(),
             ..Details::empty(OwnerKind::Pod)
-        }))
+        })
     }
 
     /// A control group of the host. `unit`: what to call it; `id`: what tells it from others.
@@ -150,21 +150,21 @@ impl Owner {
     /// Anybody may name a control group, so control characters are replaced, and what is too long
     /// is cut.
     pub fn cgroup(unit: &str, id: &str) -> Self {
-        Self(Arc::new(Details {
+        Self::from(Details {
             unit: clean_within(unit, NAME_BYTES),
             uid: id.to_owned(),
             ..Details::empty(OwnerKind::Cgroup)
-        }))
+        })
     }
 
     /// The host: what is of no pod and no unit.
     pub fn host() -> Self {
-        Self(Arc::new(Details::empty(OwnerKind::Host)))
+        Details::empty(OwnerKind::Host).into()
     }
 
     /// Nobody that is known.
     pub fn unknown() -> Self {
-        Self(Arc::new(Details::empty(OwnerKind::Unknown)))
+        Details::empty(OwnerKind::Unknown).into()
     }
 
     /// The same with `change` made.
@@ -239,6 +239,12 @@ impl Details {
             kind,
             ..Self::default()
         }
+    }
+}
+
+impl From<Details> for Owner {
+    fn from(details: Details) -> Self {
+        Self(Arc::new(details))
     }
 }
 

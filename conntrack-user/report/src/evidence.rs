@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use conntrack_ebpf::record::DropReason;
-use ctpressure_journal::{ChangeResult, ChangedBy};
+use ctpressure_journal::{ChangeResult, ChangedBy, KernelGrowth};
 use ctpressure_model::{
     cost::{EntryCost, Slab, entry::kernel_version},
     owner::OwnerKind,
@@ -242,25 +242,6 @@ pub struct SeenChange {
     pub(crate) result: ChangeResult,
     /// Why, as far as it is known.
     pub(crate) reason: String,
-}
-
-/// How far the kernel's statistics of one table rose.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct KernelGrowth {
-    /// Tuples that NAT tried and found taken.
-    pub(crate) found: u64,
-    /// Packets that could not be tracked; they passed conntrack.
-    pub(crate) invalid: u64,
-    /// Entries that could not be inserted.
-    pub(crate) insert_failed: u64,
-    /// Clashes that were resolved without loss.
-    pub(crate) clash_resolve: u64,
-    /// Packets lost: table full, allocation failure, unresolved clash.
-    pub(crate) drop: u64,
-    /// Live entries removed to make room.
-    pub(crate) early_drop: u64,
-    /// Entries not inserted because their hash chain was too long.
-    pub(crate) chain_too_long: u64,
 }
 
 /// A table that this is not about.

@@ -6,7 +6,8 @@ use std::{
 };
 
 use ctpressure_journal::{
-    JournalError, KernelPoint, Loss, NetnsId, OwnerId, Reader, RecordedNetns, Recording, TablePoint,
+    JournalError, KernelGrowth, Loss, NetnsId, OwnerId, Reader, RecordedNetns, Recording,
+    TablePoint,
 };
 use ctpressure_model::{
     pressure::as_count,
@@ -15,8 +16,7 @@ use ctpressure_model::{
 
 use super::{
     evidence::{
-        Evidence, EvidencePoint, KernelGrowth, NodeFacts, OtherTable, OwnerEvidence, SeenChange,
-        Span, TableName,
+        Evidence, EvidencePoint, NodeFacts, OtherTable, OwnerEvidence, SeenChange, Span, TableName,
     },
     incidents::{Finder, Incident, IncidentStep},
 };
@@ -68,7 +68,7 @@ pub(crate) fn incidents(
     span: Span,
 ) -> Result<(Vec<Incident>, BTreeMap<u32, String>), JournalError> {
     let recording = reader.read(time(span.from), time(span.until))?;
-    let namespaces = by_id(&recording)?;
+    let namespaces = recording.namespaces()?;
     let second = Duration::from_secs(1);
     let host = namespaces
         .iter()
@@ -78,8 +78,8 @@ pub(crate) fn incidents(
     let mut lost: BTreeMap<(u64, NetnsId), (u64, u64)> = BTreeMap::new();
     let mut by_table: BTreeMap<u64, bool> = BTreeMap::new();
     for point in recording.kernel_points(second)? {
-        let drops = sane(point.dropped) + sane(point.chain_too_long.unwrap_or(0));
-        let evictions = sane(point.early_drop);
+        let drops = sane(point.growth.drop) + sane(point.growth.chain_too_long);
+        let evictions = sane(point.growth.early_drop);
         if drops + evictions > 0 {
             lost.insert((unix(point.at), point.netns), (drops, evictions));
             by_table.insert(unix(point.at), true);
@@ -198,27 +198,26 @@ fn shown_in(
     table: Option<u32>,
 ) -> Result<Shown, JournalError> {
     let recording = reader.read(time(shown.from), time(shown.until))?;
-    let namespaces = by_id(&recording)?;
-    let of_table = |netns: &&RecordedNetns| match table {
+    let namespaces = recording.namespaces()?;
+    let of_table = |(_, netns): &(&NetnsId, &RecordedNetns)| match table {
         Some(inode) => netns.inode == inode,
         None => netns.name == "host",
     };
-    let netns = namespaces.values().rfind(of_table);
+    let netns = namespaces.iter().rfind(of_table);
     let bucket = recording.bucket(STEPS);
     let step = bucket.as_secs().max(1);
     let number = usize::try_from(shown.seconds().div_ceil(step)).unwrap_or(0);
     let mut evidence = Evidence {
-        table: netns.map_or_else(TableName::default, |netns| TableName {
-            netns: netns.inode,
-            name: clean(&netns.name),
-        }),
+        table: netns
+            .map(|(_, netns)| table_name(netns))
+            .unwrap_or_default(),
         focus,
         shown,
         step,
         points: vec![EvidencePoint::default(); number],
         ..Evidence::default()
     };
-    let id = netns.map(|netns| netns.id);
+    let id = netns.map(|(id, _)| *id);
     let tables = recording.table_points(bucket)?;
     let begins = Begins {
         from: shown.from,
@@ -243,8 +242,8 @@ fn shown_in(
                 .point(point.at)
                 .and_then(|at| evidence.points.get_mut(at))
         {
-            to.found = sane(point.found);
-            to.invalid = sane(point.invalid);
+            to.found = sane(point.growth.found);
+            to.invalid = sane(point.growth.invalid);
         }
     }
     add_changes(&mut evidence, &recording)?;
@@ -255,11 +254,11 @@ fn shown_in(
 
 /// The number of a table in the journal.
 fn id_of(within: &Recording<'_>, table: &TableName) -> Result<Option<NetnsId>, JournalError> {
-    let namespaces = by_id(within)?;
+    let namespaces = within.namespaces()?;
     let found = namespaces
-        .values()
-        .filter(|netns| netns.inode == table.netns && clean(&netns.name) == table.name);
-    Ok(found.map(|netns| netns.id).next_back())
+        .into_iter()
+        .rfind(|(_, netns)| table_name(netns) == *table);
+    Ok(found.map(|(id, _)| id))
 }
 
 fn lost(within: &Recording<'_>) -> Result<u64, JournalError> {
@@ -321,10 +320,7 @@ fn others(
         .filter(|(netns, entries)| Some(*netns) != id && *entries > 0)
         .filter_map(|(netns, entries)| {
             let netns = namespaces.get(&netns)?;
-            let name = TableName {
-                netns: netns.inode,
-                name: clean(&netns.name),
-            };
+            let name = table_name(netns);
             Some(OtherTable { name, entries })
         })
         .collect();
@@ -373,21 +369,12 @@ fn growth(
     id: Option<NetnsId>,
     focus: Span,
 ) -> Result<KernelGrowth, JournalError> {
-    let mut growth = KernelGrowth::default();
     let all = Duration::from_secs(focus.seconds().max(1));
-    let of_table = |point: &KernelPoint| Some(point.netns) == id;
-    for point in within
-        .kernel_points(all)?
-        .iter()
-        .filter(|point| of_table(point))
-    {
-        growth.found += sane(point.found);
-        growth.invalid += sane(point.invalid);
-        growth.insert_failed += sane(point.insert_failed);
-        growth.drop += sane(point.dropped);
-        growth.early_drop += sane(point.early_drop);
-        growth.clash_resolve += sane(point.clash_resolve.unwrap_or(0));
-        growth.chain_too_long += sane(point.chain_too_long.unwrap_or(0));
+    let points = within.kernel_points(all)?;
+    let found = points.iter().find(|point| Some(point.netns) == id);
+    let mut growth = found.map(|point| point.growth).unwrap_or_default();
+    for count in growth.counts() {
+        *count = sane(*count);
     }
     Ok(growth)
 }
@@ -423,12 +410,11 @@ fn node(
     Ok(())
 }
 
-fn by_id(recording: &Recording<'_>) -> Result<BTreeMap<NetnsId, RecordedNetns>, JournalError> {
-    let namespaces = recording.namespaces()?;
-    Ok(namespaces
-        .into_iter()
-        .map(|netns| (netns.id, netns))
-        .collect())
+fn table_name(netns: &RecordedNetns) -> TableName {
+    TableName {
+        netns: netns.inode,
+        name: clean(&netns.name),
+    }
 }
 
 /// Where a loss is counted by reason; `None`: it is no packet.

@@ -218,8 +218,8 @@ pub(super) fn change_in_words(change: &SeenChange, day: u64) -> String {
         (ChangedBy::Other, "") => "somebody else".to_owned(),
         (ChangedBy::Unknown, "") => "somebody".to_owned(),
         (ChangedBy::Other | ChangedBy::Unknown, who) => who.to_owned(),
-        (by, "") => format!("ctpressure ({})", by.name()),
-        (by, who) => format!("ctpressure ({}, {who})", by.name()),
+        (by, "") => format!("ctpressure ({by})"),
+        (by, who) => format!("ctpressure ({by}, {who})"),
     };
     let reason = if change.reason.is_empty() {
         String::new()
@@ -230,7 +230,7 @@ pub(super) fn change_in_words(change: &SeenChange, day: u64) -> String {
         "{} {}, by {by}, {}{reason}",
         time::near(change.at, day),
         list(&what),
-        change.result.name()
+        change.result
     )
 }
 

@@ -12,17 +12,17 @@ use crate::{
     probes::{ProbeStatus, ProgramTime, Totals},
 };
 
-/// What the agent can see now.
+/// What the agent can see now; the number is that in a journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AgentState {
     /// Conntrack is not loaded: nothing to see yet.
     #[default]
-    Waiting,
+    Waiting = 0,
     /// Every event has a hook.
-    Attached,
+    Attached = 1,
     /// Something is not seen; the reason says what.
-    Degraded,
+    Degraded = 2,
 }
 
 /// The table of one network namespace.

@@ -1,9 +1,9 @@
 //! Drops and evictions of one second: as many as are kept, how many there were, and of how many flows.
 
-use std::{collections::HashMap, time::SystemTime};
+use std::collections::HashMap;
 
 use conntrack_ebpf::record::DropReason;
-use ctpressure_model::events::{DropEvent, Event, EvictionEvent, Tuple, Who};
+use ctpressure_model::events::{DropEvent, Event, EvictionEvent, Occurrence, Tuple, Who};
 
 use super::known_flows::KnownFlows;
 use crate::{agent::Snapshot, owners::Owner};
@@ -52,38 +52,19 @@ pub(super) struct Kept<E> {
 
 /// What an event tells of its flow.
 pub(super) trait OfFlow {
-    /// Whom it is charged to.
-    fn owner(&self) -> &Who;
-    fn at(&self) -> SystemTime;
-    /// Protocol and tuple, if they are known.
-    fn flow(&self) -> Option<(Option<&str>, &Tuple)>;
+    /// Whom it is charged to, when and where it was seen, and the tuple if it is known.
+    fn of(&self) -> (&Who, &Occurrence, Option<&Tuple>);
 }
 
 impl OfFlow for DropEvent {
-    fn owner(&self) -> &Who {
-        &self.owner
-    }
-
-    fn at(&self) -> SystemTime {
-        self.seen.time
-    }
-
-    fn flow(&self) -> Option<(Option<&str>, &Tuple)> {
-        Some((self.seen.protocol.as_deref(), self.original.as_ref()?))
+    fn of(&self) -> (&Who, &Occurrence, Option<&Tuple>) {
+        (&self.owner, &self.seen, self.original.as_ref())
     }
 }
 
 impl OfFlow for EvictionEvent {
-    fn owner(&self) -> &Who {
-        &self.victim_owner
-    }
-
-    fn at(&self) -> SystemTime {
-        self.seen.time
-    }
-
-    fn flow(&self) -> Option<(Option<&str>, &Tuple)> {
-        Some((self.seen.protocol.as_deref(), self.victim.as_ref()?))
+    fn of(&self) -> (&Who, &Occurrence, Option<&Tuple>) {
+        (&self.victim_owner, &self.seen, self.victim.as_ref())
     }
 }
 
@@ -125,13 +106,13 @@ impl SecondDetail {
 }
 
 fn count(owners: &mut HashMap<Who, FlowsLost>, known: &mut KnownFlows, event: &impl OfFlow) {
-    let Some((protocol, tuple)) = event.flow() else {
+    let (owner, seen, Some(tuple)) = event.of() else {
         return;
     };
-    let again = known.saw(protocol, tuple, event.at());
-    let flows = match owners.get_mut(event.owner()) {
+    let again = known.saw(seen.protocol.as_deref(), tuple, seen.time);
+    let flows = match owners.get_mut(owner) {
         Some(flows) => flows,
-        None => owners.entry(event.owner().clone()).or_default(),
+        None => owners.entry(owner.clone()).or_default(),
     };
     flows.first += u64::from(!again);
     flows.again += u64::from(again);
@@ -157,7 +138,8 @@ impl<E> Default for Kept<E> {
 
 impl<E: OfFlow> Kept<E> {
     fn add(&mut self, event: E) {
-        let of_owner = self.owners.get(event.owner()).copied().unwrap_or(0);
+        let (owner, ..) = event.of();
+        let of_owner = self.owners.get(owner).copied().unwrap_or(0);
         if of_owner >= MOST_OF_ONE {
             self.not_recorded += 1;
             return;
@@ -168,9 +150,9 @@ impl<E: OfFlow> Kept<E> {
                 return;
             }
         }
-        match self.owners.get_mut(event.owner()) {
+        match self.owners.get_mut(owner) {
             Some(number) => *number += 1,
-            None => drop(self.owners.insert(event.owner().clone(), 1)),
+            None => drop(self.owners.insert(owner.clone(), 1)),
         }
         self.events.push(event);
     }
@@ -182,7 +164,7 @@ impl<E: OfFlow> Kept<E> {
             return false;
         };
         *number -= 1;
-        let last = self.events.iter().rposition(|event| event.owner() == owner);
+        let last = self.events.iter().rposition(|event| event.of().0 == owner);
         if let Some(last) = last {
             self.events.remove(last);
         }

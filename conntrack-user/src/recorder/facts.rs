@@ -1,9 +1,8 @@
 //! Facts of the node that advice needs: what conntrack is set to, and what an entry costs.
 
-use std::{collections::BTreeMap, fs, time::SystemTime};
+use std::{collections::BTreeMap, fs};
 
-use super::store::RunInfo;
-use crate::kernel::{Root, memory, release, slab};
+use crate::kernel::{Root, slab};
 
 /// Sysctls that change every second by themselves.
 const NOT_FACTS: [&str; 1] = ["nf_conntrack_count"];
@@ -46,20 +45,10 @@ pub(crate) fn read(root: &Root) -> BTreeMap<String, String> {
     facts
 }
 
-/// What is known of the node as the agent begins.
-pub(super) fn run(root: &Root) -> RunInfo {
-    let text = |path: &str| {
-        let text = fs::read_to_string(root.proc(path)).unwrap_or_default();
-        text.trim().to_owned()
-    };
-    RunInfo {
-        started: SystemTime::now(),
-        boot_id: text("sys/kernel/random/boot_id"),
-        kernel: release::release(root).unwrap_or_else(|_| "unknown".to_owned()),
-        node: text("sys/kernel/hostname"),
-        ram_bytes: memory::read(root).map_or(0, |memory| memory.total),
-        cpus: release::possible_cpus(root).unwrap_or(0) as u64,
-    }
+/// What a file of /proc says; empty if it can't be read.
+pub(super) fn text(root: &Root, path: &str) -> String {
+    let text = fs::read_to_string(root.proc(path)).unwrap_or_default();
+    text.trim().to_owned()
 }
 
 #[cfg(test)]
@@ -102,12 +91,5 @@ mod tests {
             facts,
             expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
         );
-    }
-
-    #[test]
-    fn this_node() {
-        let run = run(&Root::system());
-        assert!(run.ram_bytes > 1 << 20, "{run:?}");
-        assert!(!run.boot_id.is_empty() && run.cpus > 0, "{run:?}");
     }
 }

@@ -1,12 +1,6 @@
 //! How the journal is doing, for `/status` and `/metrics`.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{path::PathBuf, sync::Mutex};
 
 use serde::Serialize;
 
@@ -37,31 +31,23 @@ pub struct JournalStatus {
 
 /// What the writer says, and whoever wants to know reads.
 #[derive(Debug, Default)]
-pub struct Health {
-    status: Mutex<JournalStatus>,
-    samples_lost: AtomicU64,
-    events_lost: AtomicU64,
-}
+pub struct Health(Mutex<JournalStatus>);
 
 impl Health {
     /// As it is now.
     pub fn status(&self) -> JournalStatus {
-        JournalStatus {
-            samples_lost: self.samples_lost.load(Ordering::Relaxed),
-            events_lost: self.events_lost.load(Ordering::Relaxed),
-            ..locked(&self.status).clone()
-        }
+        locked(&self.0).clone()
     }
 
     pub(super) fn lose_sample(&self) {
-        self.samples_lost.fetch_add(1, Ordering::Relaxed);
+        self.change(|status| status.samples_lost += 1);
     }
 
     pub(super) fn lose_events(&self, number: u64) {
-        self.events_lost.fetch_add(number, Ordering::Relaxed);
+        self.change(|status| status.events_lost += number);
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut JournalStatus)) {
-        change(&mut locked(&self.status));
+        change(&mut locked(&self.0));
     }
 }

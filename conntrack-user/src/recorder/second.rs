@@ -10,7 +10,7 @@ use std::{
 };
 
 use conntrack_ebpf::owner::Direction;
-use ctpressure_journal::{LimitChange, Loss, milliseconds};
+use ctpressure_journal::{LimitChange, Loss, milliseconds, seconds};
 use ctpressure_model::pressure::{destinations::Destination, state::Pressure};
 
 use super::detail::{Parties, SecondDetail};
@@ -134,7 +134,7 @@ impl Differ {
         let mut second = Second {
             at,
             span,
-            state: state_number(now.state),
+            state: now.state as i64,
             limit: now.tables.limit,
             buckets: now.tables.buckets,
             table_bytes: now.tables.table_bytes,
@@ -145,7 +145,7 @@ impl Differ {
             if set.abs() >= CLOCK_SET_MS {
                 second.life.push((
                     "clock",
-                    format!("the clock was set by {:+.1} s", set_seconds(set)),
+                    format!("the clock was set by {:+.1} s", seconds(set)),
                 ));
             }
         }
@@ -236,14 +236,6 @@ impl Differ {
     }
 }
 
-const fn state_number(state: AgentState) -> i64 {
-    match state {
-        AgentState::Waiting => 0,
-        AgentState::Attached => 1,
-        AgentState::Degraded => 2,
-    }
-}
-
 fn totals(before: Option<&Snapshot>, now: &Snapshot, second: &mut Second) {
     let sums = |snapshot: &Snapshot| {
         let totals = &snapshot.probes.totals;
@@ -303,19 +295,11 @@ fn tables(before: Option<&Snapshot>, now: &Snapshot, keyframe: bool, second: &mu
     }
 }
 
+/// Whether anything grew that the journal has a column for.
 fn is_something(grown: &KernelStats) -> bool {
-    let always = [
-        grown.found,
-        grown.invalid,
-        grown.insert_failed,
-        grown.drop,
-        grown.early_drop,
-        grown.icmp_error,
-        grown.search_restart,
-    ];
-    always.iter().any(|number| *number > 0)
-        || grown.clash_resolve.unwrap_or(0) > 0
-        || grown.chain_too_long.unwrap_or(0) > 0
+    grown.named().into_iter().any(|(name, number)| {
+        name != "insert" && !name.starts_with("expect_") && number.unwrap_or(0) > 0
+    })
 }
 
 fn life(before: Option<&Snapshot>, now: &Snapshot, second: &mut Second) {
@@ -354,9 +338,4 @@ fn life(before: Option<&Snapshot>, now: &Snapshot, second: &mut Second) {
 )]
 fn ms(seconds: f64) -> u64 {
     (seconds * 1000.0) as u64
-}
-
-#[expect(clippy::cast_precision_loss, reason = "said in tenths of a second")]
-fn set_seconds(ms: i64) -> f64 {
-    ms as f64 / 1000.0
 }

@@ -32,7 +32,6 @@ mod rows;
 mod shape;
 mod thin;
 
-pub(super) use rows::RunInfo;
 use shape::Shape;
 
 /// Bytes of a page.

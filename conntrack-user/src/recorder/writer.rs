@@ -110,7 +110,7 @@ impl JournalWriter {
         self.tried = Instant::now();
         let (mut store, aside) = JournalStore::open(&self.options.folder, self.options.bounds)?;
         let inode = store.inode().unwrap_or(0);
-        store.begin_run(&facts::run(&self.root))?;
+        store.begin_run(&self.root)?;
         store.life(
             SystemTime::now(),
             "start",

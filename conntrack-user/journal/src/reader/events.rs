@@ -3,15 +3,13 @@
 use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
 
 use ctpressure_model::{events::Reason, pressure::as_f64};
-use rusqlite::{Connection, Row, types::Type};
+use rusqlite::{Row, types::Type};
+use serde::de::{DeserializeOwned, IntoDeserializer as _, value};
 
-use super::{
-    owners::direction,
-    recording::{Recording, time},
-};
+use super::recording::{Recording, time};
 use crate::{
-    ChangeResult, ChangedBy, DestinationSum, DestinationsOf, DropRow, EventCount, EvictionRow,
-    Fact, JournalError, Life, LimitChange, NetnsId, OwnerId, Path, Run, What,
+    DestinationSum, DestinationsOf, DropRow, EventCount, EvictionRow, Fact, JournalError, Life,
+    LimitChange, OwnerId, Path, Run, What,
 };
 
 /// `event_count.kind`
@@ -19,36 +17,11 @@ pub(crate) const DROPS: i64 = 0;
 /// `event_count.kind`
 pub(crate) const EVICTIONS: i64 = 1;
 
-pub(super) fn runs(connection: &Connection) -> rusqlite::Result<Vec<Run>> {
-    connection
-        .prepare(
-            "SELECT id, started, ended, boot_id, version, kernel, node, ram_bytes, cpus FROM run ORDER BY id",
-        )?
-        .query_map([], |row| {
-            Ok(Run {
-                id: row.get(0)?,
-                started: time(row.get(1)?),
-                ended: row.get::<_, Option<i64>>(2)?.map(time),
-                boot_id: row.get(3)?,
-                version: row.get(4)?,
-                kernel: row.get(5)?,
-                node: row.get(6)?,
-                ram_bytes: row.get(7)?,
-                cpus: row.get(8)?,
-            })
-        })?
-        .collect()
-}
-
-/// Text that is one of some words; `None`: a newer version wrote it.
-fn word<T: Copy>(
-    row: &Row<'_>,
-    column: usize,
-    all: &[T],
-    name: impl Fn(T) -> &'static str,
-) -> rusqlite::Result<Option<T>> {
+/// Text that is one of some words; the default for what a newer version wrote.
+fn word<T: DeserializeOwned + Default>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
-    Ok(all.iter().copied().find(|item| name(*item) == text))
+    let word: Result<T, value::Error> = T::deserialize(text.into_deserializer());
+    Ok(word.unwrap_or_default())
 }
 
 fn not_understood(column: usize, text: &str) -> rusqlite::Error {
@@ -93,19 +66,17 @@ impl Recording<'_> {
     /// If it can't be read.
     pub fn drops(&self, most: usize) -> Result<Vec<DropRow>, JournalError> {
         self.rows(
-            "SELECT at, netns, reason, owner, direction, protocol, source, source_port, destination, \
-             destination_port, (SELECT at FROM tick WHERE tick.id = drop_event.tick) \
+            "SELECT at, reason, owner, protocol, source, source_port, destination, destination_port, \
+             (SELECT at FROM tick WHERE tick.id = drop_event.tick) \
              FROM drop_event WHERE at > ?1 AND at <= ?2 ORDER BY id LIMIT ?3",
-            most,
+            self.range(most),
             |row| {
                 Ok(DropRow {
                     at: time(row.get(0)?),
-                    sample: sample(row, 10)?,
-                    netns: NetnsId(row.get(1)?),
-                    reason: Reason::from_name(&row.get::<_, String>(2)?),
-                    owner: OwnerId(row.get(3)?),
-                    direction: direction(row.get(4)?),
-                    path: path(row, 5)?,
+                    sample: sample(row, 8)?,
+                    reason: Reason::from_name(&row.get::<_, String>(1)?),
+                    owner: OwnerId(row.get(2)?),
+                    path: path(row, 3)?,
                 })
             },
         )
@@ -117,30 +88,16 @@ impl Recording<'_> {
     /// If it can't be read.
     pub fn evictions(&self, most: usize) -> Result<Vec<EvictionRow>, JournalError> {
         self.rows(
-            "SELECT at, netns, victim, victim_direction, cause, cause_direction, protocol, source, \
-             source_port, destination, destination_port, cause_protocol, cause_destination, \
-             cause_destination_port, assured, seen_reply, \
-             (SELECT at FROM tick WHERE tick.id = eviction_event.tick) FROM eviction_event WHERE at > ?1 AND at <= ?2 ORDER BY id LIMIT ?3",
-            most,
+            "SELECT at, victim, protocol, source, source_port, destination, destination_port, seen_reply, \
+             (SELECT at FROM tick WHERE tick.id = eviction_event.tick) \
+             FROM eviction_event WHERE at > ?1 AND at <= ?2 ORDER BY id LIMIT ?3",
+            self.range(most),
             |row| {
-                let cause_destination = match (row.get(11)?, address(row, 12)?) {
-                    (Some(protocol), Some(address)) => Some((
-                        protocol,
-                        address,
-                        row.get::<_, Option<u16>>(13)?.unwrap_or(0),
-                    )),
-                    _ => None,
-                };
                 Ok(EvictionRow {
-                    at: time(row.get(0)?),
-                    sample: sample(row, 16)?,
-                    netns: NetnsId(row.get(1)?),
-                    victim: (OwnerId(row.get(2)?), direction(row.get(3)?)),
-                    cause: (OwnerId(row.get(4)?), direction(row.get(5)?)),
-                    path: path(row, 6)?,
-                    cause_destination,
-                    assured: row.get(14)?,
-                    seen_reply: row.get(15)?,
+                    sample: sample(row, 8)?,
+                    victim: OwnerId(row.get(1)?),
+                    path: path(row, 2)?,
+                    seen_reply: row.get(7)?,
                 })
             },
         )
@@ -196,51 +153,38 @@ impl Recording<'_> {
         what: What,
         most: usize,
     ) -> Result<BTreeMap<OwnerId, DestinationsOf>, JournalError> {
+        let [first, last] = self.bounds();
+        let range = "FROM destination WHERE what = ?1 AND tick BETWEEN ?2 AND ?3 \
+                     AND tick IN (SELECT id FROM tick WHERE at > ?4 AND at <= ?5)";
+        let parameters = [what as i64, first, last, self.since, self.until];
+        let query = format!("SELECT owner, count(DISTINCT tick) {range} GROUP BY owner");
+        let mut of: BTreeMap<OwnerId, DestinationsOf> = self.rows(&query, parameters, |row| {
+            let none = DestinationsOf {
+                samples: row.get(1)?,
+                top: Vec::new(),
+            };
+            Ok((OwnerId(row.get(0)?), none))
+        })?;
+        let query = format!(
+            "SELECT owner, address, port, protocol, sum(count), count(*) {range} \
+             GROUP BY owner, address, port, protocol ORDER BY owner, sum(count) DESC"
+        );
         self.ask(|journal| {
-            let mut of: BTreeMap<OwnerId, DestinationsOf> = BTreeMap::new();
-            let [first, last] = self.bounds();
-            let number = what as i64;
-            let range = "FROM destination WHERE what = ?1 AND tick BETWEEN ?2 AND ?3 \
-                         AND tick IN (SELECT id FROM tick WHERE at > ?4 AND at <= ?5)";
-            let parameters = [number, first, last, self.since, self.until];
-            let mut statement = journal.prepare(&format!(
-                "SELECT owner, count(DISTINCT tick) {range} GROUP BY owner"
-            ))?;
+            let mut statement = journal.prepare(&query)?;
             let mut rows = statement.query(parameters)?;
             while let Some(row) = rows.next()? {
-                let samples = row.get(1)?;
-                let none = DestinationsOf {
-                    samples,
-                    top: Vec::new(),
-                };
-                of.insert(OwnerId(row.get(0)?), none);
-            }
-            let mut statement = journal.prepare(&format!(
-                "SELECT owner, address, port, protocol, sum(count), sum(error), count(*) {range} \
-                 GROUP BY owner, address, port, protocol ORDER BY owner, sum(count) DESC"
-            ))?;
-            let mut rows = statement.query(parameters)?;
-            while let Some(row) = rows.next()? {
-                let owner = OwnerId(row.get(0)?);
-                let Some(found) = of.get_mut(&owner) else {
-                    continue;
-                };
-                if found.top.len() >= most {
-                    continue;
+                if let Some(of) = of.get_mut(&OwnerId(row.get(0)?))
+                    && of.top.len() < most
+                    && let Some(address) = address(row, 1)?
+                {
+                    of.top.push(DestinationSum {
+                        address,
+                        port: row.get(2)?,
+                        protocol: row.get(3)?,
+                        count: row.get::<_, f64>(4)? / as_f64(of.samples.max(1)),
+                        samples: row.get(5)?,
+                    });
                 }
-                let Some(address) = address(row, 1)? else {
-                    continue;
-                };
-                let mean = |sum: f64, samples: u64| sum / as_f64(samples.max(1));
-                found.top.push(DestinationSum {
-                    owner,
-                    address,
-                    port: row.get(2)?,
-                    protocol: row.get(3)?,
-                    count: mean(row.get(4)?, found.samples),
-                    error: mean(row.get(5)?, found.samples),
-                    samples: row.get(6)?,
-                });
             }
             Ok(of)
         })
@@ -282,17 +226,17 @@ impl Recording<'_> {
         self.rows(
             "SELECT at, by, who, limit_before, limit_after, buckets_before, buckets_after, result, reason \
              FROM limit_change WHERE at > ?1 AND at <= ?2 ORDER BY id LIMIT ?3",
-            most,
+            self.range(most),
             |row| {
                 Ok(LimitChange {
                     at: time(row.get(0)?),
-                    by: word(row, 1, &ChangedBy::ALL, ChangedBy::name)?.unwrap_or_default(),
+                    by: word(row, 1)?,
                     who: row.get(2)?,
                     limit_before: row.get(3)?,
                     limit_after: row.get(4)?,
                     buckets_before: row.get(5)?,
                     buckets_after: row.get(6)?,
-                    result: word(row, 7, &ChangeResult::ALL, ChangeResult::name)?.unwrap_or_default(),
+                    result: word(row, 7)?,
                     reason: row.get(8)?,
                 })
             },
@@ -305,13 +249,12 @@ impl Recording<'_> {
     /// If it can't be read.
     pub fn life(&self, most: usize) -> Result<Vec<Life>, JournalError> {
         self.rows(
-            "SELECT at, kind, detail FROM life WHERE at > ?1 AND at <= ?2 ORDER BY id LIMIT ?3",
-            most,
+            "SELECT kind, detail FROM life WHERE at > ?1 AND at <= ?2 ORDER BY id LIMIT ?3",
+            self.range(most),
             |row| {
                 Ok(Life {
-                    at: time(row.get(0)?),
-                    kind: row.get(1)?,
-                    detail: row.get(2)?,
+                    kind: row.get(0)?,
+                    detail: row.get(1)?,
                 })
             },
         )
@@ -322,15 +265,20 @@ impl Recording<'_> {
     /// # Errors
     /// If it can't be read.
     pub fn runs(&self) -> Result<Vec<Run>, JournalError> {
-        self.ask(|journal| {
-            let ids: Vec<i64> = journal
-                .prepare("SELECT DISTINCT run FROM tick WHERE id BETWEEN ?1 AND ?2")?
-                .query_map(self.bounds(), |row| row.get(0))?
-                .collect::<rusqlite::Result<_>>()?;
-            let mut runs = runs(journal)?;
-            runs.retain(|run| ids.contains(&run.id));
-            Ok(runs)
-        })
+        self.rows(
+            "SELECT ended, version, kernel, node, ram_bytes FROM run \
+             WHERE id IN (SELECT run FROM tick WHERE id BETWEEN ?1 AND ?2) ORDER BY id",
+            self.bounds(),
+            |row| {
+                Ok(Run {
+                    ended: row.get::<_, Option<i64>>(0)?.map(time),
+                    version: row.get(1)?,
+                    kernel: row.get(2)?,
+                    node: row.get(3)?,
+                    ram_bytes: row.get(4)?,
+                })
+            },
+        )
     }
 
     /// Facts of the node: of each the last value before the range, and its changes in it; by name,
@@ -339,36 +287,22 @@ impl Recording<'_> {
     /// # Errors
     /// If it can't be read.
     pub fn facts(&self) -> Result<Vec<Fact>, JournalError> {
-        self.ask(|journal| {
-            journal
-                .prepare(
-                    "SELECT at, name, value FROM fact WHERE at <= ?2 AND (at > ?1 OR id IN \
-                     (SELECT max(id) FROM fact WHERE at <= ?1 GROUP BY name)) ORDER BY name, id",
-                )?
-                .query_map([self.since, self.until], |row| {
-                    Ok(Fact {
-                        at: time(row.get(0)?),
-                        name: row.get(1)?,
-                        value: row.get(2)?,
-                    })
-                })?
-                .collect()
-        })
+        self.rows(
+            "SELECT name, value FROM fact WHERE at <= ?2 AND (at > ?1 OR id IN \
+             (SELECT max(id) FROM fact WHERE at <= ?1 GROUP BY name)) ORDER BY name, id",
+            [self.since, self.until],
+            |row| {
+                Ok(Fact {
+                    name: row.get(0)?,
+                    value: row.get(1)?,
+                })
+            },
+        )
     }
 
-    /// At most `most` rows of a query with the range and that number as its parameters.
-    fn rows<T>(
-        &self,
-        query: &str,
-        most: usize,
-        each: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> Result<Vec<T>, JournalError> {
+    /// The range, and how many rows of it there may be.
+    fn range(&self, most: usize) -> [i64; 3] {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        self.ask(|journal| {
-            journal
-                .prepare(query)?
-                .query_map([self.since, self.until, most], each)?
-                .collect()
-        })
+        [self.since, self.until, most]
     }
 }

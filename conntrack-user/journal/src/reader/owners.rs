@@ -6,22 +6,15 @@ use std::{
 };
 
 use conntrack_ebpf::owner::Direction;
-use ctpressure_model::{
-    owner::{OwnerKind, Workload},
-    pressure::as_f64,
-};
-use rusqlite::Connection;
+use ctpressure_model::owner::{Details, Owner, OwnerKind};
 
-use super::{
-    recording::{Recording, seconds},
-    tables::LOOK_BACK,
-};
-use crate::{JournalError, Loss, OwnerId, OwnerPoint, OwnerSum, RecordedOwner};
+use super::{recording::Recording, tables::LOOK_BACK};
+use crate::{JournalError, Loss, OwnerId, OwnerPoint, OwnerSum};
 
 /// An owner in one direction.
 type Party = (OwnerId, u8);
 
-pub(super) const fn direction(number: u8) -> Direction {
+const fn direction(number: u8) -> Direction {
     if number == 0 {
         Direction::Egress
     } else {
@@ -37,37 +30,6 @@ struct Flow {
     live: u64,
 }
 
-/// Entries of one party over time.
-#[derive(Clone, Copy, Default)]
-struct Live {
-    now: u64,
-    /// When it was last looked at: milliseconds of recorded time.
-    since: i64,
-}
-
-pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<RecordedOwner>> {
-    connection
-        .prepare(
-            "SELECT id, kind, uid, namespace, pod, unit, workload_kind, workload FROM owner ORDER BY id",
-        )?
-        .query_map([], |row| {
-            let workload: (Option<String>, Option<String>) = (row.get(6)?, row.get(7)?);
-            Ok(RecordedOwner {
-                id: OwnerId(row.get(0)?),
-                kind: kind(&row.get::<_, String>(1)?),
-                uid: row.get(2)?,
-                namespace: row.get(3)?,
-                pod: row.get(4)?,
-                unit: row.get(5)?,
-                workload: match workload {
-                    (Some(kind), Some(name)) => Some(Workload { kind, name }),
-                    _ => None,
-                },
-            })
-        })?
-        .collect()
-}
-
 fn kind(label: &str) -> OwnerKind {
     [OwnerKind::Pod, OwnerKind::Cgroup, OwnerKind::Host]
         .into_iter()
@@ -80,8 +42,19 @@ impl Recording<'_> {
     ///
     /// # Errors
     /// If it can't be read.
-    pub fn owners(&self) -> Result<Vec<RecordedOwner>, JournalError> {
-        self.ask(all)
+    pub fn owners(&self) -> Result<BTreeMap<OwnerId, Owner>, JournalError> {
+        let query = "SELECT id, kind, uid, namespace, pod, unit FROM owner";
+        self.rows(query, [], |row| {
+            let owner = Details {
+                kind: kind(&row.get::<_, String>(1)?),
+                uid: row.get(2)?,
+                namespace: row.get(3)?,
+                pod: row.get(4)?,
+                unit: row.get(5)?,
+                ..Details::default()
+            };
+            Ok((OwnerId(row.get(0)?), owner.into()))
+        })
     }
 
     /// What each owner did in the range, by owner and direction. Those that had entries and did
@@ -94,56 +67,38 @@ impl Recording<'_> {
     }
 
     fn sums(&self) -> rusqlite::Result<Vec<OwnerSum>> {
-        let mut sums: BTreeMap<Party, (OwnerSum, Live)> = BTreeMap::new();
-        let new = |party: Party, live: u64, since: i64| {
-            let sum = OwnerSum {
-                owner: party.0,
-                direction: direction(party.1),
-                inserts: 0,
-                deletes: 0,
-                live_first: live,
-                live_max: live,
-                live_last: live,
-                entry_seconds: 0.0,
-                losses: BTreeMap::new(),
-            };
-            (sum, Live { now: live, since })
+        let mut sums: BTreeMap<Party, OwnerSum> = BTreeMap::new();
+        let new = |party: Party, live: u64| OwnerSum {
+            owner: party.0,
+            direction: direction(party.1),
+            inserts: 0,
+            deletes: 0,
+            live_first: live,
+            live_max: live,
+            live_last: live,
+            losses: BTreeMap::new(),
         };
         for (party, live) in self.live_before()? {
-            sums.insert(party, new(party, live, 0));
+            sums.insert(party, new(party, live));
         }
-        // Recorded time at the end of each tick.
-        let mut clock = 0;
-        let mut from = 0;
-        self.each_flow(|index, party, flow| {
-            while from <= index {
-                clock += self.ticks[from].span;
-                from += 1;
-            }
-            let (sum, live) = sums.entry(party).or_insert_with(|| {
-                let before = (flow.live + flow.deletes).saturating_sub(flow.inserts);
-                new(party, before, clock - self.ticks[index].span)
+        self.each_flow(|_, party, flow| {
+            let sum = sums.entry(party).or_insert_with(|| {
+                new(
+                    party,
+                    (flow.live + flow.deletes).saturating_sub(flow.inserts),
+                )
             });
-            // Up to this row nothing changed; within it the change is taken as even.
-            let span = self.ticks[index].span.min(clock - live.since);
-            sum.entry_seconds += area(live.now, live.now, clock - live.since - span);
-            sum.entry_seconds += area(live.now, flow.live, span);
-            (live.now, live.since) = (flow.live, clock);
             sum.inserts = sum.inserts.saturating_add(flow.inserts);
             sum.deletes = sum.deletes.saturating_add(flow.deletes);
             sum.live_max = sum.live_max.max(flow.live);
             sum.live_last = flow.live;
         })?;
-        let end: i64 = self.ticks.iter().map(|tick| tick.span).sum();
-        for (sum, live) in sums.values_mut() {
-            sum.entry_seconds += area(live.now, live.now, end - live.since);
-        }
         self.each_loss(|_, party, loss, number| {
-            let (sum, _) = sums.entry(party).or_insert_with(|| new(party, 0, end));
+            let sum = sums.entry(party).or_insert_with(|| new(party, 0));
             let lost = sum.losses.entry(loss).or_default();
             *lost = lost.saturating_add(number);
         })?;
-        Ok(sums.into_values().map(|(sum, _)| sum).collect())
+        Ok(sums.into_values().collect())
     }
 
     /// What these owners did, by bucket, in order of time. A bucket in which one did not move has
@@ -161,11 +116,9 @@ impl Recording<'_> {
 
     fn points(&self, bucket: Duration, owners: &[OwnerId]) -> rusqlite::Result<Vec<OwnerPoint>> {
         let wanted: HashSet<OwnerId> = owners.iter().copied().collect();
-        let recorded = self.recorded(bucket);
         let mut points: BTreeMap<(i64, Party), OwnerPoint> = BTreeMap::new();
         let new = |index: i64, party: Party| OwnerPoint {
             at: self.begin_of(index, bucket),
-            seconds: seconds(recorded.get(&index).copied().unwrap_or(0)),
             owner: party.0,
             direction: direction(party.1),
             inserts: 0,
@@ -250,9 +203,4 @@ impl Recording<'_> {
             Ok(())
         })
     }
-}
-
-/// Entries times seconds while they go evenly from one number to another.
-fn area(from: u64, to: u64, milliseconds: i64) -> f64 {
-    f64::midpoint(as_f64(from), as_f64(to)) * seconds(milliseconds.max(0))
 }

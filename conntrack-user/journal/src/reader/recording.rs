@@ -1,11 +1,8 @@
 //! A range of a journal.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use rusqlite::{Connection, Row, Transaction};
+use rusqlite::{Connection, Params, Row, Transaction};
 
 use super::{JournalError, Reader, explain};
 use crate::Coverage;
@@ -94,6 +91,19 @@ impl<'a> Recording<'a> {
         read(&self.transaction).map_err(|error| explain(&self.reader.path, error))
     }
 
+    /// Rows of a query, each as `read` has it.
+    pub(super) fn rows<T, C: FromIterator<T>>(
+        &self,
+        query: &str,
+        parameters: impl Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<C, JournalError> {
+        self.ask(|journal| {
+            let mut statement = journal.prepare(query)?;
+            statement.query_map(parameters, read)?.collect()
+        })
+    }
+
     /// Rows of a query whose parameters are the first tick and the last one, and whose first column is the tick; in order of time. `visit` is
     /// given the index of the tick.
     pub(super) fn each_row(
@@ -110,15 +120,6 @@ impl<'a> Recording<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Milliseconds of each bucket that were recorded, by its number.
-    pub(super) fn recorded(&self, bucket: Duration) -> BTreeMap<i64, i64> {
-        let mut recorded = BTreeMap::new();
-        for tick in &self.ticks {
-            *recorded.entry(self.bucket_of(*tick, bucket)).or_default() += tick.span;
-        }
-        recorded
     }
 
     /// The ids of its ticks; of an empty range nothing is between them.
@@ -157,37 +158,22 @@ fn length(bucket: Duration) -> i64 {
 }
 
 pub(super) fn coverage(connection: &Connection) -> rusqlite::Result<Option<Coverage>> {
-    type Row = (
-        Option<i64>,
-        Option<i64>,
-        Option<i64>,
-        Option<i64>,
-        Option<i64>,
-    );
-    let row: Row = connection.query_row(
-        "SELECT min(at - span), max(at), sum(span), min(at - span) FILTER (WHERE level = 0), \
-         min(at - span) FILTER (WHERE level < 2) FROM tick",
+    connection.query_row(
+        "SELECT min(at - span), max(at), sum(span), min(at - span) FILTER (WHERE level = 0) FROM tick",
         [],
         |row| {
-            Ok((
-                row.get(0)?,
-                row.get(1)?,
-                row.get(2)?,
-                row.get(3)?,
-                row.get(4)?,
-            ))
+            let known = |column| row.get::<_, Option<i64>>(column);
+            let (Some(since), Some(until), Some(sum)) = (known(0)?, known(1)?, known(2)?) else {
+                return Ok(None);
+            };
+            Ok(Some(Coverage {
+                since: time(since),
+                until: time(until),
+                recorded_seconds: seconds(sum),
+                seconds_since: known(3)?.map(time),
+            }))
         },
-    )?;
-    let (Some(since), Some(until), Some(sum), seconds_since, tens_since) = row else {
-        return Ok(None);
-    };
-    Ok(Some(Coverage {
-        since: time(since),
-        until: time(until),
-        recorded_seconds: seconds(sum),
-        seconds_since: seconds_since.map(time),
-        tens_since: tens_since.map(time),
-    }))
+    )
 }
 
 /// The time of day from milliseconds since 1970.
@@ -206,7 +192,8 @@ pub fn milliseconds(time: SystemTime) -> i64 {
         })
 }
 
+/// Milliseconds as seconds.
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
-pub(super) fn seconds(milliseconds: i64) -> f64 {
+pub fn seconds(milliseconds: i64) -> f64 {
     milliseconds as f64 / 1000.0
 }

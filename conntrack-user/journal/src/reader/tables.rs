@@ -2,54 +2,42 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use ctpressure_model::pressure::state::Pressure;
 use rusqlite::Row;
 
-use super::recording::{Recording, Tick, seconds};
+use super::recording::{Recording, Tick, seconds, time};
 use crate::{JournalError, NetnsId, RecordedNetns, TablePoint, TotalPoint};
 
 /// Ticks before the range in which the last row of what did not change since is looked for: each
 /// has one at least once a minute.
 pub(super) const LOOK_BACK: i64 = 120;
 
-/// What a tick says about all tables.
-#[derive(Clone, Copy, Default)]
-struct Shared {
-    limit: Option<u64>,
-    buckets: Option<u64>,
-    table_bytes: Option<u64>,
+/// A row of `table_sample` with the number of its tick, which says the rest.
+fn sample(row: &Row<'_>) -> rusqlite::Result<(i64, TablePoint)> {
+    let point = TablePoint {
+        at: SystemTime::UNIX_EPOCH,
+        seconds: 0.0,
+        netns: NetnsId(row.get(1)?),
+        entries: row.get(2)?,
+        entries_min: row.get(3)?,
+        entries_max: row.get(4)?,
+        limit: None,
+        buckets: None,
+        table_bytes: None,
+        pressure: pressure(row.get(5)?),
+    };
+    Ok((row.get(0)?, point))
 }
 
-/// A row of `table_sample`.
-#[derive(Clone, Copy)]
-struct Sample {
-    entries: u64,
-    least: u64,
-    most: u64,
-    pressure: Pressure,
-}
-
-impl Sample {
-    fn read(row: &Row<'_>) -> rusqlite::Result<(i64, NetnsId, Self)> {
-        let sample = Self {
-            entries: row.get(2)?,
-            least: row.get(3)?,
-            most: row.get(4)?,
-            pressure: pressure(row.get(5)?),
-        };
-        Ok((row.get(0)?, NetnsId(row.get(1)?), sample))
-    }
-
-    /// The same while nothing changes.
-    fn still(self) -> Self {
-        Self {
-            least: self.entries,
-            most: self.entries,
-            ..self
-        }
+/// The same while nothing changes.
+const fn still(point: TablePoint) -> TablePoint {
+    TablePoint {
+        entries_min: point.entries,
+        entries_max: point.entries,
+        ..point
     }
 }
 
@@ -65,18 +53,13 @@ impl Recording<'_> {
     ///
     /// # Errors
     /// If it can't be read.
-    pub fn namespaces(&self) -> Result<Vec<RecordedNetns>, JournalError> {
-        self.ask(|journal| {
-            journal
-                .prepare("SELECT id, inode, name FROM netns ORDER BY id")?
-                .query_map([], |row| {
-                    Ok(RecordedNetns {
-                        id: NetnsId(row.get(0)?),
-                        inode: row.get(1)?,
-                        name: row.get(2)?,
-                    })
-                })?
-                .collect()
+    pub fn namespaces(&self) -> Result<BTreeMap<NetnsId, RecordedNetns>, JournalError> {
+        self.rows("SELECT id, inode, name FROM netns", [], |row| {
+            let netns = RecordedNetns {
+                inode: row.get(1)?,
+                name: row.get(2)?,
+            };
+            Ok((NetnsId(row.get(0)?), netns))
         })
     }
 
@@ -87,21 +70,24 @@ impl Recording<'_> {
     /// If it can't be read.
     pub fn table_points(&self, bucket: Duration) -> Result<Vec<TablePoint>, JournalError> {
         let mut points: BTreeMap<(i64, NetnsId), TablePoint> = BTreeMap::new();
-        let read = |tick, netns, sample, shared: Shared| {
+        let read = |tick: Tick, sample: TablePoint| {
             let index = self.bucket_of(tick, bucket);
-            let point = points.entry((index, netns)).or_insert(TablePoint {
+            let add = |point: &mut TablePoint| {
+                *point = TablePoint {
+                    at: point.at,
+                    seconds: point.seconds + sample.seconds,
+                    entries_min: point.entries_min.min(sample.entries_min),
+                    entries_max: point.entries_max.max(sample.entries_max),
+                    pressure: point.pressure.max(sample.pressure),
+                    ..sample
+                };
+            };
+            let first = TablePoint {
                 at: self.begin_of(index, bucket),
-                seconds: 0.0,
-                netns,
-                entries: 0,
-                entries_min: u64::MAX,
-                entries_max: 0,
-                limit: None,
-                buckets: None,
-                table_bytes: None,
-                pressure: Pressure::Calm,
-            });
-            add(point, tick, sample, shared);
+                ..sample
+            };
+            let point = points.entry((index, sample.netns));
+            point.and_modify(add).or_insert(first);
         };
         self.ask(|_| self.each_table(read))?;
         Ok(points.into_values().collect())
@@ -116,36 +102,19 @@ impl Recording<'_> {
         &self,
         mut visit: impl FnMut(&TablePoint),
     ) -> Result<(), JournalError> {
-        let read = |tick: Tick, netns, sample: Sample, shared: Shared| {
-            visit(&TablePoint {
-                at: super::recording::time(tick.at.saturating_sub(tick.span)),
-                seconds: seconds(tick.span),
-                netns,
-                entries: sample.entries,
-                entries_min: sample.least,
-                entries_max: sample.most,
-                limit: shared.limit,
-                buckets: shared.buckets,
-                table_bytes: shared.table_bytes,
-                pressure: sample.pressure,
-            });
-        };
-        self.ask(|_| self.each_table(read))
+        self.ask(|_| self.each_table(|_, sample| visit(&sample)))
     }
 
-    fn each_table(
-        &self,
-        mut visit: impl FnMut(Tick, NetnsId, Sample, Shared),
-    ) -> rusqlite::Result<()> {
+    fn each_table(&self, mut visit: impl FnMut(Tick, TablePoint)) -> rusqlite::Result<()> {
         let [first, last] = self.bounds();
-        let mut now: BTreeMap<NetnsId, Sample> = BTreeMap::new();
+        let mut now: BTreeMap<NetnsId, TablePoint> = BTreeMap::new();
         let mut earlier = self.transaction.prepare(&format!(
             "SELECT {COLUMNS} WHERE tick >= ?1 AND tick < ?2 ORDER BY tick"
         ))?;
         let mut rows = earlier.query([first.saturating_sub(LOOK_BACK), first])?;
         while let Some(row) = rows.next()? {
-            let (_, netns, sample) = Sample::read(row)?;
-            now.insert(netns, sample.still());
+            let (_, point) = sample(row)?;
+            now.insert(point.netns, still(point));
         }
         // Ticks and their rows, side by side.
         let mut ticks = self.transaction.prepare(
@@ -156,33 +125,36 @@ impl Recording<'_> {
             "SELECT {COLUMNS} WHERE tick BETWEEN ?1 AND ?2 ORDER BY tick"
         ))?;
         let mut samples = samples.query([first, last])?;
-        let mut next = samples.next()?.map(Sample::read).transpose()?;
+        let mut next = samples.next()?.map(sample).transpose()?;
         let mut from = 0;
         while let Some(row) = ticks.next()? {
             let id: i64 = row.get(0)?;
-            let shared = Shared {
-                limit: row.get(1)?,
-                buckets: row.get(2)?,
-                table_bytes: row.get(3)?,
-            };
-            let mut changed: HashMap<NetnsId, Sample> = HashMap::new();
-            while let Some((tick, netns, sample)) = next
+            let (limit, buckets, table_bytes) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            let mut changed: HashMap<NetnsId, TablePoint> = HashMap::new();
+            while let Some((tick, point)) = next
                 && tick <= id
             {
                 if tick == id {
-                    changed.insert(netns, sample);
+                    changed.insert(point.netns, point);
                 }
-                now.insert(netns, sample.still());
-                next = samples.next()?.map(Sample::read).transpose()?;
+                now.insert(point.netns, still(point));
+                next = samples.next()?.map(sample).transpose()?;
             }
             if let Some(tick) = self.tick(id, &mut from) {
                 for (netns, still) in &now {
-                    let sample = changed.get(netns).unwrap_or(still);
-                    visit(tick, *netns, *sample, shared);
+                    let point = TablePoint {
+                        at: time(tick.at.saturating_sub(tick.span)),
+                        seconds: seconds(tick.span),
+                        limit,
+                        buckets,
+                        table_bytes,
+                        ..*changed.get(netns).unwrap_or(still)
+                    };
+                    visit(tick, point);
                 }
             }
             // One that is gone says so by a last row without entries.
-            now.retain(|netns, sample| sample.entries > 0 || !changed.contains_key(netns));
+            now.retain(|netns, point| point.entries > 0 || !changed.contains_key(netns));
         }
         Ok(())
     }
@@ -194,7 +166,7 @@ impl Recording<'_> {
     pub fn total_points(&self, bucket: Duration) -> Result<Vec<TotalPoint>, JournalError> {
         self.ask(|_| {
             let mut points: BTreeMap<i64, TotalPoint> = BTreeMap::new();
-            let query = "SELECT id, inserts, deletes, evictions, drops, table_limit FROM tick \
+            let query = "SELECT id, inserts, deletes, evictions, drops FROM tick \
                  WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
             self.each_row(query, |tick, row| {
                 let tick = self.ticks[tick];
@@ -206,7 +178,6 @@ impl Recording<'_> {
                     deletes: 0,
                     evictions: 0,
                     drops: 0,
-                    limit: None,
                 });
                 point.seconds += seconds(tick.span);
                 for (sum, column) in [
@@ -220,21 +191,9 @@ impl Recording<'_> {
                 {
                     *sum = sum.saturating_add(row.get(column)?);
                 }
-                point.limit = row.get(5)?;
                 Ok(())
             })?;
             Ok(points.into_values().collect())
         })
     }
-}
-
-fn add(point: &mut TablePoint, tick: Tick, sample: Sample, shared: Shared) {
-    point.seconds += seconds(tick.span);
-    point.entries = sample.entries;
-    point.entries_min = point.entries_min.min(sample.least);
-    point.entries_max = point.entries_max.max(sample.most);
-    point.limit = shared.limit;
-    point.buckets = shared.buckets;
-    point.table_bytes = shared.table_bytes;
-    point.pressure = point.pressure.max(sample.pressure);
 }

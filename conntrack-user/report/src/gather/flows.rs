@@ -154,7 +154,7 @@ pub(super) fn add(
             if !counted(row.sample) {
                 continue;
             }
-            evictions.add(row.victim.0, row.path.as_ref(), false, !row.seen_reply);
+            evictions.add(row.victim, row.path.as_ref(), false, !row.seen_reply);
         }
         from = until;
     }

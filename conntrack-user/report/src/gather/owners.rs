@@ -74,7 +74,7 @@ pub(super) fn add_focus(
             owner.destinations = destinations(&of, known.get(&id));
         }
     }
-    for (id, of) in within.destinations(What::Services, DESTINATIONS)? {
+    for (id, of) in within.destinations(What::ServiceInserts, DESTINATIONS)? {
         if let Some(owner) = owners.get_mut(&id) {
             owner.services = destinations(&of, None);
         }
@@ -121,11 +121,7 @@ fn named(
         .collect();
     foremost.sort_unstable_by_key(|(id, (weight, _))| (std::cmp::Reverse(*weight), *id));
     foremost.truncate(MOST);
-    let names: BTreeMap<OwnerId, _> = shown
-        .owners()?
-        .into_iter()
-        .map(|owner| (owner.id, owner))
-        .collect();
+    let names = shown.owners()?;
     Ok(foremost
         .into_iter()
         .filter_map(|(id, (_, first))| {

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ctpressure_model::events::{Occurrence, Origin};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use conntrack_ebpf::{owner::Direction, record::DropReason};
-use ctpressure_journal::Loss;
+use ctpressure_journal::{Loss, What};
 
 use super::{DestinationRow, FlowRow, LossRow, Second};
 use crate::{
@@ -134,11 +134,15 @@ pub(super) fn destinations(now: &Snapshot, second: &mut Second) {
         .filter(|owner| chosen.contains(&owner.slot))
     {
         let tops = &sample.destinations;
-        for (what, top) in [(0, &tops.inserts), (1, &tops.services), (2, &tops.drops)] {
+        for (what, top) in [
+            (What::Inserts, &tops.inserts),
+            (What::ServiceInserts, &tops.services),
+            (What::Drops, &tops.drops),
+        ] {
             for destination in top.destinations.iter().take(TOP) {
                 second.destinations.push(DestinationRow {
                     owner: sample.owner.clone(),
-                    what,
+                    what: what as i64,
                     destination: destination.clone(),
                 });
             }

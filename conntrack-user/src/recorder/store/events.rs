@@ -1,7 +1,5 @@
 //! Writing drops and evictions: those that are kept with their detail, and how many flows they were of.
 
-use std::net::IpAddr;
-
 use ctpressure_journal::{Loss, milliseconds};
 use ctpressure_model::events::{Tuple, Who};
 
@@ -9,35 +7,28 @@ use super::{insert::insert, rows::Writing};
 use crate::recorder::second::Second;
 
 /// Source and destination with their ports, as columns.
-struct Columns<'a> {
-    protocol: Option<&'a str>,
-    source: Option<IpAddr>,
+#[derive(Default)]
+struct Columns {
+    source: Option<String>,
     source_port: Option<u16>,
-    destination: Option<IpAddr>,
+    destination: Option<String>,
     destination_port: Option<u16>,
 }
 
-impl<'a> Columns<'a> {
-    fn new(tuple: Option<&Tuple>, protocol: Option<&'a str>) -> Self {
-        let icmp = |tuple: &Tuple| {
-            tuple
-                .icmp_type
-                .zip(tuple.icmp_code)
-                .map(|(kind, code)| u16::from_be_bytes([kind, code]))
+impl Columns {
+    fn new(tuple: Option<&Tuple>) -> Self {
+        let Some(tuple) = tuple else {
+            return Self::default();
         };
+        let icmp = tuple.icmp_type.zip(tuple.icmp_code);
+        let icmp = icmp.map(|(kind, code)| u16::from_be_bytes([kind, code]));
         Self {
-            protocol,
-            source: tuple.map(|tuple| tuple.source),
-            source_port: tuple.and_then(|tuple| tuple.source_port.or(tuple.icmp_id)),
-            destination: tuple.map(|tuple| tuple.destination),
-            destination_port: tuple
-                .and_then(|tuple| tuple.destination_port.or_else(|| icmp(tuple))),
+            source: Some(tuple.source.to_string()),
+            source_port: tuple.source_port.or(tuple.icmp_id),
+            destination: Some(tuple.destination.to_string()),
+            destination_port: tuple.destination_port.or(icmp),
         }
     }
-}
-
-fn text(address: Option<IpAddr>) -> Option<String> {
-    address.map(|address| address.to_string())
 }
 
 fn side(who: &Who) -> i64 {
@@ -68,7 +59,7 @@ impl Writing<'_> {
         for event in &detail.drops.events {
             let owner = self.owner(&second.parties.owner(&event.owner))?;
             let netns = self.netns(event.seen.netns, &event.seen.netns_name)?;
-            let path = Columns::new(event.original.as_ref(), event.seen.protocol.as_deref());
+            let path = Columns::new(event.original.as_ref());
             insert!(self.transaction, "INSERT" drop_event {
                 tick: self.tick,
                 at: milliseconds(event.seen.time),
@@ -76,10 +67,10 @@ impl Writing<'_> {
                 reason: event.reason.name(),
                 owner: owner,
                 direction: side(&event.owner),
-                protocol: path.protocol,
-                source: text(path.source),
+                protocol: event.seen.protocol,
+                source: path.source,
                 source_port: path.source_port,
-                destination: text(path.destination),
+                destination: path.destination,
                 destination_port: path.destination_port,
                 zone: event.origin.zone,
                 ifindex: event.origin.ifindex,
@@ -90,8 +81,8 @@ impl Writing<'_> {
             let victim = self.owner(&second.parties.owner(&event.victim_owner))?;
             let cause = self.owner(&second.parties.owner(&event.cause_owner))?;
             let netns = self.netns(event.seen.netns, &event.seen.netns_name)?;
-            let path = Columns::new(event.victim.as_ref(), event.seen.protocol.as_deref());
-            let by = Columns::new(event.cause.as_ref(), event.cause_protocol.as_deref());
+            let path = Columns::new(event.victim.as_ref());
+            let by = Columns::new(event.cause.as_ref());
             insert!(self.transaction, "INSERT" eviction_event {
                 tick: self.tick,
                 at: milliseconds(event.seen.time),
@@ -100,13 +91,13 @@ impl Writing<'_> {
                 victim_direction: side(&event.victim_owner),
                 cause: cause,
                 cause_direction: side(&event.cause_owner),
-                protocol: path.protocol,
-                source: text(path.source),
+                protocol: event.seen.protocol,
+                source: path.source,
                 source_port: path.source_port,
-                destination: text(path.destination),
+                destination: path.destination,
                 destination_port: path.destination_port,
-                cause_protocol: by.protocol,
-                cause_destination: text(by.destination),
+                cause_protocol: event.cause_protocol,
+                cause_destination: by.destination,
                 cause_destination_port: by.destination_port,
                 assured: event.assured,
                 seen_reply: event.seen_reply,

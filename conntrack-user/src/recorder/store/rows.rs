@@ -9,23 +9,17 @@ use ctpressure_journal::{
 use rusqlite::{Transaction, TransactionBehavior, params};
 
 use super::{JournalStore, KnownOwner, insert::insert};
-use crate::{kernel::Root, limit::culprit, owners::Owner, recorder::second::Second};
+use crate::{
+    kernel::{Root, memory, release},
+    limit::culprit,
+    owners::Owner,
+    recorder::{facts, second::Second},
+};
 
 /// Owners that are known without asking the database.
 const MOST_KNOWN: usize = 8192;
 /// How many ticks an owner's `last_tick` may be behind: a minute.
 const LAST_TICK: i64 = 60;
-
-/// What is known when the agent begins.
-#[derive(Clone, Debug)]
-pub(in crate::recorder) struct RunInfo {
-    pub(in crate::recorder) started: SystemTime,
-    pub(in crate::recorder) boot_id: String,
-    pub(in crate::recorder) kernel: String,
-    pub(in crate::recorder) node: String,
-    pub(in crate::recorder) ram_bytes: u64,
-    pub(in crate::recorder) cpus: u64,
-}
 
 /// Fields of the store that a transaction, which borrows its connection, needs besides.
 pub(super) struct Writing<'a> {
@@ -38,20 +32,18 @@ pub(super) struct Writing<'a> {
 
 impl JournalStore {
     /// Notes that the agent begins, and in which run everything is from now on.
-    pub(in crate::recorder) fn begin_run(&mut self, run: &RunInfo) -> Result<(), JournalError> {
-        let insert = || -> rusqlite::Result<i64> {
-            insert!(self.connection, "INSERT" run {
-                started: milliseconds(run.started),
-                boot_id: run.boot_id,
-                version: env!("CARGO_PKG_VERSION"),
-                kernel: run.kernel,
-                node: run.node,
-                ram_bytes: run.ram_bytes,
-                cpus: run.cpus,
-            })?;
-            Ok(self.connection.last_insert_rowid())
-        };
-        self.run = insert().map_err(|error| explain(&self.path, error))?;
+    pub(in crate::recorder) fn begin_run(&mut self, root: &Root) -> Result<(), JournalError> {
+        insert!(self.connection, "INSERT" run {
+            started: milliseconds(SystemTime::now()),
+            boot_id: facts::text(root, "sys/kernel/random/boot_id"),
+            version: env!("CARGO_PKG_VERSION"),
+            kernel: release::release(root).unwrap_or_else(|_| "unknown".to_owned()),
+            node: facts::text(root, "sys/kernel/hostname"),
+            ram_bytes: memory::read(root).map_or(0, |memory| memory.total),
+            cpus: release::possible_cpus(root).unwrap_or(0) as u64,
+        })
+        .map_err(|error| explain(&self.path, error))?;
+        self.run = self.connection.last_insert_rowid();
         Ok(())
     }
 
@@ -168,13 +160,13 @@ fn insert_change(
     insert!(connection, "INSERT" limit_change {
         run: run,
         at: milliseconds(change.at),
-        by: change.by.name(),
+        by: change.by.to_string(),
         who: change.who,
         limit_before: change.limit_before,
         limit_after: change.limit_after,
         buckets_before: change.buckets_before,
         buckets_after: change.buckets_after,
-        result: change.result.name(),
+        result: change.result.to_string(),
         reason: change.reason,
     })
 }

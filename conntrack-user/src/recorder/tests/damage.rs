@@ -35,7 +35,7 @@ fn read_all(path: &Path) -> Result<u64, JournalError> {
     let bucket = all.bucket(100);
     let mut number = all.namespaces()?.len() + all.table_points(bucket)?.len();
     let owners = all.owners()?;
-    let ids: Vec<_> = owners.iter().map(|owner| owner.id).collect();
+    let ids: Vec<_> = owners.into_keys().collect();
     number += all.owner_points(bucket, &ids)?.len() + all.owner_sums()?.len();
     number += all.kernel_points(bucket)?.len() + all.total_points(bucket)?.len();
     number += all.drops(1000)?.len() + all.evictions(1000)?.len();

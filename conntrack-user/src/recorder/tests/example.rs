@@ -1,6 +1,6 @@
 //! A journal with something in every table, and the queries of the README.
 
-use std::{process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use conntrack_ebpf::record::DropReason;
 use ctpressure_journal::{
@@ -119,6 +119,31 @@ fn flows_lost(recording: &Recording<'_>) -> [u64; 4] {
     .map(|kind| owners.iter().filter_map(|sum| sum.losses.get(&kind)).sum())
 }
 
+/// It is for people with a query.
+fn what_no_reader_asks_for(folder: &Path) {
+    let database = rusqlite::Connection::open(folder.join(FILE_NAME)).expect("a journal");
+    let cause: (String, String) = database
+        .query_row(
+            "SELECT pod, cause_destination FROM eviction_event JOIN owner ON owner.id = cause LIMIT 1",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .expect("a row");
+    assert_eq!(
+        cause,
+        (
+            "service-0-7d9c5b6f4-x2x0".to_owned(),
+            "10.96.0.10".to_owned()
+        )
+    );
+    let whole = database.query_row(
+        "SELECT boot_id <> '' AND cpus > 0 AND ram_bytes > 1048576 FROM run",
+        [],
+        |row| row.get(0),
+    );
+    assert_eq!(whole, Ok(true), "of this node");
+}
+
 #[test]
 fn everything_comes_back() {
     let folder = folder();
@@ -163,12 +188,12 @@ fn everything_comes_back() {
     let rows = all.evictions(3).expect("read");
     assert_eq!(rows.len(), 3);
     let owners = all.owners().expect("read");
-    let name = |id| {
-        let owner = owners.iter().find(|owner| owner.id == id);
-        owner.expect("an owner").name()
-    };
-    assert_eq!(name(rows[0].cause.0), "shop/service-0-7d9c5b6f4-x2x0");
-    assert!(rows[0].cause_destination.is_some() && rows[0].seen_reply);
+    assert_eq!(
+        owners[&rows[0].victim].name(),
+        "shop/service-2-7d9c5b6f4-x2x2"
+    );
+    assert!(rows[0].seen_reply);
+    what_no_reader_asks_for(folder.path());
 
     let changes = all.limit_changes(10).expect("read");
     let by: Vec<_> = changes
@@ -198,7 +223,7 @@ fn everything_comes_back() {
     let kernel = all.kernel_points(Duration::from_hours(1)).expect("read");
     // The first sample is where the kernel's own counts begin.
     assert_eq!(
-        (kernel[0].dropped, kernel[0].early_drop),
+        (kernel[0].growth.drop, kernel[0].growth.early_drop),
         (3 * 118, 7 * 118)
     );
     let sums = all.owner_sums().expect("read");
