@@ -133,9 +133,8 @@ fn rates(read: bool) -> f64 {
 }
 
 fn owners() -> f64 {
-    let holdings: Vec<OwnerHolding<u32>> = (0..OWNERS * 2)
+    let holdings: Vec<OwnerHolding> = (0..OWNERS * 2)
         .map(|owner| OwnerHolding {
-            owner,
             live: u64::from(owner.wrapping_mul(2_654_435_761) >> 12),
             insert_rate: f64::from(owner % 97),
             drop_rate: f64::from(owner % 3),

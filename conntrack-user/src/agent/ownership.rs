@@ -417,7 +417,6 @@ fn share(samples: &mut [OwnerSample], limit: u64) {
     let holdings: Vec<_> = samples
         .iter()
         .map(|sample| OwnerHolding {
-            owner: sample.slot,
             live: sample.live(),
             insert_rate: sample
                 .activity

@@ -73,16 +73,9 @@ impl<K: Copy + Eq + Hash> SpaceSaving<K> {
 impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
     /// As [`SpaceSaving::new`], with a hasher that may be shared. Keys that strangers choose want a
     /// keyed one.
-    pub(crate) const fn with_hasher(capacity: usize, hasher: S) -> Self {
-        let capacity = if capacity == 0 {
-            1
-        } else if capacity > MOST {
-            MOST
-        } else {
-            capacity
-        };
+    pub(crate) fn with_hasher(capacity: usize, hasher: S) -> Self {
         Self {
-            capacity,
+            capacity: capacity.clamp(1, MOST),
             counters: Vec::new(),
             heap: Vec::new(),
             index: Vec::new(),

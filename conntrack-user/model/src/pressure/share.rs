@@ -1,12 +1,8 @@
 //! Who holds a table, and who fills it now: two questions, and often two answers.
 
-use serde::Serialize;
-
 /// What is known of one owner (or one owner in one direction).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct OwnerHolding<K> {
-    /// Whose entries these are.
-    pub owner: K,
+pub struct OwnerHolding {
     /// Entries that it has in the table.
     pub live: u64,
     /// Its inserts in the last ten seconds, a second.
@@ -16,29 +12,21 @@ pub struct OwnerHolding<K> {
 }
 
 /// The parts of the table and its traffic that one owner has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Share<K> {
-    /// Whose entries these are.
-    owner: K,
-    /// Entries that it has in the table.
-    live: u64,
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Share {
     /// Of all that owners have, 0 to 1.
     pub live_share: f64,
     /// Of the limit, 0 to 1 (more if the table is over it); `None`: there is no limit.
     pub limit_share: Option<f64>,
-    /// Its inserts a second, over ten seconds.
-    insert_rate: f64,
     /// Of all inserts, 0 to 1.
     pub insert_share: f64,
-    /// Its dropped packets a second, over ten seconds.
-    drop_rate: f64,
     /// Of all drops, 0 to 1.
     pub drop_share: f64,
 }
 
 /// The part of each owner, in the order given. `limit` is the table's; 0: none.
-pub fn shares<K: Copy>(holdings: &[OwnerHolding<K>], limit: u64) -> Vec<Share<K>> {
-    let sum = |of: fn(&OwnerHolding<K>) -> f64| holdings.iter().map(of).sum::<f64>();
+pub fn shares(holdings: &[OwnerHolding], limit: u64) -> Vec<Share> {
+    let sum = |of: fn(&OwnerHolding) -> f64| holdings.iter().map(of).sum::<f64>();
     let all_live = sum(|holding| super::as_f64(holding.live));
     let all_inserts = sum(|holding| holding.insert_rate);
     let all_drops = sum(|holding| holding.drop_rate);
@@ -46,13 +34,9 @@ pub fn shares<K: Copy>(holdings: &[OwnerHolding<K>], limit: u64) -> Vec<Share<K>
     holdings
         .iter()
         .map(|holding| Share {
-            owner: holding.owner,
-            live: holding.live,
             live_share: part(super::as_f64(holding.live), all_live),
             limit_share: (limit > 0).then(|| super::as_f64(holding.live) / super::as_f64(limit)),
-            insert_rate: holding.insert_rate,
             insert_share: part(holding.insert_rate, all_inserts),
-            drop_rate: holding.drop_rate,
             drop_share: part(holding.drop_rate, all_drops),
         })
         .collect()
@@ -62,9 +46,8 @@ pub fn shares<K: Copy>(holdings: &[OwnerHolding<K>], limit: u64) -> Vec<Share<K>
 mod tests {
     use super::*;
 
-    fn holding(owner: u32, live: u64, insert_rate: f64, drop_rate: f64) -> OwnerHolding<u32> {
+    fn holding(live: u64, insert_rate: f64, drop_rate: f64) -> OwnerHolding {
         OwnerHolding {
-            owner,
             live,
             insert_rate,
             drop_rate,
@@ -75,9 +58,9 @@ mod tests {
     fn who_holds_it_who_fills_it_and_who_suffers_are_told_apart() {
         let parts = shares(
             &[
-                holding(2, 900, 10.0, 0.0),
-                holding(3, 100, 990.0, 0.0),
-                holding(4, 0, 0.0, 5.0),
+                holding(900, 10.0, 0.0),
+                holding(100, 990.0, 0.0),
+                holding(0, 0.0, 5.0),
             ],
             2000,
         );
@@ -89,13 +72,7 @@ mod tests {
 
     #[test]
     fn nothing_and_no_limit_make_no_odd_numbers() {
-        let parts = shares(&[holding(2, 0, 0.0, 0.0)], 0);
-        assert_eq!(
-            parts[0],
-            Share {
-                owner: 2,
-                ..Share::default()
-            }
-        );
+        let parts = shares(&[holding(0, 0.0, 0.0)], 0);
+        assert_eq!(parts[0], Share::default());
     }
 }

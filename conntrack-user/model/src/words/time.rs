@@ -13,10 +13,7 @@ pub(super) const LAST: u64 = 253_402_300_799;
 
 /// A second since 1970: `2026-03-01T03:12:07Z`.
 pub fn rfc3339(seconds: u64) -> String {
-    humantime::format_rfc3339_seconds(printable(
-        UNIX_EPOCH + Duration::from_secs(seconds.min(LAST)),
-    ))
-    .to_string()
+    of_clock(UNIX_EPOCH + Duration::from_secs(seconds.min(LAST)))
 }
 
 /// Writes seconds since 1970 as [`rfc3339`], for `#[serde(serialize_with = "...")]`.
