@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     cause::{Cause, CauseKind, foremost, in_state},
-    evidence::OwnerEvidence,
+    evidence::{NamedDestination, OwnerEvidence},
     reading::{Reading, ratio},
 };
 
@@ -139,16 +139,8 @@ fn be_liberal(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
 
 fn nat_ports(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
     (cause.kind == CauseKind::NatExhausted).then(|| {
-        let (who, to) = reading.culprit.map_or(
-            ("the clients".to_owned(), "one destination".to_owned()),
-            |owner| {
-                let to = owner.lost.destinations.first();
-                (
-                    owner.name.clone(),
-                    to.map_or_else(|| "one destination".to_owned(), |to| to.name.clone()),
-                )
-            },
-        );
+        let who = culprit_or_clients(reading);
+        let to = reading.lost_to().map_or("one destination", |to| &to.name);
         Advice::new(
             "nat_ports",
             format!(
@@ -165,6 +157,10 @@ fn nat_ports(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
     })
 }
 
+fn culprit_or_clients<'a>(reading: &Reading<'a>) -> &'a str {
+    reading.culprit.map_or("the clients", |owner| &owner.name)
+}
+
 fn of_limit(reading: &Reading<'_>) -> String {
     if reading.limit == 0 {
         String::new()
@@ -175,13 +171,8 @@ fn of_limit(reading: &Reading<'_>) -> String {
 
 fn dns_clash(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
     (cause.kind == CauseKind::Clash).then(|| {
-        let who = reading
-            .culprit
-            .map_or_else(|| "the clients".to_owned(), |owner| owner.name.clone());
-        let dns = reading
-            .culprit
-            .and_then(|owner| owner.lost.destinations.first())
-            .is_some_and(|first| first.port == 53);
+        let who = culprit_or_clients(reading);
+        let dns = reading.lost_to().is_some_and(|first| first.port == 53);
         let text = if dns {
             format!(
                 "Have {who} ask DNS one query at a time (`options single-request-reopen` or `use-vc` in resolv.conf), or \
@@ -290,8 +281,7 @@ fn stop_flood(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
             ),
         )),
         CauseKind::OneWayUdp => {
-            let to =
-                foremost(owner).map_or_else(String::new, |first| format!(" to {}", first.name));
+            let to = NamedDestination::after(" to ", foremost(owner));
             Some(Advice::new(
                 "stop_flood",
                 format!(

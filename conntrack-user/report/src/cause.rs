@@ -8,7 +8,10 @@ use ctpressure_model::{
 };
 use serde::Serialize;
 
-use super::reading::{Reading, part, ratio};
+use super::{
+    evidence::{NamedDestination, OwnerEvidence},
+    reading::{Reading, part, ratio},
+};
 
 mod filling;
 
@@ -210,10 +213,7 @@ fn nat_exhausted(reading: &Reading<'_>) -> Option<Cause> {
     let found = reading.evidence.kernel.found;
     // NAT looks at 8 to 248 tuples before it gives up; a race finds none or few.
     (found >= clashes.saturating_mul(5)).then(|| {
-        let to = reading
-            .culprit
-            .and_then(|owner| owner.lost.destinations.first())
-            .map_or_else(String::new, |first| format!(" for {}", first.name));
+        let to = NamedDestination::after(" for ", reading.lost_to());
         Cause::new(
             CauseKind::NatExhausted,
             format!(
@@ -231,10 +231,7 @@ fn nat_exhausted(reading: &Reading<'_>) -> Option<Cause> {
 
 fn clash(reading: &Reading<'_>) -> Option<Cause> {
     let clashes = mainly(reading, DropReason::Clash)?;
-    let dns = reading
-        .culprit
-        .and_then(|owner| owner.lost.destinations.first())
-        .is_some_and(|first| first.port == 53);
+    let dns = reading.lost_to().is_some_and(|first| first.port == 53);
     let how = if dns {
         "pairs of DNS queries from one socket raced each other to get an entry"
     } else {
@@ -304,7 +301,7 @@ fn requests(reading: &Reading<'_>) -> Option<Cause> {
 }
 
 /// `93 % of the entries`
-pub(super) fn of_entries(reading: &Reading<'_>, owner: &super::evidence::OwnerEvidence) -> String {
+pub(super) fn of_entries(reading: &Reading<'_>, owner: &OwnerEvidence) -> String {
     format!("{} of the entries", share_f64(reading.share(owner)))
 }
 
@@ -313,6 +310,6 @@ pub(super) fn rate(rate: f64) -> String {
 }
 
 /// The part of an owner's entries in a state, 0 to 1.
-pub(super) fn in_state(owner: &super::evidence::OwnerEvidence, state: &str) -> f64 {
+pub(super) fn in_state(owner: &OwnerEvidence, state: &str) -> f64 {
     part(&owner.states, state)
 }

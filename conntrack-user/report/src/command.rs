@@ -113,10 +113,9 @@ impl ReportCommand {
 
     fn of_incident(reader: &Reader, covered: Span, number: u32) -> anyhow::Result<Report> {
         let (incidents, _) = gather::incidents(reader, covered)?;
-        let chosen = usize::try_from(number)
-            .ok()
-            .and_then(|number| incidents.get(number.checked_sub(1)?));
-        let Some(incident) = chosen else {
+        // The first one is number 1.
+        let chosen = incidents.iter().zip(1..).find(|(_, at)| *at == number);
+        let Some((incident, _)) = chosen else {
             return Err(failure(
                 match incidents.len() {
                     0 => "the journal has no incident".to_owned(),
@@ -161,16 +160,8 @@ impl ReportCommand {
         };
         if span.until <= span.from {
             return Err(failure(
-                format!(
-                    "the journal has nothing from {} to {}",
-                    time::rfc3339(asked.from),
-                    time::rfc3339(asked.until)
-                ),
-                &format!(
-                    "it has {} to {} (UTC)",
-                    time::rfc3339(covered.from),
-                    time::rfc3339(covered.until)
-                ),
+                format!("the journal has nothing from {asked}"),
+                &format!("it has {covered} (UTC)"),
             ));
         }
         let (incidents, names) = gather::incidents(reader, span)?;

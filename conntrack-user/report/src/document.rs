@@ -7,7 +7,10 @@ use ctpressure_model::{
     cost::{MemoryRange, WhenFull},
     owner::OwnerKind,
     pressure::{lifetime::Lifetime, state::Pressure},
-    words::{bytes, grouped, plural, seconds, time},
+    words::{
+        bytes, grouped, plural, seconds,
+        time::{self, serialize_known_seconds, serialize_seconds},
+    },
 };
 use serde::Serialize;
 
@@ -79,10 +82,12 @@ pub(crate) struct ReportedLosses {
     pub(crate) reasons: Vec<ReportedReason>,
     /// Live entries removed to make room.
     pub(crate) evictions: u64,
-    /// When the first packet was lost, RFC 3339.
-    pub(crate) first_drop: Option<String>,
-    /// When the first packet was lost or the first entry evicted, RFC 3339.
-    first_loss: Option<String>,
+    /// When the first packet was lost, seconds since 1970.
+    #[serde(serialize_with = "serialize_known_seconds")]
+    pub(crate) first_drop: Option<u64>,
+    /// When the first packet was lost or the first entry evicted, seconds since 1970.
+    #[serde(serialize_with = "serialize_known_seconds")]
+    first_loss: Option<u64>,
 }
 
 /// Packets lost for one reason.
@@ -98,7 +103,9 @@ pub(crate) struct ReportedReason {
 /// When the table was fullest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Peak {
-    pub(crate) time: String,
+    /// Seconds since 1970.
+    #[serde(serialize_with = "serialize_seconds")]
+    pub(crate) time: u64,
     pub(crate) entries: u64,
     /// The limit then; 0: none or not known.
     pub(crate) limit: u64,
@@ -138,8 +145,9 @@ pub(crate) struct Sufferer {
     pub(crate) drops: BTreeMap<&'static str, u64>,
     /// Of those, packets that others sent to it.
     pub(crate) from_others: u64,
-    /// Its first packet lost, RFC 3339.
-    pub(crate) first_drop: Option<String>,
+    /// Its first packet lost, seconds since 1970.
+    #[serde(serialize_with = "serialize_known_seconds")]
+    pub(crate) first_drop: Option<u64>,
     /// Its live entries that were removed to make room.
     pub(crate) evicted: u64,
     /// Different connections among the lost packets, as far as they were seen in detail.
@@ -195,7 +203,7 @@ impl Report {
             ],
             losses: losses(&reading),
             peak: Peak {
-                time: time::rfc3339(reading.peak_at),
+                time: reading.peak_at,
                 entries: reading.entries,
                 limit: reading.limit,
                 pressure: reading.pressure,
@@ -229,16 +237,6 @@ impl Report {
     }
 }
 
-impl Report {
-    /// When the first packet was lost, seconds since 1970.
-    pub(crate) fn first_drop(&self) -> Option<u64> {
-        match time::parse(self.losses.first_drop.as_deref()?) {
-            Ok(time::Moment::At(at)) => Some(at),
-            _ => None,
-        }
-    }
-}
-
 fn losses(reading: &Reading<'_>) -> ReportedLosses {
     let reasons = DropReason::ALL
         .into_iter()
@@ -253,8 +251,8 @@ fn losses(reading: &Reading<'_>) -> ReportedLosses {
         packets: reading.lost,
         reasons,
         evictions: reading.evictions,
-        first_drop: reading.first_drop.map(time::rfc3339),
-        first_loss: reading.first_loss.map(time::rfc3339),
+        first_drop: reading.first_drop,
+        first_loss: reading.first_loss,
     }
 }
 
@@ -292,10 +290,7 @@ fn sufferer(owner: &OwnerEvidence) -> Sufferer {
         kind: owner.kind,
         drops,
         from_others: owner.drops_ingress,
-        first_drop: owner
-            .first_drop
-            .filter(|_| owner.dropped() > 0)
-            .map(time::rfc3339),
+        first_drop: owner.first_drop.filter(|_| owner.dropped() > 0),
         evicted: owner.victims,
         connections: owner.lost.flows,
         failed: failed.iter().take(DETAILS).cloned().collect(),

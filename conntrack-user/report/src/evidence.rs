@@ -3,7 +3,7 @@
 //! Everything after this is pure: `super::cause`, `super::advice` and the printing see nothing but
 //! an [`Evidence`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, time::SystemTime};
 
 use conntrack_ebpf::record::DropReason;
 use ctpressure_journal::{ChangeResult, ChangedBy, KernelGrowth};
@@ -11,7 +11,7 @@ use ctpressure_model::{
     cost::{EntryCost, Slab, entry::kernel_version},
     owner::OwnerKind,
     pressure::{lifetime::Lifetime, state::Pressure},
-    words::time::serialize_seconds,
+    words::time::{rfc3339, serialize_seconds, unix},
 };
 use serde::Serialize;
 
@@ -99,24 +99,16 @@ pub struct EvidencePoint {
     pub seconds: u64,
     /// The most entries within the step.
     pub entries_most: u64,
-    /// Entries at its end.
-    pub entries: u64,
     /// The lowest limit in it; 0: none or not known.
     pub limit: u64,
     /// The highest pressure within the step.
     pub pressure: Pressure,
     /// Entries that entered, of all tables.
     pub inserts: u64,
-    /// Entries that left, of all tables.
-    pub deletes: u64,
     /// Packets lost, of all tables.
     pub drops: ByReason,
     /// Live entries removed to make room, of all tables.
     pub evictions: u64,
-    /// Tuples that NAT found taken, in this table.
-    pub found: u64,
-    /// Packets that could not be tracked, in this table.
-    pub invalid: u64,
 }
 
 /// One owner in one step of time.
@@ -151,8 +143,6 @@ pub struct OwnerEvidence {
     pub(crate) live_before: u64,
     /// Entries when the table had most.
     pub(crate) live_at_peak: u64,
-    /// Its own most entries in the focus.
-    pub(crate) live_most: u64,
     /// The first second that the journal has of it, if that is in what is shown.
     pub(crate) appeared: Option<u64>,
     /// Entries that entered in the focus.
@@ -202,6 +192,13 @@ pub(crate) struct NamedDestination {
     pub(crate) share: f64,
     /// It was not among the owner's destinations before the focus.
     pub(crate) new: bool,
+}
+
+impl NamedDestination {
+    /// Its name after `lead`; nothing where there is none.
+    pub(crate) fn after(lead: &str, destination: Option<&Self>) -> String {
+        destination.map_or_else(String::new, |one| format!("{lead}{}", one.name))
+    }
 }
 
 /// What events with detail tell of packets lost, or of entries evicted.
@@ -307,6 +304,12 @@ impl Span {
     }
 }
 
+impl fmt::Display for Span {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{} to {}", rfc3339(self.from), rfc3339(self.until))
+    }
+}
+
 impl EvidencePoint {
     /// Packets lost, for any reason.
     pub(crate) fn lost(&self) -> u64 {
@@ -349,6 +352,18 @@ impl Evidence {
     /// The second in which a step begins.
     pub(crate) const fn at(&self, point: usize) -> u64 {
         self.shown.from + point as u64 * self.step
+    }
+
+    /// The step that begins at this time, if it is one of those that are shown.
+    pub(crate) fn step_at(&self, time: SystemTime) -> Option<usize> {
+        let since = unix(time).checked_sub(self.shown.from)?;
+        usize::try_from(since / self.step.max(1)).ok()
+    }
+
+    /// The point of that step.
+    pub(crate) fn point_at(&mut self, time: SystemTime) -> Option<&mut EvidencePoint> {
+        let at = self.step_at(time)?;
+        self.points.get_mut(at)
     }
 
     /// The points of the focus.

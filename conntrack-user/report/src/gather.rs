@@ -6,8 +6,7 @@ use std::{
 };
 
 use ctpressure_journal::{
-    JournalError, KernelGrowth, Loss, NetnsId, OwnerId, Reader, RecordedNetns, Recording,
-    TablePoint,
+    JournalError, KernelGrowth, NetnsId, OwnerId, Reader, RecordedNetns, Recording, TablePoint,
 };
 use ctpressure_model::{
     pressure::as_count,
@@ -175,11 +174,7 @@ pub(crate) fn evidence(
         node(&mut evidence, &within, &tables)?;
         owners::add_focus(focus, &mut owners, &within, &known)?;
     }
-    let begins = Begins {
-        from: shown.from,
-        step: evidence.step,
-    };
-    flows::add(&mut evidence, reader, &mut owners, begins)?;
+    flows::add(&mut evidence, reader, &mut owners)?;
     evidence.owners = owners.into_values().collect();
     evidence
         .owners
@@ -219,36 +214,18 @@ fn shown_in(
     };
     let id = netns.map(|(id, _)| *id);
     let tables = recording.table_points(bucket)?;
-    let begins = Begins {
-        from: shown.from,
-        step,
-    };
-    add_table(&mut evidence, &tables, id, begins);
+    add_table(&mut evidence, &tables, id);
     evidence.other_tables = others(&tables, id, &namespaces, focus);
     for point in recording.total_points(bucket)? {
-        if let Some(to) = begins
-            .point(point.at)
-            .and_then(|at| evidence.points.get_mut(at))
-        {
+        if let Some(to) = evidence.point_at(point.at) {
             to.seconds = whole_seconds(point.seconds);
             to.inserts = sane(point.inserts);
-            to.deletes = sane(point.deletes);
             to.evictions = sane(point.evictions);
         }
     }
-    for point in recording.kernel_points(bucket)? {
-        if Some(point.netns) == id
-            && let Some(to) = begins
-                .point(point.at)
-                .and_then(|at| evidence.points.get_mut(at))
-        {
-            to.found = sane(point.growth.found);
-            to.invalid = sane(point.growth.invalid);
-        }
-    }
     add_changes(&mut evidence, &recording)?;
-    evidence.gaps = gaps(&evidence.points, begins);
-    let owners = owners::shown(&mut evidence, &recording, begins)?;
+    evidence.gaps = gaps(&evidence);
+    let owners = owners::shown(&mut evidence, &recording)?;
     Ok((evidence, owners, tables))
 }
 
@@ -274,27 +251,9 @@ fn lost(within: &Recording<'_>) -> Result<u64, JournalError> {
         .saturating_add(evictions.not_recorded))
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Begins {
-    from: u64,
-    step: u64,
-}
-
-impl Begins {
-    /// Which point begins at this time.
-    fn point(self, at: SystemTime) -> Option<usize> {
-        let since = unix(at).checked_sub(self.from)?;
-        usize::try_from(since / self.step).ok()
-    }
-}
-
-fn add_table(evidence: &mut Evidence, tables: &[TablePoint], id: Option<NetnsId>, begins: Begins) {
+fn add_table(evidence: &mut Evidence, tables: &[TablePoint], id: Option<NetnsId>) {
     for point in tables.iter().filter(|point| Some(point.netns) == id) {
-        if let Some(to) = begins
-            .point(point.at)
-            .and_then(|at| evidence.points.get_mut(at))
-        {
-            to.entries = sane(point.entries);
+        if let Some(to) = evidence.point_at(point.at) {
             to.entries_most = sane(point.entries_max);
             to.limit = sane(point.limit.unwrap_or(0));
             to.pressure = point.pressure;
@@ -345,22 +304,20 @@ fn add_changes(evidence: &mut Evidence, recording: &Recording<'_>) -> Result<(),
 }
 
 /// Steps that the journal has nothing of, side by side.
-fn gaps(points: &[EvidencePoint], begins: Begins) -> Vec<Span> {
+fn gaps(evidence: &Evidence) -> Vec<Span> {
     let mut gaps: Vec<Span> = Vec::new();
-    for (at, _) in points
-        .iter()
-        .enumerate()
-        .filter(|(_, point)| point.seconds == 0)
-    {
-        let from = begins.from + at as u64 * begins.step;
-        let until = from + begins.step;
+    for (at, point) in evidence.points.iter().enumerate() {
+        if point.seconds > 0 {
+            continue;
+        }
+        let (from, until) = (evidence.at(at), evidence.at(at + 1));
         match gaps.last_mut() {
             Some(last) if last.until == from => last.until = until,
             _ => gaps.push(Span { from, until }),
         }
     }
     // One late sample is none.
-    gaps.retain(|gap| gap.seconds() > (2 * begins.step).min(5));
+    gaps.retain(|gap| gap.seconds() > (2 * evidence.step).min(5));
     gaps
 }
 
@@ -414,14 +371,6 @@ fn table_name(netns: &RecordedNetns) -> TableName {
     TableName {
         netns: netns.inode,
         name: clean(&netns.name),
-    }
-}
-
-/// Where a loss is counted by reason; `None`: it is no packet.
-const fn reason_of(loss: Loss) -> Option<usize> {
-    match loss {
-        Loss::Packet(reason) => Some(reason as usize - 1),
-        _ => None,
     }
 }
 

@@ -64,27 +64,19 @@ pub(crate) fn page(report: &Report) -> String {
     );
     header(&mut out, report, node);
     figures(&mut out, report);
-    section(&mut out, "timeline", "Timeline", |out| {
-        timeline(out, report);
-    });
-    section(&mut out, "filled", "Who filled it", |out| {
-        owners::filled(out, report);
-    });
-    section(&mut out, "suffered", "Who suffered", |out| {
-        owners::suffered(out, report);
-    });
-    section(&mut out, "why", "Why packets were lost", |out| {
-        reasons(out, report);
-    });
-    section(&mut out, "advice", "What to do", |out| advice(out, report));
+    section(&mut out, report, "timeline", "Timeline", timeline);
+    section(&mut out, report, "filled", "Who filled it", owners::filled);
+    section(
+        &mut out,
+        report,
+        "suffered",
+        "Who suffered",
+        owners::suffered,
+    );
+    section(&mut out, report, "why", "Why packets were lost", reasons);
+    section(&mut out, report, "advice", "What to do", advice);
     if !report.notes.is_empty() {
-        section(&mut out, "notes", "Notes", |out| {
-            out.push_str("<ul>\n");
-            for note in &report.notes {
-                let _ = writeln!(out, "<li>{}</li>", Escaped(note));
-            }
-            out.push_str("</ul>\n");
-        });
+        section(&mut out, report, "notes", "Notes", notes);
     }
     let _ = write!(
         out,
@@ -95,10 +87,16 @@ pub(crate) fn page(report: &Report) -> String {
     out
 }
 
-fn section(out: &mut String, id: &str, title: &str, fill: impl FnOnce(&mut String)) {
+fn section(
+    out: &mut String,
+    report: &Report,
+    id: &str,
+    title: &str,
+    fill: fn(&mut String, &Report),
+) {
     let _ = writeln!(out, "<section id=\"{id}\" aria-labelledby=\"{id}-title\">");
     let _ = writeln!(out, "<h2 id=\"{id}-title\">{title}</h2>");
-    fill(out);
+    fill(out, report);
     out.push_str("</section>\n");
 }
 
@@ -149,9 +147,9 @@ const fn title(report: &Report) -> &'static str {
 
 /// The numbers that a reader looks for first.
 fn figures(out: &mut String, report: &Report) {
-    let first = report.losses.first_drop.as_deref().map_or_else(
+    let first = report.losses.first_drop.map_or_else(
         || "in this time".to_owned(),
-        |first| format!("the first at {}", &first[11..19]),
+        |first| format!("the first at {}", time::clock(first)),
     );
     let room = report.limit_that_holds;
     let takes = report.limit_that_holds_bytes;
@@ -167,7 +165,7 @@ fn figures(out: &mut String, report: &Report) {
     let peak = format!(
         "limit {}, at {}",
         limit_in_words(report.peak.limit),
-        &report.peak.time[11..19]
+        time::clock(report.peak.time)
     );
     let evictions = report.losses.evictions;
     out.push_str("<dl class=\"figures\">\n");
@@ -319,4 +317,12 @@ fn advice(out: &mut String, report: &Report) {
         out.push_str("</li>\n");
     }
     out.push_str("</ol>\n");
+}
+
+fn notes(out: &mut String, report: &Report) {
+    out.push_str("<ul>\n");
+    for note in &report.notes {
+        let _ = writeln!(out, "<li>{}</li>", Escaped(note));
+    }
+    out.push_str("</ul>\n");
 }

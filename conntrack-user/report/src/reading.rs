@@ -8,7 +8,7 @@ use ctpressure_model::{
 
 use super::{
     demand::{self, Demand},
-    evidence::{ByReason, Evidence, LostFlows, OwnerEvidence, lost},
+    evidence::{ByReason, Evidence, LostFlows, NamedDestination, OwnerEvidence, lost},
 };
 
 /// Kernel default of `nf_conntrack_udp_timeout`, seconds.
@@ -185,6 +185,11 @@ impl<'a> Reading<'a> {
             .or(grown)
             .or_else(|| most(&|owner| owner.live_at_peak))
             .or(filler)
+    }
+
+    /// Where most of the packets went that the culprit lost.
+    pub(crate) fn lost_to(&self) -> Option<&'a NamedDestination> {
+        self.culprit?.lost.destinations.first()
     }
 
     /// The last time that the limit was lowered before the first loss (or before the table was fullest),

@@ -6,7 +6,7 @@ use ctpressure_model::words::{a_second, grouped, list, plural, share, share_f64,
 use super::{
     advice::Advice,
     cause::{Cause, CauseKind, foremost},
-    evidence::OwnerEvidence,
+    evidence::{NamedDestination, OwnerEvidence},
     reading::Reading,
 };
 
@@ -138,11 +138,7 @@ fn owner(reading: &Reading<'_>, cause: &Cause) -> String {
         );
     };
     if !cause.kind.is_filling() && cause.kind != CauseKind::LongChains {
-        let to = culprit
-            .lost
-            .destinations
-            .first()
-            .map_or_else(String::new, |to| format!(", most of them to {}", to.name));
+        let to = NamedDestination::after(", most of them to ", reading.lost_to());
         return format!(
             "It was {} that lost {} of these packets, {}{to}{}",
             culprit.name,
@@ -151,7 +147,7 @@ fn owner(reading: &Reading<'_>, cause: &Cause) -> String {
             suffered(reading, Some(culprit))
         );
     }
-    let to = foremost(culprit).map_or_else(String::new, |to| format!(" to {}", to.name));
+    let to = NamedDestination::after(" to ", foremost(culprit));
     let rate = reading.attempts_climbing(culprit);
     let opened = if rate >= 0.05 {
         let verb = if culprit.inserts_ingress * 2 > culprit.inserts {

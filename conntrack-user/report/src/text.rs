@@ -32,11 +32,7 @@ pub fn report(report: &Report) -> String {
     } else {
         shorten(&report.node.name, 40)
     };
-    let _ = writeln!(
-        out,
-        "ctpressure report: {} to {}",
-        report.time[0], report.time[1]
-    );
+    let _ = writeln!(out, "ctpressure report: {}", report.focus);
     let _ = writeln!(
         out,
         "{node}, Linux {}, table of {}",
@@ -329,7 +325,7 @@ fn sufferer(out: &mut String, owner: &Sufferer) {
             "-".to_owned()
         },
         grouped(owner.evicted),
-        owner.first_drop.as_ref().map_or("-", |time| &time[11..19]),
+        owner.first_drop.map_or_else(|| "-".to_owned(), time::clock),
     );
     let _ = writeln!(out, "{}", line.trim_end());
     // Most lose packets to a full table only.
@@ -398,12 +394,7 @@ pub(crate) fn incidents(
     covered: super::evidence::Span,
 ) -> String {
     let mut out = String::new();
-    let _ = writeln!(
-        out,
-        "The journal has {} to {}.",
-        time::rfc3339(covered.from),
-        time::rfc3339(covered.until)
-    );
+    let _ = writeln!(out, "The journal has {covered}.");
     if incidents.is_empty() {
         out.push_str("No incident: no table came near its limit, and nothing was lost.\n");
         return out;

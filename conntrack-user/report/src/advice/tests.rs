@@ -18,7 +18,6 @@ fn evidence() -> Evidence {
     let mut points = vec![
         EvidencePoint {
             seconds: 1,
-            entries: 400,
             entries_most: 400,
             limit: LIMIT,
             ..EvidencePoint::default()
@@ -26,7 +25,7 @@ fn evidence() -> Evidence {
         SECONDS
     ];
     for (at, point) in points.iter_mut().enumerate().skip(FULL) {
-        (point.entries, point.entries_most, point.pressure) = (LIMIT, LIMIT, Pressure::Full);
+        (point.entries_most, point.pressure) = (LIMIT, Pressure::Full);
         if at < FULL + 3 {
             point.drops[0] = 100;
             let of_owner = &mut owner.points[at];
@@ -38,7 +37,7 @@ fn evidence() -> Evidence {
     }
     owner.drops[0] = 300;
     (owner.inserts, owner.deletes) = (600, 5);
-    (owner.live_before, owner.live_at_peak, owner.live_most) = (350, 950, 950);
+    (owner.live_before, owner.live_at_peak) = (350, 950);
     (owner.lost.detailed, owner.lost.flows) = (300, 300);
     let to = destination("10.0.0.9", 8080, "tcp");
     owner.lost.destinations = vec![to.clone()];
@@ -66,7 +65,6 @@ fn calm() -> Evidence {
     for point in &mut evidence.points {
         *point = EvidencePoint {
             seconds: 1,
-            entries: 400,
             entries_most: 400,
             limit: LIMIT,
             ..EvidencePoint::default()

@@ -33,25 +33,21 @@ fn from_to(owner: &OwnerEvidence) -> String {
 
 /// `, most of them to 10.0.0.1:80/tcp`; empty if there is none that has most.
 fn mostly_to(owner: &OwnerEvidence) -> String {
-    foremost(owner).map_or_else(String::new, |first| {
-        format!(", most of them to {}", first.name)
-    })
+    NamedDestination::after(", most of them to ", foremost(owner))
 }
 
 /// The destination of more than half of an owner's connections, as asked for if that is known.
 pub(in super::super) fn foremost(owner: &OwnerEvidence) -> Option<&NamedDestination> {
-    let half = |destinations: &'_ [NamedDestination]| {
-        destinations.iter().position(|first| first.share > 0.5)
-    };
-    if let Some(at) = half(&owner.services) {
-        return owner.services.get(at);
+    fn half(destinations: &[NamedDestination]) -> Option<&NamedDestination> {
+        destinations.iter().find(|first| first.share > 0.5)
     }
-    let destinations = if owner.destinations.is_empty() {
-        &owner.lost.destinations
-    } else {
-        &owner.destinations
-    };
-    destinations.get(half(destinations)?)
+    half(&owner.services).or_else(|| {
+        half(if owner.destinations.is_empty() {
+            &owner.lost.destinations
+        } else {
+            &owner.destinations
+        })
+    })
 }
 
 pub(super) fn limit_lowered(reading: &Reading<'_>) -> Option<Cause> {
@@ -117,13 +113,13 @@ pub(super) fn syn_flood(reading: &Reading<'_>) -> Option<Cause> {
             && evicted_tcp > 0.8
             && owner.victims * 2 > owner.inserts);
     (from_outside && unfinished && (sources >= MANY_SOURCES || half_open > 0.5)).then(|| {
-        let to = owner
-            .lost
-            .destinations
-            .first()
-            .or_else(|| owner.evicted.destinations.first())
-            .or_else(|| owner.destinations.first())
-            .map_or_else(String::new, |first| format!(" at {}", first.name));
+        let [lost, evicted, opened] = [
+            &owner.lost.destinations,
+            &owner.evicted.destinations,
+            &owner.destinations,
+        ]
+        .map(|destinations| destinations.first());
+        let to = NamedDestination::after(" at ", lost.or(evicted).or(opened));
         Cause::new(
             CauseKind::SynFlood,
             format!(
@@ -196,9 +192,8 @@ pub(super) fn dns_storm(reading: &Reading<'_>) -> Option<Cause> {
     let owner = reading.culprit?;
     let dns = dns_part(owner);
     (dns >= 0.5).then(|| {
-        let server = foremost(owner)
-            .filter(|first| first.port == 53)
-            .map_or_else(String::new, |first| format!(" to {}", first.name));
+        let server = foremost(owner).filter(|first| first.port == 53);
+        let server = NamedDestination::after(" to ", server);
         Cause::new(
             CauseKind::DnsStorm,
             format!(

@@ -16,7 +16,7 @@ use super::{
         evidence::{Evidence, LostFlows, NamedDestination, OwnerEvidence},
         reading::ratio,
     },
-    Begins, clean,
+    clean,
     owners::{destination_name, first_drop},
     time,
 };
@@ -126,7 +126,6 @@ pub(super) fn add(
     evidence: &mut Evidence,
     reader: &Reader,
     owners: &mut BTreeMap<OwnerId, OwnerEvidence>,
-    begins: Begins,
 ) -> Result<(), JournalError> {
     let (mut drops, mut evictions) = (LossTallies::default(), LossTallies::default());
     let focus = evidence.focus;
@@ -168,7 +167,7 @@ pub(super) fn add(
         }
         if owner.first_drop.is_none() {
             let at = owner.points.iter().position(|point| point.drops > 0);
-            owner.first_drop = at.map(|at| begins.from + at as u64 * begins.step);
+            owner.first_drop = at.map(|at| evidence.at(at));
         }
     }
     Ok(())

@@ -17,7 +17,7 @@ use super::{
         evidence::{Evidence, NamedDestination, OwnerEvidence, OwnerStep, Span},
         reading::ratio,
     },
-    Begins, clean, reason_of, sane,
+    clean, sane,
 };
 
 /// Owners with their own points; the others, which had least, are left out.
@@ -29,28 +29,17 @@ const DESTINATIONS: usize = 10;
 pub(super) fn shown(
     evidence: &mut Evidence,
     shown: &Recording<'_>,
-    begins: Begins,
 ) -> Result<BTreeMap<OwnerId, OwnerEvidence>, JournalError> {
     let mut owners = named(evidence, shown)?;
     let ids: Vec<OwnerId> = owners.keys().copied().collect();
-    add_points(evidence, &mut owners, shown, begins, &ids)?;
-    let focus = evidence.focus_points();
+    add_points(evidence, &mut owners, shown, &ids)?;
     let peak = evidence.peak();
     for owner in owners.values_mut() {
-        owner.live_at_peak = live_at(owner, peak);
-        let most = focus.clone().map(|at| live_at(owner, at)).max();
-        owner.live_most = most.unwrap_or(0);
+        let point = owner.points.get(peak);
+        owner.live_at_peak = point.map_or(0, |point| u64::from(point.live));
     }
     add_states(&mut owners, shown)?;
     Ok(owners)
-}
-
-/// Its entries at the end of a step.
-fn live_at(owner: &OwnerEvidence, at: usize) -> u64 {
-    owner
-        .points
-        .get(at)
-        .map_or(0, |point| u64::from(point.live))
 }
 
 /// Destinations that owners have in a time before.
@@ -138,16 +127,15 @@ fn add_points(
     evidence: &mut Evidence,
     owners: &mut BTreeMap<OwnerId, OwnerEvidence>,
     shown: &Recording<'_>,
-    begins: Begins,
     ids: &[OwnerId],
 ) -> Result<(), JournalError> {
     // Where a direction did not move it holds what it held.
     let mut held: BTreeMap<(OwnerId, bool), Vec<(usize, u64)>> = BTreeMap::new();
     // Refusals and evictions of which it is known whether they were the first of their flow.
     let mut told: BTreeMap<OwnerId, [u64; 2]> = BTreeMap::new();
-    let bucket = std::time::Duration::from_secs(begins.step);
+    let bucket = std::time::Duration::from_secs(evidence.step);
     for point in shown.owner_points(bucket, ids)? {
-        let Some(at) = begins.point(point.at) else {
+        let Some(at) = evidence.step_at(point.at) else {
             continue;
         };
         let Some((owner, to)) = owners.get_mut(&point.owner).and_then(|owner| {
@@ -159,10 +147,9 @@ fn add_points(
         let of = |loss| sane(point.losses.get(&loss).copied().unwrap_or(0));
         let mut packets = 0_u64;
         for (loss, number) in &point.losses {
-            if let Some(reason) = reason_of(*loss) {
-                let sum = &mut evidence.points[at].drops[reason];
-                *sum += sane(*number);
-                if reason != 4 {
+            if let Loss::Packet(reason) = *loss {
+                evidence.points[at].drops[reason as usize - 1] += sane(*number);
+                if reason != DropReason::TableFullRequest {
                     packets += sane(*number);
                 }
             }
@@ -195,15 +182,12 @@ fn add_points(
     for (id, owner) in owners.iter_mut() {
         let [refused, evicted] = told.get(id).copied().unwrap_or_default();
         tell_the_others(&mut owner.points, refused, evicted);
-        let mut seen = None;
+        let mut seen: Option<usize> = None;
         for ingress in [false, true] {
             let mut live = before.get(&(*id, ingress)).copied().unwrap_or(0);
             let mut changes = held.get(&(*id, ingress)).into_iter().flatten().peekable();
             let first = changes.peek().map(|(at, _)| *at);
-            seen = match (seen, first) {
-                (Some(seen), Some(first)) => Some(std::cmp::min::<usize>(seen, first)),
-                (seen, first) => seen.or(first),
-            };
+            seen = seen.into_iter().chain(first).min();
             for (at, point) in owner.points.iter_mut().enumerate() {
                 while let Some((_, now)) = changes.next_if(|(change, _)| *change <= at) {
                     live = *now;
@@ -214,7 +198,7 @@ fn add_points(
         // It had nothing when the report begins, and there was time to see that.
         owner.appeared = seen
             .filter(|first| owner.live_before == 0 && *first > 1)
-            .map(|first| begins.from + first as u64 * begins.step);
+            .map(|first| evidence.at(first));
     }
     Ok(())
 }
@@ -259,26 +243,25 @@ fn add_sums(
         }
         for (loss, number) in sum.losses {
             let number = sane(number);
-            match (loss, reason_of(loss)) {
-                (Loss::Victim, _) => owner.victims += number,
-                (Loss::Cause, _) => owner.causes += number,
-                (Loss::RefusedFirst, _) => {
+            match loss {
+                Loss::Victim => owner.victims += number,
+                Loss::Cause => owner.causes += number,
+                Loss::RefusedFirst => {
                     owner.lost.flows += number;
                     owner.lost.told += number;
                 }
-                (Loss::RefusedAgain, _) => owner.lost.told += number,
-                (Loss::EvictedFirst, _) => {
+                Loss::RefusedAgain => owner.lost.told += number,
+                Loss::EvictedFirst => {
                     owner.evicted.flows += number;
                     owner.evicted.told += number;
                 }
-                (Loss::EvictedAgain, _) => owner.evicted.told += number,
-                (_, Some(reason)) => {
-                    owner.drops[reason] += number;
-                    if ingress && reason != 4 {
+                Loss::EvictedAgain => owner.evicted.told += number,
+                Loss::Packet(reason) => {
+                    owner.drops[reason as usize - 1] += number;
+                    if ingress && reason != DropReason::TableFullRequest {
                         owner.drops_ingress += number;
                     }
                 }
-                _ => {}
             }
         }
     }
@@ -339,10 +322,8 @@ pub(super) fn first_drop(
         .duration_since(std::time::UNIX_EPOCH)
         .ok()
         .and_then(|since| u64::try_from(since.as_nanos()).ok());
-    evidence.first_drop_ns = match (evidence.first_drop_ns, nanoseconds) {
-        (Some(first), Some(now)) => Some(first.min(now)),
-        (first, now) => first.or(now),
-    };
+    let before = evidence.first_drop_ns;
+    evidence.first_drop_ns = before.into_iter().chain(nanoseconds).min();
 }
 
 #[cfg(test)]

@@ -33,41 +33,13 @@ pub(super) fn all(out: &mut String, report: &Report) {
         if values.iter().any(|value| *value > 0) {
             let sum = grouped(values.iter().sum());
             let top = round_up(values.iter().copied().max().unwrap_or(0));
-            let mut drawing = String::new();
-            let _ = write!(
-                drawing,
-                "<path class=\"{class}\" d=\"{}\"/>",
-                bars(values, &vec![0; values.len()], top)
-            );
-            let per = per_step(timeline);
-            chart(
-                out,
-                report,
-                Chart {
-                    title: name,
-                    about: &format!("{sum} in all; {per}"),
-                    class: "small",
-                    top,
-                    drawing: &drawing,
-                    legend: &[],
-                },
-            );
+            let path = bars(values, &vec![0; values.len()], top);
+            let drawing = format!("<path class=\"{class}\" d=\"{path}\"/>");
+            let about = format!("{sum} in all; {}", per_step(timeline));
+            chart(out, report, name, &about, top, &drawing, &[]);
         }
     }
     out.push_str("</div>\n");
-}
-
-#[derive(Clone, Copy)]
-struct Chart<'a> {
-    title: &'a str,
-    /// What it shows, in words.
-    about: &'a str,
-    class: &'a str,
-    /// Value at its upper edge.
-    top: u64,
-    drawing: &'a str,
-    /// Class of the sample, name.
-    legend: &'a [(String, String)],
 }
 
 fn per_step(timeline: &ReportTimeline) -> String {
@@ -89,15 +61,9 @@ fn entries(out: &mut String, report: &Report) {
         most.max(limit)
     };
     let top = round_up(shown + shown / 12 + 1);
-    let mut drawing = String::new();
-    let _ = write!(
-        drawing,
-        "<path class=\"entries\" d=\"{}\"/>",
-        area(&timeline.entries, &timeline.recorded, top)
-    );
-    let _ = write!(
-        drawing,
-        "<path class=\"limit\" d=\"{}\"/>",
+    let drawing = format!(
+        "<path class=\"entries\" d=\"{}\"/><path class=\"limit\" d=\"{}\"/>",
+        area(&timeline.entries, &timeline.recorded, top),
         steps(&timeline.limit, top)
     );
     let mut legend = vec![
@@ -116,18 +82,9 @@ fn entries(out: &mut String, report: &Report) {
     if report.focus.seconds() < timeline.len() as u64 * timeline.step {
         legend.push(("focus".to_owned(), "what this report is about".to_owned()));
     }
-    chart(
-        out,
-        report,
-        Chart {
-            title: "Entries against the limit",
-            about: &format!("table of {}", report.table.name),
-            class: "large",
-            top,
-            drawing: &drawing,
-            legend: &legend,
-        },
-    );
+    let title = "Entries against the limit";
+    let about = format!("table of {}", report.table.name);
+    chart(out, report, title, &about, top, &drawing, &legend);
 }
 
 fn inserts(out: &mut String, report: &Report) {
@@ -161,30 +118,23 @@ fn inserts(out: &mut String, report: &Report) {
         let sum = grouped(series.values.iter().sum());
         legend.push((class, format!("{}: {sum}", series.name)));
     }
-    chart(
-        out,
-        report,
-        Chart {
-            title: "Connections opened, by owner",
-            about: &per_step(timeline),
-            class: "large",
-            top,
-            drawing: &drawing,
-            legend: &legend,
-        },
-    );
+    let (title, about) = ("Connections opened, by owner", per_step(timeline));
+    chart(out, report, title, &about, top, &drawing, &legend);
 }
 
-fn chart(out: &mut String, report: &Report, chart: Chart<'_>) {
+/// One chart. `about`: what it shows, in words; `top`: the value at its upper edge; `legend`: the class of each sample, and its
+/// name. One without a legend is small.
+fn chart(
+    out: &mut String,
+    report: &Report,
+    title: &str,
+    about: &str,
+    top: u64,
+    drawing: &str,
+    legend: &[(String, String)],
+) {
     let timeline = &report.timeline;
-    let Chart {
-        title,
-        about,
-        class,
-        top,
-        drawing,
-        legend,
-    } = chart;
+    let class = if legend.is_empty() { "small" } else { "large" };
     let _ = write!(
         out,
         "<figure class=\"{class}\">\n<figcaption><b>{title}</b> <span class=\"quiet\">{}</span></figcaption>\n\
@@ -201,7 +151,7 @@ fn chart(out: &mut String, report: &Report, chart: Chart<'_>) {
         "<rect class=\"focus\" x=\"{}\" y=\"0\" width=\"{}\" height=\"{HEIGHT}\"/>\
          <path class=\"grid\" d=\"M0 0H{width}M0 {half}H{width}\"/>",
         place(timeline, report.focus.from, 1.0),
-        width_of(timeline, report),
+        place(timeline, timeline.from + report.focus.seconds(), 1.0),
         width = timeline.len(),
         half = HEIGHT / 2
     );
@@ -232,11 +182,6 @@ fn place(timeline: &ReportTimeline, second: u64, unit: f64) -> String {
     format!("{:.2}", steps * unit)
 }
 
-fn width_of(timeline: &ReportTimeline, report: &Report) -> String {
-    let seconds = as_f64(report.focus.seconds());
-    format!("{:.2}", seconds / as_f64(timeline.step.max(1)))
-}
-
 /// Where the limit changed, by number, and where the first packet was lost.
 fn markers(out: &mut String, report: &Report) {
     let timeline = &report.timeline;
@@ -250,7 +195,7 @@ fn markers(out: &mut String, report: &Report) {
             );
         }
     }
-    if let Some(first) = report.first_drop() {
+    if let Some(first) = report.losses.first_drop {
         let _ = writeln!(
             out,
             "<span class=\"mark first\" style=\"left:{}%\"></span>",

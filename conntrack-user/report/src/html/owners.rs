@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use ctpressure_model::{
     owner::OwnerKind,
-    words::{grouped, lifetime, per_second, plural, share_f64},
+    words::{grouped, lifetime, per_second, plural, share_f64, time},
 };
 
 use super::{
@@ -120,6 +120,6 @@ fn sufferer(out: &mut String, owner: &Sufferer) {
         "<td>{}</td><td>{connections}</td><td>{}</td><td>{}</td></tr>",
         grouped(packets(owner)),
         grouped(owner.evicted),
-        owner.first_drop.as_ref().map_or("–", |time| &time[11..19])
+        owner.first_drop.map_or_else(|| "–".to_owned(), time::clock)
     );
 }

@@ -125,7 +125,6 @@ fn of_report(root: &Root) -> Figures {
     let memory = memory::read(root).expect("meminfo");
     let point = EvidencePoint {
         seconds: 1,
-        entries: tables.tables[0].entries,
         entries_most: tables.tables[0].entries,
         limit: tables.limit,
         ..EvidencePoint::default()
