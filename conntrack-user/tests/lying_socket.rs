@@ -181,7 +181,7 @@ fn one_that_breaks_off() {
         greet(stream);
         say(stream, b"{\"kind\":\"drop\",\"ti");
     })
-    .is_named(&["has ended"]);
+    .is_named(&["closed the connection"]);
 }
 
 #[test]

@@ -115,8 +115,8 @@ pub enum SocketError {
         reason: String,
     },
     /// It took the request and ended.
-    #[error("the agent that listened on {} has ended", .0.display())]
-    Ended(PathBuf),
+    #[error("the agent has ended")]
+    Ended,
     /// It took the request and hung up, and an agent is there: the same one, or its successor.
     #[error("the agent that listens on {} closed the connection", .0.display())]
     HungUp(PathBuf),
@@ -138,7 +138,7 @@ impl SocketError {
             Self::Protocol { .. } => {
                 "use the ctpressure of the same version as the running agent (see /status)"
             }
-            Self::Ended(_) => {
+            Self::Ended => {
                 "start it again; while none runs, `ctpressure top` and `ctpressure watch` load the probes themselves"
             }
             Self::HungUp(_) => {

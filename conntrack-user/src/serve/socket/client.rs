@@ -133,7 +133,7 @@ impl<T: DeserializeOwned> Remote<T> {
         let path = self.path.clone();
         match is_served(&path).await {
             Ok(true) => SocketError::HungUp(path),
-            Ok(false) => SocketError::Ended(path),
+            Ok(false) => SocketError::Ended,
             Err(source) => SocketError::Io { path, source },
         }
     }
