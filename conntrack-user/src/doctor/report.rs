@@ -141,7 +141,10 @@ impl DoctorNode {
             memory_bytes: facts.memory,
             loaded: facts.loaded,
             limit: settings.limit,
-            limit_from: limit::origins(facts),
+            limit_from: limit::origins(facts)
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             entries_per_mib: limit::per_mib(facts),
             buckets: settings.buckets,
             nodes_per_bucket_when_full: chain,

@@ -1,5 +1,7 @@
 //! How far the limit may be raised: what the node can afford. Pure.
 
+use std::fmt;
+
 use super::settings::{MOST, Settings};
 use crate::kernel::memory::NodeMemory;
 use ctpressure_model::{
@@ -12,11 +14,34 @@ use ctpressure_model::{
 const OF_FREE: f64 = 0.5;
 
 /// How far the limit may be raised.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Ceiling {
     pub limit: u64,
-    /// What makes it.
-    pub reason: String,
+    pub by: CeilingBy,
+}
+
+/// What makes a ceiling.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum CeilingBy {
+    /// `--max-limit`.
+    Setting(u64),
+    /// `--max-memory-share` of the node's memory.
+    Share(f64),
+    /// Half of the memory that is free now.
+    Free,
+}
+
+impl fmt::Display for CeilingBy {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Setting(most) => write!(to, "--max-limit {most}"),
+            Self::Share(share) => {
+                let share = share_f64(*share);
+                write!(to, "--max-memory-share: {share} of the node's memory")
+            }
+            Self::Free => to.write_str("half of the memory that is free now"),
+        }
+    }
 }
 
 /// The highest limit that the node can afford: full tables and their buckets, each entry with its extension, take at
@@ -40,21 +65,19 @@ pub(crate) fn ceiling(
     };
     let most = Ceiling {
         limit: settings.max_limit.min(MOST),
-        reason: format!("--max-limit {}", settings.max_limit),
+        by: CeilingBy::Setting(settings.max_limit),
     };
-    let of_node = Ceiling {
-        limit: affordable(of_node),
-        reason: format!(
-            "--max-memory-share: {} of the node's memory",
-            share_f64(share)
-        ),
-    };
-    let of_free = Ceiling {
-        limit: affordable(of_free),
-        reason: "half of the memory that is free now".to_owned(),
-    };
-    let lower = |one: Ceiling, other: Ceiling| if other.limit < one.limit { other } else { one };
-    lower(lower(most, of_node), of_free)
+    let of_memory = [
+        (affordable(of_node), CeilingBy::Share(share)),
+        (affordable(of_free), CeilingBy::Free),
+    ];
+    of_memory.into_iter().fold(most, |lowest, (limit, by)| {
+        if limit < lowest.limit {
+            Ceiling { limit, by }
+        } else {
+            lowest
+        }
+    })
 }
 
 #[cfg(test)]
@@ -91,15 +114,16 @@ mod tests {
         let one = Sharing::of([50_000].into_iter(), 65_536);
         let settings = settings(0.05, 2_097_152);
         let small = ceiling(&new(), node(2), &one, 65_536, &settings);
+        assert_eq!(small.by, CeilingBy::Share(0.05));
         let reason = "--max-memory-share: 5 % of the node's memory";
-        assert_eq!(small.reason, reason);
+        assert_eq!(small.by.to_string(), reason);
         assert!((270_000..280_000).contains(&small.limit), "{small:?}");
         let large = ceiling(&new(), node(512), &one, 262_144, &settings);
         assert_eq!(
             large,
             Ceiling {
                 limit: 2_097_152,
-                reason: "--max-limit 2097152".to_owned()
+                by: CeilingBy::Setting(2_097_152)
             }
         );
         let short = NodeMemory {
@@ -107,8 +131,8 @@ mod tests {
             available: 64 << 20,
         };
         assert_eq!(
-            ceiling(&new(), short, &one, 65_536, &settings).reason,
-            "half of the memory that is free now"
+            ceiling(&new(), short, &one, 65_536, &settings).by,
+            CeilingBy::Free
         );
     }
 

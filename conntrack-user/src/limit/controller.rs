@@ -347,6 +347,6 @@ impl Controller {
         report.memory_bytes = Some(seen.memory.total);
         report.entry_bytes = Some(seen.cost);
         report.ceiling = Some(ceiling.limit);
-        report.ceiling_reason = Some(ceiling.reason);
+        report.ceiling_reason = Some(ceiling.by.to_string());
     }
 }

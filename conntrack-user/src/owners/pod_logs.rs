@@ -69,7 +69,7 @@ impl PodLogs {
         let mut odd = None;
         for entry in entries.flatten().take(MOST) {
             let name = entry.file_name();
-            match name.to_str().ok_or(SHAPE).and_then(parse) {
+            match name.to_str().ok_or(Odd::Shape).and_then(parse) {
                 Ok((namespace, pod, uid)) => {
                     names.insert(uid, (namespace.to_owned(), pod.to_owned()));
                 }
@@ -104,10 +104,15 @@ impl PodLogs {
 }
 
 /// Why a folder's name is not a pod's.
-type Odd = &'static str;
-const SHAPE: Odd = "is not of the form NAMESPACE_NAME_UID";
-const NO_UID: Odd = "has no UID at its end";
-const NAME: Odd = "has a name that Kubernetes does not allow";
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Odd {
+    #[error("is not of the form NAMESPACE_NAME_UID")]
+    Shape,
+    #[error("has no UID at its end")]
+    Uid,
+    #[error("has a name that Kubernetes does not allow")]
+    Name,
+}
 
 /// Namespace, name and UID. Neither of the names may contain `_`.
 fn parse(folder: &str) -> Result<(&str, &str, String), Odd> {
@@ -115,9 +120,9 @@ fn parse(folder: &str) -> Result<(&str, &str, String), Odd> {
     let (Some(namespace), Some(pod), Some(uid), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Err(SHAPE);
+        return Err(Odd::Shape);
     };
-    let uid = cgroup_path::uid(uid).ok_or(NO_UID)?;
+    let uid = cgroup_path::uid(uid).ok_or(Odd::Uid)?;
     let allowed = |name: &str, longest: usize| {
         !name.is_empty()
             && name.len() <= longest
@@ -127,7 +132,7 @@ fn parse(folder: &str) -> Result<(&str, &str, String), Odd> {
     };
     // RFC 1123: a label, and a subdomain.
     if !allowed(namespace, 63) || namespace.contains('.') || !allowed(pod, 253) {
-        return Err(NAME);
+        return Err(Odd::Name);
     }
     Ok((namespace, pod, uid))
 }
@@ -153,14 +158,14 @@ mod tests {
             Ok(("kube-system", "etcd-node.example", HASH.to_owned()))
         );
         for (name, why) in [
-            (String::new(), SHAPE),
-            ("lost+found".to_owned(), SHAPE),
-            (format!("shop_cart-0_extra_{UID}"), SHAPE),
-            ("shop_cart-0_1234".to_owned(), NO_UID),
-            (format!("shop__{UID}"), NAME),
-            (format!("sh.op_cart_{UID}"), NAME),
-            (format!("shop_ca\"rt_{UID}"), NAME),
-            (format!("shop_{}_{UID}", "x".repeat(254)), NAME),
+            (String::new(), Odd::Shape),
+            ("lost+found".to_owned(), Odd::Shape),
+            (format!("shop_cart-0_extra_{UID}"), Odd::Shape),
+            ("shop_cart-0_1234".to_owned(), Odd::Uid),
+            (format!("shop__{UID}"), Odd::Name),
+            (format!("sh.op_cart_{UID}"), Odd::Name),
+            (format!("shop_ca\"rt_{UID}"), Odd::Name),
+            (format!("shop_{}_{UID}", "x".repeat(254)), Odd::Name),
         ] {
             assert_eq!(parse(&name), Err(why), "{name}");
         }

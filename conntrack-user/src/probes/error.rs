@@ -21,7 +21,7 @@ pub enum AttachError {
     /// A capability is not there.
     #[error("{capability} is missing: it is needed to {purpose}")]
     Capability {
-        /// Which one.
+        /// The one that this process lacks.
         capability: caps::Capability,
         /// What it is needed for.
         purpose: &'static str,

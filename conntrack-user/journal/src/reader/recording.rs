@@ -192,7 +192,7 @@ pub fn milliseconds(time: SystemTime) -> i64 {
         })
 }
 
-/// Milliseconds as seconds.
+/// Seconds of a time that the journal keeps in milliseconds.
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
 pub fn seconds(milliseconds: i64) -> f64 {
     milliseconds as f64 / 1000.0

@@ -1,5 +1,7 @@
 //! How the limit came to be, and whether it is one to live with.
 
+use std::{fmt, path::PathBuf};
+
 use ctpressure_model::words::grouped;
 
 use crate::doctor::{Facts, Finding, Severity};
@@ -7,6 +9,39 @@ use crate::doctor::{Facts, Finding, Severity};
 /// Entries of a hash bucket array in one page: the kernel rounds up to that.
 const PER_PAGE: u64 = 512;
 const GIB: u64 = 1 << 30;
+
+/// What gives just this number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LimitOrigin {
+    /// The kernel chose it when conntrack was loaded.
+    KernelDefault,
+    /// `hashsize=` when the module was loaded: eight entries for each bucket.
+    ModuleParameter,
+    KubeProxy {
+        max_per_core: u64,
+        min: u64,
+    },
+    /// A file of sysctl.d.
+    File(PathBuf),
+}
+
+impl fmt::Display for LimitOrigin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KernelDefault => formatter.write_str("the kernel's default for this RAM"),
+            Self::ModuleParameter => {
+                formatter.write_str("8 for each bucket, as the module parameter hashsize= gives")
+            }
+            Self::KubeProxy { max_per_core, min } => write!(
+                formatter,
+                "kube-proxy's {} a core, at least {}",
+                grouped(*max_per_core),
+                grouped(*min)
+            ),
+            Self::File(path) => path.display().fmt(formatter),
+        }
+    }
+}
 
 /// Buckets and limit that the kernel chooses by itself (`nf_conntrack_init_start`): before 5.15 fewer
 /// buckets with four entries each, then one. `None`: RAM or version are not known.
@@ -32,7 +67,7 @@ pub(crate) fn kernel_default(facts: &Facts) -> Option<(u64, u64)> {
 
 /// Everything that gives just the limit that is in force. Empty: none of those that can be known does, so a
 /// program or a person wrote it (an init container, a node agent, `sysctl -w`).
-pub(crate) fn origins(facts: &Facts) -> Vec<String> {
+pub(crate) fn origins(facts: &Facts) -> Vec<LimitOrigin> {
     let Some(limit) = facts.settings.limit.filter(|limit| *limit > 0) else {
         return Vec::new();
     };
@@ -40,27 +75,25 @@ pub(crate) fn origins(facts: &Facts) -> Vec<String> {
     if let Some(file) = facts.set_by_file("nf_conntrack_max")
         && file.value == limit
     {
-        origins.push(file.file.display().to_string());
+        origins.push(LimitOrigin::File(file.file.clone()));
     }
     if let Some(proxy) = &facts.proxy
         && facts.cpus.and_then(|cpus| proxy.wanted(cpus)) == Some(limit)
     {
-        origins.push(format!(
-            "kube-proxy's {} a core, at least {}",
-            grouped(proxy.max_per_core),
-            grouped(proxy.min)
-        ));
+        origins.push(LimitOrigin::KubeProxy {
+            max_per_core: proxy.max_per_core,
+            min: proxy.min,
+        });
     }
     if let Some((_, default)) = kernel_default(facts) {
         // What the kernel reserves later is not in the RAM that it counted when it chose.
         let small = facts.memory.is_some_and(|memory| memory <= GIB);
         if limit == default || (small && limit.abs_diff(default) * 10 <= default) {
-            origins.push("the kernel's default for this RAM".to_owned());
+            origins.push(LimitOrigin::KernelDefault);
         }
     }
     if facts.settings.buckets.map(|buckets| buckets * 8) == Some(limit) {
-        // When the module was loaded: eight entries for each bucket.
-        origins.push("8 for each bucket, as the module parameter hashsize= gives".to_owned());
+        origins.push(LimitOrigin::ModuleParameter);
     }
     origins
 }
@@ -232,27 +265,32 @@ mod tests {
     #[test]
     fn what_gives_the_limit() {
         let mut facts = healthy();
-        let proxy = "kube-proxy's 65,536 a core, at least 131,072";
-        let kernel = "the kernel's default for this RAM";
-        assert_eq!(origins(&facts), [proxy, kernel]);
+        let proxy = LimitOrigin::KubeProxy {
+            max_per_core: 65_536,
+            min: 131_072,
+        };
+        assert_eq!(origins(&facts), [proxy.clone(), LimitOrigin::KernelDefault]);
         facts.settings.buckets = Some(32_768);
         assert_eq!(
             origins(&facts),
             [
                 proxy,
-                kernel,
-                "8 for each bucket, as the module parameter hashsize= gives"
+                LimitOrigin::KernelDefault,
+                LimitOrigin::ModuleParameter
             ]
         );
         facts.proxy = None;
         facts.settings.limit = Some(500_000);
-        assert_eq!(origins(&facts), [""; 0]);
+        assert_eq!(origins(&facts), []);
         facts.files = vec![FileSetting {
             file: "/etc/sysctl.d/1.conf".into(),
             name: "nf_conntrack_max".to_owned(),
             value: 500_000,
         }];
-        assert_eq!(origins(&facts), ["/etc/sysctl.d/1.conf"]);
+        assert_eq!(
+            origins(&facts),
+            [LimitOrigin::File("/etc/sysctl.d/1.conf".into())]
+        );
         assert_eq!(per_mib(&facts), Some(63));
     }
 

@@ -28,9 +28,9 @@ pub(super) fn guards(policy: &Policy, seen: &Observation, to: u64) -> Vec<String
             "a table has held {peak} entries lately: it would be nearly full at once"
         ));
     }
-    let Ceiling { limit, reason } = policy.ceiling(seen);
+    let Ceiling { limit, by } = policy.ceiling(seen);
     if to > limit && to > seen.size.limit {
-        guards.push(format!("the ceiling is {limit}: {reason}"));
+        guards.push(format!("the ceiling is {limit}: {by}"));
     }
     let foreign = match ledger.ours {
         Some(_) => ledger.highest_foreign,

@@ -66,7 +66,7 @@ impl Policy {
         let (target, besides) = self.target(seen, demand, pressure, look)?;
         let ceiling = self.ceiling(seen);
         if ceiling.limit < limit + limit / WORTH_IT {
-            let reason = ceiling.reason;
+            let reason = ceiling.by;
             self.advice.push(format!(
                 "the limit can't be raised beyond {} ({reason}): give the node more memory, allow more, or see `ctpressure top` \
                  for who fills the table",
