@@ -37,6 +37,16 @@ pub(crate) enum Clock {
     Counted,
 }
 
+impl Clock {
+    /// What the program with the scenarios takes, to run only those that are for this clock.
+    pub(crate) const fn flag(self) -> &'static str {
+        match self {
+            Self::Real => " --clock real",
+            Self::Counted => " --clock counted",
+        }
+    }
+}
+
 /// A guest that is to run scenarios.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
@@ -72,12 +82,8 @@ impl Job {
 
     /// What tells the scenarios which of them are for this guest.
     fn clock_flag(&self) -> &'static str {
-        match self.clock {
-            // All are run in one.
-            _ if !self.whole => "",
-            Clock::Real => " --clock real",
-            Clock::Counted => " --clock counted",
-        }
+        // Elsewhere all are run in one.
+        if self.whole { self.clock.flag() } else { "" }
     }
 
     /// Whether it has something to do, by the names that the program with the scenarios lists: another architecture's does
