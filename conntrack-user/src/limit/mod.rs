@@ -11,7 +11,7 @@
 //! * `knobs`: the sysctls that are written; `store`: the state on disk; `lock`: one controller a node;
 //! * `node`, `look`, `culprit`: what is read of the node, of a table, and who may have set the limit;
 //! * [`change`]: the record of one change, and the history of them;
-//! * `report`: what the controller says of itself, part of each snapshot; `follow`: each change once.
+//! * `report`: what the controller says of itself, handed on by `control`; `follow`: each change once.
 
 pub(crate) mod ceiling;
 pub(crate) mod control;
