@@ -22,7 +22,7 @@ pub struct JournalStatus {
     /// Seconds that it has only together with the next one, because it could not be written in
     /// time: their counts are not lost.
     pub samples_lost: u64,
-    /// Drops and evictions whose detail it does not have.
+    /// Drops and evictions whose detail it does not have, and changes of the limit that it does not have.
     pub events_lost: u64,
     /// The name that a damaged journal was given when this one began.
     #[serde(skip_serializing_if = "Option::is_none")]

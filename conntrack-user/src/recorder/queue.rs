@@ -136,9 +136,11 @@ impl Journal {
 }
 
 impl JournalQueue {
-    /// Notes a change of the limit; `false`: there was no room in the queue.
-    pub(crate) fn limit_change(&self, change: LimitChange) -> bool {
-        self.sender.try_send(Message::Limit(change)).is_ok()
+    /// Notes a change of the limit. One that finds no room in the queue is counted as lost.
+    pub(crate) fn limit_change(&self, change: LimitChange) {
+        if self.sender.try_send(Message::Limit(change)).is_err() {
+            self.health.lose_events(1);
+        }
     }
 
     /// Notes what the limit controller has told since `noted`.
@@ -331,5 +333,18 @@ mod tests {
             (ChangedBy::Other, ChangeResult::Seen)
         );
         assert!(changes.next(&all).is_empty());
+    }
+
+    #[test]
+    fn a_change_of_the_limit_that_finds_no_room_is_counted_as_lost() {
+        let (sender, _nobody_reads) = mpsc::sync_channel(WAITING);
+        let queue = JournalQueue {
+            sender,
+            health: Arc::default(),
+        };
+        for _ in 0..WAITING + 3 {
+            queue.limit_change(LimitChange::from(&change(1, 0, By::Controller)));
+        }
+        assert_eq!(queue.health.status().events_lost, 3);
     }
 }

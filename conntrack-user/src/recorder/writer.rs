@@ -185,6 +185,7 @@ impl JournalWriter {
         self.differ.told(&change);
         if self.changes.len() == MOST_CHANGES {
             self.changes.pop_front();
+            self.health.lose_events(1);
         }
         self.changes.push_back(change);
         self.write_changes();
