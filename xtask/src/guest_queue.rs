@@ -24,14 +24,20 @@ struct Waiting {
 impl Waiting {
     /// The next of those that may run now; `None` when nothing may.
     fn next(&mut self) -> Option<Job> {
-        let first = |clock| self.jobs.iter().position(|job| job.clock == clock);
-        let next = match (self.host_is_busy, self.running) {
-            (false, _) => first(Clock::Real).or_else(|| first(Clock::Counted)),
-            // Whose clock counts instructions does not care; one leaves the host's stage a CPU.
-            (true, 0) => first(Clock::Counted),
-            (true, _) => None,
-        };
-        self.jobs.remove(next?)
+        let clocks: Vec<Clock> = self.jobs.iter().map(|job| job.clock).collect();
+        self.jobs
+            .remove(next(&clocks, self.running, self.host_is_busy)?)
+    }
+}
+
+/// Which of the guests with these clocks may run now; the first comes first, of its clock.
+fn next(waiting: &[Clock], running: usize, host_is_busy: bool) -> Option<usize> {
+    let first = |clock| waiting.iter().position(|one| *one == clock);
+    match (host_is_busy, running) {
+        (false, _) => first(Clock::Real).or_else(|| first(Clock::Counted)),
+        // Whose clock counts instructions does not care; one leaves the host's stage a CPU.
+        (true, 0) => first(Clock::Counted),
+        (true, _) => None,
     }
 }
 
@@ -96,5 +102,21 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beside_the_host_s_stage_runs_one_guest_whose_clock_does_not_care() {
+        let waiting = [Clock::Real, Clock::Counted, Clock::Counted];
+        assert_eq!(next(&waiting, 0, true), Some(1));
+        assert_eq!(next(&waiting, 1, true), None);
+        assert_eq!(next(&waiting[..1], 0, true), None);
+        assert_eq!(next(&waiting, 1, false), Some(0));
+        assert_eq!(next(&waiting[1..], 1, false), Some(0));
+        assert_eq!(next(&[], 0, false), None);
     }
 }

@@ -37,14 +37,13 @@ impl Made {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let mut stale = 0;
-    let mut files = all()?;
+    let mut made = all()?;
     if arguments.kernels {
-        files.push(Made {
-            path: folder().join("docs/kernels.md"),
-            content: kernels::document()?,
-        });
+        let path = folder().join("docs/kernels.md");
+        let content = kernels::document(&files::text(&path)?)?;
+        made.push(Made { path, content });
     }
-    for made in files {
+    for made in made {
         if made.is_current() {
             continue;
         }

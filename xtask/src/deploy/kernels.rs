@@ -52,9 +52,28 @@ impl KernelResults {
 }
 
 /// The document; an error if the whole suite was not run here on each kernel.
-pub(super) fn document() -> Result<String> {
-    let results = read(&command::repository().join(FOLDER));
-    table(&results.context("run `cargo xtask test` first, whose results the table shows")?)
+///
+/// `before` is the document as it is: what it says of another architecture stays if nothing was run there.
+pub(super) fn document(before: &str) -> Result<String> {
+    let results = read(&command::repository().join(FOLDER))
+        .context("run `cargo xtask test` first, whose results the table shows")?;
+    let mut text = table(&results)?;
+    text += &kept(before, &results);
+    Ok(text)
+}
+
+/// Rows of kernels of another architecture, of which there are no results.
+fn kept(before: &str, results: &[(String, KernelResults)]) -> String {
+    let flavour = Arch::Arm64.flavour();
+    let is_other = |name: &str| name.ends_with(&flavour);
+    if results.iter().any(|(name, _)| is_other(name)) {
+        return String::new();
+    }
+    let rows = before.split_inclusive('\n').filter(|line| {
+        let name = line.split('|').nth(1).map(str::trim);
+        name.is_some_and(is_other)
+    });
+    rows.collect()
 }
 
 /// The results on the newest kernel of each prefix in the matrix, and on those of another architecture that were run.
@@ -118,7 +137,8 @@ fn whole(guest: &Path) -> Result<String> {
 fn table(kernels: &[(String, KernelResults)]) -> Result<String> {
     let mut text = String::from(
         "# Kernels\n\nMade by `cargo xtask generate --kernels` from the results of the last `cargo xtask test`: how many scenarios passed on each kernel, by \
-         the mechanism that they were run with. Scenarios that do not depend on the kernel are run on one.\n\n\
+         the mechanism that they were run with. Scenarios that do not depend on the kernel are run on one. The row of another architecture is of the last \
+         run there.\n\n\
          | kernel | fentry/fexit | kprobe/kretprobe | both or neither | failed |\n|---|---|---|---|---|\n",
     );
     for (version, results) in kernels {
@@ -161,6 +181,17 @@ mod tests {
             text.ends_with("| 6.12.118 | 1 | 1 | 2 | life[fentry] |\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_row_of_another_architecture_stays_until_it_is_run_again() {
+        let row = format!("| 6.12.1{} | 5 | 6 | 7 | none |\n", Arch::Arm64.flavour());
+        let before = format!("# Kernels\n\n| 6.12.1-cloud-amd64 | 1 | 2 | 3 | none |\n{row}");
+        let of = |name: String| [(name, KernelResults::default())];
+        let here = of("6.12.2-cloud-amd64".to_owned());
+        assert_eq!(kept(&before, &here), row);
+        let there = of(format!("6.12.2{}", Arch::Arm64.flavour()));
+        assert_eq!(kept(&before, &there), "");
     }
 
     #[test]
