@@ -2,7 +2,7 @@
 //! system, its lists and its configuration stay as they are, and no root is needed.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -279,10 +279,21 @@ fn write_if_changed(path: &Path, content: &str) -> Result<()> {
     files::write(path, content)
 }
 
-/// Where programs that were unpacked for this machine find their libraries.
-pub(crate) fn libraries(folder: &Path) -> String {
-    let places = ["usr/lib", "lib"].map(|place| folder.join(place).join(Arch::Amd64.libraries()));
-    places.map(|place| place.display().to_string()).join(":")
+/// Where programs that were unpacked for this machine find their libraries: `LD_LIBRARY_PATH`. What it says already stays, behind that:
+/// where cargo runs by rustup the toolchain is in it, in which the linker of the eBPF object finds LLVM.
+pub(crate) fn libraries(folder: &Path) -> OsString {
+    libraries_before(folder, env::var_os("LD_LIBRARY_PATH"))
+}
+
+fn libraries_before(folder: &Path, others: Option<OsString>) -> OsString {
+    let own = ["usr/lib", "lib"].map(|place| folder.join(place).join(Arch::Amd64.libraries()));
+    let mut places = own.map(PathBuf::into_os_string).join(OsStr::new(":"));
+    // An empty one would stand for the working folder.
+    if let Some(others) = others.filter(|others| !others.is_empty()) {
+        places.push(":");
+        places.push(others);
+    }
+    places
 }
 
 /// The Debian suite of this machine, e.g. `bookworm`.
@@ -314,4 +325,22 @@ pub(crate) fn version_numbers(version: &str) -> Vec<u64> {
         .split(|character: char| !character.is_ascii_digit())
         .filter_map(|digits| digits.parse().ok())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_that_are_found_already_stay() {
+        let places =
+            |others: Option<&str>| libraries_before(Path::new("/x"), others.map(OsString::from));
+        let own = "/x/usr/lib/x86_64-linux-gnu:/x/lib/x86_64-linux-gnu";
+        assert_eq!(places(None), *own);
+        assert_eq!(places(Some("")), *own);
+        assert_eq!(
+            places(Some("/toolchain/lib")),
+            *format!("{own}:/toolchain/lib")
+        );
+    }
 }

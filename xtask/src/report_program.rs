@@ -91,7 +91,7 @@ fn with_mingw(cache: &Cache) -> Result<Command> {
         let folders = std::iter::once(own.join("usr/bin")).chain(std::env::split_paths(&path));
         cargo.env("PATH", std::env::join_paths(folders)?);
         // Only what this machine lacks is there.
-        cargo.env("LD_LIBRARY_PATH", own.join("usr/lib/x86_64-linux-gnu"));
+        cargo.env("LD_LIBRARY_PATH", apt::libraries(&own));
     }
     Ok(cargo)
 }
