@@ -3,9 +3,10 @@
 //! An entry is charged to one owner, in one direction ([`Party`]). The first of these that knows
 //! somebody decides:
 //!
-//! 1. **The table.** A network namespace that has an owner, and is not the host's, is that owner's
+//! 1. **The table** ([`Table`]). A network namespace that has an owner, and is not the host's, is that owner's
 //!    with all its entries: ingress if the server's address is the owner's and the source's is not,
-//!    else egress.
+//!    else egress. In one without an owner all is nobody's: addresses mean something else there, since
+//!    claims on addresses are those of the host's namespace.
 //! 2. **The source** of the original direction: whoever has that address opened the connection
 //!    (egress). At an address of the host ([`FLAG_SOCKET`]) it is the owner of the sending socket's
 //!    cgroup, else the host.
@@ -20,7 +21,11 @@
 //! have changed hands. While such entries may be left, the address has [`FLAG_TAGGED`] (an address of
 //! the host always has it): what enters is tagged with its party ([`Entering::is_tagged`]), and what leaves
 //! ([`Flow::leaving`]) is charged by its tag. Without one it is the claim's `base`, who had the address before;
-//! if nobody had ([`UNKNOWN`]), it was charged by the rules that follow, and is now.
+//! if nobody had ([`UNKNOWN`]), it was charged by the rules that follow, and is now. A table that changes hands,
+//! or had entries when its owner was found, is claimed in the same way.
+//!
+//! So whoever can't tag an entry that should be (the map is full) charges it to whom it is charged to when it leaves without
+//! one: [`Flow::untagged`].
 //!
 //! How a field is read is the caller's business; what costs the kernel a hundred instructions and does not
 //! always decide is a function, called at most once, and only when it decides.
@@ -32,8 +37,8 @@ use crate::owner::{Claim, Direction, FLAG_SOCKET, FLAG_TAGGED, HOST, Party, UNKN
 pub struct Flow<'a, S> {
     /// The claim on the source of its original direction.
     pub source: Option<&'a Claim>,
-    /// The owner of the table that it is in: see [`slot_of_table`].
-    pub table: Option<u32>,
+    /// The table that it is in.
+    pub table: Table<'a>,
     /// Gives the claim on the source of its replies; of a packet without an entry, on its destination.
     pub server: S,
 }
@@ -69,13 +74,41 @@ impl Entering {
     }
 }
 
-/// An address of an entry that may be an owner's.
+/// For the sake of what an entry has a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The source of the original direction.
+pub enum TagFor {
+    /// The address that is the source of the original direction.
     Source,
-    /// The source of the replies.
+    /// The address that is the source of the replies.
     Server,
+    /// Its table.
+    Table,
+}
+
+/// The table of a network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table<'a> {
+    /// The host's, in which claims on addresses hold.
+    Host,
+    /// That of an owner, by this claim.
+    Owned(&'a Claim),
+    /// Nobody's that is known.
+    Foreign,
+}
+
+impl<'a> Table<'a> {
+    /// The table of the network namespace `netns`, on which `claim_of` gives the claim.
+    #[inline(always)]
+    pub fn of(
+        netns: u32,
+        host_netns: u32,
+        claim_of: impl FnOnce(u32) -> Option<&'a Claim>,
+    ) -> Self {
+        if netns == host_netns {
+            return Self::Host;
+        }
+        claim_of(netns).map_or(Self::Foreign, Self::Owned)
+    }
 }
 
 #[inline(always)]
@@ -88,30 +121,11 @@ const fn ingress(slot: u32) -> Party {
     Party::new(slot, Direction::Ingress)
 }
 
-/// The owner of the table of a network namespace, unless that is the host's. `owned`: whether any
-/// namespace has an owner; if none has, nobody reads which one it is.
-#[inline(always)]
-pub fn slot_of_table(
-    owned: bool,
-    host_netns: u32,
-    netns: impl FnOnce() -> u32,
-    slot_of: impl FnOnce(u32) -> Option<u32>,
-) -> Option<u32> {
-    if !owned {
-        return None;
-    }
-    let netns = netns();
-    if netns == host_netns {
-        return None;
-    }
-    slot_of(netns)
-}
-
 /// Whether a flow [is going to ask for its socket](Entering::asks_socket): told by the claim on its source
-/// and the owner of the table.
+/// and its table.
 #[inline(always)]
-pub fn asks_socket(source: Option<&Claim>, table: impl FnOnce() -> Option<u32>) -> bool {
-    source.is_some_and(|claim| claim.flags & FLAG_SOCKET != 0) && table().is_none()
+pub fn asks_socket<'a>(source: Option<&Claim>, table: impl FnOnce() -> Table<'a>) -> bool {
+    source.is_some_and(|claim| claim.flags & FLAG_SOCKET != 0) && table() == Table::Host
 }
 
 /// Who an entry that [asks for its socket](Entering::asks_socket) is charged to: the owner of the
@@ -129,8 +143,11 @@ pub fn by_socket(slot_of_cgroup: Option<u32>) -> Entering {
 impl<'a, S: Fn() -> Option<&'a Claim>> Flow<'a, S> {
     /// Whose it is in the own table of `slot`.
     #[inline(always)]
-    fn in_table_of(self, slot: u32) -> Party {
-        let is_own = |claim: Option<&Claim>| claim.is_some_and(|claim| claim.slot == slot);
+    fn in_table_of(&self, slot: u32) -> Party {
+        // An owner that is gone keeps its addresses here: what it left has to leave as it came.
+        let is_own = |claim: Option<&Claim>| {
+            claim.is_some_and(|claim| claim.slot == slot || claim.base == slot)
+        };
         if !is_own(self.source) && is_own((self.server)()) {
             ingress(slot)
         } else {
@@ -140,9 +157,16 @@ impl<'a, S: Fn() -> Option<&'a Claim>> Flow<'a, S> {
 
     /// Who an entry that enters its table is charged to.
     #[inline(always)]
-    pub fn entering(self) -> Entering {
-        if let Some(slot) = self.table {
-            return Entering::untagged(self.in_table_of(slot));
+    pub fn entering(&self) -> Entering {
+        match self.table {
+            Table::Host => {}
+            Table::Owned(claim) => {
+                return Entering {
+                    party: self.in_table_of(claim.slot),
+                    flags: claim.flags & FLAG_TAGGED,
+                };
+            }
+            Table::Foreign => return Entering::NOBODY,
         }
         if let Some(claim) = self.source {
             return Entering {
@@ -163,19 +187,36 @@ impl<'a, S: Fn() -> Option<&'a Claim>> Flow<'a, S> {
         }
     }
 
-    /// Who an entry that leaves its table was charged to when it entered. `take_tag` gives its tag, for the
-    /// sake of the address at this end, which has [`FLAG_TAGGED`].
+    /// Who an entry is charged to that should have been [tagged](Entering::is_tagged) and could not be.
     #[inline(always)]
-    pub fn leaving(self, take_tag: impl Fn(End) -> Option<Party>) -> Party {
-        if let Some(slot) = self.table {
-            return self.in_table_of(slot);
+    pub fn untagged(&self) -> Party {
+        self.leaving(|_| None)
+    }
+
+    /// Who an entry that leaves its table was charged to when it entered. `take_tag` gives its tag, for the
+    /// sake of an address that has [`FLAG_TAGGED`], or of the table.
+    #[inline(always)]
+    pub fn leaving(&self, take_tag: impl Fn(TagFor) -> Option<Party>) -> Party {
+        match self.table {
+            Table::Host => {}
+            Table::Owned(claim) => {
+                if claim.flags & FLAG_TAGGED == 0 {
+                    return self.in_table_of(claim.slot);
+                }
+                return match take_tag(TagFor::Table) {
+                    Some(party) => party,
+                    None if claim.base == UNKNOWN => Party::NOBODY,
+                    None => self.in_table_of(claim.base),
+                };
+            }
+            Table::Foreign => return Party::NOBODY,
         }
         let mut is_untagged = false;
         if let Some(claim) = self.source {
             if claim.flags & FLAG_TAGGED == 0 {
                 return egress(claim.slot);
             }
-            if let Some(party) = take_tag(End::Source) {
+            if let Some(party) = take_tag(TagFor::Source) {
                 return party;
             }
             if claim.base != UNKNOWN {
@@ -189,7 +230,7 @@ impl<'a, S: Fn() -> Option<&'a Claim>> Flow<'a, S> {
         if claim.flags & FLAG_TAGGED == 0 || claim.flags & FLAG_SOCKET != 0 {
             return ingress(claim.slot);
         }
-        if !is_untagged && let Some(party) = take_tag(End::Server) {
+        if !is_untagged && let Some(party) = take_tag(TagFor::Server) {
             return party;
         }
         if claim.base == UNKNOWN {
@@ -203,12 +244,14 @@ impl<'a, S: Fn() -> Option<&'a Claim>> Flow<'a, S> {
     /// of its socket's cgroup.
     #[inline(always)]
     pub fn refused(
-        self,
+        &self,
         service: impl FnOnce() -> Option<u32>,
         slot_of_cgroup: impl FnOnce() -> Option<u32>,
     ) -> Party {
-        if let Some(slot) = self.table {
-            return self.in_table_of(slot);
+        match self.table {
+            Table::Host => {}
+            Table::Owned(claim) => return self.in_table_of(claim.slot),
+            Table::Foreign => return Party::NOBODY,
         }
         if let Some(claim) = self.source {
             if claim.flags & FLAG_SOCKET != 0 {

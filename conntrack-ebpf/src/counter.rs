@@ -10,7 +10,7 @@ pub enum Counter {
     HashInserts = 0,
     /// Entries that `nf_ct_resolve_clash_harder` inserted in the reply direction only.
     ClashInserts = 1,
-    /// `__nf_conntrack_confirm` accepted a packet of the original direction (used where
+    /// `__nf_conntrack_confirm` accepted a packet of the original direction without a clash (used where
     /// `__nf_conntrack_hash_insert` is inlined).
     Confirmed = 2,
     /// `nf_conntrack_hash_check_insert` (ctnetlink, BPF) inserted an entry (same use).

@@ -61,6 +61,8 @@ pub const DROP_BUDGET: &str = "DROP_BUDGET";
 pub const EVICTION_BUDGET: &str = "EVICTION_BUDGET";
 /// 1: an insert's record is completed when `__nf_conntrack_confirm` returns (`u32`).
 pub const RECORD_AT_CONFIRM: &str = "RECORD_AT_CONFIRM";
+/// 1: inserts are counted when `__nf_conntrack_confirm` returns (`u32`).
+pub const COUNTS_AT_CONFIRM: &str = "COUNTS_AT_CONFIRM";
 /// Bytes waiting in the ring from which on the reader is woken for inserts too (`u32`).
 pub const WAKE_AT_BYTES: &str = "WAKE_AT_BYTES";
 /// Jiffies after which an open `early_drop` is taken for a missed end (`u32`).

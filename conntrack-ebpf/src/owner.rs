@@ -30,14 +30,14 @@ pub struct Address {
     pub words: [u32; 4],
 }
 
-/// Value of the address map.
+/// Who has an address, or the table of a network namespace: value of the address map and of that of namespaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(not(target_arch = "bpf"), derive(zerocopy::FromZeros))]
 #[repr(C)]
 pub struct Claim {
-    /// Who has the address now: charged for what enters the table.
+    /// Who has it now: charged for what enters.
     pub slot: u32,
-    /// With [`FLAG_TAGGED`]: charged for what leaves the table without a tag.
+    /// With [`FLAG_TAGGED`]: charged for what leaves without a tag.
     pub base: u32,
     /// `FLAG_*` of this module.
     pub flags: u32,
@@ -45,14 +45,15 @@ pub struct Claim {
     pub reserved: u32,
 }
 
-/// Set in [`Claim::flags`]: entries with this address may belong to others than [`Claim::slot`].
+/// Set in [`Claim::flags`]: entries with this address, or in this table, may belong to others than [`Claim::slot`].
 /// Those that enter are tagged with their owner; those that leave without a tag are `base`'s.
 pub const FLAG_TAGGED: u32 = 1;
 /// Set in [`Claim::flags`], with [`FLAG_TAGGED`]: an address of the host, so the sending socket's
 /// cgroup is asked. `slot` and `base` are [`HOST`].
 pub const FLAG_SOCKET: u32 = 2;
 
-/// Key of the tag map: one entry. Its original tuple is unique in its table and zone.
+/// Key of the tag map: one entry. Its original tuple is unique in its table and zone, but for
+/// [the losers of a clash](TagKey::CLASH).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct TagKey {
@@ -60,8 +61,14 @@ pub struct TagKey {
     pub tuple: Tuple,
     /// Inode number of the entry's network namespace.
     pub netns: u32,
-    /// The entry's conntrack zone, 0 by default.
+    /// The entry's conntrack zone, 0 by default, and [`TagKey::CLASH`].
     pub zone: u32,
+}
+
+impl TagKey {
+    /// Set in [`TagKey::zone`] for an entry that lost a clash and was inserted in the reply direction only
+    /// (`IPS_NAT_CLASH`): it has its original tuple in common with the winner, so its `tuple` is that of the replies.
+    pub const CLASH: u32 = 1 << 31;
 }
 
 /// Key of the map of Services: an address that packets from outside ask for, and for which a NAT

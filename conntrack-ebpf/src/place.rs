@@ -75,9 +75,8 @@ struct Place<K, V> {
 pub struct Table<K, V> {
     /// Changes where keys belong.
     seed: u32,
-    /// Network namespaces that have an owner (in the table of addresses): with none, nobody asks
-    /// for the namespace of an entry.
-    pub namespaces: u32,
+    /// Always 0, so that no byte is undefined.
+    reserved: u32,
     /// The places, in the order in which they are looked at.
     places: [Place<K, V>; PLACES],
 }

@@ -29,6 +29,7 @@ documents! {
     "deploy/runbooks/CtpressureChainTooLong.md",
     "deploy/runbooks/CtpressureClashDrops.md",
     "deploy/runbooks/CtpressureConnectionsEvicted.md",
+    "deploy/runbooks/CtpressureCountsDisagree.md",
     "deploy/runbooks/CtpressureEventsLost.md",
     "deploy/runbooks/CtpressureLimitChanged.md",
     "deploy/runbooks/CtpressureLimitFight.md",

@@ -11,12 +11,11 @@ const HOST_NETNS: u32 = 1;
 const POD_NETNS: u32 = 7;
 
 /// A connection between addresses that are numbers, and what is known of it beside.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Connection {
     source: u32,
     server: u32,
-    /// The slot of its table's owner.
-    table: Option<u32>,
+    table: Table<'static>,
     tag: Option<Party>,
     service: Option<u32>,
     /// The slot of its socket's cgroup.
@@ -30,7 +29,11 @@ impl Connection {
         Self {
             source,
             server,
-            ..Self::default()
+            table: Table::Host,
+            tag: None,
+            service: None,
+            socket: None,
+            read: RefCell::default(),
         }
     }
 
@@ -52,9 +55,10 @@ impl Connection {
     }
 
     fn leaves(&self, claims: &Claims) -> Party {
-        self.flow(claims).leaving(|end| match end {
-            End::Source => self.reads("tag of source", self.tag),
-            End::Server => self.reads("tag of server", self.tag),
+        self.flow(claims).leaving(|of| match of {
+            TagFor::Source => self.reads("tag of source", self.tag),
+            TagFor::Server => self.reads("tag of server", self.tag),
+            TagFor::Table => self.reads("tag of table", self.tag),
         })
     }
 
@@ -70,12 +74,15 @@ impl Connection {
         asks_socket(claims.get(&self.source), table)
     }
 
-    /// Enters; gives who is charged for it, and it with its tag.
-    fn entered(&self, claims: &Claims) -> (Party, Self) {
+    /// Enters; gives who is charged for it, and it with its tag, for which there is room or not.
+    fn entered(&self, claims: &Claims, room: bool) -> (Party, Self) {
         let mut entering = self.enters(claims);
         assert_eq!(entering.asks_socket(), self.asks_socket(claims));
         if entering.asks_socket() {
             entering = by_socket(self.socket);
+        }
+        if entering.is_tagged() && !room {
+            return (self.flow(claims).untagged(), self.clone());
         }
         let tag = entering.is_tagged().then_some(entering.party);
         let tagged = Self {
@@ -94,6 +101,10 @@ const fn claim(slot: u32, base: u32, flags: u32) -> Claim {
         reserved: 0,
     }
 }
+
+const OF_2: Table<'_> = Table::Owned(&claim(2, 2, 0));
+const OF_2_LATE: Table<'_> = Table::Owned(&claim(2, UNKNOWN, FLAG_TAGGED));
+const OF_2_AFTER_3: Table<'_> = Table::Owned(&claim(2, 3, FLAG_TAGGED));
 
 const OF_HOST: Claim = claim(HOST, HOST, FLAG_TAGGED | FLAG_SOCKET);
 
@@ -145,7 +156,7 @@ fn a_pods_own_table_is_the_pods_and_the_hosts_is_nobodys() {
         ((1, 9), egress(2)),
     ] {
         let connection = Connection {
-            table: Some(2),
+            table: OF_2,
             ..Connection::new(ends)
         };
         let entering = connection.enters(&node());
@@ -154,10 +165,59 @@ fn a_pods_own_table_is_the_pods_and_the_hosts_is_nobodys() {
         assert_eq!(connection.is_refused(&node()), expected, "{ends:?}");
         assert!(!connection.asks_socket(&node()), "{ends:?}");
     }
-    let slots = |netns: u32| (netns != 8).then_some(2);
-    let table = |netns: u32| slot_of_table(true, HOST_NETNS, || netns, slots);
-    assert_eq!([POD_NETNS, 8, HOST_NETNS].map(table), [Some(2), None, None]);
-    assert_eq!(slot_of_table(false, 1, || unreachable!(), slots), None);
+    const CLAIM: Claim = claim(2, 2, 0);
+    let table = |netns| Table::of(netns, HOST_NETNS, |netns| (netns != 8).then_some(&CLAIM));
+    assert_eq!(
+        [POD_NETNS, 8, HOST_NETNS].map(table),
+        [OF_2, Table::Foreign, Table::Host]
+    );
+}
+
+#[test]
+fn in_a_namespace_without_an_owner_addresses_mean_nothing() {
+    for ends in [(2, 9), (9, 2), (1, 9), (1, 1), (4, 5), (9, 8)] {
+        let connection = Connection {
+            table: Table::Foreign,
+            tag: Some(egress(4)),
+            service: Some(3),
+            socket: Some(6),
+            ..Connection::new(ends)
+        };
+        assert_eq!(connection.enters(&node()), Entering::NOBODY, "{ends:?}");
+        assert_eq!(connection.leaves(&node()), Party::NOBODY, "{ends:?}");
+        assert_eq!(connection.is_refused(&node()), Party::NOBODY, "{ends:?}");
+        assert!(!connection.asks_socket(&node()), "{ends:?}");
+    }
+}
+
+#[test]
+fn what_a_table_held_before_its_owner_was_known_is_nobodys() {
+    let before = Connection {
+        table: OF_2_LATE,
+        ..Connection::new((9, 2))
+    };
+    assert_eq!(before.leaves(&node()), Party::NOBODY);
+    let (party, since) = before.entered(&node(), true);
+    assert_eq!(party, ingress(2));
+    assert_eq!(since.leaves(&node()), party);
+    let of_3 = Connection {
+        table: OF_2_AFTER_3,
+        ..Connection::new((9, 3))
+    };
+    assert_eq!(of_3.leaves(&node()), ingress(3));
+    assert_eq!(of_3.enters(&node()).party, egress(2));
+}
+
+#[test]
+fn an_owner_that_is_gone_keeps_the_direction_of_what_it_left() {
+    let comes_in = Connection {
+        table: OF_2,
+        ..Connection::new((9, 2))
+    };
+    let mut claims = node();
+    assert_eq!(comes_in.enters(&claims).party, ingress(2));
+    claims.insert(2, claim(UNKNOWN, 2, FLAG_TAGGED));
+    assert_eq!(comes_in.leaves(&claims), ingress(2));
 }
 
 #[test]
@@ -208,19 +268,19 @@ fn nothing_is_read_that_does_not_decide() {
     let asks = |connection: &Connection| _ = connection.asks_socket(&claims);
     let nothing: [&str; 0] = [];
     for of in [&enters as &dyn Fn(&Connection), &leaves, &refused, &asks] {
-        assert_eq!(read((2, 3), None, of), nothing);
-        assert_eq!(read((2, 3), Some(2), of), nothing);
+        assert_eq!(read((2, 3), Table::Host, of), nothing);
+        assert_eq!(read((2, 3), OF_2, of), nothing);
     }
-    assert_eq!(read((9, 3), None, &enters), ["server"]);
-    assert_eq!(read((9, 3), None, &leaves), ["server"]);
-    assert_eq!(read((9, 3), None, &refused), ["service", "server"]);
-    assert_eq!(read((1, 3), None, &refused), ["socket"]);
-    assert_eq!(read((4, 3), None, &leaves), ["tag of source"]);
-    assert_eq!(read((9, 4), None, &leaves), ["server", "tag of server"]);
+    assert_eq!(read((9, 3), Table::Host, &enters), ["server"]);
+    assert_eq!(read((9, 3), Table::Host, &leaves), ["server"]);
+    assert_eq!(read((9, 3), Table::Host, &refused), ["service", "server"]);
+    assert_eq!(read((1, 3), Table::Host, &refused), ["socket"]);
+    assert_eq!(read((4, 3), Table::Host, &leaves), ["tag of source"]);
+    assert_eq!(read((9, 4), Table::Host, &leaves), ["server", "tag of server"]);
     // What comes in to the host has none.
-    assert_eq!(read((9, 1), None, &leaves), ["server"]);
+    assert_eq!(read((9, 1), Table::Host, &leaves), ["server"]);
     // One tag for both ends.
-    assert_eq!(read((5, 5), None, &leaves), ["tag of source", "server"]);
+    assert_eq!(read((5, 5), Table::Host, &leaves), ["tag of source", "server"]);
 }
 
 /// Claims as user space makes them, of few owners and few addresses.
@@ -234,9 +294,19 @@ fn claims() -> impl Strategy<Value = Claims> {
     prop::collection::hash_map(1..6_u32, claim, 0..5)
 }
 
+fn table() -> impl Strategy<Value = Table<'static>> {
+    prop_oneof![
+        5 => Just(Table::Host),
+        1 => Just(Table::Foreign),
+        2 => Just(OF_2),
+        1 => Just(OF_2_LATE),
+        1 => Just(OF_2_AFTER_3),
+    ]
+}
+
 fn connection() -> impl Strategy<Value = Connection> {
     let slot = prop::option::weighted(0.3, FIRST..6);
-    (1..7_u32, 1..7_u32, slot.clone(), slot).prop_map(|(source, server, table, socket)| {
+    (1..7_u32, 1..7_u32, table(), slot).prop_map(|(source, server, table, socket)| {
         Connection {
             table,
             socket,
@@ -247,11 +317,17 @@ fn connection() -> impl Strategy<Value = Connection> {
 
 proptest! {
     #[test]
-    fn what_entered_leaves_on_the_same_account(claims in claims(), connection in connection()) {
-        let (party, entry) = connection.entered(&claims);
+    fn what_entered_leaves_on_the_same_account(
+        claims in claims(),
+        connection in connection(),
+        room in any::<bool>(),
+    ) {
+        let (party, entry) = connection.entered(&claims, room);
         prop_assert_eq!(entry.leaves(&claims), party);
-        // So is the packet that would have opened it.
-        prop_assert_eq!(connection.is_refused(&claims), party);
+        if room {
+            // So is the packet that would have opened it.
+            prop_assert_eq!(connection.is_refused(&claims), party);
+        }
     }
 
     #[test]
@@ -259,12 +335,13 @@ proptest! {
         mut claims in claims(),
         heirs in prop::collection::hash_map(1..6_u32, FIRST..6, 0..5),
         mut connection in connection(),
+        room in any::<bool>(),
     ) {
         // What is nobody's by a claim is told from what nobody claims by a tag alone.
         claims.retain(|_, claim| claim.slot == claim.base && claim.slot != UNKNOWN);
         // A table does not change hands.
-        connection.table = None;
-        let (party, entry) = connection.entered(&claims);
+        connection.table = Table::Host;
+        let (party, entry) = connection.entered(&claims, room);
         for (address, heir) in heirs {
             let claim = claims.entry(address).or_default();
             if claim.flags & FLAG_SOCKET == 0 {

@@ -9,17 +9,13 @@ use conntrack_ebpf::{
 
 use super::{
     emit, insert,
-    maps::{CLASHED, count_atomic, state},
+    maps::{CLASHED, count_atomic, state, take_settled},
     owner,
     read::{self, ByHelper, Typed},
 };
 
 /// `NF_DROP`
 const DROP: u32 = 0;
-/// `IPS_DYING`
-const DYING: u64 = 1 << 9;
-/// `IPS_CONFIRMED`
-const CONFIRMED: u64 = 1 << 3;
 
 /// match: v5.4..v7.3 net/netfilter/nf_conntrack_core.c: int __nf_conntrack_confirm(skb)
 ///
@@ -69,7 +65,7 @@ fn arrived(state: *mut PerCpuState, pending: *mut Pending, skb: u64, verdict: u3
     // SAFETY: as above.
     let record = unsafe { &mut *record };
     if due & DUE_SOCKET != 0 {
-        let party = owner::entered_by_socket(state, origin.cgroup, ct);
+        let party = owner::entered_by_socket(state, origin.cgroup, ct, false);
         record.origin.owner = party.slot() as u16;
         record.header.flags = owner::flags(party);
     }
@@ -83,7 +79,7 @@ fn arrived(state: *mut PerCpuState, pending: *mut Pending, skb: u64, verdict: u3
 /// match: as above
 ///
 /// Where `__nf_conntrack_hash_insert` is inlined: counts what was confirmed. A packet in the reply
-/// direction is accepted without any insert; a merged clash is subtracted by user space.
+/// direction is accepted without any insert; a resolved clash was counted where it was resolved.
 #[fexit]
 fn confirm_counting_fexit(ctx: FExitContext) -> u32 {
     let Some(state) = state() else { return 0 };
@@ -93,13 +89,18 @@ fn confirm_counting_fexit(ctx: FExitContext) -> u32 {
         lost(state, skb);
         return 0;
     }
+    if take_settled(skb) {
+        return 0;
+    }
     let Some((ct, false)) = read::skb_ct::<Typed>(skb) else {
         return 0;
     };
     count_atomic(state, Counter::Confirmed, 1);
-    let entering = owner::of_entry::<ByHelper>(ct);
     let weight = insert::sampled(state);
-    insert::entered::<ByHelper>(state, entering, ct, skb, weight);
+    let party = insert::entered::<ByHelper>(state, ct, skb, false);
+    if let Some(weight) = weight {
+        emit::insert::<ByHelper>(state, ct, skb, weight, party);
+    }
     0
 }
 
@@ -115,9 +116,9 @@ fn lost(state: *mut PerCpuState, skb: u64) {
     let Some(status) = read::ct_status(ct) else {
         return;
     };
-    let (counter, reason) = if status & DYING != 0 {
+    let (counter, reason) = if status & read::DYING != 0 {
         (Counter::DropDying, DropReason::Dying)
-    } else if status & CONFIRMED != 0 {
+    } else if status & read::CONFIRMED != 0 {
         // A copy of a packet whose entry is already in the table (WARN_ON in the kernel).
         return;
     } else {

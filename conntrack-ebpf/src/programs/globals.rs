@@ -33,6 +33,7 @@ globals! {
     DROP_BUDGET = 0;
     EVICTION_BUDGET = 0;
     RECORD_AT_CONFIRM = 0;
+    COUNTS_AT_CONFIRM = 0;
     WAKE_AT_BYTES = 0;
     STALE_TICKS = 0;
     HOST_NETNS = 0;

@@ -5,8 +5,8 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext, ProbeContext},
 };
 use conntrack_ebpf::{
-    charge::Entering,
     counter::Counter,
+    owner::Party,
     state::{DUE_RECORD, DUE_SOCKET, Pending, PerCpuState},
 };
 
@@ -42,10 +42,9 @@ fn hash_insert<M: Memory>(ct: u64) {
     let weight = sampled(state);
     if globals::RECORD_AT_CONFIRM.load() == 0 {
         let party = if entering.asks_socket() {
-            owner::entered_by_socket(state, new_flow::take_socket(ct), ct)
+            owner::entered_by_socket(state, new_flow::take_socket(ct), ct, false)
         } else {
-            owner::entered::<M>(state, entering, ct);
-            entering.party
+            owner::entered::<M>(state, entering, ct)
         };
         if let Some(weight) = weight {
             emit::insert::<ByHelper>(state, ct, origin_skb(state, ct), weight, party);
@@ -54,10 +53,11 @@ fn hash_insert<M: Memory>(ct: u64) {
     }
     // The packet is only known to `__nf_conntrack_confirm`, whose end is near: see `confirm.rs`.
     let mut due = 0;
+    let mut party = entering.party;
     if entering.asks_socket() {
         due |= DUE_SOCKET;
     } else {
-        owner::entered::<M>(state, entering, ct);
+        party = owner::entered::<M>(state, entering, ct);
     }
     if weight.is_some() {
         due |= DUE_RECORD;
@@ -71,29 +71,19 @@ fn hash_insert<M: Memory>(ct: u64) {
         (*place).ct = ct;
         (*place).due = due;
         if let Some(weight) = weight {
-            emit::prepare_insert::<M>(&raw mut (*place).record, ct, weight, entering.party);
+            emit::prepare_insert::<M>(&raw mut (*place).record, ct, weight, party);
         }
     }
 }
 
-/// Charges an entry whose packet is at hand (0: it has none that could be found), and makes its
-/// record if one is due.
+/// Charges an entry whose packet is at hand (0: it has none that could be found). `clash`: it lost one.
 #[inline(always)]
-pub(super) fn entered<M: Memory>(
-    state: *mut PerCpuState,
-    entering: Entering,
-    ct: u64,
-    skb: u64,
-    weight: Option<u32>,
-) {
-    let mut party = entering.party;
+pub(super) fn entered<M: Memory>(state: *mut PerCpuState, ct: u64, skb: u64, clash: bool) -> Party {
+    let entering = owner::of_entry::<M>(ct);
     if entering.asks_socket() {
-        party = owner::entered_by_socket(state, read::packet_cgroup(skb), ct);
+        owner::entered_by_socket(state, read::packet_cgroup(skb), ct, clash)
     } else {
-        owner::entered_interruptible::<M>(state, entering, ct);
-    }
-    if let Some(weight) = weight {
-        emit::insert::<ByHelper>(state, ct, skb, weight, party);
+        owner::entered_interruptible::<M>(state, entering, ct, clash)
     }
 }
 
@@ -186,8 +176,7 @@ fn check_insert_fexit(ctx: FExitContext) -> u32 {
     if let (0, Some(state)) = (ret, state()) {
         count_atomic(state, Counter::CheckInserts, 1);
         let ct = ctx.arg::<*const u8>(0) as u64;
-        let entering = owner::of_entry::<Typed>(ct);
-        entered::<Typed>(state, entering, ct, 0, None);
+        entered::<Typed>(state, ct, 0, false);
     }
     0
 }

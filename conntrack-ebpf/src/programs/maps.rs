@@ -36,6 +36,14 @@ pub(super) static FRAMES: HashMap<u64, Frames> = HashMap::with_max_entries(4096,
 #[map]
 pub(super) static CLASHED: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
 
+/// Packets whose clash was resolved, by `struct sk_buff *`, until `__nf_conntrack_confirm` returns, where that is what counts
+/// inserts: what was inserted of them, if anything, is counted.
+#[map]
+static SETTLED: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
+
+/// Packets in [`SETTLED`]. While it is 0 a confirmation needs no look-up.
+static SETTLED_PACKETS: AtomicU64 = AtomicU64::new(0);
+
 /// Contexts in [`FRAMES`]. While it is 0 a delete needs no look-up.
 static EARLY_DROPS: AtomicU64 = AtomicU64::new(0);
 
@@ -80,7 +88,32 @@ pub(super) fn early_drops_changed(contexts: u32) {
 
 #[inline(always)]
 pub(super) fn early_drop_is_open() -> bool {
+    is_above_zero(&EARLY_DROPS)
+}
+
+#[inline(always)]
+fn is_above_zero(word: &AtomicU64) -> bool {
     // SAFETY: an aligned word that lives as long as the program; BPF loads of it don't tear. (The
     // target's code generator has no atomic load.)
-    unsafe { EARLY_DROPS.as_ptr().read_volatile() != 0 }
+    unsafe { word.as_ptr().read_volatile() != 0 }
+}
+
+/// The clash of this packet was resolved.
+#[inline(always)]
+pub(super) fn settle(skb: u64) {
+    if SETTLED.insert(skb, 1, 0).is_ok() {
+        // SAFETY: a live, aligned word of the data section.
+        unsafe { add(SETTLED_PACKETS.as_ptr(), 1) }
+    }
+}
+
+/// Whether the clash of this packet was resolved; asked once.
+#[inline(always)]
+pub(super) fn take_settled(skb: u64) -> bool {
+    let settled = is_above_zero(&SETTLED_PACKETS) && SETTLED.remove(skb).is_ok();
+    if settled {
+        // SAFETY: as above.
+        unsafe { add(SETTLED_PACKETS.as_ptr(), u64::MAX) }
+    }
+    settled
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use conntrack_ebpf::{
-    charge::{self, Entering, Flow},
+    charge::{self, Entering, Flow, Table},
     counter::Counter,
     owner::{
         Address, Claim, DEFAULT_SLOTS, Direction, MOST_SERVICES, OwnerCounts, OwnerState, Party,
@@ -38,11 +38,12 @@ static ACTIVE: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Network namespaces of owners; written by user space.
 #[map]
-static NAMESPACES: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+static NAMESPACES: HashMap<u32, Claim> = HashMap::with_max_entries(4096, 0);
 
-/// Entries whose owner their addresses do not tell.
+/// Entries whose owner their addresses do not tell; the size and whether it is allocated in advance is set when it is
+/// loaded.
 #[map]
-static TAGS: HashMap<TagKey, Party> = HashMap::with_max_entries(65_536, 0);
+static TAGS: HashMap<TagKey, Party> = HashMap::with_max_entries(1, 0);
 
 /// Who is behind a Service address; written by user space, read only for packets without an entry.
 #[map]
@@ -65,15 +66,15 @@ fn addresses() -> Option<&'static Addresses> {
     ADDRESSES.get(active())
 }
 
-/// The owner of the table of a network namespace.
+/// The table of a network namespace.
 #[inline(always)]
-fn slot_of_table(addresses: &Addresses, netns: impl FnOnce() -> u32) -> Option<u32> {
-    charge::slot_of_table(
-        addresses.namespaces != 0,
-        globals::HOST_NETNS.load(),
+fn table(netns: u32) -> Table<'static> {
+    Table::of(
         netns,
+        globals::HOST_NETNS.load(),
+        #[inline(always)]
         // SAFETY: user space replaces an element as a whole; a reader sees the old one or the new.
-        |netns| unsafe { NAMESPACES.get(netns) }.copied(),
+        |netns| unsafe { NAMESPACES.get(netns) },
     )
 }
 
@@ -91,7 +92,7 @@ fn flow<M: Memory>(
 ) -> Flow<'static, impl Fn() -> Option<&'static Claim>> {
     Flow {
         source: addresses.find(read::ct_source::<M, 0>(ct)),
-        table: slot_of_table(addresses, || netns::<M>(ct)),
+        table: table(netns::<M>(ct)),
         server: #[inline(always)]
         move || addresses.find(read::ct_source::<M, 1>(ct)),
     }
@@ -112,38 +113,51 @@ pub(super) fn asks_socket(source: Address, net: u64) -> bool {
     let Some(addresses) = addresses() else {
         return false;
     };
-    charge::asks_socket(addresses.find(source), || {
-        slot_of_table(addresses, || read::netns::<ByHelper>(net))
-    })
+    charge::asks_socket(addresses.find(source), || table(read::netns::<ByHelper>(net)))
 }
 
 /// Charges an entry that entered the table to whom its addresses tell. Softirqs are off.
 #[inline(always)]
-pub(super) fn entered<M: Memory>(state: *mut PerCpuState, entering: Entering, ct: u64) {
-    if let Some(counts) = counts(entering.party) {
+pub(super) fn entered<M: Memory>(state: *mut PerCpuState, entering: Entering, ct: u64) -> Party {
+    let party = tagged::<M>(state, ct, entering, false);
+    if let Some(counts) = counts(party) {
         // SAFETY: a live map value of this CPU.
         unsafe { (*counts).inserts += 1 }
     }
-    tag::<M>(state, ct, entering);
+    party
 }
 
-/// As [`entered`], where a softirq may interrupt.
+/// As [`entered`], where a softirq may interrupt; `clash`: it lost one and is inserted all the same.
 #[inline(always)]
 pub(super) fn entered_interruptible<M: Memory>(
     state: *mut PerCpuState,
     entering: Entering,
     ct: u64,
-) {
-    count_insert(entering.party);
-    tag::<M>(state, ct, entering);
+    clash: bool,
+) -> Party {
+    let mut party = tagged::<M>(state, ct, entering, clash);
+    // It is in the table already: if it was found dying there before it had its tag, it left without one. Whoever takes the tag out
+    // says who is charged.
+    if entering.is_tagged()
+        && read::ct_status(ct).is_some_and(|status| status & read::DYING != 0)
+        && TAGS.remove(tag_key::<M>(ct, clash)).is_ok()
+    {
+        party = untagged::<M>(ct);
+    }
+    count_insert(party);
+    party
 }
 
 /// Charges an entry that asks for its socket, whose cgroup this is.
 #[inline(always)]
-pub(super) fn entered_by_socket(state: *mut PerCpuState, cgroup: u64, ct: u64) -> Party {
+pub(super) fn entered_by_socket(
+    state: *mut PerCpuState,
+    cgroup: u64,
+    ct: u64,
+    clash: bool,
+) -> Party {
     let entering = charge::by_socket(slot_of_cgroup(cgroup));
-    entered_interruptible::<ByHelper>(state, entering, ct);
-    entering.party
+    entered_interruptible::<ByHelper>(state, entering, ct, clash)
 }
 
 /// Charges an entry that asks for its socket, but whose packet was not seen.
@@ -160,28 +174,51 @@ fn slot_of_cgroup(cgroup: u64) -> Option<u32> {
     cgroups.find(cgroup).map(|slot| *slot as u32)
 }
 
-/// Tags an entry if it has to be.
+/// Tags an entry if it has to be; gives who it is charged to: if there is no room for the tag, whoever it will be
+/// charged to when it leaves without one.
 #[inline(always)]
-fn tag<M: Memory>(state: *mut PerCpuState, ct: u64, entering: Entering) {
-    if entering.is_tagged() && TAGS.insert(tag_key::<M>(ct), entering.party, 0).is_err() {
-        count_atomic(state, Counter::TagsLost, 1);
+fn tagged<M: Memory>(state: *mut PerCpuState, ct: u64, entering: Entering, clash: bool) -> Party {
+    if !entering.is_tagged()
+        || TAGS
+            .insert(tag_key::<M>(ct, clash), entering.party, 0)
+            .is_ok()
+    {
+        return entering.party;
     }
+    count_atomic(state, Counter::TagsLost, 1);
+    untagged::<M>(ct)
 }
 
 #[inline(always)]
-fn tag_key<M: Memory>(ct: u64) -> TagKey {
+fn untagged<M: Memory>(ct: u64) -> Party {
+    match addresses() {
+        Some(addresses) => flow::<M>(addresses, ct).untagged(),
+        None => Party::NOBODY,
+    }
+}
+
+/// `clash`: it lost one; see [`TagKey::CLASH`].
+#[inline(always)]
+fn tag_key<M: Memory>(ct: u64, clash: bool) -> TagKey {
     let mut key = TagKey::default();
-    // SAFETY: a local of the right type.
-    unsafe { read::copy_ct_tuple::<M, 0>(ct, &raw mut key.tuple) };
     key.netns = netns::<M>(ct);
     key.zone = u32::from(read::ct_zone::<M>(ct));
+    if clash {
+        key.zone |= TagKey::CLASH;
+        // SAFETY: a local of the right type.
+        unsafe { read::copy_ct_tuple::<M, 1>(ct, &raw mut key.tuple) };
+    } else {
+        // SAFETY: as above.
+        unsafe { read::copy_ct_tuple::<M, 0>(ct, &raw mut key.tuple) };
+    }
     key
 }
 
 /// The tag of an entry, removed.
 #[inline(always)]
 fn take_tag<M: Memory>(ct: u64) -> Option<Party> {
-    let key = tag_key::<M>(ct);
+    let clash = read::ct_status(ct).is_some_and(|status| status & read::NAT_CLASH != 0);
+    let key = tag_key::<M>(ct, clash);
     // SAFETY: only the insert and the delete of this entry touch its element.
     let party = unsafe { TAGS.get(key) }.copied()?;
     let _: Result<(), i32> = TAGS.remove(key);
@@ -208,17 +245,17 @@ pub(super) fn of_packet(tuple: &Tuple, net: u64, cgroup: u64) -> Party {
     };
     let claim = #[inline(always)]
     |words: [u32; 4]| addresses.find(Address::of_family(words, tuple.l3num));
-    let netns = || read::netns::<ByHelper>(net);
+    let netns = read::netns::<ByHelper>(net);
     let flow = Flow {
         source: claim(tuple.src),
-        table: slot_of_table(addresses, netns),
+        table: table(netns),
         server: #[inline(always)]
         || claim(tuple.dst),
     };
     flow.refused(
         // SAFETY: as for `NAMESPACES`.
         #[inline(always)]
-        || unsafe { SERVICES.get(Service::asked(tuple, netns())) }.copied(),
+        || unsafe { SERVICES.get(Service::asked(tuple, netns)) }.copied(),
         #[inline(always)]
         || slot_of_cgroup(cgroup),
     )

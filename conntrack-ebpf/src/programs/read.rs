@@ -18,6 +18,13 @@ const CTINFO_FIRST_REPLY: u64 = 3;
 /// `struct nf_conntrack_tuple_hash`: 16 bytes of list node, then the tuple (5.4 to 7.3).
 const TUPLE_IN_HASH: u32 = 16;
 const TUPLE_HASH_SIZE: u32 = 56;
+/// `IPS_CONFIRMED`, `IPS_DYING` and `IPS_NAT_CLASH` of `ct->status`; the last one: it lost a clash and was inserted in the
+/// reply direction only.
+pub(super) const CONFIRMED: u64 = 1 << 3;
+pub(super) const DYING: u64 = 1 << 9;
+pub(super) const NAT_CLASH: u64 = 1 << 12;
+/// Where in a tuple its direction is.
+const TUPLE_DIR: u32 = 39;
 /// `AF_INET`
 pub(super) const IPV4: u16 = 2;
 /// `TCP_TIME_WAIT`, `TCP_NEW_SYN_RECV` (include/net/tcp_states.h).
@@ -272,6 +279,21 @@ pub(super) fn ct_tuple<const REPLY: u32>(ct: u64) -> Tuple {
     // SAFETY: a local of the right type.
     unsafe { copy_ct_tuple::<ByHelper, REPLY>(ct, &raw mut tuple) };
     tuple
+}
+
+/// The entry that a `struct nf_conntrack_tuple_hash` is in (`nf_ct_tuplehash_to_ctrack`); 0 if it can't be told.
+#[inline(always)]
+pub(super) fn entry_of_hash(hash: u64) -> u64 {
+    let hashes = globals::CT_TUPLEHASH.load();
+    if hashes == MISSING {
+        return 0;
+    }
+    let before = match member::<u8>(hash, TUPLE_IN_HASH + TUPLE_DIR) {
+        Some(0) => hashes,
+        Some(_) => hashes + TUPLE_HASH_SIZE,
+        None => return 0,
+    };
+    hash.wrapping_sub(u64::from(before))
 }
 
 /// The entry of a packet, and whether the packet goes in the reply direction.

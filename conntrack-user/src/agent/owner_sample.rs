@@ -6,6 +6,7 @@ use conntrack_ebpf::{owner::Direction, record::DropReason};
 use ctpressure_model::pressure::{destinations::Top, lifetime::Lifetime, rate::Rates};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::ownership::Bounds;
 use crate::owners::Owner;
 
 /// Counts of one owner in one direction, from when it was first seen.
@@ -15,8 +16,13 @@ pub struct OwnerTotals {
     pub inserts: u64,
     /// Entries that left it.
     pub deletes: u64,
-    /// Entries that are in it.
-    pub live: u64,
+    /// Entries that are in it; `None`: not known yet. Where it is not known exactly it is a number within `bounds`, chosen so
+    /// that the sum over all owners is what the tables hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live: Option<u64>,
+    /// What is certain of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<Bounds>,
     /// Live entries that were removed to make room.
     pub victims: u64,
     /// Live entries of anybody that were removed to make room for this owner's.
@@ -88,9 +94,9 @@ impl OwnerSample {
         ]
     }
 
-    /// Entries in both directions.
-    pub const fn live(&self) -> u64 {
-        self.egress.live + self.ingress.live
+    /// Entries in both directions; 0 while that is not known.
+    pub fn live(&self) -> u64 {
+        self.egress.live.unwrap_or(0) + self.ingress.live.unwrap_or(0)
     }
 }
 
@@ -100,9 +106,14 @@ impl OwnerTotals {
         self.drops[reason as usize - 1]
     }
 
-    /// Nothing was ever counted.
+    /// Nothing was ever counted, and nothing is there.
     pub fn is_zero(&self) -> bool {
-        *self == Self::default()
+        let counted = Self {
+            live: self.live.filter(|live| *live > 0),
+            bounds: None,
+            ..*self
+        };
+        counted == Self::default()
     }
 }
 
@@ -117,7 +128,8 @@ impl Add for OwnerTotals {
         Self {
             inserts: self.inserts + other.inserts,
             deletes: self.deletes + other.deletes,
-            live: self.live + other.live,
+            live: self.live.zip(other.live).map(|(one, other)| one + other),
+            bounds: self.bounds.zip(other.bounds).map(|(one, other)| one + other),
             victims: self.victims + other.victims,
             causes: self.causes + other.causes,
             drops,

@@ -2,31 +2,33 @@
 //! becomes what each owner has.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     io,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use conntrack_ebpf::owner::{
-    Address, Direction, FLAG_TAGGED, HOST, OwnerState, Party, TagKey, UNKNOWN,
-};
+use conntrack_ebpf::owner::{Direction, FIRST, HOST, OwnerState, Party, UNKNOWN};
 use ctpressure_model::kubernetes::Pods;
 
 use super::{
     OwnerSample, Owners,
-    owner_sample::Tops,
-    recount::{CensusResult, Recount},
+    owner_sample::{Activity, OwnerTotals, Tops},
+    Moved,
+    recount::{CensusOrder, CensusResult, Recount, States, states_by_slot},
+    self_check::OwnersCheck,
 };
 use crate::{
     census::Charging,
+    kernel::tables::TablesSample,
     owners::{
         Discovery, Looks, OccupantState, Owner, OwnerKind, Services, SlotLimits, SlotMaps, Slots,
     },
-    probes::Probes,
+    probes::{Probes, Totals},
     sys::lock::locked,
 };
 
+mod bounds;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -38,11 +40,18 @@ use ctpressure_model::{
         share::{OwnerHolding, shares},
     },
 };
-use tally::{OwnerTally, difference, sum};
+pub use bounds::Bounds;
+use bounds::{Baseline, values};
+use tally::{Found, OwnerTally, Window, difference, sum};
 
-/// Censuses after attaching that only look for what was there before: an owner that never rests
-/// keeps an estimate.
+/// Censuses after attaching that come soon one after another to find out what was there before. Later ones narrow the bounds of an
+/// owner that never rests.
 const CENSUSES_FOR_BASELINE: u64 = 10;
+/// How long an entry that lost a clash lives (`IPS_FIXED_TIMEOUT`, one second), with something to spare, in samples. A listing does
+/// not show it.
+const CLASH_SAMPLES: usize = 3;
+
+const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
 /// What came of a look around.
 #[derive(Debug, Default)]
@@ -58,8 +67,20 @@ pub(super) struct OwnersNow {
     /// As a snapshot has them, without destinations.
     pub(super) owners: Owners,
     pub(super) names: OwnersBySlot,
+    /// By how much the sum over owners was off the count of all.
+    pub(super) owners_off: u64,
     /// A census would tell something.
     pub(super) needs_census: bool,
+}
+
+/// What had been counted at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    totals: Totals,
+    /// Entries that had lost a clash some time before it.
+    clashes: u64,
+    waiting: u64,
+    changes: u64,
 }
 
 /// The owners of this node and what they have. There is one, the sampler's.
@@ -71,6 +92,23 @@ pub(super) struct Ownership {
     labels: BTreeMap<u32, Owner>,
     timeline: Timeline,
     recount: Recount,
+    /// What was counted in all, at the last reading.
+    totals: Totals,
+    owners_check: OwnersCheck,
+    /// What that check said.
+    owners_off: u64,
+    /// Slots that were ever given, with those of the host and of nobody.
+    most_slots: u32,
+    /// Entries that had lost a clash, at each of the last samples.
+    clashes: VecDeque<u64>,
+    /// Inserts that are not charged to anybody yet.
+    waiting: u64,
+    /// How often it was changed who is charged.
+    changes: u64,
+    /// When the census that is under way began.
+    census: Option<Moment>,
+    /// States of the entries in each table, when it was last walked.
+    states: HashMap<u32, States>,
     looks: Looks,
     /// What the Kubernetes API says.
     pods: Arc<Pods>,
@@ -82,7 +120,7 @@ impl Ownership {
     /// Nobody is known yet but the host.
     pub(super) fn new(slots: u32, services: Arc<Mutex<Services>>) -> Self {
         let timeline = Timeline::default();
-        let tally = || OwnerTally::from_now(OwnerState::default(), &timeline);
+        let tally = || OwnerTally::from_now(OwnerState::default(), Baseline::UNKNOWN, &timeline);
         Self {
             slots: Slots::new(SlotLimits {
                 slots,
@@ -92,6 +130,15 @@ impl Ownership {
             labels: BTreeMap::new(),
             timeline,
             recount: Recount::default(),
+            totals: Totals::default(),
+            owners_check: OwnersCheck::default(),
+            owners_off: 0,
+            most_slots: FIRST,
+            clashes: VecDeque::new(),
+            waiting: 0,
+            changes: 0,
+            census: None,
+            states: HashMap::new(),
             looks: Looks::default(),
             pods: Arc::default(),
             services,
@@ -143,14 +190,11 @@ impl Ownership {
     pub(super) fn take(&mut self, found: &Discovery, probes: Option<&Probes>) -> io::Result<Taken> {
         self.looks.add(found.took);
         if let Some(probes) = probes {
-            self.read(probes);
+            self.read(probes)?;
         }
         let tallies = &self.tallies;
-        let idle = |slot: u32| {
-            tallies.get(&slot).is_none_or(|tally| {
-                tally.live(Direction::Egress) <= 0 && tally.live(Direction::Ingress) <= 0
-            })
-        };
+        // Without probes nothing is charged to anybody.
+        let idle = |slot: u32| probes.is_none() || tallies.get(&slot).is_none_or(OwnerTally::is_idle);
         // Whether there are entries is for the census to tell; until then they are taken for granted.
         let attached = probes.is_some();
         let changes = self.slots.apply(found, idle, |_| attached);
@@ -159,15 +203,17 @@ impl Ownership {
         for slot in &changes.freed {
             self.free(*slot);
         }
+        let given = changes.given.iter().map(|(slot, _)| slot + 1);
+        self.most_slots = given.fold(self.most_slots, u32::max);
         let counted = match &probes {
-            Some(probes) => probes.owner_counts(self.highest(&changes.given)),
+            Some(probes) => probes.owner_counts(self.most_slots),
             None => Vec::new(),
         };
         for (slot, _) in &changes.given {
             let counts = counted.get(*slot as usize).copied().unwrap_or_default();
-            let mut tally = OwnerTally::from_now(counts, &self.timeline);
             // Entries from before it had its slot are charged to whoever they were charged to.
-            tally.exact = [attached; 2];
+            let baseline = if attached { Baseline::NONE } else { Baseline::UNKNOWN };
+            let tally = OwnerTally::from_now(counts, baseline, &self.timeline);
             self.tallies.insert(*slot, tally);
         }
         self.note_labels();
@@ -175,6 +221,7 @@ impl Ownership {
             && !changes.is_empty()
         {
             self.tell_services(probes)?;
+            self.changes += 1;
             let mut maps = probes.owners();
             let left_out = maps.charge(self.slots.maps())?;
             if left_out > 0 {
@@ -210,20 +257,73 @@ impl Ownership {
         }
     }
 
-    fn highest(&self, given: &[(u32, Owner)]) -> u32 {
-        let known = self.tallies.keys().next_back().copied();
-        let given = given.iter().map(|(slot, _)| *slot).max();
-        known.max(given).map_or(0, |slot| slot + 1)
-    }
-
     /// Reads what the kernel has counted.
-    pub(super) fn read(&mut self, probes: &Probes) {
-        let counted = probes.owner_counts(self.highest(&[]));
+    ///
+    /// # Errors
+    /// If the kernel does not tell which runs of programs it skipped.
+    pub(super) fn read(&mut self, probes: &Probes) -> io::Result<()> {
+        let moved = |(inserts, deletes)| Moved { inserts, deletes };
+        let before = moved(probes.moved());
+        let waiting = probes.waiting_for_socket();
+        let counted = probes.owner_counts(self.most_slots);
         for (slot, tally) in &mut self.tallies {
             if let Some(counts) = counted.get(*slot as usize) {
                 tally.counts = difference(counts, &tally.from);
             }
         }
+        let of_owners = counted.iter().flatten().fold((0, 0), |sum, counts| {
+            (sum.0 + counts.inserts, sum.1 + counts.deletes)
+        });
+        self.waiting = probes.waiting_for_socket();
+        let totals = probes.totals()?;
+        let after = Moved {
+            inserts: totals.inserts,
+            deletes: totals.deletes,
+        };
+        // A program, and the softirq inside it.
+        let contexts = 2 * probes.owners().cpus() as u64;
+        let waiting = waiting.max(self.waiting);
+        self.owners_off = self
+            .owners_check
+            .add(before, moved(of_owners), after, waiting, contexts);
+        let missed = totals.lost.missed_runs.saturating_sub(self.totals.lost.missed_runs);
+        for tally in self.tallies.values_mut().filter(|_| missed > 0) {
+            for baseline in &mut tally.baseline {
+                baseline.missed(missed);
+            }
+        }
+        self.totals = totals;
+        Ok(())
+    }
+
+    /// What was counted in all, at the last reading.
+    pub(super) const fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// What the tables held just before the last reading.
+    pub(super) fn note_tables(&mut self, sample: &TablesSample) {
+        if self.clashes.len() == CLASH_SAMPLES {
+            self.clashes.pop_front();
+        }
+        self.clashes.push_back(self.totals.clash_inserts);
+        if self.recount.times == 0 {
+            // What was there before and left since is not in the tables any more.
+            let held: u64 = sample.tables.iter().map(|table| table.entries).sum();
+            let most = held + self.totals.deletes;
+            let unknown = self.tallies.values_mut().flat_map(|tally| &mut tally.baseline);
+            for baseline in unknown.filter(|baseline| most == 0 && !baseline.is_known()) {
+                baseline.at_most(most);
+            }
+        }
+        let waiting: HashSet<u32> = self.slots.unconfirmed_tables().collect();
+        for table in sample.tables.iter().filter(|table| table.entries == 0) {
+            if waiting.contains(&table.netns) {
+                self.slots.confirm_table_empty(table.netns);
+            }
+        }
+        self.states
+            .retain(|netns, _| sample.tables.iter().any(|table| table.netns == *netns));
     }
 
     /// Tells the kernel who is behind Service addresses now.
@@ -248,11 +348,16 @@ impl Ownership {
             }
             tally.counts = OwnerState::default();
             tally.from = OwnerState::default();
-            tally.baseline = [0; 2];
-            tally.exact = [false; 2];
+            tally.baseline = [Baseline::UNKNOWN; 2];
             tally.at_census = None;
         }
         self.recount.times = 0;
+        self.totals = Totals::default();
+        self.owners_check.restart();
+        self.clashes.clear();
+        self.waiting = 0;
+        self.census = None;
+        self.states.clear();
         self.slots.restart();
     }
 
@@ -261,27 +366,41 @@ impl Ownership {
     fn needs_census(&self) -> bool {
         self.recount.times < CENSUSES_FOR_BASELINE && self.exact() < self.tallies.len()
             || self.slots.unconfirmed().next().is_some()
+            || self.slots.unconfirmed_tables().next().is_some()
     }
 
     fn exact(&self) -> usize {
-        let exact = |tally: &&OwnerTally| tally.exact == [true; 2];
-        self.tallies.values().filter(exact).count()
+        self.tallies.values().filter(|tally| tally.is_exact()).count()
     }
 
     /// A census begins: what it needs to know.
     ///
     /// # Errors
     /// If a map can't be read.
-    pub(super) fn census(&mut self, probes: &Probes, host_netns: u32) -> io::Result<Charging> {
-        self.read(probes);
+    pub(super) fn census(&mut self, probes: &Probes, host_netns: u32) -> io::Result<CensusOrder> {
+        self.read(probes)?;
         for tally in self.tallies.values_mut() {
             tally.at_census = Some(tally.moved());
         }
-        Ok(Charging {
-            maps: self.slots.maps().clone(),
-            tags: probes.owners().tags()?,
-            host_netns,
-            ..Charging::default()
+        self.census = Some(Moment {
+            totals: self.totals,
+            clashes: self.clashes.front().copied().unwrap_or(0),
+            waiting: self.waiting,
+            changes: self.changes,
+        });
+        let maps = self.slots.maps().clone();
+        let wanted = maps.netns.iter().filter(|(_, claim)| {
+            let tally = self.tallies.get(&claim.slot);
+            claim.slot != claim.base || tally.is_some_and(|tally| !tally.is_exact())
+        });
+        Ok(CensusOrder {
+            wanted: wanted.map(|(netns, _)| *netns).collect(),
+            charging: Charging {
+                maps,
+                host_netns,
+                ..Charging::default()
+            },
+            tags: probes.owners().tag_reader()?,
         })
     }
 
@@ -290,81 +409,99 @@ impl Ownership {
     /// # Errors
     /// If a map can't be read.
     pub(super) fn counted(&mut self, found: CensusResult, probes: &Probes) -> io::Result<()> {
-        self.read(probes);
+        self.read(probes)?;
+        let Some(began) = self.census.take() else {
+            return Ok(());
+        };
         for (sighting, entries) in &found.sightings {
             self.services().found(sighting, *entries);
         }
-        let (whole, seconds) = (found.whole, found.took.as_secs_f64());
-        let states = found.states_by_slot();
-        let tags = probes.owners().tags()?;
-        let (entries, untagged) = found.settle(&tags);
         self.recount.times += 1;
-        self.recount.seconds = seconds;
-        self.recount.entries = entries.values().sum();
-        for (slot, tally) in &mut self.tallies {
-            for direction in [Direction::Egress, Direction::Ingress] {
-                let party = Party::new(*slot, direction);
-                let entries = entries.get(&party).copied().unwrap_or(0);
-                if whole {
-                    self.recount.drift += tally.recounted(direction, entries);
-                }
+        self.recount.seconds = found.took.as_secs_f64();
+        let elsewhere: u64 = found.elsewhere.values().sum();
+        self.recount.entries = found.entries.values().sum::<u64>() + elsewhere;
+        if found.whole {
+            self.narrow(&began, &found);
+            // An entry that found no room for its tag may be in a place that was walked before.
+            if self.totals.lost.tags == began.totals.lost.tags {
+                self.confirm(&found);
             }
+        }
+        self.states.extend(found.states);
+        let states = states_by_slot(self.states.values());
+        for (slot, tally) in &mut self.tallies {
             tally.at_census = None;
             tally.states = states.get(slot).cloned().unwrap_or_default();
-        }
-        if whole {
-            let gone: Vec<_> = self
-                .slots
-                .unconfirmed()
-                .filter(|address| !untagged.contains(address))
-                .collect();
-            for address in gone {
-                self.slots.confirm_untagged_gone(address);
-            }
-            self.confirm_nobodys_gone(&tags);
         }
         Ok(())
     }
 
-    /// Entries that came in while an address was between two owners are tagged as nobody's; once
-    /// they are gone, its entries need no tag any more.
-    fn confirm_nobodys_gone(&mut self, tags: &HashMap<TagKey, Party>) {
-        let nobodys: HashSet<Address> = tags
-            .iter()
-            .filter(|(_, party)| party.slot() == UNKNOWN)
-            .map(|(key, _)| key.source())
-            .collect();
-        let maps = self.slots.maps();
-        let tagged = |address: &Address| {
-            maps.addresses
-                .get(address)
-                .is_some_and(|claim| claim.flags & FLAG_TAGGED != 0)
+    /// Takes over the entries that a census found.
+    fn narrow(&mut self, began: &Moment, found: &CensusResult) {
+        let (before, now) = (&began.totals, &self.totals);
+        let missed = now.lost.missed_runs - before.lost.missed_runs;
+        let window = Window {
+            inserts: now.inserts - before.inserts,
+            deletes: now.deletes - before.deletes,
+            clashes: now.clash_inserts - began.clashes,
+            claims_changed: self.changes != began.changes,
+            unsure: missed + began.waiting + self.waiting,
         };
-        // One that was tagged by the address of its server does not tell which that is.
-        if nobodys.iter().all(tagged) {
-            self.slots
-                .confirm_nobodys_gone(|address| nobodys.contains(&Address::of(address)));
+        for (slot, tally) in &mut self.tallies {
+            let elsewhere = found.elsewhere.get(slot).copied().unwrap_or(0);
+            for direction in DIRECTIONS {
+                let party = Party::new(*slot, direction);
+                let of = |counts: &HashMap<Party, u64>| counts.get(&party).copied().unwrap_or(0);
+                let found = Found {
+                    entries: of(&found.entries),
+                    untagged: of(&found.untagged),
+                    elsewhere,
+                };
+                self.recount.drift += tally.recounted(direction, &found, &window);
+            }
         }
     }
 
+    /// Addresses and tables in which there is nothing any more that is not tagged need no tags.
+    fn confirm(&mut self, found: &CensusResult) {
+        let gone: Vec<_> = self
+            .slots
+            .unconfirmed()
+            .filter(|address| !found.unsettled.contains(address))
+            .collect();
+        for address in gone {
+            self.slots.confirm_untagged_gone(address);
+        }
+        for (netns, unsettled) in &found.walked {
+            if !unsettled {
+                self.slots.confirm_table_untagged_gone(*netns);
+            }
+        }
+        self.slots
+            .confirm_nobodys_gone(|address| found.unsettled.contains(&address));
+    }
+
     fn recount(&self) -> Recount {
+        let bounds = self.tallies.values().flat_map(|tally| DIRECTIONS.map(|direction| tally.live(direction)));
+        let widest = bounds.map(|bounds| bounds.map(Bounds::width));
         Recount {
             exact_owners: self.exact(),
             owners: self.tallies.len(),
+            widest: widest.collect::<Option<Vec<_>>>().and_then(|widths| widths.into_iter().max()),
             ..self.recount
         }
     }
 
-    /// Everything that a snapshot needs, `at` so long after the agent began; `limit`: that of the
-    /// tables, 0: none.
-    pub(super) fn now(&mut self, at: Duration, limit: u64) -> OwnersNow {
+    /// Everything that a snapshot needs, `at` so long after the agent began, of what was last read and the `tables` of then.
+    pub(super) fn now(&mut self, at: Duration, tables: Option<&TablesSample>) -> OwnersNow {
         self.timeline.tick(at);
         for tally in self.tallies.values_mut() {
             let sums = tally.sums();
             tally.series.add(&self.timeline, sums);
         }
-        let mut list = self.samples();
-        share(&mut list, limit);
+        let held = tables.map(|tables| tables.tables.iter().map(|table| table.entries).sum());
+        let mut list = self.samples(held);
+        share(&mut list, tables.map_or(0, |tables| tables.limit));
         OwnersNow {
             owners: Owners {
                 list,
@@ -374,13 +511,15 @@ impl Ownership {
                 looks: self.looks,
             },
             names: self.names(),
+            owners_off: self.owners_off,
             needs_census: self.needs_census(),
         }
     }
 
-    /// Every owner with what it has, by slot.
-    fn samples(&self) -> Vec<OwnerSample> {
-        self.tallies
+    /// Every owner with what it has, by slot; `held`: entries in all tables.
+    fn samples(&self, held: Option<u64>) -> Vec<OwnerSample> {
+        let mut samples: Vec<OwnerSample> = self
+            .tallies
             .iter()
             .filter_map(|(slot, tally)| {
                 Some(OwnerSample {
@@ -389,11 +528,43 @@ impl Ownership {
                     present: self.is_present(*slot),
                     egress: tally.totals(Direction::Egress),
                     ingress: tally.totals(Direction::Ingress),
-                    activity: tally.activity(&self.timeline),
+                    activity: Activity::default(),
                     destinations: Tops::default(),
                 })
             })
-            .collect()
+            .collect();
+        self.settle(&mut samples, held);
+        for sample in &mut samples {
+            if let Some(tally) = self.tallies.get(&sample.slot) {
+                sample.activity = tally.activity(&self.timeline, sample.live());
+            }
+        }
+        samples
+    }
+
+    /// Says how many entries each has: within its bounds, and together what the tables hold.
+    fn settle(&self, samples: &mut [OwnerSample], held: Option<u64>) {
+        let mut totals: Vec<&mut OwnerTotals> = Vec::with_capacity(2 * samples.len());
+        for sample in samples {
+            // Whoever has sockets in the host's network may be the one that an insert waits for; till then the host has it.
+            let has_sockets = sample.owner.host_network
+                || !matches!(sample.owner.kind, OwnerKind::Pod | OwnerKind::Unknown);
+            if let Some(bounds) = sample.egress.bounds.as_mut().filter(|_| has_sockets) {
+                bounds.upper += self.waiting;
+            }
+            totals.extend([&mut sample.egress, &mut sample.ingress]);
+        }
+        let Some(bounds) = totals.iter().map(|totals| totals.bounds).collect::<Option<Vec<_>>>() else {
+            // Of those that are known exactly it can be said all the same.
+            for totals in totals {
+                totals.live = totals.bounds.filter(|bounds| bounds.width() == 0).map(|bounds| bounds.lower);
+            }
+            return;
+        };
+        let lowest: u64 = bounds.iter().map(|bounds| bounds.lower).sum();
+        for (totals, live) in totals.into_iter().zip(values(&bounds, held.unwrap_or(lowest))) {
+            totals.live = Some(live);
+        }
     }
 
     fn is_present(&self, slot: u32) -> bool {

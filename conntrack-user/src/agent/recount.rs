@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conntrack_ebpf::owner::{Party, TagKey, UNKNOWN};
+use conntrack_ebpf::owner::{Party, UNKNOWN};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -19,42 +19,55 @@ use crate::{
     kernel::{
         Root,
         entries::{EntryState, WalkOutcome, walk_namespaces},
-        tables,
+        tables::{self, Namespace, TableReader},
     },
     owners::Sighting,
+    probes::TagReader,
     sys::priority,
 };
 
 /// How often there is one without need.
 const EVERY: Duration = Duration::from_mins(1);
-/// How soon there can be another one.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Of the time, at most one part in so many goes into this.
+/// How soon there can be another one, and how long it may be put off for what it costs.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// Of the time, at most one part in so many goes into this, unless that would put it off for too long.
 const SHARE: u32 = 50;
-/// Entries without the tag that they should have that are kept for another look.
-const MOST_UNTAGGED: usize = 1 << 16;
-
+/// How long the tables of other namespaces than the host's may be walked, if the host's takes less: each walk goes through the hash
+/// that all share, however few entries a namespace has in it.
+const OTHERS: Duration = Duration::from_millis(250);
 /// Different ones of what entries tell of Services that are kept.
 const MOST_SIGHTINGS: usize = 1 << 14;
 
-/// Entries of one owner in one direction.
-pub(super) type EntriesByOwner = HashMap<Party, u64>;
+/// States of entries, by slot.
+pub(super) type States = BTreeMap<(u32, EntryState), u64>;
 
-/// What a walk over all tables found.
+/// What a census is to know when it begins.
+pub(super) struct CensusOrder {
+    pub(super) charging: Charging,
+    /// Tags of single entries, as they are when an entry is seen.
+    pub(super) tags: TagReader,
+    /// Tables of which more is to be known than how many entries they have.
+    pub(super) wanted: HashSet<u32>,
+}
+
+/// What a census found.
 #[derive(Debug, Default)]
 pub(super) struct CensusResult {
-    /// Entries by slot and direction, without those in `untagged`.
-    pub(super) entries: EntriesByOwner,
-    /// Entries that had no tag when it began but should have one: what it would be called, the
-    /// slot and direction without it, and the address.
-    pub(super) untagged: Vec<(TagKey, Party, IpAddr)>,
-    /// Addresses with entries that are tagged as nobody's.
-    nobodys: HashSet<IpAddr>,
-    /// States of all entries, by slot.
-    states: BTreeMap<(u32, EntryState), u64>,
+    /// Entries by slot and direction.
+    pub(super) entries: HashMap<Party, u64>,
+    /// Of those: the ones that should have a tag and have none.
+    pub(super) untagged: HashMap<Party, u64>,
+    /// Entries in tables that were not walked, by the slot of the table's owner.
+    pub(super) elsewhere: HashMap<u32, u64>,
+    /// Addresses with entries that have no tag, though they should, or one that says nobody.
+    pub(super) unsettled: HashSet<IpAddr>,
+    /// Tables that were walked, and whether there was such an entry in it.
+    pub(super) walked: HashMap<u32, bool>,
+    /// States of the entries in each table that was walked.
+    pub(super) states: HashMap<u32, States>,
     /// What entries tell of Services, and how many tell the same.
     pub(super) sightings: HashMap<Sighting, u32>,
-    /// Nothing was left out.
+    /// Nothing was left out but what is in `elsewhere`.
     pub(super) whole: bool,
     pub(super) took: Duration,
 }
@@ -72,8 +85,10 @@ pub struct Recount {
     pub exact_owners: usize,
     /// Owners, the host and nobody included.
     pub owners: usize,
-    /// Entries that the counts of owners had to be corrected by so far, apart from the first
-    /// census; 0 unless something was missed.
+    /// Entries between the bounds of those whose entries are not known exactly, the widest; `None`: of some nothing is known
+    /// yet.
+    pub widest: Option<u64>,
+    /// Entries by which a census was outside of what was known before, so far; 0 unless something was missed.
     pub drift: u64,
 }
 
@@ -84,6 +99,8 @@ pub(super) struct Recounter {
     running: Option<oneshot::Receiver<CensusResult>>,
     ended: Option<Instant>,
     took: Duration,
+    /// Which of the tables that are walked in turn is the first of the next one.
+    turn: usize,
 }
 
 impl Recounter {
@@ -93,17 +110,18 @@ impl Recounter {
             (Some(_), _) => false,
             (None, None) => true,
             (None, Some(ended)) => {
-                let pause = PAUSE.max(self.took * SHARE);
+                let pause = (self.took * SHARE).clamp(PAUSE.0, PAUSE.1);
                 ended.elapsed() >= if needed { pause } else { pause.max(EVERY) }
             }
         }
     }
 
     /// Begins one, on a thread of its own.
-    pub(super) fn begin(&mut self, charging: Charging) {
+    pub(super) fn begin(&mut self, order: CensusOrder) {
         let (sender, found) = oneshot::channel();
-        let walk = move || drop(sender.send(walk(&charging)));
-        match priority::thread("census", walk) {
+        let first = self.turn;
+        let count = move || drop(sender.send(Census::new(order).count(first)));
+        match priority::thread("census", count) {
             Ok(_) => self.running = Some(found),
             Err(error) => {
                 tracing::warn!(%error, "no thread for a census");
@@ -122,46 +140,103 @@ impl Recounter {
         self.running = None;
         self.ended = Some(Instant::now());
         self.took = found.took;
+        self.turn = self.turn.wrapping_add(found.walked.len());
         found
     }
 }
 
-/// Walks over all tables.
-fn walk(charging: &Charging) -> CensusResult {
-    let began = Instant::now();
-    let root = Root::system();
-    let namespaces: Vec<_> = tables::discover(&root).namespaces.into_values().collect();
-    let mut found = CensusResult::default();
-    let mut overflow = false;
-    let outcomes = walk_namespaces(&root, &namespaces, |netns, entry| {
-        let charge = charging.charge(netns, entry);
-        let party = charge.party;
-        *found.states.entry((party.slot(), entry.state)).or_default() += 1;
-        found.nobodys.extend(charge.nobodys);
-        if entry.destination_translated()
-            && let Some(sighting) = sighting(netns, entry, party)
-        {
-            found.see(sighting);
+/// One that is under way.
+struct Census {
+    order: CensusOrder,
+    found: CensusResult,
+}
+
+impl Census {
+    fn new(order: CensusOrder) -> Self {
+        Self {
+            order,
+            found: CensusResult::default(),
         }
-        match charge.untagged {
-            Some((key, address)) if found.untagged.len() < MOST_UNTAGGED => {
-                found.untagged.push((key, party, address));
-            }
-            untagged => {
-                overflow |= untagged.is_some();
-                *found.entries.entry(party).or_default() += 1;
+    }
+
+    /// Walks the host's table, and of the others as many as there is time for, beginning with `first`: those that are wanted, then
+    /// the rest. Of what is not walked the kernel's count is taken.
+    fn count(mut self, first: usize) -> CensusResult {
+        let began = Instant::now();
+        let root = Root::system();
+        let held: HashMap<u32, u64> = match TableReader::new(root.clone()).read() {
+            Ok(sample) => sample.tables.iter().map(|table| (table.netns, table.entries)).collect(),
+            Err(_) => return self.found,
+        };
+        let host = self.order.charging.host_netns;
+        let mut namespaces = tables::discover(&root).namespaces;
+        let Some(host) = namespaces.remove(&host) else {
+            return self.found;
+        };
+        self.found.whole = self.walk(&root, &host);
+        let until = began.elapsed().max(OTHERS) + began.elapsed();
+        let mut others: Vec<(u64, Namespace)> = namespaces
+            .into_values()
+            .map(|namespace| (held.get(&namespace.inode).copied().unwrap_or(0), namespace))
+            .filter(|(entries, _)| *entries > 0)
+            .collect();
+        if !others.is_empty() {
+            let middle = first % others.len();
+            others.rotate_left(middle);
+        }
+        others.sort_by_key(|(_, namespace)| !self.order.wanted.contains(&namespace.inode));
+        for (entries, namespace) in &others {
+            if began.elapsed() > until || !self.walk(&root, namespace) {
+                let table = self.order.charging.maps.netns.get(&namespace.inode);
+                let slot = table.map_or(UNKNOWN, |claim| claim.slot);
+                *self.found.elsewhere.entry(slot).or_default() += entries;
+                if let Some(base) = table.map(|claim| claim.base).filter(|base| *base != slot) {
+                    *self.found.elsewhere.entry(base).or_default() += entries;
+                }
             }
         }
-        ControlFlow::Continue(())
-    });
-    found.whole = !overflow
-        && outcomes.iter().all(|(_, outcome)| match outcome {
+        self.found.took = began.elapsed();
+        self.found
+    }
+
+    /// Walks one table; `false`: what it holds is not known, and nothing of it is noted.
+    fn walk(&mut self, root: &Root, namespace: &Namespace) -> bool {
+        let mut seen = CensusResult::default();
+        let mut unsettled = false;
+        let mut states = States::new();
+        let CensusOrder { charging, tags, .. } = &self.order;
+        let outcomes = walk_namespaces(root, std::slice::from_ref(namespace), |netns, entry| {
+            let charge = charging.charge(netns, entry, |key| tags.tag(key));
+            let party = charge.party;
+            *states.entry((party.slot(), entry.state)).or_default() += 1;
+            *seen.entries.entry(party).or_default() += 1;
+            if charge.untagged {
+                *seen.untagged.entry(party).or_default() += 1;
+            }
+            if charge.unsettled {
+                unsettled = true;
+                let ends = [entry.original.source, entry.reply.source];
+                seen.unsettled.extend(ends.into_iter().filter(|end| charging.claims(*end)));
+            }
+            if entry.destination_translated()
+                && let Some(sighting) = sighting(netns, entry, party)
+            {
+                seen.see(sighting);
+            }
+            ControlFlow::Continue(())
+        });
+        let walked = outcomes.iter().all(|(_, outcome)| match outcome {
             WalkOutcome::Walked(walk) => !walk.changed,
             WalkOutcome::Gone => true,
             WalkOutcome::NotEntered(_) | WalkOutcome::Failed(_) => false,
         });
-    found.took = began.elapsed();
-    found
+        if walked {
+            self.found.walked.insert(namespace.inode, unsettled);
+            self.found.states.insert(namespace.inode, states);
+            self.found.add(seen);
+        }
+        walked
+    }
 }
 
 impl CensusResult {
@@ -172,33 +247,38 @@ impl CensusResult {
         }
     }
 
-    /// Names of states and how many entries are in each, most frequent first, by slot.
-    pub(super) fn states_by_slot(&self) -> BTreeMap<u32, Vec<(String, u64)>> {
-        let mut by_slot: BTreeMap<u32, Vec<(String, u64)>> = BTreeMap::new();
-        for ((slot, state), entries) in &self.states {
-            let states = by_slot.entry(*slot).or_default();
-            states.push((state.label(), *entries));
+    /// Adds what another table holds.
+    fn add(&mut self, other: Self) {
+        for (party, entries) in other.entries {
+            *self.entries.entry(party).or_default() += entries;
         }
-        for states in by_slot.values_mut() {
-            states.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        for (party, entries) in other.untagged {
+            *self.untagged.entry(party).or_default() += entries;
         }
-        by_slot
-    }
-
-    /// Entries by slot and direction, with the tags that there are by now; and the addresses that
-    /// have entries without one, or with one that says nobody.
-    pub(super) fn settle(self, tags: &HashMap<TagKey, Party>) -> (EntriesByOwner, HashSet<IpAddr>) {
-        let mut entries = self.entries;
-        // What is tagged as nobody's may have its tag from before the address was anybody's, and is not
-        // its holder's either.
-        let mut untagged = self.nobodys;
-        for (key, party, address) in self.untagged {
-            let tag = tags.get(&key).copied();
-            if tag.is_none_or(|tag| tag.slot() == UNKNOWN) {
-                untagged.insert(address);
+        for (sighting, entries) in other.sightings {
+            if self.sightings.len() < MOST_SIGHTINGS || self.sightings.contains_key(&sighting) {
+                *self.sightings.entry(sighting).or_default() += entries;
             }
-            *entries.entry(tag.unwrap_or(party)).or_default() += 1;
         }
-        (entries, untagged)
+        self.unsettled.extend(other.unsettled);
     }
+}
+
+/// Names of states and how many entries are in each, most frequent first, by slot.
+pub(super) fn states_by_slot<'a>(
+    tables: impl Iterator<Item = &'a States>,
+) -> BTreeMap<u32, Vec<(String, u64)>> {
+    let mut sums = States::new();
+    for ((slot, state), entries) in tables.flatten() {
+        *sums.entry((*slot, *state)).or_default() += entries;
+    }
+    let mut by_slot: BTreeMap<u32, Vec<(String, u64)>> = BTreeMap::new();
+    for ((slot, state), entries) in &sums {
+        let states = by_slot.entry(*slot).or_default();
+        states.push((state.label(), *entries));
+    }
+    for states in by_slot.values_mut() {
+        states.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    }
+    by_slot
 }

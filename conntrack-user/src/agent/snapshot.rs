@@ -5,7 +5,7 @@ use std::time::Instant;
 use ctpressure_model::pressure::state::Pressure;
 use serde::{Deserialize, Serialize};
 
-use super::{LossCounts, Own, OwnerSample, Recount};
+use super::{LossCounts, Own, OwnerSample, Recount, SelfCheck};
 use crate::{
     kernel::stats::KernelStats,
     owners::{Looks, Occupancy, ServiceCounts},
@@ -145,6 +145,8 @@ pub struct Snapshot {
     /// Who is on the node, and what each has.
     #[serde(flatten)]
     pub owners: Owners,
+    /// Whether the numbers agree.
+    pub self_check: SelfCheck,
     /// What the agent costs.
     pub own: Own,
     /// What it may do.
@@ -189,6 +191,7 @@ impl Default for Snapshot {
             tables: Tables::default(),
             probes: Probed::default(),
             owners: Owners::default(),
+            self_check: SelfCheck::default(),
             own: Own::default(),
             capabilities: Capabilities::default(),
             problems: Vec::new(),

@@ -186,11 +186,11 @@ impl Supervisor {
         }
         let (probes, ownership) = (Arc::clone(probes), Arc::clone(&self.ownership));
         let host_netns = self.host_netns;
-        let charging = self
+        let order = self
             .aside(move || locked(&ownership).census(&probes, host_netns))
             .await;
-        match charging {
-            Some(Ok(charging)) => self.recounter.begin(charging),
+        match order {
+            Some(Ok(order)) => self.recounter.begin(order),
             Some(Err(error)) => self.remember(&format!("no census: {error}")),
             None => {}
         }
@@ -343,7 +343,9 @@ impl Supervisor {
                 self.base = self.base + totals;
             }
             let mut ownership = locked(&self.ownership);
-            ownership.read(probes);
+            if let Err(error) = ownership.read(probes) {
+                tracing::warn!(%error, "the last counts by owner can't be read");
+            }
             ownership.detached();
             drop(ownership);
             reader.abort();

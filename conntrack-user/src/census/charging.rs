@@ -8,7 +8,7 @@ use std::{
 };
 
 use conntrack_ebpf::{
-    charge::{self, End, Flow},
+    charge::{Flow, Table},
     owner::{Address, HOST, Party, TagKey, UNKNOWN},
     record,
 };
@@ -29,11 +29,10 @@ const AF_INET6: u16 = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Charge {
     pub party: Party,
-    /// An entry with its address should have a tag, and this one has none: `party` is whose it is
-    /// if that stays so. The key that its tag would have, and the address.
-    pub untagged: Option<(TagKey, IpAddr)>,
-    /// It is tagged as nobody's: the address that the tag stands for.
-    pub nobodys: Option<IpAddr>,
+    /// It should have a tag and has none: `party` is whose it is unless it has just come or gone.
+    pub untagged: bool,
+    /// It was looked for a tag, and has none or one that says nobody.
+    pub unsettled: bool,
 }
 
 /// What the kernel was told, at one moment.
@@ -41,8 +40,6 @@ pub(crate) struct Charge {
 pub(crate) struct Charging {
     /// Claims, cgroups and network namespaces.
     pub maps: SlotMaps,
-    /// Tags of single entries.
-    pub tags: HashMap<TagKey, Party>,
     /// Inode number of the host's network namespace.
     pub host_netns: Inode,
     pub names: BTreeMap<u32, String>,
@@ -101,42 +98,38 @@ impl Charging {
         }
     }
 
-    /// Who is charged for this entry of the table of `netns`.
-    pub(crate) fn charge(&self, netns: Inode, entry: &TableEntry) -> Charge {
+    /// Who is charged for this entry of the table of `netns`; `tag_of` gives the tag of an entry, if it has one.
+    pub(crate) fn charge(
+        &self,
+        netns: Inode,
+        entry: &TableEntry,
+        tag_of: impl Fn(&TagKey) -> Option<Party>,
+    ) -> Charge {
         let (source, server) = (entry.original.source, entry.reply.source);
         let claim = |address| self.maps.addresses.get(&Address::of(address));
         let owned = &self.maps.netns;
         let flow = Flow {
             source: claim(source),
-            table: charge::slot_of_table(
-                !owned.is_empty(),
-                self.host_netns,
-                || netns,
-                |netns| owned.get(&netns).copied(),
-            ),
+            table: Table::of(netns, self.host_netns, |netns| owned.get(&netns)),
             server: || claim(server),
         };
-        let looked_up = Cell::new(None);
-        let party = flow.leaving(|end| {
-            let key = tag_key(netns, entry);
-            let tag = self.tags.get(&key).copied();
-            let address = match end {
-                End::Source => source,
-                End::Server => server,
-            };
-            looked_up.set(Some((key, tag, address)));
+        let looked_for = Cell::new(None);
+        let party = flow.leaving(|_| {
+            let tag = tag_of(&tag_key(netns, entry));
+            looked_for.set(Some(tag));
             tag
         });
-        let (untagged, nobodys) = match looked_up.get() {
-            Some((key, None, address)) => (Some((key, address)), None),
-            Some((_, Some(tag), address)) if tag.slot() == UNKNOWN => (None, Some(address)),
-            _ => (None, None),
-        };
+        let tag = looked_for.get();
         Charge {
             party,
-            untagged,
-            nobodys,
+            untagged: tag == Some(None),
+            unsettled: tag.is_some_and(|tag| tag.is_none_or(|party| party.slot() == UNKNOWN)),
         }
+    }
+
+    /// Whether an address is somebody's.
+    pub(crate) fn claims(&self, address: IpAddr) -> bool {
+        self.maps.addresses.contains_key(&Address::of(address))
     }
 
     /// The name of a slot, such as `default/web-0`.
@@ -241,7 +234,7 @@ mod tests {
         const POD_NETNS: Inode = 7;
         let address = |text: &str| -> IpAddr { text.parse().unwrap() };
         let claims = [("10.0.0.2", 2, 0), ("fd00::4", 4, FLAG_TAGGED)];
-        let mut charging = Charging {
+        let charging = Charging {
             maps: SlotMaps {
                 addresses: claims
                     .into_iter()
@@ -255,39 +248,54 @@ mod tests {
                         (Address::of(address(of)), claim)
                     })
                     .collect(),
-                netns: [(POD_NETNS, 5)].into(),
+                netns: [(
+                    POD_NETNS,
+                    Claim {
+                        slot: 5,
+                        base: 5,
+                        ..Claim::default()
+                    },
+                )]
+                .into(),
                 ..SlotMaps::default()
             },
             host_netns: HOST_NETNS,
             ..Charging::default()
         };
+        let mut tags: HashMap<TagKey, Party> = HashMap::new();
         let tagless = |slot, direction| Charge {
             party: Party::new(slot, direction),
-            untagged: None,
-            nobodys: None,
+            untagged: false,
+            unsettled: false,
         };
         // After DNAT.
         let comes_in = entry("9.9.9.9", "10.96.0.1", "10.0.0.2");
-        let charge = charging.charge(HOST_NETNS, &comes_in);
-        assert_eq!(charge, tagless(2, Ingress));
-        let charge = charging.charge(POD_NETNS, &comes_in);
-        assert_eq!(charge, tagless(5, Egress));
+        let charge = |netns, entry: &TableEntry, tags: &HashMap<TagKey, Party>| {
+            charging.charge(netns, entry, |key| tags.get(key).copied())
+        };
+        assert_eq!(charge(HOST_NETNS, &comes_in, &tags), tagless(2, Ingress));
+        assert_eq!(charge(POD_NETNS, &comes_in, &tags), tagless(5, Egress));
+        // In a namespace without an owner the address means nothing.
+        assert_eq!(charge(8, &comes_in, &tags), tagless(UNKNOWN, Egress));
 
-        for (opened, direction) in [
+        let opened = [
             (entry("fd00::4", "fd00::9", "fd00::9"), Egress),
             (entry("fd00::9", "fd00::4", "fd00::4"), Ingress),
-        ] {
-            let charge = charging.charge(HOST_NETNS, &opened);
-            let (key, of) = charge.untagged.expect("it has no tag");
-            assert_eq!(of, address("fd00::4"));
-            assert_eq!(charge.party, Party::new(3, direction));
-            assert_eq!(charge.nobodys, None);
-            charging.tags.insert(key, Party::new(4, direction));
-            let charge = charging.charge(HOST_NETNS, &opened);
-            assert_eq!(charge, tagless(4, direction));
-            charging.tags.insert(key, Party::NOBODY);
-            let nobodys = charging.charge(HOST_NETNS, &opened).nobodys;
-            assert_eq!(nobodys, Some(address("fd00::4")));
+        ];
+        for (opened, direction) in &opened {
+            let direction = *direction;
+            let untagged = Charge {
+                party: Party::new(3, direction),
+                untagged: true,
+                unsettled: true,
+            };
+            assert_eq!(charge(HOST_NETNS, opened, &tags), untagged);
+            let key = tag_key(HOST_NETNS, opened);
+            tags.insert(key, Party::new(4, direction));
+            assert_eq!(charge(HOST_NETNS, opened, &tags), tagless(4, direction));
+            tags.insert(key, Party::NOBODY);
+            let nobodys = charge(HOST_NETNS, opened, &tags);
+            assert!(nobodys.unsettled && !nobodys.untagged);
         }
     }
 

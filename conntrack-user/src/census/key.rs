@@ -156,7 +156,7 @@ impl CensusEntry<'_> {
     fn party(&self) -> Party {
         *self
             .party
-            .get_or_init(|| self.owners.charge(self.netns, self.entry).party)
+            .get_or_init(|| self.owners.charge(self.netns, self.entry, |_| None).party)
     }
 
     fn slot(&self) -> u32 {

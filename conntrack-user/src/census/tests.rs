@@ -112,6 +112,7 @@ fn pods() -> Charging {
     };
     let workload = || "workload of 2".to_owned();
     Charging {
+        host_netns: NETNS,
         maps: SlotMaps {
             addresses: [claim("10.42.0.2", 2), claim("10.42.0.9", 3)].into(),
             ..SlotMaps::default()

@@ -5,7 +5,7 @@
 //! any size takes no memory here. What a listing is worth:
 //!
 //! * it is no snapshot: entries come and go while it runs. Between two pieces the last entry may
-//!   go; then its bucket is listed anew, and the one or two others in it come twice;
+//!   go; then its bucket is listed anew, and what is in it comes twice, which is noticed here;
 //! * when the hash table is resized meanwhile ([`Walk::changed`]), many may be missing or come twice;
 //! * entries that have expired but are not yet removed are in the kernel's count and not in the list,
 //!   and so are the losers of a clash that it inserted in the reply direction only.
@@ -27,6 +27,7 @@
 //!   CPU receives no packets. A tool that looks at a node in distress must not do that to it. And the
 //!   function is static: some compilers inline it.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use nix::errno::Errno;
@@ -143,8 +144,12 @@ pub(crate) fn walk(
     let buckets = sysctl::buckets(root)?;
     let before = sysctl::count(root)?;
     let mut walk = EntryWalk::default();
+    let mut recent = Recent::default();
     let ended = NetlinkSocket::netfilter()?.stream(CTNETLINK, GET, |part| {
         if let Some(entry) = parse(part.attributes) {
+            if recent.has(&entry) {
+                return ControlFlow::Continue(());
+            }
             walk.entries += 1;
             each(&entry)
         } else {
@@ -156,4 +161,28 @@ pub(crate) fn walk(
     walk.changed = ended.interrupted || sysctl::buckets(root)? != buckets;
     walk.stopped = ended.stopped;
     Ok(walk)
+}
+
+/// The entries that were listed last: as many as one bucket can have.
+#[derive(Default)]
+struct Recent {
+    listed: VecDeque<(u32, EntryTuple)>,
+}
+
+impl Recent {
+    /// The kernel accepts no insert into a chain that is longer than this (`MIN_CHAINLEN` + `MAX_CHAINLEN`).
+    const MOST: usize = 80;
+
+    /// Whether this entry is among them; it is from now on.
+    fn has(&mut self, entry: &TableEntry) -> bool {
+        let is_it = |listed: &&(u32, EntryTuple)| listed.0 == entry.id && listed.1 == entry.original;
+        if self.listed.iter().find(is_it).is_some() {
+            return true;
+        }
+        if self.listed.len() == Self::MOST {
+            self.listed.pop_front();
+        }
+        self.listed.push_back((entry.id, entry.original));
+        false
+    }
 }

@@ -87,7 +87,7 @@ fn pod(namespace: &str, name: &str, live: u64) -> OwnerSample {
         ),
         present: true,
         egress: OwnerTotals {
-            live,
+            live: Some(live),
             ..OwnerTotals::default()
         },
         ingress: OwnerTotals::default(),

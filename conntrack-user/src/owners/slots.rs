@@ -12,6 +12,8 @@
 //! * Where an address changes hands and the one before has entries, new entries are tagged
 //!   ([`FLAG_TAGGED`](conntrack_ebpf::owner::FLAG_TAGGED)) until those are gone.
 //! * An address that two owners have is nobody's, and that is said.
+//! * The table of a network namespace is held as an address is, but it stays with an owner that is gone for as
+//!   long as something is charged to that.
 //!
 //! Pure: no clock, no map, no kernel.
 
@@ -27,12 +29,14 @@ use crate::kernel::said::Said;
 mod addresses;
 mod changes;
 mod holding;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod types;
 
 pub(crate) use changes::{Changes, SlotMaps};
-use holding::AddressHolding;
+use holding::{Holding, Released};
+pub(crate) use types::Place;
 pub use types::SlotLimits;
 pub(crate) use types::{Occupancy, Occupant, OccupantState};
 
@@ -46,20 +50,9 @@ struct Vacant {
 /// An address and who holds it.
 #[derive(Clone, Debug)]
 struct Held {
-    holding: AddressHolding,
+    holding: Holding,
     /// Nobody was found to have it since then.
     lost: Option<Instant>,
-}
-
-impl Held {
-    /// Notes what came to be known of its holders. If its tags have no use any more, they are to be swept.
-    fn change(&mut self, sweep: &mut BTreeSet<u32>, change: impl FnOnce(&mut AddressHolding)) {
-        let before = self.holding.is_plain();
-        change(&mut self.holding);
-        if !before && self.holding.is_plain() {
-            sweep.insert(self.holding.holder());
-        }
-    }
 }
 
 /// Which slot each owner has.
@@ -75,6 +68,8 @@ pub struct Slots {
     /// The lowest slot that was never given.
     untouched: u32,
     held: HashMap<IpAddr, Held>,
+    /// Tables of network namespaces other than the host's, by inode number.
+    tables: HashMap<u32, Holding>,
     maps: SlotMaps,
     /// Those whose tags have no use any more; not yet told.
     sweep: BTreeSet<u32>,
@@ -100,6 +95,7 @@ impl Slots {
             vacant: Vec::new(),
             untouched: FIRST,
             held: HashMap::new(),
+            tables: HashMap::new(),
             maps: SlotMaps::default(),
             sweep: BTreeSet::new(),
             without: 0,
@@ -115,7 +111,7 @@ impl Slots {
     ///
     /// * `idle`: whether nothing is charged to this slot (inserts less deletes, from when it was
     ///   given). To be read, once for all slots, after the changes of the call before were made.
-    /// * `has_entries`: whether any table has an entry with this address. Asked only for an address
+    /// * `has_entries`: whether there is any entry in this place. Asked only for one
     ///   that nobody had, after the first whole discovery. `true` is always a safe answer, and the
     ///   only exact one: what enters the table between the answer and the changes is charged to
     ///   nobody at first.
@@ -123,7 +119,7 @@ impl Slots {
         &mut self,
         found: &Discovery,
         idle: impl Fn(u32) -> bool,
-        mut has_entries: impl FnMut(IpAddr) -> bool,
+        mut has_entries: impl FnMut(Place) -> bool,
     ) -> Changes {
         self.turn += 1;
         let mut changes = Changes::default();
@@ -133,16 +129,22 @@ impl Slots {
         self.lose(found, &idle);
         let slots = self.place(found, &mut changes);
         self.claim(found, &slots, &mut has_entries, &mut changes);
-        let wished = self.wished(&idle, &mut changes);
+        self.hold_tables(&idle, &mut has_entries, &mut changes);
+        let wished = self.wished(&mut changes);
         changes.maps = self.maps != wished;
         self.maps = wished;
         changes.sweep_tags = std::mem::take(&mut self.sweep)
             .into_iter()
-            .filter(|slot| !self.held.values().any(|held| held.holding.may_tag(*slot)))
+            .filter(|slot| !self.holdings().any(|holding| holding.may_tag(*slot)))
             .collect();
         self.complete |= found.whole;
         self.said.leave_new(&mut changes.problems);
         changes
+    }
+
+    fn holdings(&self) -> impl Iterator<Item = &Holding> {
+        let addresses = self.held.values().map(|held| &held.holding);
+        addresses.chain(self.tables.values())
     }
 
     /// A census found no entry with `address` that is without a tag, or tagged as nobody's, and not of
@@ -152,7 +154,7 @@ impl Slots {
         let Some(held) = self.held.get_mut(&address) else {
             return;
         };
-        held.change(&mut self.sweep, AddressHolding::untagged_gone);
+        held.holding.learn(&mut self.sweep, Holding::untagged_gone);
     }
 
     /// The addresses whose claim has the base [`UNKNOWN`]: found after something may have used
@@ -168,6 +170,7 @@ impl Slots {
     pub fn restart(&mut self) {
         self.maps = SlotMaps::default();
         self.held.clear();
+        self.tables.clear();
         self.sweep.clear();
         self.complete = false;
     }
@@ -250,12 +253,15 @@ impl Slots {
             return;
         }
         // Of one that was busy a moment ago claims may still speak.
-        for held in self.held.values() {
-            for slot in held.holding.former() {
+        for holding in self.holdings() {
+            for slot in holding.former() {
                 candidates.remove(&slot);
             }
         }
         self.release(|holder, _| candidates.contains(&holder));
+        self.tables.retain(|_, holding| {
+            !candidates.contains(&holding.holder()) || holding.release() == Released::Returned
+        });
         for slot in candidates {
             if let Some(occupant) = self.occupants.remove(&slot) {
                 self.by_key.remove(&occupant.owner.key());
@@ -328,47 +334,46 @@ impl Slots {
     }
 
     /// What the maps should say.
-    fn wished(&self, idle: impl Fn(u32) -> bool, changes: &mut Changes) -> SlotMaps {
+    fn wished(&self, changes: &mut Changes) -> SlotMaps {
         let addresses = self
             .held
             .iter()
             .map(|(address, held)| (Address::of(*address), held.holding.claim()))
             .collect();
         let mut cgroups = HashMap::new();
-        let mut netns = HashMap::new();
         let mut left_out = false;
-        // The network namespaces that were found just now come first: a number may be used again as
-        // soon as its namespace, and with it the table, is gone.
-        let (found, others): (Vec<_>, Vec<_>) = self
-            .occupants
-            .iter()
-            .partition(|(_, occupant)| occupant.turn == self.turn);
-        for (slot, occupant) in found.into_iter().chain(others) {
+        for (slot, occupant) in self.latest_first() {
             for id in &occupant.cgroups {
                 left_out |= cgroups.len() >= self.limits.cgroups;
                 if cgroups.len() < self.limits.cgroups {
-                    cgroups.entry(*id).or_insert(*slot);
-                }
-            }
-            let over = self.turn > occupant.turn + 1 && idle(*slot);
-            if let Some(inode) = occupant.netns.filter(|_| !over) {
-                left_out |= netns.len() >= self.limits.netns;
-                if netns.len() < self.limits.netns {
-                    netns.entry(inode).or_insert(*slot);
+                    cgroups.entry(*id).or_insert(slot);
                 }
             }
         }
         if left_out {
             changes.problems.push(format!(
-                "there are more than {} control groups or {} network namespaces of owners: what only \
-                 these tell is counted as the host's or unknown for the rest",
-                self.limits.cgroups, self.limits.netns
+                "there are more than {} control groups of owners: what only these tell is counted as the \
+                 host's for the rest",
+                self.limits.cgroups
             ));
         }
         SlotMaps {
             addresses,
             cgroups,
-            netns,
+            netns: self
+                .tables
+                .iter()
+                .map(|(netns, holding)| (*netns, holding.claim()))
+                .collect(),
         }
+    }
+
+    /// Occupants, those whose network namespace was found just now first: a number may be used again as soon as
+    /// its namespace, and with it the table, is gone.
+    fn latest_first(&self) -> impl Iterator<Item = (u32, &Occupant)> {
+        let (found, others): (Vec<_>, Vec<_>) = self
+            .occupants()
+            .partition(|(_, occupant)| occupant.turn == self.turn);
+        found.into_iter().chain(others)
     }
 }

@@ -14,8 +14,8 @@ use super::{
     Mechanism, Options, ProbeStatus, Probes,
     choice::{self, Candidates, choose, no_hook, status_of},
     error::AttachError,
-    globals::{find_fields, ring_size, settings},
-    object::{self, Programs},
+    globals::{AtConfirm, find_fields, ring_size, settings},
+    object::{self, Programs, TagRoom},
     plan::{COUNTS_AT_CONFIRM, EventKind, HookEvent, NEW_FLOW_PACKET},
     privileges,
     reserve::Reserve,
@@ -24,7 +24,7 @@ use super::{
     status::HookStatus,
 };
 use crate::{
-    kernel::{Root, btf::Btf, conntrack::Presence, kallsyms::Symbols, tables::namespace_of},
+    kernel::{Root, btf::Btf, conntrack::Presence, kallsyms::Symbols, sysctl, tables::namespace_of},
     owners::SlotMaps as Charged,
     sys::{bpf, netns, perf},
 };
@@ -62,20 +62,32 @@ impl Attached {
 /// Finds out what the kernel offers, loads and attaches.
 pub(super) fn attach(options: &Options, owners: &Charged) -> Result<Probes, AttachError> {
     with_running(options, |running, presence| {
-        // Whether inserts leave their record to the confirmation is frozen before anything is
-        // attached; if the hook there then fails after all, once more without it.
+        // What inserts leave to the confirmation is frozen before anything is attached; if the hook there then
+        // fails after all, once more without it.
         let plan = choose(options, running);
-        let offered = plan.iter().any(|(event, candidates)| {
-            event.kind == EventKind::Confirm && candidates.iter().any(Result::is_ok)
-        });
+        let offered = at_confirm(&plan);
         let outcome = attach_plan(options, owners, running, presence, plan, offered)?;
-        if offered && !outcome.sees_confirm {
+        let had = AtConfirm {
+            records: offered.records && outcome.sees_confirm,
+            counts: outcome.counts_at_confirm,
+        };
+        if had != offered {
             drop(outcome);
             let plan = choose(options, running);
-            return attach_plan(options, owners, running, presence, plan, false);
+            return attach_plan(options, owners, running, presence, plan, had);
         }
         Ok(outcome)
     })
+}
+
+/// What is going to be done at the confirmation if the kernel takes the first of what it offers.
+fn at_confirm(plan: &[(&'static HookEvent, Candidates)]) -> AtConfirm {
+    let offers = |kind| plan.iter().filter(move |(event, _)| event.kind == kind);
+    let first = offers(EventKind::Insert).find_map(|(_, candidates)| candidates.iter().flatten().next());
+    AtConfirm {
+        records: offers(EventKind::Confirm).any(|(_, candidates)| candidates.iter().any(Result::is_ok)),
+        counts: first.is_some_and(|(_, hooks)| hooks.iter().any(|hook| hook.program == COUNTS_AT_CONFIRM)),
+    }
 }
 
 /// What [`Probes::attach`] would hang where, without loading anything: each hook that this kernel
@@ -132,13 +144,13 @@ fn attach_plan(
     running: &Running<'_>,
     presence: Presence,
     plan: Vec<(&'static HookEvent, Candidates)>,
-    record_at_confirm: bool,
+    at_confirm: AtConfirm,
 ) -> Result<Probes, AttachError> {
     let (mut globals, fields) = find_fields(running.vmlinux);
     let owner_slots = options.owner_slots.clamp(owner::FIRST, owner::MAX_SLOTS);
     globals.extend(settings(
         options,
-        record_at_confirm,
+        at_confirm,
         host_netns(&Root::system()),
         owner_slots,
     ));
@@ -146,6 +158,7 @@ fn attach_plan(
         &globals,
         ring_size(options.ring_bytes),
         owner_slots,
+        tag_room(running.vmlinux),
         options.ebpf_log_level,
     )?;
     maps.owners.charge(owners).map_err(AttachError::OwnerMaps)?;
@@ -170,6 +183,25 @@ fn attach_plan(
     }
     outcome.reserve = reserve(options, running, &programs, &mut module_fd, &outcome);
     Ok(outcome)
+}
+
+/// Room for as many tags as the host's table can have entries, twice over, since the limit may be raised; beyond
+/// that, tags are lost, which is counted.
+fn tag_room(vmlinux: &Btf<'_>) -> TagRoom {
+    /// Tags at least, and at most.
+    const TAGS: (u64, u64) = (1 << 16, 1 << 21);
+    let limit = sysctl::limit(&Root::system()).unwrap_or(0);
+    // From 6.1 on a program can take memory as it goes wherever it runs (`struct bpf_mem_alloc`).
+    let as_needed = vmlinux.member("bpf_htab", &["ma"]).is_ok();
+    let wanted = match limit {
+        0 => TAGS.1,
+        limit if as_needed => 2 * limit,
+        limit => limit,
+    };
+    TagRoom {
+        most: u32::try_from(wanted.clamp(TAGS.0, TAGS.1)).unwrap_or(u32::MAX),
+        as_needed,
+    }
 }
 
 /// What fentry does not see of a new flow, for when it matters. There is none where a kprobe sees it

@@ -37,13 +37,22 @@ pub(super) fn find_fields(vmlinux: &Btf<'_>) -> (Vec<(&'static str, u32)>, Vec<F
         .unzip()
 }
 
+/// What is done when `__nf_conntrack_confirm` returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct AtConfirm {
+    /// The record of an insert is completed.
+    pub(super) records: bool,
+    /// Inserts are counted.
+    pub(super) counts: bool,
+}
+
 /// The globals that are not offsets.
 pub(super) fn settings(
     options: &Options,
-    record_at_confirm: bool,
+    at_confirm: AtConfirm,
     host_netns: u32,
     owner_slots: u32,
-) -> [(&'static str, u32); 9] {
+) -> [(&'static str, u32); 10] {
     let windows_a_second = u32::try_from(1_000_000_000 / WINDOW_NS).unwrap_or(1);
     let per_window = |per_second: u32| per_second.div_ceil(windows_a_second);
     [
@@ -51,7 +60,8 @@ pub(super) fn settings(
         (global::INSERT_ONE_IN, options.insert_one_in),
         (global::DROP_BUDGET, per_window(options.drop_budget)),
         (global::EVICTION_BUDGET, per_window(options.eviction_budget)),
-        (global::RECORD_AT_CONFIRM, u32::from(record_at_confirm)),
+        (global::RECORD_AT_CONFIRM, u32::from(at_confirm.records)),
+        (global::COUNTS_AT_CONFIRM, u32::from(at_confirm.counts)),
         (global::WAKE_AT_BYTES, ring_size(options.ring_bytes) / 4),
         (global::STALE_TICKS, STALE_TICKS),
         (global::HOST_NETNS, host_netns),

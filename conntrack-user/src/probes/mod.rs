@@ -32,14 +32,14 @@ use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use conntrack_ebpf::{
     counter::{COUNTERS, Counter, Counters},
-    owner::{self, Direction, OwnerState},
+    owner::OwnerState,
     state::{DUE_SOCKET, Pending, PerCpuState},
 };
 
 pub(crate) use attach::outlook;
 pub(crate) use error::AttachError;
 pub(crate) use options::{Mechanism, Options};
-pub(crate) use owner_maps::OwnerMaps;
+pub(crate) use owner_maps::{OwnerMaps, TagReader};
 pub(crate) use ring::RingReader;
 pub use ring_filler::RingFiller;
 #[cfg(test)]
@@ -86,12 +86,6 @@ impl Probes {
     /// # Errors
     /// If the kernel does not tell which runs were missed.
     pub fn totals(&self) -> io::Result<Totals> {
-        let mut sums: Counters = [0; COUNTERS];
-        for cpu in self.state.iter() {
-            for (sum, count) in sums.iter_mut().zip(cpu.counters) {
-                *sum += count;
-            }
-        }
         let mut missed_runs = 0;
         for program in &self.attached {
             missed_runs += program.missed_runs()?;
@@ -99,21 +93,38 @@ impl Probes {
         if let Some(reserve) = &self.reserve {
             missed_runs += reserve.missed_runs()?;
         }
-        Ok(self.name(&sums, missed_runs))
+        Ok(self.name(&self.counters(), missed_runs))
+    }
+
+    /// The counters, over all CPUs.
+    fn counters(&self) -> Counters {
+        let mut sums: Counters = [0; COUNTERS];
+        for cpu in self.state.iter() {
+            for (sum, count) in sums.iter_mut().zip(cpu.counters) {
+                *sum += count;
+            }
+        }
+        sums
+    }
+
+    /// Inserts and deletes since they were attached, over all owners; cheaper than [`Probes::totals`].
+    pub fn moved(&self) -> (u64, u64) {
+        let totals = self.name(&self.counters(), 0);
+        (totals.inserts, totals.deletes)
     }
 
     /// What the counters mean under the chosen plan.
     fn name(&self, sums: &Counters, missed_runs: u64) -> Totals {
         let sum = |counter: Counter| sums[counter as usize];
         let inserts = if self.counts_at_confirm {
-            (sum(Counter::Confirmed) + sum(Counter::CheckInserts))
-                .saturating_sub(sum(Counter::ClashMerges))
+            sum(Counter::Confirmed) + sum(Counter::CheckInserts)
         } else {
-            sum(Counter::HashInserts) + sum(Counter::ClashInserts)
-        };
+            sum(Counter::HashInserts)
+        } + sum(Counter::ClashInserts);
         let at_confirm = |counter| self.sees_confirm.then(|| sum(counter));
         Totals {
             inserts,
+            clash_inserts: sum(Counter::ClashInserts),
             deletes: sum(Counter::Deletes),
             evictions: sum(Counter::Evictions),
             evictions_cause_unknown: sum(Counter::EvictionsCauseUnknown),
@@ -146,17 +157,12 @@ impl Probes {
 
     /// What has been counted for each slot below `slots`.
     pub fn owner_counts(&self, slots: u32) -> Vec<OwnerState> {
-        let mut counts = self.owners().counts(slots);
-        // Inserts whose socket is being asked at this moment, or that were left by a call whose
-        // end was missed: the host's, as they will be if nobody comes.
-        let waiting = self.waiting_for_socket();
-        if let Some(host) = counts.get_mut(owner::HOST as usize) {
-            host[Direction::Egress as usize].inserts += waiting;
-        }
-        counts
+        self.owners().counts(slots)
     }
 
-    fn waiting_for_socket(&self) -> u64 {
+    /// Inserts whose socket is being asked at this moment, or that were left by a call whose end was missed: they are not charged
+    /// to anybody yet, and will be to the host if nobody comes.
+    pub fn waiting_for_socket(&self) -> u64 {
         let waits = |pending: &Pending| pending.ct != 0 && pending.due & DUE_SOCKET != 0;
         let waiting = self.state.iter().flat_map(|cpu| cpu.pending).filter(waits);
         waiting.count() as u64

@@ -8,7 +8,10 @@ use std::{
 };
 
 use aya::maps::{Map, MapData, RingBuf};
-use aya_obj::{EbpfSectionKind, Object, generated::bpf_insn};
+use aya_obj::{
+    EbpfSectionKind, Object,
+    generated::{BPF_F_NO_PREALLOC, bpf_insn},
+};
 use conntrack_ebpf::{
     global::{
         ACTIVE_MAP, ADDRESSES_MAP, CGROUPS_MAP, EVENTS_MAP, NAMESPACES_MAP, OWNERS_MAP,
@@ -84,11 +87,21 @@ const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 const LOG_MAP: &str = "AYA_LOGS";
 const SMALLEST_RING: u32 = 1 << 16;
 
+/// Room for tags of entries.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TagRoom {
+    /// How many there can be.
+    pub(super) most: u32,
+    /// Memory is taken as they come, else in advance.
+    pub(super) as_needed: bool,
+}
+
 /// Reads the object, sets `globals` and makes the maps, the ring with `ring_bytes`.
 pub(super) fn open(
     globals: &[(&str, u32)],
     ring_bytes: u32,
     owner_slots: u32,
+    tags: TagRoom,
     log_level: u8,
 ) -> Result<(Programs, Maps), ObjectError> {
     if OBJECT.is_empty() {
@@ -117,6 +130,15 @@ pub(super) fn open(
     }
     if let Some(owners) = definitions.get_mut(OWNERS_MAP) {
         owners.set_max_entries(elements(owner_slots as usize)?);
+    }
+    if let Some(map) = definitions.get_mut(TAGS_MAP) {
+        map.set_max_entries(tags.most);
+        if tags.as_needed {
+            let aya_obj::Map::Legacy(map) = map else {
+                return Err(malformed(format!("{TAGS_MAP} is not in the section of maps")));
+            };
+            map.def.map_flags |= BPF_F_NO_PREALLOC;
+        }
     }
     if let (0, Some(log)) = (log_level, definitions.get_mut(LOG_MAP)) {
         log.set_max_entries(SMALLEST_RING);
@@ -149,6 +171,7 @@ pub(super) fn open(
     };
     let (addresses_fd, cgroups_fd) = (fd_of(ADDRESSES_MAP)?, fd_of(CGROUPS_MAP)?);
     let (state_fd, counts_fd) = (fd_of(STATE_MAP)?, fd_of(OWNERS_MAP)?);
+    let tags_fd = fd_of(TAGS_MAP)?;
     let mut take = |name: &str| {
         let map = made
             .remove(name)
@@ -164,6 +187,8 @@ pub(super) fn open(
         active: take(ACTIVE_MAP)?.try_into().map_err(malformed)?,
         namespaces: take(NAMESPACES_MAP)?.try_into().map_err(malformed)?,
         tags: take(TAGS_MAP)?.try_into().map_err(malformed)?,
+        tags_fd,
+        most_tags: tags.most,
         counts: MappedArray::new(counts_fd.as_fd(), cpus * owner_slots as usize)
             .map_err(refused(OWNERS_MAP))?,
         services: take(SERVICES_MAP)?.try_into().map_err(malformed)?,
@@ -205,6 +230,14 @@ fn create(name: &str, definition: aya_obj::Map) -> Result<MapData, ObjectError> 
         bpf::freeze_map(map.fd().as_fd()).map_err(failed)?;
     }
     Ok(map)
+}
+
+impl TagRoom {
+    /// For programs that tag nothing.
+    pub(super) const LEAST: Self = Self {
+        most: 1,
+        as_needed: false,
+    };
 }
 
 impl Programs {

@@ -1,10 +1,10 @@
 //! The maps by which the programs charge owners, and what they counted for each.
 
-use std::{collections::HashMap as StdHashMap, io};
+use std::{collections::HashMap as StdHashMap, io, os::fd::OwnedFd};
 
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use conntrack_ebpf::{
-    owner::{FLAG_SOCKET, FLAG_TAGGED, OwnerState, Party, Service, TagKey},
+    owner::{Claim, FLAG_SOCKET, FLAG_TAGGED, OwnerState, Party, Service, TagKey},
     place::{self, Addresses, Cgroups, Table},
 };
 use zerocopy::FromZeros;
@@ -12,16 +12,20 @@ use zerocopy::FromZeros;
 use crate::owners::SlotMaps;
 use crate::sys::mapping::MappedArray;
 
-/// Steps of one walk over the tags: several times as many as there can be.
-const TAGS_WALKED: usize = 8 * 65_536;
+/// Steps of one walk over the tags: so many times as many as there can be.
+const TAGS_WALKED: usize = 8;
 
 /// The maps of owners; see [`conntrack_ebpf::owner`]. There is one writer.
 pub struct OwnerMaps {
     pub(super) addresses: MappedArray<Addresses>,
     pub(super) cgroups: MappedArray<Cgroups>,
     pub(super) active: Array<MapData, u32>,
-    pub(super) namespaces: HashMap<MapData, u32, u32>,
+    pub(super) namespaces: HashMap<MapData, u32, Claim>,
     pub(super) tags: HashMap<MapData, TagKey, Party>,
+    /// The same map, for [`OwnerMaps::tag_reader`].
+    pub(super) tags_fd: OwnedFd,
+    /// Tags that there can be.
+    pub(super) most_tags: u32,
     /// Those of the first CPU, then those of the next.
     pub(super) counts: MappedArray<OwnerState>,
     pub(super) services: HashMap<MapData, Service, u32>,
@@ -32,6 +36,16 @@ pub struct OwnerMaps {
     pub(super) cpus: usize,
     /// There was an owner that only its sockets tell.
     pub(super) asks_sockets: bool,
+}
+
+/// Reads tags beside the programs and [`OwnerMaps`].
+pub(crate) struct TagReader(HashMap<MapData, TagKey, Party>);
+
+impl TagReader {
+    /// The tag of an entry; `None`: it has none, or it can't be read.
+    pub(crate) fn tag(&self, key: &TagKey) -> Option<Party> {
+        self.0.get(key, 0).ok()
+    }
 }
 
 /// As an `io::Error`, with the kernel's own where there is one.
@@ -64,6 +78,11 @@ fn filled<K: place::Key + Default + FromZeros, V: Copy + Default + FromZeros>(
 }
 
 impl OwnerMaps {
+    /// Numbers that a CPU can have.
+    pub(crate) const fn cpus(&self) -> usize {
+        self.cpus
+    }
+
     /// Slots that have counters.
     pub const fn slots(&self) -> u32 {
         self.slots
@@ -93,8 +112,7 @@ impl OwnerMaps {
                 (*address, claim)
             })
             .collect();
-        let (mut table, mut left_out) = filled(&addresses)?;
-        table.namespaces = u32::try_from(maps.netns.len()).unwrap_or(u32::MAX);
+        let (table, mut left_out) = filled(&addresses)?;
         self.addresses.write(next as usize, &table);
         drop(table);
 
@@ -112,7 +130,7 @@ impl OwnerMaps {
         Ok(left_out)
     }
 
-    fn charge_namespaces(&mut self, wanted: &StdHashMap<u32, u32>) -> io::Result<()> {
+    fn charge_namespaces(&mut self, wanted: &StdHashMap<u32, Claim>) -> io::Result<()> {
         let there: Vec<u32> = self
             .namespaces
             .keys()
@@ -123,8 +141,8 @@ impl OwnerMaps {
                 absent_is_fine(self.namespaces.remove(&netns))?;
             }
         }
-        for (netns, slot) in wanted {
-            self.namespaces.insert(netns, slot, 0).map_err(error)?;
+        for (netns, claim) in wanted {
+            self.namespaces.insert(netns, claim, 0).map_err(error)?;
         }
         Ok(())
     }
@@ -169,6 +187,16 @@ impl OwnerMaps {
         sums
     }
 
+    /// For a thread that reads tags by itself.
+    ///
+    /// # Errors
+    /// If there can be no further file descriptor of the map.
+    pub(crate) fn tag_reader(&self) -> io::Result<TagReader> {
+        let map = MapData::from_fd(self.tags_fd.try_clone()?).map_err(error)?;
+        let map = Map::from_map_data(map).map_err(error)?;
+        map.try_into().map(TagReader).map_err(error)
+    }
+
     /// All tags: entries whose owner their addresses do not tell.
     ///
     /// Key by key, though the kernel could give thousands at once: while it walks the buckets of a
@@ -178,11 +206,11 @@ impl OwnerMaps {
     ///
     /// # Errors
     /// If the map can't be read, or loses the key it stands at again and again.
-    pub fn tags(&self) -> io::Result<StdHashMap<TagKey, Party>> {
+    fn tags(&self) -> io::Result<StdHashMap<TagKey, Party>> {
         let mut tags = StdHashMap::new();
         // A key that goes while the walk stands at it sends the walk back to the first one.
         for (walked, tag) in self.tags.iter().enumerate() {
-            if walked > TAGS_WALKED {
+            if walked > TAGS_WALKED * self.most_tags as usize {
                 return Err(io::Error::other(
                     "the tags of entries change too fast to be read",
                 ));
@@ -199,11 +227,11 @@ impl OwnerMaps {
     /// # Errors
     /// If the map can't be read or written.
     pub fn sweep_tags(&mut self, freed: &[u32], swept: &[u32], maps: &SlotMaps) -> io::Result<()> {
-        // Sockets of the host left tags too: those whose source is claimed with the flag are used.
+        // Sockets of the host left tags too: those whose source, or table, is claimed with the flag are used.
         let used = |key: &TagKey| {
-            maps.addresses
-                .get(&key.source())
-                .is_some_and(|claim| claim.flags & FLAG_TAGGED != 0)
+            let address = maps.addresses.get(&key.source());
+            let claim = maps.netns.get(&key.netns).or(address);
+            claim.is_some_and(|claim| claim.flags & FLAG_TAGGED != 0)
         };
         if freed.is_empty() && swept.is_empty() {
             return Ok(());

@@ -9,6 +9,8 @@ use serde::Serialize;
 pub struct Totals {
     /// Entries that entered the table.
     pub inserts: u64,
+    /// Of those: the ones that lost a clash and were inserted all the same, for a second, in the reply direction only.
+    pub clash_inserts: u64,
     /// Entries that left it.
     pub deletes: u64,
     /// Live entries removed by `early_drop`; part of `deletes`.
@@ -56,7 +58,7 @@ pub struct Lost {
     pub frames: u64,
     /// Inserts at an address of the host whose socket could not be asked: charged to the host.
     pub sockets_missed: u64,
-    /// Entries that could not be tagged with their owner: when they leave, another is charged.
+    /// Entries that could not be tagged with their owner: they are charged to whom they are without a tag.
     pub tags: u64,
     /// Times that the kernel skipped one of our programs because it was already running on that
     /// CPU (recursion guard): what those runs would have counted is missing.
@@ -73,6 +75,7 @@ impl Add for Totals {
         };
         Self {
             inserts: self.inserts + other.inserts,
+            clash_inserts: self.clash_inserts + other.clash_inserts,
             deletes: self.deletes + other.deletes,
             evictions: self.evictions + other.evictions,
             evictions_cause_unknown: self.evictions_cause_unknown + other.evictions_cause_unknown,

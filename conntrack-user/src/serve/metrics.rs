@@ -162,7 +162,7 @@ fn tables(snapshot: &Snapshot) -> [Family; 7] {
     ]
 }
 
-fn own_state(snapshot: &Snapshot, companions: &CompanionStatus) -> [Family; 10] {
+fn own_state(snapshot: &Snapshot, companions: &CompanionStatus) -> [Family; 11] {
     let journal = companions.journal.as_ref();
     let not_kept = journal.map(|journal| {
         [
@@ -181,9 +181,16 @@ fn own_state(snapshot: &Snapshot, companions: &CompanionStatus) -> [Family; 10] 
     [
         Family::counter(
             "ctpressure_events_lost_total",
-            "What was not seen or not delivered. *_records: a buffer was full; *_not_detailed: beyond the budget of records; frames: evictions without a cause; sockets: inserts charged to the host because their socket was not seen; tags: entries that may be charged to another owner when they leave; missed_runs: the kernel skipped a probe; drops_unexplained, evictions_unseen: only the kernel counted them; journal_samples: seconds that the journal has only together with the next one; journal_events: detail that it does not have; kubernetes_events: Events that were not written, with --kube.",
+            "What was not seen or not delivered. *_records: a buffer was full; *_not_detailed: beyond the budget of records; frames: evictions without a cause; sockets: inserts charged to the host because their socket was not seen; tags: entries charged to the host, or to who had the address before, since there was no room to mark whose they are; missed_runs: the kernel skipped a probe; drops_unexplained, evictions_unseen: only the kernel counted them; journal_samples: seconds that the journal has only together with the next one; journal_events: detail that it does not have; kubernetes_events: Events that were not written, with --kube.",
         )
         .each(lost, |family, (kind, number)| family.with(&[("kind", kind)], f(number))),
+        Family::counter(
+            "ctpressure_self_check_failures_total",
+            "By how much the agent's own numbers disagreed so far: owners, the sum over owners and the count of all; census, what a census found and what was known before; drops and evictions, what only the kernel counted. 0 unless something is wrong.",
+        )
+        .each(snapshot.self_check.by_name(), |family, (check, number)| {
+            family.with(&[("check", check)], f(number))
+        }),
         Family::gauge(
             "ctpressure_probe_attached",
             "1 for each kernel function that is probed, 0 for an event that has no hook on this kernel.",

@@ -46,7 +46,7 @@ use tokio::{
 };
 
 use crate::{
-    agent::{AgentState, Snapshot, Tops},
+    agent::{AgentState, Bounds, Snapshot, Tops},
     owners::{OwnerKind, Workload},
 };
 
@@ -164,12 +164,15 @@ pub(crate) struct OwnerRow {
     pub workload: Option<Workload>,
     /// It is there; else it is gone and may still have entries.
     pub present: bool,
-    /// Entries in both directions.
-    pub live: u64,
+    /// Entries in both directions; `None`: not known yet.
+    pub live: Option<u64>,
     /// Of connections that it opened.
-    pub live_egress: u64,
+    pub live_egress: Option<u64>,
     /// Of connections to it.
-    pub live_ingress: u64,
+    pub live_ingress: Option<u64>,
+    /// At least so many in both directions, and at most so many; the same where it is known exactly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live_bounds: Option<Bounds>,
     /// Its part of all entries, 0 to 1.
     pub live_share: f64,
     /// Its entries as a part of the limit, 0 to 1; `None`: no limit.

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use ctpressure_tests::traffic::{
     bench,
     flow::{Addresses, Family, Plan, Ports, Protocol},
+    race,
     send::{self, Pace},
     sockets::{self, Transport},
     worker,
@@ -32,6 +33,8 @@ enum Command {
     /// Sends one packet for each flow through raw sockets; the tuples are all distinct. Needs root
     /// and a route to a place where nobody answers.
     Send(Send),
+    /// Sends two packets of each flow at the same moment, from one UDP socket on two CPUs, so that their entries clash.
+    Race(Race),
     /// Opens flows by real sockets to `ctgen serve`, answered, and holds them.
     Connect(Connect),
     /// Answers TCP connections and UDP datagrams until it is ended.
@@ -137,6 +140,19 @@ struct Send {
 }
 
 #[derive(Args)]
+struct Race {
+    /// Address and port of the socket.
+    #[arg(long, default_value = "0.0.0.0:0")]
+    source: SocketAddr,
+    /// IPv4 destinations.
+    #[arg(long, default_value = "198.19.0.0/16")]
+    destination: IpNet,
+    /// How many flows.
+    #[arg(long, default_value_t = 1_000)]
+    flows: u64,
+}
+
+#[derive(Args)]
 struct Connect {
     /// Kind of socket.
     #[arg(long, value_enum, default_value = "tcp")]
@@ -233,6 +249,11 @@ fn print(value: &impl serde::Serialize) -> Result<()> {
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Send(send) => send.run(),
+        Command::Race(Race {
+            source,
+            destination,
+            flows,
+        }) => print(&race::race(source, destination, flows)?),
         Command::Connect(Connect {
             transport,
             destination,

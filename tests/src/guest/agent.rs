@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -58,6 +59,8 @@ pub struct Agent {
     child: Child,
     address: SocketAddr,
     folder: TempDir,
+    /// Its last answer.
+    scraped: Mutex<Metrics>,
 }
 
 impl Agent {
@@ -90,6 +93,7 @@ impl Agent {
             child,
             address,
             folder,
+            scraped: Mutex::default(),
         })
     }
 
@@ -135,10 +139,19 @@ impl Agent {
     }
 
     /// `/metrics` now: a sample of at most a second ago.
+    ///
+    /// # Errors
+    ///
+    /// Also when a counter is less than it was at the last scrape.
     pub fn scrape(&self) -> Result<Metrics> {
+        let mut last = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
         let (status, body) = self.get("/metrics")?;
         ensure!(status == 200, "/metrics answered {status}");
-        Metrics::parse(&body)
+        let metrics = Metrics::parse(&body)?;
+        metrics.check_counters_since(&last)?;
+        last.clone_from(&metrics);
+        drop(last);
+        Ok(metrics)
     }
 
     /// `/status` as JSON.

@@ -69,6 +69,33 @@ impl Metrics {
         self.helps.get(name).map(String::as_str)
     }
 
+    /// No counter that was there before is less now.
+    ///
+    /// # Errors
+    ///
+    /// When one is.
+    pub fn check_counters_since(&self, before: &Self) -> Result<()> {
+        let key = |sample: &Sample| (sample.name.clone(), sample.labels.clone());
+        let earlier: BTreeMap<_, f64> = before
+            .samples
+            .iter()
+            .map(|sample| (key(sample), sample.value))
+            .collect();
+        for sample in &self.samples {
+            let is_counter = self.type_of(&sample.name) == Some("counter");
+            if let Some(earlier) = earlier.get(&key(sample)).filter(|_| is_counter) {
+                ensure!(
+                    sample.value >= *earlier,
+                    "{}{:?} went back from {earlier} to {}",
+                    sample.name,
+                    sample.labels,
+                    sample.value
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// The samples of a metric that carry these labels (and perhaps others).
     pub fn select<'a>(
         &'a self,
@@ -183,6 +210,17 @@ ctpressure_table_limit 20000
 odd{a=\"x,}\\\"y\\\\\",b=\"\\n\",} 1.5
 up +Inf
 ";
+
+    #[test]
+    fn a_counter_that_goes_back_is_noticed() {
+        let read = |value: u64, kind: &str| {
+            Metrics::parse(&format!("# TYPE a {kind}\na{{b=\"c\"}} {value}\n")).unwrap()
+        };
+        let (one, two) = (read(1, "counter"), read(2, "counter"));
+        assert!(two.check_counters_since(&one).is_ok());
+        assert!(one.check_counters_since(&two).is_err());
+        assert!(read(1, "gauge").check_counters_since(&two).is_ok());
+    }
 
     #[test]
     fn samples_types_and_sums() {

@@ -3,9 +3,10 @@
 use conntrack_ebpf::owner::{Direction, OwnerCounts, OwnerState};
 use ctpressure_model::pressure::{
     lifetime::FlowCounts,
-    rate::{Series, Timeline, Window},
+    rate::{self, Series, Timeline},
 };
 
+use super::bounds::{Baseline, Bounds, signed};
 use crate::agent::owner_sample::{Activity, OwnerTotals};
 
 /// Entries of one owner, from when it got its slot.
@@ -18,9 +19,7 @@ pub(super) struct OwnerTally {
     /// What was counted in maps of earlier probes.
     pub(super) earlier: OwnerState,
     /// Entries that were there before the counts began, by direction.
-    pub(super) baseline: [i64; 2],
-    /// A census found the baseline while nothing moved; else it is an estimate.
-    pub(super) exact: [bool; 2],
+    pub(super) baseline: [Baseline; 2],
     /// Inserts and deletes when the census that is under way began.
     pub(super) at_census: Option<[(u64, u64); 2]>,
     /// Inserts, deletes and drops over time.
@@ -30,13 +29,12 @@ pub(super) struct OwnerTally {
 }
 
 impl OwnerTally {
-    pub(super) fn from_now(counts: OwnerState, timeline: &Timeline) -> Self {
+    pub(super) fn from_now(counts: OwnerState, baseline: Baseline, timeline: &Timeline) -> Self {
         Self {
             from: counts,
             counts: OwnerState::default(),
             earlier: OwnerState::default(),
-            baseline: [0; 2],
-            exact: [false; 2],
+            baseline: [baseline; 2],
             at_census: None,
             series: Series::new(timeline, [0; 3]),
             states: Vec::new(),
@@ -57,9 +55,9 @@ impl OwnerTally {
             })
     }
 
-    pub(super) fn activity(&self, timeline: &Timeline) -> Activity {
-        let live = self.totals(Direction::Egress).live + self.totals(Direction::Ingress).live;
-        let grown = |index| self.series.grown(timeline, Window::Minute, index);
+    /// `live`: the entries that it has in both directions.
+    pub(super) fn activity(&self, timeline: &Timeline, live: u64) -> Activity {
+        let grown = |index| self.series.grown(timeline, rate::Window::Minute, index);
         let lifetime = grown(0)
             .zip(grown(1))
             .and_then(|((inserts, seconds), (deletes, _))| {
@@ -82,9 +80,22 @@ impl OwnerTally {
         }
     }
 
-    pub(super) fn live(&self, direction: Direction) -> i64 {
-        let counts = &self.counts[direction as usize];
-        self.baseline[direction as usize] + signed(counts.inserts) - signed(counts.deletes)
+    /// The entries that it has; `None`: not known yet.
+    pub(super) fn live(&self, direction: Direction) -> Option<Bounds> {
+        let (inserts, deletes) = self.moved()[direction as usize];
+        self.baseline[direction as usize].live(signed(inserts) - signed(deletes))
+    }
+
+    /// Whether it has no entries for certain.
+    pub(super) fn is_idle(&self) -> bool {
+        [Direction::Egress, Direction::Ingress]
+            .iter()
+            .all(|direction| self.live(*direction).is_some_and(|live| live.upper == 0))
+    }
+
+    /// Whether the entries that it has are known exactly.
+    pub(super) fn is_exact(&self) -> bool {
+        self.baseline.iter().all(|baseline| baseline.is_exact())
     }
 
     pub(super) fn moved(&self) -> [(u64, u64); 2] {
@@ -94,28 +105,27 @@ impl OwnerTally {
         })
     }
 
-    /// Takes over what a census found; gives how far the count was off, if it should not have been.
-    pub(super) fn recounted(&mut self, direction: Direction, entries: u64) -> u64 {
+    /// Takes over what a census found; gives how far that is off what was known before.
+    pub(super) fn recounted(&mut self, direction: Direction, found: &Found, window: &Window) -> u64 {
         let index = direction as usize;
         let Some(before) = self.at_census.map(|moved| moved[index]) else {
             return 0;
         };
         let now = self.moved()[index];
-        if now == before {
-            let off = signed(entries) - self.live(direction);
-            self.baseline[index] += off;
-            let known = std::mem::replace(&mut self.exact[index], true);
-            return if known { off.unsigned_abs() } else { 0 };
-        }
-        if !self.exact[index] {
-            // It saw some of what came and went meanwhile: between the two is the best guess, until
-            // one is had while nothing moves.
-            let grown = |(inserts, deletes): (u64, u64)| signed(inserts) - signed(deletes);
-            self.baseline[index] = signed(entries) - i64::midpoint(grown(before), grown(now));
-        }
-        0
+        let (inserts, deletes) = (now.0 - before.0, now.1 - before.1);
+        let others = (window.inserts + window.deletes).saturating_sub(inserts + deletes);
+        let under = deletes
+            + found.untagged.min(others)
+            + if window.claims_changed { window.inserts } else { 0 };
+        let over = inserts + found.elsewhere + window.clashes;
+        let grown = signed(now.0) - signed(now.1);
+        self.baseline[index].narrow(
+            signed(found.entries) - signed(under + window.unsure) - grown,
+            signed(found.entries) + signed(over + window.unsure) - grown,
+        )
     }
 
+    /// All but `live`, which depends on all owners.
     pub(super) fn totals(&self, direction: Direction) -> OwnerTotals {
         let sum = sum(
             &self.counts[direction as usize],
@@ -124,16 +134,39 @@ impl OwnerTally {
         OwnerTotals {
             inserts: sum.inserts,
             deletes: sum.deletes,
-            live: u64::try_from(self.live(direction)).unwrap_or(0),
+            bounds: self.live(direction),
             victims: sum.victims,
             causes: sum.causes,
             drops: sum.drops,
+            ..OwnerTotals::default()
         }
     }
 }
 
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+/// What a census found of one owner in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Entries in the tables that it walked.
+    pub(super) entries: u64,
+    /// Of those: the ones that should have a tag and have none. They are its own unless they came or went just then.
+    pub(super) untagged: u64,
+    /// Entries in tables that it did not walk, as far as they may be its own.
+    pub(super) elsewhere: u64,
+}
+
+/// What happened while a census walked, over all owners.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Window {
+    /// Entries that entered a table.
+    pub(super) inserts: u64,
+    /// Entries that left it.
+    pub(super) deletes: u64,
+    /// Entries that a listing does not show, since they lost a clash.
+    pub(super) clashes: u64,
+    /// Who is charged was changed: what entered since then may have been taken for another's.
+    pub(super) claims_changed: bool,
+    /// Entries whose count is not certain: runs of programs that were skipped, inserts that wait for their socket.
+    pub(super) unsure: u64,
 }
 
 pub(super) fn sum(a: &OwnerCounts, b: &OwnerCounts) -> OwnerCounts {
@@ -150,49 +183,86 @@ mod tests {
 
     const EGRESS: Direction = Direction::Egress;
 
-    fn tally(inserts: u64, deletes: u64) -> OwnerTally {
-        let mut tally = OwnerTally::from_now(OwnerState::default(), &Timeline::default());
-        tally.counts[0].inserts = inserts;
-        tally.counts[0].deletes = deletes;
-        tally
+    fn tally(baseline: Baseline) -> OwnerTally {
+        OwnerTally::from_now(OwnerState::default(), baseline, &Timeline::default())
+    }
+
+    fn entries(entries: u64) -> Found {
+        Found {
+            entries,
+            ..Found::default()
+        }
+    }
+
+    fn bounds(lower: u64, upper: u64) -> Option<Bounds> {
+        Some(Bounds { lower, upper })
     }
 
     #[test]
-    fn a_census_while_nothing_moves_is_the_baseline_and_no_drift() {
-        let mut tally = tally(10, 3);
+    fn a_census_while_nothing_moves_is_exact() {
+        let mut tally = tally(Baseline::UNKNOWN);
+        tally.counts[0].inserts = 10;
+        tally.counts[0].deletes = 3;
+        assert_eq!(tally.live(EGRESS), None);
         tally.at_census = Some(tally.moved());
-        assert_eq!(tally.recounted(EGRESS, 107), 0);
-        assert_eq!((tally.live(EGRESS), tally.exact[0]), (107, true));
+        assert_eq!(tally.recounted(EGRESS, &entries(107), &Window::default()), 0);
+        assert_eq!(tally.live(EGRESS), bounds(107, 107));
         tally.counts[0].deletes += 5;
-        assert_eq!(tally.live(EGRESS), 102);
+        assert_eq!(tally.live(EGRESS), bounds(102, 102));
     }
 
     #[test]
-    fn what_a_later_census_corrects_is_drift() {
-        let mut tally = tally(10, 3);
-        for (entries, drift) in [(7, 0), (7, 0), (9, 2), (8, 1)] {
+    fn one_while_entries_move_gives_bounds_that_the_next_one_narrows() {
+        let mut tally = tally(Baseline::UNKNOWN);
+        for (found, expected) in [(105, bounds(105, 115)), (112, bounds(115, 122)), (125, bounds(125, 132))] {
             tally.at_census = Some(tally.moved());
-            assert_eq!(tally.recounted(EGRESS, entries), drift);
-            assert_eq!(tally.live(EGRESS), i64::try_from(entries).unwrap());
+            tally.counts[0].inserts += 10;
+            let window = Window {
+                inserts: 10,
+                ..Window::default()
+            };
+            assert_eq!(tally.recounted(EGRESS, &entries(found), &window), 0);
+            assert_eq!(tally.live(EGRESS), expected);
         }
     }
 
     #[test]
-    fn a_census_while_entries_move_is_an_estimate_that_never_replaces_the_truth() {
-        let mut tally = tally(0, 0);
-        tally.at_census = Some(tally.moved());
-        tally.counts[0].inserts = 10;
-        // It saw 105 of what is now between 100 + 0 and 100 + 10.
-        assert_eq!(tally.recounted(EGRESS, 105), 0);
-        assert_eq!((tally.live(EGRESS), tally.exact[0]), (110, false));
-
-        tally.at_census = Some(tally.moved());
-        assert_eq!(tally.recounted(EGRESS, 111), 0);
-        assert!(tally.exact[0]);
-        tally.at_census = Some(tally.moved());
-        tally.counts[0].deletes = 50;
-        assert_eq!(tally.recounted(EGRESS, 500), 0);
-        assert_eq!(tally.live(EGRESS), 61);
+    fn what_may_be_anothers_is_within_the_bounds() {
+        let of = |found: Found, window: Window| {
+            let mut tally = tally(Baseline::UNKNOWN);
+            tally.at_census = Some(tally.moved());
+            tally.recounted(EGRESS, &found, &window);
+            tally.live(EGRESS)
+        };
+        let found = Found {
+            entries: 100,
+            untagged: 40,
+            elsewhere: 0,
+        };
+        assert_eq!(of(found, Window::default()), bounds(100, 100));
+        let moving = Window {
+            inserts: 3,
+            deletes: 4,
+            ..Window::default()
+        };
+        assert_eq!(of(found, moving), bounds(93, 100));
+        assert_eq!(of(entries(100), moving), bounds(100, 100), "of others");
+        let elsewhere = Found {
+            elsewhere: 7,
+            ..entries(100)
+        };
+        assert_eq!(of(elsewhere, Window::default()), bounds(100, 107));
+        let clashes = Window {
+            clashes: 2,
+            unsure: 1,
+            ..Window::default()
+        };
+        assert_eq!(of(entries(100), clashes), bounds(99, 103));
+        let changed = Window {
+            claims_changed: true,
+            ..moving
+        };
+        assert_eq!(of(entries(100), changed), bounds(97, 100));
     }
 
     #[test]
@@ -200,11 +270,15 @@ mod tests {
         let mut before = OwnerState::default();
         before[0].inserts = 500;
         before[0].drops[0] = 7;
-        let mut tally = OwnerTally::from_now(before, &Timeline::default());
+        let mut tally = OwnerTally::from_now(before, Baseline::NONE, &Timeline::default());
+        assert!(tally.is_idle());
         let mut now = before;
         now[0].inserts = 503;
         tally.counts = difference(&now, &tally.from);
         let totals = tally.totals(EGRESS);
-        assert_eq!((totals.inserts, totals.live, totals.drops[0]), (3, 3, 0));
+        assert_eq!(
+            (totals.inserts, totals.bounds, totals.drops[0]),
+            (3, bounds(3, 3), 0)
+        );
     }
 }

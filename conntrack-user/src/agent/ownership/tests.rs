@@ -35,7 +35,7 @@ fn pods(uid: &str) -> Arc<Pods> {
 }
 
 fn the_pod(ownership: &mut Ownership) -> Owner {
-    let now = ownership.now(Duration::from_secs(1), 0);
+    let now = ownership.now(Duration::from_secs(1), None);
     let mut pods = now
         .owners
         .list

@@ -16,7 +16,7 @@ use super::{ProbesLife, Supervisor};
 use crate::{
     agent::ownership::OwnersNow,
     agent::{
-        AgentState, LossCounts, Own, OwnerSample, Probed, Snapshot, Table, Tables, Tops,
+        AgentState, LossCounts, Own, OwnerSample, Probed, SelfCheck, Snapshot, Table, Tables, Tops,
         drift::drift,
     },
     kernel::{
@@ -131,6 +131,11 @@ impl Supervisor {
                 snapshot.reason = (!missing.is_empty()).then(|| missing.join("; "));
             }
         }
+        snapshot.self_check = SelfCheck::new(
+            owners.owners_off,
+            owners.owners.census.drift,
+            snapshot.probes.unexplained,
+        );
         snapshot.owners = owners.owners;
         self.add_destinations(&mut snapshot.owners.list);
         snapshot.problems.clone_from(&self.problems);
@@ -187,7 +192,7 @@ impl Supervisor {
                 return Readings {
                     own: Own::read().unwrap_or_default(),
                     // What was counted stays.
-                    owners: locked(&self.ownership).now(self.began.elapsed(), 0),
+                    owners: locked(&self.ownership).now(self.began.elapsed(), None),
                     ..Readings::default()
                 };
             }
@@ -208,12 +213,14 @@ impl Supervisor {
             let tables = reader.read();
             let mut ownership = locked(&ownership);
             let counts = probes.as_ref().map(|probes| {
-                ownership.read(probes);
+                ownership.read(probes)?;
+                if let Ok(tables) = &tables {
+                    ownership.note_tables(tables);
+                }
                 ownership.tell_services(probes)?;
-                probes.totals()
+                Ok(ownership.totals())
             });
-            let limit = tables.as_ref().map_or(0, |tables| tables.limit);
-            let owners = ownership.now(at, limit);
+            let owners = ownership.now(at, tables.as_ref().ok());
             drop(ownership);
             let table_bytes = match &tables {
                 Ok(tables) => slab::table_bytes(&Root::system(), tables.buckets),

@@ -44,7 +44,7 @@ pub(super) fn sorted(sample: &TopSample, sort: Sort) -> Vec<&OwnerRow> {
     let mut owners: Vec<_> = sample
         .owners
         .iter()
-        .filter(|row| row.live + row.inserts + row.deletes + row.drops + row.victims > 0)
+        .filter(|row| row.live.unwrap_or(0) + row.inserts + row.deletes + row.drops + row.victims > 0)
         .collect();
     owners.sort_by(|one, other| {
         let order = match sort {
@@ -136,7 +136,7 @@ pub(super) fn row(owner: &OwnerRow, width: usize) -> String {
     let kind = owner.kind.label();
     let figures = [
         if kind == owner.name { "-" } else { kind },
-        &column::entries(owner.live),
+        &entries(owner.live),
         &column::share(owner.live_share),
         &column::per_second(rate(&owner.inserts_per_second)),
         &column::per_second(rate(&owner.deletes_per_second)),
@@ -171,4 +171,9 @@ mod tests {
         assert_eq!(bar(7.0, 4), "[##]");
         assert_eq!(bar(0.5, 1), "[]");
     }
+}
+
+/// A number of entries; not every one is known from the start.
+pub(super) fn entries(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), column::entries)
 }

@@ -10,9 +10,9 @@ use ctpressure_model::{
     },
 };
 
-use super::figures::{Sort, address, header, reasons, row, sorted, until_full};
+use super::figures::{Sort, address, entries, header, reasons, row, sorted, until_full};
 use crate::{
-    agent::AgentState,
+    agent::{AgentState, Bounds},
     serve::top::{OwnerRow, TopSample, TopTable, rate},
 };
 
@@ -63,7 +63,7 @@ pub(super) fn view(sample: &TopSample, sort: Sort, count: usize) -> String {
         }
         let more = owners.len().saturating_sub(count) as u64 + sample.other_owners.number;
         if more > 0 {
-            let rest: u64 = owners.iter().skip(count).map(|owner| owner.live).sum();
+            let rest: u64 = owners.iter().skip(count).filter_map(|owner| owner.live).sum();
             let _ = writeln!(
                 out,
                 "(and {} more with {} entries)",
@@ -271,11 +271,12 @@ pub(super) fn owner_lines(owner: &OwnerRow) -> Vec<String> {
     };
     let mut lines = vec![
         format!(
-            "live {} ({} of all{limit}): {} opened by it, {} to it",
-            column::entries(owner.live),
+            "live {}{} ({} of all{limit}): {} opened by it, {} to it",
+            entries(owner.live),
+            between(owner.live_bounds),
             column::share(owner.live_share),
-            column::count(owner.live_egress),
-            column::count(owner.live_ingress)
+            entries(owner.live_egress),
+            entries(owner.live_ingress)
         ),
         format!("lifetime {life}"),
         "a second, over     1s   10s   60s   in all".to_owned(),
@@ -313,4 +314,14 @@ pub(super) fn owner_lines(owner: &OwnerRow) -> Vec<String> {
         None => lines.push("states and destinations: not among the foremost owners".to_owned()),
     }
     lines
+}
+
+/// What is certain of a number that is not known exactly.
+fn between(bounds: Option<Bounds>) -> String {
+    match bounds.filter(|bounds| bounds.width() > 0) {
+        Some(Bounds { lower, upper }) => {
+            format!(" (between {} and {})", grouped(lower), grouped(upper))
+        }
+        None => String::new(),
+    }
 }

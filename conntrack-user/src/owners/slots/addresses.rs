@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use conntrack_ebpf::owner::{HOST, UNKNOWN};
 
-use super::holding::{AddressHolding, Released};
-use super::{Changes, Held, OccupantState, Slots};
+use super::holding::{Holding, Released};
+use super::{Changes, Held, OccupantState, Place, Slots};
 use crate::owners::{Discovery, Owner};
 
 /// The host's loopback addresses that are claimed; `127.0.0.0/8` has more, which nobody counts.
@@ -19,10 +19,11 @@ pub(super) const LOOPBACK: [IpAddr; 2] = [
 pub(super) const MOST_FORMER_HOST: usize = 1024;
 
 impl Slots {
-    /// Forgets earlier holders that have no entries any more.
+    /// Forgets earlier holders, of addresses and of tables, that have no entries any more.
     pub(super) fn settle(&mut self, idle: impl Fn(u32) -> bool) {
-        for held in self.held.values_mut() {
-            held.change(&mut self.sweep, |holding| holding.settle(&idle));
+        let addresses = self.held.values_mut().map(|held| &mut held.holding);
+        for holding in addresses.chain(self.tables.values_mut()) {
+            holding.learn(&mut self.sweep, |holding| holding.settle(&idle));
         }
     }
 
@@ -108,7 +109,7 @@ impl Slots {
     pub fn confirm_nobodys_gone(&mut self, used: impl Fn(IpAddr) -> bool) {
         for (address, held) in &mut self.held {
             if !used(*address) {
-                held.change(&mut self.sweep, AddressHolding::nobodys_gone);
+                held.holding.learn(&mut self.sweep, Holding::nobodys_gone);
             }
         }
     }
@@ -118,7 +119,7 @@ impl Slots {
         &mut self,
         found: &Discovery,
         slots: &[u32],
-        has_entries: &mut impl FnMut(IpAddr) -> bool,
+        has_entries: &mut impl FnMut(Place) -> bool,
         changes: &mut Changes,
     ) {
         let mut left_out = 0_usize;
@@ -132,10 +133,10 @@ impl Slots {
                 left_out += 1;
                 continue;
             }
-            let holding = if !self.complete || slot == UNKNOWN || !has_entries(address) {
-                AddressHolding::new(slot)
+            let holding = if !self.complete || slot == UNKNOWN || !has_entries(Place::Address(address)) {
+                Holding::new(slot)
             } else {
-                AddressHolding::late(slot)
+                Holding::late(slot)
             };
             let lost = None;
             self.held.insert(address, Held { holding, lost });

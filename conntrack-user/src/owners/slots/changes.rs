@@ -13,8 +13,8 @@ pub struct SlotMaps {
     pub addresses: HashMap<Address, Claim>,
     /// From the ID of a control group to a slot.
     pub cgroups: HashMap<u64, u32>,
-    /// From the inode number of a network namespace, other than the host's, to a slot.
-    pub netns: HashMap<u32, u32>,
+    /// From the inode number of a network namespace, other than the host's, to who is charged for its table.
+    pub netns: HashMap<u32, Claim>,
 }
 
 /// What to change, in this order.

@@ -1,13 +1,15 @@
-//! Who holds one address, and who held it before and still has entries with it.
+//! Who holds an address or the table of a network namespace, and who held it before and still has entries there.
 //!
 //! | `untagged` | `tagged` | claim |
 //! |---|---|---|
-//! | nobody else | nobody | plain: all entries with the address are the holder's |
+//! | nobody else | nobody | plain: all entries are the holder's |
 //! | A | A | base A: what has no tag is A's, what enters is tagged as the holder's |
 //! | A | A, B | the same; tags tell B and the holder |
 //! | nobody else | B | base is the holder, and tags tell B |
 //! | A | A, and the holder is [`UNKNOWN`] | A is gone: who uses its address next is not known yet |
 //! | [`UNKNOWN`] | nobody | it was found after something had used it: what has no tag is nobody's |
+//!
+//! Said of an address in the names below; a table is held in the same way.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +17,7 @@ use conntrack_ebpf::owner::{Claim, FLAG_SOCKET, FLAG_TAGGED, HOST, UNKNOWN};
 
 /// The owner of an address, as far as counts are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct AddressHolding {
+pub(super) struct Holding {
     holder: u32,
     /// Another whose entries have no tag.
     untagged: Option<u32>,
@@ -31,7 +33,7 @@ pub(super) enum Released {
     Free,
 }
 
-impl AddressHolding {
+impl Holding {
     /// All entries with the address are, and will be, `holder`'s.
     pub(super) const fn new(holder: u32) -> Self {
         Self {
@@ -50,6 +52,15 @@ impl AddressHolding {
 
     pub(super) const fn holder(&self) -> u32 {
         self.holder
+    }
+
+    /// Notes what came to be known of its holders. If its tags have no use any more, they are to be swept.
+    pub(super) fn learn(&mut self, sweep: &mut BTreeSet<u32>, change: impl FnOnce(&mut Self)) {
+        let before = self.is_plain();
+        change(self);
+        if !before && self.is_plain() {
+            sweep.insert(self.holder);
+        }
     }
 
     /// Whether no tag has to be looked at.
@@ -117,6 +128,11 @@ impl AddressHolding {
     /// Every entry with the address has a tag, or is the holder's.
     pub(super) fn untagged_gone(&mut self) {
         self.untagged = None;
+    }
+
+    /// There is no entry at all with it.
+    pub(super) fn emptied(&mut self) {
+        *self = Self::new(self.holder);
     }
 
     /// No entry with the address is tagged as nobody's.

@@ -47,6 +47,11 @@ const fn tagged(slot: u32, base: u32) -> Option<Claim> {
     claim(slot, base, FLAG_TAGGED)
 }
 
+fn tables(held: &[(u32, Option<Claim>)]) -> HashMap<u32, Claim> {
+    let held = held.iter();
+    held.filter_map(|(netns, claim)| Some((*netns, (*claim)?))).collect()
+}
+
 /// A node on which somebody looks once a second.
 struct Node {
     slots: Slots,
@@ -120,7 +125,7 @@ fn the_first_look() {
     assert_eq!(node.slots.maps().cgroups, HashMap::from([(1, A), (2, B)]));
     assert_eq!(
         node.slots.maps().netns,
-        HashMap::from([(4001, A), (4002, B)])
+        tables(&[(4001, plain(A)), (4002, plain(B))])
     );
     assert_eq!(node.slots.owner(A).unwrap().name(), "shop/pod-1");
     assert_eq!(node.slots.owner(HOST).unwrap().name(), "host");
@@ -150,8 +155,13 @@ fn an_address_that_was_in_use_before_it_was_known() {
     node.slots.confirm_untagged_gone(address(2));
     let changes = node.look(&both);
     assert_eq!(node.claim(2), plain(B));
-    assert_eq!(changes.sweep_tags, [B]);
+    assert!(changes.sweep_tags.is_empty(), "its table has tags");
     assert_eq!(node.slots.unconfirmed().count(), 0);
+    let table = |node: &Node| node.slots.maps().netns.get(&4002).copied();
+    assert_eq!(table(&node), tagged(B, UNKNOWN));
+    node.slots.confirm_table_empty(4002);
+    let changes = node.look(&both);
+    assert_eq!((table(&node), changes.sweep_tags), (plain(B), vec![B]));
 }
 
 #[test]
@@ -219,7 +229,7 @@ fn an_owner_that_goes() {
         OccupantState::Gone(_)
     ));
     assert_eq!(node.slots.maps().cgroups, HashMap::from([(1, A)]));
-    assert_eq!(node.slots.maps().netns, HashMap::from([(4001, A)]));
+    assert_eq!(node.slots.maps().netns, tables(&[(4001, plain(A))]));
     assert_eq!(node.slots.owner(A).unwrap().name(), "shop/pod-1");
     node.busy.clear();
     let changes = node.look(&[]);
@@ -346,12 +356,12 @@ fn a_network_without_a_process_stays_its_owners() {
         node.look(&[quiet.clone()]);
     }
     assert_eq!(node.claim(1), plain(A));
-    assert_eq!(node.slots.maps().netns, HashMap::from([(4001, A)]));
+    assert_eq!(node.slots.maps().netns, tables(&[(4001, plain(A))]));
     // Its number was used again: then it is gone, and its table is empty.
     let mut other = pod(2, &[2]);
     other.netns = Some(4001);
     node.look(&[quiet, other]);
-    assert_eq!(node.slots.maps().netns, HashMap::from([(4001, B)]));
+    assert_eq!(node.slots.maps().netns, tables(&[(4001, tagged(B, A))]));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! How much there may be, and how much there is.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use conntrack_ebpf::owner::DEFAULT_SLOTS;
@@ -32,6 +33,15 @@ impl Default for SlotLimits {
             grace: Duration::from_mins(1),
         }
     }
+}
+
+/// Where entries are that may be an owner's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the host's table, with this address.
+    Address(IpAddr),
+    /// In the table of the network namespace with this inode number.
+    Table(u32),
 }
 
 /// Whether the owner of a slot is there.

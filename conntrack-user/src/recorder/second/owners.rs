@@ -64,13 +64,14 @@ fn moved(
         now.inserts.saturating_sub(was.inserts),
         now.deletes.saturating_sub(was.deletes),
     );
-    if inserts > 0 || deletes > 0 || now.live != was.live || (keyframe && now.live > 0) {
+    let (live, before) = (now.live.unwrap_or(0), was.live.unwrap_or(0));
+    if inserts > 0 || deletes > 0 || live != before || (keyframe && live > 0) {
         second.flows.push(FlowRow {
             owner: owner.clone(),
             direction,
             inserts,
             deletes,
-            live: now.live,
+            live,
         });
     }
     let packets = DropReason::ALL.map(|reason| {

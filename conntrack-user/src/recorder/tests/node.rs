@@ -103,10 +103,10 @@ impl Node {
         for owner in &mut owners {
             let (inserts, deletes) = (self.number(40), self.number(40));
             let totals = &mut owner.egress;
-            let deletes = deletes.min(totals.live + inserts);
+            let deletes = deletes.min(totals.live.unwrap_or(0) + inserts);
             totals.inserts += inserts;
             totals.deletes += deletes;
-            totals.live = totals.live + inserts - deletes;
+            totals.live = Some(totals.live.unwrap_or(0) + inserts - deletes);
             self.totals[0] += inserts;
             self.totals[1] += deletes;
             if storm && self.number(4) == 0 {
@@ -124,8 +124,8 @@ impl Node {
             }
             if self.seconds.is_multiple_of(60) {
                 owner.activity.states = vec![
-                    ("established".to_owned(), owner.egress.live / 2),
-                    ("time_wait".to_owned(), owner.egress.live / 3),
+                    ("established".to_owned(), owner.egress.live.unwrap_or(0) / 2),
+                    ("time_wait".to_owned(), owner.egress.live.unwrap_or(0) / 3),
                 ];
             }
         }

@@ -12,11 +12,11 @@ use conntrack_ebpf::{
 use ctpressure_model::{events::direction_name, kubernetes::metric_label};
 
 use crate::{
-    agent::{Activity, OwnerSample, OwnerTotals, Snapshot, Tops},
+    agent::{Activity, Bounds, OwnerSample, OwnerTotals, Snapshot, Tops},
     serve::family::{Family, f},
 };
 
-pub(super) fn families(snapshot: &Snapshot) -> [Family; 5] {
+pub(super) fn families(snapshot: &Snapshot) -> [Family; 6] {
     let owners = &by_labels(&snapshot.owners.list);
     [
         Family::counter(
@@ -35,10 +35,18 @@ pub(super) fn families(snapshot: &Snapshot) -> [Family; 5] {
         }),
         Family::gauge(
             "ctpressure_entries",
-            "Entries that are in the conntrack tables of all network namespaces, by owner.",
+            "Entries that are in the conntrack tables of all network namespaces, by owner; absent until a census has told what was there before the agent.",
         )
         .each(owners, |family, owner| {
-            each_direction(family, owner, |totals| totals.live)
+            each_known(family, owner, |totals| totals.live)
+        }),
+        Family::gauge(
+            "ctpressure_entries_uncertainty",
+            "Entries between what an owner has at least and at most, where that is not known exactly.",
+        )
+        .each(owners, |family, owner| {
+            let width = |totals: &OwnerTotals| totals.bounds.map(Bounds::width).filter(|width| *width > 0);
+            each_known(family, owner, width)
         }),
         Family::counter(
             "ctpressure_drops_total",
@@ -131,9 +139,18 @@ fn each_direction(
     owner: &OwnerSample,
     value: impl Fn(&OwnerTotals) -> u64,
 ) -> Family {
-    family.each(directions(owner), |family, (direction, totals)| {
-        let direction = [("direction", direction_name(direction))];
-        add(family, owner, &direction, value(totals))
+    each_known(family, owner, |totals| Some(value(totals)))
+}
+
+/// A value that may be absent.
+fn each_known(
+    family: Family,
+    owner: &OwnerSample,
+    value: impl Fn(&OwnerTotals) -> Option<u64>,
+) -> Family {
+    let known = directions(owner).filter_map(|(direction, totals)| Some((direction, value(totals)?)));
+    family.each(known, |family, (direction, value)| {
+        add(family, owner, &[("direction", direction_name(direction))], value)
     })
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     agent::{
-        Activity, Drift, LossCounts, Own, OwnerSample, OwnerTotals, Owners, Probed, Table, Tables,
+        Activity, Bounds, Drift, LossCounts, Own, OwnerSample, OwnerTotals, Owners, Probed, Table, Tables,
         Tops,
     },
     kube_events::EventsStatus,
@@ -117,6 +117,7 @@ fn tables() -> Vec<Table> {
 
 fn totals() -> Totals {
     Totals {
+        clash_inserts: 3,
         inserts: 5000,
         deletes: 4100,
         evictions: 3,
@@ -141,7 +142,7 @@ fn owners() -> Vec<OwnerSample> {
     let egress = |inserts, deletes, live| OwnerTotals {
         inserts,
         deletes,
-        live,
+        live: Some(live),
         ..OwnerTotals::default()
     };
     let owner = |slot, owner, egress| OwnerSample {
@@ -152,6 +153,13 @@ fn owners() -> Vec<OwnerSample> {
         ingress: OwnerTotals::default(),
         activity: Activity::default(),
         destinations: Tops::default(),
+    };
+    let unsure = |bounds: OwnerTotals| OwnerTotals {
+        bounds: Some(Bounds {
+            lower: 40,
+            upper: 65,
+        }),
+        ..bounds
     };
     let mut pod = owner(
         2,
@@ -168,7 +176,7 @@ fn owners() -> Vec<OwnerSample> {
     };
     vec![
         owner(0, Owner::unknown(), egress(100, 50, 50)),
-        owner(1, Owner::host(), egress(300, 250, 50)),
+        owner(1, Owner::host(), unsure(egress(300, 250, 50))),
         pod,
         owner(3, Owner::pod("u-3", None), egress(60, 0, 60)),
         owner(

@@ -132,7 +132,7 @@ impl TopSample {
                 .collect(),
             other_owners: OtherOwners {
                 number: others.len() as u64,
-                live: rest.live,
+                live: others.iter().map(|owner| owner.live()).sum(),
                 inserts: rest.inserts,
                 deletes: rest.deletes,
                 drops: rest.drops.iter().sum(),
@@ -241,6 +241,7 @@ impl OwnerRow {
             live: both.live,
             live_egress: egress.live,
             live_ingress: ingress.live,
+            live_bounds: both.bounds,
             live_share: exact(activity.live_share),
             limit_share: activity.limit_share.map(exact),
             inserts: both.inserts,

@@ -36,7 +36,7 @@ fn it_says_who_fills_the_table_and_who_suffers() {
             "unknown"
         ]
     );
-    let live: u64 = sample.owners.iter().map(|row| row.live).sum();
+    let live: u64 = sample.owners.iter().filter_map(|row| row.live).sum();
     let entries: u64 = sample.tables.iter().map(|table| table.entries).sum();
     assert_eq!(live, entries);
     let cart = &sample.owners[1];
@@ -137,7 +137,7 @@ fn a_line_is_bounded_and_what_is_left_out_is_summed() {
     let sample = TopSample::new(&snapshot, SystemTime::now());
     assert_eq!(sample.owners.len(), OWNERS);
     assert_eq!(sample.tables.len(), TABLES);
-    let live = sample.owners.iter().map(|row| row.live).sum::<u64>() + sample.other_owners.live;
+    let live = sample.owners.iter().filter_map(|row| row.live).sum::<u64>() + sample.other_owners.live;
     assert_eq!(
         live,
         snapshot

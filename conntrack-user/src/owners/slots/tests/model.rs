@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use conntrack_ebpf::charge::{self, Flow};
-use conntrack_ebpf::owner::{Claim, Direction, FIRST, FLAG_TAGGED, HOST, Party, UNKNOWN};
+use conntrack_ebpf::charge::{self, Flow, Table};
+use conntrack_ebpf::owner::{Claim, FIRST, FLAG_TAGGED, HOST, Party, UNKNOWN};
 use proptest::prelude::*;
 
 use super::{address, claim_in, pod};
@@ -36,6 +36,12 @@ enum Step {
         address: u8,
         socket: Option<u8>,
     },
+    /// An entry enters the table of a pod's own network namespace.
+    Inside {
+        pod: u8,
+        source: u8,
+        server: u8,
+    },
     /// The entry with this number, modulo all, leaves.
     Close {
         entry: usize,
@@ -43,6 +49,10 @@ enum Step {
     /// All entries with an address leave.
     CloseAll {
         address: u8,
+    },
+    /// All entries of a pod's own table leave.
+    Flush {
+        pod: u8,
     },
     /// Somebody looks, and the changes are made.
     Look {
@@ -59,7 +69,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (pod.clone(), address.clone()).prop_map(|(pod, address)| Step::Begin { pod, address }),
         2 => pod.clone().prop_map(|pod| Step::End { pod }),
         1 => (address.clone(), any::<bool>()).prop_map(|(address, has)| Step::Host { address, has }),
-        6 => (address.clone(), prop::option::of(pod)).prop_map(|(address, socket)| Step::Open { address, socket }),
+        6 => (address.clone(), prop::option::of(pod.clone())).prop_map(|(address, socket)| Step::Open { address, socket }),
+        3 => (pod.clone(), 0..7_u8, 0..7_u8).prop_map(|(pod, source, server)| Step::Inside { pod, source, server }),
+        1 => pod.clone().prop_map(|pod| Step::Flush { pod }),
         3 => any::<usize>().prop_map(|entry| Step::Close { entry }),
         2 => address.prop_map(|address| Step::CloseAll { address }),
         8 => (0..80_u8, prop::bool::weighted(0.9)).prop_map(|(seconds, whole)| Step::Look { seconds, whole }),
@@ -68,10 +80,21 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 struct Entry {
+    netns: u32,
     address: u8,
-    tag: Option<u32>,
-    charged: u32,
+    server: u8,
+    tag: Option<Party>,
+    charged: Party,
 }
+
+/// The host's network namespace, and that of a pod.
+const HOST_NETNS: u32 = 1;
+const fn netns(pod: u8) -> u32 {
+    100 + pod as u32
+}
+
+/// An address that is nobody's.
+const ELSEWHERE: u8 = 250;
 
 /// The kernel's maps, its table and its counts.
 #[derive(Default)]
@@ -86,25 +109,33 @@ impl Kernel {
         claim_in(&self.maps, address(of))
     }
 
-    /// A connection from an address, to one that is nobody's.
-    fn flow<'a>(&'a self, of: u8) -> Flow<'a, impl Fn() -> Option<&'a Claim>> {
+    /// A connection in the table of a network namespace.
+    fn flow<'a>(
+        &'a self,
+        netns: u32,
+        source: u8,
+        server: u8,
+    ) -> Flow<'a, impl Fn() -> Option<&'a Claim>> {
+        let claim = move |of| self.maps.addresses.get(&Address::of(address(of)));
         Flow {
-            source: self.maps.addresses.get(&Address::of(address(of))),
-            table: None,
-            server: || None,
+            source: claim(source),
+            table: Table::of(netns, HOST_NETNS, |netns| self.maps.netns.get(&netns)),
+            server: move || claim(server),
         }
     }
 
-    fn open(&mut self, of: u8, socket: Option<u8>) {
-        let mut entering = self.flow(of).entering();
+    fn open(&mut self, netns: u32, source: u8, server: u8, socket: Option<u8>) {
+        let mut entering = self.flow(netns, source, server).entering();
         if entering.asks_socket() {
             let slot = socket.and_then(|pod| self.maps.cgroups.get(&cgroup(pod)));
             entering = charge::by_socket(slot.copied());
         }
-        let charged = entering.party.slot();
-        *self.live.entry(charged).or_default() += 1;
+        let charged = entering.party;
+        *self.live.entry(charged.slot()).or_default() += 1;
         self.table.push(Entry {
-            address: of,
+            netns,
+            address: source,
+            server,
             tag: entering.is_tagged().then_some(charged),
             charged,
         });
@@ -112,16 +143,28 @@ impl Kernel {
 
     fn close(&mut self, at: usize) -> Result<(), TestCaseError> {
         let entry = self.table.swap_remove(at);
-        let tag = entry.tag.map(|slot| Party::new(slot, Direction::Egress));
-        let slot = self.flow(entry.address).leaving(|_| tag).slot();
+        let slot = {
+            let flow = self.flow(entry.netns, entry.address, entry.server);
+            flow.leaving(|_| entry.tag).slot()
+        };
         prop_assert_eq!(
             slot,
-            entry.charged,
-            "of {}: {:?}",
+            entry.charged.slot(),
+            "of {} in {}: {:?}, {:?}",
             entry.address,
-            self.claim(entry.address)
+            entry.netns,
+            self.claim(entry.address),
+            self.maps.netns.get(&entry.netns)
         );
         *self.live.entry(slot).or_default() -= 1;
+        Ok(())
+    }
+
+    /// All that are so leave.
+    fn close_all(&mut self, which: impl Fn(&Entry) -> bool) -> Result<(), TestCaseError> {
+        while let Some(at) = self.table.iter().position(&which) {
+            self.close(at)?;
+        }
         Ok(())
     }
 
@@ -130,10 +173,11 @@ impl Kernel {
         self.maps.clone_from(maps);
         for slot in &changes.sweep_tags {
             for at in 0..self.table.len() {
-                let needed = self
-                    .claim(self.table[at].address)
+                let table = self.maps.netns.get(&self.table[at].netns).copied();
+                let needed = table
+                    .or_else(|| self.claim(self.table[at].address))
                     .is_some_and(|claim| claim.flags & FLAG_TAGGED != 0);
-                if !needed && self.table[at].tag == Some(*slot) {
+                if !needed && self.table[at].tag.map(Party::slot) == Some(*slot) {
                     self.table[at].tag = None;
                 }
             }
@@ -183,28 +227,38 @@ fn run(steps: &[Step], slots: u32) -> Result<(), TestCaseError> {
             } => {
                 host.remove(&address);
             }
-            Step::Open { address, socket } => kernel.open(address, socket),
+            Step::Open { address, socket } => kernel.open(HOST_NETNS, address, ELSEWHERE, socket),
+            Step::Inside {
+                pod,
+                source,
+                server,
+            } => kernel.open(netns(pod), source, server, None),
+            Step::Flush { pod } => kernel.close_all(|entry| entry.netns == netns(pod))?,
             Step::Close { entry } if !kernel.table.is_empty() => {
                 kernel.close(entry % kernel.table.len())?;
             }
             Step::Close { .. } => {}
-            Step::CloseAll { address } => {
-                while let Some(at) = kernel
-                    .table
-                    .iter()
-                    .position(|entry| entry.address == address)
-                {
-                    kernel.close(at)?;
-                }
-            }
+            Step::CloseAll { address } => kernel.close_all(|entry| entry.address == address)?,
             Step::Census => {
                 let doubtful: Vec<IpAddr> = machine.unconfirmed().collect();
                 for of in 0..5 {
                     let untagged = kernel.table.iter().any(|entry| {
-                        entry.address == of && entry.tag.is_none_or(|tag| tag == UNKNOWN)
+                        let is_nobodys = |tag: Party| tag.slot() == UNKNOWN;
+                        entry.netns == HOST_NETNS
+                            && entry.address == of
+                            && entry.tag.is_none_or(is_nobodys)
                     });
                     if doubtful.contains(&address(of)) && !untagged {
                         machine.confirm_untagged_gone(address(of));
+                    }
+                }
+                let doubtful: Vec<u32> = machine.unconfirmed_tables().collect();
+                for table in doubtful {
+                    let mut inside = kernel.table.iter().filter(|entry| entry.netns == table);
+                    if kernel.table.iter().all(|entry| entry.netns != table) {
+                        machine.confirm_table_empty(table);
+                    } else if inside.all(|entry| entry.tag.is_some()) {
+                        machine.confirm_table_untagged_gone(table);
                     }
                 }
             }
@@ -217,7 +271,7 @@ fn run(steps: &[Step], slots: u32) -> Result<(), TestCaseError> {
                     .iter()
                     .map(|(number, of)| FoundOwner {
                         cgroups: vec![cgroup(*number)],
-                        netns: Some(100 + u32::from(*number)),
+                        netns: Some(netns(*number)),
                         ..pod(*number, &[*of])
                     })
                     .collect();
@@ -225,10 +279,10 @@ fn run(steps: &[Step], slots: u32) -> Result<(), TestCaseError> {
                     &found,
                     |slot| kernel.live.get(&slot).copied().unwrap_or(0) <= 0,
                     |asked| {
-                        kernel
-                            .table
-                            .iter()
-                            .any(|entry| address(entry.address) == asked)
+                        kernel.table.iter().any(|entry| match asked {
+                            Place::Address(asked) => address(entry.address) == asked,
+                            Place::Table(asked) => entry.netns == asked,
+                        })
                     },
                 );
                 kernel.make(&changes, machine.maps());
@@ -255,15 +309,11 @@ fn check(
     host: &BTreeSet<u8>,
 ) -> Result<(), TestCaseError> {
     let given = |slot: u32| slot < FIRST || machine.occupants.contains_key(&slot);
-    for claim in kernel.maps.addresses.values() {
+    let maps = &kernel.maps;
+    for claim in maps.addresses.values().chain(maps.netns.values()) {
         prop_assert!(given(claim.slot) && given(claim.base), "{:?}", claim);
     }
-    for slot in kernel
-        .maps
-        .cgroups
-        .values()
-        .chain(kernel.maps.netns.values())
-    {
+    for slot in kernel.maps.cgroups.values() {
         prop_assert!(given(*slot));
     }
     // What enters from now on is charged to who has the address.
@@ -280,10 +330,8 @@ fn check(
         prop_assert_eq!(kernel.claim(*of).map(|claim| claim.slot), Some(expected));
         if slot != UNKNOWN {
             prop_assert_eq!(kernel.maps.cgroups.get(&cgroup(*number)), Some(&slot));
-            prop_assert_eq!(
-                kernel.maps.netns.get(&(100 + u32::from(*number))),
-                Some(&slot)
-            );
+            let table = kernel.maps.netns.get(&netns(*number));
+            prop_assert_eq!(table.map(|claim| claim.slot), Some(slot));
         }
     }
     Ok(())

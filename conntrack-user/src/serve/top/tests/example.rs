@@ -58,10 +58,13 @@ pub(crate) fn owner(slot: u32, owner: Owner, live: u64) -> OwnerSample {
         present: true,
         egress: OwnerTotals {
             inserts: live,
-            live,
+            live: Some(live),
             ..OwnerTotals::default()
         },
-        ingress: OwnerTotals::default(),
+        ingress: OwnerTotals {
+            live: Some(0),
+            ..OwnerTotals::default()
+        },
         activity: Activity {
             inserts_per_second: rates(0.0),
             deletes_per_second: rates(0.0),

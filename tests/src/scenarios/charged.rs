@@ -1,0 +1,281 @@
+//! Who is charged where that is hard to tell: clashes, more tags than room, network namespaces of nobody, a start on a busy node.
+//! Addresses of pods here belong to look-alikes that need no runtime; whoever sends from one has its flow charged to it.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    containers::lookalike::Lookalike,
+    guest::{
+        agent::{Agent, Mechanism},
+        checks::Checks,
+        command::{self, HANG, wait_for},
+        generator,
+        kernel::{self, Statistics, online_cpus},
+        net,
+        owned::{ByOwner, Owner},
+        prom::Metrics,
+    },
+    scenarios::setting::Setting,
+    traffic::{bench::flush_table, tally::Tally},
+};
+
+/// Entries of each owner.
+fn entries(metrics: &Metrics) -> Result<ByOwner> {
+    ByOwner::read(metrics, "entries", "direction")
+}
+
+/// The sum over owners is the sum over tables.
+fn check_sum(checks: &mut Checks, metrics: &Metrics, when: &str) -> Result<()> {
+    checks.equal(
+        format!("entries of all owners {when}"),
+        entries(metrics)?.sum(),
+        "of all tables",
+        metrics.count("ctpressure_table_entries", &[])?,
+    );
+    Ok(())
+}
+
+/// A pod that does nothing.
+fn pod(number: u32) -> Result<Lookalike> {
+    let last = u8::try_from(10 + number).context("an address")?;
+    Lookalike::make(number, Ipv4Addr::new(10, 90, 0, last), 0.0, "send --flows 0")
+}
+
+/// `flows` flows from an address, of numbers that nobody else has.
+fn flows_from(address: Ipv4Addr, first: u64, flows: u64) -> String {
+    format!("--source {address}/32 --flows {flows} --first {first}")
+}
+
+pub(super) fn busy_start(mechanism: Option<Mechanism>) -> Result<()> {
+    const PODS: u32 = 12;
+    const BEFORE: u64 = 400;
+    const AFTER: u64 = 300;
+    kernel::never_expire()?;
+    kernel::set_limit(60_000)?;
+    net::track_into_dead_end(None)?;
+    let pods: Vec<_> = (0..PODS).map(pod).collect::<Result<_>>()?;
+    let first = |number: u32| u64::from(number) * 10_000;
+    for (number, pod) in (0..).zip(&pods) {
+        let tally = generator::send(None, &flows_from(pod.address, first(number), BEFORE))?;
+        ensure!(tally.accepted == BEFORE, "{tally:?}");
+    }
+    let agent = Agent::launch(mechanism, "")?;
+    // While it starts and makes its first census.
+    let more: Vec<_> = (0..)
+        .zip(&pods)
+        .map(|(number, pod)| {
+            let arguments = flows_from(pod.address, first(number) + BEFORE, AFTER);
+            generator::start(None, &format!("{arguments} --rate 60"))
+        })
+        .collect::<Result<_>>()?;
+    let agent = agent.wait_until_ready()?;
+    let mut checks = Checks::new();
+    let owner = |pod: &Lookalike| Owner::pod(pod.namespace, &pod.name);
+    let mut known = 0;
+    for _ in 0..12 {
+        let metrics = agent.sample()?;
+        let entries = entries(&metrics)?;
+        for pod in &pods {
+            let value = entries.of(&owner(pod));
+            if value > 0 {
+                known += 1;
+                checks.at_least(format!("entries of {}", pod.name), value, BEFORE);
+                checks.at_most(format!("entries of {}", pod.name), value, BEFORE + AFTER);
+            }
+        }
+    }
+    checks.at_least("entries that were known while more came", known, 1);
+    for sending in more {
+        let tally = sending.finish()?;
+        checks.equal("accepted", tally.accepted, "flows", AFTER);
+    }
+    agent.wait_for_census()?;
+    let metrics = agent.settled()?;
+    let entries = entries(&metrics)?;
+    for pod in &pods {
+        let name = format!("entries of {}", pod.name);
+        checks.equal(name, entries.of(&owner(pod)), "sent", BEFORE + AFTER);
+    }
+    check_sum(&mut checks, &metrics, "at the end")?;
+    let unsure = metrics.count("ctpressure_entries_uncertainty", &[])?;
+    checks.equal("entries_uncertainty", unsure, "zero", 0);
+    checks.finish()?;
+    agent.stop()?;
+    pods.into_iter().try_for_each(Lookalike::remove)
+}
+
+pub(super) fn foreign_namespace(mechanism: Option<Mechanism>) -> Result<()> {
+    const FLOWS: u64 = 500;
+    const ROUTER: &str = "ctp-router";
+    let pod = pod(0)?;
+    net::add_namespace(ROUTER)?;
+    net::track_into_dead_end(Some(ROUTER))?;
+    let setting = Setting::new(mechanism, 20_000, "")?;
+    let before = setting.agent.settled()?;
+    let send = |namespace, source: &str, first: u64| {
+        let arguments = format!("--source {source} --flows {FLOWS} --first {first}");
+        generator::send(namespace, &arguments)
+    };
+    let source = format!("{}/32", pod.address);
+    let mut sent = send(Some(ROUTER), &source, 0)?.accepted;
+    // Where the host's own address is anybody's too.
+    sent += send(Some(ROUTER), "192.0.2.1/32", 1_000)?.accepted;
+    let own = send(None, &source, 2_000)?.accepted;
+    let metrics = setting.agent.settled()?;
+    let inserts = |metrics| ByOwner::read(metrics, "inserts_total", "direction");
+    let growth = inserts(&metrics)?.since(&inserts(&before)?)?;
+    let mut expected = ByOwner::default();
+    expected.add(Owner::unknown(), "egress", sent);
+    expected.add(Owner::pod(pod.namespace, &pod.name), "egress", own);
+    let mut checks = Checks::new();
+    growth.check(&mut checks, "inserts", &expected);
+    // The census follows the same rule.
+    setting.agent.stop()?;
+    let agent = Agent::start(mechanism, "")?;
+    agent.wait_for_census()?;
+    let metrics = agent.settled()?;
+    let found = entries(&metrics)?;
+    let unknown = found.of(&Owner::unknown());
+    checks.equal("entries of nobody after a census", unknown, "sent", sent);
+    let pods = found.of(&Owner::pod(pod.namespace, &pod.name));
+    checks.equal("entries of the pod after a census", pods, "sent", own);
+    check_sum(&mut checks, &metrics, "after a census")?;
+    checks.finish()?;
+    agent.stop()?;
+    pod.remove()
+}
+
+/// A unit of systemd, by the name of its control group.
+const UNIT: &str = "ingress.service";
+
+/// Runs `ctgen` in the unit.
+fn in_unit(arguments: &str) -> Result<Tally> {
+    let folder = Path::new("/sys/fs/cgroup/system.slice").join(UNIT);
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let script = format!(
+        "echo $$ > {}/cgroup.procs && exec ctgen {arguments}",
+        folder.display()
+    );
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).stdout(Stdio::piped());
+    let output = command::spawn(&mut command)?.wait_with_output()?;
+    ensure!(output.status.success(), "ctgen in {UNIT}: {}", output.status);
+    serde_json::from_slice(&output.stdout).context("reading the counts of ctgen")
+}
+
+/// A unit needs a process to be found.
+struct Unit(std::process::Child);
+
+impl Unit {
+    fn new() -> Result<Self> {
+        let folder = Path::new("/sys/fs/cgroup/system.slice").join(UNIT);
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let script = format!("echo $$ > {}/cgroup.procs && exec sleep 900", folder.display());
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).stdout(Stdio::null());
+        Ok(Self(command::spawn(&mut command)?))
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        // Either it is already gone, or it is to be.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+pub(super) fn tags_short(mechanism: Option<Mechanism>) -> Result<()> {
+    // Room for tags is twice the limit at the start, and at least 65,536.
+    const LIMIT: u64 = 20_000;
+    const FLOWS: u64 = 72_000;
+    let _unit = Unit::new()?;
+    let setting = Setting::new(mechanism, LIMIT, "")?;
+    kernel::set_limit(100_000)?;
+    let tally = in_unit(&format!("send --source 192.0.2.1/32 --flows {FLOWS}"))?;
+    ensure!(tally.accepted == FLOWS, "{tally:?}");
+    let metrics = setting.agent.settled()?;
+    let mut checks = Checks::new();
+    let lost = metrics.count("ctpressure_events_lost_total", &[("kind", "tags")])?;
+    checks.at_least("events_lost_total{tags}", lost, 1_000);
+    let full = entries(&metrics)?;
+    let unit = Owner::unit(UNIT);
+    checks.equal("entries of the unit", full.of(&unit), "tagged", FLOWS - lost);
+    check_sum(&mut checks, &metrics, "when full")?;
+    flush_table()?;
+    let metrics = setting.agent.settled()?;
+    let left = entries(&metrics)?.of(&unit);
+    checks.equal("entries of the unit after a flush", left, "zero", 0);
+    check_sum(&mut checks, &metrics, "after a flush")?;
+    checks.finish()?;
+    setting.agent.stop()
+}
+
+/// To one of two servers, by chance: two packets of one flow may be sent to different ones.
+const TWO_SERVERS: &str = "
+table ip ctp_servers {
+  chain output {
+    type nat hook output priority -100;
+    ip daddr 198.19.1.0/24 dnat to numgen random mod 2 map { 0 : 198.19.0.1, 1 : 198.19.0.2 }
+  }
+}
+";
+
+pub(super) fn clashes(mechanism: Option<Mechanism>) -> Result<()> {
+    resolved(mechanism, "")
+}
+
+pub(super) fn clashes_at_confirm(mechanism: Option<Mechanism>) -> Result<()> {
+    resolved(mechanism, "--without-function __nf_conntrack_hash_insert")
+}
+
+fn resolved(mechanism: Option<Mechanism>, arguments: &str) -> Result<()> {
+    const FLOWS: u64 = 4_000;
+    ensure!(online_cpus() >= 2, "two CPUs are needed");
+    let _unit = Unit::new()?;
+    let setting = Setting::new(mechanism, 60_000, arguments)?;
+    net::nft(None, TWO_SERVERS)?;
+    let plain = in_unit(&format!("race --source 192.0.2.1:5353 --flows {FLOWS}"))?;
+    let translated = format!("race --source 192.0.2.1:5354 --destination 198.19.1.0/24 --flows {FLOWS}");
+    let translated = in_unit(&translated)?;
+    let mut checks = Checks::new();
+    let refused = plain.error("EPERM") + translated.error("EPERM");
+    let growth = setting.growth()?;
+    let resolved = growth.kernel("clash_resolve");
+    println!("{resolved} clashes resolved, {refused} packets refused");
+    checks.at_least("kernel clash_resolve", resolved, 20);
+    let inserts = growth.counter("inserts_total", &[])?;
+    let deletes = growth.counter("deletes_total", &[])?;
+    checks.equal("inserts - deletes", inserts - deletes, "entries", growth.entries());
+    let dropped = growth.counter("drops_total", &[("reason", "clash")])?;
+    checks.equal("drops_total{clash}", dropped, "refused", refused);
+    let status = setting.agent.status()?;
+    let total = status["totals"]["inserts"].as_u64().context("no inserts in /status")?;
+    let by_owner = ByOwner::read(&growth.metrics, "inserts_total", "direction")?.sum();
+    checks.equal("inserts of all owners", by_owner, "all inserts", total);
+    check_sum(&mut checks, &growth.metrics, "after clashes")?;
+    drop(growth);
+    // What lost a clash expires after a second; a look at each bucket reaps it.
+    thread::sleep(Duration::from_secs(2));
+    flush_table()?;
+    wait_for("the table to be empty", HANG, || {
+        flush_table()?;
+        Ok((kernel::entries()? <= setting.entries).then_some(()))
+    })?;
+    let metrics = setting.agent.settled()?;
+    let unit = entries(&metrics)?.of(&Owner::unit(UNIT));
+    checks.equal("entries of the unit after a flush", unit, "zero", 0);
+    check_sum(&mut checks, &metrics, "after a flush")?;
+    drop(Statistics::read()?);
+    checks.finish()?;
+    setting.agent.stop()
+}
