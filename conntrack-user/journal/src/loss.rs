@@ -36,6 +36,16 @@ impl Loss {
         ])
     }
 
+    /// Whether it tells more of losses that another kind counts already.
+    pub const fn is_detail(self) -> bool {
+        match self {
+            Self::Packet(_) | Self::Victim | Self::Cause => false,
+            Self::RefusedFirst | Self::RefusedAgain | Self::EvictedFirst | Self::EvictedAgain => {
+                true
+            }
+        }
+    }
+
     /// Its number in the journal, `loss_kind.id`.
     pub const fn number(self) -> i64 {
         match self {

@@ -95,11 +95,8 @@ fn named(
     let mut weights: HashMap<OwnerId, (u64, u64)> = HashMap::new();
     for sum in shown.owner_sums()? {
         let (weight, first) = weights.entry(sum.owner).or_default();
-        let lost = sum
-            .losses
-            .values()
-            .fold(0_u64, |all, one| all.saturating_add(*one));
-        for more in [sum.live_max, sum.inserts, sum.deletes, lost] {
+        let moved = [sum.live_max, sum.inserts, sum.deletes];
+        for more in moved.into_iter().chain([lost(&sum.losses)]) {
             *weight = weight.saturating_add(more);
         }
         *first += sane(sum.live_first);
@@ -121,6 +118,12 @@ fn named(
             Some((id, owner))
         })
         .collect())
+}
+
+/// Packets and entries, each once.
+fn lost(losses: &BTreeMap<Loss, u64>) -> u64 {
+    let counts = losses.iter().filter(|(loss, _)| !loss.is_detail());
+    counts.fold(0, |all, (_, number)| all.saturating_add(*number))
 }
 
 fn add_points(
@@ -346,6 +349,18 @@ mod tests {
         let told = points.iter();
         told.map(|point| (point.refused_first, point.victims_again))
             .collect()
+    }
+
+    #[test]
+    fn what_is_told_with_detail_is_lost_once() {
+        let losses = BTreeMap::from([
+            (Loss::Packet(DropReason::TableFull), 100),
+            (Loss::RefusedFirst, 60),
+            (Loss::RefusedAgain, 40),
+            (Loss::Victim, 7),
+            (Loss::EvictedFirst, 7),
+        ]);
+        assert_eq!(lost(&losses), 107);
     }
 
     #[test]
