@@ -96,10 +96,11 @@ struct Supervisor {
 /// # Errors
 /// If the probes can't be attached at all.
 pub(crate) async fn run(
-    options: AgentOptions,
+    mut options: AgentOptions,
     publisher: Publisher,
 ) -> Result<Infallible, AttachError> {
     let root = Root::system();
+    let unfit = options.probes.fit(&root);
     let release = release::release(&root).unwrap_or_else(|_| "unknown".to_owned());
     let ownership = Ownership::new(options.probes.owner_slots, publisher.services());
     let ownership = Arc::new(Mutex::new(ownership));
@@ -125,6 +126,9 @@ pub(crate) async fn run(
         problems: Vec::new(),
         kernel: KernelInfo { release },
     };
+    if let Some(problem) = unfit {
+        supervisor.remember(&problem);
+    }
     // Before anything is attached, so that the first entry has its owner.
     if let Ok(found) = timeout(FIRST_LOOK, supervisor.scans.next()).await {
         supervisor.discovered(found).await;

@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use conntrack_ebpf::owner::{FIRST, MAX_SLOTS, OwnerState};
+use ctpressure_model::{cost::entry::kernel_version, words::grouped};
+
+use crate::kernel::{Root, release};
+
 /// How a program is hung into a kernel function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -62,5 +67,82 @@ impl Default for Options {
             without_functions: Vec::new(),
             btf: None,
         }
+    }
+}
+
+impl Options {
+    /// Takes no more owner slots than this kernel makes a map for; what is to be said if it was told to.
+    pub(crate) fn fit(&mut self, root: &Root) -> Option<String> {
+        let version = release::release(root).ok();
+        let cpus = release::cpu_numbers(root).ok()?;
+        let most = most_slots(version.as_deref().and_then(kernel_version), cpus);
+        let wanted = std::mem::replace(&mut self.owner_slots, self.owner_slots.min(most));
+        (wanted > most).then(|| {
+            format!(
+                "{} owner slots (--owner-slots) do not fit at {cpus} CPUs, since kernels before 5.11 make no map of 4 GiB: there are \
+                 {}, and what owners beyond that do is charged to nobody",
+                grouped(wanted.into()),
+                grouped(most.into())
+            )
+        })
+    }
+}
+
+/// The slots whose counters fit into one map. Before 5.11 its size is charged as locked memory, in pages that are counted in 32 bits
+/// (`bpf_map_charge_init`, with a page for the map itself); of an unknown kernel that is taken for granted.
+fn most_slots(version: Option<(u32, u32)>, cpus: usize) -> u32 {
+    if version >= Some((5, 11)) {
+        return MAX_SLOTS;
+    }
+    let page = procfs::page_size();
+    let of_one = (cpus.max(1) * size_of::<OwnerState>()) as u64;
+    // One page for the map, one that is rounded up, one that may not be reached.
+    let slots = u64::from(u32::MAX).saturating_sub(3 * page) / of_one;
+    u32::try_from(slots)
+        .unwrap_or(MAX_SLOTS)
+        .clamp(FIRST, MAX_SLOTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn before_5_11_a_map_of_4_gib_is_not_asked_for() {
+        for (version, cpus, slots) in [
+            (Some((6, 12)), 4_096, MAX_SLOTS),
+            (Some((5, 11)), 512, MAX_SLOTS),
+            (Some((5, 10)), 454, MAX_SLOTS),
+            (Some((5, 10)), 512, 58_254),
+            (None, 512, 58_254),
+        ] {
+            assert_eq!(most_slots(version, cpus), slots, "{version:?}, {cpus}");
+        }
+        // As the kernel reckons it.
+        for cpus in [1, 455, 456, 512, 4_096, 8_192] {
+            let slots = u64::from(most_slots(Some((5, 10)), cpus));
+            let bytes = 4096 + (slots * cpus as u64 * 144).next_multiple_of(4096);
+            assert!(bytes < u64::from(u32::MAX) - 4096, "{cpus}: {bytes}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = Root::at(folder.path());
+        let write = |path: std::path::PathBuf, text: &str| {
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, text).expect("a file");
+        };
+        write(root.sys("devices/system/cpu/possible"), "0-511\n");
+        write(root.proc("sys/kernel/osrelease"), "5.10.0-46-amd64\n");
+        let mut options = Options {
+            owner_slots: MAX_SLOTS,
+            ..Options::default()
+        };
+        let said = options.fit(&root).expect("said");
+        assert!(said.contains("65,536") && said.contains("58,254"), "{said}");
+        assert_eq!(options.owner_slots, 58_254);
+        assert_eq!(options.fit(&root), None);
     }
 }
