@@ -45,7 +45,7 @@ fn main() {
         for [key, ..] in &skewed {
             let (original, reply) = tuples(*key);
             let slot = u32::try_from(key % 250).unwrap_or(0);
-            destinations.insert(Party::new(slot, Direction::Egress), &original, &reply, 64);
+            destinations.insert(Party::new(slot, Direction::Egress), &original, &reply);
         }
     });
     let read = micros(|| {

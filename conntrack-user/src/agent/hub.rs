@@ -195,18 +195,11 @@ fn note_destination(destinations: &Mutex<Destinations>, view: &View) {
     let party = |owner: u16| party(view, owner);
     let mut destinations = locked(destinations);
     match view {
-        View::Insert(record) => destinations.insert(
-            party(record.origin.owner),
-            &record.original,
-            &record.reply,
-            record.header.weight,
-        ),
+        View::Insert(record) => {
+            destinations.insert(party(record.origin.owner), &record.original, &record.reply)
+        }
         View::Drop(record) if flags & FLAG_CAUSE_KNOWN != 0 => {
-            destinations.dropped(
-                party(record.origin.owner),
-                &record.original,
-                record.header.weight,
-            );
+            destinations.dropped(party(record.origin.owner), &record.original);
         }
         View::Drop(_) | View::Eviction(_) => {}
     }

@@ -6,6 +6,11 @@
 //! forgotten, a sixteenth at a time. What has faded
 //! away is given back.
 //!
+//! Records of events are sampled over all owners together: a busy owner's events leave no record to a quiet one. So a record
+//! counts as the one event that it is of, and once a second ([`Destinations::settle`]) an owner's counts are brought to what the
+//! kernel has counted for it, exactly: what left no record is spread over its destinations as its records of the last two seconds
+//! are, and is part of their error. The true count of a destination is at least `count - error`, always.
+//!
 //! Counts fade with a time constant of `FADING`: a count is that of about the last half minute.
 
 use std::{
@@ -20,7 +25,10 @@ use conntrack_ebpf::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::heavy::{Counted, SpaceSaving};
+use super::{
+    as_f64,
+    heavy::{Counted, SpaceSaving},
+};
 use crate::protocol::{is_icmp, protocol_name};
 
 /// The time in which a count falls to 37 % when nothing comes.
@@ -106,11 +114,11 @@ pub struct Destination {
     pub port: Option<u16>,
     /// Name or number in digits.
     pub protocol: String,
-    /// Events in the window, at most: sampled ones weigh what they stand for.
+    /// Events in the window: those that were seen, and this destination's part of those that were not.
     pub count: f64,
     /// The true count is at least `count - error`.
     pub error: f64,
-    /// `count` of all of the owner's events, 0 to 1; may be too high by `error`.
+    /// `count` of all of the owner's events, 0 to 1.
     pub share: f64,
     /// `count` as a rate.
     pub per_second: f64,
@@ -124,7 +132,7 @@ pub struct Top {
     pub window_seconds: f64,
     /// All events in the window.
     pub total: f64,
-    /// What is not in here has at most this count.
+    /// What is not in here has at most this count; all that left no record may be of it.
     pub others_at_most: f64,
     /// Those that are known, the highest count first.
     pub destinations: Vec<Destination>,
@@ -158,11 +166,30 @@ impl Owner {
     }
 }
 
+/// What is counted exactly: inserts and drops.
+const EXACT: [What; 2] = [What::Inserts, What::Drops];
+
+/// An owner's exact counters against its records; each by [`EXACT`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Account {
+    /// The counters when they were told last.
+    told: [u64; 2],
+    /// What they had grown by then. A record is read some time after its event was counted, so it is due a second later.
+    due: [f64; 2],
+    /// What was due so far, less what has been counted of it; negative while records are ahead. What nothing can be told of for want
+    /// of a record fades like all the rest.
+    owed: [f64; 2],
+    /// Up to when it has faded.
+    faded: Duration,
+}
+
 /// The top destinations of all owners.
 #[derive(Debug)]
 pub struct Destinations {
     /// By slot and direction: see [`place`].
     owners: Vec<Option<Box<Owner>>>,
+    /// By slot, of what they opened.
+    accounts: Vec<Account>,
     bytes: usize,
     bytes_most: usize,
     now: Duration,
@@ -185,6 +212,7 @@ impl Destinations {
     fn new(bytes_most: usize) -> Self {
         Self {
             owners: Vec::new(),
+            accounts: Vec::new(),
             bytes: 0,
             bytes_most,
             now: Duration::ZERO,
@@ -210,23 +238,70 @@ impl Destinations {
         }
     }
 
-    /// A connection of an owner entered the table; `weight` as in its record.
-    pub fn insert(&mut self, party: Party, original: &Tuple, reply: &Tuple, weight: u32) {
+    /// A connection of an owner entered the table, and has a record.
+    pub fn insert(&mut self, party: Party, original: &Tuple, reply: &Tuple) {
         let (asked, real) = (Key::asked(original), Key::real(reply));
         self.count(party, |owner| {
-            owner.sketches[What::Inserts as usize].add(real, f64::from(weight));
+            owner.sketches[What::Inserts as usize].add(real, 1.0);
             if asked != real {
-                owner.sketches[What::ServiceInserts as usize].add(asked, f64::from(weight));
+                owner.sketches[What::ServiceInserts as usize].add(asked, 1.0);
             }
         });
     }
 
-    /// A packet of an owner was lost.
-    pub fn dropped(&mut self, party: Party, original: &Tuple, weight: u32) {
+    /// A packet of an owner was lost, and has a record.
+    pub fn dropped(&mut self, party: Party, original: &Tuple) {
         let asked = Key::asked(original);
         self.count(party, |owner| {
-            owner.sketches[What::Drops as usize].add(asked, f64::from(weight));
+            owner.sketches[What::Drops as usize].add(asked, 1.0);
         });
+    }
+
+    /// An owner has opened and lost so many (inserts and drops as the kernel counted them) by now; to be told once a second, after
+    /// [`Self::advance`]. `most`: by how much those of all owners together have grown since the last time; an owner that takes over
+    /// another one's counters has not grown by them.
+    pub fn settle(&mut self, slot: u32, counted: [u64; 2], most: [u64; 2]) {
+        let party = Party::new(slot, Direction::Egress);
+        let index = (party.slot() % MAX_SLOTS) as usize;
+        if index >= self.accounts.len() {
+            self.accounts.resize(index + 1, Account::default());
+        }
+        let now = self.now;
+        let account = &mut self.accounts[index];
+        let passed = now.saturating_sub(account.faded).as_secs_f64();
+        let factor = (-passed / FADING.as_secs_f64()).exp();
+        account.faded = now;
+        let mut owner = self.owners.get_mut(place(party)).and_then(Option::as_mut);
+        if let Some(owner) = &mut owner {
+            owner.fade(now);
+        }
+        for (exact, what) in EXACT.into_iter().enumerate() {
+            let grown = counted[exact].saturating_sub(account.told[exact]);
+            account.told[exact] = counted[exact];
+            let due = std::mem::replace(&mut account.due[exact], as_f64(grown.min(most[exact])));
+            let owed = &mut account.owed[exact];
+            if *owed > 0.0 {
+                *owed *= factor;
+            }
+            *owed += due;
+            // Without a sketch there is no record either.
+            let Some(owner) = &mut owner else { continue };
+            let sketch = &owner.sketches[what as usize];
+            *owed -= sketch.newly();
+            let lately = sketch.lately();
+            let unseen = owed.max(0.0);
+            let services = (what == What::Inserts).then_some(What::ServiceInserts);
+            for what in [Some(what), services].into_iter().flatten() {
+                let sketch = &mut owner.sketches[what as usize];
+                if lately > 0.0 {
+                    sketch.spread(unseen / lately);
+                }
+                sketch.turn();
+            }
+            if lately > 0.0 {
+                *owed -= unseen;
+            }
+        }
     }
 
     /// The slot was given to another owner, or to none.
@@ -236,6 +311,9 @@ impl Destinations {
             if index < self.owners.len() {
                 self.drop_owner(index);
             }
+        }
+        if let Some(account) = self.accounts.get_mut((slot % MAX_SLOTS) as usize) {
+            *account = Account::default();
         }
     }
 
@@ -251,7 +329,13 @@ impl Destinations {
         // the last `advance`: a second old at most.
         let age = self.now.saturating_sub(owner.began).as_secs_f64().max(1.0);
         let window = constant * (1.0 - (-age / constant).exp());
-        let total = sketch.total() * fade;
+        let account = self.accounts.get((party.slot() % MAX_SLOTS) as usize);
+        let exact = EXACT.iter().position(|exact| *exact == what);
+        let untold = match (account, exact, party.direction()) {
+            (Some(account), Some(exact), Direction::Egress) => account.owed[exact].max(0.0),
+            _ => 0.0,
+        };
+        let total = sketch.total() * fade + untold;
         let destinations = sketch
             .top(count)
             .into_iter()
@@ -265,14 +349,19 @@ impl Destinations {
         Top {
             window_seconds: window,
             total,
-            others_at_most: sketch.uncounted().max(cut) * fade,
+            // Of what left no record any of it may have gone there.
+            others_at_most: (sketch.uncounted().max(cut) + sketch.spread_out()).min(sketch.total())
+                * fade
+                + untold,
             destinations,
         }
     }
 
     /// Bytes that are taken now.
     pub const fn bytes(&self) -> usize {
-        self.bytes + self.owners.capacity() * size_of::<Option<Box<Owner>>>()
+        self.bytes
+            + self.owners.capacity() * size_of::<Option<Box<Owner>>>()
+            + self.accounts.capacity() * size_of::<Account>()
     }
 
     fn count(&mut self, party: Party, add: impl FnOnce(&mut Owner)) {

@@ -14,6 +14,10 @@
 //! the last tau seconds. That takes half the memory of two windows in turn, and the top doesn't
 //! go empty when they change.
 //!
+//! A stream may be sampled, and how much of it was not seen be known: `SpaceSaving::spread` adds that to the keys in proportion to
+//! what came of them lately, and all of it to their possible error, since it may have been others. Then the true count still
+//! is at least `count - error`; that of any key is at most `SpaceSaving::spread_out` above what is said above.
+//!
 //! The counters that have counted least are found by a heap, keys by an open-addressed index of
 //! slots: an update takes O(log capacity), and mostly less: the heavy keys are far from the heap's
 //! top and move little.
@@ -48,6 +52,8 @@ struct HeavyCounter<K> {
     hash: u32,
     /// Where in the heap it is.
     place: u16,
+    /// What came of it since the last turn, and in the turn before.
+    lately: [f64; 2],
 }
 
 /// The heaviest keys of a stream: see the [module](self).
@@ -60,6 +66,10 @@ pub struct SpaceSaving<K, S = RandomState> {
     /// Slots by hash, linear probing; a power of two, at most half full.
     index: Vec<u16>,
     total: f64,
+    /// As `HeavyCounter::lately`, of all keys.
+    lately: [f64; 2],
+    /// What was spread, faded.
+    spread: f64,
     hasher: S,
 }
 
@@ -80,6 +90,8 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
             heap: Vec::new(),
             index: Vec::new(),
             total: 0.0,
+            lately: [0.0; 2],
+            spread: 0.0,
             hasher,
         }
     }
@@ -90,10 +102,12 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
             return;
         }
         self.total += weight;
+        self.lately[0] += weight;
         let hash = self.hash(&key);
         if let Some(slot) = self.find(&key, hash) {
             let counter = &mut self.counters[usize::from(slot)];
             counter.counted.count += weight;
+            counter.lately[0] += weight;
             let place = counter.place;
             self.sift_down(usize::from(place));
         } else if self.counters.len() < self.capacity {
@@ -102,7 +116,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
                 count: weight,
                 error: 0.0,
             };
-            self.push(counted, hash);
+            self.push(counted, hash, weight);
         } else {
             let before = self.uncounted();
             let least = self.heap[0];
@@ -114,9 +128,51 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
                 count: before + weight,
                 error: before,
             };
+            counter.lately = [weight, 0.0];
             self.enter(least);
             self.sift_down(0);
         }
+    }
+
+    /// Counts what was not seen of the stream: `factor` times what came lately, of each key its part.
+    pub(crate) fn spread(&mut self, factor: f64) {
+        if factor.is_nan() || factor <= 0.0 {
+            return;
+        }
+        for counter in &mut self.counters {
+            let more = factor * (counter.lately[0] + counter.lately[1]);
+            counter.counted.count += more;
+            counter.counted.error += more;
+        }
+        let more = factor * self.lately();
+        self.total += more;
+        self.spread += more;
+        for place in (0..self.heap.len() / 2).rev() {
+            self.sift_down(place);
+        }
+    }
+
+    /// What came in this turn and in the one before.
+    pub(crate) const fn lately(&self) -> f64 {
+        self.lately[0] + self.lately[1]
+    }
+
+    /// What came since the last turn.
+    pub(crate) const fn newly(&self) -> f64 {
+        self.lately[0]
+    }
+
+    /// Begins a turn.
+    pub(crate) fn turn(&mut self) {
+        let counters = self.counters.iter_mut().map(|counter| &mut counter.lately);
+        for lately in counters.chain([&mut self.lately]) {
+            *lately = [0.0, lately[0]];
+        }
+    }
+
+    /// What was spread in all, faded: of a single key it may all have been.
+    pub(crate) const fn spread_out(&self) -> f64 {
+        self.spread
     }
 
     /// Everything counted, since it began, faded.
@@ -146,6 +202,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
             counter.counted.error *= factor;
         }
         self.total *= factor;
+        self.spread *= factor;
     }
 
     /// The `count` heaviest, heaviest first; equals by key.
@@ -203,7 +260,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
     }
 
     /// A further counter.
-    fn push(&mut self, counted: Counted<K>, hash: u32) {
+    fn push(&mut self, counted: Counted<K>, hash: u32, weight: f64) {
         let length = self.counters.len();
         if length == self.counters.capacity() {
             self.grow();
@@ -214,6 +271,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
             counted,
             hash,
             place: slot,
+            lately: [weight, 0.0],
         });
         self.heap.push(slot);
         self.enter(slot);

@@ -137,7 +137,11 @@ impl Supervisor {
             snapshot.probes.unexplained,
         );
         snapshot.owners = owners.owners;
-        self.add_destinations(&mut snapshot.owners.list);
+        let grown = grown(
+            &self.publisher.latest().probes.totals,
+            &snapshot.probes.totals,
+        );
+        self.add_destinations(&mut snapshot.owners.list, grown);
         snapshot.problems.clone_from(&self.problems);
         let worst = snapshot
             .tables
@@ -170,11 +174,14 @@ impl Supervisor {
         }
     }
 
-    /// Says of each owner where its connections go.
-    fn add_destinations(&self, owners: &mut [OwnerSample]) {
+    /// Says of each owner where its connections go; `grown`: by how many inserts and drops all of them have grown.
+    fn add_destinations(&self, owners: &mut [OwnerSample], grown: [u64; 2]) {
         let mut destinations = self.publisher.destinations();
         destinations.advance(self.began.elapsed());
         for owner in owners {
+            let opened = &owner.egress;
+            let counted = [opened.inserts, opened.drops.iter().sum()];
+            destinations.settle(owner.slot, counted, grown);
             let party = Party::new(owner.slot, Direction::Egress);
             let top = |what| destinations.top(party, what, TOP);
             owner.destinations = Tops {
@@ -335,6 +342,19 @@ impl Supervisor {
             .with_owners(owners.clone());
         self.publisher.name(names);
     }
+}
+
+/// Inserts and drops between two samples.
+fn grown(before: &Totals, now: &Totals) -> [u64; 2] {
+    let drops = |totals: &Totals| {
+        let drops = &totals.drops;
+        let unseen = [drops.chain_too_long, drops.dying].into_iter().flatten();
+        drops.table_full + drops.clash + unseen.sum::<u64>()
+    };
+    [
+        now.inserts.saturating_sub(before.inserts),
+        drops(now).saturating_sub(drops(before)),
+    ]
 }
 
 /// The events that have no hook, each with the reason.

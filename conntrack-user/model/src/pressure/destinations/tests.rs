@@ -28,10 +28,14 @@ fn real_destinations_and_service_addresses_are_told_apart() {
     let original = tuple_v4(6, CLIENT, ([10, 96, 0, 1], 443));
     for (server, weight) in [(1, 30), (2, 10)] {
         let reply = tuple_v4(6, ([10, 42, 1, server], 6443), CLIENT);
-        destinations.insert(egress(5), &original, &reply, weight);
+        for _ in 0..weight {
+            destinations.insert(egress(5), &original, &reply);
+        }
     }
     let (plain, reply) = direct(9, 80);
-    destinations.insert(egress(5), &plain, &reply, 60);
+    for _ in 0..60 {
+        destinations.insert(egress(5), &plain, &reply);
+    }
     let top = destinations.top(egress(5), What::Inserts, 10);
     let rows: Vec<_> = top
         .destinations
@@ -71,13 +75,15 @@ fn records_of_all_protocols_make_keys() {
     let View::Drop(icmp) = sample::icmpv6_drop() else {
         panic!("not a drop")
     };
-    destinations.dropped(egress(2), &icmp.original, 3);
+    for _ in 0..3 {
+        destinations.dropped(egress(2), &icmp.original);
+    }
     let other_id = tuple_v6(
         58,
         ([0xfd00, 0, 0, 0, 0, 0, 0, 1], 8),
         ([0xfd00, 0, 0, 0, 0, 0, 0, 2], 0),
     );
-    destinations.dropped(egress(2), &other_id, 1);
+    destinations.dropped(egress(2), &other_id);
     let top = destinations.top(egress(2), What::Drops, 10);
     assert_eq!(top.destinations.len(), 1, "an ICMP id is no destination");
     let json = serde_json::to_value(&top).expect("JSON");
@@ -97,8 +103,8 @@ fn the_same_octets_in_v4_and_v6_are_two_destinations() {
         ([0; 8], 1),
         ([0, 0, 0, 0, 0, 0xffff, 0x0102, 0x0304], 53),
     );
-    destinations.dropped(egress(2), &v4, 1);
-    destinations.dropped(egress(2), &mapped, 1);
+    destinations.dropped(egress(2), &v4);
+    destinations.dropped(egress(2), &mapped);
     let top = destinations.top(egress(2), What::Drops, 10);
     let mut addresses: Vec<_> = top
         .destinations
@@ -142,9 +148,9 @@ fn counts_fade_and_rates_are_those_of_the_events() {
             _ => {}
         }
         if second < 200 {
-            destinations.insert(egress(3), &old, &old_reply, 100);
+            (0..100).for_each(|_| destinations.insert(egress(3), &old, &old_reply));
         } else if second < 300 {
-            destinations.insert(egress(3), &new, &new_reply, 100);
+            (0..100).for_each(|_| destinations.insert(egress(3), &new, &new_reply));
         }
     }
     assert!(destinations.bytes() > 0);
@@ -161,9 +167,9 @@ fn counts_fade_and_rates_are_those_of_the_events() {
 fn a_slot_given_to_another_owner_begins_anew() {
     let mut destinations = Destinations::default();
     let (original, reply) = direct(1, 80);
-    destinations.insert(egress(3), &original, &reply, 1);
-    destinations.insert(Party::new(3, Direction::Ingress), &original, &reply, 1);
-    destinations.insert(egress(4), &original, &reply, 1);
+    destinations.insert(egress(3), &original, &reply);
+    destinations.insert(Party::new(3, Direction::Ingress), &original, &reply);
+    destinations.insert(egress(4), &original, &reply);
     destinations.forget(3);
     destinations.forget(60_000);
     assert_eq!(
@@ -181,7 +187,7 @@ fn a_thousand_busy_owners_fit_into_four_mebibytes() {
     for round in 0..1024 * 200 {
         let last = u16::try_from(round % 5003).unwrap_or(0);
         let (original, reply) = direct(last, 80);
-        destinations.insert(egress(owner_of()), &original, &reply, 1);
+        destinations.insert(egress(owner_of()), &original, &reply);
     }
     println!(
         "1024 owners with {} destinations each: {} bytes",
@@ -198,8 +204,8 @@ fn a_thousand_busy_owners_fit_into_four_mebibytes() {
             let (original, _) = direct(last, 80);
             let (_, reply) = direct(last, 8080);
             for party in [egress(slot), Party::new(slot, Direction::Ingress)] {
-                destinations.insert(party, &original, &reply, 1);
-                destinations.dropped(party, &original, 1);
+                destinations.insert(party, &original, &reply);
+                destinations.dropped(party, &original);
             }
         }
         assert!(
@@ -234,7 +240,7 @@ fn memory_for_less_than_one_owner_keeps_the_newest() {
     let mut destinations = Destinations::new(0);
     for slot in [7, 9] {
         let (original, reply) = direct(1, 80);
-        destinations.insert(egress(slot), &original, &reply, 1);
+        destinations.insert(egress(slot), &original, &reply);
     }
     assert_eq!(destinations.owners.iter().flatten().count(), 1);
     assert!(destinations.top(egress(9), What::Inserts, 1).total > 0.0);
@@ -252,7 +258,9 @@ proptest! {
         let mut exact: HashMap<(u32, IpAddr), f64> = HashMap::new();
         for (slot, last, weight) in &events {
             let (original, reply) = direct(*last, 80);
-            destinations.insert(egress(*slot), &original, &reply, *weight);
+            for _ in 0..*weight {
+                destinations.insert(egress(*slot), &original, &reply);
+            }
             *exact.entry((*slot, Key::real(&reply).ip())).or_default() += f64::from(*weight);
         }
         for slot in 0..3 {
@@ -272,6 +280,124 @@ proptest! {
             for truth in missing.values() {
                 prop_assert!(*truth <= top.others_at_most + 1e-6);
             }
+        }
+    }
+}
+
+#[test]
+fn a_quiet_owner_beside_a_busy_one_has_its_own_counts() {
+    let mut destinations = Destinations::default();
+    let (original, reply) = direct(1, 80);
+    let (other, other_reply) = direct(2, 80);
+    for second in 0..=60_u64 {
+        destinations.advance(Duration::from_secs(second));
+        for (slot, per_second) in [(3, 10), (4, 50_000)] {
+            destinations.settle(slot, [per_second * second, 0], [50_010, 0]);
+        }
+        // The busy one leaves the quiet one a record in every other second.
+        if second % 2 == 0 {
+            destinations.insert(egress(3), &original, &reply);
+        }
+        (0..100).for_each(|_| destinations.insert(egress(4), &other, &other_reply));
+    }
+    for (slot, per_second) in [(3, 10.0), (4, 50_000.0)] {
+        let top = destinations.top(egress(slot), What::Inserts, 5);
+        let row = &top.destinations[0];
+        let off = row.per_second / per_second;
+        assert!((0.85..1.15).contains(&off), "{slot}: {row:?}");
+        assert!(
+            row.error > 0.5 * row.count,
+            "most of it was not seen: {row:?}"
+        );
+        assert!((row.count - top.total).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn records_that_are_read_late_are_no_error() {
+    let mut destinations = Destinations::default();
+    let (original, reply) = direct(1, 80);
+    for second in 0..90_u64 {
+        destinations.advance(Duration::from_secs(second));
+        // Of each hundred the last ten are read after the counters.
+        destinations.settle(3, [100 * second, 0], [100, 0]);
+        let records = if second == 0 { 90 } else { 100 };
+        (0..records).for_each(|_| destinations.insert(egress(3), &original, &reply));
+    }
+    let top = destinations.top(egress(3), What::Inserts, 5);
+    assert!(top.destinations[0].error.abs() < 1e-9, "{top:?}");
+}
+
+#[test]
+fn counters_that_were_taken_over_are_no_growth() {
+    let mut destinations = Destinations::default();
+    let (original, reply) = direct(1, 80);
+    for second in 0..10_u64 {
+        destinations.advance(Duration::from_secs(second));
+        let inherited = if second > 5 { 1_000_000 } else { 0 };
+        destinations.settle(3, [second + inherited, 0], [5, 0]);
+        destinations.insert(egress(3), &original, &reply);
+    }
+    let top = destinations.top(egress(3), What::Inserts, 5);
+    assert!(top.total < 16.0, "{top:?}");
+}
+
+proptest! {
+    /// Several owners at any rates share a budget of records. The true count of each destination is at least its count less its
+    /// error; with all that an owner did its counts come to its exact counter.
+    #[test]
+    fn sampled_rows_hold_what_they_promise(
+        seconds in proptest::collection::vec(
+            proptest::collection::vec((0_u32..4, 0_u16..50, 1_u32..400), 0..6),
+            1..40,
+        ),
+        budget in 1_u32..300,
+        one_in in 1_u32..100,
+    ) {
+        let mut destinations = Destinations::default();
+        let mut counted = [0_u64; 4];
+        // True counts by owner and destination, faded as the sketches fade.
+        let mut exact: HashMap<(u32, IpAddr), f64> = HashMap::new();
+        let mut faded = [0.0; 4];
+        let fade = (-1.0 / FADING.as_secs_f64()).exp();
+        // Three seconds in which nothing comes: all has been told.
+        let quiet = vec![Vec::new(); 3];
+        let length = seconds.len();
+        for (second, events) in seconds.into_iter().chain(quiet).enumerate() {
+            destinations.advance(Duration::from_secs(second as u64));
+            let (mut left, mut skipped) = (budget, 0);
+            let grown: u64 = events.iter().map(|(.., number)| u64::from(*number)).sum();
+            for (slot, last, number) in events {
+                let (original, reply) = direct(last, 80);
+                counted[slot as usize] += u64::from(number);
+                faded[slot as usize] += f64::from(number);
+                *exact.entry((slot, Key::real(&reply).ip())).or_default() += f64::from(number);
+                for _ in 0..number {
+                    skipped += 1;
+                    if left == 0 && skipped < one_in {
+                        continue;
+                    }
+                    left = left.saturating_sub(1);
+                    skipped = 0;
+                    destinations.insert(egress(slot), &original, &reply);
+                }
+            }
+            for slot in 0..4 {
+                destinations.settle(slot, [counted[slot as usize], 0], [grown, 0]);
+                let top = destinations.top(egress(slot), What::Inserts, 50);
+                for row in &top.destinations {
+                    let truth = exact.get(&(slot, row.address)).copied().unwrap_or(0.0);
+                    prop_assert!(row.count - row.error <= truth + 1e-6, "{row:?}: {truth}");
+                }
+                let seen_any = top.total > 0.0;
+                if seen_any && second >= length + 2 {
+                    // What is told a second later has faded by a second less.
+                    let exact = faded[slot as usize];
+                    prop_assert!(top.total >= exact - 1e-6, "{} of {exact}", top.total);
+                }
+            }
+            exact.values_mut().for_each(|truth| *truth *= fade);
+            faded.iter_mut().for_each(|total| *total *= fade);
         }
     }
 }
