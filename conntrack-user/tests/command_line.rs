@@ -127,6 +127,11 @@ fn limits_that_make_no_sense_are_refused_before_anything_is_loaded() {
         (vec!["--raise-at", "1.2"], "--raise-at 1.2"),
         (vec!["--raise-at", "much"], "80%"),
         (vec!["--max-memory-share", "120%"], "--max-memory-share 1.2"),
+        (
+            vec!["--max-memory-share-all", "1%"],
+            "--max-memory-share-all 0.01",
+        ),
+        (vec!["--raise-netns", ""], "--raise-netns"),
         (vec!["--raise-for", "0s"], "--raise-for 0s"),
         (vec!["--raise-cooldown", "1s"], "--raise-cooldown 1s"),
         (vec!["--max-memory-share=-0.1"], "--max-memory-share -0.1"),

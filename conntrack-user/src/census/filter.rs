@@ -17,6 +17,8 @@ pub(crate) struct Filter {
     pub states: Vec<&'static str>,
     /// Only those that `early_drop` may remove, or only the others.
     pub evictable: Option<bool>,
+    /// Only those that nobody answered, or that were not completed.
+    pub one_way: bool,
 }
 
 impl Filter {
@@ -26,6 +28,7 @@ impl Filter {
         let tuples = [&entry.original, &entry.reply];
         self.evictable
             .is_none_or(|evictable| evictable == entry.evictable())
+            && (!self.one_way || entry.one_way())
             && any(&self.protocols, |number| entry.original.protocol == *number)
             && any(&self.states, |name| entry.state.name() == Some(*name))
             && any(&self.ports, |port| {

@@ -17,7 +17,7 @@ use crate::{
         Controller, ControllerPlace, ControllerSample, Mode,
         controller::SetRequest,
         node,
-        policy::{Observation, TableSeen},
+        policy::{Observation, TableLosses, TableSeen},
     },
     serve::{
         limit::{Fullest, LimitView},
@@ -147,6 +147,7 @@ fn look(controller: &mut Controller, root: &Root) -> anyhow::Result<LimitView> {
                 name: table.name.clone(),
                 entries: table.entries,
                 seconds_to_full: None,
+                losses: table.stats.as_ref().map(TableLosses::from),
             })
             .collect(),
         ..ControllerSample::default()

@@ -30,9 +30,22 @@ pub(super) struct LimitArgs {
     /// Never raise the limit above this [default: 2097152]
     #[arg(long, env = "CTPRESSURE_MAX_LIMIT", value_name = "N")]
     max_limit: Option<u64>,
-    /// Share of the node's memory that full tables may take [default: 0.05]
+    /// Share of the node's memory that the tables in use may take when they are full [default: 0.05]
     #[arg(long, env = "CTPRESSURE_MAX_MEMORY_SHARE", value_name = "SHARE", value_parser = parse_share)]
     max_memory_share: Option<f64>,
+    /// Share of the node's memory that the tables of all network namespaces may take when they are full, also those that hold
+    /// nothing; above 1 they are overcommitted [default: 0.5]
+    #[arg(long, env = "CTPRESSURE_MAX_MEMORY_SHARE_ALL", value_name = "SHARE", value_parser = parse_share)]
+    max_memory_share_all: Option<f64>,
+    /// Raise the limit for the table of this network namespace, too, by its name in `ctpressure table --netns all`; only the
+    /// host's table has it raised otherwise. Repeatable
+    #[arg(
+        long,
+        env = "CTPRESSURE_RAISE_NETNS",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    raise_netns: Vec<String>,
     /// When a table that can't be given more room is full of closed TCP connections, keep these for
     /// a shorter time for a while (`nf_conntrack_tcp_timeout_time_wait` of the host)
     #[arg(long, env = "CTPRESSURE_SHORTEN_TIMEOUTS")]
@@ -61,6 +74,10 @@ impl LimitArgs {
             min_limit: self.min_limit.unwrap_or(default.min_limit),
             max_limit: self.max_limit.unwrap_or(default.max_limit),
             max_memory_share: self.max_memory_share.unwrap_or(default.max_memory_share),
+            max_memory_share_all: self
+                .max_memory_share_all
+                .unwrap_or(default.max_memory_share_all),
+            raise_netns: self.raise_netns.clone(),
             shorten_timeouts: self.shorten_timeouts,
             state: self.limit_state.clone(),
         };

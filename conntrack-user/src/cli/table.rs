@@ -143,6 +143,7 @@ impl Table {
             states: self.state.clone(),
             // Not both: they exclude each other.
             evictable: (self.evictable || self.assured).then_some(self.evictable),
+            one_way: false,
         }
     }
 

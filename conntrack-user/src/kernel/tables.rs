@@ -23,7 +23,7 @@ mod reading;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use discovery::{Namespace, discover, namespace_of, process_numbers};
+pub(crate) use discovery::{HOST_NAME, Namespace, discover, namespace_of, process_numbers};
 use reading::ReadOutcome;
 pub(crate) use reading::is_gone;
 

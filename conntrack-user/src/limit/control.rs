@@ -61,6 +61,7 @@ impl Control {
         let (jobs, waiting) = sync_channel(WAITING);
         let report = Report {
             mode: settings.mode,
+            raise_netns: settings.raise_netns.clone(),
             now: "waiting for the first sample".to_owned(),
             ..Report::default()
         };

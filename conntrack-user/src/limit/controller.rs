@@ -25,7 +25,7 @@ use super::{
     knobs::{Knob, Knobs},
     lock::{Lock, LockError},
     look, node,
-    policy::{Action, Observation, Policy, TableSeen},
+    policy::{Action, Observation, Policy, TableLosses, TableSeen},
     report::{ChangeTally, Report, ShortenedTimeout, Standing},
     settings::{Mode, Settings},
     store::{ControllerState, PendingChange, StateFile},
@@ -76,6 +76,7 @@ impl Controller {
             policy: Policy::new(settings.clone(), state.ledger.clone()),
             report: Report {
                 mode: settings.mode,
+                raise_netns: settings.raise_netns.clone(),
                 ..Report::default()
             },
             settings,
@@ -179,7 +180,6 @@ impl Controller {
             at,
             size,
             tables: sample.tables.clone(),
-            drops: sample.drops,
             flow: sample.flow,
             memory,
             cost,
@@ -191,6 +191,11 @@ impl Controller {
         if self.settings.mode != Mode::On {
             self.report.standing = Standing::Acting;
             return true;
+        }
+        // Of a module that is gone: another controller can't see it.
+        if self.lock.as_ref().is_some_and(|lock| !lock.is_current()) {
+            self.lock = None;
+            self.report.standing = Standing::Starting;
         }
         if let Some(lock) = &self.lock {
             lock.answer();
@@ -337,13 +342,22 @@ impl Controller {
         };
         let ceiling = self.policy.ceiling(seen);
         let sharing = seen.sharing();
+        let tables = self.policy.full_tables(seen);
         let full = WhenFull::of(&seen.cost, seen.size.limit, seen.size.buckets, &sharing);
         report.bytes_when_full = full.map(|full| full.bytes.most);
         report.bytes_when_full_least = full.map(|full| full.bytes.least);
-        let full =
-            WhenFull::with_buckets_for(&seen.cost, ceiling.limit, seen.size.buckets, &sharing);
+        let full = WhenFull::with_buckets_for(
+            &seen.cost,
+            ceiling.limit,
+            seen.size.buckets,
+            &tables.in_use,
+        );
         report.bytes_at_ceiling = full.map(|full| full.bytes.most);
         report.bytes_at_ceiling_least = full.map(|full| full.bytes.least);
+        report.tables_in_use = tables.in_use.busy;
+        report.tables_in_all = tables.all.busy;
+        let all = WhenFull::of(&seen.cost, seen.size.limit, seen.size.buckets, &tables.all);
+        report.bytes_if_all_full = all.map(|full| full.bytes.most);
         report.memory_bytes = Some(seen.memory.total);
         report.entry_bytes = Some(seen.cost);
         report.ceiling = Some(ceiling.limit);

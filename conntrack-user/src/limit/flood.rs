@@ -1,25 +1,15 @@
-//! Whether a larger limit is the wrong answer: a flood fills whatever it is given.
+//! Whether a larger limit is the wrong answer: a flood fills whatever it is given, and so do packets that wait.
 //!
 //! A flood is connections that nobody answers or completes (one-way, not assured), with one thing in
 //! common: who sends them, whose they are, or whom they are sent to (a SYN flood with made-up
 //! sources). When such entries are at least half of a table, they don't count as demand: the limit is
 //! raised as far as the rest needs, and no further. The kernel may remove them early
 //! (`early_drop`), and an attacker is not fed memory.
+//!
+//! Packets that wait (for a neighbour, in a queue) hold entries that are counted, but not confirmed yet and so in no list. When
+//! these are at least half of a table, they are no demand either: what they wait for is the cause.
 
 use serde::{Deserialize, Serialize};
-
-/// States of connections that were not completed (see [`State::name`](crate::kernel::entries::State::name)).
-pub(crate) const ONE_WAY: [&str; 9] = [
-    "UNREPLIED",
-    "SYN_SENT",
-    "SYN_SENT2",
-    "SYN_RECV",
-    "CLOSED",
-    "COOKIE_WAIT",
-    "COOKIE_ECHOED",
-    "REQUEST",
-    "RESPOND",
-];
 
 /// One-way entries with something in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,9 +22,12 @@ pub(crate) struct FloodPart {
 /// What a table is made of, as far as it matters here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Composition {
-    /// Entries of the table.
+    /// Entries of the table, as it was listed.
     pub entries: u64,
-    /// Those in a state of [`ONE_WAY`] that the kernel may remove early.
+    /// What the kernel counted meanwhile, the lowest; `None`: the listing says nothing about how many are in no list.
+    #[serde(default)]
+    pub count: Option<u64>,
+    /// Those that nobody answered or that were not completed, and that the kernel may remove early.
     pub one_way: u64,
     /// TCP connections that both sides have closed.
     #[serde(default)]
@@ -57,6 +50,21 @@ pub(crate) struct Flood {
 }
 
 impl Composition {
+    /// Entries that are counted and in no list, if those are at least half of the table.
+    pub(crate) fn unlisted(&self) -> Option<u64> {
+        let unlisted = self.count?.saturating_sub(self.entries);
+        (unlisted > 0 && unlisted >= self.entries).then_some(unlisted)
+    }
+
+    /// What to do about entries that are in no list.
+    pub(crate) fn advice_of_unlisted(&self, unlisted: u64) -> String {
+        let of = unlisted.saturating_add(self.entries);
+        format!(
+            "{unlisted} of {of} entries are counted but in no list: packets that wait hold them, so more room would only hold more \
+             of them. Find out what they wait for: a neighbour that does not answer (`ip neigh`), a queue (`tc -s qdisc`), NFQUEUE"
+        )
+    }
+
     /// The flood in it, if there is one.
     pub(crate) fn flood(&self) -> Option<Flood> {
         let Self {
@@ -120,6 +128,7 @@ mod tests {
     fn a_flood_has_one_sender_or_one_receiver_and_nobody_answers() {
         let pod = Composition {
             entries: 1000,
+            count: Some(1000),
             one_way: 800,
             time_wait: 0,
             source: Some(part("10.42.1.2", 790)),
@@ -168,5 +177,22 @@ mod tests {
         };
         assert_eq!(answered.flood(), None);
         assert_eq!(Composition::default().flood(), None);
+    }
+
+    #[test]
+    fn what_is_in_no_list_is_told_when_it_is_half_of_the_table() {
+        let table = |entries, count| Composition {
+            entries,
+            count,
+            ..Composition::default()
+        };
+        assert_eq!(table(59, Some(990)).unlisted(), Some(931));
+        assert_eq!(table(500, Some(1000)).unlisted(), Some(500));
+        assert_eq!(table(501, Some(1000)).unlisted(), None);
+        assert_eq!(table(1000, Some(900)).unlisted(), None);
+        assert_eq!(table(0, Some(0)).unlisted(), None);
+        assert_eq!(table(0, None).unlisted(), None, "it can't be told");
+        let advice = table(59, Some(990)).advice_of_unlisted(931);
+        assert!(advice.starts_with("931 of 990 entries"), "{advice}");
     }
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use conntrack_ebpf::owner::{Direction, HOST, UNKNOWN};
 
-use super::flood::{Composition, FloodPart, ONE_WAY};
+use super::flood::{Composition, FloodPart};
 use crate::{
     census::{self, By, Census, Charging, Filter, Group},
     kernel::{
@@ -25,7 +25,7 @@ pub(crate) fn composition(root: &Root, netns: u32) -> Result<Composition, String
     };
     let owners = Charging::look_around(root, |_| {});
     let filter = Filter {
-        states: ONE_WAY.to_vec(),
+        one_way: true,
         evictable: Some(true),
         ..Filter::default()
     };
@@ -41,20 +41,22 @@ pub(crate) fn composition(root: &Root, netns: u32) -> Result<Composition, String
         census.add(inode, entry);
         ControlFlow::Continue(())
     });
-    match outcomes.into_iter().next() {
-        Some((_, WalkOutcome::Walked(_))) => {}
+    let walk = match outcomes.into_iter().next() {
+        Some((_, WalkOutcome::Walked(walk))) => walk,
         Some((_, WalkOutcome::NotEntered(error))) => return Err(error.to_string()),
         Some((_, WalkOutcome::Failed(error))) => return Err(error.to_string()),
         Some((_, WalkOutcome::Gone)) | None => {
             return Err(format!("network namespace {netns} is gone"));
         }
-    }
+    };
     let summary = census.summary(8);
     let [sources, destinations, openers] = summary.groups.as_slice() else {
         return Err("the census is incomplete".to_owned());
     };
     Ok(Composition {
         entries: summary.seen,
+        // A listing during which the hash was rebuilt may lack entries. Else a table that grows meanwhile is not far below.
+        count: (!walk.changed).then(|| walk.counts[0].min(walk.counts[1])),
         one_way: summary.totals.entries,
         time_wait,
         source: first(sources, |key| match key {

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use seen::{Observation, TableLosses, TableSeen};
+
 use super::{
-    ceiling::{Ceiling, ceiling},
+    ceiling::{Ceiling, FullTables, ceiling},
     change::{Purpose, Size},
     flood::Composition,
     knobs::Knob,
@@ -18,15 +20,14 @@ use super::{
     report::Fight,
     settings::{MOST, SOONEST_GIVE_BACK, Settings},
 };
-use crate::kernel::memory::NodeMemory;
-
+mod advice;
 mod raise;
 mod rival;
+mod seen;
 mod shorten;
 mod tracking;
 
 use ctpressure_model::{
-    cost::{EntryCost, Sharing},
     pressure::{as_count, as_f64},
     words::{grouped, seconds},
 };
@@ -39,46 +40,6 @@ const CALM: f64 = 0.5;
 const SAY_AGAIN: Duration = Duration::from_hours(1);
 /// How long to wait after the kernel did not take a change: doubled each time, up to an hour.
 const AFTER_FAILURE: Duration = Duration::from_mins(1);
-
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct TableSeen {
-    /// Inode number of its network namespace.
-    pub netns: u32,
-    pub name: String,
-    pub entries: u64,
-    pub seconds_to_full: Option<f64>,
-}
-
-/// What there is at one time.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Observation {
-    pub at: Duration,
-    /// The numbers that the controller writes.
-    pub size: Size,
-    pub tables: Vec<TableSeen>,
-    /// Packets lost since a table was full, so far.
-    pub drops: Option<u64>,
-    /// Inserts and deletes of all tables, so far.
-    pub flow: Option<(u64, u64)>,
-    pub memory: NodeMemory,
-    /// What an entry costs.
-    pub cost: EntryCost,
-}
-
-impl Observation {
-    /// The table with the most entries.
-    pub(crate) fn fullest(&self) -> Option<&TableSeen> {
-        self.tables.iter().max_by_key(|table| table.entries)
-    }
-
-    /// How the tables share the limit.
-    pub(crate) fn sharing(&self) -> Sharing {
-        Sharing::of(
-            self.tables.iter().map(|table| table.entries),
-            self.size.limit,
-        )
-    }
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Action {
@@ -167,6 +128,7 @@ impl Policy {
         let found = self.foreign(seen).into_iter();
         let found = found.chain(self.foreign_timeout(seen)).collect();
         self.unlimited = seen.size.limit == 0;
+        self.advise(seen);
         self.end_struggle(seen.at);
         let mut decision = Decision {
             found,
@@ -237,8 +199,11 @@ impl Policy {
         if let Some(action) = self.buckets(seen).or_else(|| self.give_back(seen)) {
             return act(decision, action);
         }
-        let share =
-            seen.fullest().map_or(0.0, |table| as_f64(table.entries)) / as_f64(seen.size.limit);
+        let Some(fullest) = seen.fullest_of(&self.settings) else {
+            "no table is seen that the limit is raised for".clone_into(&mut decision.now);
+            return;
+        };
+        let share = as_f64(fullest.entries) / as_f64(seen.size.limit);
         decision.now = if share >= self.settings.raise_at {
             format!(
                 "pressure, since less than {} s",
@@ -334,10 +299,15 @@ impl Policy {
         ceiling(
             &seen.cost,
             seen.memory,
-            &seen.sharing(),
+            &self.full_tables(seen),
             seen.size.buckets,
             &self.settings,
         )
+    }
+
+    /// The tables that the ceiling counts.
+    pub(crate) fn full_tables(&self, seen: &Observation) -> FullTables {
+        self.tracking.full_tables(seen)
     }
 
     /// The struggle with somebody else, if there is one.
@@ -349,9 +319,10 @@ impl Policy {
             who: struggle.who.clone(),
         })
     }
-    /// The most entries of the last minutes.
-    pub(crate) fn peak(&self) -> u64 {
-        self.tracking.peak()
+
+    /// The most entries that any table had in the last minutes.
+    pub(crate) fn peak_of_any(&self) -> u64 {
+        self.tracking.peak_of_any()
     }
 
     pub(crate) const fn settings(&self) -> &Settings {

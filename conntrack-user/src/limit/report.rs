@@ -97,6 +97,18 @@ pub struct Report {
     /// As `bytes_when_full_least`, at the ceiling.
     #[serde(default)]
     pub bytes_at_ceiling_least: Option<u64>,
+    /// Names of tables for which the limit is raised besides the host's (`--raise-netns`).
+    #[serde(default)]
+    pub raise_netns: Vec<String>,
+    /// Tables that the ceiling counts as full: those that have held an entry while they were watched.
+    #[serde(default)]
+    pub tables_in_use: u64,
+    /// Tables of all network namespaces that are seen.
+    #[serde(default)]
+    pub tables_in_all: u64,
+    /// As `bytes_when_full`, if the table of each network namespace was filled, also those that never held an entry.
+    #[serde(default)]
+    pub bytes_if_all_full: Option<u64>,
     /// What was there before the controller raised it; `None`: nothing is to be given back.
     pub raised_from: Option<u64>,
     /// A timeout that the controller shortened and has not restored; `None`: there is none.

@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::tables::HOST_NAME;
+
 /// What the controller may do.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum,
@@ -48,8 +50,12 @@ pub struct Settings {
     pub min_limit: u64,
     /// The limit is never raised above this.
     pub max_limit: u64,
-    /// Share of the node's memory that conntrack may take when the tables are full.
+    /// Share of the node's memory that conntrack may take when the tables in use are full.
     pub max_memory_share: f64,
+    /// The same when the tables of all network namespaces are full, also those that never held an entry.
+    pub max_memory_share_all: f64,
+    /// Names of tables for which the limit is raised besides the host's.
+    pub raise_netns: Vec<String>,
     /// Whether the timeout of closed connections may be shortened for a while when a table that is
     /// full of them can't be given more room.
     pub shorten_timeouts: bool,
@@ -68,6 +74,8 @@ impl Default for Settings {
             min_limit: 0,
             max_limit: 2_097_152,
             max_memory_share: 0.05,
+            max_memory_share_all: 0.5,
+            raise_netns: Vec::new(),
             shorten_timeouts: false,
             state: PathBuf::from(STATE_PATH),
         }
@@ -122,6 +130,12 @@ pub(crate) fn parse_share(text: &str) -> Result<f64, String> {
 }
 
 impl Settings {
+    /// Whether the limit is raised for this table. Every other one belongs to whoever made its network namespace, which takes
+    /// no right but to make one: the limit would be anybody's to raise, for all.
+    pub(crate) fn raises_for(&self, name: &str) -> bool {
+        name == HOST_NAME || self.raise_netns.iter().any(|named| named == name)
+    }
+
     /// Checks that the settings make sense together.
     ///
     /// # Errors
@@ -136,6 +150,8 @@ impl Settings {
             min_limit,
             max_limit,
             max_memory_share,
+            max_memory_share_all,
+            raise_netns,
             shorten_timeouts,
             state: _,
         } = self;
@@ -168,6 +184,18 @@ impl Settings {
             [0.0001, 0.5],
             "since entries are kernel memory that can't be swapped out or charged to anybody",
         )?;
+        share(
+            "--max-memory-share-all",
+            *max_memory_share_all,
+            [*max_memory_share, 100.0],
+            "since all tables are no fewer than those in use (--max-memory-share); above 1 they are overcommitted",
+        )?;
+        if raise_netns.iter().any(|name| name.trim().is_empty()) {
+            return Err(SettingsError::OutOfBounds(
+                "--raise-netns names no network namespace: `ctpressure table --netns all` shows their names"
+                    .to_owned(),
+            ));
+        }
         let second = Duration::from_secs(1);
         range(
             "--raise-for",
@@ -256,6 +284,14 @@ mod tests {
                 "--max-memory-share 0",
             ),
             (refused(|it| it.max_memory_share = 1.01), "0.5"),
+            (
+                refused(|it| it.max_memory_share_all = 0.01),
+                "--max-memory-share-all 0.01",
+            ),
+            (
+                refused(|it| it.raise_netns = vec![String::new()]),
+                "--raise-netns",
+            ),
             (refused(|it| it.raise_for = Duration::ZERO), "--raise-for"),
             (
                 refused(|it| it.cooldown = Duration::from_secs(1)),

@@ -1,3 +1,4 @@
-//! The policy over days of traffic: see [`simulation`].
+//! The policy over days of traffic ([`simulation`]), and beside tables of others ([`foreign`]).
 
+mod foreign;
 mod simulation;

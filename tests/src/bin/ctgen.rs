@@ -2,6 +2,10 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr as SocketName, UnixListener},
+    },
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -50,6 +54,11 @@ enum Command {
         /// Address and port.
         #[arg(long, default_value = "[::]:7000")]
         listen: SocketAddr,
+    },
+    /// Listens at an abstract Unix socket of this name until it is ended.
+    Hold {
+        /// Its name.
+        name: String,
     },
     /// Does nothing until it is ended: what holds a pod's namespaces.
     Pause,
@@ -266,6 +275,12 @@ fn run(cli: Cli) -> Result<()> {
         Command::Serve { listen } => sockets::serve(listen),
         Command::Fan(fan) => fan.run(),
         Command::Keep { listen } => sockets::keep(listen),
+        Command::Hold { name } => {
+            let _socket = UnixListener::bind_addr(&SocketName::from_abstract_name(name)?)?;
+            loop {
+                nix::unistd::pause();
+            }
+        }
         Command::Pause => loop {
             nix::unistd::pause();
         },

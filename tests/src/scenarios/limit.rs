@@ -23,10 +23,12 @@ use crate::guest::{
 
 mod fight;
 mod floods;
+mod foreign;
 mod timeout;
 
 pub(super) use fight::fight;
 pub(super) use floods::floods;
+pub(super) use foreign::{foreign, lock};
 pub(super) use timeout::timeout;
 
 /// The limit when it begins.

@@ -151,10 +151,12 @@ scenarios! {
     clashes_at_confirm charged::clashes_at_confirm, Any, EachKernel, Real, 120 s, "the same on a kernel whose compiler inlined the insert, so that it is counted at the confirmation";
     // One kernel: it shows what the agent already knows.
     top_once top::once, Any, OneKernel, Counted, 120 s, "ctpressure top --once, asked and alone: tables, owners that sum up to them, rates, who loses packets";
-    // One kernel: the controller decides over samples. It, and the three below, depend on time.
+    // One kernel: the controller decides over samples. It, and the five below, depend on time.
     limit_raise limit::raise, Any, OneKernel, Counted, 180 s, "the limit controller: a ramp loses nothing, a flood is given nothing, who lowers the limit is countered, a second controller takes over";
     limit_fight limit::fight, Any, OneKernel, Counted, 120 s, "somebody lowers the limit again and again: put back, later and later, then left, said by an alert and in the journal";
     limit_floods limit::floods, Any, OneKernel, Counted, 120 s, "a SYN flood from outside and a UDP flood of a pod are given nothing, and are named";
+    limit_foreign limit::foreign, Any, OneKernel, Counted, 180 s, "somebody's own table, one-way ESTABLISHED entries, and entries that waiting packets hold raise nothing, and are named; a table that --raise-netns names does";
+    limit_lock limit::lock, Any, OneKernel, Counted, 90 s, "somebody who is not root holds the name of the controller's lock: the controller acts, and a second one stands by";
     limit_timeout limit::timeout, Any, OneKernel, Counted, 120 s, "a table at its ceiling that is full of closed connections: their timeout is shortened, and restored at the end and after kill -9, also by one without the controller";
     // One kernel: a report is made of a journal.
     incident_report report::incident, Any, OneKernel, Counted, 180 s, "an incident that nobody looked at: the report names who filled the table, who suffered and since when, and the limit that it advises holds the same again";

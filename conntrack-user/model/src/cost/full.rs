@@ -42,6 +42,17 @@ impl Sharing {
         sharing
     }
 
+    /// Of these tables if each of them fills up, whatever it holds now; at least one.
+    pub fn at_most(entries: impl Iterator<Item = u64>) -> Self {
+        let mut sharing = Self::default();
+        for entries in entries {
+            sharing.busy += 1;
+            sharing.now = sharing.now.saturating_add(entries);
+        }
+        sharing.busy = sharing.busy.max(1);
+        sharing
+    }
+
     /// Entries of all tables when those that may fill up have: no fewer than there are, since a limit may be
     /// lower than what a table holds.
     pub fn when_full(&self, limit: u64) -> u64 {
@@ -143,6 +154,15 @@ mod tests {
         // The fullest one, if none is busy.
         assert_eq!(Sharing::of([70, 3].into_iter(), 1000).when_full(1000), 1006);
         assert_eq!(Sharing::of([1_900].into_iter(), 1000).when_full(1000), 1900);
+    }
+
+    #[test]
+    fn at_most_each_table_holds_the_limit_whatever_it_holds_now() {
+        let sharing = Sharing::at_most([900, 0, 1].into_iter());
+        assert_eq!((sharing.busy, sharing.now), (3, 901));
+        assert_eq!(sharing.when_full(1000), 3000);
+        assert_eq!(Sharing::at_most([].into_iter()).when_full(1000), 1000);
+        assert_eq!(Sharing::at_most([5000].into_iter()).when_full(1000), 5000);
     }
 
     #[test]

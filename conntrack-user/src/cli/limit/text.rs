@@ -97,6 +97,7 @@ fn write(text: &mut String, view: &LimitView, runs: bool) -> std::fmt::Result {
         report.ceiling_reason.as_deref().unwrap_or("?"),
         full(report.bytes_at_ceiling_least, report.bytes_at_ceiling)
     )?;
+    tables(text, report)?;
     writeln!(text, "controller  {}", controller(report, runs))?;
     if !report.now.is_empty() {
         writeln!(text, "now         {}", report.now)?;
@@ -123,6 +124,32 @@ fn write(text: &mut String, view: &LimitView, runs: bool) -> std::fmt::Result {
         writeln!(text, "advice      {advice}")?;
     }
     history(text, &report.changes)
+}
+
+/// For which tables the limit is raised, and what all of them could take.
+fn tables(text: &mut String, report: &Report) -> std::fmt::Result {
+    let named: String = report
+        .raise_netns
+        .iter()
+        .map(|name| format!(", {}", clean(name)))
+        .collect();
+    writeln!(text, "raises for  host{named}")?;
+    let Some(bytes) = report
+        .bytes_if_all_full
+        .filter(|_| report.tables_in_all > 1)
+    else {
+        return Ok(());
+    };
+    let share = report.memory_bytes.map_or_else(String::new, |memory| {
+        format!(" ({})", words::share(bytes, memory))
+    });
+    writeln!(
+        text,
+        "all tables  {}, of which {} are in use; {}{share} if each of them was filled",
+        grouped(report.tables_in_all),
+        grouped(report.tables_in_use),
+        words::bytes(bytes)
+    )
 }
 
 fn controller(report: &Report, runs: bool) -> String {

@@ -76,6 +76,12 @@ impl TableEntry {
         !self.status.assured()
     }
 
+    /// Whether nobody has answered it, or it was not completed. The state alone does not tell: of a connection that is picked up in its
+    /// middle (`nf_conntrack_tcp_loose`) one packet makes an `ESTABLISHED` one.
+    pub(crate) fn one_way(&self) -> bool {
+        !self.status.seen_reply() || self.state.is_incomplete()
+    }
+
     /// Whether answers come from elsewhere than the opener sends to: a Service address, or a port
     /// that is forwarded. By the tuples, so that IPVS counts too.
     pub(crate) fn destination_translated(&self) -> bool {

@@ -44,6 +44,18 @@ const CLASSES: [(Option<&str>, &[&str]); 4] = [
     (None, &PLAIN),
 ];
 
+/// States of connections that were begun and not completed.
+const INCOMPLETE: [&str; 8] = [
+    "SYN_SENT",
+    "SYN_SENT2",
+    "SYN_RECV",
+    "CLOSED",
+    "COOKIE_WAIT",
+    "COOKIE_ECHOED",
+    "REQUEST",
+    "RESPOND",
+];
+
 /// The state of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum EntryState {
@@ -66,6 +78,11 @@ pub(crate) enum EntryState {
 impl EntryState {
     /// A TCP connection that both sides have closed.
     pub(crate) const TIME_WAIT: Self = Self::Tcp(7);
+
+    /// Whether it is one of the states before a connection is complete.
+    pub(crate) fn is_incomplete(self) -> bool {
+        matches!(self.name(), Some(name) if INCOMPLETE.contains(&name))
+    }
 
     /// What the status says of an entry whose protocol has no states.
     pub(crate) const fn of(status: EntryStatus) -> Self {

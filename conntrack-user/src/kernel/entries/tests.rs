@@ -273,6 +273,44 @@ fn the_status_says_what_has_no_state() {
 }
 
 #[test]
+fn what_nobody_answered_is_one_way_whatever_its_state_is_called() {
+    const ANSWERED: u32 = 1 << 1;
+    let end = EntryTuple {
+        source: Ipv4Addr::LOCALHOST.into(),
+        destination: Ipv4Addr::LOCALHOST.into(),
+        protocol: 6,
+        layer4: Layer4::Addresses,
+    };
+    let entry = |state, status| TableEntry {
+        original: end,
+        reply: end,
+        zone: 0,
+        status: EntryStatus(status),
+        state,
+        timeout: None,
+        mark: 0,
+        id: 0,
+        start: None,
+    };
+    for (state, status, one_way) in [
+        (EntryState::Tcp(3), 0, true),
+        (EntryState::Tcp(3), ANSWERED, false),
+        (EntryState::Tcp(7), ANSWERED, false),
+        (EntryState::Tcp(2), ANSWERED, true),
+        (EntryState::Sctp(4), 0, true),
+        (EntryState::Sctp(3), ANSWERED, true),
+        (EntryState::Unreplied, 0, true),
+        (EntryState::Assured, ANSWERED | 1 << 2, false),
+    ] {
+        assert_eq!(
+            entry(state, status).one_way(),
+            one_way,
+            "{state:?} {status}"
+        );
+    }
+}
+
+#[test]
 fn conditions_have_names() {
     for (error, word) in [
         (NetlinkError::Refused(Errno::EPERM), "CAP_NET_ADMIN"),

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use super::netns;
 use super::{Inode, Root};
 
+/// What the host's namespace is called, and no other.
+pub(crate) const HOST_NAME: &str = "host";
+
 /// The folders below `/run` where namespaces are kept by name: `ip netns` and CNI, then Docker.
 const NAMED: [&str; 2] = ["netns", "docker/netns"];
 
@@ -75,7 +78,7 @@ pub(crate) fn discover(root: &Root) -> FoundNamespaces {
     // In a container with its own process numbers this is the container's; that is what it can see.
     found.host = namespace_of(&root.proc("1/ns/net")).ok().or(own);
     if let Some(host) = found.host {
-        found.entry(host).name = "host".into();
+        found.entry(host).name = HOST_NAME.into();
     }
     found
 }
@@ -140,7 +143,8 @@ fn named(root: &Root, folder: &Path, found: &mut FoundNamespaces) {
             Ok(Some(inode)) => {
                 let namespace = found.entry(inode);
                 if namespace.file.is_none() {
-                    if let Some(name) = file.file_name() {
+                    // Whoever made a file of that name is not the host for it.
+                    if let Some(name) = file.file_name().filter(|name| *name != HOST_NAME) {
                         namespace.name = name.to_string_lossy().into_owned();
                     }
                     namespace.file = Some(file);

@@ -128,6 +128,23 @@ fn the_host_is_that_of_process_1_not_of_the_reader() {
 }
 
 #[test]
+fn a_namespace_that_somebody_calls_host_is_not_the_host() {
+    let machine = Machine::new();
+    machine.process(1, 500, 40, [0, 1]);
+    machine.process(9, 300, 90, [0, 0]);
+    machine.link("run/netns/host", "net:[300]");
+    let sample = machine.reader().read().unwrap();
+    assert_eq!(
+        seen(&sample),
+        [
+            ("host", 500, 40, 1),
+            ("100", 100, 7, 7),
+            ("300", 300, 90, 0)
+        ]
+    );
+}
+
+#[test]
 fn a_namespace_that_ends_is_dropped_and_another_process_is_found() {
     let machine = Machine::new();
     machine.process(1, 100, 7, [0, 0]);

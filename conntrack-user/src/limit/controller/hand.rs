@@ -16,7 +16,7 @@ use crate::limit::{
 /// What speaks against a limit of `to`; `--force` overrides it.
 pub(super) fn guards(policy: &Policy, seen: &Observation, to: u64) -> Vec<String> {
     let entries = seen.fullest().map_or(0, |table| table.entries);
-    let peak = policy.peak().max(entries);
+    let peak = policy.peak_of_any().max(entries);
     let ledger: &LimitLedger = policy.ledger();
     let mut guards = Vec::new();
     if to < entries {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Composition, TableSeen, look};
+use super::{Composition, TableLosses, TableSeen, look};
 use crate::{agent::Snapshot, kernel::Root, limit::lock};
 
 /// Of the time, at most one part in so many goes into looking at tables.
@@ -29,9 +29,7 @@ pub(crate) enum ControllerStep {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ControllerSample {
     pub tables: Vec<TableSeen>,
-    /// Packets lost since a table was full, so far.
-    pub drops: Option<u64>,
-    /// Inserts and deletes, so far.
+    /// Inserts and deletes of all tables, so far.
     pub flow: Option<(u64, u64)>,
 }
 
@@ -48,9 +46,9 @@ impl From<&Snapshot> for ControllerSample {
                     name: table.name.clone(),
                     entries: table.entries,
                     seconds_to_full: table.seconds_to_full,
+                    losses: table.stats.as_ref().map(TableLosses::from),
                 })
                 .collect(),
-            drops: counts.map(|counts| counts.drops.table_full),
             flow: counts.map(|counts| (counts.inserts, counts.deletes)),
         }
     }
@@ -60,7 +58,7 @@ impl From<&Snapshot> for ControllerSample {
 pub(crate) struct ControllerPlace {
     /// Where the sysctls and what else is read are.
     pub root: Root,
-    /// Name of the node's lock.
+    /// Name of the socket that was the node's lock once.
     pub lock: String,
     /// Tells what a table is made of.
     pub look: Box<dyn FnMut(u32) -> Option<Composition> + Send>,
@@ -90,7 +88,7 @@ impl ControllerPlace {
         };
         Self {
             root: Root::system(),
-            lock: lock::NAME.to_owned(),
+            lock: lock::SOCKET.to_owned(),
             look: Box::new(look),
             stepped: |_| {},
         }

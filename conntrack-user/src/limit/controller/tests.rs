@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, symlink},
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -43,6 +43,18 @@ impl Fixture {
         fs::write(root.proc("sys/net/nf_conntrack_max"), "").expect("a file");
         fs::create_dir_all(root.proc("sys/kernel/random")).expect("a folder");
         fs::write(root.proc("sys/kernel/random/boot_id"), "this-boot\n").expect("a file");
+        for file in [
+            root.sys("module/nf_conntrack/parameters/hashsize"),
+            root.proc("locks"),
+        ] {
+            fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        }
+        fs::write(
+            root.sys("module/nf_conntrack/parameters/hashsize"),
+            "1024\n",
+        )
+        .expect("a file");
+        symlink("/proc/locks", root.proc("locks")).expect("a link");
         let meminfo = "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n";
         fs::write(root.proc("meminfo"), meminfo).expect("a file");
         fixture
@@ -94,8 +106,8 @@ fn entries(entries: u64) -> ControllerSample {
             name: "host".to_owned(),
             entries,
             seconds_to_full: None,
+            losses: Some(TableLosses::default()),
         }],
-        drops: Some(0),
         flow: None,
     }
 }
@@ -213,9 +225,13 @@ fn writes() -> u64 {
 #[test]
 fn a_dry_run_decides_the_same_and_writes_nothing() {
     let samples: Vec<ControllerSample> = (0..200_u64)
-        .map(|second| ControllerSample {
-            drops: Some(second.saturating_sub(100) * 3),
-            ..entries(600 + second * 40)
+        .map(|second| {
+            let mut sample = entries(600 + second * 40);
+            sample.tables[0].losses = Some(TableLosses {
+                drop: second.saturating_sub(100) * 3,
+                ..TableLosses::default()
+            });
+            sample
         })
         .collect();
     let real = Fixture::new(1_000, 512);
@@ -412,6 +428,7 @@ fn a_flood_is_refused_and_recorded_once() {
         };
         Some(Composition {
             entries: 900,
+            count: None,
             one_way: 890,
             time_wait: 0,
             source: part("203.0.113.9"),

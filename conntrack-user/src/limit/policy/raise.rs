@@ -30,6 +30,7 @@ const CHAINS_TOO_LONG: f64 = 12.0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     Flood,
+    Unlisted,
     Ceiling,
 }
 
@@ -82,10 +83,10 @@ impl Policy {
             ));
         }
         let target = target.min(ceiling.limit);
-        let table = seen.fullest();
+        let table = seen.fullest_of(&self.settings);
         let (name, entries) = table.map_or(("", 0), |table| (table.name.as_str(), table.entries));
-        let sharing = seen.sharing();
-        let full = |limit| seen.cost.bytes(sharing.when_full(limit), seen.size.buckets);
+        let in_use = self.full_tables(seen).in_use;
+        let full = |limit| seen.cost.bytes(in_use.when_full(limit), seen.size.buckets);
         let more = full(target).beyond(&full(limit));
         let reason = format!(
             "{}: {} in table {name}, {} expected{besides}; {} more when full",
@@ -118,8 +119,29 @@ impl Policy {
             let besides = "; what the table holds could not be looked at, so one step only";
             return Ok((target, besides.to_owned()));
         };
-        let Some(flood) = composition.flood() else {
-            return Ok((target, String::new()));
+        let (flood, unlisted) = (composition.flood(), composition.unlisted());
+        if let Some(unlisted) = unlisted {
+            self.advice.push(composition.advice_of_unlisted(unlisted));
+            if room(as_f64(composition.entries)) <= limit {
+                let of = composition.entries.saturating_add(unlisted);
+                let reason = format!(
+                    "{}, but not for entries that packets hold while they wait: {} of {} are in no list",
+                    why(pressure),
+                    grouped(unlisted),
+                    grouped(of)
+                );
+                return Err((Some(Refusal::Unlisted), reason));
+            }
+        }
+        let Some(flood) = flood else {
+            let listed = room(as_f64(composition.entries)).next_multiple_of(ROUND);
+            return Ok(match unlisted {
+                None => (target, String::new()),
+                Some(_) => (
+                    target.min(listed),
+                    "; what is in no list does not count".to_owned(),
+                ),
+            });
         };
         self.advice.push(flood.advice());
         let rest = composition.entries.saturating_sub(flood.entries);
@@ -185,7 +207,7 @@ impl Policy {
         seen: &Observation,
         look: &mut dyn FnMut(u32) -> Option<Composition>,
     ) -> Option<Composition> {
-        let netns = seen.fullest()?.netns;
+        let netns = seen.fullest_of(&self.settings)?.netns;
         match &self.looked {
             Some((at, of, composition)) if *of == netns && seen.at.saturating_sub(*at) < LOOK => {
                 composition.clone()

@@ -18,13 +18,14 @@ use ctpressure_model::{
 };
 
 use super::{Action, Composition, Observation, Policy, tracking::LimitPressure};
-use crate::limit::{
-    change::{Purpose, Size},
-    ledger::Shortened,
+use crate::{
+    kernel::tables::HOST_NAME,
+    limit::{
+        change::{Purpose, Size},
+        ledger::Shortened,
+    },
 };
 
-/// The name of the host's table, whose timeouts they are.
-const HOST: &str = "host";
 /// It is shortened to this part.
 const PART: u64 = 4;
 /// But not below so many seconds: a last packet that was lost is sent again within them.
@@ -87,7 +88,7 @@ impl Policy {
         let from = seen.size.time_wait?;
         let to = (from / PART).max(LEAST);
         // Less than half of it would not be worth it.
-        if to.saturating_mul(2) > from || seen.fullest()?.name != HOST {
+        if to.saturating_mul(2) > from || seen.fullest_of(&self.settings)?.name != HOST_NAME {
             return None;
         }
         let Composition {
@@ -135,7 +136,7 @@ impl Policy {
                 return None;
             }
             self.asked = Some(seen.at);
-            let host = seen.tables.iter().find(|table| table.name == HOST)?;
+            let host = seen.tables.iter().find(|table| table.name == HOST_NAME)?;
             let composition = look(host.netns)?;
             let closed = as_f64(composition.time_wait) / as_f64(composition.entries.max(1));
             expected = peak * (1.0 + closed.min(1.0) * (longer - 1.0));

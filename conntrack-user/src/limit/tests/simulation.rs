@@ -15,7 +15,7 @@ use crate::{
         change::{Purpose, Size},
         flood::{Composition, FloodPart},
         ledger::LimitLedger,
-        policy::{Action, Observation, Policy, TableSeen},
+        policy::{Action, Observation, Policy, TableLosses, TableSeen},
     },
 };
 
@@ -254,8 +254,11 @@ impl Simulation {
                 name: "host".to_owned(),
                 entries,
                 seconds_to_full,
+                losses: Some(TableLosses {
+                    drop: as_count(self.drops),
+                    ..TableLosses::default()
+                }),
             }],
-            drops: Some(as_count(self.drops)),
             flow: Some((as_count(self.inserts), as_count(self.deletes))),
             memory: self.memory,
             cost: COST,
@@ -278,6 +281,7 @@ impl Simulation {
         };
         let composition = Composition {
             entries: as_count(self.entries()),
+            count: None,
             one_way: as_count(flood),
             time_wait: as_count(closed),
             source: part("203.0.113.9"),
