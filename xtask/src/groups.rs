@@ -17,6 +17,8 @@ pub(crate) struct Group(pub(crate) &'static str);
 impl Group {
     /// What every guest has.
     pub(crate) const BASE: Self = Self("base");
+    /// What loads AppArmor's profiles: in every guest too.
+    pub(crate) const APPARMOR: Self = Self("apparmor");
     /// bpftrace, which brings 200 MB of compiler.
     pub(crate) const BPFTRACE: Self = Self("bpftrace");
     /// containerd, runc and CNI plugins.
@@ -71,6 +73,7 @@ mod tests {
         let all: BTreeMap<String, Tools> = serde_saphyr::from_str(TOOLS).unwrap();
         let groups = [
             Group::BASE,
+            Group::APPARMOR,
             Group::BPFTRACE,
             Group::CONTAINERS,
             Group::PROMETHEUS,

@@ -37,6 +37,7 @@ pub(crate) fn write(
 ) -> Result<()> {
     let kernel_part = kernel_archive(cache, kernel)?;
     let mut parts = vec![guest_tools::archive(cache, Group::BASE)?, kernel_part];
+    parts.push(guest_tools::archive(cache, Group::APPARMOR)?);
     for group in content.groups {
         parts.push(guest_tools::archive(cache, *group)?);
     }

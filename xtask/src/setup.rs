@@ -80,7 +80,8 @@ impl SetupStep {
             Self::BpfLinker => format!("bpf-linker {BPF_LINKER}: links the eBPF object"),
             Self::Qemu => "QEMU: boots guests".into(),
             Self::GuestTools => {
-                "guest tools: busybox, ip, nft, iptables, conntrack, bpftool".into()
+                "guest tools: busybox, ip, nft, iptables, conntrack, bpftool, apparmor_parser"
+                    .into()
             }
             Self::Bpftrace => "bpftrace for guests: the benchmark compares with it".into(),
             Self::Containers => {
@@ -116,7 +117,10 @@ impl SetupStep {
             Self::BpfLinker => program_of_version(cache, "bpf-linker", BPF_LINKER),
             Self::CargoDeny => program_of_version(cache, "cargo-deny", CARGO_DENY),
             Self::Qemu => Qemu::find(cache).map(|qemu| qemu.describe()),
-            Self::GuestTools => guest_tools::present(cache, Group::BASE)?,
+            Self::GuestTools => match guest_tools::present(cache, Group::APPARMOR)? {
+                Some(_) => guest_tools::present(cache, Group::BASE)?,
+                None => None,
+            },
             Self::Bpftrace => guest_tools::present(cache, Group::BPFTRACE)?,
             Self::Containers => guest_tools::present(cache, Group::CONTAINERS)?,
             Self::Promtool => cache
@@ -146,7 +150,10 @@ impl SetupStep {
             // It does little: optimised, it takes more than twice as long to build, the most of what a new machine waits for.
             Self::CargoDeny => cargo_install(cache, "cargo-deny", CARGO_DENY, "--debug"),
             Self::Qemu => bring_qemu(cache),
-            Self::GuestTools => guest_tools::fetch(cache, Group::BASE),
+            Self::GuestTools => {
+                guest_tools::fetch(cache, Group::BASE)?;
+                guest_tools::fetch(cache, Group::APPARMOR)
+            }
             Self::Bpftrace => guest_tools::fetch(cache, Group::BPFTRACE),
             Self::Containers => guest_tools::fetch(cache, Group::CONTAINERS),
             Self::Promtool => bring_program(cache, "prometheus", "promtool"),

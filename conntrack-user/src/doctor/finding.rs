@@ -1,5 +1,6 @@
 //! What a finding is.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Serialize;
@@ -62,7 +63,7 @@ pub(crate) struct Unseen {
     pub what: &'static str,
     pub because: String,
     /// What to do about it.
-    pub help: &'static str,
+    pub help: Cow<'static, str>,
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ use std::ops::ControlFlow;
 
 use nix::errno::Errno;
 
+use super::confinement::as_root;
 use super::conntrack::Presence;
 use super::{Root, sysctl};
 use crate::sys::netlink::{NetlinkError, NetlinkSocket};
@@ -99,7 +100,7 @@ impl EntriesError {
                 "it is loaded by the first iptables or nft rule that needs it, or by \
                  `modprobe nf_conntrack`"
             }
-            Self::NotPermitted => "run as root, or with CAP_NET_ADMIN",
+            Self::NotPermitted => as_root("run as root, or with CAP_NET_ADMIN"),
             Self::NoCtnetlink => {
                 "load it by `modprobe nf_conntrack_netlink`; a kernel needs CONFIG_NF_CT_NETLINK"
             }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use super::Root;
+use super::confinement::as_root;
 
 /// A sysctl that could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +22,7 @@ fn help(error: &io::Error) -> &'static str {
             "conntrack is not loaded: it is loaded by the first iptables or nft rule that needs it, \
              or by `modprobe nf_conntrack`"
         }
-        io::ErrorKind::PermissionDenied => "run as root",
+        io::ErrorKind::PermissionDenied => as_root("run as root"),
         _ => "is this a kernel with CONFIG_NF_CONNTRACK and CONFIG_SYSCTL, and is /proc mounted?",
     }
 }

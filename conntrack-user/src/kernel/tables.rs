@@ -7,12 +7,16 @@
 //!
 //! Rights: `CAP_SYS_PTRACE` to see which namespace a process is in, `CAP_SYS_ADMIN` to enter one,
 //! `CAP_NET_ADMIN` for statistics where there is no file. Without them the reader's own table is
-//! read, and the problem is said.
+//! read, and the problem is said. Which one is the host's is never guessed (`host`).
 
 use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
+use caps::Capability;
+
+use super::confinement::Confinement;
+use super::host::HostUnseen;
 use super::stats::{Accumulator, KernelStats, StatsReading};
 use super::sysctl::{self, SysctlError};
 use super::{Root, release, said::Said};
@@ -33,6 +37,9 @@ const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
 /// How soon they are looked for again when one that was known can't be read any more.
 const DISCOVERY_PAUSE: Duration = Duration::from_secs(1);
 
+/// What is needed to enter the network namespace of a process.
+pub(crate) const TO_ENTER: &[Capability] = &[Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_PTRACE];
+
 /// How many rows of statistics (one for each table and possible CPU) are read at once. Each costs
 /// the kernel about a microsecond; with this many, a second's readings stay within a few
 /// milliseconds.
@@ -42,7 +49,7 @@ const ROWS_PER_READ: usize = 2048;
 pub(crate) struct TableSample {
     /// Inode of its network namespace.
     pub netns: u32,
-    /// `host` (the namespace of process 1), the name in `/run/netns`, else the inode in digits.
+    /// `host` (`kernel::host`), the name in `/run/netns`, else the inode in digits.
     pub name: String,
     pub entries: u64,
     /// The kernel's statistics; those of other tables than the host's may be some seconds old where
@@ -58,6 +65,8 @@ pub(crate) struct TablesSample {
     pub buckets: u64,
     /// The host's first, then by name.
     pub tables: Vec<TableSample>,
+    /// Why the host's is not among them.
+    pub host_unseen: Option<String>,
     /// What can't be seen, and what to do about it; each is said once.
     pub problems: Vec<String>,
 }
@@ -85,7 +94,8 @@ struct KnownNamespace {
 pub(crate) struct TableReader {
     root: Root,
     known: BTreeMap<Inode, KnownNamespace>,
-    host: Option<Inode>,
+    /// The host's; `None`: not looked for yet.
+    host: Option<Result<Inode, HostUnseen>>,
     looked: Option<Instant>,
     missed: bool,
     /// Where the next round of statistics begins.
@@ -142,25 +152,47 @@ impl TableReader {
                 ReadOutcome::Failed(error) => failures.push((inode, error)),
             }
         }
+        let mut host_unseen = match &self.host {
+            Some(Err(unseen)) => Some(unseen.problem()),
+            _ => None,
+        };
         for (inode, error) in failures {
-            problems.push(self.explain(inode, &error));
+            let problem = self.explain(inode, &error);
+            if Some(inode) == self.host() {
+                host_unseen = Some(problem.clone());
+            }
+            problems.push(problem);
         }
         if tables.is_empty() {
+            problems.extend(host_unseen);
             return Err(TablesError::None(problems.join("; ")));
         }
-        let host = self.host;
+        let host = self.host();
         tables.sort_by(|one, other| {
             let key =
                 |table: &TableSample| (Some(table.netns) != host, table.name.clone(), table.netns);
             key(one).cmp(&key(other))
         });
+        if tables.first().is_none_or(|first| Some(first.netns) != host) {
+            let missing = || "the host's table was not read".to_owned();
+            let why = host_unseen.get_or_insert_with(missing);
+            problems.push(why.clone());
+        } else {
+            host_unseen = None;
+        }
         self.said.leave_new(&mut problems);
         Ok(TablesSample {
             limit,
             buckets,
             tables,
+            host_unseen,
             problems,
         })
+    }
+
+    /// The host's namespace, if it is known.
+    fn host(&self) -> Option<Inode> {
+        self.host.as_ref()?.as_ref().ok().copied()
     }
 
     /// Looks for namespaces at the next reading, however short ago that was done.
@@ -181,7 +213,7 @@ impl TableReader {
     fn look(&mut self, problems: &mut Vec<String>) {
         let found = discover(&self.root);
         problems.extend(found.problems);
-        self.host = found.host;
+        self.host = Some(found.host);
         let mut before = std::mem::take(&mut self.known);
         for (inode, namespace) in found.namespaces {
             let (sums, stats) = before
@@ -205,7 +237,7 @@ impl TableReader {
     fn plan(&mut self) -> Vec<reading::ReadJob> {
         let begin = self.turn;
         let mut left = self.full_reads;
-        let host = self.host;
+        let host = self.host();
         let order: Vec<Inode> = self
             .known
             .range(begin..)
@@ -235,9 +267,10 @@ impl TableReader {
     /// without its name.
     fn explain(&self, inode: Inode, error: &io::Error) -> String {
         if error.kind() == io::ErrorKind::PermissionDenied {
+            let why = Confinement::of_this_thread(&self.root, TO_ENTER);
             return format!(
-                "the conntrack tables of some network namespaces can't be read: {error} \
-                 (help: run as root, or with CAP_SYS_ADMIN and CAP_SYS_PTRACE)"
+                "the conntrack tables of some network namespaces can't be read: {error} ({why}) (help: {})",
+                why.help()
             );
         }
         let name = self

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::kernel::{
     Root,
+    confinement::as_root,
     sysctl::{self, SysctlError},
 };
 
@@ -115,7 +116,7 @@ impl KnobError {
                 "mount the host's /proc/sys/net writable: of a container `privileged: true`, of a systemd unit \
                  ProtectKernelTunables=no"
             }
-            Self::NotPermitted(_) => "run as root, or with CAP_NET_ADMIN",
+            Self::NotPermitted(_) => as_root("run as root, or with CAP_NET_ADMIN"),
             Self::Refused { .. } => "choose another value; see `dmesg` for the kernel's reason",
             Self::NotTaken { .. } => "somebody else writes it at the same moment: find out who",
             Self::OutOfBounds { .. } => "choose a value within these bounds",

@@ -32,7 +32,8 @@ pub struct Discovery {
     pub took: Duration,
     /// The owners: pods first, then by what tells them apart.
     pub owners: Vec<FoundOwner>,
-    /// Inode number of the host's network namespace.
+    /// Inode number of the host's network namespace; `None`: it can't be told, and nobody's network either, since those
+    /// of pods are told from it.
     pub host_netns: Option<u32>,
     /// The host's addresses, without those of the loopback device.
     pub host_addresses: Vec<IpAddr>,

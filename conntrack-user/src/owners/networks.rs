@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::Key;
 use super::addresses::OwnAddresses;
 use super::groups::{MemberId, OwnerGroup};
-use crate::kernel::{Root, tables::namespace_of};
+use crate::kernel::{Root, confinement::Confinement, host::TO_SEE_PROCESSES, tables::namespace_of};
 
 /// How long a new owner without a process, a network of its own or an address is looked at anew with
 /// each scan: a runtime makes the control group first, then a process that goes into it, and only
@@ -54,8 +54,17 @@ pub(super) struct OwnerNetwork {
 pub(super) struct Networks {
     root: Root,
     known: HashMap<Key, OwnerNetwork>,
-    /// Owners without a process, and when they were last looked at.
-    none: HashMap<Key, Instant>,
+    /// Owners without a process that could be asked.
+    none: HashMap<Key, Unasked>,
+}
+
+/// No process of an owner could be asked.
+#[derive(Clone, Copy, Debug)]
+struct Unasked {
+    /// When that was last tried.
+    looked: Instant,
+    /// There is one, but it may not be asked.
+    hidden: bool,
 }
 
 /// A process and its network namespace.
@@ -100,9 +109,9 @@ impl Networks {
             {
                 return;
             }
-        } else if let Some(looked) = self.none.get(key)
+        } else if let Some(unasked) = self.none.get(key)
             && !young
-            && now.saturating_duration_since(*looked) < REFRESH
+            && now.saturating_duration_since(unasked.looked) < REFRESH
         {
             return;
         }
@@ -119,6 +128,11 @@ impl Networks {
         }
     }
 
+    /// Whether an owner has a process that may not be asked which network it is in.
+    pub(super) fn is_hidden(&self, key: &Key) -> bool {
+        self.none.get(key).is_some_and(|unasked| unasked.hidden)
+    }
+
     /// Forgets owners that are not there any more.
     pub(super) fn keep(&mut self, is_there: impl Fn(&Key) -> bool) {
         self.known.retain(|key, _| is_there(key));
@@ -133,9 +147,10 @@ impl Networks {
         now: Instant,
         problems: &mut Problems,
     ) {
+        let mut own = Problems::default();
         // If it ends before its addresses were read, the next one is taken.
         for _ in 0..3 {
-            let Some((member, process, netns)) = find_process(&self.root, group, problems) else {
+            let Some((member, process, netns)) = find_process(&self.root, group, &mut own) else {
                 break;
             };
             let before = self.known.get(key);
@@ -152,19 +167,22 @@ impl Networks {
                 read: now,
                 alive: true,
             };
-            if Some(netns) == host || network.read_addresses(&self.root, now, problems).is_ok() {
+            if Some(netns) == host || network.read_addresses(&self.root, now, &mut own).is_ok() {
                 self.none.remove(key);
                 self.known.insert(key.clone(), network);
+                problems.add(own);
                 return;
             }
         }
+        problems.add(own);
         match self.known.get_mut(key) {
             Some(network) => {
                 network.alive = false;
                 network.read = now;
             }
             None => {
-                self.none.insert(key.clone(), now);
+                let (looked, hidden) = (now, own.hidden);
+                self.none.insert(key.clone(), Unasked { looked, hidden });
             }
         }
     }
@@ -241,14 +259,22 @@ pub(super) struct Problems {
 }
 
 impl Problems {
+    /// Notes others too.
+    fn add(&mut self, other: Self) {
+        self.hidden |= other.hidden;
+        self.outside |= other.outside;
+        self.many |= other.many;
+    }
+
     /// What to say about it.
-    pub(super) fn describe(self, problems: &mut Vec<String>) {
+    pub(super) fn describe(self, root: &Root, problems: &mut Vec<String>) {
         if self.hidden {
-            problems.push(
-                "the networks of some processes can't be seen, so pods may be missing (help: run as \
-                 root, or with CAP_SYS_PTRACE)"
-                    .into(),
-            );
+            let why = Confinement::of_this_thread(root, TO_SEE_PROCESSES);
+            problems.push(format!(
+                "the networks of some processes can't be seen ({why}), so the addresses and tables of their pods are not \
+                 known: what is theirs is counted as unknown (help: {})",
+                why.help()
+            ));
         }
         if self.outside {
             problems.push(

@@ -16,7 +16,11 @@ use super::networks::{self, Networks, Problems};
 use super::pod_logs::PodLogs;
 use super::tree::CgroupTree;
 use super::{Key, OwnerKind, hierarchies};
-use crate::kernel::{Root, said::Said, tables::namespace_of};
+use crate::kernel::{
+    Root,
+    host::{self, HostNamespace},
+    said::Said,
+};
 
 #[cfg(test)]
 mod tests;
@@ -84,13 +88,17 @@ impl Scanner {
         let began = processor_time();
         let mut found = Discovery::empty(now);
         let mut problems = Problems::default();
-        // Without the right to look at process 1, the agent is most likely in the host's network.
-        let host = namespace_of(&self.root.proc("1/ns/net"));
-        problems.hidden |= host.is_err();
-        found.host_netns = host
-            .or_else(|_| namespace_of(&self.root.proc("thread-self/ns/net")))
-            .ok();
-        found.whole = found.host_netns.is_some();
+        let host = match host::find(&self.root) {
+            Ok(host) => host,
+            Err(unseen) => {
+                found.whole = false;
+                found.problems.push(unseen.problem());
+                self.said.leave_new(&mut found.problems);
+                found.took = processor_time().saturating_sub(began);
+                return found;
+            }
+        };
+        found.host_netns = Some(host.inode);
         let groups = self.groups(now, &mut found, &mut problems);
         self.networks.keep(|key| groups.by_key.contains_key(key));
         for (key, group) in &groups.by_key {
@@ -108,10 +116,10 @@ impl Scanner {
             .map(Key::uid)
             .collect();
         self.logs.look(&uids, &mut found.problems);
-        self.read_host(now, &mut found);
+        self.read_host(&host, now, &mut found);
         self.look_at_host_side(&holders, now, &mut found);
         self.assemble(groups, &holders, now, &mut found);
-        problems.describe(&mut found.problems);
+        problems.describe(&self.root, &mut found.problems);
         self.said.leave_new(&mut found.problems);
         found.took = processor_time().saturating_sub(began);
         found
@@ -239,14 +247,15 @@ impl Scanner {
         !doubtful.is_empty()
     }
 
-    fn read_host(&mut self, now: Instant, found: &mut Discovery) {
+    fn read_host(&mut self, host: &HostNamespace, now: Instant, found: &mut Discovery) {
+        let folder = self.root.proc(host.folder).join("net");
         let due = self
             .host
             .read
             .is_none_or(|(at, took)| now.saturating_duration_since(at) >= took * HOST_PAUSE);
         if due {
             let began = processor_time();
-            match OwnAddresses::read(&self.root.proc("1/net")) {
+            match OwnAddresses::read(&folder) {
                 Ok(addresses) => {
                     if addresses.cut {
                         found.problems.push(
@@ -259,7 +268,7 @@ impl Scanner {
                 }
                 Err(error) => found.problems.push(format!(
                     "{}: {error}; the host's addresses are not known",
-                    self.root.proc("1/net").display()
+                    folder.display()
                 )),
             }
             self.host.read = Some((now, processor_time().saturating_sub(began)));
@@ -296,16 +305,25 @@ impl Scanner {
     ) {
         let is_young = |since: Instant| now.saturating_duration_since(since) < YOUNG;
         for (key, group) in groups.by_key {
-            let Some(network) = self.networks.get(&key) else {
-                // Without a process there is nothing to charge.
-                found.unsettled |= is_young(group.youngest);
-                continue;
-            };
             let name = match key.kind() {
                 OwnerKind::Pod => self.logs.name(key.uid()),
                 _ => None,
             };
             let mut owner = group.owner(&key, name);
+            let Some(network) = self.networks.get(&key) else {
+                found.unsettled |= is_young(group.youngest);
+                // Without a process there is nothing to charge. Of one whose network is not seen the sockets in the
+                // host's network are told by their control group.
+                if self.networks.is_hidden(&key) {
+                    found.owners.push(FoundOwner {
+                        owner,
+                        cgroups: group.cgroups,
+                        netns: None,
+                        addresses: Vec::new(),
+                    });
+                }
+                continue;
+            };
             let own = holders.get(&network.netns) == Some(&key);
             if Some(network.netns) == found.host_netns {
                 owner = owner.with(|details| details.host_network = true);

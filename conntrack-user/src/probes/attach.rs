@@ -24,9 +24,9 @@ use super::{
     status::HookStatus,
 };
 use crate::{
-    kernel::{Root, btf::Btf, conntrack::Presence, kallsyms::Symbols, sysctl, tables::namespace_of},
+    kernel::{Root, btf::Btf, conntrack::Presence, host, kallsyms::Symbols, sysctl},
     owners::SlotMaps as Charged,
-    sys::{bpf, netns, perf},
+    sys::{bpf, perf},
 };
 
 /// The module that conntrack is in, where it is one.
@@ -237,12 +237,9 @@ fn reserve(
         .ok()
 }
 
-/// The network namespace of process 1; of this process if that can't be looked at (it is then one
-/// that a container has to itself).
+/// The host's network namespace; 0, which none has, if it can't be told: then nothing is the host's.
 fn host_netns(root: &Root) -> u32 {
-    namespace_of(&root.proc("1/ns/net"))
-        .or_else(|_| netns::own_inode())
-        .unwrap_or_default()
+    host::find(root).map_or(0, |host| host.inode)
 }
 
 fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {

@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf};
 
 use super::object::ObjectError;
+use crate::kernel::confinement::as_root;
 
 /// No probe is attached.
 #[derive(Debug, thiserror::Error)]
@@ -62,14 +63,14 @@ impl AttachError {
                 "offsets are read from the kernel's own type information and never guessed: run a kernel \
                  with CONFIG_DEBUG_INFO_BTF=y (Debian 11, Ubuntu 20.04, RHEL 8.2 and later have it)"
             }
-            Self::Capability { .. } => {
-                "run as root, or give the container the capabilities BPF, PERFMON and SYS_ADMIN"
-            }
+            Self::Capability { .. } => as_root(
+                "run as root, or give the container the capabilities BPF, PERFMON and SYS_ADMIN",
+            ),
             Self::NotPermitted { .. } => {
                 "kernel lockdown, a seccomp profile or a security module may forbid bpf(2): see the kernel log"
             }
             Self::Presence(_) => "mount /sys",
-            Self::Symbols(_) => "mount /proc, and run as root",
+            Self::Symbols(_) => as_root("mount /proc, and run as root"),
             Self::Object(ObjectError::LeftOut) => {
                 "run `cargo xtask setup` and build again: it brings bpf-linker and rust-src"
             }

@@ -32,7 +32,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::limit::controller::SetRequest;
+use crate::{kernel::confinement::as_root, limit::controller::SetRequest};
 
 mod client;
 mod server;
@@ -132,7 +132,7 @@ impl SocketError {
             Self::Taken(_) => "stop it first, or choose another path with --socket",
             Self::NotASocket(_) => "move it away, or choose another path with --socket",
             Self::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-                "run as root"
+                as_root("run as root")
             }
             Self::Io { .. } => "choose another path with --socket",
             Self::Protocol { .. } => {

@@ -30,6 +30,8 @@ pub(crate) enum ProgramKind<'a> {
     Kprobe,
     /// Run on demand by [`run_program`].
     SocketFilter,
+    /// Run on demand by [`run_once`].
+    RawTracepoint,
 }
 
 /// The kernel refused to load a program.
@@ -128,6 +130,9 @@ fn try_load(
         ProgramKind::SocketFilter => {
             load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SOCKET_FILTER as u32;
         }
+        ProgramKind::RawTracepoint => {
+            load.prog_type = bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT as u32;
+        }
         ProgramKind::Tracing {
             btf_id,
             module,
@@ -198,6 +203,16 @@ pub(crate) fn run_program(program: BorrowedFd<'_>, times: u32) -> io::Result<()>
     attr.test.data_size_in = 64;
     attr.test.repeat = times;
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(|_| ())
+}
+
+/// `BPF_PROG_TEST_RUN` of a raw tracepoint that looks at no argument (5.10 and later): what it returns. It runs in the
+/// calling thread.
+pub(crate) fn run_once(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut attr = attr();
+    attr.test.prog_fd = program.as_raw_fd().cast_unsigned();
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: the member belongs to the variant of this command; the kernel has filled it in.
+    Ok(unsafe { attr.test.retval })
 }
 
 /// `BPF_MAP_UPDATE_ELEM` of element 0 of an array whose value is `value` (a data section).

@@ -22,6 +22,7 @@ use ctpressure_tests::{
     guest::{
         agent::Mechanism,
         command::{self, Late},
+        confinement::Confinement,
         kernel, net,
     },
     scenarios::{self, Clock, On, Scenario, With},
@@ -90,10 +91,11 @@ enum What {
         #[arg(long, value_enum, default_value_t)]
         cgroup_driver: CgroupDriver,
     },
-    /// Becomes COMMAND without some capabilities.
+    /// Becomes COMMAND, confined as a container may be.
     #[command(hide = true)]
-    ExecWithout {
-        capabilities: String,
+    ExecConfined {
+        #[command(flatten)]
+        confinement: Confinement,
         #[arg(last = true)]
         command: Vec<String>,
     },
@@ -319,11 +321,11 @@ fn run(cli: Cli) -> Result<bool> {
             println!("node {NODE}");
             Ok(true)
         }
-        What::ExecWithout {
-            capabilities,
+        What::ExecConfined {
+            confinement,
             command,
         } => {
-            scenarios::exec_without(&capabilities, &command)?;
+            confinement.exec(&command)?;
             Ok(false)
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, PoisonError},
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 use super::{
     command::{self, HANG, Late, wait_for},
+    confinement::Confinement,
     prom::Metrics,
 };
 
@@ -73,10 +74,35 @@ impl Agent {
 
     /// Starts `ctpressure run` and does not wait.
     pub fn launch(mechanism: Option<Mechanism>, arguments: &str) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("ctp-agent-").tempdir()?;
         let address = free_address()?;
-        let mut command = Command::new("ctpressure");
-        command.args(["run", "--listen", &address.to_string(), "--socket"]);
+        let command = Command::new("ctpressure");
+        Self::launch_by(command, address, address, mechanism, arguments)
+    }
+
+    /// Starts it confined, and does not wait; in its network namespace it has `address`.
+    pub fn launch_confined(
+        confinement: &Confinement,
+        address: IpAddr,
+        arguments: &str,
+    ) -> Result<Self> {
+        let port = free_address()?.port();
+        let mut command = confinement.command()?;
+        command.arg("ctpressure");
+        let listen = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+        let address = SocketAddr::new(address, port);
+        Self::launch_by(command, listen, address, None, arguments)
+    }
+
+    /// By a `command` that becomes `ctpressure` with what is added to it.
+    fn launch_by(
+        mut command: Command,
+        listen: SocketAddr,
+        address: SocketAddr,
+        mechanism: Option<Mechanism>,
+        arguments: &str,
+    ) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("ctp-agent-").tempdir()?;
+        command.args(["run", "--listen", &listen.to_string(), "--socket"]);
         command.arg(folder.path().join("socket"));
         if let Some(mechanism) = mechanism {
             command.args(["--mechanism", mechanism.name()]);

@@ -5,6 +5,7 @@ pub mod backends;
 pub mod bpf;
 pub mod checks;
 pub mod command;
+pub mod confinement;
 pub mod entries;
 pub mod generator;
 pub mod kernel;

@@ -7,13 +7,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use caps::{CapSet, Capability};
 
 use super::setting::{MANY_BUCKETS, MIXED, Setting};
 use crate::guest::{
     agent::{Agent, Mechanism, free_address},
     checks::Checks,
     command::{self, Late},
+    confinement::Confinement,
     generator, kernel, net,
 };
 
@@ -92,27 +92,11 @@ pub(super) fn not_root(_: Option<Mechanism>) -> Result<()> {
 
 pub(super) fn no_cap_bpf(_: Option<Mechanism>) -> Result<()> {
     let run = run_command()?;
-    let itself = std::env::current_exe().context("finding this program's file")?;
-    let mut command = Command::new(itself);
-    command.args(["exec-without", "CAP_BPF,CAP_SYS_ADMIN", "--"]);
+    let confinement = Confinement::without("CAP_BPF,CAP_SYS_ADMIN");
+    let mut command = confinement.command()?;
     command.arg(run.get_program()).args(run.get_args());
     let end = end_of(&mut command)?;
     check(&end, 1, &[ERROR, HELP, "CAP_BPF"])
-}
-
-/// Becomes `command` without some capabilities (names separated by commas); returns only if that
-/// can't be done.
-pub fn exec_without(capabilities: &str, command: &[String]) -> Result<()> {
-    for name in capabilities.split(',') {
-        let capability: Capability = name
-            .parse()
-            .map_err(|_| anyhow::anyhow!("{name} is no capability"))?;
-        // An exec of root gets all that the bounding set has.
-        caps::drop(None, CapSet::Bounding, capability)
-            .with_context(|| format!("dropping {name}"))?;
-    }
-    let (program, arguments) = command.split_first().context("no command was given")?;
-    Err(Command::new(program).args(arguments).exec()).with_context(|| format!("starting {program}"))
 }
 
 pub(super) fn port_taken(_: Option<Mechanism>) -> Result<()> {

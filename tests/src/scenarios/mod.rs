@@ -15,6 +15,7 @@ mod counts;
 mod detail;
 mod doctor;
 mod documents;
+mod host;
 mod life;
 mod limit;
 mod metrics;
@@ -26,8 +27,6 @@ mod setting;
 mod tables;
 mod top;
 mod watching;
-
-pub use conditions::exec_without;
 
 /// Set for scenarios of which only that is shown that depends on the kernel.
 pub const OF_KERNEL: &str = "CTPRESSURE_OF_KERNEL";
@@ -178,6 +177,10 @@ scenarios! {
     // One kernel, to the end of those without pods: what the program itself does.
     port_taken conditions::port_taken, Any, OneKernel, Counted, 60 s, "the port is taken: says which, exit status 1";
     wrong_flags conditions::wrong_flags, Any, OneKernel, Counted, 60 s, "wrong flags: usage, exit status 2";
+    // Of the kernel: whether it tells by itself which namespace is the host's, and what it lets be seen.
+    host_without_ptrace host::without_ptrace, Any, EachKernel, Counted, 120 s, "without CAP_SYS_PTRACE, in another network namespace than the host's: the host's table and flows are right, or said not to be seen; never the agent's own instead";
+    // One kernel: the profile is the runtimes', and what it refuses is the same on all.
+    host_under_apparmor host::under_apparmor, Any, OneKernel, Counted, 120 s, "the same under the AppArmor profile that container runtimes give: it is named, with what to do";
     no_btf conditions::no_btf, Any, OneKernel, Counted, 60 s, "no BTF: says what works without it";
     owners_churn pods::churn, Any, OneKernel, Counted, 400 s, "300 pods made and deleted at 5 a second, addresses used again after a second or two: no count on a wrong pod, nothing left";
     // Of the kernel: where it tells whose socket a packet is of. Two CPUs: many senders at once.

@@ -56,6 +56,7 @@ const MOUNTS: &[(&str, &str, bool)] = &[
     ("bpf", "/sys/fs/bpf", false),
     ("tracefs", "/sys/kernel/tracing", false),
     ("debugfs", "/sys/kernel/debug", false),
+    ("securityfs", "/sys/kernel/security", false),
 ];
 
 /// What udev makes on other systems.

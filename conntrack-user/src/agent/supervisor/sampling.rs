@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, io, sync::Arc};
 
-use conntrack_ebpf::owner::{Direction, Party};
+use conntrack_ebpf::owner::{Direction, HOST, Party};
 use ctpressure_model::{
     events::{Names, OwnersBySlot},
     pressure::{
@@ -109,6 +109,13 @@ impl Supervisor {
                             ));
                         }
                         snapshot.ready = tables.is_some();
+                        if let Some(why) = tables
+                            .as_ref()
+                            .and_then(|tables| tables.host_unseen.as_ref())
+                        {
+                            snapshot.ready = false;
+                            missing.push(why.clone());
+                        }
                     }
                     failed => {
                         snapshot.probes.totals = self.publisher.latest().probes.totals;
@@ -137,6 +144,13 @@ impl Supervisor {
             snapshot.probes.unexplained,
         );
         snapshot.owners = owners.owners;
+        if tables
+            .as_ref()
+            .is_some_and(|tables| tables.host_unseen.is_some())
+        {
+            // What is the host's can't be told from what is nobody's.
+            snapshot.owners.list.retain(|owner| owner.slot != HOST);
+        }
         let grown = grown(
             &self.publisher.latest().probes.totals,
             &snapshot.probes.totals,

@@ -52,9 +52,11 @@ fn node(kernel: &str, slab: [(&str, u64); 4]) -> (TempDir, Root) {
         &root.proc("meminfo"),
         "MemTotal: 8100000 kB\nMemAvailable: 6000000 kB\n",
     );
-    let own = root.proc("thread-self/ns/net");
-    fs::create_dir_all(own.parent().expect("a folder")).expect("a folder");
-    symlink("net:[100]", own).expect("a link");
+    for process in ["thread-self", "1"] {
+        let link = root.proc(process).join("ns/net");
+        fs::create_dir_all(link.parent().expect("a folder")).expect("a folder");
+        symlink("net:[100]", link).expect("a link");
+    }
     (folder, root)
 }
 

@@ -7,8 +7,10 @@ use crate::{
     cli::Failure,
     kernel::{
         Root,
+        confinement::Confinement,
         entries::{EntryWalk, WalkOutcome},
-        tables::{Namespace, discover},
+        host,
+        tables::{Namespace, TO_ENTER, discover},
     },
     sys::netns::{self, Inode},
 };
@@ -51,12 +53,14 @@ pub(super) fn find(root: &Root, wanted: &[Netns]) -> anyhow::Result<Vec<Namespac
                 Netns::Name(name) => name.clone(),
                 Netns::Inode(inode) => inode.to_string(),
             };
-            return Err(unknown(&name, &found.problems));
+            let mut problems = found.problems;
+            problems.extend(found.host.err().map(|unseen| unseen.problem()));
+            return Err(unknown(&name, &problems));
         }
     }
     // The host's first, then by name.
     chosen.sort_by_key(|namespace| {
-        let is_host = Some(namespace.inode) == found.host;
+        let is_host = found.host == Ok(namespace.inode);
         (!is_host, namespace.name.clone(), namespace.inode)
     });
     for problem in &found.problems {
@@ -87,12 +91,13 @@ fn own(root: &Root) -> anyhow::Result<Namespace> {
         help: "mount procfs at /proc".to_owned(),
     })?;
     // Most often it is the host's; to look at every process for a name takes longer.
-    let host = netns::inode_of(&root.proc("1/ns/net")).ok().flatten();
+    let host = host::find(root).ok().map(|host| host.inode);
     let named = |name: String| Namespace {
         inode,
         name,
         own: true,
         process: None,
+        by_kernel: false,
         file: None,
     };
     if host == Some(inode) {
@@ -126,7 +131,7 @@ pub(super) fn sort_out(
             .into(),
             WalkOutcome::NotEntered(error) => Failure {
                 what: format!("the network namespace {name} can't be entered: {error}"),
-                help: "run as root, or with CAP_SYS_ADMIN and CAP_SYS_PTRACE".to_owned(),
+                help: Confinement::of_this_thread(&Root::system(), TO_ENTER).help(),
             }
             .into(),
         };

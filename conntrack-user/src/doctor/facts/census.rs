@@ -18,9 +18,10 @@ use crate::{
     doctor::thresholds,
     kernel::{
         Root,
+        confinement::Confinement,
         conntrack::Presence,
         entries::{EntryState, EntryWalk, TableEntry, WalkOutcome, walk_namespaces},
-        tables::discover,
+        tables::{TO_ENTER, discover},
     },
 };
 
@@ -254,19 +255,26 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
 }
 
 /// Lists the host's table; why it can't be listed, and what to do about it.
-fn count(root: &Root, settings: &KernelSettings) -> Result<CensusFacts, (String, &'static str)> {
-    let hidden = |because: &dyn Display| (because.to_string(), "run as root");
+fn count(root: &Root, settings: &KernelSettings) -> Result<CensusFacts, (String, String)> {
+    let hidden = |because: &dyn Display| {
+        let why = Confinement::of_this_thread(root, TO_ENTER);
+        (because.to_string(), why.help())
+    };
     // The kernel would load the module for the question, and nothing is to change.
     let is_module = matches!(Presence::read(root), Ok(Presence::Module(_)));
     if is_module && !root.sys("module/nf_conntrack_netlink").exists() {
         return Err((
             "nf_conntrack_netlink is not loaded, and asking would load it".to_owned(),
-            "`modprobe nf_conntrack_netlink`; `ctpressure table` and `ctpressure run` load it too",
+            "`modprobe nf_conntrack_netlink`; `ctpressure table` and `ctpressure run` load it too"
+                .to_owned(),
         ));
     }
     let found = discover(root);
-    let host = found.host.and_then(|host| found.namespaces.get(&host));
-    let host = host.ok_or_else(|| hidden(&"the host's network namespace can't be found"))?;
+    let host = found
+        .host
+        .map_err(|unseen| (unseen.to_string(), unseen.help()))?;
+    let gone = || hidden(&"the host's network namespace can't be entered");
+    let host = found.namespaces.get(&host).ok_or_else(gone)?;
     let end = Instant::now() + PATIENCE;
     let mut counter = Counter::new(settings);
     let outcomes = walk_namespaces(root, std::slice::from_ref(host), |_, entry| {
@@ -278,11 +286,9 @@ fn count(root: &Root, settings: &KernelSettings) -> Result<CensusFacts, (String,
     });
     match outcomes.into_iter().next() {
         Some((_, WalkOutcome::Walked(walk))) => Ok(counter.finish(&walk)),
-        Some((_, WalkOutcome::Failed(error))) => Err((error.to_string(), error.help())),
+        Some((_, WalkOutcome::Failed(error))) => Err((error.to_string(), error.help().to_owned())),
         Some((_, WalkOutcome::NotEntered(error))) => Err(hidden(&error)),
-        Some((_, WalkOutcome::Gone)) | None => {
-            Err(hidden(&"the host's network namespace can't be entered"))
-        }
+        Some((_, WalkOutcome::Gone)) | None => Err(gone()),
     }
 }
 

@@ -9,6 +9,9 @@ use crate::kernel::{
     tables::{TableReader, TablesSample},
 };
 
+/// Where a problem begins to say what to do about it.
+const HELP: &str = " (help: ";
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct TableFacts {
     /// Its network namespace: `host`, a name, or digits.
@@ -78,9 +81,10 @@ impl CountReader {
         match self.tables.read() {
             Ok(sample) => {
                 for problem in &sample.problems {
-                    // They say what to do themselves; it is said once.
-                    let because = problem.split(" (help:").next().unwrap_or_default();
-                    facts.could_not("some tables", &because, "run as root");
+                    // They say themselves what to do.
+                    let (because, help) = problem.split_once(HELP).unwrap_or((problem, ""));
+                    let help = help.strip_suffix(')').unwrap_or(help).to_owned();
+                    facts.could_not("some tables", &because, help);
                 }
                 Some(sample)
             }

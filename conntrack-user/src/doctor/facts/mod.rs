@@ -4,6 +4,7 @@
 //! why and what to do.
 
 use std::{
+    borrow::Cow,
     fmt::Display,
     fs, io, thread,
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use std::{
 use ctpressure_model::cost::{EntryCost, Sharing, Slab, WhenFull};
 
 use super::Unseen;
-use crate::kernel::{Root, conntrack::Presence, slab};
+use crate::kernel::{Root, confinement::as_root, conntrack::Presence, slab};
 
 pub(crate) mod census;
 pub(crate) mod counts;
@@ -114,7 +115,17 @@ impl Facts {
         facts
     }
 
-    fn could_not(&mut self, what: &'static str, because: &dyn Display, help: &'static str) {
+    /// A help that begins with "run as root" is given to others than root only.
+    fn could_not(
+        &mut self,
+        what: &'static str,
+        because: &dyn Display,
+        help: impl Into<Cow<'static, str>>,
+    ) {
+        let help = match help.into() {
+            Cow::Borrowed(help) if help.starts_with("run as root") => as_root(help).into(),
+            help => help,
+        };
         self.unseen.push(Unseen {
             what,
             because: because.to_string(),

@@ -7,7 +7,7 @@
 use std::fs;
 
 use super::{Facts, read_if_there};
-use crate::kernel::{Root, tables::namespace_of};
+use crate::kernel::{Root, host, tables::namespace_of};
 
 mod legacy;
 mod nft;
@@ -85,9 +85,9 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
     }
     match (
         namespace_of(&root.proc("thread-self/ns/net")),
-        namespace_of(&root.proc("1/ns/net")),
+        host::find(root),
     ) {
-        (Ok(own), Ok(host)) if own == host => {}
+        (Ok(own), Ok(host)) if own == host.inode => {}
         (Ok(_), Ok(_)) => {
             facts.could_not(
                 WHAT,
@@ -96,8 +96,12 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
             );
             return;
         }
-        (Err(error), _) | (_, Err(error)) => {
-            facts.could_not(WHAT, &error, "run as root");
+        (Err(error), _) => {
+            facts.could_not(WHAT, &error, "mount procfs");
+            return;
+        }
+        (_, Err(unseen)) => {
+            facts.could_not(WHAT, &unseen, unseen.help());
             return;
         }
     }

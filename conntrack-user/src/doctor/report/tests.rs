@@ -33,7 +33,7 @@ fn findings_in_words() {
     facts.unseen.push(Unseen {
         what: "who listens",
         because: "no \u{1b}[31m rights".to_owned(),
-        help: "run as root",
+        help: "run as root".into(),
     });
     let report = DoctorReport::new(&facts);
     assert!(report.is_bad());

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::netns;
 use super::{Inode, Root};
+use crate::kernel::confinement::Confinement;
+use crate::kernel::host::{self, HostUnseen, TO_SEE_PROCESSES};
 
 /// What the host's namespace is called, and no other.
 pub(crate) const HOST_NAME: &str = "host";
@@ -18,12 +20,14 @@ const NAMED: [&str; 2] = ["netns", "docker/netns"];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Namespace {
     pub inode: Inode,
-    /// `host` (the namespace of process 1), the name in `/run/netns`, else the number in digits.
+    /// `host` ([`host::find`]), the name in `/run/netns`, else the number in digits.
     pub name: String,
     /// It is the reader's own.
     pub own: bool,
     /// A process in it.
     pub process: Option<u32>,
+    /// That process may not be asked which one it is in: the kernel told.
+    pub by_kernel: bool,
     /// A file that keeps it.
     pub file: Option<PathBuf>,
 }
@@ -42,12 +46,12 @@ impl Namespace {
 }
 
 /// What a look around found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct FoundNamespaces {
     /// All that can be seen.
     pub namespaces: BTreeMap<Inode, Namespace>,
-    /// Which of them is the host's.
-    pub host: Option<Inode>,
+    /// Which of them is the host's; else why that can't be told.
+    pub host: Result<Inode, HostUnseen>,
     /// What can't be seen, and what to do about it.
     pub problems: Vec<String>,
 }
@@ -59,6 +63,7 @@ impl FoundNamespaces {
             name: inode.to_string(),
             own: false,
             process: None,
+            by_kernel: false,
             file: None,
         })
     }
@@ -66,7 +71,12 @@ impl FoundNamespaces {
 
 /// Looks for all namespaces: those of processes, and those that are kept by a file.
 pub(crate) fn discover(root: &Root) -> FoundNamespaces {
-    let mut found = FoundNamespaces::default();
+    let host = host::find(root);
+    let mut found = FoundNamespaces {
+        namespaces: BTreeMap::new(),
+        host: host.clone().map(|host| host.inode),
+        problems: Vec::new(),
+    };
     let own = namespace_of(&root.proc("thread-self/ns/net")).ok();
     if let Some(own) = own {
         found.entry(own).own = true;
@@ -75,10 +85,13 @@ pub(crate) fn discover(root: &Root) -> FoundNamespaces {
     for folder in NAMED {
         named(root, &root.run(folder), &mut found);
     }
-    // In a container with its own process numbers this is the container's; that is what it can see.
-    found.host = namespace_of(&root.proc("1/ns/net")).ok().or(own);
-    if let Some(host) = found.host {
-        found.entry(host).name = HOST_NAME.into();
+    if let Ok(host) = host {
+        let namespace = found.entry(host.inode);
+        HOST_NAME.clone_into(&mut namespace.name);
+        if host.by_kernel && !namespace.own && namespace.process.is_none() {
+            namespace.process = Some(1);
+            namespace.by_kernel = true;
+        }
     }
     found
 }
@@ -108,11 +121,11 @@ fn processes(root: &Root, found: &mut FoundNamespaces) {
         }
     }
     if hidden {
-        found.problems.push(
-            "the network namespaces of some processes can't be seen, so tables may be missing \
-             (help: run as root, or with CAP_SYS_PTRACE)"
-                .into(),
-        );
+        let why = Confinement::of_this_thread(root, TO_SEE_PROCESSES);
+        found.problems.push(format!(
+            "the network namespaces of some processes can't be seen ({why}), so tables may be missing (help: {})",
+            why.help()
+        ));
     }
 }
 
@@ -143,7 +156,7 @@ fn named(root: &Root, folder: &Path, found: &mut FoundNamespaces) {
             Ok(Some(inode)) => {
                 let namespace = found.entry(inode);
                 if namespace.file.is_none() {
-                    // Whoever made a file of that name is not the host for it.
+                    // One that is called like the host's is not taken for it.
                     if let Some(name) = file.file_name().filter(|name| *name != HOST_NAME) {
                         namespace.name = name.to_string_lossy().into_owned();
                     }

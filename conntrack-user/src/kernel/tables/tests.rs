@@ -127,6 +127,18 @@ fn the_host_is_that_of_process_1_not_of_the_reader() {
     assert_eq!(seen(&sample), [("host", 500, 40, 1), ("100", 100, 7, 7)]);
 }
 
+/// Neither the reader's own, nor one that somebody has called so.
+#[test]
+fn no_table_is_called_the_hosts_while_that_is_not_known() {
+    let machine = Machine::new();
+    machine.process(950, 300, 20, [0, 0]);
+    machine.link("run/netns/host", "net:[300]");
+    let sample = machine.reader().read().unwrap();
+    assert_eq!(seen(&sample), [("100", 100, 7, 7), ("300", 300, 20, 0)]);
+    let why = sample.host_unseen.unwrap_or_default();
+    assert!(why.contains("/proc/1/ns/net"), "{why}");
+}
+
 #[test]
 fn a_namespace_that_somebody_calls_host_is_not_the_host() {
     let machine = Machine::new();
