@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     census::Charging,
-    kernel::tables::TablesSample,
+    kernel::{Problem, tables::TablesSample},
     owners::{
         Discovery, Looks, OccupantState, Owner, OwnerKind, Services, SlotLimits, SlotMaps, Slots,
     },
@@ -56,7 +56,7 @@ const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 /// What came of a look around.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    pub(super) problems: Vec<String>,
+    pub(super) problems: Vec<Problem>,
     /// Slots that nobody has any more.
     pub(super) freed: Vec<u32>,
 }
@@ -225,9 +225,8 @@ impl Ownership {
             let mut maps = probes.owners();
             let left_out = maps.charge(self.slots.maps())?;
             if left_out > 0 {
-                problems.push(format!(
-                    "{left_out} addresses or cgroups do not fit the kernel's tables: theirs is charged to nobody"
-                ));
+                let problem = "addresses or cgroups do not fit the kernel's tables: theirs is charged to nobody";
+                problems.extend(Problem::new(problem).of([format_args!("{left_out}")]));
             }
             maps.sweep_tags(&changes.freed, &changes.sweep_tags, self.slots.maps())?;
         }

@@ -24,7 +24,7 @@ use super::{
     scans::Scans,
 };
 use crate::{
-    kernel::{Root, conntrack::Presence, release, tables::TableReader},
+    kernel::{KnownProblems, Root, conntrack::Presence, release, tables::TableReader},
     owners::{Discovery, SlotMaps},
     probes::{AttachError, Options, ProbeStatus, Probes, Totals, privileges},
     sys::lock::locked,
@@ -84,7 +84,7 @@ struct Supervisor {
     reconciler: Reconciler,
     capabilities: Option<Capabilities>,
     attached_once: bool,
-    problems: Vec<String>,
+    problems: KnownProblems,
     kernel: KernelInfo,
 }
 
@@ -123,11 +123,11 @@ pub(crate) async fn run(
         reconciler: Reconciler::default(),
         capabilities: None,
         attached_once: false,
-        problems: Vec::new(),
+        problems: KnownProblems::default(),
         kernel: KernelInfo { release },
     };
     if let Some(problem) = unfit {
-        supervisor.remember(&problem);
+        supervisor.remember(problem);
     }
     // Before anything is attached, so that the first entry has its owner.
     if let Ok(found) = timeout(FIRST_LOOK, supervisor.scans.next()).await {
@@ -195,7 +195,7 @@ impl Supervisor {
             .await;
         match order {
             Some(Ok(order)) => self.recounter.begin(order),
-            Some(Err(error)) => self.remember(&format!("no census: {error}")),
+            Some(Err(error)) => self.remember(format!("no census: {error}")),
             None => {}
         }
     }
@@ -210,7 +210,7 @@ impl Supervisor {
             .aside(move || locked(&ownership).counted(found, &probes))
             .await;
         if let Some(Err(error)) = counted {
-            self.remember(&format!("a census can't be used: {error}"));
+            self.remember(format!("a census can't be used: {error}"));
         }
     }
 
@@ -233,14 +233,14 @@ impl Supervisor {
             .await;
         let Some((taken, names)) = taken else { return };
         let taken = taken.unwrap_or_else(|error| Taken {
-            problems: vec![format!("owners can't be told to the kernel: {error}")],
+            problems: vec![format!("owners can't be told to the kernel: {error}").into()],
             ..Taken::default()
         });
         for slot in taken.freed {
             self.publisher.destinations().forget(slot);
         }
         for problem in found.problems.iter().chain(&taken.problems) {
-            self.remember(problem);
+            self.remember(problem.clone());
         }
         // Events may name those that were just found.
         self.publisher.name_owners(names);

@@ -120,7 +120,12 @@ impl DoctorReport {
                 because,
                 help,
             } = unseen;
-            let text = format!("{what}: {because} (help: {help})");
+            let help = if help.is_empty() {
+                String::new()
+            } else {
+                format!(" (help: {help})")
+            };
+            let text = format!("{what}: {because}{help}");
             wrapped(&mut out, "not seen  ", &text);
         }
         if self.could_not_look.is_empty() {

@@ -15,9 +15,9 @@ use std::io;
 
 use caps::Capability;
 
-use super::Root;
 use super::confinement::Confinement;
 use super::tables::namespace_of;
+use super::{Problem, Root};
 use crate::sys::netns::Inode;
 
 mod first_process;
@@ -72,12 +72,11 @@ impl HostUnseen {
     }
 
     /// What is wrong, what it means, what to do.
-    pub(crate) fn problem(&self) -> String {
-        format!(
-            "the host's network namespace is not known, so its table and what is the host's are not seen: {self} \
-             (help: {})",
-            self.help()
-        )
+    pub(crate) fn problem(&self) -> Problem {
+        let what = format!(
+            "the host's network namespace is not known, so its table and what is the host's are not seen: {self}"
+        );
+        Problem::new(what).help(self.help())
     }
 }
 
@@ -236,7 +235,7 @@ mod tests {
         for own in [HOST, POD] {
             let seen = Seen::new(own, None, FIRST_NUMBERS);
             let unseen = seen.host(Err("no BTF")).unwrap_err();
-            let said = unseen.problem();
+            let said = unseen.problem().to_string();
             for words in ["docker-default", "no BTF", "Unconfined", "not seen"] {
                 assert!(said.contains(words), "`{words}` is not in `{said}`");
             }

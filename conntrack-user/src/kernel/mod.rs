@@ -12,9 +12,9 @@ pub(crate) mod entries;
 pub(crate) mod host;
 pub(crate) mod kallsyms;
 pub(crate) mod memory;
+mod problem;
 pub(crate) mod release;
 mod root;
-pub(crate) mod said;
 pub(crate) mod slab;
 pub(crate) mod stats;
 pub(crate) mod sysctl;
@@ -23,4 +23,6 @@ pub(crate) mod tables;
 #[cfg(test)]
 pub(crate) mod fixtures;
 
+pub use problem::Problem;
+pub(crate) use problem::{KnownProblems, Said};
 pub use root::Root;

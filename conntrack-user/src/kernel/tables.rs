@@ -19,7 +19,7 @@ use super::confinement::Confinement;
 use super::host::HostUnseen;
 use super::stats::{Accumulator, KernelStats, StatsReading};
 use super::sysctl::{self, SysctlError};
-use super::{Root, release, said::Said};
+use super::{Problem, Root, Said, release};
 use crate::sys::netns::{self, Inode};
 
 mod discovery;
@@ -68,7 +68,7 @@ pub(crate) struct TablesSample {
     /// Why the host's is not among them.
     pub host_unseen: Option<String>,
     /// What can't be seen, and what to do about it; each is said once.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
 }
 
 /// Why no table can be read.
@@ -128,7 +128,7 @@ impl TableReader {
     pub(crate) fn read(&mut self) -> Result<TablesSample, TablesError> {
         let limit = sysctl::limit(&self.root)?;
         let buckets = sysctl::buckets(&self.root)?;
-        let mut problems = Vec::new();
+        let mut problems: Vec<Problem> = Vec::new();
         if self.is_time_to_look() {
             self.look(&mut problems);
         }
@@ -144,7 +144,11 @@ impl TableReader {
                 ReadOutcome::Full(entries, reading) => {
                     match reading {
                         Ok(reading) => known.stats = Some(known.sums.add(&reading)),
-                        Err(error) => problems.push(error.to_string()),
+                        Err(error) => {
+                            let name = &known.namespace.name;
+                            Problem::new("the kernel's statistics of some tables can't be read")
+                                .note(format_args!("{name}: {error}"), &mut problems);
+                        }
                     }
                     tables.push(sample(inode, known, entries));
                 }
@@ -157,15 +161,16 @@ impl TableReader {
             _ => None,
         };
         for (inode, error) in failures {
-            let problem = self.explain(inode, &error);
+            let (problem, name) = self.explain(inode, &error);
             if Some(inode) == self.host() {
-                host_unseen = Some(problem.clone());
+                host_unseen = problem.clone().of([&name]);
             }
-            problems.push(problem);
+            problem.note(name, &mut problems);
         }
         if tables.is_empty() {
             problems.extend(host_unseen);
-            return Err(TablesError::None(problems.join("; ")));
+            let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            return Err(TablesError::None(all.join("; ")));
         }
         let host = self.host();
         tables.sort_by(|one, other| {
@@ -174,9 +179,11 @@ impl TableReader {
             key(one).cmp(&key(other))
         });
         if tables.first().is_none_or(|first| Some(first.netns) != host) {
-            let missing = || "the host's table was not read".to_owned();
+            let missing = || Problem::from("the host's table was not read");
             let why = host_unseen.get_or_insert_with(missing);
-            problems.push(why.clone());
+            if !problems.contains(why) {
+                problems.push(why.clone());
+            }
         } else {
             host_unseen = None;
         }
@@ -185,7 +192,7 @@ impl TableReader {
             limit,
             buckets,
             tables,
-            host_unseen,
+            host_unseen: host_unseen.map(|why| why.to_string()),
             problems,
         })
     }
@@ -263,21 +270,19 @@ impl TableReader {
         plan
     }
 
-    /// What to say about a table that can't be read. What would be the same for each is said
-    /// without its name.
-    fn explain(&self, inode: Inode, error: &io::Error) -> String {
-        if error.kind() == io::ErrorKind::PermissionDenied {
-            let why = Confinement::of_this_thread(&self.root, TO_ENTER);
-            return format!(
-                "the conntrack tables of some network namespaces can't be read: {error} ({why}) (help: {})",
-                why.help()
-            );
-        }
+    /// What to say about a table that can't be read, and which one it is.
+    fn explain(&self, inode: Inode, error: &io::Error) -> (Problem, String) {
         let name = self
             .known
             .get(&inode)
             .map_or_else(|| inode.to_string(), |known| known.namespace.name.clone());
-        format!("the conntrack table of network namespace {name} can't be read: {error}")
+        let kind = "the conntrack tables of some network namespaces can't be read";
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            let why = Confinement::of_this_thread(&self.root, TO_ENTER);
+            let problem = Problem::new(format!("{kind} ({error}; {why})")).help(why.help());
+            return (problem, name);
+        }
+        (Problem::new(kind), format!("{name}: {error}"))
     }
 }
 

@@ -11,32 +11,51 @@ use std::path::Path;
 /// are more; its own addresses then can't all be found.
 const LONGEST: u64 = 16 << 20;
 
-/// How many addresses of one namespace are read.
-const MOST: usize = 4096;
-
 /// Addresses of one namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct OwnAddresses {
-    /// Without loopback and link-local ones.
+    /// Without loopback and link-local ones; not more than were asked for.
     pub(super) found: BTreeSet<IpAddr>,
+    /// How many there are; one that is in several routing tables may be counted with each.
+    pub(super) count: usize,
+    /// The files are longer than is read.
     pub(super) cut: bool,
 }
 
 impl OwnAddresses {
-    /// Reads `fib_trie` and `if_inet6` in `folder`, a `/proc/PID/net`.
+    /// Reads `fib_trie` and `if_inet6` in `folder`, a `/proc/PID/net`: at most this many addresses, first those that
+    /// were known `before`.
     ///
     /// # Errors
     /// When the process is gone, or the files can't be read. A kernel without IPv6 has no
     /// `if_inet6`: no error.
-    pub(super) fn read(folder: &Path) -> io::Result<Self> {
+    pub(super) fn read(folder: &Path, before: &BTreeSet<IpAddr>, most: usize) -> io::Result<Self> {
         let mut addresses = Self::default();
+        let mut others = BTreeSet::new();
         let mut trie = TrieReader::default();
-        addresses.read_lines(File::open(folder.join("fib_trie"))?, |line| trie.read(line))?;
+        let file = File::open(folder.join("fib_trie"))?;
+        let mut take = |known: &mut Self, address: IpAddr| {
+            let set = if before.contains(&address) {
+                &mut known.found
+            } else {
+                &mut others
+            };
+            if set.contains(&address) {
+                return;
+            }
+            known.count += 1;
+            if set.len() < most {
+                set.insert(address);
+            }
+        };
+        addresses.read_lines(file, |line| trie.read(line), &mut take)?;
         match File::open(folder.join("if_inet6")) {
-            Ok(file) => addresses.read_lines(file, of_interface)?,
+            Ok(file) => addresses.read_lines(file, of_interface, &mut take)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
+        let room = most.saturating_sub(addresses.found.len());
+        addresses.found.extend(others.into_iter().take(room));
         Ok(addresses)
     }
 
@@ -45,6 +64,7 @@ impl OwnAddresses {
         &mut self,
         file: File,
         mut own: impl FnMut(&str) -> Option<IpAddr>,
+        take: &mut impl FnMut(&mut Self, IpAddr),
     ) -> io::Result<()> {
         let mut text = BufReader::with_capacity(1 << 14, file.take(LONGEST));
         let mut line = Vec::with_capacity(128);
@@ -57,11 +77,7 @@ impl OwnAddresses {
             }
             read += length as u64;
             if let Some(address) = str::from_utf8(&line).ok().and_then(&mut own) {
-                if self.found.len() >= MOST {
-                    self.cut = true;
-                    return Ok(());
-                }
-                self.found.insert(address);
+                take(self, address);
             }
         }
         self.cut |= read >= LONGEST;
@@ -69,22 +85,23 @@ impl OwnAddresses {
     }
 }
 
-/// `/proc/net/fib_trie` (`fib_trie_seq_show`): after `Local:` each address as `|-- 10.0.0.7`, and
-/// on the next lines what there is for it; `/32 host LOCAL` makes it an own one.
+/// `/proc/net/fib_trie` (`fib_trie_seq_show`): each address as `|-- 10.0.0.7`, and on the next lines what there is for it;
+/// `/32 host LOCAL` makes it an own one. In whichever table: the addresses of a VRF are in that of the VRF. Only `Main:` is
+/// passed over: without rules it is the same as `Local:`.
 #[derive(Debug, Default)]
 struct TrieReader {
-    local: bool,
+    main: bool,
     leaf: Option<Ipv4Addr>,
 }
 
 impl TrieReader {
     fn read(&mut self, line: &str) -> Option<IpAddr> {
         if !line.starts_with(' ') {
-            self.local = line.trim_end() == "Local:";
+            self.main = line.trim_end() == "Main:";
             self.leaf = None;
             return None;
         }
-        if !self.local {
+        if self.main {
             return None;
         }
         let text = line.trim();
@@ -100,8 +117,8 @@ impl TrieReader {
             return None;
         }
         let address = self.leaf?;
-        let own = !address.is_loopback() && !address.is_unspecified() && !address.is_link_local();
-        own.then_some(IpAddr::V4(address))
+        let other = address.is_loopback() || address.is_unspecified() || address.is_multicast();
+        (!other && !address.is_link_local()).then_some(IpAddr::V4(address))
     }
 }
 
@@ -128,7 +145,9 @@ mod tests {
 
     use super::*;
 
-    /// Of a host with a dummy device; the tables are merged, as they are without rules.
+    const MOST: usize = 64;
+
+    /// Of a host with a dummy device and a VRF.
     const TRIE: &str = "\
 Main:
   +-- 0.0.0.0/0 3 0 5
@@ -179,7 +198,7 @@ short 03 40 00 40     eth1
         if let Some(text) = interfaces {
             fs::write(folder.path().join("if_inet6"), text).unwrap();
         }
-        OwnAddresses::read(folder.path()).unwrap()
+        OwnAddresses::read(folder.path(), &BTreeSet::new(), MOST).unwrap()
     }
 
     #[test]
@@ -188,16 +207,23 @@ short 03 40 00 40     eth1
         let found: Vec<String> = addresses.found.iter().map(IpAddr::to_string).collect();
         assert_eq!(
             found,
-            ["10.42.0.7", "192.0.2.2", "2001:db8::1", "fd00:42::7"]
+            [
+                "10.42.0.7",
+                "192.0.2.2",
+                "203.0.113.9",
+                "2001:db8::1",
+                "fd00:42::7"
+            ]
         );
         assert!(!addresses.cut);
-        assert_eq!(namespace(TRIE, None).found.len(), 2);
+        assert_eq!(namespace(TRIE, None).found.len(), 3);
         assert_eq!(namespace("", Some("")), OwnAddresses::default());
     }
 
     #[test]
     fn of_this_process() {
-        let addresses = OwnAddresses::read(Path::new("/proc/self/net")).unwrap();
+        let addresses =
+            OwnAddresses::read(Path::new("/proc/self/net"), &BTreeSet::new(), MOST).unwrap();
         assert!(
             !addresses.found.iter().any(IpAddr::is_loopback),
             "{addresses:?}"
@@ -206,7 +232,8 @@ short 03 40 00 40     eth1
 
     #[test]
     fn a_process_that_is_gone() {
-        let error = OwnAddresses::read(Path::new("/proc/0/net")).unwrap_err();
+        let error =
+            OwnAddresses::read(Path::new("/proc/0/net"), &BTreeSet::new(), MOST).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
@@ -218,13 +245,34 @@ short 03 40 00 40     eth1
             writeln!(trie, "     |-- {address}\n        /32 host LOCAL").unwrap();
         }
         let addresses = namespace(&trie, None);
-        assert!(addresses.cut && addresses.found.len() == MOST);
+        assert_eq!((addresses.count, addresses.found.len()), (5000, MOST));
+        assert!(!addresses.cut);
+    }
+
+    /// Who adds thousands of others, lower ones among them, is known by its own as before.
+    #[test]
+    fn those_that_were_there_before_stay() {
+        let own: IpAddr = "10.42.0.7".parse().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut trie = "Local:\n".to_owned();
+        for number in 1..=3000_u32 {
+            let address = Ipv4Addr::from_bits(0x0100_0000 + number);
+            writeln!(trie, "     |-- {address}\n        /32 host LOCAL").unwrap();
+        }
+        trie.push_str("     |-- 10.42.0.7\n        /32 host LOCAL\n");
+        fs::write(folder.path().join("fib_trie"), trie).unwrap();
+        let read = |before: &[IpAddr]| {
+            OwnAddresses::read(folder.path(), &before.iter().copied().collect(), MOST).unwrap()
+        };
+        assert!(read(&[own]).found.contains(&own));
+        assert_eq!(read(&[own]).found.len(), MOST);
+        assert!(!read(&[]).found.contains(&own));
     }
 
     proptest! {
         #[test]
         fn any_text_is_read(trie in "[ -~\n]{0,300}", interfaces in any::<String>()) {
-            let mut reader = TrieReader { local: true, leaf: None };
+            let mut reader = TrieReader::default();
             for line in trie.lines() {
                 reader.read(line);
             }
@@ -236,10 +284,10 @@ short 03 40 00 40     eth1
         #[test]
         fn each_address_is_found(v4: u32, v6: u128) {
             let (v4, v6) = (Ipv4Addr::from_bits(v4), Ipv6Addr::from_bits(v6));
-            let mut reader = TrieReader { local: true, leaf: None };
+            let mut reader = TrieReader::default();
             reader.read(&format!("     |-- {v4}\n"));
             let found = reader.read("        /32 host LOCAL\n");
-            prop_assert_eq!(found.is_some(), !(v4.is_loopback() || v4.is_unspecified() || v4.is_link_local()));
+            prop_assert_eq!(found.is_some(), !(v4.is_loopback() || v4.is_unspecified() || v4.is_link_local() || v4.is_multicast()));
             let line = format!("{:032x} 02 40 00 80 eth0", v6.to_bits());
             let found = of_interface(&line);
             prop_assert!(found.is_none_or(|found| found == IpAddr::V6(v6)));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::Owner;
+use crate::kernel::Problem;
 
 /// An owner that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +36,11 @@ pub struct Discovery {
     /// Inode number of the host's network namespace; `None`: it can't be told, and nobody's network either, since those
     /// of pods are told from it.
     pub host_netns: Option<u32>,
-    /// The host's addresses, without those of the loopback device.
+    /// The host's addresses, without those of the loopback device and of dummies.
     pub host_addresses: Vec<IpAddr>,
+    /// The addresses of the host's dummies, those first that are few on one: kube-proxy gives all addresses of Services to
+    /// one, and there may be more than there is room for.
+    pub dummy_addresses: Vec<IpAddr>,
     /// Nothing was left out, so an owner that is not in it is gone.
     pub whole: bool,
     /// Something has just begun: look again soon.
@@ -44,7 +48,7 @@ pub struct Discovery {
     /// The folders in which owners begin and end.
     pub folders: Arc<[PathBuf]>,
     /// What can't be seen, and what to do about it; each is said once.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
 }
 
 /// What looking around has cost, for `/status`.
@@ -76,6 +80,7 @@ impl Discovery {
             owners: Vec::new(),
             host_netns: None,
             host_addresses: Vec::new(),
+            dummy_addresses: Vec::new(),
             whole: true,
             unsettled: false,
             folders: Arc::default(),

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use super::tree::CgroupTree;
-use crate::kernel::Root;
+use crate::kernel::{Problem, Root};
 
 /// Hierarchies of version 1, of which runtimes and systemd make use of at least one.
 const V1: [&str; 3] = ["systemd", "memory", "pids"];
 
 /// The hierarchies that there are: version 2 alone, both (hybrid), or version 1 alone.
-pub(super) fn find(root: &Root, problems: &mut Vec<String>) -> Vec<CgroupTree> {
+pub(super) fn find(root: &Root, problems: &mut Vec<Problem>) -> Vec<CgroupTree> {
     let base = root.sys("fs/cgroup");
     let unified = [base.clone(), base.join("unified")]
         .into_iter()
@@ -29,18 +29,19 @@ pub(super) fn find(root: &Root, problems: &mut Vec<String>) -> Vec<CgroupTree> {
         .into_iter()
         .partition(|(path, unified)| is_root(path, *unified));
     if let Some((path, _)) = part.first() {
-        problems.push(format!(
+        let problem = format!(
             "{} is not the root of its hierarchy but that of a container: owners are looked for in \
-             /proc, and sockets' control groups are not known (help: make the host's /sys/fs/cgroup \
-             visible)",
+             /proc, and sockets' control groups are not known",
             path.display()
-        ));
+        );
+        problems.push(Problem::new(problem).help("make the host's /sys/fs/cgroup visible"));
     } else if whole.is_empty() {
-        problems.push(format!(
+        let problem = format!(
             "no control groups in {}: owners are looked for in /proc, and sockets' control groups \
              are not known",
             base.display()
-        ));
+        );
+        problems.push(problem.into());
     }
     whole
         .into_iter()

@@ -25,6 +25,7 @@ mod cgroup_path;
 mod discovery;
 mod groups;
 mod hierarchies;
+mod host_addresses;
 mod host_side;
 pub mod kube;
 mod networks;

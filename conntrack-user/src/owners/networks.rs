@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use super::Key;
 use super::addresses::OwnAddresses;
 use super::groups::{MemberId, OwnerGroup};
-use crate::kernel::{Root, confinement::Confinement, host::TO_SEE_PROCESSES, tables::namespace_of};
+use crate::kernel::{
+    Problem, Root, confinement::Confinement, host::TO_SEE_PROCESSES, tables::namespace_of,
+};
 
 /// How long a new owner without a process, a network of its own or an address is looked at anew with
 /// each scan: a runtime makes the control group first, then a process that goes into it, and only
@@ -29,8 +31,8 @@ const MOST_TRIED: usize = 8;
 /// How many control groups of one owner are looked into for a process.
 const MOST_MEMBERS: usize = 64;
 
-/// How many addresses one owner may have.
-const MOST_ADDRESSES: usize = 64;
+/// How many addresses of one owner are looked at.
+pub(super) const MOST_ADDRESSES: usize = 64;
 
 /// The network of one owner.
 #[derive(Clone, Debug)]
@@ -39,8 +41,11 @@ pub(super) struct OwnerNetwork {
     pub(super) process: u32,
     /// Inode number of its namespace.
     pub(super) netns: u32,
-    /// Without loopback and link-local ones; empty for the host's.
+    /// Without loopback and link-local ones; empty for the host's. Those that it had before come first where there are
+    /// more than [`MOST_ADDRESSES`].
     pub(super) addresses: BTreeSet<IpAddr>,
+    /// How many there are; at least, if the files are longer than is read.
+    pub(super) count: usize,
     /// When this process was first asked.
     pub(super) since: Instant,
     /// When the addresses were read.
@@ -162,11 +167,18 @@ impl Networks {
                 member,
                 process,
                 netns,
-                addresses: BTreeSet::new(),
+                addresses: before
+                    .filter(|before| before.netns == netns)
+                    .map(|before| before.addresses.clone())
+                    .unwrap_or_default(),
+                count: 0,
                 since,
                 read: now,
                 alive: true,
             };
+            if Some(netns) == host {
+                network.addresses.clear();
+            }
             if Some(netns) == host || network.read_addresses(&self.root, now, &mut own).is_ok() {
                 self.none.remove(key);
                 self.known.insert(key.clone(), network);
@@ -223,7 +235,7 @@ impl OwnerNetwork {
         problems: &mut Problems,
     ) -> io::Result<()> {
         let folder = root.proc(format!("{}/net", self.process));
-        let mut addresses = match OwnAddresses::read(&folder) {
+        let addresses = match OwnAddresses::read(&folder, &self.addresses, MOST_ADDRESSES) {
             Ok(addresses) => addresses,
             Err(error) => {
                 if error.kind() == io::ErrorKind::PermissionDenied {
@@ -236,11 +248,9 @@ impl OwnerNetwork {
         if netns_of(root, self.process)? != self.netns {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let most = addresses.found.iter().nth(MOST_ADDRESSES).copied();
-        if let Some(most) = most {
-            addresses.found.split_off(&most);
-        }
-        problems.many |= addresses.cut || most.is_some();
+        // More than are looked at, even if none was in what was read.
+        let beyond = usize::from(addresses.cut) * (MOST_ADDRESSES + 1);
+        self.count = addresses.count.max(beyond);
         self.addresses = addresses.found;
         self.read = now;
         Ok(())
@@ -254,8 +264,6 @@ pub(super) struct Problems {
     pub(super) hidden: bool,
     /// A process is in a PID namespace that is not seen from here.
     pub(super) outside: bool,
-    /// There are more addresses than are read.
-    pub(super) many: bool,
 }
 
 impl Problems {
@@ -263,31 +271,21 @@ impl Problems {
     fn add(&mut self, other: Self) {
         self.hidden |= other.hidden;
         self.outside |= other.outside;
-        self.many |= other.many;
     }
 
     /// What to say about it.
-    pub(super) fn describe(self, root: &Root, problems: &mut Vec<String>) {
+    pub(super) fn describe(self, root: &Root, problems: &mut Vec<Problem>) {
         if self.hidden {
             let why = Confinement::of_this_thread(root, TO_SEE_PROCESSES);
-            problems.push(format!(
+            let problem = format!(
                 "the networks of some processes can't be seen ({why}), so the addresses and tables of their pods are not \
-                 known: what is theirs is counted as unknown (help: {})",
-                why.help()
-            ));
+                 known: what is theirs is counted as unknown"
+            );
+            problems.push(Problem::new(problem).help(why.help()));
         }
         if self.outside {
-            problems.push(
-                "some processes are in a PID namespace that can't be seen from here, so pods are missing \
-                 (help: run in the host's, `hostPID: true`)"
-                    .into(),
-            );
-        }
-        if self.many {
-            problems.push(format!(
-                "an owner has more than {MOST_ADDRESSES} addresses: what belongs to the rest is \
-                 counted as unknown"
-            ));
+            let problem = "some processes are in a PID namespace that can't be seen from here, so pods are missing";
+            problems.push(Problem::new(problem).help("run in the host's, `hostPID: true`"));
         }
     }
 }

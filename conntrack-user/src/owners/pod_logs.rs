@@ -37,17 +37,18 @@ impl PodLogs {
     }
 
     /// Looks again. Names of pods in `present` whose folder is gone are kept.
-    pub(super) fn look(&mut self, present: &HashSet<&str>, problems: &mut Vec<String>) {
+    pub(super) fn look(&mut self, present: &HashSet<&str>, problems: &mut Vec<Problem>) {
         let folder = self.root.var("log/pods");
         let changed = match fs::metadata(&folder).and_then(|found| found.modified()) {
             Ok(changed) => changed,
             Err(error) => {
                 // Without a kubelet there is no such folder.
                 if error.kind() != io::ErrorKind::NotFound || !present.is_empty() {
-                    problems.push(format!(
-                        "{}: {error}; pods are called by their UID (help: make the host's folder readable)",
+                    let problem = format!(
+                        "{}: {error}; pods are called by their UID",
                         folder.display()
-                    ));
+                    );
+                    problems.push(Problem::new(problem).help("make the host's folder readable"));
                 }
                 return;
             }
@@ -58,15 +59,17 @@ impl PodLogs {
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) => {
-                problems.push(format!(
+                let problem = format!(
                     "{}: {error}; pods are called by their UID",
                     folder.display()
-                ));
+                );
+                problems.push(problem.into());
                 return;
             }
         };
         let mut names = HashMap::new();
-        let mut odd = None;
+        let skipped = format!("some folders in {} are no pod's: skipped", folder.display());
+        let mut odd = Problem::new(skipped);
         for entry in entries.flatten().take(MOST) {
             let name = entry.file_name();
             match name.to_str().ok_or(Odd::Shape).and_then(parse) {
@@ -74,15 +77,12 @@ impl PodLogs {
                     names.insert(uid, (namespace.to_owned(), pod.to_owned()));
                 }
                 Err(why) => {
-                    odd.get_or_insert_with(|| {
-                        (clean_within(&name.to_string_lossy(), NAME_BYTES), why)
-                    });
+                    let name = clean_within(&name.to_string_lossy(), NAME_BYTES);
+                    odd.add(format_args!("{name:?} {why}"));
                 }
             }
         }
-        if let Some((name, why)) = odd {
-            problems.push(format!("{}/{name:?} {why}: skipped", folder.display()));
-        }
+        problems.extend(odd.if_any());
         for (uid, name) in self.names.drain() {
             if present.contains(uid.as_str()) {
                 names.entry(uid).or_insert(name);

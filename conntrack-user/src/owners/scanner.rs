@@ -6,21 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
-
-use super::addresses::OwnAddresses;
 use super::discovery::{Discovery, FoundOwner};
 use super::groups::{self, MemberId, OwnerGroups};
+use super::host_addresses::HostAddresses;
 use super::host_side::HostSide;
-use super::networks::{self, Networks, Problems};
+use super::networks::{self, MOST_ADDRESSES, Networks, Problems};
 use super::pod_logs::PodLogs;
 use super::tree::CgroupTree;
 use super::{Key, OwnerKind, hierarchies};
-use crate::kernel::{
-    Root,
-    host::{self, HostNamespace},
-    said::Said,
-};
+use crate::kernel::{Problem, Root, Said, host};
+use crate::sys::priority;
 
 #[cfg(test)]
 mod tests;
@@ -32,9 +27,6 @@ const MOST_CGROUPS: usize = 1 << 16;
 /// later.
 const YOUNG: Duration = Duration::from_secs(10);
 const REFRESH: Duration = Duration::from_secs(30);
-
-/// The host's addresses are read again after this many times what that took.
-const HOST_PAUSE: u32 = 50;
 
 /// Looks around, again and again. A scan blocks, for some milliseconds on a node with 250 pods.
 ///
@@ -48,18 +40,12 @@ pub struct Scanner {
     networks: Networks,
     /// Control groups whose path doesn't tell, and the network of their first process.
     asked: HashMap<MemberId, (Option<u32>, Instant)>,
-    host: Host,
+    host: HostAddresses,
     host_side: HostSide,
+    /// Addresses that two owners have, and since when.
+    doubts: HashMap<IpAddr, Instant>,
     folders: Arc<[PathBuf]>,
     said: Said,
-}
-
-/// The host's own network.
-#[derive(Debug, Default)]
-struct Host {
-    addresses: BTreeSet<IpAddr>,
-    /// When they were read, and how long that took.
-    read: Option<(Instant, Duration)>,
 }
 
 impl Scanner {
@@ -70,8 +56,9 @@ impl Scanner {
             logs: PodLogs::new(root.clone()),
             networks: Networks::new(root.clone()),
             asked: HashMap::new(),
-            host: Host::default(),
+            host: HostAddresses::default(),
             host_side: HostSide::default(),
+            doubts: HashMap::new(),
             folders: Arc::default(),
             said: Said::default(),
             root,
@@ -85,7 +72,7 @@ impl Scanner {
 
     /// As [`Scanner::scan`], at the time `now`.
     fn scan_at(&mut self, now: Instant) -> Discovery {
-        let began = processor_time();
+        let began = priority::processor_time();
         let mut found = Discovery::empty(now);
         let mut problems = Problems::default();
         let host = match host::find(&self.root) {
@@ -94,7 +81,7 @@ impl Scanner {
                 found.whole = false;
                 found.problems.push(unseen.problem());
                 self.said.leave_new(&mut found.problems);
-                found.took = processor_time().saturating_sub(began);
+                found.took = priority::processor_time().saturating_sub(began);
                 return found;
             }
         };
@@ -116,12 +103,12 @@ impl Scanner {
             .map(Key::uid)
             .collect();
         self.logs.look(&uids, &mut found.problems);
-        self.read_host(&host, now, &mut found);
+        self.host.look(&self.root, &host, now, &mut found);
         self.look_at_host_side(&holders, now, &mut found);
         self.assemble(groups, &holders, now, &mut found);
         problems.describe(&self.root, &mut found.problems);
         self.said.leave_new(&mut found.problems);
-        found.took = processor_time().saturating_sub(began);
+        found.took = priority::processor_time().saturating_sub(began);
         found
     }
 
@@ -139,9 +126,8 @@ impl Scanner {
         if trees.is_empty() {
             if let Err(error) = groups.add_processes(&self.root, now) {
                 found.whole = false;
-                found
-                    .problems
-                    .push(format!("/proc: {error}; no owner can be found"));
+                let problem = format!("/proc: {error}; no owner can be found");
+                found.problems.push(problem.into());
             }
             groups.sort();
             return groups;
@@ -152,19 +138,19 @@ impl Scanner {
                 Ok(others) => changed |= others,
                 Err(error) => {
                     found.whole = false;
-                    found.problems.push(format!(
-                        "{}: {error}; owners may be missing",
-                        tree.path().display()
-                    ));
+                    let path = tree.path().display();
+                    let problem = format!("{path}: {error}; owners may be missing");
+                    found.problems.push(problem.into());
                 }
             }
             if tree.cut {
                 found.whole = false;
-                found.problems.push(format!(
+                let problem = format!(
                     "{} has more than {MOST_CGROUPS} control groups, or some are very deep: what belongs to \
                      the rest is counted as the host's or unknown",
                     tree.path().display()
-                ));
+                );
+                found.problems.push(problem.into());
             }
         }
         let (root, host, before) = (&self.root, found.host_netns, &self.asked);
@@ -230,6 +216,7 @@ impl Scanner {
         problems: &mut Problems,
     ) -> bool {
         let mut seen: HashMap<IpAddr, &Key> = HashMap::new();
+        let mut doubts = HashMap::new();
         let mut doubtful: BTreeSet<&Key> = BTreeSet::new();
         for key in holders.values() {
             let Some(network) = self.networks.get(key) else {
@@ -237,43 +224,20 @@ impl Scanner {
             };
             for address in &network.addresses {
                 if let Some(other) = seen.insert(*address, key) {
-                    doubtful.extend([other, key]);
+                    let since = self.doubts.get(address).copied().unwrap_or(now);
+                    doubts.insert(*address, since);
+                    // One who keeps another's address would have all of his read with each look.
+                    if now.saturating_duration_since(since) < YOUNG {
+                        doubtful.extend([other, key]);
+                    }
                 }
             }
         }
+        self.doubts = doubts;
         for key in &doubtful {
             self.networks.reread(key, now, problems);
         }
         !doubtful.is_empty()
-    }
-
-    fn read_host(&mut self, host: &HostNamespace, now: Instant, found: &mut Discovery) {
-        let folder = self.root.proc(host.folder).join("net");
-        let due = self
-            .host
-            .read
-            .is_none_or(|(at, took)| now.saturating_duration_since(at) >= took * HOST_PAUSE);
-        if due {
-            let began = processor_time();
-            match OwnAddresses::read(&folder) {
-                Ok(addresses) => {
-                    if addresses.cut {
-                        found.problems.push(
-                            "the host has more addresses or routes than are read: what belongs to the rest \
-                             is counted as unknown"
-                                .into(),
-                        );
-                    }
-                    self.host.addresses = addresses.found;
-                }
-                Err(error) => found.problems.push(format!(
-                    "{}: {error}; the host's addresses are not known",
-                    folder.display()
-                )),
-            }
-            self.host.read = Some((now, processor_time().saturating_sub(began)));
-        }
-        found.host_addresses = self.host.addresses.iter().copied().collect();
     }
 
     fn look_at_host_side(
@@ -290,9 +254,9 @@ impl Scanner {
             .host_side
             .look(&self.root, found.host_netns, &namespaces, now)
         {
-            found.problems.push(format!(
-                "rtnetlink: {error}; the host's interfaces of pods are not known"
-            ));
+            let problem =
+                format!("rtnetlink: {error}; the host's interfaces of pods are not known");
+            found.problems.push(problem.into());
         }
     }
 
@@ -304,6 +268,10 @@ impl Scanner {
         found: &mut Discovery,
     ) {
         let is_young = |since: Instant| now.saturating_duration_since(since) < YOUNG;
+        let mut crowded = Problem::new(format!(
+            "an owner has more than {MOST_ADDRESSES} addresses: those that it had first are known, what belongs to the rest \
+             is counted as unknown"
+        ));
         for (key, group) in groups.by_key {
             let name = match key.kind() {
                 OwnerKind::Pod => self.logs.name(key.uid()),
@@ -332,6 +300,9 @@ impl Scanner {
             } else if own && network.addresses.is_empty() {
                 found.unsettled |= is_young(network.since);
             }
+            if own && network.count > MOST_ADDRESSES {
+                crowded.add(format_args!("{owner} has {}", network.count));
+            }
             if own {
                 let names = self.host_side.names((network.netns, network.process));
                 if !names.is_empty() {
@@ -349,11 +320,7 @@ impl Scanner {
                 },
             });
         }
+        found.problems.extend(crowded.if_any());
         found.folders = Arc::clone(&self.folders);
     }
-}
-
-/// What the calling thread has used of a processor.
-fn processor_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

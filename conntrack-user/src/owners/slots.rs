@@ -11,7 +11,8 @@
 //!   one's.
 //! * Where an address changes hands and the one before has entries, new entries are tagged
 //!   ([`FLAG_TAGGED`](conntrack_ebpf::owner::FLAG_TAGGED)) until those are gone.
-//! * An address that two owners have is nobody's, and that is said.
+//! * An address that another owner gets too stays with who has it, and that is said; of two that were found to have it at
+//!   once it is nobody's.
 //! * The table of a network namespace is held as an address is, but it stays with an owner that is gone for as
 //!   long as something is charged to that.
 //!
@@ -24,7 +25,7 @@ use std::time::Instant;
 use conntrack_ebpf::owner::{Address, FIRST, HOST, MAX_SLOTS, UNKNOWN};
 
 use super::{Details, Discovery, Key, Owner};
-use crate::kernel::said::Said;
+use crate::kernel::{Problem, Said};
 
 mod addresses;
 mod changes;
@@ -307,11 +308,13 @@ impl Slots {
             }
         }
         if self.without > 0 {
-            changes.problems.push(format!(
-                "all {} slots for owners are taken: what belongs to new ones is counted as unknown \
-                 until others are gone (help: give the agent more slots)",
+            let problem = format!(
+                "all {} slots for owners are taken: what belongs to new ones is counted as unknown until others are gone",
                 self.limits.slots - FIRST
-            ));
+            );
+            changes
+                .problems
+                .push(Problem::new(problem).help("give the agent more slots"));
         }
         slots
     }
@@ -351,11 +354,12 @@ impl Slots {
             }
         }
         if left_out {
-            changes.problems.push(format!(
+            let problem = format!(
                 "there are more than {} control groups of owners: what only these tell is counted as the \
                  host's for the rest",
                 self.limits.cgroups
-            ));
+            );
+            changes.problems.push(problem.into());
         }
         SlotMaps {
             addresses,

@@ -17,6 +17,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+pub(crate) mod addresses;
 mod attributes;
 pub(crate) mod interfaces;
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Threads that others go before.
 
-use std::{io, thread};
+use std::{io, thread, time::Duration};
+
+use nix::time::{ClockId, clock_gettime};
 
 /// How much lower the priority of such threads is (`nice(1)`): about a quarter of the CPU's time when
 /// both want it, enough to get on with the work on a machine that is never idle.
@@ -21,4 +23,9 @@ pub(crate) fn thread(
         unsafe { libc::nice(NICE) };
         work();
     })
+}
+
+/// What the calling thread has used of a processor.
+pub(crate) fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

@@ -15,8 +15,8 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     guest::{
-        command::{self, output_with_input, wait_for},
-        net::ip,
+        command::{self, wait_for},
+        net::{batch, ip},
     },
     traffic::tally::Tally,
 };
@@ -103,6 +103,11 @@ impl Lookalike {
         })
     }
 
+    /// The name of its network namespace.
+    pub fn network(&self) -> String {
+        netns(self.number)
+    }
+
     /// What its generator counted; none while it is not done.
     pub fn counts(&self) -> Result<Option<Tally>> {
         let mut text = String::new();
@@ -170,11 +175,4 @@ fn log_folder(number: u32) -> PathBuf {
 
 fn counts(number: u32) -> PathBuf {
     PathBuf::from(FOLDER).join(number.to_string())
-}
-
-/// Several `ip` commands in one process.
-fn batch(namespace: Option<&str>, commands: &str) -> Result<()> {
-    let mut words: Vec<&str> = namespace.map_or_else(Vec::new, |name| vec!["-n", name]);
-    words.extend(["-batch", "-"]);
-    output_with_input("ip", &words, commands).map(drop)
 }

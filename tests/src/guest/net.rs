@@ -28,6 +28,13 @@ pub fn ip(namespace: Option<&str>, arguments: &str) -> Result<String> {
     output("ip", &words)
 }
 
+/// Several `ip` commands, one a line, in one process.
+pub fn batch(namespace: Option<&str>, commands: &str) -> Result<()> {
+    let mut words: Vec<&str> = namespace.map_or_else(Vec::new, |name| vec!["-n", name]);
+    words.extend(["-batch", "-"]);
+    output_with_input("ip", &words, commands).map(drop)
+}
+
 /// Loads `nft` rules into a network namespace.
 pub fn nft(namespace: Option<&str>, rules: &str) -> Result<()> {
     match namespace {

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 
 use crate::guest::agent::Mechanism;
 
+mod addresses;
 mod census;
 mod charged;
 mod conditions;
@@ -177,6 +178,8 @@ scenarios! {
     // One kernel, to the end of those without pods: what the program itself does.
     port_taken conditions::port_taken, Any, OneKernel, Counted, 60 s, "the port is taken: says which, exit status 1";
     wrong_flags conditions::wrong_flags, Any, OneKernel, Counted, 60 s, "wrong flags: usage, exit status 2";
+    // One kernel: addresses are found by what it has told since long ago.
+    addresses addresses::crowded_and_taken, Any, OneKernel, Counted, 240 s, "4,300 addresses of Services on a dummy crowd no own one out; a pod that gives itself another's address, the host's and 3,000 more takes nothing from anybody and is named, once";
     // Of the kernel: whether it tells by itself which namespace is the host's, and what it lets be seen.
     host_without_ptrace host::without_ptrace, Any, EachKernel, Counted, 120 s, "without CAP_SYS_PTRACE, in another network namespace than the host's: the host's table and flows are right, or said not to be seen; never the agent's own instead";
     // One kernel: the profile is the runtimes', and what it refuses is the same on all.

@@ -20,7 +20,7 @@ use crate::{
         drift::drift,
     },
     kernel::{
-        Root, slab,
+        Problem, Root, slab,
         tables::{TableReader, TablesError, TablesSample},
     },
     probes::{AttachError, ProbeStatus, ProgramTime, Totals},
@@ -29,7 +29,7 @@ use crate::{
 
 /// Destinations of an owner that a snapshot has.
 const TOP: usize = 5;
-/// Problems that are kept for /status.
+/// Kinds of problems that are kept for /status.
 const PROBLEMS: usize = 32;
 
 /// What is read for one sample.
@@ -156,7 +156,7 @@ impl Supervisor {
             &snapshot.probes.totals,
         );
         self.add_destinations(&mut snapshot.owners.list, grown);
-        snapshot.problems.clone_from(&self.problems);
+        snapshot.problems = self.problems.texts();
         let worst = snapshot
             .tables
             .list
@@ -181,7 +181,7 @@ impl Supervisor {
             .flatten();
         let Some(now) = changed else { return };
         for event in unseen(&now) {
-            self.remember(&event);
+            self.remember(event);
         }
         if let ProbesLife::Attached { status, .. } = &mut self.life {
             *status = now;
@@ -274,7 +274,7 @@ impl Supervisor {
         match result {
             Ok(sample) => {
                 for problem in &sample.problems {
-                    self.remember(problem);
+                    self.remember(problem.clone());
                 }
                 Some(sample)
             }
@@ -283,23 +283,20 @@ impl Supervisor {
                 let gone = matches!(&error, TablesError::Sysctl(error)
                     if error.source.kind() == io::ErrorKind::NotFound);
                 if !gone {
-                    self.remember(&error.to_string());
+                    self.remember(error.to_string());
                 }
                 None
             }
         }
     }
 
-    /// Says a problem once and keeps it for /status.
-    pub(super) fn remember(&mut self, problem: &str) {
-        if self.problems.iter().any(|known| known == problem) {
-            return;
+    /// Says a kind of problem once, and again when it has grown much; keeps it for /status.
+    pub(super) fn remember(&mut self, problem: impl Into<Problem>) {
+        let problem = problem.into();
+        let text = problem.to_string();
+        if self.problems.take(problem, PROBLEMS) {
+            tracing::warn!("{text}");
         }
-        tracing::warn!("{problem}");
-        if self.problems.len() == PROBLEMS {
-            self.problems.remove(0);
-        }
-        self.problems.push(problem.to_owned());
     }
 
     /// Fills in what the tables say.

@@ -6,7 +6,7 @@ use crate::{
     census::Labels,
     cli::Failure,
     kernel::{
-        Root,
+        Problem, Root,
         confinement::Confinement,
         entries::{EntryWalk, WalkOutcome},
         host,
@@ -69,13 +69,13 @@ pub(super) fn find(root: &Root, wanted: &[Netns]) -> anyhow::Result<Vec<Namespac
     Ok(chosen)
 }
 
-fn unknown(name: &str, problems: &[String]) -> anyhow::Error {
+fn unknown(name: &str, problems: &[Problem]) -> anyhow::Error {
     let mut help = "`ip netns list` and `lsns -t net` say which there are; `host` and `all` are \
                     names too"
         .to_owned();
     for problem in problems {
         help += "; ";
-        help += problem;
+        help += &problem.to_string();
     }
     Failure {
         what: format!("there is no network namespace {name}"),

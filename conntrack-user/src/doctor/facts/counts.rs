@@ -9,9 +9,6 @@ use crate::kernel::{
     tables::{TableReader, TablesSample},
 };
 
-/// Where a problem begins to say what to do about it.
-const HELP: &str = " (help: ";
-
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct TableFacts {
     /// Its network namespace: `host`, a name, or digits.
@@ -81,10 +78,8 @@ impl CountReader {
         match self.tables.read() {
             Ok(sample) => {
                 for problem in &sample.problems {
-                    // They say themselves what to do.
-                    let (because, help) = problem.split_once(HELP).unwrap_or((problem, ""));
-                    let help = help.strip_suffix(')').unwrap_or(help).to_owned();
-                    facts.could_not("some tables", &because, help);
+                    let (because, help) = problem.parts();
+                    facts.could_not("some tables", &because, help.to_owned());
                 }
                 Some(sample)
             }

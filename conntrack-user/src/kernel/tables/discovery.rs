@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::netns;
-use super::{Inode, Root};
+use super::{Inode, Problem, Root};
 use crate::kernel::confinement::Confinement;
 use crate::kernel::host::{self, HostUnseen, TO_SEE_PROCESSES};
 
@@ -53,7 +53,7 @@ pub(crate) struct FoundNamespaces {
     /// Which of them is the host's; else why that can't be told.
     pub host: Result<Inode, HostUnseen>,
     /// What can't be seen, and what to do about it.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
 }
 
 impl FoundNamespaces {
@@ -102,10 +102,9 @@ fn processes(root: &Root, found: &mut FoundNamespaces) {
     let processes = match process_numbers(root) {
         Ok(processes) => processes,
         Err(error) => {
-            found.problems.push(format!(
-                "{}: {error}; pods' tables can't be found",
-                root.proc("").display()
-            ));
+            let proc = root.proc("");
+            let problem = format!("{}: {error}; pods' tables can't be found", proc.display());
+            found.problems.push(problem.into());
             return;
         }
     };
@@ -122,10 +121,10 @@ fn processes(root: &Root, found: &mut FoundNamespaces) {
     }
     if hidden {
         let why = Confinement::of_this_thread(root, TO_SEE_PROCESSES);
-        found.problems.push(format!(
-            "the network namespaces of some processes can't be seen ({why}), so tables may be missing (help: {})",
-            why.help()
-        ));
+        let problem = format!(
+            "the network namespaces of some processes can't be seen ({why}), so tables may be missing"
+        );
+        found.problems.push(Problem::new(problem).help(why.help()));
     }
 }
 
@@ -166,7 +165,12 @@ fn named(root: &Root, folder: &Path, found: &mut FoundNamespaces) {
             // Left of a namespace that is gone.
             Ok(None) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => found.problems.push(format!("{}: {error}", file.display())),
+            Err(error) => {
+                Problem::new("some files that keep network namespaces can't be looked at").note(
+                    format_args!("{}: {error}", file.display()),
+                    &mut found.problems,
+                )
+            }
         }
     }
 }

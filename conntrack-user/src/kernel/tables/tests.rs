@@ -116,7 +116,7 @@ fn each_namespace_once_and_the_host_first() {
             ("blue", 300, 20_000, 15)
         ]
     );
-    assert_eq!(sample.problems, [""; 0]);
+    assert!(sample.problems.is_empty(), "{:?}", sample.problems);
 }
 
 #[test]
@@ -220,11 +220,11 @@ fn a_problem_is_said_once() {
     assert_eq!(sample.tables.len(), 1);
     assert_eq!(sample.problems.len(), 1, "{:?}", sample.problems);
     assert!(
-        sample.problems[0].contains("network namespace 400"),
+        sample.problems[0].contains("some network namespaces can't be read: 400: "),
         "{:?}",
         sample.problems
     );
-    assert_eq!(reader.read().unwrap().problems, [""; 0]);
+    assert!(reader.read().unwrap().problems.is_empty());
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Who has which address.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use conntrack_ebpf::owner::{HOST, UNKNOWN};
 
 use super::holding::{Holding, Released};
 use super::{Changes, Held, OccupantState, Place, Slots};
+use crate::kernel::Problem;
 use crate::owners::{Discovery, Owner};
 
 /// The host's loopback addresses that are claimed; `127.0.0.0/8` has more, which nobody counts.
@@ -14,6 +16,9 @@ pub(super) const LOOPBACK: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::LOCALHOST),
     IpAddr::V6(Ipv6Addr::LOCALHOST),
 ];
+
+/// How many owners of one address are named.
+const NAMED: usize = 3;
 
 /// How many addresses that the host had are kept: entries with them may be there for days.
 pub(super) const MOST_FORMER_HOST: usize = 1024;
@@ -33,6 +38,7 @@ impl Slots {
             return;
         }
         let claimed: HashSet<IpAddr> = claimed_by_host(found)
+            .chain(found.dummy_addresses.iter().copied())
             .chain(
                 found
                     .owners
@@ -122,15 +128,18 @@ impl Slots {
         has_entries: &mut impl FnMut(Place) -> bool,
         changes: &mut Changes,
     ) {
-        let mut left_out = 0_usize;
-        for (address, slot) in claimants(found, slots, changes) {
+        let mut left_out = Problem::new(format!(
+            "there are more than {} addresses: what belongs to the rest is counted as unknown",
+            self.limits.addresses
+        ));
+        for (address, slot) in self.claimants(found, slots, changes) {
             if let Some(held) = self.held.get_mut(&address) {
                 held.holding.hand_over(slot);
                 held.lost = None;
                 continue;
             }
             if self.held.len() >= self.limits.addresses {
-                left_out += 1;
+                left_out.add(address);
                 continue;
             }
             let holding = if !self.complete || slot == UNKNOWN || !has_entries(Place::Address(address)) {
@@ -141,12 +150,123 @@ impl Slots {
             let lost = None;
             self.held.insert(address, Held { holding, lost });
         }
-        if left_out > 0 {
-            changes.problems.push(format!(
-                "there are more than {} addresses: what belongs to the rest is counted as unknown",
-                self.limits.addresses
-            ));
+        changes.problems.extend(left_out.if_any());
+    }
+
+    /// Who has which address, the most important first: those of the host's interfaces; of each owner its first ones, so
+    /// that who has many takes no room from others; those of the host's dummies.
+    fn claimants(
+        &self,
+        found: &Discovery,
+        slots: &[u32],
+        changes: &mut Changes,
+    ) -> Vec<(IpAddr, u32)> {
+        let mut claims: BTreeMap<IpAddr, Claims<'_>> = BTreeMap::new();
+        let mut add = |address: IpAddr, importance, slot, owner| {
+            let claims = claims.entry(address).or_insert_with(|| Claims {
+                importance,
+                by: Vec::with_capacity(1),
+            });
+            claims.importance = claims.importance.min(importance);
+            if !claims.by.iter().any(|(other, _)| *other == slot) || slot == UNKNOWN {
+                claims.by.push((slot, owner));
+            }
+        };
+        for address in claimed_by_host(found) {
+            add(address, (0, 0), HOST, None);
         }
+        // Those that have no process that could be asked just now keep what they had.
+        let mut silent = HashSet::new();
+        for (one, slot) in found.owners.iter().zip(slots) {
+            if one.netns.is_none() {
+                silent.insert(*slot);
+            }
+            for (number, address) in one.addresses.iter().enumerate() {
+                add(*address, (1, number), *slot, Some(&one.owner));
+            }
+        }
+        for (number, address) in found.dummy_addresses.iter().enumerate() {
+            add(*address, (2, number), HOST, None);
+        }
+        let mut ordered: Vec<_> = claims
+            .into_iter()
+            .map(|(address, claims)| {
+                let before = self.held.get(&address).map(|held| held.holding.holder());
+                let before = before.filter(|slot| *slot != UNKNOWN);
+                let silent = before.filter(|slot| silent.contains(slot));
+                let slot = claims.decide(address, before, silent, &mut changes.problems);
+                (claims.importance, address, slot)
+            })
+            .collect();
+        ordered.sort_unstable();
+        ordered
+            .into_iter()
+            .map(|(_, address, slot)| (address, slot))
+            .collect()
+    }
+}
+
+/// Who was found to have one address.
+struct Claims<'a> {
+    /// Lower is more important; the first number is 0 for one of the host's interfaces.
+    importance: (u8, usize),
+    /// With the owner, unless it is the host.
+    by: Vec<(u32, Option<&'a Owner>)>,
+}
+
+impl Claims<'_> {
+    /// Whose it is: the host's if one of its interfaces has it; else his who had it `before`, if he has it still or is
+    /// `silent`; else his who alone has it. What is wrong with that is noted.
+    fn decide(
+        &self,
+        address: IpAddr,
+        before: Option<u32>,
+        silent: Option<u32>,
+        problems: &mut Vec<Problem>,
+    ) -> u32 {
+        let has = |slot: &u32| self.by.iter().any(|(by, _)| by == slot);
+        let kept = before.filter(has).or(silent);
+        let (slot, problem) = match self.by.as_slice() {
+            [(slot, _)] if self.importance.0 == 0 || kept.is_none_or(|kept| kept == *slot) => {
+                return *slot;
+            }
+            _ if self.importance.0 == 0 => (
+                HOST,
+                "an address of the host is one of others too: it stays the host's",
+            ),
+            _ => match kept {
+                Some(slot) => (
+                    slot,
+                    "an address that somebody had was given to others too: it stays the first one's",
+                ),
+                None => (
+                    UNKNOWN,
+                    "an address is one of several: what it sends and receives is counted as unknown while that is so",
+                ),
+            },
+        };
+        let problem =
+            Problem::new(problem).help("find out who added it, and why it may (CAP_NET_ADMIN)");
+        problem.note(Conflict(address, slot, &self.by), problems);
+        slot
+    }
+}
+
+/// `10.0.0.7, also of pod shop/a and pod shop/b`: without the one who keeps it.
+struct Conflict<'a>(IpAddr, u32, &'a [(u32, Option<&'a Owner>)]);
+
+impl fmt::Display for Conflict<'_> {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(address, slot, by) = self;
+        let others = by
+            .iter()
+            .filter(|(other, _)| other != slot || *slot == UNKNOWN);
+        // Any number of owners may have it.
+        let names: Vec<String> = others
+            .take(NAMED)
+            .map(|(_, owner)| owner.map_or_else(|| "the host".to_owned(), ToString::to_string))
+            .collect();
+        write!(to, "{address} of {}", names.join(" and "))
     }
 }
 
@@ -154,38 +274,4 @@ fn claimed_by_host(found: &Discovery) -> impl Iterator<Item = IpAddr> + '_ {
     LOOPBACK
         .into_iter()
         .chain(found.host_addresses.iter().copied())
-}
-
-/// Who has which address: the host before everybody, nobody if two have it. In the order of the
-/// addresses.
-fn claimants(found: &Discovery, slots: &[u32], changes: &mut Changes) -> BTreeMap<IpAddr, u32> {
-    let mut claimants: BTreeMap<IpAddr, (u32, Option<&Owner>)> = claimed_by_host(found)
-        .map(|address| (address, (HOST, None)))
-        .collect();
-    for (one, slot) in found.owners.iter().zip(slots) {
-        for address in &one.addresses {
-            let (claimant, other) = claimants
-                .entry(*address)
-                .or_insert((*slot, Some(&one.owner)));
-            match other {
-                Some(other) if **other == one.owner => {}
-                Some(other) => {
-                    changes.problems.push(format!(
-                        "{address} is an address of both {other} and {}: what it sends and receives \
-                         is counted as unknown while that is so",
-                        one.owner
-                    ));
-                    *claimant = UNKNOWN;
-                }
-                None => changes.problems.push(format!(
-                    "{address} is an address of both the host and {}: it is taken for the host's",
-                    one.owner
-                )),
-            }
-        }
-    }
-    claimants
-        .into_iter()
-        .map(|(address, (claimant, _))| (address, claimant))
-        .collect()
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use conntrack_ebpf::owner::{Address, Claim};
 
-use crate::owners::Owner;
+use crate::{kernel::Problem, owners::Owner};
 
 /// What the kernel's maps should say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Changes {
     /// These have a new owner, from whom everything is counted that is counted from now on.
     pub given: Vec<(u32, Owner)>,
     /// What is wrong, and what it means; each is said once.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
 }
 
 impl Changes {

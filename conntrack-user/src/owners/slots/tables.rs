@@ -42,11 +42,12 @@ impl Slots {
                 || holding.release() == Released::Returned
         });
         if left_out {
-            changes.problems.push(format!(
+            let problem = format!(
                 "there are more than {} network namespaces of owners: what is in the tables of the rest is \
                  counted as unknown",
                 self.limits.netns
-            ));
+            );
+            changes.problems.push(problem.into());
         }
     }
 

@@ -6,7 +6,6 @@ use conntrack_ebpf::owner::{Claim, DEFAULT_SLOTS, FLAG_SOCKET, FLAG_TAGGED};
 use super::addresses::{LOOPBACK, MOST_FORMER_HOST};
 
 use super::*;
-use crate::kernel::said::MOST_SAID;
 use crate::owners::discovery::FoundOwner;
 
 mod model;
@@ -287,24 +286,88 @@ fn an_owner_that_comes_back() {
 }
 
 #[test]
-fn an_address_of_two_is_nobodys() {
+fn an_address_stays_with_who_had_it_first() {
     let mut node = Node::known();
     node.busy.extend([UNKNOWN, A, B]);
     node.look(&[pod(1, &[1])]);
     let changes = node.look(&[pod(1, &[1]), pod(2, &[1])]);
-    assert_eq!(node.claim(1), tagged(UNKNOWN, A));
+    assert_eq!(node.claim(1), plain(A));
+    let [problem] = changes.problems.as_slice() else {
+        panic!("{changes:?}");
+    };
+    assert!(problem.contains("10.0.0.1 of pod shop/pod-2"), "{problem}");
+    assert!(
+        !problem.contains("shop/pod-1"),
+        "the newcomer is named: {problem}"
+    );
+    assert!(node.look(&[pod(1, &[1]), pod(2, &[1])]).problems.is_empty());
+    // Its process ended, and it has no other just now.
+    let mut silent = pod(1, &[]);
+    silent.netns = None;
+    node.look(&[silent, pod(2, &[1])]);
+    assert_eq!(node.claim(1), plain(A));
+    node.look(&[pod(2, &[1])]);
+    assert_eq!(node.claim(1), tagged(B, A), "the first is gone");
+    node.busy.clear();
+    node.look(&[pod(2, &[1])]);
+    assert_eq!(node.claim(1), plain(B));
+}
+
+#[test]
+fn an_address_of_two_that_came_at_once_is_nobodys() {
+    let mut node = Node::known();
+    let changes = node.look(&[pod(1, &[1]), pod(2, &[1])]);
+    assert_eq!(node.claim(1), plain(UNKNOWN));
     let [problem] = changes.problems.as_slice() else {
         panic!("{changes:?}");
     };
     for part in ["10.0.0.1", "shop/pod-1", "shop/pod-2"] {
         assert!(problem.contains(part), "{problem}");
     }
-    assert!(node.look(&[pod(1, &[1]), pod(2, &[1])]).problems.is_empty());
     node.look(&[pod(2, &[1])]);
-    assert_eq!(node.claim(1), tagged(B, A), "one of the two is gone");
-    node.busy.clear();
-    node.look(&[pod(2, &[1])]);
-    assert_eq!(node.claim(1), plain(B));
+    assert_eq!(node.claim(1), tagged(B, UNKNOWN));
+}
+
+#[test]
+fn who_takes_the_addresses_of_many_is_one_problem_with_a_count() {
+    let mut node = Node::known();
+    let mut owners: Vec<FoundOwner> = (1..=50).map(|number| pod(number, &[number])).collect();
+    node.look(&owners);
+    let all: Vec<u8> = (1..=50).collect();
+    owners.push(pod(99, &all));
+    let changes = node.look(&owners);
+    let [problem] = changes.problems.as_slice() else {
+        panic!("{changes:?}");
+    };
+    assert!(
+        problem.contains("shop/pod-99") && problem.contains("and 47 more"),
+        "{problem}"
+    );
+    for number in 1..=50 {
+        assert_eq!(
+            node.claim(number).unwrap().slot,
+            FIRST + u32::from(number) - 1
+        );
+    }
+}
+
+#[test]
+fn services_on_a_dummy_crowd_nobody_out() {
+    let mut node = Node::known();
+    node.slots.limits.addresses = 100;
+    let services = (0..4300_u32).map(|number| Ipv4Addr::from_bits(0x0a60_0000 + number).into());
+    let services: Vec<IpAddr> = services.collect();
+    let changes = node.look_at(|found| {
+        found.dummy_addresses.clone_from(&services);
+        found.host_addresses = vec![address(200)];
+        found.owners = vec![pod(1, &[1, 2, 3])];
+    });
+    let host = claim(HOST, HOST, FLAG_TAGGED | FLAG_SOCKET);
+    assert_eq!(node.claim(200), host);
+    assert_eq!((node.claim(1), node.claim(3)), (plain(A), plain(A)));
+    assert_eq!(claim_in(node.slots.maps(), services[0]), host);
+    assert_eq!(node.slots.maps().addresses.len(), 100);
+    assert!(changes.problems[0].contains("and 4203 more"), "{changes:?}");
 }
 
 #[test]
@@ -316,7 +379,10 @@ fn an_address_of_the_host_is_the_hosts() {
         found.owners = vec![pod(1, &[1])];
         found.host_addresses = vec![address(1)];
     });
-    assert!(changes.problems[0].contains("the host and shop/pod-1"));
+    assert!(
+        changes.problems[0].contains("10.0.0.1 of pod shop/pod-1"),
+        "{changes:?}"
+    );
     assert_eq!(
         node.claim(1),
         tagged(HOST, A),
@@ -424,7 +490,7 @@ fn memory_is_flat_under_churn() {
     assert!(slots.occupants.len() <= 124 && slots.by_key.len() == slots.occupants.len());
     assert!(slots.held.len() < 140, "{}", slots.held.len());
     assert!(slots.maps.cgroups.len() <= 248 && slots.maps.netns.len() <= 124);
-    assert!(slots.vacant.len() <= 124 && slots.said.0.len() <= MOST_SAID && slots.sweep.is_empty());
+    assert!(slots.vacant.len() <= 124 && slots.sweep.is_empty());
     for _ in 0..70 {
         node.look(&[]);
     }

@@ -6,10 +6,10 @@ use std::ffi::CStr;
 use libc::{IFLA_IFNAME, RTM_GETLINK, RTM_GETNSID};
 use nix::sys::socket::SockProtocol;
 
-use super::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkError, NetlinkSocket};
+use super::{DumpPart, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkError, NetlinkSocket};
 
 /// Length of `struct ifinfomsg`, bytes.
-const LINK_HEADER: usize = 16;
+pub(super) const LINK_HEADER: usize = 16;
 
 /// Length of `struct rtgenmsg` with what pads it, bytes.
 const GENERAL_HEADER: usize = 4;
@@ -41,10 +41,8 @@ impl Interfaces {
     /// # Errors
     /// When the kernel refuses, or the list is not whole.
     pub(crate) fn leading_out(&mut self) -> Result<Vec<(NamespaceNumber, String)>, NetlinkError> {
-        self.0
-            .send(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, &[0; LINK_HEADER])?;
         let mut found = Vec::new();
-        self.0.collect(LINK_HEADER, |part| {
+        self.list(RTM_GETLINK, LINK_HEADER, |part| {
             let (mut name, mut number) = (None, None);
             for (kind, value) in part.attributes {
                 match kind {
@@ -60,6 +58,18 @@ impl Interfaces {
             }
         })?;
         Ok(found)
+    }
+
+    /// Asks for a list whose parts begin with a header of this length.
+    pub(super) fn list(
+        &mut self,
+        kind: u16,
+        header: usize,
+        each: impl FnMut(DumpPart<'_>),
+    ) -> Result<(), NetlinkError> {
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        self.0.send(kind, flags, &vec![0; header])?;
+        self.0.collect(header, each)
     }
 
     /// The number of the network namespace of a process; `None`: it has none, so that no interface

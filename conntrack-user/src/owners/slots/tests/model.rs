@@ -285,8 +285,9 @@ fn run(steps: &[Step], slots: u32) -> Result<(), TestCaseError> {
                         })
                     },
                 );
+                let before = kernel.maps.clone();
                 kernel.make(&changes, machine.maps());
-                check(&machine, &kernel, &pods, &host)?;
+                check(&machine, &kernel, &before, &pods, &host)?;
             }
         }
     }
@@ -305,6 +306,7 @@ fn run(steps: &[Step], slots: u32) -> Result<(), TestCaseError> {
 fn check(
     machine: &Slots,
     kernel: &Kernel,
+    before: &SlotMaps,
     pods: &BTreeMap<u8, u8>,
     host: &BTreeSet<u8>,
 ) -> Result<(), TestCaseError> {
@@ -321,11 +323,18 @@ fn check(
         let slot = machine
             .slot_of(&pod(*number, &[]).owner.key())
             .unwrap_or(UNKNOWN);
-        let alone = pods.values().filter(|other| *other == of).count() == 1;
-        let expected = match (host.contains(of), alone) {
+        let others = pods.iter().filter(|(_, other)| *other == of);
+        let claimants: Vec<u32> = others
+            .map(|(number, _)| machine.slot_of(&pod(*number, &[]).owner.key()))
+            .map(|slot| slot.unwrap_or(UNKNOWN))
+            .collect();
+        let held = claim_in(before, address(*of)).map_or(UNKNOWN, |claim| claim.slot);
+        let expected = match (host.contains(of), claimants.len()) {
             (true, _) => HOST,
-            (false, true) => slot,
-            (false, false) => UNKNOWN,
+            (false, 1) => slot,
+            // Who had it has it still.
+            (false, _) if claimants.contains(&held) => held,
+            (false, _) => UNKNOWN,
         };
         prop_assert_eq!(kernel.claim(*of).map(|claim| claim.slot), Some(expected));
         if slot != UNKNOWN {
