@@ -6,6 +6,9 @@
 //! those of vmlinux end ("split" BTF). Nothing is allocated for a type: one pass checks that every
 //! record lies within the file and notes the offset of one type in 64, so that a type can be found
 //! by its id. Bytes that are no valid BTF give an error or a miss, never a panic or a loop.
+//!
+//! A kind that is not known is passed over where the file says how long its records are. Where it does not, what comes
+//! behind can't be found: the types before it are read, and [`Btf::gap`] says that there are more.
 
 use std::ops::ControlFlow;
 
@@ -15,10 +18,14 @@ mod records;
 mod tests;
 
 pub use layout::{MemberError, NamedMember};
+use records::Records;
 pub use records::{BtfKind, Type};
 
 /// Length of the header that every version of the format begins with, bytes.
 const HEADER: usize = 24;
+
+/// Length of a header that also says where the lengths of records are.
+const LONG_HEADER: u64 = 32;
 
 /// One type in this many has its offset noted.
 const STRIDE: u32 = 64;
@@ -43,7 +50,8 @@ pub enum BtfError {
     /// A version of the format that is not known.
     #[error("BTF version {0} is not known, only 1 is")]
     Version(u8),
-    /// A kind of type whose length is not known, so that what follows can't be found.
+    /// A kind of type whose length is not known, so that what follows can't be found. An error of a split BTF whose base
+    /// has such a type: where its own ids begin is not known then.
     #[error("BTF type {id} is of kind {kind}, which is not known")]
     Kind {
         /// Id of the type.
@@ -62,7 +70,7 @@ pub enum BtfError {
 /// The types of vmlinux or of a module.
 #[derive(Clone, Debug)]
 pub struct Btf<'a> {
-    types: &'a [u8],
+    records: Records<'a>,
     strings: &'a [u8],
     base: Option<&'a Btf<'a>>,
     first_id: u32,
@@ -70,13 +78,15 @@ pub struct Btf<'a> {
     first_string: u32,
     /// Offset of the types `first_id + 1 * STRIDE`, `first_id + 2 * STRIDE`, ...
     marks: Vec<u32>,
+    /// What keeps the types from being read to their end.
+    gap: Option<BtfError>,
 }
 
 impl<'a> Btf<'a> {
     /// BTF of vmlinux, which stands alone, or of a module, which goes on where `base` (vmlinux) ends.
     ///
     /// # Errors
-    /// When the bytes are no BTF, are cut off, or hold a kind of type that is not known.
+    /// When the bytes are no BTF or are cut off, or the types of `base` could not be read to their end.
     pub fn parse(bytes: &'a [u8], base: Option<&'a Btf<'a>>) -> Result<Self, BtfError> {
         let cut_off = |need: u64| BtfError::CutOff {
             need,
@@ -103,14 +113,27 @@ impl<'a> Btf<'a> {
                 .and_then(|(begin, end)| bytes.get(begin..end))
                 .ok_or(cut_off(end))
         };
+        if let Some(gap) = base.and_then(Btf::gap) {
+            return Err(gap);
+        }
+        let layout = if field(4) >= LONG_HEADER {
+            let at = |at| u64::from(records::word(bytes, at).unwrap_or_default());
+            section(at(24), at(28))?
+        } else {
+            &[]
+        };
         let mut btf = Self {
-            types: section(field(8), field(12))?,
+            records: Records {
+                types: section(field(8), field(12))?,
+                layout,
+            },
             strings: section(field(16), field(20))?,
             base,
             first_id: base.map_or(1, |base| base.end_id),
             end_id: 0,
             first_string: base.map_or(0, Btf::end_of_strings),
             marks: Vec::new(),
+            gap: None,
         };
         btf.check()?;
         Ok(btf)
@@ -119,17 +142,29 @@ impl<'a> Btf<'a> {
     /// The one pass over all types: counts them and notes where one in [`STRIDE`] is.
     fn check(&mut self) -> Result<(), BtfError> {
         let (mut at, mut id) = (0, self.first_id);
-        while at < self.types.len() {
+        while at < self.records.types.len() {
             if id != self.first_id && (id - self.first_id).is_multiple_of(STRIDE) {
                 self.marks
                     .push(u32::try_from(at).map_err(|_| BtfError::Overrun { id })?);
             }
-            at += records::length(self.types, at, id)?;
+            at += match self.records.length(at, id) {
+                Ok(length) => length,
+                Err(gap @ BtfError::Kind { .. }) => {
+                    self.gap = Some(gap);
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
             id = id.checked_add(1).ok_or(BtfError::Overrun { id })?;
         }
         self.end_id = id;
         self.marks.shrink_to_fit();
         Ok(())
+    }
+
+    /// Why there are more types than can be read, if there are: those from there on are not found.
+    pub fn gap(&self) -> Option<BtfError> {
+        self.gap
     }
 
     fn end_of_strings(&self) -> u32 {
@@ -164,16 +199,16 @@ impl<'a> Btf<'a> {
             *self.marks.get(mark - 1)? as usize
         };
         for skipped in 0..index % STRIDE {
-            at += records::length(self.types, at, skipped).ok()?;
+            at += self.records.length(at, skipped).ok()?;
         }
-        Type::at(self.types, at, id)
+        self.records.at(at, id)
     }
 
     /// Calls `visit` with each type that this BTF itself holds (not its base), in order of id,
     /// until it breaks.
     pub fn each_type<B>(&self, mut visit: impl FnMut(Type<'a>) -> ControlFlow<B>) -> Option<B> {
         let (mut at, mut id) = (0, self.first_id);
-        while let Some(found) = Type::at(self.types, at, id) {
+        while let Some(found) = self.records.at(at, id) {
             at += found.length();
             id += 1;
             if let ControlFlow::Break(value) = visit(found) {

@@ -31,6 +31,8 @@ pub enum BtfKind {
     DeclTag = 17,
     TypeTag = 18,
     Enum64 = 19,
+    /// Of a later kernel, whose file says how long its records are.
+    Unknown = 0xff,
 }
 
 impl BtfKind {
@@ -53,7 +55,8 @@ impl BtfKind {
             | Self::Restrict
             | Self::Func
             | Self::Float
-            | Self::TypeTag => (0, 0),
+            | Self::TypeTag
+            | Self::Unknown => (0, 0),
         }
     }
 }
@@ -66,21 +69,56 @@ pub(super) fn word(bytes: &[u8], at: usize) -> Option<u32> {
         .map(|four| u32::from_ne_bytes(*four))
 }
 
-/// Length of the record at `at`, bytes, which lies within `types` as a whole.
-pub(super) fn length(types: &[u8], at: usize, id: u32) -> Result<usize, BtfError> {
-    let info = word(types, at + 4).ok_or(BtfError::Overrun { id })?;
-    let number = kind_number(info);
-    let kind = BtfKind::from_number(number).ok_or(BtfError::Kind { id, kind: number })?;
-    let (once, each) = kind.extra();
-    let length = FIXED + once + each * (info & 0xffff) as usize;
-    if types.len() - at < length {
-        return Err(BtfError::Overrun { id });
-    }
-    Ok(length)
+/// The section of types, and what the file says of the length of their records (`struct btf_layout`, kernels of 2026
+/// and later): by kind two bytes, how many follow `struct btf_type` once and for each item, and two of flags.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Records<'a> {
+    pub(super) types: &'a [u8],
+    pub(super) layout: &'a [u8],
 }
 
+impl<'a> Records<'a> {
+    /// Kind and length of the record at `at`, bytes, which lies within the section as a whole.
+    fn measure(&self, at: usize, id: u32) -> Result<(BtfKind, usize), BtfError> {
+        let info = word(self.types, at + 4).ok_or(BtfError::Overrun { id })?;
+        let number = kind_number(info);
+        let known = BtfKind::from_number(number).map(|kind| (kind, kind.extra()));
+        let (kind, (once, each)) = known
+            .or_else(|| Some((BtfKind::Unknown, self.told(number)?)))
+            .ok_or(BtfError::Kind { id, kind: number })?;
+        let length = FIXED + once + each * item_count(info) as usize;
+        if self.types.len() - at < length {
+            return Err(BtfError::Overrun { id });
+        }
+        Ok((kind, length))
+    }
+
+    /// What the file says of a kind that is not known here.
+    fn told(&self, number: u8) -> Option<(usize, usize)> {
+        let told = self.layout.chunks_exact(4).nth(usize::from(number))?;
+        // 0 is no kind.
+        (number > 0).then(|| (usize::from(told[0]), usize::from(told[1])))
+    }
+
+    pub(super) fn length(&self, at: usize, id: u32) -> Result<usize, BtfError> {
+        self.measure(at, id).map(|(_, length)| length)
+    }
+
+    pub(super) fn at(&self, at: usize, id: u32) -> Option<Type<'a>> {
+        let (kind, length) = self.measure(at, id).ok()?;
+        let record = self.types.get(at..at + length)?;
+        Some(Type { id, kind, record })
+    }
+}
+
+/// Seven bits; five of them were used before 2026, the others were 0.
 const fn kind_number(info: u32) -> u8 {
-    (info >> 24) as u8 & 0x1f
+    (info >> 24) as u8 & 0x7f
+}
+
+/// 24 bits; 16 of them were used before 2026.
+const fn item_count(info: u32) -> u32 {
+    info & 0x00ff_ffff
 }
 
 /// One type of the kernel, with its name and members.
@@ -106,13 +144,6 @@ pub struct Item {
 }
 
 impl<'a> Type<'a> {
-    pub(super) fn at(types: &'a [u8], at: usize, id: u32) -> Option<Self> {
-        let length = length(types, at, id).ok()?;
-        let record = types.get(at..at + length)?;
-        let kind = BtfKind::from_number(kind_number(word(record, 4)?))?;
-        Some(Self { id, kind, record })
-    }
-
     fn word(&self, at: usize) -> u32 {
         word(self.record, at).unwrap_or_default()
     }
@@ -143,7 +174,7 @@ impl<'a> Type<'a> {
 
     /// How many members, parameters or values it has.
     pub fn item_count(&self) -> u32 {
-        self.word(4) & 0xffff
+        item_count(self.word(4))
     }
 
     /// The type that it refers to (pointers, modifiers, functions), by id.

@@ -175,13 +175,97 @@ fn bytes_that_are_no_btf() {
     };
     assert!(matches!(fails(&changed(0, 0)), BtfError::Magic(0xeb00)));
     assert!(matches!(fails(&changed(2, 2)), BtfError::Version(2)));
-    assert!(matches!(
-        fails(&changed(24 + 7, 31)),
-        BtfError::Kind { id: 1, kind: 31 }
-    ));
     let mut swapped = bytes.clone();
     swapped.swap(0, 1);
     assert!(matches!(fails(&swapped), BtfError::ByteOrder));
+}
+
+/// BTF of these types: kind, items, the word behind them, and what follows. With the lengths of records by kind, or without.
+fn made(types: &[(u32, u32, u32, &[u32])], layout: Option<&[[u8; 4]]>) -> Vec<u8> {
+    let strings = b"\0nf_conn\0status\0";
+    let mut records = Vec::new();
+    for (kind, items, last, rest) in types {
+        for word in [1, kind << 24 | items, *last].iter().chain(*rest) {
+            records.extend(word.to_ne_bytes());
+        }
+    }
+    let layout_bytes: Vec<u8> = layout.into_iter().flatten().flatten().copied().collect();
+    let number = |length: usize| u32::try_from(length).unwrap();
+    let (types, between) = (number(records.len()), number(layout_bytes.len()));
+    let mut header = vec![
+        if layout.is_some() { 32 } else { 24 },
+        0,
+        types,
+        types + between,
+        number(strings.len()),
+    ];
+    if layout.is_some() {
+        header.extend([types, between]);
+    }
+    let mut bytes = [&0xeb9f_u16.to_ne_bytes()[..], &[1, 0]].concat();
+    bytes.extend(header.iter().flat_map(|word| word.to_ne_bytes()));
+    bytes.extend(records);
+    bytes.extend(layout_bytes);
+    bytes.extend(strings);
+    bytes
+}
+
+#[test]
+fn an_unknown_kind_is_passed_over_where_the_file_says_its_length() {
+    // An integer, a type of kind 90 with two items, and what is looked for behind it.
+    let types: [(u32, u32, u32, &[u32]); 3] = [
+        (1, 0, 8, &[64]),
+        (90, 2, 0, &[7, 1, 2, 3, 4]),
+        (4, 1, 8, &[9, 1, 0]),
+    ];
+    let mut layout = vec![[0; 4]; 91];
+    layout[90] = [4, 8, 0, 0];
+    let bytes = made(&types, Some(&layout));
+    let btf = Btf::parse(&bytes, None).unwrap();
+    assert_eq!((btf.type_count(), btf.gap()), (4, None));
+    assert_eq!(btf.by_id(2).unwrap().kind(), BtfKind::Unknown);
+    assert_eq!(offset(&btf, "nf_conn", &["status"]), 0);
+    // Ids of a module go on behind all of them.
+    let module = made(&types[..1], None);
+    assert_eq!(Btf::parse(&module, Some(&btf)).unwrap().first_id(), 4);
+    // Nothing is taken from a table that does not reach so far.
+    let short = made(&types, Some(&layout[..90]));
+    let kind = BtfError::Kind { id: 2, kind: 90 };
+    assert_eq!(Btf::parse(&short, None).unwrap().gap(), Some(kind));
+}
+
+#[test]
+fn what_is_before_an_unknown_kind_is_read() {
+    let types: [(u32, u32, u32, &[u32]); 4] = [
+        (1, 0, 8, &[64]),
+        (4, 1, 8, &[9, 1, 0]),
+        (31, 0, 0, &[]),
+        (12, 0, 1, &[]),
+    ];
+    let bytes = made(&types, None);
+    let btf = Btf::parse(&bytes, None).unwrap();
+    let kind = BtfError::Kind { id: 3, kind: 31 };
+    assert_eq!(btf.gap(), Some(kind));
+    assert_eq!(offset(&btf, "nf_conn", &["status"]), 0);
+    assert_eq!(btf.function_id("nf_conn"), None, "it is behind");
+    assert!(btf.by_id(3).is_none() && btf.by_id(4).is_none());
+    // Where the ids of a module begin can't be told.
+    let module = made(&types[..1], None);
+    assert_eq!(Btf::parse(&module, Some(&btf)).unwrap_err(), kind);
+}
+
+#[test]
+fn more_items_than_sixteen_bits_count() {
+    let values = vec![0; 2 * 70_000];
+    let types: [(u32, u32, u32, &[u32]); 3] = [
+        (1, 0, 8, &[64]),
+        (6, 70_000, 4, &values),
+        (4, 1, 8, &[9, 1, 0]),
+    ];
+    let bytes = made(&types, None);
+    let btf = Btf::parse(&bytes, None).unwrap();
+    assert_eq!((btf.type_count(), btf.gap()), (4, None));
+    assert_eq!(offset(&btf, "nf_conn", &["status"]), 0);
 }
 
 /// The ids that another reader of BTF finds.
