@@ -92,18 +92,23 @@ fn delete_kprobe(ctx: ProbeContext) -> u32 {
 /// `ct->ct_general.use`: a reference count at offset 0 of `struct nf_conn` on every kernel.
 const CT_USE: u32 = 0;
 
-/// `nf_ct_remove_expectations` is called twice for an entry, with softirqs off: when it leaves
-/// the table, and when its last reference is gone.
+/// `IPS_DYING`: set before an entry leaves the table.
+const DYING: u64 = 1 << 9;
+
+/// `nf_ct_remove_expectations` is called twice for an entry: with softirqs off when it leaves the table, and when its
+/// last reference is gone (with softirqs on in some kernels after 5.18). Also when ctnetlink takes the helper off an
+/// entry, which stays.
 #[inline(always)]
 fn expectations_removed<M: Memory>(ct: u64) {
-    if read::member::<u32>(ct, CT_USE).is_some_and(|references| references != 0) {
+    let leaves = read::ct_status(ct).is_none_or(|status| status & DYING != 0);
+    if leaves && read::member::<u32>(ct, CT_USE).is_some_and(|references| references != 0) {
         left_the_table::<M>(ct);
     }
 }
 
 /// match: v5.4..v7.3 net/netfilter/nf_conntrack_expect.c: void nf_ct_remove_expectations(ct)
 ///
-/// For kernels whose compiler inlined the functions above.
+/// For kernels before 6.1, and those whose compiler inlined `__nf_ct_delete_from_lists`.
 #[fentry]
 fn delete_expectations_fentry(ctx: FEntryContext) -> u32 {
     expectations_removed::<Typed>(ctx.arg::<*const u8>(0) as u64);

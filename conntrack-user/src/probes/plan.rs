@@ -135,21 +135,24 @@ pub(crate) const PLAN: &[HookEvent] = &[
         kind: EventKind::Delete,
         name: "delete",
         without: "deletes and evictions are not counted",
+        // With softirqs off, where the kernel skips none: kernels before 6.1 have no `__nf_ct_delete_from_lists`, and
+        // `nf_ct_delete_from_lists` is entered with softirqs on, so that a delete in one that comes in the middle of the
+        // program would not be seen.
         candidates: &[
             fentry(&[entry("delete_fentry", "__nf_ct_delete_from_lists", 1)]),
-            fentry(&[entry("delete_fentry", "nf_ct_delete_from_lists", 1)]),
             fentry(&[entry(
                 "delete_expectations_fentry",
                 "nf_ct_remove_expectations",
                 1,
             )]),
+            fentry(&[entry("delete_fentry", "nf_ct_delete_from_lists", 1)]),
             kprobe(&[entry("delete_kprobe", "__nf_ct_delete_from_lists", 1)]),
-            kprobe(&[entry("delete_kprobe", "nf_ct_delete_from_lists", 1)]),
             kprobe(&[entry(
                 "delete_expectations_kprobe",
                 "nf_ct_remove_expectations",
                 1,
             )]),
+            kprobe(&[entry("delete_kprobe", "nf_ct_delete_from_lists", 1)]),
         ],
     },
     HookEvent {

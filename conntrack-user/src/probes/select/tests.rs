@@ -87,7 +87,7 @@ fn debian_5_10_has_no_module_btf_and_other_names() {
     );
     assert_eq!(
         at(&chosen, EventKind::Delete),
-        "kprobe nf_conntrack:nf_ct_delete_from_lists"
+        "kprobe nf_conntrack:nf_ct_remove_expectations"
     );
     assert_eq!(
         at(&chosen, EventKind::EarlyDrop),
