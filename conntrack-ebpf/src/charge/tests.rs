@@ -276,11 +276,17 @@ fn nothing_is_read_that_does_not_decide() {
     assert_eq!(read((9, 3), Table::Host, &refused), ["service", "server"]);
     assert_eq!(read((1, 3), Table::Host, &refused), ["socket"]);
     assert_eq!(read((4, 3), Table::Host, &leaves), ["tag of source"]);
-    assert_eq!(read((9, 4), Table::Host, &leaves), ["server", "tag of server"]);
+    assert_eq!(
+        read((9, 4), Table::Host, &leaves),
+        ["server", "tag of server"]
+    );
     // What comes in to the host has none.
     assert_eq!(read((9, 1), Table::Host, &leaves), ["server"]);
     // One tag for both ends.
-    assert_eq!(read((5, 5), Table::Host, &leaves), ["tag of source", "server"]);
+    assert_eq!(
+        read((5, 5), Table::Host, &leaves),
+        ["tag of source", "server"]
+    );
 }
 
 /// Claims as user space makes them, of few owners and few addresses.
@@ -306,12 +312,10 @@ fn table() -> impl Strategy<Value = Table<'static>> {
 
 fn connection() -> impl Strategy<Value = Connection> {
     let slot = prop::option::weighted(0.3, FIRST..6);
-    (1..7_u32, 1..7_u32, table(), slot).prop_map(|(source, server, table, socket)| {
-        Connection {
-            table,
-            socket,
-            ..Connection::new((source, server))
-        }
+    (1..7_u32, 1..7_u32, table(), slot).prop_map(|(source, server, table, socket)| Connection {
+        table,
+        socket,
+        ..Connection::new((source, server))
     })
 }
 

@@ -113,7 +113,9 @@ pub(super) fn asks_socket(source: Address, net: u64) -> bool {
     let Some(addresses) = addresses() else {
         return false;
     };
-    charge::asks_socket(addresses.find(source), || table(read::netns::<ByHelper>(net)))
+    charge::asks_socket(addresses.find(source), || {
+        table(read::netns::<ByHelper>(net))
+    })
 }
 
 /// Charges an entry that entered the table to whom its addresses tell. Softirqs are off.

@@ -129,7 +129,10 @@ impl Add for OwnerTotals {
             inserts: self.inserts + other.inserts,
             deletes: self.deletes + other.deletes,
             live: self.live.zip(other.live).map(|(one, other)| one + other),
-            bounds: self.bounds.zip(other.bounds).map(|(one, other)| one + other),
+            bounds: self
+                .bounds
+                .zip(other.bounds)
+                .map(|(one, other)| one + other),
             victims: self.victims + other.victims,
             causes: self.causes + other.causes,
             drops,

@@ -12,9 +12,8 @@ use conntrack_ebpf::owner::{Direction, FIRST, HOST, OwnerState, Party, UNKNOWN};
 use ctpressure_model::kubernetes::Pods;
 
 use super::{
-    OwnerSample, Owners,
+    Moved, OwnerSample, Owners,
     owner_sample::{Activity, OwnerTotals, Tops},
-    Moved,
     recount::{CensusOrder, CensusResult, Recount, States, states_by_slot},
     self_check::OwnersCheck,
 };
@@ -33,6 +32,8 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
+pub use bounds::Bounds;
+use bounds::{Baseline, values};
 use ctpressure_model::{
     events::OwnersBySlot,
     pressure::{
@@ -40,8 +41,6 @@ use ctpressure_model::{
         share::{OwnerHolding, shares},
     },
 };
-pub use bounds::Bounds;
-use bounds::{Baseline, values};
 use tally::{Found, OwnerTally, Window, difference, sum};
 
 /// Censuses after attaching that come soon one after another to find out what was there before. Later ones narrow the bounds of an
@@ -194,7 +193,8 @@ impl Ownership {
         }
         let tallies = &self.tallies;
         // Without probes nothing is charged to anybody.
-        let idle = |slot: u32| probes.is_none() || tallies.get(&slot).is_none_or(OwnerTally::is_idle);
+        let idle =
+            |slot: u32| probes.is_none() || tallies.get(&slot).is_none_or(OwnerTally::is_idle);
         // Whether there are entries is for the census to tell; until then they are taken for granted.
         let attached = probes.is_some();
         let changes = self.slots.apply(found, idle, |_| attached);
@@ -212,7 +212,11 @@ impl Ownership {
         for (slot, _) in &changes.given {
             let counts = counted.get(*slot as usize).copied().unwrap_or_default();
             // Entries from before it had its slot are charged to whoever they were charged to.
-            let baseline = if attached { Baseline::NONE } else { Baseline::UNKNOWN };
+            let baseline = if attached {
+                Baseline::NONE
+            } else {
+                Baseline::UNKNOWN
+            };
             let tally = OwnerTally::from_now(counts, baseline, &self.timeline);
             self.tallies.insert(*slot, tally);
         }
@@ -285,7 +289,10 @@ impl Ownership {
         self.owners_off = self
             .owners_check
             .add(before, moved(of_owners), after, waiting, contexts);
-        let missed = totals.lost.missed_runs.saturating_sub(self.totals.lost.missed_runs);
+        let missed = totals
+            .lost
+            .missed_runs
+            .saturating_sub(self.totals.lost.missed_runs);
         for tally in self.tallies.values_mut().filter(|_| missed > 0) {
             for baseline in &mut tally.baseline {
                 baseline.missed(missed);
@@ -310,7 +317,10 @@ impl Ownership {
             // What was there before and left since is not in the tables any more.
             let held: u64 = sample.tables.iter().map(|table| table.entries).sum();
             let most = held + self.totals.deletes;
-            let unknown = self.tallies.values_mut().flat_map(|tally| &mut tally.baseline);
+            let unknown = self
+                .tallies
+                .values_mut()
+                .flat_map(|tally| &mut tally.baseline);
             for baseline in unknown.filter(|baseline| most == 0 && !baseline.is_known()) {
                 baseline.at_most(most);
             }
@@ -369,7 +379,10 @@ impl Ownership {
     }
 
     fn exact(&self) -> usize {
-        self.tallies.values().filter(|tally| tally.is_exact()).count()
+        self.tallies
+            .values()
+            .filter(|tally| tally.is_exact())
+            .count()
     }
 
     /// A census begins: what it needs to know.
@@ -481,12 +494,17 @@ impl Ownership {
     }
 
     fn recount(&self) -> Recount {
-        let bounds = self.tallies.values().flat_map(|tally| DIRECTIONS.map(|direction| tally.live(direction)));
+        let bounds = self
+            .tallies
+            .values()
+            .flat_map(|tally| DIRECTIONS.map(|direction| tally.live(direction)));
         let widest = bounds.map(|bounds| bounds.map(Bounds::width));
         Recount {
             exact_owners: self.exact(),
             owners: self.tallies.len(),
-            widest: widest.collect::<Option<Vec<_>>>().and_then(|widths| widths.into_iter().max()),
+            widest: widest
+                .collect::<Option<Vec<_>>>()
+                .and_then(|widths| widths.into_iter().max()),
             ..self.recount
         }
     }
@@ -553,15 +571,25 @@ impl Ownership {
             }
             totals.extend([&mut sample.egress, &mut sample.ingress]);
         }
-        let Some(bounds) = totals.iter().map(|totals| totals.bounds).collect::<Option<Vec<_>>>() else {
+        let Some(bounds) = totals
+            .iter()
+            .map(|totals| totals.bounds)
+            .collect::<Option<Vec<_>>>()
+        else {
             // Of those that are known exactly it can be said all the same.
             for totals in totals {
-                totals.live = totals.bounds.filter(|bounds| bounds.width() == 0).map(|bounds| bounds.lower);
+                totals.live = totals
+                    .bounds
+                    .filter(|bounds| bounds.width() == 0)
+                    .map(|bounds| bounds.lower);
             }
             return;
         };
         let lowest: u64 = bounds.iter().map(|bounds| bounds.lower).sum();
-        for (totals, live) in totals.into_iter().zip(values(&bounds, held.unwrap_or(lowest))) {
+        for (totals, live) in totals
+            .into_iter()
+            .zip(values(&bounds, held.unwrap_or(lowest)))
+        {
             totals.live = Some(live);
         }
     }

@@ -165,7 +165,11 @@ impl Census {
         let began = Instant::now();
         let root = Root::system();
         let held: HashMap<u32, u64> = match TableReader::new(root.clone()).read() {
-            Ok(sample) => sample.tables.iter().map(|table| (table.netns, table.entries)).collect(),
+            Ok(sample) => sample
+                .tables
+                .iter()
+                .map(|table| (table.netns, table.entries))
+                .collect(),
             Err(_) => return self.found,
         };
         let host = self.order.charging.host_netns;
@@ -216,7 +220,8 @@ impl Census {
             if charge.unsettled {
                 unsettled = true;
                 let ends = [entry.original.source, entry.reply.source];
-                seen.unsettled.extend(ends.into_iter().filter(|end| charging.claims(*end)));
+                seen.unsettled
+                    .extend(ends.into_iter().filter(|end| charging.claims(*end)));
             }
             if entry.destination_translated()
                 && let Some(sighting) = sighting(netns, entry, party)

@@ -76,13 +76,18 @@ impl OwnersCheck {
         let rests = before == after && before == self.last;
         self.last = after;
         let slack = if rests { 0 } else { contexts };
-        let off = |low: u64, is: u64, high: u64| low.saturating_sub(is).max(is.saturating_sub(high));
+        let off =
+            |low: u64, is: u64, high: u64| low.saturating_sub(is).max(is.saturating_sub(high));
         let inserts = off(
             before.inserts.saturating_sub(waiting + slack),
             owners.inserts,
             after.inserts,
         );
-        let deletes = off(before.deletes.saturating_sub(slack), owners.deletes, after.deletes);
+        let deletes = off(
+            before.deletes.saturating_sub(slack),
+            owners.deletes,
+            after.deletes,
+        );
         let now = inserts + deletes;
         self.told = self.told.max(now.min(self.before));
         self.before = now;
@@ -111,9 +116,15 @@ mod tests {
         let mut check = OwnersCheck::default();
         for second in 1..10 {
             let (before, after) = (moved(second * 100, 50), moved(second * 100 + 30, 60));
-            assert_eq!(check.add(before, moved(second * 100 + 7, 55), after, 0, 2), 0);
+            assert_eq!(
+                check.add(before, moved(second * 100 + 7, 55), after, 0, 2),
+                0
+            );
             // Two programs have counted for all and not yet for the owner.
-            assert_eq!(check.add(after, moved(after.inserts - 2, after.deletes), after, 0, 2), 0);
+            assert_eq!(
+                check.add(after, moved(after.inserts - 2, after.deletes), after, 0, 2),
+                0
+            );
         }
     }
 
@@ -127,7 +138,11 @@ mod tests {
         assert_eq!(check.add(all, all, all, 0, 2), 1, "it is not taken back");
         let mut check = OwnersCheck::default();
         for _ in 0..5 {
-            assert_eq!(check.add(all, moved(99, 50), all, 1, 2), 0, "it waits for its socket");
+            assert_eq!(
+                check.add(all, moved(99, 50), all, 1, 2),
+                0,
+                "it waits for its socket"
+            );
         }
         for _ in 0..2 {
             check.add(all, moved(100, 57), all, 0, 2);

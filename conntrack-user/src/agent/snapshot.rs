@@ -5,7 +5,7 @@ use std::time::Instant;
 use ctpressure_model::pressure::state::Pressure;
 use serde::{Deserialize, Serialize};
 
-use super::{LossCounts, Own, OwnerSample, Recount, SelfCheck};
+use super::{LossCounts, NodeLosses, Own, OwnerSample, Recount, SelfCheck};
 use crate::{
     kernel::stats::KernelStats,
     owners::{Looks, Occupancy, ServiceCounts},
@@ -70,6 +70,8 @@ pub struct Tables {
     pub buckets: Option<u64>,
     /// Kernel memory of entries and buckets.
     pub table_bytes: Option<u64>,
+    /// Expectations that each namespace may have; `None`: not known.
+    pub expectation_limit: Option<u64>,
     /// Each table, the host's first.
     #[serde(rename = "tables")]
     pub list: Vec<Table>,
@@ -81,13 +83,15 @@ pub struct Probed {
     /// What is attached; empty while nothing is.
     #[serde(flatten)]
     pub status: ProbeStatus,
-    /// What the probes have counted; never goes back.
+    /// What the probes have counted; never goes back. What nothing counts now is absent.
     pub totals: Totals,
     /// What the kernel counted and no probe explained.
     pub unexplained: LossCounts,
+    /// What only the kernel counts here.
+    pub node_losses: NodeLosses,
     /// Records that watchers were too slow to take.
     pub watchers_lost: u64,
-    /// Entries against counts; `None` until attached.
+    /// Entries against counts; `None` until attached, and where not both inserts and deletes are counted.
     pub drift: Option<Drift>,
     /// What the programs cost; empty unless `kernel.bpf_stats_enabled` is 1.
     pub programs: Vec<ProgramTime>,
@@ -128,12 +132,13 @@ pub struct Snapshot {
     pub state: AgentState,
     /// Why not everything is seen.
     pub reason: Option<String>,
-    /// Whether the probes are attached and the tables were read.
+    /// Whether the tables were read, by an agent that has tried to attach its probes.
     #[serde(skip)]
     pub ready: bool,
-    /// Whether there are counts: probes are, or were, attached.
+    /// Whether the agent does its work: it has attached what it can, and gave up the capabilities that it does not
+    /// need.
     #[serde(skip)]
-    pub counting: bool,
+    pub begun: bool,
     /// The kernel that this is about.
     pub kernel: KernelInfo,
     /// The tables of all network namespaces.
@@ -186,7 +191,7 @@ impl Default for Snapshot {
             state: AgentState::default(),
             reason: Some("not attached yet".to_owned()),
             ready: false,
-            counting: false,
+            begun: false,
             kernel: KernelInfo::default(),
             tables: Tables::default(),
             probes: Probed::default(),

@@ -34,8 +34,8 @@ mod sampling;
 
 /// How often the counters are read.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long to wait after attaching anew went wrong.
-const RETRY: Duration = Duration::from_secs(10);
+/// How long to wait after attaching went wrong: what the kernel describes of itself is megabytes to read.
+const RETRY: Duration = Duration::from_mins(1);
 
 /// How long the first look for owners may take.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
@@ -46,6 +46,8 @@ pub(crate) struct AgentOptions {
     pub probes: Options,
     /// Give up, after attaching, the capabilities that are not needed any more.
     pub drop_capabilities: bool,
+    /// Without probes show what can be seen without them: tables, the kernel's own statistics. Else it is an error.
+    pub goes_on_without: bool,
     /// Names, workloads and labels of pods, whenever somebody who knows them says something new.
     pub pods: Option<watch::Receiver<Latest>>,
 }
@@ -59,8 +61,13 @@ enum ProbesLife {
         reader: JoinHandle<()>,
         status: ProbeStatus,
     },
-    /// Attaching anew went wrong.
-    Failed { reason: String, since: Instant },
+    /// Nothing could be attached; tables are seen all the same.
+    Without {
+        reason: String,
+        since: Instant,
+        /// Trying again can help.
+        may_pass: bool,
+    },
 }
 
 struct Supervisor {
@@ -83,7 +90,8 @@ struct Supervisor {
     host_netns: u32,
     reconciler: Reconciler,
     capabilities: Option<Capabilities>,
-    attached_once: bool,
+    /// It was attached, or found out that it can't be.
+    begun: bool,
     problems: KnownProblems,
     kernel: KernelInfo,
 }
@@ -94,7 +102,7 @@ struct Supervisor {
 /// the probes.
 ///
 /// # Errors
-/// If the probes can't be attached at all.
+/// If the probes can't be attached at all and it is not to go on without them.
 pub(crate) async fn run(
     mut options: AgentOptions,
     publisher: Publisher,
@@ -122,7 +130,7 @@ pub(crate) async fn run(
         host_netns: 0,
         reconciler: Reconciler::default(),
         capabilities: None,
-        attached_once: false,
+        begun: false,
         problems: KnownProblems::default(),
         kernel: KernelInfo { release },
     };
@@ -135,16 +143,13 @@ pub(crate) async fn run(
     } else {
         tracing::warn!("looking for the owners of this node takes long; attaching without them");
     }
-    match supervisor.attach().await {
-        Ok(()) => {}
-        Err(AttachError::NotLoaded) => {
-            tracing::info!(
-                "{}; waiting for it ({})",
-                AttachError::NotLoaded,
-                AttachError::NotLoaded.help()
-            );
-        }
-        Err(error) => return Err(error),
+    supervisor.try_to_attach().await?;
+    if matches!(supervisor.life, ProbesLife::Waiting) {
+        tracing::info!(
+            "{}; waiting for it ({})",
+            AttachError::NotLoaded,
+            AttachError::NotLoaded.help()
+        );
     }
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -221,7 +226,7 @@ impl Supervisor {
         }
         let probes = match &self.life {
             ProbesLife::Attached { probes, .. } => Some(Arc::clone(probes)),
-            ProbesLife::Waiting | ProbesLife::Failed { .. } => None,
+            ProbesLife::Waiting | ProbesLife::Without { .. } => None,
         };
         let (ownership, discovery) = (Arc::clone(&self.ownership), Arc::clone(&found));
         let taken = self
@@ -298,10 +303,16 @@ impl Supervisor {
             reader,
             status,
         };
-        self.attached_once = true;
         self.baseline = None;
         self.recounter = Recounter::default();
         self.reconciler.restart();
+        self.begin();
+        Ok(())
+    }
+
+    /// Nothing more needs all capabilities: from now on the agent works with few.
+    fn begin(&mut self) {
+        self.begun = true;
         if self.options.drop_capabilities && self.capabilities.is_none() {
             // Once, and before any other thread exists: each thread has its own, and a new one those
             // of the thread that starts it.
@@ -317,7 +328,6 @@ impl Supervisor {
                 .inspect_err(|error| tracing::warn!(%error, "no thread to read the tables on"))
                 .ok();
         }
-        Ok(())
     }
 
     /// Runs `work` beside the events; `None` if it panicked.
@@ -344,7 +354,7 @@ impl Supervisor {
             }
             // Their maps live as long as the probes: nothing that was counted is lost.
             if let Ok(totals) = probes.totals() {
-                self.base = self.base + totals;
+                self.base = self.base.and(&totals);
             }
             let mut ownership = locked(&self.ownership);
             if let Err(error) = ownership.read(probes) {
@@ -357,28 +367,42 @@ impl Supervisor {
             self.life = ProbesLife::Waiting;
             self.trackers.clear();
         }
-        if let ProbesLife::Failed { since, .. } = &self.life
-            && since.elapsed() < RETRY
+        if let ProbesLife::Without {
+            since, may_pass, ..
+        } = &self.life
+            && (!may_pass || since.elapsed() < RETRY)
         {
             return Ok(());
         }
-        match self.attach().await {
-            Ok(()) => Ok(()),
+        self.try_to_attach().await
+    }
+
+    /// Attaches what can be attached. Whatever keeps it from attaching anything is said once.
+    async fn try_to_attach(&mut self) -> Result<(), AttachError> {
+        let error = match self.attach().await {
+            Ok(()) => return Ok(()),
             Err(AttachError::NotLoaded) => {
                 self.life = ProbesLife::Waiting;
-                Ok(())
+                return Ok(());
             }
-            Err(error) if !self.attached_once => Err(error),
-            Err(error) => {
-                let reason = format!("cannot attach again: {error}");
-                tracing::error!(help = error.help(), "{reason}");
-                self.life = ProbesLife::Failed {
-                    reason,
-                    since: Instant::now(),
-                };
-                Ok(())
-            }
+            Err(error) if !(self.begun || self.options.goes_on_without) => return Err(error),
+            Err(error) => error,
+        };
+        let reason = format!(
+            "nothing is attached, so that only tables and the kernel's own statistics are seen: {error} ({})",
+            error.help()
+        );
+        if !matches!(&self.life, ProbesLife::Without { reason: before, .. } if *before == reason) {
+            tracing::error!("{reason}");
+            self.reconciler.restart();
         }
+        self.begin();
+        self.life = ProbesLife::Without {
+            reason,
+            since: Instant::now(),
+            may_pass: error.may_pass(),
+        };
+        Ok(())
     }
 }
 

@@ -113,6 +113,7 @@ impl Run {
         let options = AgentOptions {
             probes: self.probes.options(true),
             drop_capabilities: true,
+            goes_on_without: true,
             pods: companions.kubernetes.as_ref().and_then(Kube::latest),
         };
         let exporter = Arc::new(Exporter::new(

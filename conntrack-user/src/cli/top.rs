@@ -181,6 +181,7 @@ impl Top {
             let options = AgentOptions {
                 probes: self.probes.options(true),
                 drop_capabilities: false,
+                goes_on_without: false,
                 pods: None,
             };
             let events = match mode {

@@ -189,6 +189,7 @@ impl Watch {
             let options = AgentOptions {
                 probes: self.probes.options(filter.wants(Kind::Insert)),
                 drop_capabilities: false,
+                goes_on_without: false,
                 pods: None,
             };
             let source = EventSource::Own(handle.subscribe(filter)?);

@@ -54,6 +54,11 @@ pub(crate) const EXPIRED_RISK: u64 = 10;
 /// A quarter of the limit is taken by nothing.
 pub(crate) const EXPIRED_PROBLEM: u64 = 25;
 
+/// Expectations that there are, per cent of those that there may be: a helper's sessions come in bursts.
+pub(crate) const EXPECTATIONS_RISK: u64 = 75;
+/// There is no room for one more.
+pub(crate) const EXPECTATIONS_FULL: u64 = 100;
+
 /// Source ports in use towards one destination, per cent of those that the kernel may choose. It tries up
 /// to 248 ports; with this many taken it still finds one.
 pub(crate) const PORTS_RISK: u64 = 50;

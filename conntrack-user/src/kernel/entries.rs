@@ -176,7 +176,8 @@ impl Recent {
 
     /// Whether this entry is among them; it is from now on.
     fn has(&mut self, entry: &TableEntry) -> bool {
-        let is_it = |listed: &&(u32, EntryTuple)| listed.0 == entry.id && listed.1 == entry.original;
+        let is_it =
+            |listed: &&(u32, EntryTuple)| listed.0 == entry.id && listed.1 == entry.original;
         if self.listed.iter().find(is_it).is_some() {
             return true;
         }

@@ -152,6 +152,15 @@ impl KernelStats {
         std::array::from_fn(|stat| (SOURCES[stat].0, values[stat]))
     }
 
+    /// Expectations that there are now: connections that a helper has announced. `None`: this way of reading does not say.
+    pub fn expectations(&self) -> Option<u64> {
+        let (made, ended) = self.expect_create.zip(self.expect_delete)?;
+        // The kernel's numbers have 32 bits, and so has what is left of them.
+        let there = made.wrapping_sub(ended) & u64::from(u32::MAX);
+        // One that ended on another CPU after its number was read.
+        (there < 1 << 31).then_some(there).or(Some(0))
+    }
+
     /// What was counted since `before`. Numbers that went back (another instance of the module) count as none.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {

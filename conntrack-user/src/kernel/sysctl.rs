@@ -44,6 +44,14 @@ pub(crate) fn buckets(root: &Root) -> Result<u64, SysctlError> {
     read(root, "nf_conntrack_buckets")
 }
 
+/// `nf_conntrack_expect_max`: expectations that each network namespace may have, one number for all of them.
+///
+/// # Errors
+/// As [`limit`].
+pub(crate) fn expectation_limit(root: &Root) -> Result<u64, SysctlError> {
+    read(root, "nf_conntrack_expect_max")
+}
+
 /// `nf_conntrack_count`: entries of the table of the caller's network namespace.
 ///
 /// # Errors

@@ -63,6 +63,8 @@ pub(crate) struct TablesSample {
     pub limit: u64,
     /// Buckets of the hash table that all share.
     pub buckets: u64,
+    /// Expectations that each namespace may have; `None`: not to be read.
+    pub expectation_limit: Option<u64>,
     /// The host's first, then by name.
     pub tables: Vec<TableSample>,
     /// Why the host's is not among them.
@@ -191,6 +193,7 @@ impl TableReader {
         Ok(TablesSample {
             limit,
             buckets,
+            expectation_limit: sysctl::expectation_limit(&self.root).ok(),
             tables,
             host_unseen: host_unseen.map(|why| why.to_string()),
             problems,

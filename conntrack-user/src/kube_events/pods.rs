@@ -171,6 +171,8 @@ const fn is_worth_it([table_full, chain, clash]: Losses) -> bool {
 /// The tables that are full.
 struct Full<'a> {
     limit: u64,
+    /// Who holds what is counted.
+    counted: bool,
     host: bool,
     tables: Vec<&'a str>,
     /// The pods that hold most of one, by namespace and name.
@@ -187,6 +189,7 @@ impl<'a> Full<'a> {
         let tables: Vec<&str> = full.map(|table| table.name.as_str()).collect();
         let mut this = Self {
             limit: snapshot.tables.limit.unwrap_or_default(),
+            counted: snapshot.probes.totals.flow().is_some(),
             host: tables.contains(&"host"),
             tables,
             holders: Vec::new(),
@@ -204,6 +207,7 @@ impl<'a> Full<'a> {
     fn is_held_by(&self, sample: &OwnerSample) -> bool {
         let least = if self.host { MOST } else { OWN };
         !self.tables.is_empty()
+            && self.counted
             && self.limit > 0
             && as_f64(sample.live()) >= least * as_f64(self.limit)
     }

@@ -9,7 +9,7 @@ use ctpressure_model::{
 
 use super::*;
 use crate::{
-    agent::{Activity, OwnerSample, OwnerTotals, Owners, Table, Tables, Tops},
+    agent::{Activity, OwnerSample, OwnerTotals, Owners, Probed, Table, Tables, Tops},
     limit::{
         Report,
         change::{By, Change, ChangeOutcome, Purpose, Size},
@@ -50,6 +50,7 @@ impl Node {
                     list: owners,
                     ..Owners::default()
                 },
+                probes: counted(),
                 ..Snapshot::default()
             },
             limit: None,
@@ -437,4 +438,20 @@ fn a_note_fits_into_an_event() {
     node.limit = Some(report(vec![long]));
     let text = node.pass(1).remove(0).1.note;
     assert!(text.len() <= 1024 && !text.contains('\n'), "{text}");
+}
+
+/// Probes that count what comes and what goes.
+fn counted() -> Probed {
+    let mut probes = Probed::default();
+    probes.totals.inserts = Some(0);
+    probes.totals.deletes = Some(0);
+    probes
+}
+
+#[test]
+fn who_holds_a_table_is_not_told_where_entries_are_not_counted() {
+    let mut node = Node::new(vec![pod("shop", "cart", 1500)]);
+    node.snapshot.probes.totals.deletes = None;
+    node.fill(0, Pressure::Full);
+    assert_eq!(node.pass(60), []);
 }

@@ -110,7 +110,7 @@ impl Control {
         priority::thread("limit", work).map(drop)
     }
 
-    /// Hands on what the agent sees, as long as it lives. The thread is started when the agent counts: by then it
+    /// Hands on what the agent sees, as long as it lives. The thread is started when the agent has begun: by then it
     /// has given up the capabilities that it does not need, and the thread, too, is to have only what was kept.
     ///
     /// # Errors
@@ -120,7 +120,7 @@ impl Control {
         loop {
             snapshots.changed().await.map_err(|_| Closed)?;
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            if !snapshot.counting {
+            if !snapshot.begun {
                 continue;
             }
             if let Err(error) = self.start() {

@@ -13,6 +13,7 @@ use conntrack_ebpf::owner;
 use super::{
     Mechanism, Options, ProbeStatus, Probes,
     choice::{self, Candidates, choose, no_hook, status_of},
+    counted::Counted,
     error::AttachError,
     globals::{AtConfirm, find_fields, ring_size, settings},
     object::{self, Programs, TagRoom},
@@ -83,10 +84,13 @@ pub(super) fn attach(options: &Options, owners: &Charged) -> Result<Probes, Atta
 /// What is going to be done at the confirmation if the kernel takes the first of what it offers.
 fn at_confirm(plan: &[(&'static HookEvent, Candidates)]) -> AtConfirm {
     let offers = |kind| plan.iter().filter(move |(event, _)| event.kind == kind);
-    let first = offers(EventKind::Insert).find_map(|(_, candidates)| candidates.iter().flatten().next());
+    let first =
+        offers(EventKind::Insert).find_map(|(_, candidates)| candidates.iter().flatten().next());
     AtConfirm {
-        records: offers(EventKind::Confirm).any(|(_, candidates)| candidates.iter().any(Result::is_ok)),
-        counts: first.is_some_and(|(_, hooks)| hooks.iter().any(|hook| hook.program == COUNTS_AT_CONFIRM)),
+        records: offers(EventKind::Confirm)
+            .any(|(_, candidates)| candidates.iter().any(Result::is_ok)),
+        counts: first
+            .is_some_and(|(_, hooks)| hooks.iter().any(|hook| hook.program == COUNTS_AT_CONFIRM)),
     }
 }
 
@@ -120,19 +124,33 @@ fn with_running<T>(
     };
     let vmlinux_bytes = fs::read(path).map_err(|error| no_btf(path, &error))?;
     let vmlinux = Btf::parse(&vmlinux_bytes, None).map_err(|error| no_btf(path, &error))?;
-    let path = Path::new("/sys/kernel/btf").join(MODULE);
-    let module_bytes = read_if_there(&path).map_err(|error| no_btf(&path, &error))?;
+    // Without it functions of the module are reached by their symbols.
+    let module_bytes = read_if_there(&Path::new("/sys/kernel/btf").join(MODULE));
     let module = module_bytes
-        .as_deref()
-        .map(|bytes| Btf::parse(bytes, Some(&vmlinux)))
-        .transpose()
-        .map_err(|error| no_btf(&path, &error))?;
+        .as_ref()
+        .map_err(ToString::to_string)
+        .and_then(|bytes| match bytes {
+            Some(bytes) => Btf::parse(bytes, Some(&vmlinux))
+                .map(Some)
+                .map_err(|error| error.to_string()),
+            None => Ok(None),
+        });
+    let gap = vmlinux.gap().map(|gap| gap.to_string());
+    let gap = gap.or_else(|| {
+        let error = module.as_ref().err()?;
+        Some(format!("that of {MODULE} can't be read: {error}"))
+    });
+    if let Some(gap) = &gap {
+        tracing::warn!("this kernel's BTF is read in part: {gap}");
+    }
+    let module = module.ok().flatten();
     let symbols = Symbols::read(&root, SYMBOLS).map_err(AttachError::Symbols)?;
     let running = Running {
         vmlinux: &vmlinux,
         module: module.as_ref(),
         symbols,
         without: &options.without_functions,
+        gap,
     };
     act(&running, presence)
 }
@@ -175,12 +193,14 @@ fn attach_plan(
         },
         counts_at_confirm: false,
         sees_confirm: false,
+        counted: Counted::default(),
         presence,
     };
     let mut module_fd = ModuleBtf::default();
     for (event, candidates) in plan {
         attach_event(event, candidates, &programs, &mut module_fd, &mut outcome)?;
     }
+    outcome.counted = Counted::of(&outcome.status, outcome.counts_at_confirm);
     outcome.reserve = reserve(options, running, &programs, &mut module_fd, &outcome);
     Ok(outcome)
 }

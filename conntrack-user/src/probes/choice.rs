@@ -4,7 +4,7 @@ use super::{
     Mechanism, Options,
     plan::{COUNTS_AT_CONFIRM, Candidate, EventKind, HookEvent, PLAN},
     select::{self, KernelSymbols, Resolved},
-    status::HookStatus,
+    status::{HookStatus, ProbeStatus},
 };
 
 pub(super) type Candidates = Vec<Result<(Mechanism, Vec<Resolved>), String>>;
@@ -66,6 +66,15 @@ pub(super) fn foresee(plan: Vec<(&'static HookEvent, Candidates)>) -> Vec<HookSt
         }
     }
     statuses
+}
+
+/// What is seen when nothing is attached: no event, for this reason.
+pub(crate) fn nothing(reason: &str) -> ProbeStatus {
+    let reasons = [reason.to_owned()];
+    ProbeStatus {
+        hooks: PLAN.iter().map(|event| no_hook(event, &reasons)).collect(),
+        fields: Vec::new(),
+    }
 }
 
 /// A hook that was chosen.
@@ -145,6 +154,34 @@ mod tests {
             .filter(|hook| hook.mechanism.is_none())
             .map(|hook| hook.event)
             .collect()
+    }
+
+    /// Kernels before 6.1 have all of them but this one.
+    #[test]
+    fn deletes_are_seen_where_softirqs_are_off() {
+        for btf in [true, false] {
+            let before_6_1 = MadeChoice {
+                without: "__nf_ct_delete_from_lists",
+                btf,
+            };
+            let hooks = foresee(choose(&Options::default(), &before_6_1));
+            let delete = hooks.iter().find(|hook| hook.event == "delete");
+            assert_eq!(
+                delete.map(|hook| hook.function.as_str()),
+                Some("nf_ct_remove_expectations")
+            );
+        }
+    }
+
+    #[test]
+    fn without_any_hook_every_event_says_so() {
+        let status = nothing("no usable BTF");
+        assert_eq!(status.hooks.len(), PLAN.len());
+        assert_eq!(status.missing().count(), PLAN.len());
+        assert!(status.hooks.iter().all(|hook| {
+            let reason = hook.reason.as_deref().unwrap_or_default();
+            reason.contains("no usable BTF")
+        }));
     }
 
     #[test]

@@ -53,6 +53,23 @@ pub enum AttachError {
 }
 
 impl AttachError {
+    /// Whether it can pass by itself: what is not there may be mounted, loaded or allowed later. What this process lacks
+    /// or the build left out stays so.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NotLoaded
+            | Self::NoBtf { .. }
+            | Self::NotPermitted { .. }
+            | Self::Presence(_)
+            | Self::Symbols(_)
+            | Self::Thread(_)
+            | Self::OwnerMaps(_)
+            | Self::Object(ObjectError::Map { .. } | ObjectError::Cpus(_)) => true,
+            Self::Capability { .. }
+            | Self::Object(ObjectError::LeftOut | ObjectError::Malformed(_)) => false,
+        }
+    }
+
     /// What to do about it, for a person.
     pub fn help(&self) -> &'static str {
         match self {

@@ -23,7 +23,10 @@ pub(super) fn find_fields(vmlinux: &Btf<'_>) -> (Vec<(&'static str, u32)>, Vec<F
                     Ok(member.offset_bytes)
                 }
                 Ok(member) => Err(format!("has {} bytes, not {}", member.size, field.size)),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(match vmlinux.gap() {
+                    Some(gap) => format!("{error}, as far as it can be read: {gap}"),
+                    None => error.to_string(),
+                }),
             };
             let offset = found.as_ref().copied().unwrap_or(MISSING);
             let status = FieldStatus {

@@ -3,10 +3,12 @@
 //! * `plan`: the hook plan, data;
 //! * `select`: which candidate a kernel offers, pure;
 //! * `object`, `attach`: the eBPF object is loaded and hung into the kernel;
+//! * `counted`: which counts that gives, pure;
 //! * `totals`, `ring`: what comes back, exact counts and detail.
 
 mod attach;
 mod choice;
+mod counted;
 mod error;
 mod globals;
 mod object;
@@ -37,6 +39,8 @@ use conntrack_ebpf::{
 };
 
 pub(crate) use attach::outlook;
+pub(crate) use choice::nothing;
+use counted::Counted;
 pub(crate) use error::AttachError;
 pub(crate) use options::{Mechanism, Options};
 pub(crate) use owner_maps::{OwnerMaps, TagReader};
@@ -66,6 +70,7 @@ pub struct Probes {
     status: ProbeStatus,
     counts_at_confirm: bool,
     sees_confirm: bool,
+    counted: Counted,
     presence: Presence,
 }
 
@@ -116,25 +121,26 @@ impl Probes {
     /// What the counters mean under the chosen plan.
     fn name(&self, sums: &Counters, missed_runs: u64) -> Totals {
         let sum = |counter: Counter| sums[counter as usize];
+        let counted = &self.counted;
         let inserts = if self.counts_at_confirm {
             sum(Counter::Confirmed) + sum(Counter::CheckInserts)
         } else {
             sum(Counter::HashInserts)
         } + sum(Counter::ClashInserts);
-        let at_confirm = |counter| self.sees_confirm.then(|| sum(counter));
+        let when = |counted: bool, counter| counted.then(|| sum(counter));
         Totals {
-            inserts,
+            inserts: counted.inserts.then_some(inserts),
             clash_inserts: sum(Counter::ClashInserts),
-            deletes: sum(Counter::Deletes),
-            evictions: sum(Counter::Evictions),
-            evictions_cause_unknown: sum(Counter::EvictionsCauseUnknown),
+            deletes: when(counted.deletes, Counter::Deletes),
+            evictions: when(counted.evictions, Counter::Evictions),
+            evictions_cause_unknown: when(counted.evictions, Counter::EvictionsCauseUnknown),
             drops: DropTotals {
-                table_full: sum(Counter::DropTableFull),
-                clash: sum(Counter::DropClash),
-                chain_too_long: at_confirm(Counter::DropChainTooLong),
-                dying: at_confirm(Counter::DropDying),
+                table_full: when(counted.table_full, Counter::DropTableFull),
+                clash: when(counted.clash, Counter::DropClash),
+                chain_too_long: when(counted.at_confirm, Counter::DropChainTooLong),
+                dying: when(counted.at_confirm, Counter::DropDying),
             },
-            refused_table_full: sum(Counter::RefusedTableFull),
+            refused_table_full: when(counted.table_full, Counter::RefusedTableFull),
             lost: Lost {
                 insert_records: sum(Counter::LostInsertRecords),
                 insert_weight: sum(Counter::LostInsertWeight),
@@ -148,6 +154,11 @@ impl Probes {
                 missed_runs,
             },
         }
+    }
+
+    /// Which counts are withheld although their event has a hook, and why.
+    pub(crate) fn blind(&self) -> &[String] {
+        &self.counted.blind
     }
 
     /// The maps by which the programs charge owners.

@@ -135,7 +135,9 @@ pub(super) fn open(
         map.set_max_entries(tags.most);
         if tags.as_needed {
             let aya_obj::Map::Legacy(map) = map else {
-                return Err(malformed(format!("{TAGS_MAP} is not in the section of maps")));
+                return Err(malformed(format!(
+                    "{TAGS_MAP} is not in the section of maps"
+                )));
             };
             map.def.map_flags |= BPF_F_NO_PREALLOC;
         }

@@ -158,7 +158,9 @@ pub(crate) const PLAN: &[HookEvent] = &[
     HookEvent {
         kind: EventKind::Clash,
         name: "clash",
-        without: "clash drops are not seen; the kernel's own statistics have their number",
+        without: "clash drops are not seen, nor entries that a resolved clash lets in in one direction, so that \
+                  inserts may be off by the kernel's statistic clash_resolve; its own statistics have the number \
+                  of both",
         candidates: &[
             fentry(&[at_return("clash_fexit", "nf_ct_resolve_clash", 3)]),
             kprobe(&[
@@ -193,6 +195,13 @@ pub(crate) const PLAN: &[HookEvent] = &[
         )])],
     },
 ];
+
+/// What an event is called.
+pub(super) fn name(kind: EventKind) -> &'static str {
+    PLAN.iter()
+        .find(|event| event.kind == kind)
+        .map_or("", |event| event.name)
+}
 
 /// What is attached only while a table is nearly full, where the new flow is seen by fentry: the
 /// packet that a table-full drop loses. It tells the socket, and with it the owner among those who

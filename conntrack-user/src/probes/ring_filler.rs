@@ -8,7 +8,11 @@ use std::{
 
 use conntrack_ebpf::owner;
 
-use super::{AttachError, RingReader, globals::ring_size, object::{self, TagRoom}};
+use super::{
+    AttachError, RingReader,
+    globals::ring_size,
+    object::{self, TagRoom},
+};
 use crate::sys::bpf;
 
 const PROGRAM: &str = "ring_fill";
@@ -25,13 +29,8 @@ impl RingFiller {
     /// # Errors
     /// If the kernel refuses the maps or the program.
     pub fn new(ring_bytes: u32) -> Result<(Self, RingReader), AttachError> {
-        let (programs, maps) = object::open(
-            &[],
-            ring_size(ring_bytes),
-            owner::FIRST,
-            TagRoom::LEAST,
-            0,
-        )?;
+        let (programs, maps) =
+            object::open(&[], ring_size(ring_bytes), owner::FIRST, TagRoom::LEAST, 0)?;
         let (code, license) = programs.code(PROGRAM)?;
         let program = bpf::load_program(PROGRAM, bpf::ProgramKind::SocketFilter, code, license)
             .map_err(|error| AttachError::NotPermitted {

@@ -17,6 +17,8 @@ pub(super) struct Running<'a> {
     pub(super) symbols: Symbols,
     /// Functions to treat as missing.
     pub(super) without: &'a [String],
+    /// Why not all of the BTF could be read.
+    pub(super) gap: Option<String>,
 }
 
 impl Running<'_> {
@@ -37,6 +39,10 @@ impl KernelSymbols for Running<'_> {
             })
         };
         find(self.vmlinux, false).or_else(|| self.module.and_then(|btf| find(btf, true)))
+    }
+
+    fn btf_gap(&self) -> Option<&str> {
+        self.gap.as_deref()
     }
 
     fn symbol(&self, name: &str) -> Option<Symbol> {

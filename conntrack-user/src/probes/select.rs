@@ -20,6 +20,10 @@ pub(crate) struct BtfFunction {
 pub(crate) trait KernelSymbols {
     /// The function with exactly this name in BTF, vmlinux first.
     fn btf_function(&self, name: &str) -> Option<BtfFunction>;
+    /// Why not all of the BTF could be read; what is not found may be there.
+    fn btf_gap(&self) -> Option<&str> {
+        None
+    }
     /// The symbol with exactly this name.
     fn symbol(&self, name: &str) -> Option<Symbol>;
     /// The symbol with this name and a compiler's suffix.
@@ -77,9 +81,14 @@ pub(crate) fn resolve_hook(
     let btf = match mechanism {
         Mechanism::Kprobe => None,
         Mechanism::Fentry => {
-            let function = kernel
-                .btf_function(name)
-                .ok_or_else(|| format!("this kernel's BTF has no function {name}"))?;
+            let function = kernel.btf_function(name).ok_or_else(|| {
+                let gap = kernel.btf_gap();
+                let gap = gap.map(|gap| format!(", as far as it can be read: {gap}"));
+                format!(
+                    "this kernel's BTF has no function {name}{}",
+                    gap.unwrap_or_default()
+                )
+            })?;
             if function.parameters != hook.parameters {
                 return Err(format!(
                     "{name} has {} parameters, {} were expected",

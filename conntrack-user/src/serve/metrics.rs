@@ -89,15 +89,11 @@ fn families(
     companions: &CompanionStatus,
     node_exporter_names: bool,
 ) -> Vec<MetricFamily> {
-    let by_owner = snapshot
-        .counting
-        .then(|| owners::families(snapshot))
-        .into_iter()
-        .flatten();
     let limit = companions.limit.as_deref();
     let mut families: Vec<_> = tables(snapshot)
         .into_iter()
-        .chain(by_owner)
+        .chain(owners::families(snapshot))
+        .chain(by_nobody(snapshot))
         .chain(limit.into_iter().flat_map(limit::families))
         .chain(own_state(snapshot, companions))
         .filter_map(Family::finish)
@@ -108,7 +104,7 @@ fn families(
     families
 }
 
-fn tables(snapshot: &Snapshot) -> [Family; 7] {
+fn tables(snapshot: &Snapshot) -> [Family; 9] {
     [
         Family::gauge(
             "ctpressure_table_entries",
@@ -149,6 +145,19 @@ fn tables(snapshot: &Snapshot) -> [Family; 7] {
             "Kernel memory of the entries of all namespaces (slab pages) and of the hash buckets, without extensions.",
         )
         .maybe(&[], snapshot.tables.table_bytes.map(f)),
+        Family::gauge(
+            "ctpressure_table_expectations",
+            "Expectations of a network namespace: connections that a helper (FTP, SIP, ...) has announced. At the limit it drops the packet that would announce one more. Absent where the kernel has no /proc/net/stat/nf_conntrack.",
+        )
+        .each(&snapshot.tables.list, |family, table| {
+            let there = table.stats.and_then(|stats| stats.expectations());
+            family.maybe(&[("netns", &table.name)], there.map(f))
+        }),
+        Family::gauge(
+            "ctpressure_expectation_limit",
+            "Expectations that each network namespace may have (nf_conntrack_expect_max, one number for all of them).",
+        )
+        .maybe(&[], snapshot.tables.expectation_limit.map(f)),
         Family::counter(
             "ctpressure_kernel_stat_total",
             "The kernel's own conntrack statistics. insert counts only entries made by ctnetlink or BPF, found only tuples that NAT found taken.",
@@ -159,6 +168,24 @@ fn tables(snapshot: &Snapshot) -> [Family; 7] {
                 family.maybe(&[("netns", &table.name), ("stat", stat)], value.map(f))
             })
         }),
+    ]
+}
+
+/// What only the kernel counts here, so that no owner can be charged.
+fn by_nobody(snapshot: &Snapshot) -> [Family; 2] {
+    let node = &snapshot.probes.node_losses;
+    [
+        Family::counter(
+            "ctpressure_node_drops_total",
+            "Packets lost over all network namespaces that only the kernel's own statistics count, where a probe is missing, so that no owner is charged: drop (full tables, unresolved clashes, no memory; less what probes told), chain_too_long. Absent for what probes count: that is in ctpressure_drops_total.",
+        )
+        .maybe(&[("stat", "drop")], node.drops.map(f))
+        .maybe(&[("stat", "chain_too_long")], node.chain_too_long.map(f)),
+        Family::counter(
+            "ctpressure_node_evictions_total",
+            "Live entries removed to make room, over all network namespaces, that only the kernel's own statistics count; absent where probes count them: those are in ctpressure_evictions_total.",
+        )
+        .maybe(&[], node.evictions.map(f)),
     ]
 }
 

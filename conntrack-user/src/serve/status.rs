@@ -3,9 +3,13 @@
 use std::cmp::Reverse;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{CompanionStatus, top};
-use crate::agent::{OwnerSample, Snapshot};
+use crate::{
+    agent::{OwnerSample, Snapshot},
+    probes::Totals,
+};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct StatusPage<'a> {
@@ -13,7 +17,7 @@ pub(crate) struct StatusPage<'a> {
     #[serde(flatten)]
     snapshot: &'a Snapshot,
     /// Owners that hold, open or lose most.
-    owners: Vec<&'a OwnerSample>,
+    owners: Vec<Value>,
     /// Owners that are not among them.
     owners_not_shown: usize,
     #[serde(flatten)]
@@ -34,6 +38,44 @@ fn foremost(owners: &[OwnerSample]) -> Vec<&OwnerSample> {
     owners
 }
 
+/// The owner; what no probe counts is null.
+fn counted(owner: &OwnerSample, totals: &Totals) -> Value {
+    // Strings and numbers: this can't fail.
+    let mut owner = serde_json::to_value(owner).unwrap_or_default();
+    let (inserts, deletes) = (totals.inserts.is_some(), totals.deletes.is_some());
+    let live = totals.flow().is_some();
+    let drops = totals.drops.table_full.is_some() && totals.drops.clash.is_some();
+    let evictions = totals.evictions.is_some();
+    for direction in ["egress", "ingress"] {
+        for (name, counted) in [
+            ("inserts", inserts),
+            ("deletes", deletes),
+            ("live", live),
+            ("victims", evictions),
+            ("causes", evictions),
+        ] {
+            if !counted {
+                owner[direction][name] = Value::Null;
+            }
+        }
+    }
+    for (name, counted) in [
+        ("inserts_per_second", inserts),
+        ("insert_share", inserts),
+        ("deletes_per_second", deletes),
+        ("drops_per_second", drops),
+        ("drop_share", drops),
+        ("live_share", live),
+        ("limit_share", live),
+        ("lifetime", live),
+    ] {
+        if !counted {
+            owner["activity"][name] = Value::Null;
+        }
+    }
+    owner
+}
+
 impl<'a> StatusPage<'a> {
     /// What the agent saw last, and how what runs beside it is now.
     pub(crate) fn new(snapshot: &'a Snapshot, companions: &'a CompanionStatus) -> Self {
@@ -43,7 +85,10 @@ impl<'a> StatusPage<'a> {
             version: env!("CARGO_PKG_VERSION"),
             snapshot,
             owners_not_shown: snapshot.owners.list.len() - owners.len(),
-            owners,
+            owners: owners
+                .into_iter()
+                .map(|owner| counted(owner, &snapshot.probes.totals))
+                .collect(),
             companions,
             problems: problems.chain(companions.problems()).collect(),
         }

@@ -12,7 +12,8 @@
 //! | `limit`, `buckets`, `table_bytes` | what all tables share; null: not known; `limit` 0: none |
 //! | `tables` | `netns`, `name`, `entries`, `occupancy` (of the limit, 0 to 1), `pressure`, `seconds_to_full`; at most [`TABLES`], the host's first |
 //! | `other_tables` | `number` and `entries` of those that are not shown |
-//! | `totals` | `inserts`, `deletes`, `evictions`, `drops` by reason, since the agent began; `inserts_per_second`, `deletes_per_second`, `drops_per_second`; `lost`: events without detail |
+//! | `totals` | `inserts`, `deletes`, `evictions`, `drops` by reason, since the agent began; `inserts_per_second`, `deletes_per_second`, `drops_per_second`; `not_counted`: what no probe counts here; `lost`: events without detail |
+//! | `node_losses` | `drops`, `evictions`, `chain_too_long`: what only the kernel counts here, since the agent began; null: probes count it |
 //! | `owners` | below; at most [`OWNERS`], most live entries first |
 //! | `other_owners` | `number`, `live`, `inserts`, `deletes`, `drops` of those that are not shown |
 //! | `census` | whether the entries from before the agent began are charged to owners |
@@ -26,6 +27,8 @@
 //! have `states` (at the last census) and `destinations`: `inserts` (real servers), `services` (as
 //! asked for) and `drops`, each with `window_seconds`, `total`, `others_at_most` and `destinations`
 //! (`address`, `port`, `protocol`, `count`, `error`, `share`, `per_second`); the others have null.
+//!
+//! What no probe counts on this kernel is null, in `totals` and of each owner: numbers, shares and rates.
 //!
 //! A line is never longer than [`LINE_BYTES`].
 
@@ -46,7 +49,7 @@ use tokio::{
 };
 
 use crate::{
-    agent::{AgentState, Bounds, Snapshot, Tops},
+    agent::{AgentState, Bounds, NodeLosses, Snapshot, Tops},
     owners::{OwnerKind, Workload},
 };
 
@@ -93,6 +96,9 @@ pub(crate) struct TopSample {
     /// Tables that are not shown.
     pub other_tables: OtherTables,
     pub totals: TotalsRow,
+    /// What only the kernel counts here.
+    #[serde(default)]
+    pub node_losses: NodeLosses,
     /// Owners, most live entries first.
     pub owners: Vec<OwnerRow>,
     /// Owners that are not shown.
@@ -126,19 +132,22 @@ pub(crate) struct OtherTables {
 /// What all tables together did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TotalsRow {
-    /// Entries that entered, since the agent began.
-    pub inserts: u64,
-    pub deletes: u64,
+    /// Entries that entered, since the agent began; `None`, as everywhere below: nothing counts them.
+    pub inserts: Option<u64>,
+    pub deletes: Option<u64>,
     /// Live entries that were removed to make room.
-    pub evictions: u64,
+    pub evictions: Option<u64>,
     /// Packets lost, by reason.
     pub drops: BTreeMap<String, u64>,
     /// Inserts a second, over the last ten.
-    pub inserts_per_second: f64,
+    pub inserts_per_second: Option<f64>,
     /// Deletes a second, over the last ten.
-    pub deletes_per_second: f64,
+    pub deletes_per_second: Option<f64>,
     /// Packets lost a second, over the last ten.
-    pub drops_per_second: f64,
+    pub drops_per_second: Option<f64>,
+    /// What nothing counts here: `inserts`, `deletes`, `evictions`, reasons of drops.
+    #[serde(default)]
+    pub not_counted: Vec<String>,
     /// Events whose detail did not reach user space; their counts are exact all the same.
     pub lost: u64,
 }
@@ -164,7 +173,7 @@ pub(crate) struct OwnerRow {
     pub workload: Option<Workload>,
     /// It is there; else it is gone and may still have entries.
     pub present: bool,
-    /// Entries in both directions; `None`: not known yet.
+    /// Entries in both directions; `None`: not known yet, or, as everywhere below, nothing counts them.
     pub live: Option<u64>,
     /// Of connections that it opened.
     pub live_egress: Option<u64>,
@@ -174,18 +183,18 @@ pub(crate) struct OwnerRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live_bounds: Option<Bounds>,
     /// Its part of all entries, 0 to 1.
-    pub live_share: f64,
+    pub live_share: Option<f64>,
     /// Its entries as a part of the limit, 0 to 1; `None`: no limit.
     pub limit_share: Option<f64>,
-    pub inserts: u64,
-    pub deletes: u64,
-    pub drops: u64,
+    pub inserts: Option<u64>,
+    pub deletes: Option<u64>,
+    pub drops: Option<u64>,
     /// The same by reason.
     pub drops_by_reason: BTreeMap<String, u64>,
     /// Its entries that were evicted.
-    pub victims: u64,
+    pub victims: Option<u64>,
     /// Entries of anybody that were evicted for its sake.
-    pub causes: u64,
+    pub causes: Option<u64>,
     /// Entries that enter, a second.
     pub inserts_per_second: Rates,
     /// Entries that leave, a second.
@@ -193,9 +202,9 @@ pub(crate) struct OwnerRow {
     /// Packets lost, a second.
     pub drops_per_second: Rates,
     /// Its part of what entered in the last ten seconds, 0 to 1.
-    pub insert_share: f64,
+    pub insert_share: Option<f64>,
     /// Its part of the packets lost in the last ten seconds, 0 to 1.
-    pub drop_share: f64,
+    pub drop_share: Option<f64>,
     /// Mean lifetime of its entries; `None`: too few inserts to say.
     pub lifetime: Option<Lifetime>,
     /// States of its entries at the last census; `None`: not among the foremost.
@@ -208,10 +217,10 @@ pub(crate) struct OwnerRow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OtherOwners {
     pub number: u64,
-    pub live: u64,
-    pub inserts: u64,
-    pub deletes: u64,
-    pub drops: u64,
+    pub live: Option<u64>,
+    pub inserts: Option<u64>,
+    pub deletes: Option<u64>,
+    pub drops: Option<u64>,
 }
 
 pub(crate) fn rate(rates: &Rates) -> f64 {
@@ -221,16 +230,20 @@ pub(crate) fn rate(rates: &Rates) -> f64 {
 impl TopSample {
     /// Whether there are rates and everything is charged to its owner.
     pub(crate) fn is_settled(&self) -> bool {
-        self.census
-            && self
-                .owners
-                .iter()
-                .any(|owner| owner.inserts_per_second.second.is_some())
+        // Without counts there are no rates to wait for.
+        let counted = self.totals.inserts.is_some();
+        (self.uptime_seconds > 0.0 && !counted)
+            || self.census
+                && self
+                    .owners
+                    .iter()
+                    .any(|owner| owner.inserts_per_second.second.is_some())
     }
 
-    /// Packets lost, for any reason.
-    pub(crate) fn drops(&self) -> u64 {
-        self.totals.drops.values().sum()
+    /// Packets lost, for any reason that is counted; `None`: nothing counts those of full tables or of clashes.
+    pub(crate) fn drops(&self) -> Option<u64> {
+        self.totals.drops_per_second?;
+        Some(self.totals.drops.values().sum())
     }
 }
 

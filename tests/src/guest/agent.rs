@@ -93,6 +93,13 @@ impl Agent {
         Self::launch_by(command, listen, address, None, arguments)
     }
 
+    /// Starts it by way of `command`, which becomes what it is given behind its own arguments, and waits until it is ready.
+    pub fn start_by(mut command: Command, arguments: &str) -> Result<Self> {
+        command.arg("ctpressure");
+        let address = free_address()?;
+        Self::launch_by(command, address, address, None, arguments)?.wait_until_ready()
+    }
+
     /// By a `command` that becomes `ctpressure` with what is added to it.
     fn launch_by(
         mut command: Command,
@@ -214,6 +221,8 @@ impl Agent {
                 "deletes_total",
                 "drops_total",
                 "evictions_total",
+                "node_drops_total",
+                "node_evictions_total",
                 "table_entries",
             ]
             .iter()

@@ -47,7 +47,12 @@ fn check_sum(checks: &mut Checks, metrics: &Metrics, when: &str) -> Result<()> {
 /// A pod that does nothing.
 fn pod(number: u32) -> Result<Lookalike> {
     let last = u8::try_from(10 + number).context("an address")?;
-    Lookalike::make(number, Ipv4Addr::new(10, 90, 0, last), 0.0, "send --flows 0")
+    Lookalike::make(
+        number,
+        Ipv4Addr::new(10, 90, 0, last),
+        0.0,
+        "send --flows 0",
+    )
 }
 
 /// `flows` flows from an address, of numbers that nobody else has.
@@ -168,7 +173,11 @@ fn in_unit(arguments: &str) -> Result<Tally> {
     let mut command = Command::new("sh");
     command.args(["-c", &script]).stdout(Stdio::piped());
     let output = command::spawn(&mut command)?.wait_with_output()?;
-    ensure!(output.status.success(), "ctgen in {UNIT}: {}", output.status);
+    ensure!(
+        output.status.success(),
+        "ctgen in {UNIT}: {}",
+        output.status
+    );
     serde_json::from_slice(&output.stdout).context("reading the counts of ctgen")
 }
 
@@ -179,7 +188,10 @@ impl Unit {
     fn new() -> Result<Self> {
         let folder = Path::new("/sys/fs/cgroup/system.slice").join(UNIT);
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let script = format!("echo $$ > {}/cgroup.procs && exec sleep 900", folder.display());
+        let script = format!(
+            "echo $$ > {}/cgroup.procs && exec sleep 900",
+            folder.display()
+        );
         let mut command = Command::new("sh");
         command.args(["-c", &script]).stdout(Stdio::null());
         Ok(Self(command::spawn(&mut command)?))
@@ -209,7 +221,12 @@ pub(super) fn tags_short(mechanism: Option<Mechanism>) -> Result<()> {
     checks.at_least("events_lost_total{tags}", lost, 1_000);
     let full = entries(&metrics)?;
     let unit = Owner::unit(UNIT);
-    checks.equal("entries of the unit", full.of(&unit), "tagged", FLOWS - lost);
+    checks.equal(
+        "entries of the unit",
+        full.of(&unit),
+        "tagged",
+        FLOWS - lost,
+    );
     check_sum(&mut checks, &metrics, "when full")?;
     flush_table()?;
     let metrics = setting.agent.settled()?;
@@ -245,7 +262,8 @@ fn resolved(mechanism: Option<Mechanism>, arguments: &str) -> Result<()> {
     let setting = Setting::new(mechanism, 60_000, arguments)?;
     net::nft(None, TWO_SERVERS)?;
     let plain = in_unit(&format!("race --source 192.0.2.1:5353 --flows {FLOWS}"))?;
-    let translated = format!("race --source 192.0.2.1:5354 --destination 198.19.1.0/24 --flows {FLOWS}");
+    let translated =
+        format!("race --source 192.0.2.1:5354 --destination 198.19.1.0/24 --flows {FLOWS}");
     let translated = in_unit(&translated)?;
     let mut checks = Checks::new();
     let refused = plain.error("EPERM") + translated.error("EPERM");
@@ -255,11 +273,18 @@ fn resolved(mechanism: Option<Mechanism>, arguments: &str) -> Result<()> {
     checks.at_least("kernel clash_resolve", resolved, 20);
     let inserts = growth.counter("inserts_total", &[])?;
     let deletes = growth.counter("deletes_total", &[])?;
-    checks.equal("inserts - deletes", inserts - deletes, "entries", growth.entries());
+    checks.equal(
+        "inserts - deletes",
+        inserts - deletes,
+        "entries",
+        growth.entries(),
+    );
     let dropped = growth.counter("drops_total", &[("reason", "clash")])?;
     checks.equal("drops_total{clash}", dropped, "refused", refused);
     let status = setting.agent.status()?;
-    let total = status["totals"]["inserts"].as_u64().context("no inserts in /status")?;
+    let total = status["totals"]["inserts"]
+        .as_u64()
+        .context("no inserts in /status")?;
     let by_owner = ByOwner::read(&growth.metrics, "inserts_total", "direction")?.sum();
     checks.equal("inserts of all owners", by_owner, "all inserts", total);
     check_sum(&mut checks, &growth.metrics, "after clashes")?;

@@ -10,10 +10,9 @@ use anyhow::{Context as _, Result};
 
 use super::setting::{MANY_BUCKETS, MIXED, Setting};
 use crate::guest::{
-    agent::{Agent, Mechanism, free_address},
+    agent::{Agent, Mechanism},
     checks::Checks,
     command::{self, Late},
-    confinement::Confinement,
     generator, kernel, net,
 };
 
@@ -51,15 +50,6 @@ pub(super) fn end_of(command: &mut Command) -> Result<End> {
     })
 }
 
-/// `ctpressure run` with an address and a socket that anyone may use.
-fn run_command() -> Result<Command> {
-    let address = free_address()?;
-    let mut command = Command::new("ctpressure");
-    command.args(["run", "--listen", &address.to_string(), "--socket"]);
-    command.arg(std::env::temp_dir().join(format!("ctp-{}.sock", address.port())));
-    Ok(command)
-}
-
 /// It failed as it should: this status, and an error and a help line with these words.
 pub(super) fn check(end: &End, status: i32, words: &[&str]) -> Result<()> {
     let End {
@@ -86,17 +76,11 @@ const ERROR: &str = "ctpressure: error: ";
 const HELP: &str = "help: ";
 
 pub(super) fn not_root(_: Option<Mechanism>) -> Result<()> {
-    let end = end_of(run_command()?.uid(NOBODY).gid(NOBODY))?;
+    let mut watch = Command::new("ctpressure");
+    watch.args(["watch", "--socket"]);
+    watch.arg(std::env::temp_dir().join("ctp-not-root.sock"));
+    let end = end_of(watch.uid(NOBODY).gid(NOBODY))?;
     check(&end, 1, &[ERROR, HELP, "CAP_BPF", "root"])
-}
-
-pub(super) fn no_cap_bpf(_: Option<Mechanism>) -> Result<()> {
-    let run = run_command()?;
-    let confinement = Confinement::without("CAP_BPF,CAP_SYS_ADMIN");
-    let mut command = confinement.command()?;
-    command.arg(run.get_program()).args(run.get_args());
-    let end = end_of(&mut command)?;
-    check(&end, 1, &[ERROR, HELP, "CAP_BPF"])
 }
 
 pub(super) fn port_taken(_: Option<Mechanism>) -> Result<()> {
@@ -124,16 +108,6 @@ pub(super) fn wrong_flags(_: Option<Mechanism>) -> Result<()> {
         check(&end, 2, &[word]).with_context(|| format!("`ctpressure {arguments}`"))?;
     }
     Ok(())
-}
-
-pub(super) fn no_btf(_: Option<Mechanism>) -> Result<()> {
-    kernel::load_module("nf_conntrack")?;
-    let end = end_of(run_command()?.args(["--btf", "/nonexistent"]))?;
-    check(
-        &end,
-        1,
-        &[ERROR, HELP, "BTF", "/nonexistent", "CONFIG_DEBUG_INFO_BTF"],
-    )
 }
 
 pub(super) fn unknown_symbol(_: Option<Mechanism>) -> Result<()> {

@@ -13,9 +13,11 @@ mod census;
 mod charged;
 mod conditions;
 mod counts;
+mod degraded;
 mod detail;
 mod doctor;
 mod documents;
+mod expectations;
 mod host;
 mod life;
 mod limit;
@@ -160,6 +162,8 @@ scenarios! {
     limit_timeout limit::timeout, Any, OneKernel, Counted, 120 s, "a table at its ceiling that is full of closed connections: their timeout is shortened, and restored at the end and after kill -9, also by one without the controller";
     // One kernel: a report is made of a journal.
     incident_report report::incident, Any, OneKernel, Counted, 180 s, "an incident that nobody looked at: the report names who filled the table, who suffered and since when, and the limit that it advises holds the same again";
+    // One kernel: the helper's expectations are counted alike in all of them.
+    expectations_full expectations::full, Any, OneKernel, Counted, 90 s, "FTP sessions hang since the expectation table is full: the doctor finds it, a metric shows it, and no word of a full table";
     // One kernel: command lines.
     documents documents::command_lines_run, Any, OneKernel, Counted, 180 s, "each command line of ctpressure in the documents, run as it is written there while a table is full, ends well and prints something";
     // One kernel: the agent's own server.
@@ -171,8 +175,9 @@ scenarios! {
     // Of the kernel: it takes probes away with the module. Two CPUs, as above.
     module_reload life::module_reload, KprobeOnly, EachKernel, Real, 120 s, "the module is unloaded and loaded again: attaches again, counters go on";
     // One kernel, these and the next: what the program itself refuses.
-    not_root conditions::not_root, Any, OneKernel, Counted, 60 s, "not root: says what is missing, exit status 1";
-    no_cap_bpf conditions::no_cap_bpf, Any, OneKernel, Counted, 60 s, "root without CAP_BPF: names it, exit status 1";
+    not_root conditions::not_root, Any, OneKernel, Counted, 60 s, "not root: watch says what is missing, exit status 1";
+    no_cap_bpf degraded::no_cap_bpf, Any, OneKernel, Counted, 90 s, "root without CAP_BPF: tables and the kernel's own statistics go on, the reason is named; watch ends with exit status 1";
+    not_counted degraded::not_counted, Any, OneKernel, Counted, 180 s, "events without a hook: their counts are absent everywhere, the kernel's own are given for the node, also of a namespace that went";
     // Of the kernel: which function stands in for the one that is hidden, exact from two CPUs.
     unknown_symbol conditions::unknown_symbol, Any, EachKernel, Real, 90 s, "a function that the kernel lacks: the fallback is chosen, counts stay exact";
     // One kernel, to the end of those without pods: what the program itself does.
@@ -184,7 +189,7 @@ scenarios! {
     host_without_ptrace host::without_ptrace, Any, EachKernel, Counted, 120 s, "without CAP_SYS_PTRACE, in another network namespace than the host's: the host's table and flows are right, or said not to be seen; never the agent's own instead";
     // One kernel: the profile is the runtimes', and what it refuses is the same on all.
     host_under_apparmor host::under_apparmor, Any, OneKernel, Counted, 120 s, "the same under the AppArmor profile that container runtimes give: it is named, with what to do";
-    no_btf conditions::no_btf, Any, OneKernel, Counted, 60 s, "no BTF: says what works without it";
+    no_btf degraded::no_btf, Any, OneKernel, Counted, 240 s, "no BTF: tables and the kernel's own statistics go on, and the rest once there is BTF";
     owners_churn pods::churn, Any, OneKernel, Counted, 400 s, "300 pods made and deleted at 5 a second, addresses used again after a second or two: no count on a wrong pod, nothing left";
     // Of the kernel: where it tells whose socket a packet is of. Two CPUs: many senders at once.
     owners_exact pods::exact, Each, PodKernels, Real, 900 s, "20 pods of containerd (12 on further kernels), a Service, a host network, own rules, IPv6, from outside: every count by owner is the generators' and the tables'";

@@ -43,7 +43,9 @@ pub fn race(source: SocketAddr, destination: IpNet, flows: u64) -> Result<Tally>
     let parts = thread::scope(|scope| {
         let other = scope.spawn(|| send(1));
         let own = send(0);
-        let other = other.join().map_err(|_| anyhow!("the other thread panicked"))?;
+        let other = other
+            .join()
+            .map_err(|_| anyhow!("the other thread panicked"))?;
         Ok::<_, anyhow::Error>([own?, other?])
     })?;
     let mut tally = Tally::default();

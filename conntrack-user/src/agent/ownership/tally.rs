@@ -106,7 +106,12 @@ impl OwnerTally {
     }
 
     /// Takes over what a census found; gives how far that is off what was known before.
-    pub(super) fn recounted(&mut self, direction: Direction, found: &Found, window: &Window) -> u64 {
+    pub(super) fn recounted(
+        &mut self,
+        direction: Direction,
+        found: &Found,
+        window: &Window,
+    ) -> u64 {
         let index = direction as usize;
         let Some(before) = self.at_census.map(|moved| moved[index]) else {
             return 0;
@@ -116,7 +121,11 @@ impl OwnerTally {
         let others = (window.inserts + window.deletes).saturating_sub(inserts + deletes);
         let under = deletes
             + found.untagged.min(others)
-            + if window.claims_changed { window.inserts } else { 0 };
+            + if window.claims_changed {
+                window.inserts
+            } else {
+                0
+            };
         let over = inserts + found.elsewhere + window.clashes;
         let grown = signed(now.0) - signed(now.1);
         self.baseline[index].narrow(
@@ -205,7 +214,10 @@ mod tests {
         tally.counts[0].deletes = 3;
         assert_eq!(tally.live(EGRESS), None);
         tally.at_census = Some(tally.moved());
-        assert_eq!(tally.recounted(EGRESS, &entries(107), &Window::default()), 0);
+        assert_eq!(
+            tally.recounted(EGRESS, &entries(107), &Window::default()),
+            0
+        );
         assert_eq!(tally.live(EGRESS), bounds(107, 107));
         tally.counts[0].deletes += 5;
         assert_eq!(tally.live(EGRESS), bounds(102, 102));
@@ -214,7 +226,11 @@ mod tests {
     #[test]
     fn one_while_entries_move_gives_bounds_that_the_next_one_narrows() {
         let mut tally = tally(Baseline::UNKNOWN);
-        for (found, expected) in [(105, bounds(105, 115)), (112, bounds(115, 122)), (125, bounds(125, 132))] {
+        for (found, expected) in [
+            (105, bounds(105, 115)),
+            (112, bounds(115, 122)),
+            (125, bounds(125, 132)),
+        ] {
             tally.at_census = Some(tally.moved());
             tally.counts[0].inserts += 10;
             let window = Window {

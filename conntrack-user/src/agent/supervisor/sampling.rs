@@ -16,14 +16,14 @@ use super::{ProbesLife, Supervisor};
 use crate::{
     agent::ownership::OwnersNow,
     agent::{
-        AgentState, LossCounts, Own, OwnerSample, Probed, SelfCheck, Snapshot, Table, Tables, Tops,
+        AgentState, Own, OwnerSample, Probed, SelfCheck, Snapshot, Table, Tables, Tops, Uncharged,
         drift::drift,
     },
     kernel::{
         Problem, Root, slab,
         tables::{TableReader, TablesError, TablesSample},
     },
-    probes::{AttachError, ProbeStatus, ProgramTime, Totals},
+    probes::{self, AttachError, ProbeStatus, ProgramTime, Totals},
     sys::lock::locked,
 };
 
@@ -67,10 +67,11 @@ impl Supervisor {
             probes: Probed {
                 totals: self.base,
                 unexplained: self.publisher.latest().probes.unexplained,
+                node_losses: self.publisher.latest().probes.node_losses,
                 watchers_lost: self.publisher.watchers_lost(),
                 ..Probed::default()
             },
-            counting: self.attached_once,
+            begun: self.begun,
             ..Snapshot::default()
         };
         if let Some(tables) = &tables {
@@ -84,29 +85,39 @@ impl Supervisor {
             ProbesLife::Waiting => {
                 snapshot.reason = Some(AttachError::NotLoaded.to_string());
             }
-            ProbesLife::Failed { reason, .. } => {
+            ProbesLife::Without { reason, .. } => {
+                // Of what was counted before it is not known what came since.
+                snapshot.probes.totals = self.base.not_counted();
+                snapshot.probes.status = probes::nothing(reason);
                 snapshot.state = AgentState::Degraded;
-                snapshot.reason = Some(reason.clone());
+                snapshot.ready = tables.is_some();
+                snapshot.reason = Some(match &tables {
+                    Some(_) => reason.clone(),
+                    None => format!("{reason}; tables: they can't be read"),
+                });
+                if let Some(tables) = &tables {
+                    let uncharged = self.reconciler.add(&tables.tables, &Totals::default());
+                    snapshot.probes.note(uncharged);
+                }
             }
-            ProbesLife::Attached { reader, status, .. } => {
+            ProbesLife::Attached {
+                reader,
+                status,
+                probes,
+            } => {
                 let mut missing = unseen(status);
+                missing.extend_from_slice(probes.blind());
                 if reader.is_finished() {
                     missing.push("events: the ring can't be read".to_owned());
                 }
                 match counts {
                     Some(Ok(totals)) => {
-                        snapshot.probes.totals = self.base + totals;
+                        snapshot.probes.totals = totals.after(&self.base);
                         if let Some(tables) = &tables {
-                            let ours = LossCounts {
-                                drops: totals.drops.table_full + totals.drops.clash,
-                                evictions: totals.evictions,
-                            };
-                            snapshot.probes.unexplained = self.reconciler.add(&tables.tables, ours);
-                            snapshot.probes.drift = Some(drift(
-                                &mut self.baseline,
-                                entries(tables),
-                                &snapshot.probes.totals,
-                            ));
+                            let uncharged = self.reconciler.add(&tables.tables, &totals);
+                            snapshot.probes.note(uncharged);
+                            snapshot.probes.drift =
+                                drift(&mut self.baseline, entries(tables), &snapshot.probes.totals);
                         }
                         snapshot.ready = tables.is_some();
                         if let Some(why) = tables
@@ -217,7 +228,7 @@ impl Supervisor {
                     ..Readings::default()
                 };
             }
-            ProbesLife::Failed { .. } => None,
+            ProbesLife::Without { .. } => None,
             ProbesLife::Attached { probes, .. } => Some(Arc::clone(probes)),
         };
         let mut reader = self
@@ -312,6 +323,7 @@ impl Supervisor {
             .retain(|netns, _| sample.tables.iter().any(|table| table.netns == *netns));
         snapshot.tables.limit = Some(sample.limit);
         snapshot.tables.buckets = Some(sample.buckets);
+        snapshot.tables.expectation_limit = sample.expectation_limit;
         let mut taken = HashSet::new();
         for table in &sample.tables {
             let tracker = self.trackers.entry(table.netns).or_default();
@@ -321,13 +333,13 @@ impl Supervisor {
                 limit: sample.limit,
                 drops: Drops {
                     mixed: table.stats.map(|stats| stats.drop),
-                    anywhere: counts.map(|counts| counts.drops.table_full),
+                    anywhere: counts.and_then(|counts| counts.drops.table_full),
                     here: None,
                 },
                 // Counted over all tables: one table's own when there is no other.
                 flow: counts
                     .filter(|_| sample.tables.len() == 1)
-                    .map(|counts| (counts.inserts, counts.deletes)),
+                    .and_then(Totals::flow),
             });
             // A metric must not come twice: somebody may have called a namespace "host".
             let name = if taken.insert(table.name.as_str()) {
@@ -355,17 +367,30 @@ impl Supervisor {
     }
 }
 
-/// Inserts and drops between two samples.
+/// Inserts and drops between two samples, as far as they are counted.
 fn grown(before: &Totals, now: &Totals) -> [u64; 2] {
     let drops = |totals: &Totals| {
         let drops = &totals.drops;
-        let unseen = [drops.chain_too_long, drops.dying].into_iter().flatten();
-        drops.table_full + drops.clash + unseen.sum::<u64>()
+        let counted = [
+            drops.table_full,
+            drops.clash,
+            drops.chain_too_long,
+            drops.dying,
+        ];
+        counted.into_iter().flatten().sum::<u64>()
     };
+    let inserts = |totals: &Totals| totals.inserts.unwrap_or(0);
     [
-        now.inserts.saturating_sub(before.inserts),
+        inserts(now).saturating_sub(inserts(before)),
         drops(now).saturating_sub(drops(before)),
     ]
+}
+
+impl Probed {
+    fn note(&mut self, uncharged: Uncharged) {
+        self.unexplained = uncharged.unexplained;
+        self.node_losses = uncharged.node;
+    }
 }
 
 /// The events that have no hook, each with the reason.

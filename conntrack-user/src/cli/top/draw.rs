@@ -16,7 +16,7 @@ use ratatui::{
 };
 
 use super::{
-    figures::{bar, header, row, until_full},
+    figures::{bar, figure, header, of_nobody, row, until_full},
     model::{Model, TopView},
     text::{chosen, owner_lines, state_name, top_lines},
 };
@@ -197,16 +197,20 @@ impl Painter {
         let drops = sample.drops();
         let mut text = format!(
             "inserts {}/s  deletes {}/s  drops {}/s  so far: lost {}, evicted {}",
-            column::per_second(totals.inserts_per_second),
-            column::per_second(totals.deletes_per_second),
-            column::per_second(totals.drops_per_second),
-            column::count(drops),
-            column::count(totals.evictions),
+            figure(totals.inserts_per_second, column::per_second),
+            figure(totals.deletes_per_second, column::per_second),
+            figure(totals.drops_per_second, column::per_second),
+            figure(drops, column::count),
+            figure(totals.evictions, column::count),
         );
+        let of_nobody = of_nobody(&sample.node_losses);
+        if !of_nobody.is_empty() {
+            text = format!("{text}  {of_nobody}");
+        }
         if !sample.census && sample.state != AgentState::Waiting {
             text += "  (counting...)";
         }
-        let style = if totals.drops_per_second > 0.0 {
+        let style = if totals.drops_per_second.unwrap_or(0.0) > 0.0 {
             self.style(Color::Red, Modifier::BOLD)
         } else {
             Style::new()

@@ -3,11 +3,14 @@
 use std::fmt::Write as _;
 
 use ctpressure_model::{
-    pressure::{as_count, as_f64, destinations::Destination},
+    pressure::{as_count, as_f64, destinations::Destination, rate::Rates},
     words::{column, grouped, shorten},
 };
 
-use crate::serve::top::{OwnerRow, TopSample, rate};
+use crate::{
+    agent::NodeLosses,
+    serve::top::{OwnerRow, TopSample, rate},
+};
 
 /// What owners are sorted by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -44,7 +47,12 @@ pub(super) fn sorted(sample: &TopSample, sort: Sort) -> Vec<&OwnerRow> {
     let mut owners: Vec<_> = sample
         .owners
         .iter()
-        .filter(|row| row.live.unwrap_or(0) + row.inserts + row.deletes + row.drops + row.victims > 0)
+        .filter(|row| {
+            [row.live, row.inserts, row.deletes, row.drops, row.victims]
+                .iter()
+                .any(|count| count.unwrap_or(0) > 0)
+                || !row.drops_by_reason.is_empty()
+        })
         .collect();
     owners.sort_by(|one, other| {
         let order = match sort {
@@ -126,6 +134,16 @@ pub(super) fn header(width: usize) -> String {
     line("OWNER", COLUMNS.map(|(title, _)| title), width)
 }
 
+/// The number in words; `-`: nothing counts it.
+pub(super) fn figure<T>(counted: Option<T>, words: impl FnOnce(T) -> String) -> String {
+    counted.map_or_else(|| "-".to_owned(), words)
+}
+
+/// A rate over ten seconds of what is counted.
+fn rate_figure(counted: Option<u64>, rates: &Rates) -> String {
+    figure(counted.map(|_| rate(rates)), column::per_second)
+}
+
 /// An owner in `width` columns.
 pub(super) fn row(owner: &OwnerRow, width: usize) -> String {
     let name = if owner.present {
@@ -136,18 +154,34 @@ pub(super) fn row(owner: &OwnerRow, width: usize) -> String {
     let kind = owner.kind.label();
     let figures = [
         if kind == owner.name { "-" } else { kind },
-        &entries(owner.live),
-        &column::share(owner.live_share),
-        &column::per_second(rate(&owner.inserts_per_second)),
-        &column::per_second(rate(&owner.deletes_per_second)),
-        &column::per_second(rate(&owner.drops_per_second)),
-        &column::count(owner.drops),
-        &column::count(owner.victims),
+        &figure(owner.live, column::entries),
+        &figure(owner.live_share, column::share),
+        &rate_figure(owner.inserts, &owner.inserts_per_second),
+        &rate_figure(owner.deletes, &owner.deletes_per_second),
+        &rate_figure(owner.drops, &owner.drops_per_second),
+        &figure(owner.drops, column::count),
+        &figure(owner.victims, column::count),
         &column::lifetime(owner.lifetime),
-        &column::count(owner.inserts),
-        &column::count(owner.causes),
+        &figure(owner.inserts, column::count),
+        &figure(owner.causes, column::count),
     ];
     line(&name, figures, width)
+}
+
+/// What only the kernel counted, which no owner is charged with; empty: nothing, or probes count it.
+pub(super) fn of_nobody(node: &NodeLosses) -> String {
+    let parts: Vec<_> = [
+        (node.drops, "packets dropped"),
+        (node.chain_too_long, "refused by long chains"),
+        (node.evictions, "entries evicted"),
+    ]
+    .into_iter()
+    .filter_map(|(number, what)| Some(format!("{} {what}", grouped(number?))))
+    .collect();
+    if parts.is_empty() {
+        return String::new();
+    }
+    format!("counted by the kernel only: {}", parts.join(", "))
 }
 
 /// `table_full 170, clash 7`

@@ -9,7 +9,7 @@ use ratatui::{
 };
 
 use super::*;
-use crate::{owners::Owner, serve::top::tests::example};
+use crate::{owners::Owner, probes::Totals, serve::top::tests::example};
 
 fn shown() -> TopSample {
     TopSample::new(
@@ -321,4 +321,21 @@ fn printed_before_there_is_anything() {
     let mut model = Model::new("own probes", Sort::Live);
     model.take(sample);
     has(&drawn(&model, (80, 24), false).0, &["no entries yet"]);
+}
+
+#[test]
+fn what_no_probe_counts_is_a_dash() {
+    let mut snapshot = example::snapshot();
+    snapshot.probes.totals = Totals::default();
+    snapshot.probes.node_losses.drops = Some(1538);
+    snapshot.probes.node_losses.evictions = Some(20);
+    let sample = TopSample::new(&snapshot, UNIX_EPOCH);
+    let text = text::view(&sample, Sort::Live, 10);
+    for part in [
+        "inserts -/s, deletes -/s, drops -/s; so far: drops -, evicted -",
+        "counted by the kernel only: 1,538 packets dropped, 20 entries evicted",
+    ] {
+        assert!(text.contains(part), "no `{part}` in:\n{text}");
+    }
+    assert!(text.lines().all(|line| line.len() <= text::WIDTH), "{text}");
 }

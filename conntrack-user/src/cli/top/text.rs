@@ -10,10 +10,10 @@ use ctpressure_model::{
     },
 };
 
-use super::figures::{Sort, address, entries, header, reasons, row, sorted, until_full};
+use super::figures::{Sort, address, figure, header, of_nobody, reasons, row, sorted, until_full};
 use crate::{
     agent::{AgentState, Bounds},
-    serve::top::{OwnerRow, TopSample, TopTable, rate},
+    serve::top::{OwnerRow, TopSample, TopTable},
 };
 
 /// Columns of a line at most.
@@ -45,12 +45,16 @@ pub(super) fn view(sample: &TopSample, sort: Sort, count: usize) -> String {
     let _ = writeln!(
         out,
         "inserts {}/s, deletes {}/s, drops {}/s; so far: drops {}, evicted {}",
-        column::per_second(totals.inserts_per_second),
-        column::per_second(totals.deletes_per_second),
-        column::per_second(totals.drops_per_second),
-        column::count(sample.drops()),
-        column::count(totals.evictions),
+        figure(totals.inserts_per_second, column::per_second),
+        figure(totals.deletes_per_second, column::per_second),
+        figure(totals.drops_per_second, column::per_second),
+        figure(sample.drops(), column::count),
+        figure(totals.evictions, column::count),
     );
+    let of_nobody = of_nobody(&sample.node_losses);
+    if !of_nobody.is_empty() {
+        wrapped(&mut out, &of_nobody);
+    }
     if !sample.census && sample.state != AgentState::Waiting {
         out += "note: entries from before ctpressure began are not charged to owners yet\n";
     }
@@ -63,12 +67,13 @@ pub(super) fn view(sample: &TopSample, sort: Sort, count: usize) -> String {
         }
         let more = owners.len().saturating_sub(count) as u64 + sample.other_owners.number;
         if more > 0 {
-            let rest: u64 = owners.iter().skip(count).filter_map(|owner| owner.live).sum();
+            let rest = owners.iter().skip(count).map(|owner| owner.live);
+            let rest: Option<u64> = rest.chain([sample.other_owners.live]).sum();
             let _ = writeln!(
                 out,
                 "(and {} more with {} entries)",
                 grouped(more),
-                grouped(rest + sample.other_owners.live)
+                figure(rest, grouped)
             );
         }
     }
@@ -195,24 +200,25 @@ fn destinations(out: &mut String, owner: &OwnerRow) {
 }
 
 fn losers(out: &mut String, sample: &TopSample) {
-    if sample.drops() == 0 && sample.totals.evictions == 0 {
+    let lost: u64 = sample.totals.drops.values().sum();
+    if lost == 0 && sample.totals.evictions.unwrap_or(0) == 0 {
         return;
     }
     let mut losers: Vec<_> = sorted(sample, Sort::Drops)
         .into_iter()
-        .filter(|owner| owner.drops + owner.victims > 0)
+        .filter(|owner| owner.victims.unwrap_or(0) > 0 || !owner.drops_by_reason.is_empty())
         .collect();
     losers.sort_by_key(|owner| std::cmp::Reverse((owner.drops, owner.victims)));
     out.push_str("\nwho loses packets\n");
     for owner in losers.iter().take(LOSERS) {
         let lost = format!(
             "{} packets lost ({}/s), {} entries evicted",
-            column::count(owner.drops),
-            column::per_second(rate(&owner.drops_per_second)),
-            column::count(owner.victims)
+            figure(owner.drops, column::count),
+            figure(owner.drops_per_second.ten_seconds, column::per_second),
+            figure(owner.victims, column::count)
         );
         let _ = writeln!(out, "  {:<26} {lost}", shorten(&owner.name, 26));
-        if owner.drops > 0 {
+        if !owner.drops_by_reason.is_empty() {
             let _ = writeln!(
                 out,
                 "    {}",
@@ -228,9 +234,10 @@ fn losers(out: &mut String, sample: &TopSample) {
     if losers.len() > LOSERS {
         let _ = writeln!(out, "  (and {} more)", losers.len() - LOSERS);
     }
-    let charged: u64 =
-        losers.iter().map(|owner| owner.drops).sum::<u64>() + sample.other_owners.drops;
-    let rest = sample.drops().saturating_sub(charged);
+    let charged = losers.iter().map(|owner| owner.drops);
+    let charged: Option<u64> = charged.chain([sample.other_owners.drops]).sum();
+    let all = sample.drops().zip(charged);
+    let rest = all.map_or(0, |(all, charged)| all.saturating_sub(charged));
     if rest > 0 {
         let _ = writeln!(
             out,
@@ -272,34 +279,34 @@ pub(super) fn owner_lines(owner: &OwnerRow) -> Vec<String> {
     let mut lines = vec![
         format!(
             "live {}{} ({} of all{limit}): {} opened by it, {} to it",
-            entries(owner.live),
+            figure(owner.live, column::entries),
             between(owner.live_bounds),
-            column::share(owner.live_share),
-            entries(owner.live_egress),
-            entries(owner.live_ingress)
+            figure(owner.live_share, column::share),
+            figure(owner.live_egress, column::count),
+            figure(owner.live_ingress, column::count)
         ),
         format!("lifetime {life}"),
         "a second, over     1s   10s   60s   in all".to_owned(),
         format!(
             "  inserts       {}   {}",
             over(&owner.inserts_per_second),
-            grouped(owner.inserts)
+            figure(owner.inserts, grouped)
         ),
         format!(
             "  deletes       {}   {}",
             over(&owner.deletes_per_second),
-            grouped(owner.deletes)
+            figure(owner.deletes, grouped)
         ),
         format!(
             "  drops         {}   {} {}",
             over(&owner.drops_per_second),
-            grouped(owner.drops),
+            figure(owner.drops, grouped),
             reasons(&owner.drops_by_reason)
         ),
         format!(
             "evicted {} of its entries; {} of anybody for its sake",
-            grouped(owner.victims),
-            grouped(owner.causes)
+            figure(owner.victims, grouped),
+            figure(owner.causes, grouped)
         ),
     ];
     match &owner.states {

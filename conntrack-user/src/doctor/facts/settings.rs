@@ -11,6 +11,7 @@ const FOLDER: &str = "sys/net/netfilter";
 const NAMES: &[&str] = &[
     "acct",
     "events",
+    "expect_max",
     "log_invalid",
     "tcp_be_liberal",
     "tcp_timeout_close_wait",

@@ -1,6 +1,7 @@
 //! What follows from the facts: pure functions, one file for each group.
 
 mod buckets;
+mod expectations;
 mod invalid;
 pub(crate) mod limit;
 mod losses;
@@ -28,6 +29,7 @@ const CHECKS: &[Check] = &[
     buckets::chain_too_long,
     buckets::long_chains,
     buckets::nothing_to_evict,
+    expectations::full,
     memory::full_table,
     limit::none,
     limit::below_default,

@@ -29,13 +29,13 @@ pub(crate) enum ControllerStep {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ControllerSample {
     pub tables: Vec<TableSeen>,
-    /// Inserts and deletes of all tables, so far.
+    /// Inserts and deletes of all tables, so far; `None`: nothing counts both.
     pub flow: Option<(u64, u64)>,
 }
 
 impl From<&Snapshot> for ControllerSample {
     fn from(snapshot: &Snapshot) -> Self {
-        let counts = snapshot.counting.then_some(&snapshot.probes.totals);
+        let counts = &snapshot.probes.totals;
         Self {
             tables: snapshot
                 .tables
@@ -49,7 +49,7 @@ impl From<&Snapshot> for ControllerSample {
                     losses: table.stats.as_ref().map(TableLosses::from),
                 })
                 .collect(),
-            flow: counts.map(|counts| (counts.inserts, counts.deletes)),
+            flow: counts.flow(),
         }
     }
 }

@@ -142,11 +142,12 @@ impl Slots {
                 left_out.add(address);
                 continue;
             }
-            let holding = if !self.complete || slot == UNKNOWN || !has_entries(Place::Address(address)) {
-                Holding::new(slot)
-            } else {
-                Holding::late(slot)
-            };
+            let holding =
+                if !self.complete || slot == UNKNOWN || !has_entries(Place::Address(address)) {
+                    Holding::new(slot)
+                } else {
+                    Holding::late(slot)
+                };
             let lost = None;
             self.held.insert(address, Held { holding, lost });
         }

@@ -48,7 +48,8 @@ const fn tagged(slot: u32, base: u32) -> Option<Claim> {
 
 fn tables(held: &[(u32, Option<Claim>)]) -> HashMap<u32, Claim> {
     let held = held.iter();
-    held.filter_map(|(netns, claim)| Some((*netns, (*claim)?))).collect()
+    held.filter_map(|(netns, claim)| Some((*netns, (*claim)?)))
+        .collect()
 }
 
 /// A node on which somebody looks once a second.

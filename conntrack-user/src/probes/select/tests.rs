@@ -25,6 +25,7 @@ fn chosen(name: &str, without: &[&str]) -> Vec<(EventKind, String)> {
         module: module.as_ref(),
         symbols: Symbols::read(&fixture.root, SYMBOLS).expect("kallsyms"),
         without: &without,
+        gap: None,
     };
     PLAN.iter()
         .filter_map(|event| {

@@ -39,16 +39,30 @@ pub(super) fn owners(
         if was.is_some() {
             seen.insert(sample.slot);
         }
-        let was = was.map(|was| [was.egress, was.ingress]).unwrap_or_default();
+        let was = was
+            .zip(before)
+            .map(|(was, before)| [was.egress, was.ingress].map(|was| counted(before, &was)))
+            .unwrap_or_default();
         for ((direction, totals), was) in sample.by_direction().into_iter().zip(was) {
-            moved(&sample.owner, direction, totals, &was, keyframe, second);
+            let totals = counted(now, totals);
+            moved(&sample.owner, direction, &totals, &was, keyframe, second);
         }
     }
     for gone in was.values().filter(|was| !seen.contains(&was.slot)) {
         for (direction, totals) in gone.by_direction() {
             let nothing = OwnerTotals::default();
-            moved(&gone.owner, direction, &nothing, totals, false, second);
+            let totals = before.map_or(nothing, |before| counted(before, totals));
+            moved(&gone.owner, direction, &nothing, &totals, false, second);
         }
+    }
+}
+
+/// Without live entries where what comes or what goes is not counted: what is left would be no number of entries.
+fn counted(snapshot: &Snapshot, totals: &OwnerTotals) -> OwnerTotals {
+    let flow = snapshot.probes.totals.flow();
+    OwnerTotals {
+        live: flow.map_or(0, |_| totals.live),
+        ..*totals
     }
 }
 

@@ -55,11 +55,12 @@ impl Node {
                 state: AgentState::Attached,
                 reason: None,
                 ready: true,
-                counting: true,
+                begun: true,
                 tables: Tables {
                     limit: Some(262_144),
                     buckets: Some(65_536),
                     table_bytes: Some(80 << 20),
+                    expectation_limit: None,
                     list: vec![table],
                 },
                 owners: Owners {
@@ -114,7 +115,7 @@ impl Node {
                 totals.drops[0] += lost;
                 owner.ingress.victims += 1;
                 self.losses += lost + 1;
-                snapshot.probes.totals.drops.table_full += lost;
+                *snapshot.probes.totals.drops.table_full.get_or_insert(0) += lost;
             }
             entries += owner.live();
             if self.seconds.is_multiple_of(10) {
@@ -134,7 +135,7 @@ impl Node {
         [
             snapshot.probes.totals.inserts,
             snapshot.probes.totals.deletes,
-        ] = self.totals;
+        ] = self.totals.map(Some);
         let table = &mut snapshot.tables.list[0];
         table.entries = entries;
         table.pressure = if storm {

@@ -17,34 +17,37 @@ use crate::{
 };
 
 pub(super) fn families(snapshot: &Snapshot) -> [Family; 6] {
-    let owners = &by_labels(&snapshot.owners.list);
+    let owners = by_labels(&snapshot.owners.list);
+    let totals = &snapshot.probes.totals;
+    // What nothing counts is withheld: 0 would say that there was none.
+    let when = |counted: bool| if counted { &owners[..] } else { &[] };
     [
         Family::counter(
             "ctpressure_inserts_total",
-            "Entries that entered a conntrack table, by owner: who opened the connection (egress), else its real server (ingress).",
+            "Entries that entered a conntrack table, by owner: who opened the connection (egress), else its real server (ingress); absent if no probe counts them.",
         )
-        .each(owners, |family, owner| {
+        .each(when(totals.inserts.is_some()), |family, owner| {
             each_direction(family, owner, |totals| totals.inserts)
         }),
         Family::counter(
             "ctpressure_deletes_total",
-            "Entries that left a conntrack table, by the owner that they were charged to.",
+            "Entries that left a conntrack table, by the owner that they were charged to; absent if no probe counts them.",
         )
-        .each(owners, |family, owner| {
+        .each(when(totals.deletes.is_some()), |family, owner| {
             each_direction(family, owner, |totals| totals.deletes)
         }),
         Family::gauge(
             "ctpressure_entries",
-            "Entries that are in the conntrack tables of all network namespaces, by owner; absent until a census has told what was there before the agent.",
+            "Entries that are in the conntrack tables of all network namespaces, by owner; absent until a census has told what was there before the agent, and if inserts or deletes are not counted.",
         )
-        .each(owners, |family, owner| {
+        .each(when(totals.flow().is_some()), |family, owner| {
             each_known(family, owner, |totals| totals.live)
         }),
         Family::gauge(
             "ctpressure_entries_uncertainty",
             "Entries between what an owner has at least and at most, where that is not known exactly.",
         )
-        .each(owners, |family, owner| {
+        .each(when(totals.flow().is_some()), |family, owner| {
             let width = |totals: &OwnerTotals| totals.bounds.map(Bounds::width).filter(|width| *width > 0);
             each_known(family, owner, width)
         }),
@@ -52,12 +55,12 @@ pub(super) fn families(snapshot: &Snapshot) -> [Family; 6] {
             "ctpressure_drops_total",
             "Packets lost because of conntrack, by owner and reason; a reason that no probe can tell on this kernel is absent.",
         )
-        .each(owners, |family, owner| drops(family, snapshot, owner)),
+        .each(when(true), |family, owner| drops(family, snapshot, owner)),
         Family::counter(
             "ctpressure_evictions_total",
-            "Live entries removed to make room: role victim for the owner of the entry, role cause for the owner of the connection that needed room.",
+            "Live entries removed to make room: role victim for the owner of the entry, role cause for the owner of the connection that needed room; absent if no probe counts them.",
         )
-        .each(owners, |family, owner| {
+        .each(when(totals.evictions.is_some()), |family, owner| {
             let both = owner.egress + owner.ingress;
             let family = add(family, owner, &[("role", "victim")], both.victims);
             add(family, owner, &[("role", "cause")], both.causes)
@@ -148,21 +151,24 @@ fn each_known(
     owner: &OwnerSample,
     value: impl Fn(&OwnerTotals) -> Option<u64>,
 ) -> Family {
-    let known = directions(owner).filter_map(|(direction, totals)| Some((direction, value(totals)?)));
+    let known =
+        directions(owner).filter_map(|(direction, totals)| Some((direction, value(totals)?)));
     family.each(known, |family, (direction, value)| {
-        add(family, owner, &[("direction", direction_name(direction))], value)
+        add(
+            family,
+            owner,
+            &[("direction", direction_name(direction))],
+            value,
+        )
     })
 }
 
 /// Table-full drops of everyone, so that the first one shows as an increase; other reasons of
 /// those who had some, and of nobody.
 fn drops(family: Family, snapshot: &Snapshot, owner: &OwnerSample) -> Family {
-    let counted = |reason| match reason {
-        DropReason::ChainTooLong => snapshot.probes.totals.drops.chain_too_long.is_some(),
-        DropReason::Dying => snapshot.probes.totals.drops.dying.is_some(),
-        // No packet is lost.
-        DropReason::TableFullRequest => false,
-        DropReason::TableFull | DropReason::Clash => true,
+    let counted = |reason| {
+        // No packet is lost by a request.
+        reason != DropReason::TableFullRequest && snapshot.probes.totals.dropped(reason).is_some()
     };
     family.each(directions(owner), |family, (direction, totals)| {
         let shown = DropReason::ALL.into_iter().filter(|reason| {

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     agent::{
-        Activity, Bounds, Drift, LossCounts, Own, OwnerSample, OwnerTotals, Owners, Probed, Table, Tables,
-        Tops,
+        Activity, Bounds, Drift, LossCounts, NodeLosses, Own, OwnerSample, OwnerTotals, Owners,
+        Probed, Table, Tables, Tops,
     },
     kube_events::EventsStatus,
     limit::{
@@ -23,11 +23,12 @@ pub(in crate::serve) fn full() -> Snapshot {
         state: AgentState::Attached,
         reason: None,
         ready: true,
-        counting: true,
+        begun: true,
         tables: Tables {
             limit: Some(1000),
             buckets: Some(1024),
             table_bytes: Some(65_536),
+            expectation_limit: Some(4096),
             list: tables(),
         },
         probes: Probed {
@@ -36,6 +37,11 @@ pub(in crate::serve) fn full() -> Snapshot {
             unexplained: LossCounts {
                 drops: 2,
                 evictions: 0,
+            },
+            node_losses: NodeLosses {
+                drops: Some(1538),
+                evictions: Some(20),
+                chain_too_long: Some(0),
             },
             watchers_lost: 4,
             drift: Some(Drift {
@@ -94,6 +100,8 @@ fn tables() -> Vec<Table> {
         drop: 7,
         early_drop: 3,
         clash_resolve: Some(2),
+        expect_create: Some(9),
+        expect_delete: Some(5),
         ..KernelStats::default()
     };
     let host = Table {
@@ -118,17 +126,17 @@ fn tables() -> Vec<Table> {
 fn totals() -> Totals {
     Totals {
         clash_inserts: 3,
-        inserts: 5000,
-        deletes: 4100,
-        evictions: 3,
-        evictions_cause_unknown: 1,
+        inserts: Some(5000),
+        deletes: Some(4100),
+        evictions: Some(3),
+        evictions_cause_unknown: Some(1),
         drops: DropTotals {
-            table_full: 6,
-            clash: 1,
+            table_full: Some(6),
+            clash: Some(1),
             chain_too_long: Some(0),
             dying: None,
         },
-        refused_table_full: 0,
+        refused_table_full: Some(0),
         lost: Lost {
             insert_records: 11,
             missed_runs: 1,
@@ -300,6 +308,63 @@ fn nothing_is_claimed_before_the_first_sample() {
     for name in ["ctpressure_build_info", "ctpressure_events_lost_total"] {
         assert!(text.contains(name), "no {name} in:\n{text}");
     }
+}
+
+#[test]
+fn what_no_probe_counts_is_withheld_and_not_0() {
+    let without = |change: fn(&mut Totals)| {
+        let mut snapshot = full();
+        change(&mut snapshot.probes.totals);
+        exposition(&snapshot, &CompanionStatus::default(), false)
+    };
+    let all = without(|_| {});
+    let families: [(&str, fn(&mut Totals)); 6] = [
+        ("ctpressure_inserts_total{", |totals| totals.inserts = None),
+        ("ctpressure_entries{", |totals| totals.inserts = None),
+        ("ctpressure_deletes_total{", |totals| totals.deletes = None),
+        ("ctpressure_entries{", |totals| totals.deletes = None),
+        ("ctpressure_evictions_total{", |totals| {
+            totals.evictions = None;
+        }),
+        ("ctpressure_drops_total{", |totals| {
+            totals.drops = DropTotals::default();
+        }),
+    ];
+    for (family, change) in families {
+        assert!(all.contains(family), "no {family} in:\n{all}");
+        let text = without(change);
+        assert!(!text.contains(family), "{family} in:\n{text}");
+    }
+    let reasons: [(&str, fn(&mut DropTotals)); 3] = [
+        ("table_full", |drops| drops.table_full = None),
+        ("clash", |drops| drops.clash = None),
+        ("chain_too_long", |drops| drops.chain_too_long = None),
+    ];
+    for (reason, change) in reasons {
+        let series = format!("reason=\"{reason}\"");
+        assert!(all.contains(&series), "no {series} in:\n{all}");
+        let mut snapshot = full();
+        change(&mut snapshot.probes.totals.drops);
+        let text = exposition(&snapshot, &CompanionStatus::default(), false);
+        assert!(!text.contains(&series), "{series} in:\n{text}");
+        assert!(text.contains("ctpressure_drops_total{"), "{text}");
+    }
+}
+
+#[test]
+fn what_only_the_kernel_counts_is_nobodys() {
+    let mut snapshot = full();
+    let text = exposition(&snapshot, &CompanionStatus::default(), false);
+    for line in [
+        r#"ctpressure_node_drops_total{stat="drop"} 1538"#,
+        r#"ctpressure_node_drops_total{stat="chain_too_long"} 0"#,
+        "ctpressure_node_evictions_total 20",
+    ] {
+        assert!(text.contains(line), "no {line} in:\n{text}");
+    }
+    snapshot.probes.node_losses = NodeLosses::default();
+    let text = exposition(&snapshot, &CompanionStatus::default(), false);
+    assert!(!text.contains("ctpressure_node_"), "{text}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     agent::{OwnerSample, OwnerTotals, Snapshot, Table, Tops},
     owners::Workload,
+    probes::Totals,
 };
 
 /// Three places; JSON knows no infinity.
@@ -76,6 +77,52 @@ fn part(entries: u64, limit: u64) -> Option<f64> {
     (limit > 0).then(|| exact(entries as f64 / limit as f64))
 }
 
+/// What of an owner is counted on this kernel.
+#[derive(Clone, Copy)]
+struct Counted {
+    inserts: bool,
+    deletes: bool,
+    live: bool,
+    drops: bool,
+    evictions: bool,
+}
+
+impl Counted {
+    fn of(totals: &Totals) -> Self {
+        Self {
+            inserts: totals.inserts.is_some(),
+            deletes: totals.deletes.is_some(),
+            live: totals.flow().is_some(),
+            drops: totals.drops.table_full.is_some() && totals.drops.clash.is_some(),
+            evictions: totals.evictions.is_some(),
+        }
+    }
+}
+
+/// What nothing counts.
+fn not_counted(totals: &Totals) -> Vec<String> {
+    let counts = [
+        ("inserts", totals.inserts),
+        ("deletes", totals.deletes),
+        ("evictions", totals.evictions),
+    ];
+    let drops = REASONS.map(|reason| (reason.name(), totals.dropped(reason)));
+    counts
+        .into_iter()
+        .chain(drops)
+        .filter(|(_, count)| count.is_none())
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+/// Why packets are lost.
+const REASONS: [DropReason; 4] = [
+    DropReason::TableFull,
+    DropReason::Clash,
+    DropReason::ChainTooLong,
+    DropReason::Dying,
+];
+
 impl TopSample {
     /// What a snapshot says; `now`: when it was made.
     pub(crate) fn new(snapshot: &Snapshot, now: SystemTime) -> Self {
@@ -91,6 +138,7 @@ impl TopSample {
             sum + owner.egress + owner.ingress
         });
         let totals = &snapshot.probes.totals;
+        let counted = Counted::of(totals);
         let lost = &totals.lost;
         Self {
             time: JsonTime(now),
@@ -107,35 +155,40 @@ impl TopSample {
                 inserts: totals.inserts,
                 deletes: totals.deletes,
                 evictions: totals.evictions,
-                drops: [
-                    (DropReason::TableFull, Some(totals.drops.table_full)),
-                    (DropReason::Clash, Some(totals.drops.clash)),
-                    (DropReason::ChainTooLong, totals.drops.chain_too_long),
-                    (DropReason::Dying, totals.drops.dying),
-                ]
-                .into_iter()
-                .filter_map(|(reason, number)| Some((reason.name().to_owned(), number?)))
-                .filter(|(_, number)| *number > 0)
-                .collect(),
-                inserts_per_second: sum(|owner| &owner.activity.inserts_per_second),
-                deletes_per_second: sum(|owner| &owner.activity.deletes_per_second),
-                drops_per_second: sum(|owner| &owner.activity.drops_per_second),
+                drops: REASONS
+                    .into_iter()
+                    .filter_map(|reason| Some((reason.name().to_owned(), totals.dropped(reason)?)))
+                    .filter(|(_, number)| *number > 0)
+                    .collect(),
+                inserts_per_second: counted
+                    .inserts
+                    .then(|| sum(|owner| &owner.activity.inserts_per_second)),
+                deletes_per_second: counted
+                    .deletes
+                    .then(|| sum(|owner| &owner.activity.deletes_per_second)),
+                drops_per_second: counted
+                    .drops
+                    .then(|| sum(|owner| &owner.activity.drops_per_second)),
+                not_counted: not_counted(totals),
                 lost: lost.insert_records
                     + lost.drop_records
                     + lost.eviction_records
                     + lost.drops_not_detailed
                     + lost.evictions_not_detailed,
             },
+            node_losses: snapshot.probes.node_losses,
             owners: shown
                 .iter()
-                .map(|owner| OwnerRow::new(owner, detailed.contains(&owner.slot)))
+                .map(|owner| OwnerRow::new(owner, counted, detailed.contains(&owner.slot)))
                 .collect(),
             other_owners: OtherOwners {
                 number: others.len() as u64,
-                live: others.iter().map(|owner| owner.live()).sum(),
-                inserts: rest.inserts,
-                deletes: rest.deletes,
-                drops: rest.drops.iter().sum(),
+                live: counted
+                    .live
+                    .then(|| others.iter().map(|owner| owner.live()).sum()),
+                inserts: counted.inserts.then_some(rest.inserts),
+                deletes: counted.deletes.then_some(rest.deletes),
+                drops: counted.drops.then(|| rest.drops.iter().sum()),
             },
             census: snapshot.owners.census.times > 0,
         }
@@ -217,7 +270,7 @@ fn tables(all: &[Table], limit: u64) -> (Vec<TopTable>, OtherTables) {
 }
 
 impl OwnerRow {
-    fn new(sample: &OwnerSample, detailed: bool) -> Self {
+    fn new(sample: &OwnerSample, counted: Counted, detailed: bool) -> Self {
         let OwnerSample {
             egress,
             ingress,
@@ -226,6 +279,14 @@ impl OwnerRow {
         } = sample;
         let both = *egress + *ingress;
         let labels = sample.owner.labels();
+        let live = |entries: Option<u64>| entries.filter(|_| counted.live);
+        let rates = |counted: bool, rates| {
+            if counted {
+                rounded_rates(rates)
+            } else {
+                Rates::default()
+            }
+        };
         Self {
             slot: sample.slot,
             kind: sample.owner.kind,
@@ -238,32 +299,35 @@ impl OwnerRow {
                 name: cut(&workload.name),
             }),
             present: sample.present,
-            live: both.live,
-            live_egress: egress.live,
-            live_ingress: ingress.live,
-            live_bounds: both.bounds,
-            live_share: exact(activity.live_share),
-            limit_share: activity.limit_share.map(exact),
-            inserts: both.inserts,
-            deletes: both.deletes,
-            drops: both.drops.iter().sum(),
+            live: live(both.live),
+            live_egress: live(egress.live),
+            live_ingress: live(ingress.live),
+            live_bounds: both.bounds.filter(|_| counted.live),
+            live_share: counted.live.then(|| exact(activity.live_share)),
+            limit_share: activity.limit_share.filter(|_| counted.live).map(exact),
+            inserts: counted.inserts.then_some(both.inserts),
+            deletes: counted.deletes.then_some(both.deletes),
+            drops: counted.drops.then(|| both.drops.iter().sum()),
             drops_by_reason: DropReason::ALL
                 .into_iter()
                 .map(|reason| (reason.name().to_owned(), both.dropped(reason)))
                 .filter(|(_, number)| *number > 0)
                 .collect(),
-            victims: both.victims,
-            causes: both.causes,
-            inserts_per_second: rounded_rates(&activity.inserts_per_second),
-            deletes_per_second: rounded_rates(&activity.deletes_per_second),
-            drops_per_second: rounded_rates(&activity.drops_per_second),
-            insert_share: exact(activity.insert_share),
-            drop_share: exact(activity.drop_share),
-            lifetime: activity.lifetime.map(|lifetime| Lifetime {
-                seconds: rounded(lifetime.seconds),
-                error: rounded(lifetime.error),
-                ..lifetime
-            }),
+            victims: counted.evictions.then_some(both.victims),
+            causes: counted.evictions.then_some(both.causes),
+            inserts_per_second: rates(counted.inserts, &activity.inserts_per_second),
+            deletes_per_second: rates(counted.deletes, &activity.deletes_per_second),
+            drops_per_second: rates(counted.drops, &activity.drops_per_second),
+            insert_share: counted.inserts.then(|| exact(activity.insert_share)),
+            drop_share: counted.drops.then(|| exact(activity.drop_share)),
+            lifetime: activity
+                .lifetime
+                .filter(|_| counted.live)
+                .map(|lifetime| Lifetime {
+                    seconds: rounded(lifetime.seconds),
+                    error: rounded(lifetime.error),
+                    ..lifetime
+                }),
             states: detailed.then(|| activity.states.iter().take(STATES).cloned().collect()),
             destinations: detailed.then(|| Tops {
                 inserts: rounded_top(&sample.destinations.inserts),

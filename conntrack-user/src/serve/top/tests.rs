@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     agent::{OwnerSample, Table, channel},
     owners::Owner,
+    probes::Totals,
 };
 
 pub(crate) mod example;
@@ -40,11 +41,11 @@ fn it_says_who_fills_the_table_and_who_suffers() {
     let entries: u64 = sample.tables.iter().map(|table| table.entries).sum();
     assert_eq!(live, entries);
     let cart = &sample.owners[1];
-    assert_eq!((cart.drops, cart.victims), (177, 41));
+    assert_eq!((cart.drops, cart.victims), (Some(177), Some(41)));
     assert_eq!(cart.drops_by_reason["clash"], 7);
     assert_eq!(sample.tables[0].occupancy, Some(0.995));
-    assert_eq!(sample.drops(), 177);
-    assert!((sample.totals.inserts_per_second - 1_500.0).abs() < 1e-9);
+    assert_eq!(sample.drops(), Some(177));
+    assert_eq!(sample.totals.inserts_per_second, Some(1_500.0));
     assert!(sample.is_settled());
 }
 
@@ -137,15 +138,18 @@ fn a_line_is_bounded_and_what_is_left_out_is_summed() {
     let sample = TopSample::new(&snapshot, SystemTime::now());
     assert_eq!(sample.owners.len(), OWNERS);
     assert_eq!(sample.tables.len(), TABLES);
-    let live = sample.owners.iter().filter_map(|row| row.live).sum::<u64>() + sample.other_owners.live;
+    let live = sample.owners.iter().map(|row| row.live);
+    let live: Option<u64> = live.chain([sample.other_owners.live]).sum();
     assert_eq!(
         live,
-        snapshot
-            .owners
-            .list
-            .iter()
-            .map(OwnerSample::live)
-            .sum::<u64>()
+        Some(
+            snapshot
+                .owners
+                .list
+                .iter()
+                .map(OwnerSample::live)
+                .sum::<u64>()
+        )
     );
     assert_eq!(
         sample.other_owners.number,
@@ -199,4 +203,51 @@ async fn once_waits_for_rates_but_not_for_ever() {
         publisher.publish(example::snapshot());
     });
     assert!(sample.is_settled());
+}
+
+#[test]
+fn what_no_probe_counts_is_null_and_not_0() {
+    let mut snapshot = example::snapshot();
+    snapshot.probes.totals = Totals::default();
+    snapshot.probes.node_losses.drops = Some(1538);
+    let sample = TopSample::new(&snapshot, UNIX_EPOCH);
+    let json = serde_json::to_value(&sample).expect("JSON");
+    let totals = &json["totals"];
+    for name in ["inserts", "deletes", "evictions", "drops_per_second"] {
+        assert!(totals[name].is_null(), "{name}: {totals}");
+    }
+    assert_eq!(
+        totals["not_counted"],
+        serde_json::json!([
+            "inserts",
+            "deletes",
+            "evictions",
+            "table_full",
+            "clash",
+            "chain_too_long",
+            "dying"
+        ])
+    );
+    let owner = &json["owners"][0];
+    for name in [
+        "live",
+        "live_share",
+        "limit_share",
+        "inserts",
+        "deletes",
+        "drops",
+        "victims",
+        "causes",
+        "insert_share",
+        "drop_share",
+        "lifetime",
+    ] {
+        assert!(owner[name].is_null(), "{name}: {owner}");
+    }
+    assert_eq!(json["node_losses"]["drops"], 1538);
+    assert!(sample.is_settled(), "there are no rates to wait for");
+    // One side alone makes no number of entries.
+    snapshot.probes.totals.inserts = Some(7);
+    let sample = TopSample::new(&snapshot, UNIX_EPOCH);
+    assert!(sample.owners[0].inserts.is_some() && sample.owners[0].live.is_none());
 }

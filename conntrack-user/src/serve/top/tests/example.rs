@@ -135,7 +135,7 @@ pub(crate) fn snapshot() -> Snapshot {
         state: AgentState::Attached,
         reason: None,
         ready: true,
-        counting: true,
+        begun: true,
         kernel: KernelInfo {
             release: "6.12.0".to_owned(),
         },
@@ -143,6 +143,7 @@ pub(crate) fn snapshot() -> Snapshot {
             limit: Some(2_000),
             buckets: Some(1_024),
             table_bytes: Some(700_000),
+            expectation_limit: None,
             list: vec![
                 table(4_026_531_840, "host", 1_990, Pressure::Full, Some(0.0)),
                 table(4_026_532_177, "pod-b", 10, Pressure::Calm, None),
@@ -168,10 +169,13 @@ pub(crate) fn snapshot() -> Snapshot {
         },
         ..Snapshot::default()
     };
-    snapshot.probes.totals.inserts = 11_800;
-    snapshot.probes.totals.deletes = 9_800;
-    snapshot.probes.totals.evictions = 9_700;
-    snapshot.probes.totals.drops.table_full = 170;
-    snapshot.probes.totals.drops.clash = 7;
+    let totals = &mut snapshot.probes.totals;
+    totals.inserts = Some(11_800);
+    totals.deletes = Some(9_800);
+    totals.evictions = Some(9_700);
+    totals.drops.table_full = Some(170);
+    totals.drops.clash = Some(7);
+    totals.drops.chain_too_long = Some(0);
+    totals.drops.dying = Some(0);
     snapshot
 }
