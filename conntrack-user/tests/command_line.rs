@@ -2,8 +2,9 @@
 //! agent's socket. What needs a kernel's conntrack is tested in guests.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
+    os::unix::net::UnixStream,
     path::Path,
     process::{Child, Output, Stdio},
     thread,
@@ -54,7 +55,9 @@ fn help_lists_what_works() {
         .collect();
     assert_eq!(
         commands,
-        ["run", "top", "watch", "table", "report", "doctor", "limit"]
+        [
+            "run", "top", "watch", "table", "report", "doctor", "limit", "status", "health"
+        ]
     );
     for command in commands {
         let said = output(&[command, "--help"]);
@@ -82,6 +85,8 @@ fn wrong_usage_is_exit_status_2_with_help() {
         (vec!["run", "--mechanism", "magic"], "magic"),
         (vec!["run", "--listen", "nowhere"], "nowhere"),
         (vec!["run", "--limit-controller", "perhaps"], "perhaps"),
+        (vec!["run", "--tls-cert", "cert.pem"], "--tls-key"),
+        (vec!["run", "--tls-client-ca", "ca.pem"], "--tls-cert"),
         (vec!["watch", "--protocol", "tpc"], "tpc"),
         (vec!["watch", "--address", "10.0.0.0/40"], "10.0.0.0/40"),
         (vec!["watch", "--duration", "soon"], "soon"),
@@ -285,6 +290,92 @@ fn watch_prints_json_lines_and_ends_after_count() {
         ports.windows(2).all(|pair| pair[1] == pair[0] + 1),
         "out of order: {ports:?}"
     );
+}
+
+/// A client that has been answered, and stays.
+fn follow(agent: &Agent) -> UnixStream {
+    let stream = UnixStream::connect(agent.socket()).expect("it listens");
+    let mut lines = BufReader::new(&stream).lines();
+    lines.next().expect("a hello").expect("a line");
+    (&stream).write_all(b"{\"top\":{}}\n").expect("it reads");
+    lines.next().expect("an answer").expect("a line");
+    drop(lines);
+    stream
+}
+
+#[test]
+fn health_is_told_however_many_others_ask() {
+    let agent = Agent::start();
+    let health = |arguments: &[&str]| {
+        let mut command = ctpressure();
+        command.arg("health").args(arguments).arg("--socket");
+        let said = command.arg(agent.socket()).output().expect("it ends");
+        (said.status.code(), text(&said.stdout), text(&said.stderr))
+    };
+    let others: Vec<UnixStream> = (0..16).map(|_| follow(&agent)).collect();
+    let (status, errors) = end_of(watch(&agent, &[]));
+    assert_eq!(status, Some(1), "{errors}");
+    assert!(errors.contains("too many clients"), "{errors}");
+    assert_eq!(health(&[]), (Some(0), "alive\n".to_owned(), String::new()));
+    let (status, said, errors) = health(&["--ready"]);
+    assert_eq!((status, said.as_str()), (Some(1), ""), "{errors}");
+    assert!(
+        errors.contains("not ready: no sample yet\nhelp: "),
+        "{errors}"
+    );
+    drop(others);
+}
+
+#[test]
+fn who_asks_an_agent_that_is_not_there_is_told_so() {
+    for command in ["health", "status"] {
+        let said = output(&[command, "--socket", "/nonexistent/socket"]);
+        let errors = text(&said.stderr);
+        assert_eq!(said.status.code(), Some(1), "{errors}");
+        assert!(
+            errors.contains("no agent listens on /nonexistent/socket\nhelp: "),
+            "{errors}"
+        );
+    }
+}
+
+#[test]
+fn the_status_is_one_object() {
+    let agent = Agent::start();
+    let mut command = ctpressure();
+    command.arg("status").arg("--socket").arg(agent.socket());
+    let said = command.output().expect("it ends");
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    let status: serde_json::Value = serde_json::from_slice(&said.stdout).expect("JSON");
+    for pointer in [
+        "/version",
+        "/state",
+        "/reason",
+        "/kernel/release",
+        "/uptime_seconds",
+        "/hooks",
+        "/fields",
+        "/limit",
+        "/buckets",
+        "/tables/0/netns",
+        "/tables/0/name",
+        "/tables/0/entries",
+        "/totals/inserts",
+        "/totals/drops/table_full",
+        "/totals/lost/missed_runs",
+        "/drift",
+        "/own/rss_bytes",
+        "/own/cpu_seconds",
+        "/capabilities/kept",
+        "/http/closed_slow",
+        "/problems",
+    ] {
+        assert!(
+            status.pointer(pointer).is_some(),
+            "no {pointer} in {status}"
+        );
+    }
+    assert_eq!(status["tables"][0]["pressure"], "rising");
 }
 
 #[test]

@@ -17,10 +17,12 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// As an agent of this version says it.
 const HELLO: &str = "{\"hello\":\"ctpressure\",\"protocol\":1,\"version\":\"0.1.0\"}\n";
 /// The commands that ask.
-const ASKING: [&[&str]; 3] = [
+const ASKING: [&[&str]; 5] = [
     &["watch", "--count", "1"],
     &["top", "--once"],
     &["top", "-o", "json"],
+    &["status"],
+    &["health"],
 ];
 
 /// What listens.

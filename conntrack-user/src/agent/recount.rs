@@ -72,7 +72,7 @@ pub(super) struct CensusResult {
     pub(super) took: Duration,
 }
 
-/// The last census, for `/status`.
+/// The last census, for `ctpressure status`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Recount {
     /// How many there were.

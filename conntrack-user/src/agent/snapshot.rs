@@ -100,7 +100,7 @@ pub struct Probed {
 /// The owners of this node.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Owners {
-    /// Each owner, by slot: the first two are what is nobody's and the host's. Too many for `/status`, which shows the foremost.
+    /// Each owner, by slot: the first two are what is nobody's and the host's. Too many for `ctpressure status`, which shows the foremost.
     #[serde(skip)]
     pub list: Vec<OwnerSample>,
     /// How many owners there are.
@@ -120,7 +120,7 @@ pub struct Capabilities {
     pub kept: Vec<String>,
 }
 
-/// Everything that is known at one second. As JSON it is most of `/status`.
+/// Everything that is known at one second. As JSON it is most of `ctpressure status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
     /// When it was made.
@@ -156,7 +156,7 @@ pub struct Snapshot {
     pub own: Own,
     /// What it may do.
     pub capabilities: Capabilities,
-    /// What can't be seen, as far as it is known why. `/status` adds what is wrong beside the agent.
+    /// What can't be seen, as far as it is known why. `ctpressure status` adds what is wrong beside the agent.
     #[serde(skip)]
     pub problems: Vec<String>,
 }

@@ -9,7 +9,10 @@ use crate::{
     kernel::entries::EntriesError,
     limit::{controller::SetError, settings::SettingsError},
     probes::AttachError,
-    serve::{http::ListenError, socket::SocketError},
+    serve::{
+        http::{ListenError, ServeError},
+        socket::SocketError,
+    },
 };
 
 /// What an error of this type says to do.
@@ -31,6 +34,7 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
                 .or_else(|| help_of(cause, SetError::help))
                 .or_else(|| help_of(cause, |_: &SettingsError| SettingsError::HELP))
                 .or_else(|| help_of(cause, ListenError::help))
+                .or_else(|| help_of(cause, ServeError::help))
                 .or_else(|| help_of(cause, JournalError::help))
                 .or_else(|| help_of(cause, SocketError::help))
         })

@@ -1,8 +1,10 @@
 //! The command line: one file for each subcommand, nothing but arguments and printing.
 
+mod access_args;
 mod args;
 mod doctor;
 mod failure;
+mod health;
 mod kubernetes;
 mod limit;
 mod limit_args;
@@ -11,12 +13,13 @@ mod output;
 mod report;
 mod run;
 mod signals;
+mod status;
 mod table;
 mod thread;
 mod top;
 mod watch;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use ctpressure_model::command_line::{self, Failure, USAGE};
@@ -46,6 +49,8 @@ enum Command {
     Report(report::Report),
     Doctor(doctor::Doctor),
     Limit(limit::Limit),
+    Status(status::Status),
+    Health(health::Health),
 }
 
 /// What the program takes: for checking command lines that are written down somewhere.
@@ -68,6 +73,8 @@ pub fn main() -> ExitCode {
         Command::Report(report) => report.run().map(|()| ExitCode::SUCCESS),
         Command::Doctor(doctor) => doctor.run(),
         Command::Limit(limit) => limit.run().map(|()| ExitCode::SUCCESS),
+        Command::Status(status) => status.run().map(|()| ExitCode::SUCCESS),
+        Command::Health(health) => health.run().map(|()| ExitCode::SUCCESS),
     };
     match result {
         Ok(status) => status,
@@ -80,6 +87,13 @@ pub fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// Nobody listens where a command asks.
+fn no_agent(socket: &Path) -> anyhow::Error {
+    let what = format!("no agent listens on {}", socket.display());
+    let help = "start `ctpressure run`, or say where its socket is with --socket".to_owned();
+    Failure { what, help }.into()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{convert::Infallible, future::pending, net::SocketAddr, sync::Arc, time
 use clap::Args;
 
 use super::{
+    access_args::AccessArgs,
     args::{JournalArgs, LogArgs, ProbeArgs, SocketArgs},
     kubernetes::{self, KubeArgs},
     limit_args::LimitArgs,
@@ -16,7 +17,12 @@ use crate::{
     limit::{Control, Controller, ControllerPlace, Following, Mode, node::since_boot},
     owners::kube::Kube,
     recorder::Journal,
-    serve::{Companions, http, metrics::Exporter, socket::LocalSocket},
+    serve::{
+        Companions,
+        http::{self, Pages},
+        metrics::Exporter,
+        socket::LocalSocket,
+    },
 };
 
 /// How long the end may take.
@@ -38,6 +44,8 @@ pub(super) struct Run {
         default_value = "[::]:9743"
     )]
     listen: SocketAddr,
+    #[command(flatten)]
+    access: AccessArgs,
     #[command(flatten)]
     socket: SocketArgs,
     /// Export the host's table under the names of `node_exporter` too
@@ -83,7 +91,7 @@ impl Run {
             .transpose()?;
         let wanted = kube.as_ref().filter(|_| self.kube.events());
         let mut events = wanted.and_then(kubernetes::events);
-        let listener = http::listen(self.listen).await?;
+        let listener = http::listen(self.listen)?;
         let socket = LocalSocket::bind(&self.socket.socket).await?;
         let (publisher, handle) = agent::channel();
         let limit = (settings.mode != Mode::Off).then(|| Control::new(settings.clone()));
@@ -109,6 +117,7 @@ impl Run {
             kubernetes: kube.and_then(kubernetes::watch),
             kubernetes_events: events.as_ref().map(KubeEvents::health),
             limit,
+            http: Arc::default(),
         };
         let options = AgentOptions {
             probes: self.probes.options(true),
@@ -116,11 +125,14 @@ impl Run {
             goes_on_without: true,
             pods: companions.kubernetes.as_ref().and_then(Kube::latest),
         };
-        let exporter = Arc::new(Exporter::new(
-            handle.clone(),
-            companions.clone(),
-            self.node_exporter_names,
-        )?);
+        let exporter = Exporter::new(handle.clone(), companions.clone(), self.node_exporter_names)?;
+        let pages = Pages::new(handle.clone(), exporter);
+        let port = http::Server::start(
+            listener,
+            pages,
+            self.access.files(),
+            Arc::clone(&companions.http),
+        )?;
         let limit = companions.limit.clone();
         let mut noted = Following::from_now();
         let queue = journal.as_ref().map(Journal::queue);
@@ -136,7 +148,7 @@ impl Run {
                 Ok(never) => match never {},
                 Err(error) => Err(error.into()),
             },
-            never = http::serve(listener, handle.clone(), companions.clone(), exporter) => match never {},
+            ended = port.ended() => Err(ended.into()),
             never = socket.serve(handle.clone(), companions.clone()) => match never {},
             never = forever(record) => match never {},
             never = forever(tell) => match never {},

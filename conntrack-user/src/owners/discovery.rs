@@ -51,7 +51,7 @@ pub struct Discovery {
     pub problems: Vec<Problem>,
 }
 
-/// What looking around has cost, for `/status`.
+/// What looking around has cost, for `ctpressure status`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Looks {
     /// How often it was looked.

@@ -50,7 +50,7 @@ pub(crate) enum EventKind {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HookEvent {
     pub kind: EventKind,
-    /// Name in `/status` and metrics.
+    /// Name in `ctpressure status` and metrics.
     pub name: &'static str,
     /// What is missing when no candidate can be had.
     pub without: &'static str,
@@ -208,7 +208,7 @@ pub(super) fn name(kind: EventKind) -> &'static str {
 /// share the host's addresses.
 pub(crate) const NEW_FLOW_PACKET: Hook = init_conntrack("new_flow_packet_kprobe");
 
-/// Its name in `/status` and metrics.
+/// Its name in `ctpressure status` and metrics.
 pub(crate) const NEW_FLOW_PACKET_EVENT: &str = "new_flow_packet";
 
 #[cfg(test)]

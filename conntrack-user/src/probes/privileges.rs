@@ -82,11 +82,24 @@ pub(crate) fn drop_unneeded() -> Result<Vec<String>, caps::errors::CapsError> {
     Ok(names)
 }
 
-/// Gives up every capability of a thread that needs none; `thread` is what it is called if that fails.
+/// Gives up every capability of a thread that needs none, for good: what it might start has none either, although it is root.
+/// `thread` is what it is called if that fails.
 pub(crate) fn drop_all(thread: &str) {
-    for set in [CapSet::Effective, CapSet::Permitted] {
+    let kept = |error: &dyn std::error::Error| {
+        tracing::warn!(%error, "the thread {thread} keeps capabilities that it does not need");
+    };
+    // Root would get capabilities back by execve(2).
+    if let Err(error) = nix::sys::prctl::set_no_new_privs() {
+        kept(&error);
+    }
+    if has(Capability::CAP_SETPCAP)
+        && let Err(error) = caps::clear(None, CapSet::Bounding)
+    {
+        kept(&error);
+    }
+    for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         if let Err(error) = caps::clear(None, set) {
-            tracing::warn!(%error, "the thread {thread} keeps capabilities that it does not need");
+            kept(&error);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is attached, for `/status`.
+//! What is attached, for `ctpressure status`.
 
 use serde::Serialize;
 
@@ -36,7 +36,7 @@ pub struct FieldStatus {
     pub reason: Option<String>,
 }
 
-/// The probes, for `/status`.
+/// The probes, for `ctpressure status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ProbeStatus {
     /// Attached hooks and missing events, in the order of the plan.

@@ -1,4 +1,4 @@
-//! How the journal is doing, for `/status` and `/metrics`.
+//! How the journal is doing, for `ctpressure status` and `/metrics`.
 
 use std::{path::PathBuf, sync::Mutex};
 

@@ -1,10 +1,11 @@
-//! What runs beside the agent: the journal, the watch of the Kubernetes API, its Events, the limit controller. The agent knows none of
-//! them; they follow it. Whoever answers questions about the node has a handle to each, and asks when it answers.
+//! What runs beside the agent: the journal, the watch of the Kubernetes API, its Events, the limit controller, the port. The agent knows
+//! none of them; they follow it. Whoever answers questions about the node has a handle to each, and asks when it answers.
 
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use super::http::{PortHealth, PortStatus};
 use crate::{
     kube_events::{self, EventsStatus},
     limit::{self, Control},
@@ -23,9 +24,11 @@ pub struct Companions {
     pub kubernetes_events: Option<Arc<kube_events::Health>>,
     /// The limit controller, unless it is off.
     pub limit: Option<Control>,
+    /// The port of the metrics.
+    pub http: Arc<PortHealth>,
 }
 
-/// How they are now, as in `/status`; `None`: it is off.
+/// How they are now, as in `ctpressure status`; `None`: it is off.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CompanionStatus {
     /// Whether the journal is written, and its size.
@@ -40,6 +43,8 @@ pub struct CompanionStatus {
     /// What the limit controller says, with the last changes of the limit.
     #[serde(rename = "limit_control", serialize_with = "shared")]
     pub limit: Option<Arc<limit::Report>>,
+    /// Whether strangers crowd the port of the metrics.
+    pub http: PortStatus,
 }
 
 impl Companions {
@@ -53,12 +58,13 @@ impl Companions {
                 .as_ref()
                 .map(|events| events.status()),
             limit: self.limit.as_ref().map(Control::report),
+            http: self.http.status(),
         }
     }
 }
 
 impl CompanionStatus {
-    /// What is wrong with access to the Kubernetes API: gone when that is mended.
+    /// What is wrong with access to the Kubernetes API, or with the files of the port: gone when that is mended.
     pub fn problems(&self) -> impl Iterator<Item = &str> {
         let watch = self
             .kubernetes
@@ -68,7 +74,8 @@ impl CompanionStatus {
             .kubernetes_events
             .as_ref()
             .and_then(|status| status.problem.as_deref());
-        watch.into_iter().chain(events)
+        let port = self.http.problem.as_deref();
+        watch.into_iter().chain(events).chain(port)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The metrics, made from a [`Snapshot`] at each scrape.
+//! The metrics, made from a [`Snapshot`].
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ mod limit;
 mod owners;
 
 use crate::{
-    agent::{AgentState, Handle, Snapshot},
+    agent::{Handle, Snapshot},
     kernel::stats::KernelStats,
 };
 
@@ -242,7 +242,7 @@ fn own_state(snapshot: &Snapshot, companions: &CompanionStatus) -> [Family; 11] 
         }),
         Family::gauge(
             "ctpressure_journal_writing",
-            "1 while the journal is written, 0 while it can't be (/status says why); absent without --journal.",
+            "1 while the journal is written, 0 while it can't be (ctpressure status says why); absent without --journal.",
         )
         .maybe(&[], journal.map(|journal| f64::from(u8::from(journal.problem.is_none())))),
         Family::gauge(
@@ -250,6 +250,13 @@ fn own_state(snapshot: &Snapshot, companions: &CompanionStatus) -> [Family; 11] 
             "Size of the journal with its log; absent without --journal.",
         )
         .maybe(&[], journal.map(|journal| f(journal.bytes))),
+        Family::counter(
+            "ctpressure_http_connections_closed_total",
+            "Connections to this port that were closed before their end: peer_full: for another one of a peer that held as many as one may; full: for a newcomer while all places were taken; slow: they did not ask within five seconds, or took more than ten.",
+        )
+        .each(companions.http.closed(), |family, (reason, number)| {
+            family.with(&[("reason", reason)], f(number))
+        }),
         Family::gauge("ctpressure_build_info", "1, with the version of ctpressure.")
             .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
         Family::counter(
@@ -276,15 +283,6 @@ fn programs(snapshot: &Snapshot) -> BTreeMap<&'static str, f64> {
         *sums.entry(time.program).or_default() += time.seconds;
     }
     sums
-}
-
-/// Whether the agent can answer for its node; the reason if not.
-pub(crate) fn readiness(snapshot: &Snapshot) -> Result<(), String> {
-    if snapshot.ready && snapshot.state != AgentState::Waiting {
-        return Ok(());
-    }
-    let reason = snapshot.reason.clone();
-    Err(reason.unwrap_or_else(|| "no sample yet".to_owned()))
 }
 
 #[cfg(test)]

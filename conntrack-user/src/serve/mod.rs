@@ -1,9 +1,10 @@
-//! What the agent answers: HTTP for monitoring systems (`http`), and the local socket for its own
-//! command line ([`socket`]).
+//! What the agent answers: HTTP for monitoring systems (`http`), where whoever asks may be a stranger, and the local socket for its own
+//! command line ([`socket`]), where only root asks.
 
 mod companions;
 mod family;
 pub(crate) mod http;
+mod life;
 pub(crate) mod limit;
 pub(crate) mod metrics;
 pub(crate) mod names;

@@ -6,13 +6,15 @@
 //! * `{"watch":{...filter...}}`: from then on each line is an event (see [`ctpressure_model::events`]);
 //! * `{"top":{}}`: a line at once and then one each second (see `crate::serve::top`); `{"top":{"once":true}}`:
 //!   one line, as soon as there are rates;
-//! * `{"pods":{}}`: one line with the names and workloads of pods (see `crate::serve::names`).
+//! * `{"pods":{}}`: one line with the names and workloads of pods (see `crate::serve::names`);
+//! * `{"status":{}}`: one line, all that the agent says of itself (see `crate::serve::status`);
+//! * `{"health":{}}`: one line, `{"well":true}` if it is alive, else `{"well":false,"problem":"..."}`; `{"health":{"ready":true}}`: whether it is ready. It is answered
+//!   however many other clients there are;
 //! * `{"limit":{}}`: one line, what limits the tables and what the controller does (see `crate::serve::limit`);
 //!   `{"limit":{"set":{"limit":N}}}`: the controller sets it, if nothing speaks against it.
 //!
-//! A request that is not understood gets `{"error":"..."}`. No line is longer than 64 KiB, but for those of `top` and `pods`
-//! (`top::LINE_BYTES`). Who takes nothing of
-//! what waits for it for five seconds is dropped. Only the user that the agent runs as, root, can open the socket (mode 0600), and that is
+//! A request that is not understood gets `{"error":"..."}`. No line is longer than 64 KiB, but for those of `top`, `pods` and
+//! `status` (`top::LINE_BYTES`). Who takes nothing of what waits for it for five seconds is dropped. Only the user that the agent runs as, root, can open the socket (mode 0600), and that is
 //! checked once more by the peer's credentials.
 
 use std::{
@@ -23,6 +25,7 @@ use std::{
 
 use ctpressure_model::events::Filter;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tokio::{
     io::{
         AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
@@ -74,12 +77,40 @@ pub enum Request {
     },
     /// Send what is known of pods.
     Pods {},
+    /// Send all that the agent says of itself.
+    Status {},
+    /// Send whether it is alive.
+    Health {
+        /// Whether it is ready, instead.
+        #[serde(default)]
+        ready: bool,
+    },
     /// Send what `ctpressure limit` shows.
     Limit {
         /// Set the limit first, then say what there is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         set: Option<SetRequest>,
     },
+}
+
+/// The answer to `health`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HealthAnswer {
+    /// It is alive, or ready, as was asked.
+    pub well: bool,
+    /// Why it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// The answer to `status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StatusAnswer {
+    /// Of the agent.
+    pub version: String,
+    /// All that [`super::StatusPage`] has beside it.
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
 }
 
 /// What the agent says to a request that it can't serve.
@@ -136,7 +167,7 @@ impl SocketError {
             }
             Self::Io { .. } => "choose another path with --socket",
             Self::Protocol { .. } => {
-                "use the ctpressure of the same version as the running agent (see /status)"
+                "use the ctpressure of the same version as the running agent (see /status of its port)"
             }
             Self::Ended => {
                 "start it again; while none runs, `ctpressure top` and `ctpressure watch` load the probes themselves"

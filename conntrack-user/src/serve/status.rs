@@ -1,16 +1,45 @@
-//! The JSON of `/status`.
+//! What the agent says of itself, as JSON: all of it to who asks on the node, by `ctpressure status`; to who asks by HTTP, who may be a
+//! stranger, whether all is well ([`ShortStatus`]).
 
 use std::cmp::Reverse;
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{CompanionStatus, top};
+use super::{CompanionStatus, life, top};
 use crate::{
-    agent::{OwnerSample, Snapshot},
+    agent::{AgentState, OwnerSample, Snapshot},
     probes::Totals,
 };
 
+/// What there is at `/status` of the port: no names, addresses, paths or counts.
+#[derive(Debug, Serialize)]
+pub(super) struct ShortStatus {
+    version: &'static str,
+    /// What can be seen.
+    state: AgentState,
+    /// Whether the agent can answer for its node, as at `/readyz`.
+    ready: bool,
+    /// Seconds since the agent began, at its last sample.
+    uptime_seconds: f64,
+    /// Where the rest is.
+    more: &'static str,
+}
+
+impl ShortStatus {
+    /// What the agent saw last.
+    pub(super) fn new(snapshot: &Snapshot) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            state: snapshot.state,
+            ready: life::ready(snapshot).is_ok(),
+            uptime_seconds: snapshot.uptime_seconds,
+            more: "ctpressure status, as root on the node or in the agent's container",
+        }
+    }
+}
+
+/// All of it.
 #[derive(Debug, Serialize)]
 pub(crate) struct StatusPage<'a> {
     version: &'static str,
@@ -26,7 +55,7 @@ pub(crate) struct StatusPage<'a> {
     problems: Vec<&'a str>,
 }
 
-/// Owners that `/status` shows, by each of live entries, inserts and drops.
+/// Owners that are shown, by each of live entries, inserts and drops.
 const OWNERS: usize = 20;
 
 /// The owners that are first by live entries, by inserts or by drops; by live entries.

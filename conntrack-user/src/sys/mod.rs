@@ -10,3 +10,4 @@ pub(crate) mod netns;
 pub(crate) mod perf;
 pub(crate) mod priority;
 pub(crate) mod readiness;
+pub(crate) mod tcp;

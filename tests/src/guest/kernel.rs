@@ -1,7 +1,7 @@
 //! The kernel's side: sysctls, its own conntrack statistics, modules.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
     str::FromStr as _,
@@ -162,6 +162,14 @@ impl Statistics {
 /// Whether the module is in the kernel (loaded or built in).
 pub fn has_module(name: &str) -> bool {
     Path::new("/sys/module").join(name).exists()
+}
+
+/// The modules that are loaded.
+pub fn modules() -> Result<BTreeSet<String>> {
+    const PATH: &str = "/proc/modules";
+    let text = fs::read_to_string(PATH).with_context(|| format!("reading {PATH}"))?;
+    let names = text.lines().filter_map(|line| line.split(' ').next());
+    Ok(names.map(ToOwned::to_owned).collect())
 }
 
 /// Loads a module.

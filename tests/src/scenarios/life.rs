@@ -183,3 +183,27 @@ pub(super) fn module_reload(mechanism: Option<Mechanism>) -> Result<()> {
     checks.finish()?;
     setting.agent.stop()
 }
+
+/// Which modules the kernel loads because of an agent: those that the security model names, and they are what a census is made by.
+pub(super) fn modules_loaded(mechanism: Option<Mechanism>) -> Result<()> {
+    const CTNETLINK: &str = "nf_conntrack_netlink";
+    let named = ["nfnetlink", CTNETLINK];
+    kernel::unload_module(CTNETLINK)?;
+    let before = kernel::modules()?;
+    let agent = Agent::start(mechanism, "")?;
+    agent.wait_for_census()?;
+    let after = kernel::modules()?;
+    let loaded: Vec<_> = after.difference(&before).collect();
+    println!("loaded: {loaded:?}");
+    let mut checks = Checks::new();
+    for module in &loaded {
+        checks.holds(named.contains(&module.as_str()), || {
+            format!("{module} was loaded, and the security model does not say so")
+        });
+    }
+    checks.holds(after.contains(CTNETLINK), || {
+        format!("{CTNETLINK} was not loaded: by what was the census made?")
+    });
+    checks.finish()?;
+    agent.stop()
+}

@@ -11,7 +11,7 @@ use super::setting::{ALL_KINDS, MANY_BUCKETS, Setting};
 use crate::guest::{
     agent::{Agent, Mechanism},
     checks::Checks,
-    command::wait_for,
+    command::{self, wait_for},
     generator,
     kernel::{self, Statistics},
     prom::Metrics,
@@ -33,6 +33,7 @@ const CONTRACT: &[&str] = &[
     "kernel_stat_total",
     "events_lost_total",
     "probe_attached",
+    "http_connections_closed_total",
     "build_info",
 ];
 /// Those without a prefix of ours.
@@ -170,17 +171,29 @@ fn check_capabilities(checks: &mut Checks, agent: &Agent) -> Result<()> {
         let name = field("Name:");
         // CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_NET_ADMIN, CAP_DAC_READ_SEARCH.
         let kept = [39, 38, 21, 19, 12, 2].map(|bit| 1_u64 << bit).iter().sum();
-        for set in ["CapPrm:", "CapEff:", "CapInh:"] {
+        // Whoever can reach the port talks to this one: it has none, and can get none by starting a program.
+        let talks = name == "http";
+        for set in ["CapPrm:", "CapEff:", "CapInh:", "CapBnd:", "CapAmb:"] {
             let has = u64::from_str_radix(&field(set), 16)
                 .with_context(|| format!("{set} of the thread {name}"))?;
-            let expected = if set == "CapInh:" { 0 } else { kept };
+            let expected = match set {
+                "CapInh:" | "CapAmb:" => 0,
+                _ if talks => 0,
+                _ => kept,
+            };
             checks.equal(format!("{set} {name}"), has, "kept", expected);
+        }
+        if talks {
+            let sealed = field("NoNewPrivs:");
+            checks.holds(sealed == "1", || format!("NoNewPrivs: {sealed} of {name}"));
         }
         names.push(name);
     }
-    checks.holds(names.iter().any(|name| name == "background"), || {
-        format!("the agent's threads are {names:?}")
-    });
+    for needed in ["background", "http"] {
+        checks.holds(names.iter().any(|name| name == needed), || {
+            format!("the agent's threads are {names:?}")
+        });
+    }
     Ok(())
 }
 
@@ -259,7 +272,19 @@ pub(super) fn pages(mechanism: Option<Mechanism>) -> Result<()> {
         .with_timeout(5)
         .send()?;
     checks.equal("POST /metrics", post.status_code, "expected", 405);
-    let status = agent.status()?;
+    let short: serde_json::Value = serde_json::from_str(&agent.get("/status")?.1)?;
+    for (name, told) in short.as_object().context("/status is no object")? {
+        let known = ["more", "ready", "state", "uptime_seconds", "version"];
+        checks.holds(known.contains(&name.as_str()), || {
+            format!("/status tells strangers {name}: {told}")
+        });
+    }
+    let socket = agent.socket();
+    let printed = command::output(
+        "ctpressure",
+        &["status", "--socket", &socket.to_string_lossy()],
+    )?;
+    let status: serde_json::Value = serde_json::from_str(&printed)?;
     for pointer in [
         "/version",
         "/kernel/release",
@@ -271,22 +296,22 @@ pub(super) fn pages(mechanism: Option<Mechanism>) -> Result<()> {
         let there = status
             .pointer(pointer)
             .is_some_and(|value| !value.is_null());
-        checks.holds(there, || format!("/status has no {pointer}"));
+        checks.holds(there, || format!("the status has no {pointer}"));
     }
     checks.equal(
-        "/status limit",
+        "limit in the status",
         status["limit"].as_u64(),
         "set",
         Some(10_000),
     );
     checks.equal(
-        "/status state",
+        "state in the status",
         status["state"].as_str(),
         "expected",
         Some("attached"),
     );
     let hooks = status["hooks"].as_array().map_or(0, Vec::len);
-    checks.at_least("hooks in /status", hooks, 4);
+    checks.at_least("hooks in the status", hooks, 4);
     check_capabilities(&mut checks, agent)?;
     // A watch that is connected but asks for nothing does not hold up the pages: not for the 5 s that
     // it may take to ask.

@@ -27,6 +27,7 @@ mod nested;
 mod pods;
 mod report;
 mod setting;
+mod strangers;
 mod tables;
 mod top;
 mod watching;
@@ -167,13 +168,17 @@ scenarios! {
     // One kernel: command lines.
     documents documents::command_lines_run, Any, OneKernel, Counted, 180 s, "each command line of ctpressure in the documents, run as it is written there while a table is full, ends well and prints something";
     // One kernel: the agent's own server.
-    pages metrics::pages, Any, OneKernel, Counted, 60 s, "/healthz, /readyz, /status and wrong requests";
+    pages metrics::pages, Any, OneKernel, Counted, 60 s, "/healthz, /readyz, the short /status and the whole one of `ctpressure status`, wrong requests; each thread has the capabilities that it needs, the one that answers HTTP none";
+    // One kernel: the agent's own server.
+    http_strangers strangers::strangers, Any, OneKernel, Counted, 240 s, "800 connections that say nothing, ask slowly or take nothing of the answer, from one address or a hundred: health and metrics are answered at once, files and memory stay bounded";
     // Of the kernel: it frees what a dead process had. Two CPUs: one may still run what the other frees.
     kill9 life::kill9, EachOnOneKernel, EachKernel, Real, 400 s, "kill -9 at ten moments (four on further kernels) leaves no program, map or link";
     // Of the kernel: how it tells that the module comes.
     not_loaded life::not_loaded, Any, EachKernel, Counted, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";
     // Of the kernel: it takes probes away with the module. Two CPUs, as above.
     module_reload life::module_reload, KprobeOnly, EachKernel, Real, 120 s, "the module is unloaded and loaded again: attaches again, counters go on";
+    // Of the kernel: what it loads for a question.
+    modules_loaded life::modules_loaded, Any, EachKernel, Counted, 90 s, "the census makes the kernel load the modules that the security model names, and no others";
     // One kernel, these and the next: what the program itself refuses.
     not_root conditions::not_root, Any, OneKernel, Counted, 60 s, "not root: watch says what is missing, exit status 1";
     no_cap_bpf degraded::no_cap_bpf, Any, OneKernel, Counted, 90 s, "root without CAP_BPF: tables and the kernel's own statistics go on, the reason is named; watch ends with exit status 1";

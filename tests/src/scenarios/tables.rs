@@ -103,7 +103,7 @@ pub(super) fn netns_table(mechanism: Option<Mechanism>) -> Result<()> {
             .any(|table| table["netns"] == inode && table["name"] == POD)
     });
     checks.holds(in_status, || {
-        format!("/status has no table {POD}: {}", status["tables"])
+        format!("the status has no table {POD}: {}", status["tables"])
     });
     checks.finish()?;
     drop(growth);

@@ -29,7 +29,7 @@ use crate::{
 
 /// Destinations of an owner that a snapshot has.
 const TOP: usize = 5;
-/// Kinds of problems that are kept for /status.
+/// Kinds of problems that are kept for `ctpressure status`.
 const PROBLEMS: usize = 32;
 
 /// What is read for one sample.
@@ -301,7 +301,7 @@ impl Supervisor {
         }
     }
 
-    /// Says a kind of problem once, and again when it has grown much; keeps it for /status.
+    /// Says a kind of problem once, and again when it has grown much; keeps it for `ctpressure status`.
     pub(super) fn remember(&mut self, problem: impl Into<Problem>) {
         let problem = problem.into();
         let text = problem.to_string();

@@ -1,37 +1,81 @@
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    task::LocalSet,
+use std::{
+    collections::HashMap,
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use super::*;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    time::{sleep, timeout},
+};
+
+use super::{
+    connections::{CONNECTION_TIME, HEADER_BYTES, HEADER_TIME},
+    places::{MOST, MOST_OF_PEER},
+    *,
+};
 use crate::{
     agent::{Publisher, Snapshot, channel},
-    serve::metrics::tests::full,
+    serve::{Companions, metrics::Exporter, metrics::tests::full},
 };
+
+/// Before anybody is sent away for being slow.
+const SOON: Duration = Duration::from_millis(4_500);
 
 /// Serves `snapshot` on a free port of loopback while `test` talks to it.
 async fn served<F: Future<Output = ()>>(
     snapshot: Option<Snapshot>,
     test: impl FnOnce(SocketAddr, Publisher) -> F,
 ) {
+    served_as(snapshot, |address, publisher, _| test(address, publisher)).await;
+}
+
+async fn served_as<F: Future<Output = ()>>(
+    snapshot: Option<Snapshot>,
+    test: impl FnOnce(SocketAddr, Publisher, Arc<PortHealth>) -> F,
+) {
+    served_to(snapshot, AccessFiles::default(), test).await;
+}
+
+async fn served_to<F: Future<Output = ()>>(
+    snapshot: Option<Snapshot>,
+    files: AccessFiles,
+    test: impl FnOnce(SocketAddr, Publisher, Arc<PortHealth>) -> F,
+) {
     let (publisher, handle) = channel();
     if let Some(snapshot) = snapshot {
         publisher.publish(snapshot);
     }
-    let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)))
-        .await
-        .expect("a free port");
-    let address = listener.local_addr().expect("an address");
+    let listener = listen(SocketAddr::from(([0; 4], 0))).expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
     let exporter =
-        Arc::new(Exporter::new(handle.clone(), Companions::default(), false).expect("an exporter"));
-    LocalSet::new()
-        .run_until(async move {
-            tokio::select! {
-                never = serve(listener, handle, Companions::default(), exporter) => match never {},
-                () = test(address, publisher) => {}
-            }
-        })
-        .await;
+        Exporter::new(handle.clone(), Companions::default(), false).expect("an exporter");
+    let pages = Pages::new(handle, exporter);
+    let health = Arc::new(PortHealth::default());
+    let server = Server::start(listener, pages, files, Arc::clone(&health)).expect("a thread");
+    tokio::select! {
+        ended = server.ended() => panic!("{ended}"),
+        () = test(SocketAddr::from(([127, 0, 0, 1], port)), publisher, health) => {}
+    }
+}
+
+/// A connection from an address of loopback.
+async fn connect_from(last: u8, address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let from = SocketAddr::from(([127, 0, 1, last], 0));
+    socket.bind(from).expect("an address");
+    socket.connect(address).await.expect("a connection")
+}
+
+/// Whether the other side closes it soon.
+async fn is_closed(stream: &mut TcpStream) -> bool {
+    matches!(
+        timeout(SOON, stream.read(&mut [0; 16])).await,
+        Ok(Ok(0) | Err(_))
+    )
 }
 
 /// Everything that is answered until the connection closes.
@@ -123,55 +167,6 @@ async fn not_ready_says_why_and_then_ready() {
 }
 
 #[tokio::test]
-async fn an_agent_that_hangs_is_not_healthy() {
-    let at = std::time::Instant::now().checked_sub(STALE + Duration::from_secs(1));
-    let Some(at) = at else { return };
-    served(
-        Some(Snapshot { at, ..full() }),
-        |address, _publisher| async move {
-            assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 503 "));
-        },
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn the_status_has_what_was_promised() {
-    served(Some(full()), |address, _publisher| async move {
-        let answer = get(address, "/status").await;
-        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-        let status: serde_json::Value = serde_json::from_str(body).expect("JSON");
-        for pointer in [
-            "/version",
-            "/state",
-            "/reason",
-            "/kernel/release",
-            "/uptime_seconds",
-            "/hooks/0/event",
-            "/hooks/0/mechanism",
-            "/fields",
-            "/limit",
-            "/buckets",
-            "/tables/0/netns",
-            "/tables/0/name",
-            "/tables/0/entries",
-            "/tables/0/pressure",
-            "/totals/inserts",
-            "/totals/drops/table_full",
-            "/totals/lost/missed_runs",
-            "/drift/difference",
-            "/own/rss_bytes",
-            "/own/cpu_seconds",
-            "/capabilities/kept",
-        ] {
-            assert!(status.pointer(pointer).is_some(), "no {pointer} in {body}");
-        }
-        assert_eq!(status["tables"][0]["pressure"], "high");
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn nonsense_and_too_much_are_cut_off() {
     served(Some(full()), |address, _publisher| async move {
         let answer = talk(address, b"\x16\x03\x01 this is TLS\r\n\r\n").await;
@@ -205,34 +200,198 @@ async fn one_request_for_each_connection() {
     .await;
 }
 
+#[test]
+fn a_taken_port_says_what_to_do() {
+    let taken = listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    let address = taken.local_addr().expect("an address");
+    let error = listen(address).expect_err("it is taken");
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+    assert!(error.help().contains("--listen"), "{}", error.help());
+}
+
+/// What a stranger learns: nobody's name, address or number.
 #[tokio::test]
-async fn clients_that_hold_connections_do_not_lock_others_out() {
+async fn the_status_is_short() {
     served(Some(full()), |address, _publisher| async move {
-        let mut idle = Vec::new();
-        for _ in 0..CONNECTIONS {
-            idle.push(TcpStream::connect(address).await.expect("a connection"));
-        }
-        // Their header never comes: the places are free again after HEADER_TIME.
-        let begin = std::time::Instant::now();
-        let answer = get(address, "/healthz").await;
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-        assert!(
-            begin.elapsed() < HEADER_TIME + Duration::from_secs(3),
-            "{:?}",
-            begin.elapsed()
+        let answer = get(address, "/status").await;
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        let status: HashMap<String, serde_json::Value> = serde_json::from_str(body).expect("JSON");
+        let mut fields: Vec<&str> = status.keys().map(String::as_str).collect();
+        fields.sort_unstable();
+        assert_eq!(
+            fields,
+            ["more", "ready", "state", "uptime_seconds", "version"]
         );
-        drop(idle);
+        assert_eq!(status["ready"], true);
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_taken_port_says_what_to_do() {
-    let taken = listen(SocketAddr::from(([127, 0, 0, 1], 0)))
-        .await
-        .expect("a free port");
-    let address = taken.local_addr().expect("an address");
-    let error = listen(address).await.expect_err("it is taken");
-    assert!(error.to_string().contains(&address.to_string()), "{error}");
-    assert!(error.help().contains("--listen"), "{}", error.help());
+async fn who_says_nothing_goes_for_who_comes() {
+    served_as(Some(full()), |address, _publisher, health| async move {
+        let mut silent = Vec::new();
+        for _ in 0..MOST_OF_PEER + 3 {
+            silent.push(connect_from(1, address).await);
+        }
+        for one in &mut silent[..3] {
+            assert!(is_closed(one).await, "the oldest three");
+        }
+        for one in &mut silent[3..] {
+            let read = timeout(Duration::from_millis(10), one.read(&mut [0])).await;
+            assert!(read.is_err(), "the others are left: {read:?}");
+        }
+        assert_eq!(health.status().closed_peer_full, 3);
+        let begin = Instant::now();
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200 "));
+        assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    })
+    .await;
 }
+
+#[tokio::test]
+async fn nobody_is_locked_out_by_hundreds_of_silent_ones() {
+    served_as(Some(full()), |address, _publisher, health| async move {
+        let mut silent = Vec::new();
+        for number in 0..300_u32 {
+            let last = u8::try_from(number % 100).expect("it is small") + 1;
+            silent.push(connect_from(last, address).await);
+        }
+        for path in ["/healthz", "/metrics"] {
+            let begin = Instant::now();
+            let answer = get(address, path).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+        }
+        let closed = health.status().closed_full;
+        assert!(closed >= 300 - MOST as u64, "{closed}");
+    })
+    .await;
+}
+
+/// A text that does not fit what the kernel keeps for both sides.
+fn long() -> Snapshot {
+    let mut snapshot = full();
+    let owner = snapshot.owners.list[2].clone();
+    for slot in 100..4000 {
+        let mut one = owner.clone();
+        one.slot = slot;
+        one.owner = crate::owners::Owner::pod("u", Some(("shop", &format!("pod-{slot}"))));
+        snapshot.owners.list.push(one);
+    }
+    snapshot
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_the_answer_goes_after_a_time_or_for_who_comes() {
+    served_as(Some(long()), |address, _publisher, health| async move {
+        let mut slow = Vec::new();
+        for number in 0..80 {
+            let mut stream = connect_from(number % 40 + 1, address).await;
+            let request = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n";
+            stream.write_all(request).await.expect("it is read");
+            slow.push(stream);
+        }
+        let begin = Instant::now();
+        let answer = get(address, "/metrics").await;
+        assert!(answer.len() > 1_000_000, "{} bytes", answer.len());
+        assert!(
+            answer.ends_with('\n') && begin.elapsed() < CONNECTION_TIME,
+            "{:?}",
+            begin.elapsed()
+        );
+        assert!(health.status().closed_full >= 16, "{:?}", health.status());
+        while health.status().closed_slow < 40 {
+            assert!(
+                begin.elapsed() < 3 * CONNECTION_TIME,
+                "{:?}",
+                health.status()
+            );
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_asks_slowly_goes_after_a_time() {
+    served(Some(full()), |address, _publisher| async move {
+        let mut slow = connect_from(1, address).await;
+        let begin = Instant::now();
+        let mut said = Vec::new();
+        slow.write_all(b"GET /metrics HTTP/1.1\r\nX: ")
+            .await
+            .expect("it is read");
+        while slow.write_all(b"x").await.is_ok() {
+            let read = timeout(Duration::from_millis(200), slow.read_buf(&mut said)).await;
+            if matches!(read, Ok(Ok(0) | Err(_))) {
+                break;
+            }
+            assert!(
+                begin.elapsed() < HEADER_TIME + SOON,
+                "{:?}",
+                begin.elapsed()
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_text_is_made_once_for_all_who_ask() {
+    let (publisher, handle) = channel();
+    publisher.publish(full());
+    let exporter = Exporter::new(handle.clone(), Companions::default(), false).expect("one");
+    let pages = Pages::new(handle, exporter);
+    let text = || pages.metrics().expect("a text");
+    let first = text();
+    assert_eq!(text().as_ptr(), first.as_ptr(), "the same one");
+    publisher.publish(Snapshot {
+        uptime_seconds: 2.0,
+        ..full()
+    });
+    assert_ne!(text().as_ptr(), first.as_ptr(), "of the new sample");
+}
+
+#[tokio::test]
+async fn the_thread_holds_no_capability() {
+    served(Some(full()), |address, _publisher| async move {
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200 "));
+        let begin = Instant::now();
+        // Those of other tests may have just begun.
+        while let Err(wrong) = threads_without_capabilities() {
+            assert!(begin.elapsed() < SOON, "{wrong}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+}
+
+/// Fails with what one of them has.
+fn threads_without_capabilities() -> Result<(), String> {
+    let mut threads = 0;
+    for task in fs::read_dir("/proc/self/task").expect("/proc") {
+        let status = task.expect("a thread").path().join("status");
+        let Ok(status) = fs::read_to_string(status) else {
+            continue;
+        };
+        if !status.starts_with("Name:\thttp\n") {
+            continue;
+        }
+        threads += 1;
+        let none = |set| format!("{set}:\t0000000000000000");
+        let sets = ["CapInh", "CapPrm", "CapEff", "CapAmb"];
+        if !sets.iter().all(|set| status.contains(&none(set))) {
+            return Err(status);
+        }
+        if !status.contains("NoNewPrivs:\t1") {
+            return Err(status);
+        }
+    }
+    if threads == 0 {
+        return Err("no thread of that name".to_owned());
+    }
+    Ok(())
+}
+
+mod access;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     agent::{
-        Activity, Bounds, Drift, LossCounts, NodeLosses, Own, OwnerSample, OwnerTotals, Owners,
+        Activity, AgentState, Bounds, Drift, LossCounts, NodeLosses, Own, OwnerSample, OwnerTotals, Owners,
         Probed, Table, Tables, Tops,
     },
     kube_events::EventsStatus,
@@ -405,23 +405,6 @@ fn the_limit_controller_has_metrics_only_while_there_is_one() {
 #[test]
 fn node_exporters_names_only_when_asked_for() {
     assert!(!exposition(&full(), &CompanionStatus::default(), false).contains("node_nf_conntrack"));
-}
-
-#[test]
-fn ready_only_with_a_sample() {
-    assert!(readiness(&Snapshot::default()).is_err());
-    assert!(readiness(&full()).is_ok());
-    let degraded = Snapshot {
-        state: AgentState::Degraded,
-        ..full()
-    };
-    assert!(readiness(&degraded).is_ok(), "what is seen can be scraped");
-    let waiting = Snapshot {
-        state: AgentState::Waiting,
-        reason: Some("no module".to_owned()),
-        ..full()
-    };
-    assert_eq!(readiness(&waiting), Err("no module".to_owned()));
 }
 
 #[test]

@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use super::{
-    Hello, LINE_BYTES, PROTOCOL, RefusedRequest, Request, SetRequest, SocketError, connect,
-    greeting, is_served, write_line,
+    HealthAnswer, Hello, LINE_BYTES, PROTOCOL, RefusedRequest, Request, SetRequest, SocketError,
+    StatusAnswer, connect, greeting, is_served, write_line,
 };
 use crate::serve::{
     limit::{self, LimitView},
@@ -101,6 +101,29 @@ impl Remote<PodNames> {
     }
 }
 
+impl Remote<StatusAnswer> {
+    /// Asks the agent at `path` for all that it says of itself; `None` if no agent runs there.
+    ///
+    /// # Errors
+    /// If there is one but it can't be asked, or does not answer.
+    pub(crate) async fn status(path: &Path) -> Result<Option<StatusAnswer>, SocketError> {
+        Self::sure_answer(path, &Request::Status {}, top::LINE_BYTES).await
+    }
+}
+
+impl Remote<HealthAnswer> {
+    /// Asks the agent at `path` whether it is alive, or ready; `None` if no agent runs there.
+    ///
+    /// # Errors
+    /// If there is one but it can't be asked, or does not answer.
+    pub(crate) async fn health(
+        path: &Path,
+        ready: bool,
+    ) -> Result<Option<HealthAnswer>, SocketError> {
+        Self::sure_answer(path, &Request::Health { ready }, LINE_BYTES).await
+    }
+}
+
 impl Remote<LimitView> {
     /// Asks the agent at `path` what limits the tables, or to set the limit; `None` if no agent runs
     /// there.
@@ -125,6 +148,21 @@ impl<T: DeserializeOwned> Remote<T> {
         match Self::ask(path, request, line_bytes).await? {
             Some(mut remote) => remote.soon().await,
             None => Ok(None),
+        }
+    }
+
+    /// The same; to hang up in place of an answer is an error.
+    async fn sure_answer(
+        path: &Path,
+        request: &Request,
+        line_bytes: u64,
+    ) -> Result<Option<T>, SocketError> {
+        let Some(mut remote) = Self::ask(path, request, line_bytes).await? else {
+            return Ok(None);
+        };
+        match remote.soon().await? {
+            Some(answer) => Ok(Some(answer)),
+            None => Err(remote.end().await),
         }
     }
 

@@ -18,26 +18,28 @@ use tokio::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_local,
     time::{sleep, timeout},
 };
 
 use super::{
-    GREETING_TIME, Hello, LINE_BYTES, PROTOCOL, RefusedRequest, Request, SocketError, is_served,
-    write_line, write_while_taken,
+    GREETING_TIME, HealthAnswer, Hello, LINE_BYTES, PROTOCOL, RefusedRequest, Request, SocketError,
+    is_served, write_line, write_while_taken,
 };
 use crate::{
     agent::Handle,
     serve::{
-        Companions, limit,
+        Companions, StatusPage, life, limit,
         names::PodNames,
         top::{self, TopSample},
     },
 };
 
-/// Clients at a time.
+/// Clients at a time, but for those that only ask whether the agent lives.
 const CLIENTS: usize = 16;
+/// Those that have asked for nothing yet, and those that ask whether the agent lives.
+const NEWCOMERS: usize = 32;
 
 /// The listening socket; its file goes when this is dropped.
 #[derive(Debug)]
@@ -64,7 +66,8 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 impl LocalSocket {
-    /// Makes the socket, its folder too; replaces one that nobody listens on.
+    /// Makes the socket, and its folder, for root only, if there is none (one that is there is left as it is); replaces a socket that nobody
+    /// listens on.
     ///
     /// # Errors
     /// If another agent listens there, or the file can't be made.
@@ -79,7 +82,7 @@ impl LocalSocket {
         {
             fs::DirBuilder::new()
                 .recursive(true)
-                .mode(0o755)
+                .mode(0o700)
                 .create(folder)
                 .map_err(failed)?;
         }
@@ -114,6 +117,7 @@ impl LocalSocket {
     /// Serves clients for as long as it is polled, inside a [`tokio::task::LocalSet`].
     pub async fn serve(self, agent: Handle, companions: Companions) -> Infallible {
         let slots = Arc::new(Semaphore::new(CLIENTS));
+        let newcomers = Arc::new(Semaphore::new(NEWCOMERS));
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -123,25 +127,31 @@ impl LocalSocket {
                     continue;
                 }
             };
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                tracing::warn!("too many clients on the local socket");
+            let Ok(newcomer) = Arc::clone(&newcomers).try_acquire_owned() else {
+                tracing::warn!("too many clients on the local socket that ask for nothing");
                 // Fits into an empty socket buffer; and if not, it still ends.
                 drop(stream.try_write(b"{\"error\":\"the agent has too many clients\"}\n"));
                 continue;
             };
             let (agent, companions) = (agent.clone(), companions.clone());
+            let slots = Arc::clone(&slots);
             spawn_local(async move {
-                if let Err(error) = client(stream, &agent, &companions).await {
+                if let Err(error) = client(stream, &agent, &companions, newcomer, &slots).await {
                     tracing::debug!(%error, "a client of the local socket is gone");
                 }
-                drop(slot);
             });
         }
     }
 }
 
 /// One client, from hello to its end.
-async fn client(stream: UnixStream, agent: &Handle, companions: &Companions) -> io::Result<()> {
+async fn client(
+    stream: UnixStream,
+    agent: &Handle,
+    companions: &Companions,
+    newcomer: OwnedSemaphorePermit,
+    slots: &Arc<Semaphore>,
+) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
         return Err(io::Error::new(
@@ -160,24 +170,56 @@ async fn client(stream: UnixStream, agent: &Handle, companions: &Companions) -> 
     let mut line = Vec::new();
     timeout(GREETING_TIME, reader.read_until(b'\n', &mut line)).await??;
     let mut reader = reader.into_inner();
-    match serde_json::from_slice(&line) {
-        Ok(Request::Watch(filter)) => watch(filter, &mut reader, &mut writer, agent).await,
-        Ok(Request::Top { once: true }) => {
+    let request = match serde_json::from_slice(&line) {
+        Ok(request) => request,
+        Err(error) => {
+            let error = format!("not a request that this agent knows: {error}");
+            return write_line(&mut writer, &RefusedRequest { error }).await;
+        }
+    };
+    // Who asks whether the agent lives waits for nobody: that answer decides whether it does.
+    let _place = if matches!(request, Request::Health { .. }) {
+        newcomer
+    } else {
+        drop(newcomer);
+        let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
+            tracing::warn!("too many clients on the local socket");
+            let error = "the agent has too many clients".to_owned();
+            return write_line(&mut writer, &RefusedRequest { error }).await;
+        };
+        slot
+    };
+    match request {
+        Request::Watch(filter) => watch(filter, &mut reader, &mut writer, agent).await,
+        Request::Top { once: true } => {
             let sample = top::settled(&mut agent.snapshots()).await;
             write_line(&mut writer, &sample).await
         }
-        Ok(Request::Top { once: false }) => follow(&mut reader, &mut writer, agent).await,
-        Ok(Request::Pods {}) => {
+        Request::Top { once: false } => follow(&mut reader, &mut writer, agent).await,
+        Request::Pods {} => {
             let names = PodNames::from(&*agent.latest());
             write_line(&mut writer, &names).await
         }
-        Ok(Request::Limit { set }) => {
+        Request::Limit { set } => {
             let view = limit::answer(set, agent, companions.limit.as_ref()).await;
             write_line(&mut writer, &view).await
         }
-        Err(error) => {
-            let error = format!("not a request that this agent knows: {error}");
-            write_line(&mut writer, &RefusedRequest { error }).await
+        Request::Status {} => {
+            let (snapshot, companions) = (agent.latest(), companions.status());
+            write_line(&mut writer, &StatusPage::new(&snapshot, &companions)).await
+        }
+        Request::Health { ready } => {
+            let snapshot = agent.latest();
+            let found = if ready {
+                life::ready(&snapshot)
+            } else {
+                life::alive(&snapshot)
+            };
+            let answer = HealthAnswer {
+                well: found.is_ok(),
+                problem: found.err(),
+            };
+            write_line(&mut writer, &answer).await
         }
     }
 }

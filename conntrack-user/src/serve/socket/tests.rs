@@ -89,6 +89,23 @@ async fn only_root_may_open_it_and_it_goes_with_the_agent() {
 }
 
 #[tokio::test]
+async fn its_folder_is_for_root_only_if_it_is_made_and_else_left_as_it_is() {
+    let mode = |path: &Path| {
+        let folder = path.parent().expect("a folder");
+        let metadata = fs::metadata(folder).expect("it is there");
+        metadata.permissions().mode() & 0o7777
+    };
+    let (folder, path) = place();
+    let socket = LocalSocket::bind(&path).await.expect("a socket");
+    assert_eq!(mode(&path), 0o700);
+    drop(socket);
+    let other = folder.path().join("socket");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o751)).expect("its mode");
+    let _socket = LocalSocket::bind(&other).await.expect("a socket");
+    assert_eq!(mode(&other), 0o751);
+}
+
+#[tokio::test]
 async fn a_second_agent_is_refused_and_leaves_the_first_alone() {
     let (_folder, path) = place();
     let first = LocalSocket::bind(&path).await.expect("a socket");

@@ -126,14 +126,14 @@ fn round(cluster: &Cluster, mechanism: Option<Mechanism>) -> Result<Round> {
     })
 }
 
-/// `/status` names the interface of the host through which the pod's packets go.
+/// The status names the interface of the host through which the pod's packets go.
 fn check_interfaces(checks: &mut Checks, agent: &Agent, pod: &Pod) -> Result<()> {
     let status = agent.status()?;
     let owners = status["owners"].as_array().context("no owners")?;
     let found = owners
         .iter()
         .find(|found| found["owner"]["pod"] == pod.name.as_str())
-        .with_context(|| format!("{} is not in /status", pod.name))?;
+        .with_context(|| format!("{} is not in the status", pod.name))?;
     let interfaces = found["owner"]["host_interfaces"].as_array();
     let name = interfaces.and_then(|names| names.first()?.as_str());
     // The veth's other end is the pod's only device beside loopback.

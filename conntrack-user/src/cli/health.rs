@@ -1,0 +1,46 @@
+//! `ctpressure health`: whether the agent lives.
+
+use std::time::Duration;
+
+use clap::Args;
+use ctpressure_model::command_line::{self, Failure};
+
+use super::{
+    args::{LogArgs, SocketArgs},
+    logging, thread,
+};
+use crate::serve::socket::Remote;
+
+/// Say whether the running agent is alive, or ready: for probes
+///
+/// Asks by the local socket, which nobody but root can reach: strangers who crowd the port of the metrics don't
+/// change the answer. Exit status: 0 if it is, 1 if it isn't or does not answer.
+#[derive(Args, Debug)]
+pub(super) struct Health {
+    /// Whether it is attached and sampling, not only alive
+    #[arg(long)]
+    ready: bool,
+    #[command(flatten)]
+    socket: SocketArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+impl Health {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        logging::start(self.log.log, self.log.verbose, tracing::Level::ERROR);
+        let path = self.socket.socket;
+        let ask = async { Ok(Remote::health(&path, self.ready).await?) };
+        let wanted = if self.ready { "ready" } else { "alive" };
+        match thread::block_on(Duration::ZERO, ask)? {
+            Some(health) if health.well => Ok(command_line::print(&format!("{wanted}\n"))?),
+            Some(health) => {
+                let problem = health.problem.unwrap_or_default();
+                let what = format!("the agent is not {wanted}: {problem}");
+                let help = "`ctpressure status` and the agent's log say more".to_owned();
+                Err(Failure { what, help }.into())
+            }
+            None => Err(super::no_agent(&path)),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What is on each page. Nothing in a request is used but its method and path, and its token if there has to be one.
+
+use std::{
+    cell::RefCell,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Body,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
+};
+
+use crate::{
+    agent::Handle,
+    serve::{
+        life,
+        metrics::{self, Exporter},
+        status::ShortStatus,
+    },
+};
+
+/// How long the text of the metrics is handed out, unless there is a new sample before that.
+const TEXT_TIME: Duration = Duration::from_secs(1);
+
+/// What answers.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    agent: Handle,
+    exporter: Exporter,
+    text: RefCell<Option<Text>>,
+}
+
+/// The text of the metrics, which everybody gets who asks within a second.
+#[derive(Debug)]
+struct Text {
+    /// Of which sample.
+    of: Instant,
+    made: Instant,
+    text: Bytes,
+}
+
+impl Pages {
+    pub(crate) const fn new(agent: Handle, exporter: Exporter) -> Self {
+        Self {
+            agent,
+            exporter,
+            text: RefCell::new(None),
+        }
+    }
+
+    /// The text of the metrics: of the last sample, at most [`TEXT_TIME`] old.
+    pub(super) fn metrics(&self) -> prometheus::Result<Bytes> {
+        let of = self.agent.latest().at;
+        let mut last = self.text.borrow_mut();
+        if let Some(last) = &*last
+            && last.of == of
+            && last.made.elapsed() < TEXT_TIME
+        {
+            return Ok(last.text.clone());
+        }
+        let made = Instant::now();
+        let text = Bytes::from(self.exporter.text()?);
+        *last = Some(Text {
+            of,
+            made,
+            text: text.clone(),
+        });
+        Ok(text)
+    }
+
+    /// The answer to one request; `allowed`: it may have what not everybody may.
+    pub(super) fn answer<B: Body>(
+        &self,
+        request: &Request<B>,
+        allowed: bool,
+    ) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        if !matches!(path, "/" | "/metrics" | "/healthz" | "/readyz" | "/status") {
+            return text(StatusCode::NOT_FOUND, "not found; see /\n");
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        // Whether it lives says nothing that a stranger must not know, and who asks for that may have no token.
+        if !allowed && matches!(path, "/metrics" | "/status") {
+            let mut response = text(StatusCode::UNAUTHORIZED, "only with a token\n");
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            return response;
+        }
+        let snapshot = self.agent.latest();
+        match path {
+            "/metrics" => match self.metrics() {
+                Ok(metrics) => reply(StatusCode::OK, metrics::CONTENT_TYPE, metrics),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+            "/healthz" => said(life::alive(&snapshot).map(|()| "alive")),
+            "/readyz" => said(life::ready(&snapshot).map(|()| "ready")),
+            "/status" => match serde_json::to_vec_pretty(&ShortStatus::new(&snapshot)) {
+                Ok(mut json) => {
+                    json.push(b'\n');
+                    reply(StatusCode::OK, "application/json", json)
+                }
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+            _ => reply(StatusCode::OK, "text/html; charset=utf-8", PAGE),
+        }
+    }
+}
+
+const PAGE: &str = "<!DOCTYPE html>
+<html lang=\"en\"><head><title>ctpressure</title></head><body>
+<h1>ctpressure</h1>
+<ul>
+<li><a href=\"/metrics\">/metrics</a>: for Prometheus</li>
+<li><a href=\"/status\">/status</a>: whether all is well; the rest is for who asks on the node, by `ctpressure status`</li>
+<li><a href=\"/readyz\">/readyz</a>: attached and sampling</li>
+<li><a href=\"/healthz\">/healthz</a>: alive</li>
+</ul>
+</body></html>
+";
+
+/// A word if all is well, else the reason.
+fn said(state: Result<&str, String>) -> Response<Full<Bytes>> {
+    match state {
+        Ok(word) => text(StatusCode::OK, format!("{word}\n")),
+        Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    reply(status, "text/plain; charset=utf-8", body)
+}
+
+fn reply(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

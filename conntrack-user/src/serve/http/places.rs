@@ -1,0 +1,192 @@
+//! Who has a place at the port. There are few; a newcomer always gets one, and somebody else goes for it: of the peer who has as many as one
+//! may have, or else of those who have the most. Of these goes who has asked for nothing yet, the oldest first.
+//!
+//! So who holds many places loses his own to his own, and somebody who comes once and asks at once is not kept waiting by him.
+
+use std::{cmp::Reverse, collections::HashMap, net::IpAddr};
+
+/// Places in all.
+pub(super) const MOST: usize = 64;
+/// Places that one peer, an address, may have.
+pub(super) const MOST_OF_PEER: usize = 8;
+
+/// The places that are taken, in the order in which they were.
+#[derive(Debug)]
+pub(super) struct Places<C> {
+    taken: Vec<Place<C>>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Place<C> {
+    number: u64,
+    peer: IpAddr,
+    asked: bool,
+    close: C,
+}
+
+/// Who has to go.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Displaced<C> {
+    /// A connection of the newcomer's own peer.
+    OfPeer(C),
+    /// A connection of somebody who has as many as nobody else.
+    OfAll(C),
+}
+
+impl<C> Places<C> {
+    pub(super) const fn new() -> Self {
+        Self {
+            taken: Vec::new(),
+            next: 0,
+        }
+    }
+
+    /// Takes the place from whoever has to go before `peer` can have one.
+    pub(super) fn make_room(&mut self, peer: IpAddr) -> Option<Displaced<C>> {
+        let mut held: HashMap<IpAddr, usize> = HashMap::new();
+        for place in &self.taken {
+            *held.entry(place.peer).or_default() += 1;
+        }
+        if held.get(&peer).is_some_and(|held| *held >= MOST_OF_PEER) {
+            let close = self.displace(|of| of == peer)?;
+            return Some(Displaced::OfPeer(close));
+        }
+        if self.taken.len() < MOST {
+            return None;
+        }
+        let most = held.values().copied().max();
+        let close = self.displace(|of| held.get(&of).copied() == most)?;
+        Some(Displaced::OfAll(close))
+    }
+
+    fn displace(&mut self, is_meant: impl Fn(IpAddr) -> bool) -> Option<C> {
+        let places = self.taken.iter().enumerate();
+        let meant = places.filter(|(_, place)| is_meant(place.peer));
+        // The first is the oldest.
+        let (at, _) = meant.max_by_key(|(at, place)| (!place.asked, Reverse(*at)))?;
+        Some(self.taken.remove(at).close)
+    }
+
+    /// The number of the next place.
+    pub(super) const fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// The place is taken; `close` closes its connection.
+    pub(super) fn take(&mut self, number: u64, peer: IpAddr, close: C) {
+        let asked = false;
+        self.taken.push(Place {
+            number,
+            peer,
+            asked,
+            close,
+        });
+    }
+
+    /// Who has the place has asked for something.
+    pub(super) fn asked(&mut self, number: u64) {
+        let place = self.taken.iter_mut().find(|place| place.number == number);
+        if let Some(place) = place {
+            place.asked = true;
+        }
+    }
+
+    /// The place is free again, if it was not given away.
+    pub(super) fn free(&mut self, number: u64) {
+        self.taken.retain(|place| place.number != number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn peer(number: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, number])
+    }
+
+    /// Comes, and is known by its number.
+    fn come(places: &mut Places<u64>, from: IpAddr) -> Option<Displaced<u64>> {
+        let displaced = places.make_room(from);
+        let number = places.number();
+        places.take(number, from, number);
+        displaced
+    }
+
+    #[test]
+    fn of_one_peer_the_oldest_without_a_request_goes_first() {
+        let mut places = Places::new();
+        for _ in 0..MOST_OF_PEER {
+            assert_eq!(come(&mut places, peer(1)), None);
+        }
+        places.asked(1);
+        places.asked(2);
+        assert_eq!(come(&mut places, peer(1)), Some(Displaced::OfPeer(3)));
+        for number in 4..=9 {
+            places.asked(number);
+        }
+        assert_eq!(
+            come(&mut places, peer(1)),
+            Some(Displaced::OfPeer(1)),
+            "who all have asked: the oldest"
+        );
+        assert_eq!(come(&mut places, peer(2)), None, "others have theirs");
+    }
+
+    #[test]
+    fn of_many_peers_one_who_holds_most_loses_his() {
+        let mut places = Places::new();
+        assert_eq!(come(&mut places, peer(100)), None, "it has not asked yet");
+        for number in 1..=9 {
+            for _ in 0..if number == 9 { 7 } else { MOST_OF_PEER - 1 } {
+                come(&mut places, peer(number));
+            }
+        }
+        assert_eq!(places.taken.len(), MOST);
+        for number in 2..=64 {
+            places.asked(number);
+        }
+        assert_eq!(
+            come(&mut places, peer(101)),
+            Some(Displaced::OfAll(2)),
+            "not the one who is alone, although only it has asked nothing"
+        );
+    }
+
+    #[test]
+    fn who_is_alone_among_many_who_are_alone() {
+        let mut places = Places::new();
+        for number in 0..64 {
+            assert_eq!(come(&mut places, peer(number)), None);
+        }
+        places.asked(1);
+        assert_eq!(come(&mut places, peer(64)), Some(Displaced::OfAll(2)));
+    }
+
+    proptest! {
+        #[test]
+        fn there_are_never_more_than_there_may_be(comings in prop::collection::vec((any::<u8>(), any::<bool>(), 0..80_u64), 0..500)) {
+            let mut places = Places::new();
+            for (from, asks, leaves) in comings {
+                let before = places.taken.len();
+                let displaced = come(&mut places, peer(from % 20));
+                prop_assert_eq!(places.taken.len(), before + usize::from(displaced.is_none()));
+                let number = places.next;
+                if asks {
+                    places.asked(number);
+                }
+                places.free(number.saturating_sub(leaves + 1));
+                prop_assert!(places.taken.len() <= MOST);
+                for one in 0..20 {
+                    let held = places.taken.iter().filter(|place| place.peer == peer(one)).count();
+                    prop_assert!(held <= MOST_OF_PEER);
+                }
+                prop_assert_eq!(places.taken.last().map(|place| place.number), Some(number), "who came has a place");
+            }
+        }
+    }
+}
