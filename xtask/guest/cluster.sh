@@ -131,7 +131,7 @@ counts() {
     printf 'inserts of %s: %s of 500\n' "$web" "$counted"
     [ "$counted" = 500 ] || fail 'the count is not right'
     grep "^ctpressure_entries.*pod=\"$web\"" /tmp/metrics | head -n 2
-    wget -q -O - "http://$(of ctpressure app.kubernetes.io/name=ctpressure status.podIP):9743/status" | grep -A 20 '"problems"'
+    kubectl -n ctpressure exec daemonset/ctpressure -- /ctpressure status | grep -A 20 '"problems"'
     conntrack -D -p udp >/dev/null 2>&1 || true
 }
 

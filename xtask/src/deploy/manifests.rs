@@ -36,6 +36,14 @@ const VARIANTS: &[(&str, &str)] = &[
         r#"{"limitController":"dry-run"}"#,
     ),
     (
+        "overlays/network-policy",
+        r#"{"networkPolicy":{"enabled":true}}"#,
+    ),
+    (
+        "overlays/http-access",
+        r#"{"httpAccess":{"tlsSecret":"ctpressure-tls","tokenSecret":"ctpressure-token"}}"#,
+    ),
+    (
         "overlays/kube-names-limit-controller",
         r#"{"kubeNames":{"enabled":true},"limitController":"dry-run"}"#,
     ),
@@ -47,6 +55,8 @@ const REFUSED: &[&str] = &[
     r#"{"security":"root"}"#,
     r#"{"image":{"digest":"latest"}}"#,
     r#"{"journal":"relative"}"#,
+    r#"{"httpAccess":{"clientCertificates":true}}"#,
+    r#"{"networkPolicy":{"from":[]}}"#,
 ];
 
 /// What `cargo xtask manifests` takes.
@@ -67,6 +77,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         same_pods(&ours, &charts).with_context(|| format!("{variant} and the chart differ"))?;
         if rights(&ours) != rights(&charts) {
             bail!("{variant} and the chart grant different rights");
+        }
+        if policies(&ours) != policies(&charts) {
+            bail!("{variant} and the chart have different network policies");
         }
         command::say(&format!(
             "{variant}: the chart with {values} makes the same pods, with the same rights"
@@ -103,6 +116,24 @@ fn rights(objects: &[Value]) -> Vec<&Value> {
     roles.map(|role| &role["rules"]).collect()
 }
 
+/// Who may reach the pods.
+fn policies(objects: &[Value]) -> Vec<Value> {
+    let of_kind = |object: &&Value| object["kind"] == "NetworkPolicy";
+    let specs = objects.iter().filter(of_kind).map(|object| &object["spec"]);
+    specs
+        .map(|spec| without_release(spec.clone(), "/podSelector/matchLabels"))
+        .collect()
+}
+
+/// Without the label by which the chart tells one release of several.
+fn without_release(mut spec: Value, labels: &str) -> Value {
+    let labels = spec.pointer_mut(labels);
+    if let Some(labels) = labels.and_then(Value::as_object_mut) {
+        labels.remove("app.kubernetes.io/instance");
+    }
+    sorted(spec)
+}
+
 /// The objects of the Prometheus Operator: their rules are the files that promtool tests.
 fn monitoring(tools: &Tools) -> Result<()> {
     let values = r#"{"podMonitor":{"enabled":true},"prometheusRule":{"enabled":true},"dashboard":{"enabled":true}}"#;
@@ -111,14 +142,10 @@ fn monitoring(tools: &Tools) -> Result<()> {
     for kind in ["PodMonitor", "PrometheusRule"] {
         let spec = |objects: &[Value]| {
             let mut found = objects.iter().filter(|object| object["kind"] == kind);
-            found.next().map(|object| sorted(object["spec"].clone()))
+            let spec = found.next().map(|object| object["spec"].clone());
+            spec.map(|spec| without_release(spec, "/selector/matchLabels"))
         };
-        let mut of_chart = spec(&chart).with_context(|| format!("the chart has no {kind}"))?;
-        // One release of several is told by its name.
-        let labels = of_chart.pointer_mut("/selector/matchLabels");
-        if let Some(labels) = labels.and_then(Value::as_object_mut) {
-            labels.remove("app.kubernetes.io/instance");
-        }
+        let of_chart = spec(&chart).with_context(|| format!("the chart has no {kind}"))?;
         if Some(of_chart) != spec(&ours) {
             bail!("{kind} of the chart and of kubernetes/monitoring differ");
         }

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     agent::{
-        Activity, AgentState, Bounds, Drift, LossCounts, NodeLosses, Own, OwnerSample, OwnerTotals, Owners,
-        Probed, Table, Tables, Tops,
+        Activity, AgentState, Bounds, Drift, LossCounts, NodeLosses, Own, OwnerSample, OwnerTotals,
+        Owners, Probed, Table, Tables, Tops,
     },
     kube_events::EventsStatus,
     limit::{
