@@ -54,8 +54,10 @@ async fn follow(mut scanner: Scanner, mut slots: Slots) -> Result<(), Box<dyn Er
         let changes = slots.apply(&found, |_| true, |_| true);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let time = now.as_secs_f64();
-        let problems = [notifier.problems(), found.problems, changes.problems];
-        for problem in problems.iter().flatten() {
+        for problem in notifier.problems() {
+            println!("{time:.3} ! {problem}");
+        }
+        for problem in found.problems.iter().chain(&changes.problems) {
             println!("{time:.3} ! {problem}");
         }
         for (slot, owner) in &changes.given {

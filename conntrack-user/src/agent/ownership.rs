@@ -192,9 +192,10 @@ impl Ownership {
             self.read(probes)?;
         }
         let tallies = &self.tallies;
-        // Without probes nothing is charged to anybody.
+        // Where not both inserts and deletes are counted nobody knows who has entries.
+        let counts_entries = probes.is_some() && self.totals.flow().is_some();
         let idle =
-            |slot: u32| probes.is_none() || tallies.get(&slot).is_none_or(OwnerTally::is_idle);
+            |slot: u32| !counts_entries || tallies.get(&slot).is_none_or(OwnerTally::is_idle);
         // Whether there are entries is for the census to tell; until then they are taken for granted.
         let attached = probes.is_some();
         let changes = self.slots.apply(found, idle, |_| attached);
@@ -280,8 +281,8 @@ impl Ownership {
         self.waiting = probes.waiting_for_socket();
         let totals = probes.totals()?;
         let after = Moved {
-            inserts: totals.inserts,
-            deletes: totals.deletes,
+            inserts: totals.inserts.unwrap_or(0),
+            deletes: totals.deletes.unwrap_or(0),
         };
         // A program, and the softirq inside it.
         let contexts = 2 * probes.owners().cpus() as u64;
@@ -316,7 +317,7 @@ impl Ownership {
         if self.recount.times == 0 {
             // What was there before and left since is not in the tables any more.
             let held: u64 = sample.tables.iter().map(|table| table.entries).sum();
-            let most = held + self.totals.deletes;
+            let most = held + self.totals.deletes.unwrap_or(0);
             let unknown = self
                 .tallies
                 .values_mut()
@@ -453,8 +454,8 @@ impl Ownership {
         let (before, now) = (&began.totals, &self.totals);
         let missed = now.lost.missed_runs - before.lost.missed_runs;
         let window = Window {
-            inserts: now.inserts - before.inserts,
-            deletes: now.deletes - before.deletes,
+            inserts: now.inserts.unwrap_or(0) - before.inserts.unwrap_or(0),
+            deletes: now.deletes.unwrap_or(0) - before.deletes.unwrap_or(0),
             clashes: now.clash_inserts - began.clashes,
             claims_changed: self.changes != began.changes,
             unsure: missed + began.waiting + self.waiting,
@@ -562,7 +563,12 @@ impl Ownership {
     /// Says how many entries each has: within its bounds, and together what the tables hold.
     fn settle(&self, samples: &mut [OwnerSample], held: Option<u64>) {
         let mut totals: Vec<&mut OwnerTotals> = Vec::with_capacity(2 * samples.len());
+        let counts_entries = self.totals.flow().is_some();
         for sample in samples {
+            if !counts_entries {
+                sample.egress.bounds = None;
+                sample.ingress.bounds = None;
+            }
             // Whoever has sockets in the host's network may be the one that an insert waits for; till then the host has it.
             let has_sockets = sample.owner.host_network
                 || !matches!(sample.owner.kind, OwnerKind::Pod | OwnerKind::Unknown);
@@ -595,7 +601,7 @@ impl Ownership {
     }
 
     fn is_present(&self, slot: u32) -> bool {
-        slot < conntrack_ebpf::owner::FIRST
+        slot < FIRST
             || self
                 .slots
                 .occupants()

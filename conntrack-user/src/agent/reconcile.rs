@@ -456,15 +456,17 @@ mod tests {
     #[test]
     fn what_no_probe_counts_is_the_nodes_and_goes_on_when_its_namespace_ends() {
         let mut reconciler = Reconciler::default();
-        let clashes = Totals {
+        let clashes = |clash| Totals {
             drops: DropTotals {
-                clash: Some(2),
+                clash: Some(clash),
                 ..DropTotals::default()
             },
             ..Totals::default()
         };
+        let mut began = false;
         let mut node = |tables: &[TableSample]| {
-            let found = reconciler.add(tables, &clashes);
+            let clash = if std::mem::replace(&mut began, true) { 2 } else { 0 };
+            let found = reconciler.add(tables, &clashes(clash));
             assert_eq!(found.unexplained, LossCounts::default());
             let NodeLosses {
                 drops,

@@ -220,9 +220,9 @@ impl TableReader {
     }
 
     /// Finds the namespaces; those that are known keep their sums.
-    fn look(&mut self, problems: &mut Vec<String>) {
+    fn look(&mut self, problems: &mut Vec<Problem>) {
         let found = discover(&self.root);
-        problems.extend(found.problems);
+        problems.extend(found.problems.into_iter().map(Problem::from));
         self.host = Some(found.host);
         let mut before = std::mem::take(&mut self.known);
         for (inode, namespace) in found.namespaces {

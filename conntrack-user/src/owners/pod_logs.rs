@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use ctpressure_model::words::{NAME_BYTES, clean_within};
 
 use super::cgroup_path;
-use crate::kernel::Root;
+use crate::kernel::{Problem, Root};
 
 /// How many folders are looked at.
 const MOST: usize = 1 << 16;
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(logs.name(HASH), Some(("shop", "db-0")));
         assert_eq!(problems.len(), 1);
         assert!(
-            problems[0].contains("skipped") && !problems[0].contains('\x1b'),
+            problems[0].contains("skipped") && !problems[0].contains("\x1b"),
             "{problems:?}"
         );
 

@@ -115,7 +115,7 @@ impl Probes {
     /// Inserts and deletes since they were attached, over all owners; cheaper than [`Probes::totals`].
     pub fn moved(&self) -> (u64, u64) {
         let totals = self.name(&self.counters(), 0);
-        (totals.inserts, totals.deletes)
+        (totals.inserts.unwrap_or(0), totals.deletes.unwrap_or(0))
     }
 
     /// What the counters mean under the chosen plan.

@@ -76,7 +76,8 @@ impl Options {
         let version = release::release(root).ok();
         let cpus = release::cpu_numbers(root).ok()?;
         let most = most_slots(version.as_deref().and_then(kernel_version), cpus);
-        let wanted = std::mem::replace(&mut self.owner_slots, self.owner_slots.min(most));
+        let wanted = self.owner_slots;
+        self.owner_slots = wanted.min(most);
         (wanted > most).then(|| {
             format!(
                 "{} owner slots (--owner-slots) do not fit at {cpus} CPUs, since kernels before 5.11 make no map of 4 GiB: there are \

@@ -189,7 +189,7 @@ fn by_nobody(snapshot: &Snapshot) -> [Family; 2] {
     ]
 }
 
-fn own_state(snapshot: &Snapshot, companions: &CompanionStatus) -> [Family; 11] {
+fn own_state(snapshot: &Snapshot, companions: &CompanionStatus) -> [Family; 12] {
     let journal = companions.journal.as_ref();
     let not_kept = journal.map(|journal| {
         [

@@ -206,8 +206,3 @@ mod tests {
         assert_eq!(bar(0.5, 1), "[]");
     }
 }
-
-/// A number of entries; not every one is known from the start.
-pub(super) fn entries(number: Option<u64>) -> String {
-    number.map_or_else(|| "-".to_owned(), column::entries)
-}

@@ -296,7 +296,7 @@ fn an_address_stays_with_who_had_it_first() {
     let [problem] = changes.problems.as_slice() else {
         panic!("{changes:?}");
     };
-    assert!(problem.contains("10.0.0.1 of pod shop/pod-2"), "{problem}");
+    assert!(problem.contains("10.0.0.1 of shop/pod-2"), "{problem}");
     assert!(
         !problem.contains("shop/pod-1"),
         "the newcomer is named: {problem}"
@@ -381,7 +381,7 @@ fn an_address_of_the_host_is_the_hosts() {
         found.host_addresses = vec![address(1)];
     });
     assert!(
-        changes.problems[0].contains("10.0.0.1 of pod shop/pod-1"),
+        changes.problems[0].contains("10.0.0.1 of shop/pod-1"),
         "{changes:?}"
     );
     assert_eq!(

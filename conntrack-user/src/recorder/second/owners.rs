@@ -61,7 +61,7 @@ pub(super) fn owners(
 fn counted(snapshot: &Snapshot, totals: &OwnerTotals) -> OwnerTotals {
     let flow = snapshot.probes.totals.flow();
     OwnerTotals {
-        live: flow.map_or(0, |_| totals.live),
+        live: flow.and(totals.live),
         ..*totals
     }
 }

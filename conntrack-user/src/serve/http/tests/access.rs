@@ -93,7 +93,7 @@ async fn get_by_tls(
     address: SocketAddr,
     path: &str,
     header: &str,
-) -> std::io::Result<(String, CertificateDer<'static>)> {
+) -> io::Result<(String, CertificateDer<'static>)> {
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::IpAddress(address.ip().into());
     let mut stream = connector.connect(name, stream).await?;
