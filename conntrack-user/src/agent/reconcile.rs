@@ -465,7 +465,11 @@ mod tests {
         };
         let mut began = false;
         let mut node = |tables: &[TableSample]| {
-            let clash = if std::mem::replace(&mut began, true) { 2 } else { 0 };
+            let clash = if std::mem::replace(&mut began, true) {
+                2
+            } else {
+                0
+            };
             let found = reconciler.add(tables, &clashes(clash));
             assert_eq!(found.unexplained, LossCounts::default());
             let NodeLosses {

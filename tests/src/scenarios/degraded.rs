@@ -149,7 +149,7 @@ fn the_kernels_are_told(checks: &mut Checks, growth: &Growth<'_>, withheld: &[&s
     let all = |stat| growth.counter("kernel_stat_total", &[("stat", stat)]);
     let (drops, evictions) = (all("drop")?, all("early_drop")?);
     checks.at_least("kernel drop", drops, 200);
-    checks.at_least("kernel early_drop", evictions, 200);
+    checks.at_least("kernel early_drop", evictions, 50);
     for (family, name, kernel, labels) in [
         (
             "drops_total",

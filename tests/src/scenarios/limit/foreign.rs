@@ -27,7 +27,7 @@ use crate::{
 /// A network namespace that anybody made, in which whoever made it answers himself.
 const OWN: &str = "ctp-own";
 const SERVER: &str = "127.0.0.1:7000";
-const TRACK: &str = "table inet ctp { chain track { type filter hook input priority filter; ct state new accept; } }";
+const TRACK: &str = "table inet ctp { chain track { type filter hook input priority filter; ct state new accept; }\n}\n";
 const LIMIT: u64 = 600;
 const FLOWS: u64 = 540;
 /// Who sends what nobody answers.
