@@ -74,7 +74,7 @@ impl Symbols {
         self.at(name).find(|symbol| symbol.code)
     }
     /// All with exactly that name, code or data.
-    pub(super) fn at(&self, name: &str) -> impl Iterator<Item = &Symbol> {
+    pub(crate) fn at(&self, name: &str) -> impl Iterator<Item = &Symbol> {
         let begin = self
             .symbols
             .partition_point(|symbol| symbol.name.as_str() < name);

@@ -9,6 +9,9 @@ use crate::kernel::{
 /// First part of the names that can be in the plan.
 pub(super) const SYMBOLS: &[&str] = &["nf_c", "__nf_c", "early_drop", "init_conntrack"];
 
+/// A function that conntrack exports, so no other module can have one of that name.
+const EXPORTED: &str = "nf_conntrack_in";
+
 /// The running kernel, as the plan asks for it.
 pub(super) struct Running<'a> {
     pub(super) vmlinux: &'a Btf<'a>,
@@ -25,6 +28,20 @@ impl Running<'_> {
     fn hidden(&self, name: &str) -> bool {
         self.without.iter().any(|hidden| hidden == name)
     }
+
+    /// Any function of conntrack's.
+    fn anchor(&self) -> Option<&Symbol> {
+        self.symbols.exact(EXPORTED)
+    }
+
+    /// The only one of the functions that is conntrack's: any module, and any file that is built in, may have a static function by
+    /// the same name (`early_drop`). Of several in its own place none is sure to be it.
+    fn of_conntrack<'s>(&self, found: impl Iterator<Item = &'s Symbol>) -> Option<&'s Symbol> {
+        let anchor = self.anchor()?;
+        let mut own = found.filter(|symbol| symbol.code && symbol.module == anchor.module);
+        let first = own.next()?;
+        own.all(|other| other.name != first.name).then_some(first)
+    }
 }
 
 impl KernelSymbols for Running<'_> {
@@ -38,7 +55,11 @@ impl KernelSymbols for Running<'_> {
                 parameters,
             })
         };
-        find(self.vmlinux, false).or_else(|| self.module.and_then(|btf| find(btf, true)))
+        if self.anchor()?.module.is_some() {
+            find(self.module?, true)
+        } else {
+            find(self.vmlinux, false)
+        }
     }
 
     fn btf_gap(&self) -> Option<&str> {
@@ -46,12 +67,12 @@ impl KernelSymbols for Running<'_> {
     }
 
     fn symbol(&self, name: &str) -> Option<Symbol> {
-        let found = self.symbols.exact(name)?;
+        let found = self.of_conntrack(self.symbols.at(name))?;
         (!self.hidden(name)).then(|| found.clone())
     }
 
     fn suffixed_symbol(&self, name: &str) -> Option<Symbol> {
-        let found = self.symbols.with_suffix(name).next()?;
+        let found = self.of_conntrack(self.symbols.with_suffix(name))?;
         (!self.hidden(name)).then(|| found.clone())
     }
 }

@@ -18,15 +18,15 @@ pub(crate) struct BtfFunction {
 
 /// What a kernel has; asked by name.
 pub(crate) trait KernelSymbols {
-    /// The function with exactly this name in BTF, vmlinux first.
+    /// The function with exactly this name in the BTF of what conntrack is in: its module, or vmlinux.
     fn btf_function(&self, name: &str) -> Option<BtfFunction>;
     /// Why not all of the BTF could be read; what is not found may be there.
     fn btf_gap(&self) -> Option<&str> {
         None
     }
-    /// The symbol with exactly this name.
+    /// Conntrack's function with exactly this name.
     fn symbol(&self, name: &str) -> Option<Symbol>;
-    /// The symbol with this name and a compiler's suffix.
+    /// Conntrack's function with this name and a compiler's suffix.
     fn suffixed_symbol(&self, name: &str) -> Option<Symbol>;
 }
 

@@ -206,3 +206,42 @@ fn a_function_with_other_parameters_is_not_taken() {
         "{reason}"
     );
 }
+
+/// Another module may have a function of the same name, and come first.
+#[test]
+fn a_function_of_somebody_else_is_not_conntracks() {
+    const OWN: &str = "\
+0000000000000000 t nf_conntrack_in\t[nf_conntrack]
+0000000000000000 t early_drop\t[nf_conntrack]
+";
+    let resolved = |kallsyms: &str| {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("proc")).expect("a folder");
+        std::fs::write(folder.path().join("proc/kallsyms"), kallsyms).expect("a file");
+        let fixture = fixtures::load("debian-6.12");
+        let vmlinux = Btf::parse(&fixture.vmlinux, None).expect("vmlinux BTF");
+        let root = crate::kernel::Root::at(folder.path());
+        let kernel = Running {
+            vmlinux: &vmlinux,
+            module: None,
+            symbols: Symbols::read(&root, SYMBOLS).expect("kallsyms"),
+            without: &[],
+            gap: None,
+        };
+        let symbol = kernel.symbol("early_drop");
+        symbol.map(|symbol| symbol.module.unwrap_or_default())
+    };
+    let own = Some("nf_conntrack".to_owned());
+    assert_eq!(resolved(OWN), own);
+    for other in [
+        "0000000000000000 t early_drop\n",
+        "0000000000000000 t early_drop\t[net_queue]\n",
+    ] {
+        assert_eq!(resolved(&format!("{other}{OWN}")), own);
+        let without = OWN.replace("early_drop", "other");
+        assert_eq!(resolved(&format!("{other}{without}")), None);
+    }
+    // Two of its own: which one it is can't be told.
+    let twice = "0000000000000000 t early_drop\t[nf_conntrack]\n";
+    assert_eq!(resolved(&format!("{OWN}{twice}")), None);
+}
