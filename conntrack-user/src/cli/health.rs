@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use ctpressure_model::command_line::{self, Failure};
+use ctpressure_model::command_line::{self, Failure, Output, OutputArgs};
+use serde_json::json;
 
 use super::{
     args::{LogArgs, SocketArgs},
@@ -21,6 +22,8 @@ pub(super) struct Health {
     #[arg(long)]
     ready: bool,
     #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
     socket: SocketArgs,
     #[command(flatten)]
     log: LogArgs,
@@ -32,7 +35,14 @@ impl Health {
         let path = self.socket.socket;
         let ask = async { Ok(Remote::health(&path, self.ready).await?) };
         let wanted = if self.ready { "ready" } else { "alive" };
-        match thread::block_on(Duration::ZERO, ask)? {
+        let health = thread::block_on(Duration::ZERO, ask)?;
+        let as_json = self.output.output == Output::Json;
+        if let Some(health) = health.as_ref().filter(|_| as_json) {
+            let json = json!({ wanted: health.well, "problem": health.problem });
+            command_line::print(&format!("{json}\n"))?;
+        }
+        match health {
+            Some(health) if health.well && as_json => Ok(()),
             Some(health) if health.well => Ok(command_line::print(&format!("{wanted}\n"))?),
             Some(health) => {
                 let problem = health.problem.unwrap_or_default();

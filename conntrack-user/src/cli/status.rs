@@ -17,6 +17,15 @@ use crate::serve::socket::Remote;
 /// agent, and its problems.
 #[derive(Args, Debug)]
 pub(super) struct Status {
+    /// The form of the output: there is this one only
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_name = "FORMAT",
+        value_parser = ["json"],
+        default_value = "json"
+    )]
+    _output: String,
     #[command(flatten)]
     socket: SocketArgs,
     #[command(flatten)]
