@@ -71,6 +71,8 @@ pub const STALE_TICKS: &str = "STALE_TICKS";
 pub const HOST_NETNS: &str = "HOST_NETNS";
 /// Slots of owners for each CPU (`u32`).
 pub const OWNER_SLOTS: &str = "OWNER_SLOTS";
+/// 1: the kernel is all preemptible (`PREEMPT_RT`), also where softirqs are off (`u32`).
+pub const IS_REAL_TIME: &str = "IS_REAL_TIME";
 
 /// The ring buffer's map name.
 pub const EVENTS_MAP: &str = "EVENTS";

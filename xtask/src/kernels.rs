@@ -65,9 +65,25 @@ pub(crate) struct Offer {
     pub(crate) missing: Vec<String>,
 }
 
+/// What follows a prefix of a version where a kernel is meant that is all preemptible (`PREEMPT_RT`): `6.12-rt`.
+const REAL_TIME: &str = "-rt";
+
+/// The beginning of a version, and the flavour of its kernel: Debian's for clouds, which has all that a guest needs, or the
+/// real-time one.
+fn wanted<'a>(cache: &Cache, prefix: &'a str) -> (&'a str, String) {
+    match prefix.strip_suffix(REAL_TIME) {
+        Some(version) => (version, format!("{REAL_TIME}-{}", cache.arch().name())),
+        None => (prefix, cache.arch().flavour()),
+    }
+}
+
 /// Kernels that are in the cache and whole, newest first.
 pub(crate) fn cached(cache: &Cache) -> Result<Vec<Kernel>> {
-    let is_wanted = |version: &str| is_version(version, &cache.arch().flavour());
+    cached_of(cache, &cache.arch().flavour())
+}
+
+fn cached_of(cache: &Cache, flavour: &str) -> Result<Vec<Kernel>> {
+    let is_wanted = |version: &str| is_version(version, flavour);
     let mut kernels: Vec<Kernel> = entries(cache)?
         .into_iter()
         .filter(|(version, _)| is_wanted(version))
@@ -100,12 +116,15 @@ fn remove_broken(cache: &Cache) -> Result<()> {
 
 /// Kernels that Debian's archive names, newest first. Fetches the package lists when they are old.
 pub(crate) fn available(cache: &Cache) -> Result<Vec<Offer>> {
+    available_of(cache, &cache.arch().flavour())
+}
+
+fn available_of(cache: &Cache, flavour: &str) -> Result<Vec<Offer>> {
     let apt = Apt::for_guests(cache)?;
-    let flavour = cache.arch().flavour();
     let mut images = apt.names(IMAGE)?;
     images.retain(|name| {
         name.strip_prefix(IMAGE)
-            .is_some_and(|version| is_version(version, &flavour))
+            .is_some_and(|version| is_version(version, flavour))
     });
     let mut offers = offers(&apt.depends(&images)?);
     offers.sort_by_key(|offer| Reverse(apt::version_numbers(&offer.version)));
@@ -153,7 +172,8 @@ fn is_version(name: &str, flavour: &str) -> bool {
 
 /// The newest cached kernel that matches.
 pub(crate) fn newest_cached(cache: &Cache, prefix: &str) -> Result<Option<Kernel>> {
-    Ok(cached(cache)?
+    let (prefix, flavour) = wanted(cache, prefix);
+    Ok(cached_of(cache, &flavour)?
         .into_iter()
         .find(|kernel| apt::begins_with(&kernel.version, prefix)))
 }
@@ -161,10 +181,11 @@ pub(crate) fn newest_cached(cache: &Cache, prefix: &str) -> Result<Option<Kernel
 /// Downloads and unpacks the newest whole kernel of the archive that matches, if it isn't there yet. The cache has to be locked.
 pub(crate) fn fetch(cache: &Cache, prefix: &str) -> Result<Kernel> {
     remove_broken(cache)?;
-    let offers = available(cache)?;
+    let (prefix, flavour) = wanted(cache, prefix);
+    let offers = available_of(cache, &flavour)?;
     let Offer { version, packages, .. } = newest(&offers, prefix).with_context(|| {
         let arch = cache.arch().name();
-        format!("no kernel {prefix} for cloud-{arch}; `cargo xtask vm --arch {arch} --list` shows what can be had")
+        format!("no kernel {prefix} of the flavour {flavour}; `cargo xtask vm --arch {arch} --list` shows what can be had")
     })?;
     let folder = cache.kernels().join(version);
     if let Ok(kernel) = Kernel::at(&folder, version) {

@@ -23,7 +23,7 @@ use crate::{command, files, project, setup};
     reason = "each is a flag of the command line"
 )]
 pub(crate) struct Arguments {
-    /// Kernel version or its beginning, e.g. 6.12 or 7; the newest that matches is taken
+    /// Kernel version or its beginning, e.g. 6.12 or 7; the newest that matches is taken; 6.12-rt: the real-time one
     #[arg(long, value_name = "PREFIX", required_unless_present = "list")]
     kernel: Option<String>,
     /// Architecture of the guest

@@ -38,4 +38,5 @@ globals! {
     STALE_TICKS = 0;
     HOST_NETNS = 0;
     OWNER_SLOTS = 0;
+    IS_REAL_TIME = 0;
 }

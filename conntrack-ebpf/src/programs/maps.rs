@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use conntrack_ebpf::{counter::Counter, frame::Frames, state::PerCpuState};
 
-use super::read;
+use super::{globals, read};
 
 /// See [`PerCpuState`]; an element for each CPU, whose number is set when it is loaded.
 ///
@@ -53,11 +53,30 @@ pub(super) fn state() -> Option<*mut PerCpuState> {
     STATE.get_ptr_mut(read::cpu())
 }
 
-/// Counts where softirqs are off, so that nothing else can run between load and store.
+/// Counts where softirqs are off.
 #[inline(always)]
 pub(super) fn count(state: *mut PerCpuState, counter: Counter) {
     // SAFETY: `state` is a live map value; the index is a constant below its length.
-    unsafe { (*state).counters[counter as usize] += 1 }
+    unsafe { add_one(&raw mut (*state).counters[counter as usize]) }
+}
+
+/// Adds one to a word of this CPU where softirqs are off, so that nothing else can run between load and store. On a kernel that is
+/// all preemptible a task with softirqs off may be put aside for another one, unless they lock each other out (`local_bh_disable`:
+/// always before 6.18, then with `PREEMPT_RT_NEEDS_BH_LOCK`).
+///
+/// # Safety
+///
+/// `word` is a live, 8-byte aligned word of a map value.
+#[inline(always)]
+pub(super) unsafe fn add_one(word: *mut u64) {
+    // SAFETY: see the contract.
+    unsafe {
+        if globals::IS_REAL_TIME.load() != 0 {
+            add(word, 1);
+        } else {
+            *word += 1;
+        }
+    }
 }
 
 /// Counts where a softirq may interrupt (or for what is rare).

@@ -20,7 +20,7 @@ use conntrack_ebpf::{
 
 use super::{
     globals,
-    maps::count_atomic,
+    maps::{add_one, count_atomic},
     read::{self, ByHelper, Memory},
 };
 
@@ -123,8 +123,8 @@ pub(super) fn asks_socket(source: Address, net: u64) -> bool {
 pub(super) fn entered<M: Memory>(state: *mut PerCpuState, entering: Entering, ct: u64) -> Party {
     let party = tagged::<M>(state, ct, entering, false);
     if let Some(counts) = counts(party) {
-        // SAFETY: a live map value of this CPU.
-        unsafe { (*counts).inserts += 1 }
+        // SAFETY: a live, aligned word of a map value of this CPU.
+        unsafe { add_one(&raw mut (*counts).inserts) }
     }
     party
 }
@@ -308,8 +308,8 @@ fn count_insert(party: Party) {
 #[inline(always)]
 pub(super) fn count_delete(party: Party) {
     if let Some(counts) = counts(party) {
-        // SAFETY: a live map value of this CPU.
-        unsafe { (*counts).deletes += 1 }
+        // SAFETY: a live, aligned word of a map value of this CPU.
+        unsafe { add_one(&raw mut (*counts).deletes) }
     }
 }
 

@@ -13,6 +13,12 @@ pub(crate) fn release(root: &Root) -> io::Result<String> {
     Ok(text.trim().to_owned())
 }
 
+/// Whether the kernel is all preemptible (`CONFIG_PREEMPT_RT`), as it says in its version, which `uname -v` prints.
+pub(crate) fn is_real_time(root: &Root) -> bool {
+    read_text(&root.proc("sys/kernel/version"))
+        .is_ok_and(|version| version.split_whitespace().any(|word| word == "PREEMPT_RT"))
+}
+
 /// How many CPUs the kernel can ever have.
 ///
 /// # Errors

@@ -25,7 +25,7 @@ use super::{
     status::HookStatus,
 };
 use crate::{
-    kernel::{Root, btf::Btf, conntrack::Presence, host, kallsyms::Symbols, sysctl},
+    kernel::{Root, btf::Btf, conntrack::Presence, host, kallsyms::Symbols, release, sysctl},
     owners::SlotMaps as Charged,
     sys::{bpf, perf},
 };
@@ -171,6 +171,7 @@ fn attach_plan(
         at_confirm,
         host_netns(&Root::system()),
         owner_slots,
+        release::is_real_time(&Root::system()),
     ));
     let (programs, mut maps) = object::open(
         &globals,

@@ -55,7 +55,8 @@ pub(super) fn settings(
     at_confirm: AtConfirm,
     host_netns: u32,
     owner_slots: u32,
-) -> [(&'static str, u32); 10] {
+    is_real_time: bool,
+) -> [(&'static str, u32); 11] {
     let windows_a_second = u32::try_from(1_000_000_000 / WINDOW_NS).unwrap_or(1);
     let per_window = |per_second: u32| per_second.div_ceil(windows_a_second);
     [
@@ -69,6 +70,7 @@ pub(super) fn settings(
         (global::STALE_TICKS, STALE_TICKS),
         (global::HOST_NETNS, host_netns),
         (global::OWNER_SLOTS, owner_slots),
+        (global::IS_REAL_TIME, u32::from(is_real_time)),
     ]
 }
 
