@@ -1,6 +1,6 @@
 //! The metrics, made from a [`Snapshot`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Mutex};
 
 use ctpressure_model::pressure::state::Pressure;
 use prometheus::{
@@ -15,12 +15,16 @@ use super::{
     node_exporter,
 };
 
+mod exported;
 mod limit;
 mod owners;
+
+use exported::Exported;
 
 use crate::{
     agent::{Handle, Snapshot},
     kernel::stats::KernelStats,
+    sys::lock::locked,
 };
 
 /// Content type of [`Exporter::text`].
@@ -47,6 +51,7 @@ impl Exporter {
             agent,
             companions,
             node_exporter_names,
+            exported: Mutex::default(),
         }))?;
         Ok(Self { registry })
     }
@@ -66,6 +71,7 @@ struct Metrics {
     agent: Handle,
     companions: Companions,
     node_exporter_names: bool,
+    exported: Mutex<Exported>,
 }
 
 impl Collector for Metrics {
@@ -79,6 +85,7 @@ impl Collector for Metrics {
             &self.agent.latest(),
             &self.companions.status(),
             self.node_exporter_names,
+            &mut locked(&self.exported),
         )
     }
 }
@@ -88,6 +95,7 @@ fn families(
     snapshot: &Snapshot,
     companions: &CompanionStatus,
     node_exporter_names: bool,
+    exported: &mut Exported,
 ) -> Vec<MetricFamily> {
     let limit = companions.limit.as_deref();
     let mut families: Vec<_> = tables(snapshot)
@@ -95,12 +103,13 @@ fn families(
         .chain(owners::families(snapshot))
         .chain(by_nobody(snapshot))
         .chain(limit.into_iter().flat_map(limit::families))
-        .chain(own_state(snapshot, companions))
+        .chain(own_state(snapshot, companions, exported.fell()))
         .filter_map(Family::finish)
         .collect();
     if node_exporter_names {
         families.extend(node_exporter::families(snapshot));
     }
+    exported.keep(&mut families);
     families
 }
 
@@ -189,7 +198,9 @@ fn by_nobody(snapshot: &Snapshot) -> [Family; 2] {
     ]
 }
 
-fn own_state(snapshot: &Snapshot, companions: &CompanionStatus) -> [Family; 12] {
+fn own_state(snapshot: &Snapshot, companions: &CompanionStatus, fell: u64) -> [Family; 12] {
+    let wrong = snapshot.self_check.by_name().into_iter();
+    let wrong = wrong.chain([("counters", fell)]);
     let journal = companions.journal.as_ref();
     let not_kept = journal.map(|journal| {
         [
@@ -213,9 +224,9 @@ fn own_state(snapshot: &Snapshot, companions: &CompanionStatus) -> [Family; 12] 
         .each(lost, |family, (kind, number)| family.with(&[("kind", kind)], f(number))),
         Family::counter(
             "ctpressure_self_check_failures_total",
-            "By how much the agent's own numbers disagreed so far: owners, the sum over owners and the count of all; census, what a census found and what was known before; drops and evictions, what only the kernel counted. 0 unless something is wrong.",
+            "By how much the agent's own numbers disagreed so far: owners, the sum over owners and the count of all; census, what a census found and what was known before; drops and evictions, what only the kernel counted; counters, by how much exported ones would have fallen. 0 unless something is wrong.",
         )
-        .each(snapshot.self_check.by_name(), |family, (check, number)| {
+        .each(wrong, |family, (check, number)| {
             family.with(&[("check", check)], f(number))
         }),
         Family::gauge(

@@ -261,7 +261,12 @@ impl Collector for Collected {
 
 fn exposition(snapshot: &Snapshot, companions: &CompanionStatus, node_exporter: bool) -> String {
     let registry = Registry::new();
-    let collected = Collected(families(snapshot, companions, node_exporter));
+    let collected = Collected(families(
+        snapshot,
+        companions,
+        node_exporter,
+        &mut Exported::default(),
+    ));
     registry
         .register(Box::new(collected))
         .expect("it is the first");
@@ -310,6 +315,8 @@ fn nothing_is_claimed_before_the_first_sample() {
     }
 }
 
+type Change<T> = fn(&mut T);
+
 #[test]
 fn what_no_probe_counts_is_withheld_and_not_0() {
     let without = |change: fn(&mut Totals)| {
@@ -318,7 +325,7 @@ fn what_no_probe_counts_is_withheld_and_not_0() {
         exposition(&snapshot, &CompanionStatus::default(), false)
     };
     let all = without(|_| {});
-    let families: [(&str, fn(&mut Totals)); 6] = [
+    let families: [(&str, Change<Totals>); 6] = [
         ("ctpressure_inserts_total{", |totals| totals.inserts = None),
         ("ctpressure_entries{", |totals| totals.inserts = None),
         ("ctpressure_deletes_total{", |totals| totals.deletes = None),
@@ -335,7 +342,7 @@ fn what_no_probe_counts_is_withheld_and_not_0() {
         let text = without(change);
         assert!(!text.contains(family), "{family} in:\n{text}");
     }
-    let reasons: [(&str, fn(&mut DropTotals)); 3] = [
+    let reasons: [(&str, Change<DropTotals>); 3] = [
         ("table_full", |drops| drops.table_full = None),
         ("clash", |drops| drops.clash = None),
         ("chain_too_long", |drops| drops.chain_too_long = None),
