@@ -32,9 +32,9 @@ pub(crate) enum Confinement {
     Capability { name: String, root: bool },
     /// Its capabilities count in a user namespace of its own only.
     UserNamespace,
-    /// A profile of AppArmor is enforced.
+    /// A profile of `AppArmor` is enforced.
     AppArmor { profile: String },
-    /// SELinux has put it into this context.
+    /// `SELinux` has put it into this context.
     Selinux { context: String },
     /// Nothing that can be seen from here.
     Unknown,
@@ -74,7 +74,7 @@ impl Confinement {
             .unwrap_or(Self::Unknown)
     }
 
-    /// What a security module says of a process: `cri-containerd.apparmor.d (enforce)`, `unconfined`, or of SELinux
+    /// What a security module says of a process: `cri-containerd.apparmor.d (enforce)`, `unconfined`, or of `SELinux`
     /// `system_u:system_r:container_t:s0:c1,c2`.
     fn of_label(label: &str) -> Option<Self> {
         let label = label.trim_end_matches(['\0', '\n']);

@@ -16,7 +16,7 @@ use std::io;
 use caps::Capability;
 
 use super::confinement::Confinement;
-use super::tables::namespace_of;
+use super::namespace::namespace_of;
 use super::{Problem, Root};
 use crate::sys::netns::Inode;
 
@@ -206,19 +206,19 @@ mod tests {
         }
     }
 
-    fn host(folder: &'static str, by_kernel: bool) -> Result<HostNamespace, HostUnseen> {
-        Ok(HostNamespace {
+    const fn host(folder: &'static str, by_kernel: bool) -> HostNamespace {
+        HostNamespace {
             inode: HOST,
             folder,
             by_kernel,
-        })
+        }
     }
 
     #[test]
     fn process_1_tells_it_from_wherever_it_may_be_looked_at() {
         for (own, folder) in [(HOST, "thread-self"), (POD, "1")] {
             let seen = Seen::new(own, Some(HOST), FIRST_NUMBERS);
-            assert_eq!(seen.host(Err("not asked")), host(folder, false));
+            assert_eq!(seen.host(Err("not asked")), Ok(host(folder, false)));
         }
     }
 
@@ -226,7 +226,7 @@ mod tests {
     fn who_may_not_look_at_process_1_asks_the_kernel() {
         for (own, folder) in [(HOST, "thread-self"), (POD, "1")] {
             let seen = Seen::new(own, None, FIRST_NUMBERS);
-            assert_eq!(seen.host(Ok(HOST)), host(folder, true));
+            assert_eq!(seen.host(Ok(HOST)), Ok(host(folder, true)));
         }
     }
 
@@ -259,7 +259,7 @@ mod tests {
         }
         // In the host's network it is in the right one all the same.
         let seen = Seen::new(HOST, Some(HOST), own_numbers);
-        assert_eq!(seen.host(Ok(HOST)), host("thread-self", true));
+        assert_eq!(seen.host(Ok(HOST)), Ok(host("thread-self", true)));
     }
 
     #[test]

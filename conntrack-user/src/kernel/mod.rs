@@ -12,6 +12,7 @@ pub(crate) mod entries;
 pub(crate) mod host;
 pub(crate) mod kallsyms;
 pub(crate) mod memory;
+pub(crate) mod namespace;
 mod problem;
 pub(crate) mod release;
 mod root;

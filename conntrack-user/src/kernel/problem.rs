@@ -81,7 +81,9 @@ impl Problem {
         }
         let more = self.count - self.examples.len();
         if more > 0 {
-            said += &format!("; and {more} more");
+            said += "; and ";
+            said += &more.to_string();
+            said += " more";
         }
         (said, &self.help)
     }

@@ -27,7 +27,7 @@ mod reading;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use discovery::{HOST_NAME, Namespace, discover, namespace_of, process_numbers};
+pub(crate) use discovery::{HOST_NAME, Namespace, discover, process_numbers};
 use reading::ReadOutcome;
 pub(crate) use reading::is_gone;
 
@@ -222,7 +222,7 @@ impl TableReader {
     /// Finds the namespaces; those that are known keep their sums.
     fn look(&mut self, problems: &mut Vec<Problem>) {
         let found = discover(&self.root);
-        problems.extend(found.problems.into_iter().map(Problem::from));
+        problems.extend(found.problems);
         self.host = Some(found.host);
         let mut before = std::mem::take(&mut self.known);
         for (inode, namespace) in found.namespaces {

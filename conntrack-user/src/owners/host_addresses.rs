@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn of_this_machine() {
         let root = Root::system();
-        let own = crate::kernel::tables::namespace_of(&root.proc("thread-self/ns/net")).unwrap();
+        let own = crate::kernel::namespace::namespace_of(&root.proc("thread-self/ns/net")).unwrap();
         let host = HostNamespace {
             inode: own,
             folder: "thread-self",

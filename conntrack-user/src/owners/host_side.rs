@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::kernel::Root;
-use crate::kernel::tables::namespace_of;
+use crate::kernel::namespace::namespace_of;
 use crate::sys::netlink::NetlinkError;
 use crate::sys::netlink::interfaces::{Interfaces, NamespaceNumber};
 

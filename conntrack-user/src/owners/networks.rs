@@ -11,7 +11,7 @@ use super::Key;
 use super::addresses::OwnAddresses;
 use super::groups::{MemberId, OwnerGroup};
 use crate::kernel::{
-    Problem, Root, confinement::Confinement, host::TO_SEE_PROCESSES, tables::namespace_of,
+    Problem, Root, confinement::Confinement, host::TO_SEE_PROCESSES, namespace::namespace_of,
 };
 
 /// How long a new owner without a process, a network of its own or an address is looked at anew with
@@ -187,15 +187,12 @@ impl Networks {
             }
         }
         problems.add(own);
-        match self.known.get_mut(key) {
-            Some(network) => {
-                network.alive = false;
-                network.read = now;
-            }
-            None => {
-                let (looked, hidden) = (now, own.hidden);
-                self.none.insert(key.clone(), Unasked { looked, hidden });
-            }
+        if let Some(network) = self.known.get_mut(key) {
+            network.alive = false;
+            network.read = now;
+        } else {
+            let (looked, hidden) = (now, own.hidden);
+            self.none.insert(key.clone(), Unasked { looked, hidden });
         }
     }
 }

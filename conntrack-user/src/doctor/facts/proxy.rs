@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Facts, read_if_there};
-use crate::kernel::{Root, tables::namespace_of};
+use crate::kernel::{Root, namespace::namespace_of};
 
 /// Where it tells its version and metrics unless told otherwise.
 const METRICS: &str = "127.0.0.1:10249";

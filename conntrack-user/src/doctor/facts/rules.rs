@@ -7,7 +7,7 @@
 use std::fs;
 
 use super::{Facts, read_if_there};
-use crate::kernel::{Root, host, tables::namespace_of};
+use crate::kernel::{Root, host, namespace::namespace_of};
 
 mod legacy;
 mod nft;

@@ -148,7 +148,8 @@ mod tests {
     fn it_is_that_of_process_1_or_why_it_can_not_be_told() {
         match network_namespace() {
             Ok(inode) => {
-                let first = crate::kernel::tables::namespace_of(&Root::system().proc("1/ns/net"));
+                let first =
+                    crate::kernel::namespace::namespace_of(&Root::system().proc("1/ns/net"));
                 assert!(inode >= 0xefff_fff8, "{inode}");
                 if let Ok(first) = first {
                     assert_eq!(inode, first);

@@ -9,6 +9,7 @@ use super::netns;
 use super::{Inode, Problem, Root};
 use crate::kernel::confinement::Confinement;
 use crate::kernel::host::{self, HostUnseen, TO_SEE_PROCESSES};
+use crate::kernel::namespace::namespace_of;
 
 /// What the host's namespace is called, and no other.
 pub(crate) const HOST_NAME: &str = "host";
@@ -169,24 +170,8 @@ fn named(root: &Root, folder: &Path, found: &mut FoundNamespaces) {
                 Problem::new("some files that keep network namespaces can't be looked at").note(
                     format_args!("{}: {error}", file.display()),
                     &mut found.problems,
-                )
+                );
             }
         }
     }
-}
-
-/// The namespace that a link such as `/proc/PID/ns/net` names: `net:[4026531840]`.
-pub(crate) fn namespace_of(link: &Path) -> io::Result<Inode> {
-    let target = fs::read_link(link)?;
-    target.to_str().and_then(parse_link).ok_or_else(|| {
-        io::Error::other(format!("names no network namespace: {}", target.display()))
-    })
-}
-
-pub(super) fn parse_link(target: &str) -> Option<Inode> {
-    target
-        .strip_prefix("net:[")?
-        .strip_suffix(']')?
-        .parse()
-        .ok()
 }

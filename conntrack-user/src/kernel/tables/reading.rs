@@ -8,8 +8,9 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 
-use super::discovery::{Namespace, parse_link};
+use super::discovery::Namespace;
 use super::{Inode, Root, StatsReading, netns, sysctl};
+use crate::kernel::namespace::parse_link;
 use crate::kernel::stats::{self, StatsError};
 
 /// Enough for the first line and row of the statistics. The kernel makes only as many rows as fit
@@ -91,6 +92,8 @@ fn by_process(folder: &Path, job: &ReadJob) -> io::Result<Option<ReadOutcome>> {
     };
     match readlinkat(&folder, "ns/net") {
         Err(Errno::EACCES) if job.namespace.by_kernel => {}
+        // As much, of a kernel as old as 5.10.
+        Ok(link) if job.namespace.by_kernel && link.is_empty() => {}
         Ok(link) if link.to_str().and_then(parse_link) == Some(job.namespace.inode) => {}
         Ok(_) | Err(Errno::ENOENT | Errno::ESRCH) => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -100,10 +103,17 @@ fn by_process(folder: &Path, job: &ReadJob) -> io::Result<Option<ReadOutcome>> {
         Ok(file) => File::from(file),
         Err(Errno::ESRCH) => return Ok(None),
         // Also when the process ended just now: then its link is gone too.
-        Err(Errno::ENOENT) if readlinkat(&folder, "ns/net").is_err() => return Ok(None),
+        Err(Errno::ENOENT) if readlinkat(&folder, "ns/net").is_err_and(has_ended) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error.into()),
     };
     from_file(file, job.full).map(Some)
+}
+
+/// Whether a link that could not be read is that of a process that is gone.
+fn has_ended(error: Errno) -> bool {
+    matches!(error, Errno::ENOENT | Errno::ESRCH)
 }
 
 /// Reads the statistics of an open file, or just their beginning.

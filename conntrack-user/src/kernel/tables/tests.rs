@@ -302,7 +302,7 @@ mod live {
         let mut output = io::BufReader::new(child.stdout.take().unwrap());
         let child = Ended(child);
         io::BufRead::read_line(&mut output, &mut line).unwrap();
-        let inode = discovery::parse_link(line.trim()).unwrap();
+        let inode = crate::kernel::namespace::parse_link(line.trim()).unwrap();
 
         let mut reader = TableReader::new(Root::system());
         let sample = reader.read().unwrap();

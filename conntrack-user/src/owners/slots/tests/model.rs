@@ -240,27 +240,7 @@ fn run(steps: &[Step], slots: u32) -> Result<(), TestCaseError> {
             Step::Close { .. } => {}
             Step::CloseAll { address } => kernel.close_all(|entry| entry.address == address)?,
             Step::Census => {
-                let doubtful: Vec<IpAddr> = machine.unconfirmed().collect();
-                for of in 0..5 {
-                    let untagged = kernel.table.iter().any(|entry| {
-                        let is_nobodys = |tag: Party| tag.slot() == UNKNOWN;
-                        entry.netns == HOST_NETNS
-                            && entry.address == of
-                            && entry.tag.is_none_or(is_nobodys)
-                    });
-                    if doubtful.contains(&address(of)) && !untagged {
-                        machine.confirm_untagged_gone(address(of));
-                    }
-                }
-                let doubtful: Vec<u32> = machine.unconfirmed_tables().collect();
-                for table in doubtful {
-                    let mut inside = kernel.table.iter().filter(|entry| entry.netns == table);
-                    if kernel.table.iter().all(|entry| entry.netns != table) {
-                        machine.confirm_table_empty(table);
-                    } else if inside.all(|entry| entry.tag.is_some()) {
-                        machine.confirm_table_untagged_gone(table);
-                    }
-                }
+                census(&mut machine, &kernel);
             }
             Step::Look { seconds, whole } => {
                 now += Duration::from_secs(seconds.into());
@@ -300,6 +280,29 @@ fn run(steps: &[Step], slots: u32) -> Result<(), TestCaseError> {
         kernel.live
     );
     Ok(())
+}
+
+/// What a census says of the table.
+fn census(machine: &mut Slots, kernel: &Kernel) {
+    let doubtful: Vec<IpAddr> = machine.unconfirmed().collect();
+    for of in 0..5 {
+        let untagged = kernel.table.iter().any(|entry| {
+            let is_nobodys = |tag: Party| tag.slot() == UNKNOWN;
+            entry.netns == HOST_NETNS && entry.address == of && entry.tag.is_none_or(is_nobodys)
+        });
+        if doubtful.contains(&address(of)) && !untagged {
+            machine.confirm_untagged_gone(address(of));
+        }
+    }
+    let doubtful: Vec<u32> = machine.unconfirmed_tables().collect();
+    for table in doubtful {
+        let mut inside = kernel.table.iter().filter(|entry| entry.netns == table);
+        if kernel.table.iter().all(|entry| entry.netns != table) {
+            machine.confirm_table_empty(table);
+        } else if inside.all(|entry| entry.tag.is_some()) {
+            machine.confirm_table_untagged_gone(table);
+        }
+    }
 }
 
 /// What holds whenever the changes were made.
