@@ -37,8 +37,8 @@ pub struct Pending {
     pub ct: u64,
     /// What is due: `DUE_*`; 0 in a taken place: it is just being done.
     pub due: u32,
-    /// Always 0, so that no byte is undefined.
-    reserved: u32,
+    /// How often the place was taken: another insert has another number.
+    pub turn: u32,
     /// With [`DUE_RECORD`]: its record as far as the entry tells it.
     pub record: InsertRecord,
 }

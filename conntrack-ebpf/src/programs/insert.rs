@@ -68,6 +68,7 @@ fn hash_insert<M: Memory>(ct: u64) {
     let place = vacant(state);
     // SAFETY: a live map value of this CPU, and softirqs are off.
     unsafe {
+        (*place).turn = (*place).turn.wrapping_add(1);
         (*place).ct = ct;
         (*place).due = due;
         if let Some(weight) = weight {

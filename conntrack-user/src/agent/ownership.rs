@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     io,
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use conntrack_ebpf::owner::{Direction, FIRST, HOST, OwnerState, Party, UNKNOWN};
@@ -31,6 +31,7 @@ mod bounds;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 pub use bounds::Bounds;
 use bounds::{Baseline, values};
@@ -42,6 +43,7 @@ use ctpressure_model::{
     },
 };
 use tally::{Found, OwnerTally, Window, difference, sum};
+use waiting::Waiting;
 
 /// Censuses after attaching that come soon one after another to find out what was there before. Later ones narrow the bounds of an
 /// owner that never rests.
@@ -101,7 +103,7 @@ pub(super) struct Ownership {
     /// Entries that had lost a clash, at each of the last samples.
     clashes: VecDeque<u64>,
     /// Inserts that are not charged to anybody yet.
-    waiting: u64,
+    waiting: Waiting,
     /// How often it was changed who is charged.
     changes: u64,
     /// When the census that is under way began.
@@ -134,7 +136,7 @@ impl Ownership {
             owners_off: 0,
             most_slots: FIRST,
             clashes: VecDeque::new(),
-            waiting: 0,
+            waiting: Waiting::default(),
             changes: 0,
             census: None,
             states: HashMap::new(),
@@ -268,7 +270,7 @@ impl Ownership {
     pub(super) fn read(&mut self, probes: &Probes) -> io::Result<()> {
         let moved = |(inserts, deletes)| Moved { inserts, deletes };
         let before = moved(probes.moved());
-        let waiting = probes.waiting_for_socket();
+        let waiting = probes.waiting_for_socket().len();
         let counted = probes.owner_counts(self.most_slots);
         for (slot, tally) in &mut self.tallies {
             if let Some(counts) = counted.get(*slot as usize) {
@@ -278,7 +280,11 @@ impl Ownership {
         let of_owners = counted.iter().flatten().fold((0, 0), |sum, counts| {
             (sum.0 + counts.inserts, sum.1 + counts.deletes)
         });
-        self.waiting = probes.waiting_for_socket();
+        self.waiting
+            .look(&probes.waiting_for_socket(), Instant::now());
+        if let Some(host) = self.tallies.get_mut(&HOST) {
+            host.counts[Direction::Egress as usize].inserts += self.waiting.left();
+        }
         let totals = probes.totals()?;
         let after = Moved {
             inserts: totals.inserts.unwrap_or(0),
@@ -286,7 +292,7 @@ impl Ownership {
         };
         // A program, and the softirq inside it.
         let contexts = 2 * probes.owners().cpus() as u64;
-        let waiting = waiting.max(self.waiting);
+        let waiting = (waiting as u64).max(self.waiting.waiting() + self.waiting.left());
         self.owners_off = self
             .owners_check
             .add(before, moved(of_owners), after, waiting, contexts);
@@ -365,7 +371,7 @@ impl Ownership {
         self.totals = Totals::default();
         self.owners_check.restart();
         self.clashes.clear();
-        self.waiting = 0;
+        self.waiting = Waiting::default();
         self.census = None;
         self.states.clear();
         self.slots.restart();
@@ -398,7 +404,7 @@ impl Ownership {
         self.census = Some(Moment {
             totals: self.totals,
             clashes: self.clashes.front().copied().unwrap_or(0),
-            waiting: self.waiting,
+            waiting: self.waiting.waiting(),
             changes: self.changes,
         });
         let maps = self.slots.maps().clone();
@@ -458,7 +464,7 @@ impl Ownership {
             deletes: now.deletes.unwrap_or(0) - before.deletes.unwrap_or(0),
             clashes: now.clash_inserts - began.clashes,
             claims_changed: self.changes != began.changes,
-            unsure: missed + began.waiting + self.waiting,
+            unsure: missed + began.waiting + self.waiting.waiting(),
         };
         for (slot, tally) in &mut self.tallies {
             let elsewhere = found.elsewhere.get(slot).copied().unwrap_or(0);
@@ -573,7 +579,7 @@ impl Ownership {
             let has_sockets = sample.owner.host_network
                 || !matches!(sample.owner.kind, OwnerKind::Pod | OwnerKind::Unknown);
             if let Some(bounds) = sample.egress.bounds.as_mut().filter(|_| has_sockets) {
-                bounds.upper += self.waiting;
+                bounds.upper += self.waiting.waiting();
             }
             totals.extend([&mut sample.egress, &mut sample.ingress]);
         }

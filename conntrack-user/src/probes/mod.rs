@@ -35,7 +35,7 @@ use aya_log::EbpfLogger;
 use conntrack_ebpf::{
     counter::{COUNTERS, Counter, Counters},
     owner::OwnerState,
-    state::{DUE_SOCKET, Pending, PerCpuState},
+    state::{DUE_SOCKET, PerCpuState},
 };
 
 pub(crate) use attach::outlook;
@@ -56,6 +56,17 @@ use crate::{
     owners::SlotMaps,
     sys::{bpf, lock::locked, mapping::MappedArray},
 };
+
+/// An insert that waits for its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WaitingInsert {
+    /// The CPU that it came on.
+    pub cpu: usize,
+    /// Which of that CPU's places it is in.
+    pub place: usize,
+    /// The number of those that were in that place before: no other insert has it.
+    pub turn: u32,
+}
 
 /// The attached probes. Dropping them detaches everything; nothing is pinned, so the kernel does
 /// the same if the process dies.
@@ -172,11 +183,20 @@ impl Probes {
     }
 
     /// Inserts whose socket is being asked at this moment, or that were left by a call whose end was missed: they are not charged
-    /// to anybody yet, and will be to the host if nobody comes.
-    pub fn waiting_for_socket(&self) -> u64 {
-        let waits = |pending: &Pending| pending.ct != 0 && pending.due & DUE_SOCKET != 0;
-        let waiting = self.state.iter().flat_map(|cpu| cpu.pending).filter(waits);
-        waiting.count() as u64
+    /// to anybody yet, and will be to the host if nobody comes. Each by what tells it from any other.
+    pub fn waiting_for_socket(&self) -> Vec<WaitingInsert> {
+        let places = self.state.iter().enumerate().flat_map(|(cpu, state)| {
+            let places = state.pending.into_iter().enumerate();
+            places.map(move |(place, pending)| (cpu, place, pending))
+        });
+        places
+            .filter(|(_, _, pending)| pending.ct != 0 && pending.due & DUE_SOCKET != 0)
+            .map(|(cpu, place, pending)| WaitingInsert {
+                cpu,
+                place,
+                turn: pending.turn,
+            })
+            .collect()
     }
 
     /// What is attached and which fields were found.

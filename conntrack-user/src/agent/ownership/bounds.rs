@@ -120,7 +120,7 @@ pub(super) fn values(bounds: &[Bounds], sum: u64) -> Vec<u64> {
         .map(|one| {
             let width = u128::from(one.width());
             // What is left over by rounding goes to the next one, so that nothing is left at the end.
-            let part = if room == 0 { 0 } else { left * width / room };
+            let part = (left * width).checked_div(room).unwrap_or_default();
             left -= part;
             room -= width;
             one.lower + u64::try_from(part).unwrap_or(u64::MAX)

@@ -203,8 +203,8 @@ mod tests {
         }
     }
 
-    fn bounds(lower: u64, upper: u64) -> Option<Bounds> {
-        Some(Bounds { lower, upper })
+    const fn bounds(lower: u64, upper: u64) -> Bounds {
+        Bounds { lower, upper }
     }
 
     #[test]
@@ -218,9 +218,9 @@ mod tests {
             tally.recounted(EGRESS, &entries(107), &Window::default()),
             0
         );
-        assert_eq!(tally.live(EGRESS), bounds(107, 107));
+        assert_eq!(tally.live(EGRESS), Some(bounds(107, 107)));
         tally.counts[0].deletes += 5;
-        assert_eq!(tally.live(EGRESS), bounds(102, 102));
+        assert_eq!(tally.live(EGRESS), Some(bounds(102, 102)));
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
                 ..Window::default()
             };
             assert_eq!(tally.recounted(EGRESS, &entries(found), &window), 0);
-            assert_eq!(tally.live(EGRESS), expected);
+            assert_eq!(tally.live(EGRESS), Some(expected));
         }
     }
 
@@ -248,7 +248,7 @@ mod tests {
             let mut tally = tally(Baseline::UNKNOWN);
             tally.at_census = Some(tally.moved());
             tally.recounted(EGRESS, &found, &window);
-            tally.live(EGRESS)
+            tally.live(EGRESS).unwrap()
         };
         let found = Found {
             entries: 100,
@@ -294,7 +294,7 @@ mod tests {
         let totals = tally.totals(EGRESS);
         assert_eq!(
             (totals.inserts, totals.bounds, totals.drops[0]),
-            (3, bounds(3, 3), 0)
+            (3, Some(bounds(3, 3)), 0)
         );
     }
 }
