@@ -117,6 +117,20 @@ fn compared(stats: &KernelStats) -> [u64; COMPARED] {
     ]
 }
 
+/// The same as the probes count it, and whether they do.
+fn counted(ours: &Totals) -> [(u64, bool); COMPARED] {
+    let drops = [ours.drops.table_full, ours.drops.clash];
+    [
+        (
+            drops.iter().flatten().sum(),
+            drops.iter().all(Option::is_some),
+        ),
+        (ours.evictions.unwrap_or(0), ours.evictions.is_some()),
+        // The kernel's number of chains is more than packets, so it is no measure for what probes count.
+        (0, false),
+    ]
+}
+
 /// What is kept of a namespace.
 #[derive(Clone, Copy, Debug, Default)]
 struct KnownTable {
@@ -169,24 +183,25 @@ impl Reconciler {
         }
     }
 
-    /// Takes one more sample. `tables` has to be read before `ours`: then what happens in between
-    /// is at most missing on the kernel's side.
-    pub(crate) fn add(&mut self, tables: &[TableSample], ours: &Totals) -> Uncharged {
-        let drops = [ours.drops.table_full, ours.drops.clash];
-        // The kernel's number of chains is more than packets, so it is no measure for what probes count.
-        let counts: [(u64, bool); COMPARED] = [
-            (
-                drops.iter().flatten().sum(),
-                drops.iter().all(Option::is_some),
-            ),
-            (ours.evictions.unwrap_or(0), ours.evictions.is_some()),
-            (0, false),
-        ];
+    /// Whether the next sample is the first one.
+    pub(crate) const fn is_new(&self) -> bool {
+        self.known.is_none()
+    }
+
+    /// Takes one more sample. `tables` has to be read before `ours`, and `ours_before` before them: then what happens in between
+    /// is at most missing on the kernel's side. `ours_before` is for the first sample only.
+    pub(crate) fn add(
+        &mut self,
+        tables: &[TableSample],
+        ours_before: &Totals,
+        ours: &Totals,
+    ) -> Uncharged {
+        let counts = counted(ours);
         let first = self.known.is_none();
         self.take(tables);
         if first {
             // What the probes saw before the first reading is not in the kernel's side.
-            for (statistic, (ours, _)) in self.statistics.iter_mut().zip(counts) {
+            for (statistic, (ours, _)) in self.statistics.iter_mut().zip(counted(ours_before)) {
                 statistic.kernel = ours;
             }
         }
@@ -291,7 +306,7 @@ mod tests {
 
     /// What no probe explained, where probes count everything.
     fn add(reconciler: &mut Reconciler, tables: &[TableSample], ours: Totals) -> LossCounts {
-        let found = reconciler.add(tables, &ours);
+        let found = reconciler.add(tables, &ours, &ours);
         assert_eq!(found.node, NodeLosses::default());
         found.unexplained
     }
@@ -305,6 +320,16 @@ mod tests {
         }
         let found = add(&mut reconciler, &[table(1, 510, 75)], ours(10, 5));
         assert_eq!(found, LossCounts::default());
+    }
+
+    #[test]
+    fn what_comes_while_the_first_sample_is_read_is_no_difference() {
+        let mut reconciler = Reconciler::default();
+        reconciler.add(&[table(1, 500, 70)], &ours(2, 1), &ours(20, 7));
+        for _ in 0..3 {
+            let found = add(&mut reconciler, &[table(1, 530, 80)], ours(32, 11));
+            assert_eq!(found, LossCounts::default());
+        }
     }
 
     #[test]
@@ -470,7 +495,7 @@ mod tests {
             } else {
                 0
             };
-            let found = reconciler.add(tables, &clashes(clash));
+            let found = reconciler.add(tables, &clashes(clash), &clashes(clash));
             assert_eq!(found.unexplained, LossCounts::default());
             let NodeLosses {
                 drops,
@@ -501,15 +526,18 @@ mod tests {
         let mut reconciler = Reconciler::default();
         let nothing = Totals::default();
         for drops in [0, 7, 7] {
-            reconciler.add(&[table(1, drops, 0)], &nothing);
+            reconciler.add(&[table(1, drops, 0)], &nothing, &nothing);
         }
         assert_eq!(
-            reconciler.add(&[table(1, 7, 0)], &nothing).node.drops,
+            reconciler
+                .add(&[table(1, 7, 0)], &nothing, &nothing)
+                .node
+                .drops,
             Some(7)
         );
         reconciler.restart();
         for _ in 0..3 {
-            let found = reconciler.add(&[table(1, 7, 0)], &ours(0, 0));
+            let found = reconciler.add(&[table(1, 7, 0)], &ours(0, 0), &ours(0, 0));
             assert_eq!(
                 found,
                 Uncharged::default(),
@@ -518,10 +546,10 @@ mod tests {
         }
         reconciler.restart();
         for _ in 0..3 {
-            reconciler.add(&[table(1, 9, 0)], &nothing);
+            reconciler.add(&[table(1, 9, 0)], &nothing, &nothing);
         }
-        reconciler.add(&[table(1, 12, 0)], &nothing);
-        let found = reconciler.add(&[table(1, 12, 0)], &nothing);
+        reconciler.add(&[table(1, 12, 0)], &nothing, &nothing);
+        let found = reconciler.add(&[table(1, 12, 0)], &nothing, &nothing);
         assert_eq!(found.node.drops, Some(10), "it goes on from 7");
     }
 }

@@ -38,6 +38,8 @@ struct Readings {
     tables: Option<TablesSample>,
     /// What the probes have counted; `None` while there are none.
     counts: Option<io::Result<Totals>>,
+    /// The same before the tables were read, at the first sample.
+    counts_before: Totals,
     table_bytes: Option<u64>,
     programs: Vec<ProgramTime>,
     own: Own,
@@ -50,6 +52,7 @@ impl Supervisor {
         let Readings {
             tables,
             counts,
+            counts_before,
             table_bytes,
             programs,
             own,
@@ -81,73 +84,9 @@ impl Supervisor {
         if self.publisher.take_unknown_owner() {
             self.scans.look_again();
         }
-        match &self.life {
-            ProbesLife::Waiting => {
-                snapshot.reason = Some(AttachError::NotLoaded.to_string());
-            }
-            ProbesLife::Without { reason, .. } => {
-                // Of what was counted before it is not known what came since.
-                snapshot.probes.totals = self.base.not_counted();
-                snapshot.probes.status = probes::nothing(reason);
-                snapshot.state = AgentState::Degraded;
-                snapshot.ready = tables.is_some();
-                snapshot.reason = Some(match &tables {
-                    Some(_) => reason.clone(),
-                    None => format!("{reason}; tables: they can't be read"),
-                });
-                if let Some(tables) = &tables {
-                    let uncharged = self.reconciler.add(&tables.tables, &Totals::default());
-                    snapshot.probes.note(uncharged);
-                }
-            }
-            ProbesLife::Attached {
-                reader,
-                status,
-                probes,
-            } => {
-                let mut missing = unseen(status);
-                missing.extend_from_slice(probes.blind());
-                if reader.is_finished() {
-                    missing.push("events: the ring can't be read".to_owned());
-                }
-                match counts {
-                    Some(Ok(totals)) => {
-                        snapshot.probes.totals = totals.after(&self.base);
-                        if let Some(tables) = &tables {
-                            let uncharged = self.reconciler.add(&tables.tables, &totals);
-                            snapshot.probes.note(uncharged);
-                            snapshot.probes.drift =
-                                drift(&mut self.baseline, entries(tables), &snapshot.probes.totals);
-                        }
-                        snapshot.ready = tables.is_some();
-                        if let Some(why) = tables
-                            .as_ref()
-                            .and_then(|tables| tables.host_unseen.as_ref())
-                        {
-                            snapshot.ready = false;
-                            missing.push(why.clone());
-                        }
-                    }
-                    failed => {
-                        snapshot.probes.totals = self.publisher.latest().probes.totals;
-                        missing.push(match failed {
-                            Some(Err(error)) => format!("counters: {error}"),
-                            _ => "counters: they can't be read".to_owned(),
-                        });
-                    }
-                }
-                if tables.is_none() {
-                    missing.push("tables: they can't be read".to_owned());
-                }
-                snapshot.probes.programs = programs;
-                snapshot.probes.status = status.clone();
-                snapshot.state = if missing.is_empty() {
-                    AgentState::Attached
-                } else {
-                    AgentState::Degraded
-                };
-                snapshot.reason = (!missing.is_empty()).then(|| missing.join("; "));
-            }
+        self.probe(tables.as_ref(), &counts_before, counts, &mut snapshot);
+        if matches!(self.life, ProbesLife::Attached { .. }) {
+            snapshot.probes.programs = programs;
         }
         snapshot.self_check = SelfCheck::new(
             owners.owners_off,
@@ -177,6 +116,84 @@ impl Supervisor {
         self.publisher.publish(snapshot);
         self.set_reserve(worst.unwrap_or_default()).await;
         self.recount(owners.needs_census).await;
+    }
+
+    /// Fills in what the probes say: the state of the agent hangs on it.
+    fn probe(
+        &mut self,
+        tables: Option<&TablesSample>,
+        counts_before: &Totals,
+        counts: Option<io::Result<Totals>>,
+        snapshot: &mut Snapshot,
+    ) {
+        match &self.life {
+            ProbesLife::Waiting => {
+                snapshot.reason = Some(AttachError::NotLoaded.to_string());
+            }
+            ProbesLife::Without { reason, .. } => {
+                // Of what was counted before it is not known what came since.
+                snapshot.probes.totals = self.base.not_counted();
+                snapshot.probes.status = probes::nothing(reason);
+                snapshot.state = AgentState::Degraded;
+                snapshot.ready = tables.is_some();
+                snapshot.reason = Some(match tables {
+                    Some(_) => reason.clone(),
+                    None => format!("{reason}; tables: they can't be read"),
+                });
+                if let Some(tables) = tables {
+                    let uncharged =
+                        self.reconciler
+                            .add(&tables.tables, counts_before, &Totals::default());
+                    snapshot.probes.note(uncharged);
+                }
+            }
+            ProbesLife::Attached {
+                reader,
+                status,
+                probes,
+            } => {
+                let mut missing = unseen(status);
+                missing.extend_from_slice(probes.blind());
+                if reader.is_finished() {
+                    missing.push("events: the ring can't be read".to_owned());
+                }
+                match counts {
+                    Some(Ok(totals)) => {
+                        snapshot.probes.totals = totals.after(&self.base);
+                        if let Some(tables) = tables {
+                            let uncharged =
+                                self.reconciler.add(&tables.tables, counts_before, &totals);
+                            snapshot.probes.note(uncharged);
+                            snapshot.probes.drift =
+                                drift(&mut self.baseline, entries(tables), &snapshot.probes.totals);
+                        }
+                        snapshot.ready = tables.is_some();
+                        let host_unseen = tables.and_then(|tables| tables.host_unseen.as_ref());
+                        if let Some(why) = host_unseen {
+                            snapshot.ready = false;
+                            missing.push(why.clone());
+                        }
+                    }
+                    failed => {
+                        snapshot.probes.totals = self.publisher.latest().probes.totals;
+                        missing.push(match failed {
+                            Some(Err(error)) => format!("counters: {error}"),
+                            _ => "counters: they can't be read".to_owned(),
+                        });
+                    }
+                }
+                if tables.is_none() {
+                    missing.push("tables: they can't be read".to_owned());
+                }
+                snapshot.probes.status = status.clone();
+                snapshot.state = if missing.is_empty() {
+                    AgentState::Attached
+                } else {
+                    AgentState::Degraded
+                };
+                snapshot.reason = (!missing.is_empty()).then(|| missing.join("; "));
+            }
+        }
     }
 
     /// Attaches what is needed near a limit, or detaches it.
@@ -240,8 +257,11 @@ impl Supervisor {
         }
         let ownership = Arc::clone(&self.ownership);
         let at = self.began.elapsed();
+        let is_first = self.reconciler.is_new();
         let work = move || {
-            // Tables first: see `Reconciler::add`.
+            // In this order: see `Reconciler::add`.
+            let first = probes.as_ref().filter(|_| is_first);
+            let counts_before = first.and_then(|probes| probes.totals().ok());
             let tables = reader.read();
             let mut ownership = locked(&ownership);
             let counts = probes.as_ref().map(|probes| {
@@ -262,6 +282,7 @@ impl Supervisor {
             let readings = Readings {
                 tables: None,
                 counts,
+                counts_before: counts_before.unwrap_or_default(),
                 table_bytes,
                 programs: programs.unwrap_or_default(),
                 own: Own::read().unwrap_or_default(),
