@@ -17,7 +17,7 @@ pub(crate) struct Group(pub(crate) &'static str);
 impl Group {
     /// What every guest has.
     pub(crate) const BASE: Self = Self("base");
-    /// What loads AppArmor's profiles: in every guest too.
+    /// What loads `AppArmor`'s profiles: in every guest too.
     pub(crate) const APPARMOR: Self = Self("apparmor");
     /// bpftrace, which brings 200 MB of compiler.
     pub(crate) const BPFTRACE: Self = Self("bpftrace");

@@ -6,12 +6,16 @@ use std::{
     fs::{self, File},
     io::Read as _,
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{
     guest::{
@@ -82,7 +86,7 @@ impl Lookalike {
         }
         // Into the control group before the namespace, as a runtime does it; `ip netns exec` hides
         // the control groups.
-        let inside = format!("sleep {delay} && ctgen {arguments} && exec sleep 300");
+        let inside = format!("sleep {delay} && ctgen {arguments} && exec sleep 100000");
         let script = format!(
             "echo $$ > {}/cgroup.procs && exec ip netns exec {netns} sh -c '{inside}'",
             container.display()
@@ -121,7 +125,7 @@ impl Lookalike {
     }
 
     /// Runs `ctgen` with these arguments (split at spaces) in its network and control group, besides what it
-    /// runs already.
+    /// runs already; its output is piped.
     pub fn run(&self, arguments: &str) -> Result<Child> {
         let container = container_folder(self.number);
         let script = format!(
@@ -131,16 +135,18 @@ impl Lookalike {
         );
         let mut command = Command::new("sh");
         command.args(["-c", &script]);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command::spawn(&mut command).with_context(|| format!("running ctgen in {}", self.name))
     }
 
     /// Ends its process and removes all that was made for it, entries of conntrack excepted.
     pub fn remove(mut self) -> Result<()> {
         let gone = || format!("removing {}", self.name);
-        // The control group's way ends all processes in it.
         let container = container_folder(self.number);
-        fs::write(container.join("cgroup.kill"), "1").with_context(gone)?;
+        end_all(&container).with_context(gone)?;
         self.child.wait().with_context(gone)?;
         ip(None, &format!("netns delete {}", netns(self.number)))?;
         let pod = container.parent().context("a container is in a pod")?;
@@ -153,6 +159,24 @@ impl Lookalike {
         fs::remove_dir_all(log_folder(self.number)).with_context(gone)?;
         fs::remove_file(counts(self.number)).with_context(gone)
     }
+}
+
+/// Ends all processes of a control group.
+fn end_all(folder: &Path) -> Result<()> {
+    let all = folder.join("cgroup.kill");
+    if all.exists() {
+        return Ok(fs::write(all, "1")?);
+    }
+    // A kernel before 5.14.
+    let list = folder.join("cgroup.procs");
+    wait_for("its processes to end", Duration::from_secs(20), || {
+        let processes = fs::read_to_string(&list)?;
+        for process in processes.lines() {
+            // It may have ended.
+            let _: nix::Result<()> = kill(Pid::from_raw(process.parse()?), Signal::SIGKILL);
+        }
+        Ok(processes.is_empty().then_some(()))
+    })
 }
 
 /// A name that is cleaned up after a scenario that was killed.

@@ -305,6 +305,25 @@ impl Agent {
         kill(pid, signal).with_context(|| format!("sending {signal} to the agent"))
     }
 
+    /// Ends it as the kernel does when memory is short.
+    ///
+    /// # Errors
+    ///
+    /// When it had ended by itself before.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!(
+                "the agent ended with {status}: {}",
+                command::one_line(&self.log())
+            );
+        }
+        self.child.kill().context("killing the agent")?;
+        self.child
+            .wait()
+            .map(drop)
+            .context("waiting for the agent's end")
+    }
+
     /// A value of `/proc/PID/status` in KiB, such as `VmHWM`.
     pub fn memory_kib(&self, name: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.child.id());

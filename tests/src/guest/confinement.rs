@@ -18,7 +18,7 @@ pub struct Confinement {
     /// A named network namespace that it is in.
     #[arg(long)]
     netns: Option<String>,
-    /// A loaded profile of AppArmor.
+    /// A loaded profile of `AppArmor`.
     #[arg(long)]
     apparmor: Option<String>,
 }
@@ -32,7 +32,7 @@ impl Confinement {
         }
     }
 
-    /// It has this profile of AppArmor.
+    /// It has this profile of `AppArmor`.
     pub fn under(profile: &str) -> Self {
         Self {
             apparmor: Some(profile.to_owned()),

@@ -32,21 +32,30 @@ pub fn send(namespace: Option<&str>, arguments: &str) -> Result<Tally> {
     start(namespace, arguments)?.finish()
 }
 
+/// What a `ctgen` that ends by itself has counted; its output is piped.
+///
+/// # Errors
+///
+/// What it says when it fails.
+pub fn counted(child: Child) -> Result<Tally> {
+    let output = child.wait_with_output().context("waiting for ctgen")?;
+    ensure!(
+        output.status.success(),
+        "ctgen: {}: {}",
+        output.status,
+        command::one_line(&String::from_utf8_lossy(&output.stderr))
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(&text).with_context(|| format!("reading the counts `{text}`"))
+}
+
 impl Sending {
     /// Waits for the end and reads the counts; a flow is either accepted or refused with `EPERM`.
     pub fn finish(mut self) -> Result<Tally> {
         let Some(child) = self.0.take() else {
             bail!("the generator was already ended")
         };
-        let output = child.wait_with_output().context("waiting for ctgen")?;
-        ensure!(
-            output.status.success(),
-            "ctgen: {}: {}",
-            output.status,
-            command::one_line(&String::from_utf8_lossy(&output.stderr))
-        );
-        let tally: Tally =
-            serde_json::from_slice(&output.stdout).context("reading the counts of ctgen")?;
+        let tally = counted(child)?;
         ensure!(
             tally.accepted + tally.error("EPERM") == tally.sent,
             "ctgen met other errors than a full table: {:?}",

@@ -12,4 +12,5 @@ pub mod kernel;
 pub mod net;
 pub mod owned;
 pub mod prom;
+pub mod unit;
 pub mod watch;

@@ -13,7 +13,7 @@ const DEAD_END: &str = "ctp0";
 
 /// `nft` rules that make conntrack look at everything in and out, except loopback: the scrapes of
 /// the agent must neither count nor be refused.
-const TRACK: &str = "
+pub const TRACK: &str = "
 table inet ctp {
   chain raw_output { type filter hook output priority raw; oif lo notrack; }
   chain raw_prerouting { type filter hook prerouting priority raw; iif lo notrack; }

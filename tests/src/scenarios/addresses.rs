@@ -55,19 +55,22 @@ pub(super) fn crowded_and_taken(mechanism: Option<Mechanism>) -> Result<()> {
         let known = |pod: &Lookalike| known.of(&Owner::pod(pod.namespace, &pod.name)) > 0;
         Ok((known(&victim) && known(&attacker)).then_some(()))
     })?;
-    // Another pod's, one of the host, its loopback's, and thousands of others.
-    let mut taken = addresses(Ipv4Addr::new(10, 1, 0, 1), TAKEN, "eth0");
+    // Another pod's, one of the host and its loopback's; then thousands that are lower than all of them.
+    let named = |words: &'static str| {
+        wait_for(&format!("the agent to say `{words}`"), HANG, || {
+            let problems = agent.status()?["problems"].to_string();
+            Ok(problems.contains(words).then_some(problems))
+        })
+    };
+    let mut taken = String::new();
     for address in [VICTIM, OWN, Ipv4Addr::LOCALHOST] {
         writeln!(taken, "addr add {address}/32 dev eth0")?;
     }
     net::batch(Some(&attacker.network()), &taken)?;
-    let problems = wait_for("the agent to name who took them", HANG, || {
-        let problems = agent.status()?["problems"].to_string();
-        Ok(
-            (problems.contains("stays the first one's") && problems.contains("addresses: those"))
-                .then_some(problems),
-        )
-    })?;
+    named("10.42.0.7 of batch/job-2")?;
+    let crowd = addresses(Ipv4Addr::new(10, 1, 0, 1), TAKEN, "eth0");
+    net::batch(Some(&attacker.network()), &crowd)?;
+    let problems = named("addresses: those that it had first are known")?;
 
     let before = ByOwner::read(&agent.settled()?, "inserts_total", "direction")?;
     let tally = generator::send(None, &format!("--flows {HOST_FLOWS} --source {OWN}/32"))?;
@@ -99,8 +102,8 @@ pub(super) fn crowded_and_taken(mechanism: Option<Mechanism>) -> Result<()> {
         );
     }
     for words in [
-        "10.42.0.7 of pod batch/job-2",
-        "203.0.113.7 of pod batch/job-2",
+        "10.42.0.7 of batch/job-2",
+        "203.0.113.7 of batch/job-2",
         "batch/job-2 has 300",
     ] {
         checks.holds(problems.contains(words), || {

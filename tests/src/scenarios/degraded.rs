@@ -136,7 +136,7 @@ fn only_these_are_withheld(checks: &mut Checks, growth: &Growth<'_>, withheld: &
         let name = format!("ctpressure_{family}");
         let there = growth.metrics.select(&name, labels).next().is_some();
         checks.equal(
-            &format!("{family} is there"),
+            format!("{family} is there"),
             there,
             "expected",
             !withheld.contains(&family),
@@ -210,7 +210,7 @@ fn outputs_have_no_0(
         ] {
             let unknown = said.is_some_and(Value::is_null);
             checks.equal(
-                &format!("{what} of {family} is unknown"),
+                format!("{what} of {family} is unknown"),
                 unknown,
                 "expected",
                 withheld.contains(&family),

@@ -23,6 +23,9 @@ use crate::guest::{
 const AGENT: &str = "ctp-agent";
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 
+/// The host's address towards it, from which the host sends.
+const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+
 /// Flows of the host.
 const FLOWS: u64 = 300;
 
@@ -84,7 +87,7 @@ fn shown(confinement: &Confinement, why: &str, help: &str) -> Result<()> {
         None,
         &format!("link add ctp-scrape type veth peer name eth0 netns {AGENT}"),
     )?;
-    ip(None, "addr add 198.51.100.1/30 dev ctp-scrape")?;
+    ip(None, &format!("addr add {HOST_ADDRESS}/30 dev ctp-scrape"))?;
     ip(None, "link set ctp-scrape up")?;
     for arguments in [
         "link set lo up",
@@ -109,7 +112,7 @@ fn the_kernel_tells(
 ) -> Result<()> {
     let agent = Agent::launch_confined(confinement, IpAddr::V4(ADDRESS), "")?.wait_until_ready()?;
     let before = agent.settled()?;
-    let tally = generator::send(None, &format!("--flows {FLOWS}"))?;
+    let tally = generator::send(None, &format!("--flows {FLOWS} --source {HOST_ADDRESS}/32"))?;
     let metrics = agent.settled()?;
     let there = kernel::entries()?;
     checks.at_least("the kernel's count", there, FLOWS);
@@ -182,7 +185,10 @@ fn unseen(
             format!("`{words}` is not in `{said}`")
         });
     }
-    generator::send(None, &format!("--flows {FLOWS} --first 5000"))?;
+    generator::send(
+        None,
+        &format!("--flows {FLOWS} --first 5000 --source {HOST_ADDRESS}/32"),
+    )?;
     let metrics = agent.settled()?;
     let tables = metrics.select("ctpressure_table_entries", &[("netns", "host")]);
     checks.equal("series of a table `host`", tables.count(), "none", 0);

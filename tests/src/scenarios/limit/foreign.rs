@@ -2,6 +2,7 @@
 //! holder of the lock.
 
 use std::{
+    fmt::Write as _,
     os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -56,14 +57,16 @@ fn answer_oneself() -> Result<Background> {
     let words = ["netns", "exec", OWN, "ctgen", "serve", "--listen", SERVER];
     let mut serve = Command::new("ip");
     let serve = Background(command::spawn(serve.args(words).stdout(Stdio::null()))?);
-    wait_for("answered connections", HANG, || {
-        let flows = FLOWS.to_string();
+    let connect = |flows: u64| {
         let words = ["netns", "exec", OWN, "ctgen", "connect", "--destination"];
-        // Until it listens, each is refused.
-        command::output(
-            "ip",
-            &[words.as_slice(), &[SERVER, "--flows", &flows]].concat(),
-        )?;
+        let flows = flows.to_string();
+        let words = [words.as_slice(), &[SERVER, "--flows", &flows]].concat();
+        command::output("ip", &words)
+    };
+    // Until it listens, each is refused; all that are asked for come only once, or the table is full of those before.
+    wait_for("an answer", HANG, || Ok(connect(1).ok()))?;
+    connect(FLOWS)?;
+    wait_for("answered connections", HANG, || {
         Ok((entries_of(OWN)? >= FLOWS).then_some(()))
     })?;
     Ok(serve)
@@ -100,14 +103,15 @@ fn said_and_not_raised(
 
 /// Half-seen connections: one direction only, so `ESTABLISHED` without an answer.
 fn one_way_established() -> Result<()> {
-    let entries: String = (0..FLOWS)
-        .map(|flow| {
-            format!(
-                "-I -p tcp -s {SENDER} -d 198.19.0.1 --sport {} --dport 60440 --state ESTABLISHED --timeout 290\n",
-                2_000 + flow
-            )
-        })
-        .collect();
+    let entries = (0..FLOWS).fold(String::new(), |mut text, flow| {
+        let port = 2_000 + flow;
+        // Writing to a string can't fail.
+        let _ = writeln!(
+            text,
+            "-I -p tcp -s {SENDER} -d 198.19.0.1 --sport {port} --dport 60440 --state ESTABLISHED --timeout 290"
+        );
+        text
+    });
     command::output_with_input("conntrack", &["-R", "-"], &entries).map(drop)
 }
 

@@ -1,0 +1,53 @@
+//! Units of systemd, as far as their control groups go: no systemd is needed.
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::command;
+
+/// A unit with a main process, which is ended when this is dropped.
+#[derive(Debug)]
+pub struct Unit(Child);
+
+impl Unit {
+    /// Starts it, as systemd does when the machine boots.
+    ///
+    /// # Errors
+    ///
+    /// When its control group can't be made.
+    pub fn start(name: &str) -> Result<Self> {
+        let folder = folder(name);
+        fs::create_dir_all(&folder).with_context(|| format!("making {folder}"))?;
+        let mut main = in_unit(name, "sleep");
+        main.arg("100000")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        Ok(Self(command::spawn(&mut main)?))
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        // Either it is already gone, or it is to be.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn folder(unit: &str) -> String {
+    format!("/sys/fs/cgroup/system.slice/{unit}")
+}
+
+/// A program in the control group of a unit that was started, by way of a shell that moves itself there first: arguments can
+/// be added.
+pub fn in_unit(unit: &str, program: &str) -> Command {
+    let folder = folder(unit);
+    let script = format!("echo $$ > {folder}/cgroup.procs && exec {program} \"$@\"");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, "sh"]);
+    command
+}
