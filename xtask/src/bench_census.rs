@@ -1,5 +1,6 @@
 //! What a census costs: `ctpressure table` against `conntrack -L` on the same table, on this machine in a network
-//! namespace of its own; and its memory for a million entries, in a guest.
+//! namespace of its own; and in a guest its memory for a million entries, and what the agent's own costs by the number of
+//! network namespaces.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +18,7 @@ use crate::qemu::Machine;
 use crate::vm_command::Prepared;
 use crate::{command, guest_tools, project};
 
+mod busy_node;
 mod namespace;
 
 use namespace::{BenchNamespace, inside};
@@ -104,8 +106,14 @@ pub(crate) fn run(prepared: &Prepared) -> Result<bool> {
     for (what, kib) in &memory {
         println!("`{what}` of {MILLION} entries (Linux {version}): {kib} KiB");
     }
-    project::keep_figures("census", &json(&results, &memory, version))?;
-    Ok(command::complain(&too_high(&results, &memory)))
+    let times = busy_node::run(prepared)?;
+    print!("{}", busy_node::table(&times, version));
+    let mut figures = json(&results, &memory, version);
+    figures["first_census"] = busy_node::json(&times);
+    project::keep_figures("census", &figures)?;
+    let mut complaints = too_high(&results, &memory);
+    complaints.extend(busy_node::too_long(&times));
+    Ok(command::complain(&complaints))
 }
 
 type CensusRuns = Vec<(&'static str, Vec<CensusRun>)>;
