@@ -5,13 +5,17 @@
 //!   own counts, network namespaces, metrics, the event stream;
 //! * [`documents`]: the documents of the project, and the command lines in them;
 //! * [`containers`]: pods by a real container runtime;
-//! * [`scenarios`]: what has to hold, one function for each.
+//! * [`scenarios`]: what has to hold, one function for each;
+//! * [`torture`]: everything at once, by chance;
+//! * [`busy_node`]: what a census costs, and a start with a million entries.
 //!
 //! Scenarios change sysctls, load modules and fill tables, so they run in a guest only
 //! (`cargo xtask vm`); the unit tests of this package run anywhere.
 
+pub mod busy_node;
 pub mod containers;
 pub mod documents;
 pub mod guest;
 pub mod scenarios;
+pub mod torture;
 pub mod traffic;

@@ -11,7 +11,7 @@ use crate::kernels::Kernel;
 use crate::qemu::Qemu;
 use crate::stolen::{Reading, Share};
 use crate::tally::Tally;
-use crate::{command, setup, vm_command};
+use crate::{command, setup, torture_seed, vm_command};
 
 /// What `--quick` boots: the kernel that most of the work is done with.
 pub(crate) const QUICK: &str = "6.12";
@@ -28,6 +28,11 @@ pub(crate) const OUTPUT: &str = "output";
 pub(crate) const COUNTED: &str = "-counted";
 /// The same of a guest in which scenarios were tried once more.
 pub(crate) const AGAIN: &str = "-again";
+
+/// Torture of every whole run: by a schedule that is the same each time, and by one that never was; so long each.
+const TORTURE_SEED: u64 = 1;
+const TORTURE_MINUTES: f64 = 2.5;
+const TORTURE: &str = "torture";
 
 /// What a guest's clock shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +62,8 @@ pub(crate) struct Job {
     pub(crate) whole: bool,
     /// Just these: what is tried once more.
     pub(crate) again: Vec<String>,
+    /// Not scenarios, but torture with this seed.
+    pub(crate) torture: Option<u64>,
 }
 
 impl Job {
@@ -65,19 +72,23 @@ impl Job {
         format!("{}{}", version.unwrap_or_default(), self.suffix())
     }
 
-    pub(crate) fn suffix(&self) -> &'static str {
-        match self.clock {
+    pub(crate) fn suffix(&self) -> String {
+        let torture = self.torture.map(|seed| format!("-torture-{seed}"));
+        let clock = match self.clock {
             _ if !self.again.is_empty() => AGAIN,
             Clock::Real => "",
             Clock::Counted => COUNTED,
-        }
+        };
+        format!("{}{clock}", torture.unwrap_or_default())
     }
 
     /// Whether scenarios with pods of a container runtime are run: they take some minutes.
     pub(crate) fn makes_pods(&self) -> bool {
         let mut numbers = crate::apt::version_numbers(&self.kernel.version).into_iter();
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        self.clock == Clock::Real && matches!(version, (6, 1 | 12) | (7.., _))
+        self.torture.is_none()
+            && self.clock == Clock::Real
+            && matches!(version, (6, 1 | 12) | (7.., _))
     }
 
     /// What tells the scenarios which of them are for this guest.
@@ -89,6 +100,9 @@ impl Job {
     /// Whether it has something to do, by the names that the program with the scenarios lists: another architecture's does
     /// not run here, and a guest is booted to see.
     pub(crate) fn has_any(&self, filter: Option<&str>, binaries: &[PathBuf]) -> bool {
+        if self.torture.is_some() {
+            return filter.is_none_or(|filter| TORTURE.contains(filter));
+        }
         let is_program = |path: &&PathBuf| path.ends_with("ctpressure-scenario");
         let (Some(filter), Some(program)) = (filter, binaries.iter().find(is_program)) else {
             return true;
@@ -114,6 +128,9 @@ impl Job {
     }
 
     pub(crate) fn script(&self, filter: Option<&str>) -> String {
+        if let Some(seed) = self.torture {
+            return torture_seed::of_seed(seed, TORTURE_MINUTES);
+        }
         let clock = self.clock_flag();
         if !self.again.is_empty() {
             let titles: Vec<String> = self.again.iter().map(|title| quoted(title)).collect();
@@ -151,19 +168,25 @@ pub(crate) fn prepare(cache: &Cache, prefixes: &[String]) -> Result<(Vec<Job>, T
                 } else {
                     &[Clock::Real]
                 };
-                jobs.extend(clocks.iter().map(|clock| Job {
+                let job = |clock, torture| Job {
                     qemu: qemu.clone(),
                     kernel: kernel.clone(),
-                    clock: *clock,
+                    clock,
                     whole,
                     again: Vec::new(),
-                }));
+                    torture,
+                };
+                jobs.extend(clocks.iter().map(|clock| job(*clock, None)));
+                if whole {
+                    let seeds = [TORTURE_SEED, torture_seed::new_seed()?];
+                    jobs.extend(seeds.map(|seed| job(Clock::Real, Some(seed))));
+                }
             }
             Err(error) => tally.fail(format!("[{prefix}] no guest: {error:#}")),
         }
     }
     // The longest first: the last ones end together.
-    jobs.sort_by_key(|job| (!job.whole, !job.makes_pods()));
+    jobs.sort_by_key(|job| (job.torture.is_some(), !job.whole, !job.makes_pods()));
     Ok((jobs, tally))
 }
 

@@ -39,6 +39,8 @@ mod stolen;
 mod tally;
 mod test;
 mod times;
+mod torture;
+mod torture_seed;
 mod vm;
 mod vm_command;
 
@@ -60,6 +62,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Run every test: lints, unit tests, and the scenarios on each kernel
     Test(test::Arguments),
+    /// Do everything at once to a guest, by chance, and compare every count with the truth; what fails is made as short as it can be
+    Torture(torture::Arguments),
     /// Write the files in deploy/ that are made from others: dashboard, metrics reference
     Generate(deploy::generate::Arguments),
     /// Make the container image: an OCI archive with one static program
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
+        Task::Torture(arguments) => torture::run(&arguments),
         Task::Generate(arguments) => deploy::generate::run(&arguments),
         Task::Container(arguments) => deploy::container::run(&arguments),
         Task::Cluster(arguments) => deploy::cluster::run(&arguments),

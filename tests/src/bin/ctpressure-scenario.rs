@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
     os::unix::process::CommandExt as _,
+    path::PathBuf,
     process::{Child, Command, ExitCode, Stdio},
     thread,
     time::{Duration, Instant},
@@ -15,6 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use ctpressure_tests::{
+    busy_node,
     containers::{
         network::{self, NODE, Network},
         runtime::{self, CgroupDriver},
@@ -26,6 +28,10 @@ use ctpressure_tests::{
         kernel, net,
     },
     scenarios::{self, Clock, On, Scenario, With},
+    torture::{
+        self,
+        schedule::{Round, Schedule},
+    },
     traffic::bench::flush_table,
 };
 use nix::{
@@ -85,6 +91,20 @@ enum What {
         #[arg(long, value_enum)]
         mechanism: Option<Mechanism>,
     },
+    /// Does everything at once to this guest, by chance, and compares every count with the truth.
+    Torture {
+        /// Which schedule.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How long; a round that has begun is ended.
+        #[arg(long, default_value_t = 5.0)]
+        minutes: f64,
+        /// These rounds instead: a JSON array.
+        #[arg(long, conflicts_with_all = ["seed", "minutes"])]
+        rounds: Option<PathBuf>,
+    },
+    /// Measures censuses of 1, 50 and 250 network namespaces, and what is counted from a busy start on. Needs 4 GiB.
+    BusyNode,
     /// Makes this guest a node: networks, containerd, images of pods. Needs a guest with containerd.
     Node {
         /// Who makes the control groups of containers
@@ -167,28 +187,42 @@ fn run_all(turns: &[Turn], of_kernel: bool) -> Result<bool> {
         let result = put_back(&sysctls)
             .context("putting the machine back before it")
             .and_then(|()| run_one(turn, of_kernel));
-        let name = title(turn);
-        match result {
-            Ok(()) => println!("RESULT {name} ok {:.1}", start.elapsed().as_secs_f64()),
-            Err(error) => {
-                all_ok = false;
-                let how = if Late::is_cause_of(&error) {
-                    "LATE"
-                } else {
-                    "FAIL"
-                };
-                println!(
-                    "RESULT {name} {how} {}",
-                    command::one_line(&format!("{error:#}"))
-                );
-            }
-        }
+        all_ok &= result.is_ok();
+        say_result(&title(turn), start.elapsed(), &result);
         std::io::stdout().flush()?;
     }
     println!("RESULTS {}", turns.len());
     // For whoever goes on with this machine.
     put_back(&sysctls).context("putting the machine back at the end")?;
     Ok(all_ok)
+}
+
+/// As if it were the only scenario; in this process.
+fn tortured(title: &str, torture: impl FnOnce() -> Result<()>) -> Result<bool> {
+    prepare()?;
+    println!("SCENARIOS 1");
+    std::io::stdout().flush()?;
+    let start = Instant::now();
+    let result = torture();
+    say_result(title, start.elapsed(), &result);
+    println!("RESULTS 1");
+    std::io::stdout().flush()?;
+    Ok(result.is_ok())
+}
+
+fn say_result(name: &str, took: Duration, result: &Result<()>) {
+    match result {
+        Ok(()) => println!("RESULT {name} ok {:.1}", took.as_secs_f64()),
+        Err(error) => {
+            let how = if Late::is_cause_of(error) {
+                "LATE"
+            } else {
+                "FAIL"
+            };
+            let why = command::one_line(&format!("{error:#}"));
+            println!("RESULT {name} {how} {why}");
+        }
+    }
 }
 
 /// How many times its limit a scenario may take: a limit is what it needs at most on a machine of
@@ -312,6 +346,33 @@ fn run(cli: Cli) -> Result<bool> {
         What::Only { name, mechanism } => {
             let scenario = scenarios::ALL.iter().find(|scenario| scenario.name == name);
             (scenario.context("no such scenario")?.run)(mechanism)?;
+            Ok(true)
+        }
+        What::Torture {
+            seed,
+            minutes,
+            rounds,
+        } => {
+            let rounds: Box<dyn Iterator<Item = Round>> = match rounds {
+                Some(path) => {
+                    let text = std::fs::read_to_string(&path)
+                        .with_context(|| format!("reading {}", path.display()))?;
+                    let rounds: Vec<Round> =
+                        serde_json::from_str(&text).context("reading the rounds")?;
+                    Box::new(rounds.into_iter())
+                }
+                None => Box::new(Schedule::new(seed)),
+            };
+            let limit = Duration::try_from_secs_f64(minutes * 60.0)
+                .context("--minutes wants a number from 0 up")?;
+            tortured(&format!("torture[{seed}]"), || {
+                torture::run(rounds, Some(limit)).map(drop)
+            })
+        }
+        What::BusyNode => {
+            prepare()?;
+            busy_node::run()?;
+            println!("CENSUS DONE");
             Ok(true)
         }
         What::Node { cgroup_driver } => {
