@@ -81,7 +81,7 @@ pub enum TagFor {
     Source,
     /// The address that is the source of the replies.
     Server,
-    /// Its table.
+    /// The network namespace whose table it is in.
     Table,
 }
 

@@ -165,6 +165,10 @@ fn a_pods_own_table_is_the_pods_and_the_hosts_is_nobodys() {
         assert_eq!(connection.is_refused(&node()), expected, "{ends:?}");
         assert!(!connection.asks_socket(&node()), "{ends:?}");
     }
+}
+
+#[test]
+fn a_namespace_is_the_hosts_or_has_an_owner_or_is_foreign() {
     const CLAIM: Claim = claim(2, 2, 0);
     let table = |netns| Table::of(netns, HOST_NETNS, |netns| (netns != 8).then_some(&CLAIM));
     assert_eq!(

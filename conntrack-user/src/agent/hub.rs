@@ -196,7 +196,7 @@ fn note_destination(destinations: &Mutex<Destinations>, view: &View) {
     let mut destinations = locked(destinations);
     match view {
         View::Insert(record) => {
-            destinations.insert(party(record.origin.owner), &record.original, &record.reply)
+            destinations.insert(party(record.origin.owner), &record.original, &record.reply);
         }
         View::Drop(record) if flags & FLAG_CAUSE_KNOWN != 0 => {
             destinations.dropped(party(record.origin.owner), &record.original);

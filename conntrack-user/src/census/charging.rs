@@ -94,7 +94,6 @@ impl Charging {
                 .occupants()
                 .filter_map(|(slot, occupant)| Some((slot, workload(&occupant.owner)?)))
                 .collect(),
-            ..Self::default()
         }
     }
 

@@ -13,6 +13,7 @@ const ENTRY_OF_PACKET: &str = "sk_buff._nfct";
 
 /// What the attached programs count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Counted {
     pub(super) inserts: bool,
     pub(super) deletes: bool,

@@ -96,6 +96,20 @@ pub(super) struct TagRoom {
     pub(super) as_needed: bool,
 }
 
+impl TagRoom {
+    fn give(self, map: &mut aya_obj::Map) -> Result<(), ObjectError> {
+        map.set_max_entries(self.most);
+        if self.as_needed {
+            let aya_obj::Map::Legacy(map) = map else {
+                let section = format!("{TAGS_MAP} is not in the section of maps");
+                return Err(malformed(section));
+            };
+            map.def.map_flags |= BPF_F_NO_PREALLOC;
+        }
+        Ok(())
+    }
+}
+
 /// Reads the object, sets `globals` and makes the maps, the ring with `ring_bytes`.
 pub(super) fn open(
     globals: &[(&str, u32)],
@@ -123,27 +137,17 @@ pub(super) fn open(
     if let Some(ring) = definitions.get_mut(EVENTS_MAP) {
         ring.set_max_entries(ring_bytes);
     }
-    let cpus = release::cpu_numbers(&Root::system()).map_err(ObjectError::Cpus)?;
-    let elements = |of_each: usize| u32::try_from(cpus * of_each).map_err(malformed);
-    if let Some(state) = definitions.get_mut(STATE_MAP) {
-        state.set_max_entries(elements(1)?);
-    }
-    if let Some(owners) = definitions.get_mut(OWNERS_MAP) {
-        owners.set_max_entries(elements(owner_slots as usize)?);
-    }
-    if let Some(map) = definitions.get_mut(TAGS_MAP) {
-        map.set_max_entries(tags.most);
-        if tags.as_needed {
-            let aya_obj::Map::Legacy(map) = map else {
-                return Err(malformed(format!(
-                    "{TAGS_MAP} is not in the section of maps"
-                )));
-            };
-            map.def.map_flags |= BPF_F_NO_PREALLOC;
-        }
-    }
     if let (0, Some(log)) = (log_level, definitions.get_mut(LOG_MAP)) {
         log.set_max_entries(SMALLEST_RING);
+    }
+    let cpus = release::cpu_numbers(&Root::system()).map_err(ObjectError::Cpus)?;
+    for (name, of_each) in [(STATE_MAP, 1), (OWNERS_MAP, owner_slots as usize)] {
+        if let Some(map) = definitions.get_mut(name) {
+            map.set_max_entries(u32::try_from(cpus * of_each).map_err(malformed)?);
+        }
+    }
+    if let Some(map) = definitions.get_mut(TAGS_MAP) {
+        tags.give(map)?;
     }
     let mut made = HashMap::with_capacity(definitions.len());
     for (name, definition) in &definitions {

@@ -34,7 +34,8 @@ mod tests {
         let (_receiver, _) = listener.accept().expect("a connection");
         assert_eq!(unconfirmed(&sender).expect("a number"), 0);
         sender.set_nonblocking(true).expect("it can be set");
-        while sender.write(&[0; 65_536]).is_ok() {}
+        let much = vec![0; 65_536];
+        while sender.write(&much).is_ok() {}
         std::thread::sleep(Duration::from_millis(50));
         assert!(unconfirmed(&sender).expect("a number") > 1000);
     }

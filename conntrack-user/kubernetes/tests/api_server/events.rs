@@ -102,7 +102,7 @@ fn pod(namespace: &str, name: &str, live: u64) -> OwnerSample {
         owner: Owner::pod(&uid, Some((namespace, name))),
         present: true,
         egress: OwnerTotals {
-            live,
+            live: Some(live),
             ..OwnerTotals::default()
         },
         ingress: OwnerTotals::default(),

@@ -52,8 +52,8 @@ struct HeavyCounter<K> {
     hash: u32,
     /// Where in the heap it is.
     place: u16,
-    /// What came of it since the last turn, and in the turn before.
-    lately: [f64; 2],
+    /// What came of it since the last turn, and in the turn before: not more exact than what is made of it.
+    lately: [f32; 2],
 }
 
 /// The heaviest keys of a stream: see the [module](self).
@@ -107,7 +107,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
         if let Some(slot) = self.find(&key, hash) {
             let counter = &mut self.counters[usize::from(slot)];
             counter.counted.count += weight;
-            counter.lately[0] += weight;
+            counter.lately[0] += short(weight);
             let place = counter.place;
             self.sift_down(usize::from(place));
         } else if self.counters.len() < self.capacity {
@@ -128,7 +128,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
                 count: before + weight,
                 error: before,
             };
-            counter.lately = [weight, 0.0];
+            counter.lately = [short(weight), 0.0];
             self.enter(least);
             self.sift_down(0);
         }
@@ -140,7 +140,8 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
             return;
         }
         for counter in &mut self.counters {
-            let more = factor * (counter.lately[0] + counter.lately[1]);
+            let [new, before] = counter.lately.map(f64::from);
+            let more = factor * (new + before);
             counter.counted.count += more;
             counter.counted.error += more;
         }
@@ -164,10 +165,10 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
 
     /// Begins a turn.
     pub(crate) fn turn(&mut self) {
-        let counters = self.counters.iter_mut().map(|counter| &mut counter.lately);
-        for lately in counters.chain([&mut self.lately]) {
-            *lately = [0.0, lately[0]];
+        for counter in &mut self.counters {
+            counter.lately = [0.0, counter.lately[0]];
         }
+        self.lately = [0.0, self.lately[0]];
     }
 
     /// What was spread in all, faded: of a single key it may all have been.
@@ -271,7 +272,7 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
             counted,
             hash,
             place: slot,
-            lately: [weight, 0.0],
+            lately: [short(weight), 0.0],
         });
         self.heap.push(slot);
         self.enter(slot);
@@ -368,6 +369,14 @@ impl<K: Copy + Eq + Hash, S: BuildHasher> SpaceSaving<K, S> {
         }
         self.put(place, slot);
     }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "what came in two turns, to seven digits"
+)]
+const fn short(weight: f64) -> f32 {
+    weight as f32
 }
 
 #[cfg(test)]

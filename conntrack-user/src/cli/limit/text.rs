@@ -128,12 +128,11 @@ fn write(text: &mut String, view: &LimitView, runs: bool) -> std::fmt::Result {
 
 /// For which tables the limit is raised, and what all of them could take.
 fn tables(text: &mut String, report: &Report) -> std::fmt::Result {
-    let named: String = report
-        .raise_netns
-        .iter()
-        .map(|name| format!(", {}", clean(name)))
-        .collect();
-    writeln!(text, "raises for  host{named}")?;
+    write!(text, "raises for  host")?;
+    for name in &report.raise_netns {
+        write!(text, ", {}", clean(name))?;
+    }
+    writeln!(text)?;
     let Some(bytes) = report
         .bytes_if_all_full
         .filter(|_| report.tables_in_all > 1)

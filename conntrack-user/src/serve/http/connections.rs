@@ -108,15 +108,16 @@ fn close(
     let closed = health.closed(why);
     if told.is_none_or(|told| told.elapsed() >= TOLD) {
         *told = Some(Instant::now());
-        match why {
-            Closed::PeerFull => tracing::warn!(
+        if why == Closed::PeerFull {
+            tracing::warn!(
                 %peer, closed,
                 "a peer holds {MOST_OF_PEER} connections, its oldest are closed for new ones"
-            ),
-            _ => tracing::warn!(
+            );
+        } else {
+            tracing::warn!(
                 %peer, closed,
                 "all {MOST} connections are taken, the oldest are closed for new ones"
-            ),
+            );
         }
     }
 }

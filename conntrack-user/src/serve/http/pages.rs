@@ -39,7 +39,7 @@ struct Text {
     /// Of which sample.
     of: Instant,
     made: Instant,
-    text: Bytes,
+    bytes: Bytes,
 }
 
 impl Pages {
@@ -59,14 +59,14 @@ impl Pages {
             && last.of == of
             && last.made.elapsed() < TEXT_TIME
         {
-            return Ok(last.text.clone());
+            return Ok(last.bytes.clone());
         }
         let made = Instant::now();
         let text = Bytes::from(self.exporter.text()?);
         *last = Some(Text {
             of,
             made,
-            text: text.clone(),
+            bytes: text.clone(),
         });
         Ok(text)
     }

@@ -79,6 +79,7 @@ fn part(entries: u64, limit: u64) -> Option<f64> {
 
 /// What of an owner is counted on this kernel.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Counted {
     inserts: bool,
     deletes: bool,

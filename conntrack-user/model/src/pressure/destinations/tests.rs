@@ -396,8 +396,9 @@ proptest! {
                     prop_assert!(top.total >= exact - 1e-6, "{} of {exact}", top.total);
                 }
             }
-            exact.values_mut().for_each(|truth| *truth *= fade);
-            faded.iter_mut().for_each(|total| *total *= fade);
+            for total in exact.values_mut().chain(&mut faded) {
+                *total *= fade;
+            }
         }
     }
 }

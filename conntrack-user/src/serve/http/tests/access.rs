@@ -151,7 +151,7 @@ async fn a_client_needs_a_certificate_if_one_is_asked_for() {
         let stranger = Certificates::new();
         let mut config = made.connector(false);
         let other = stranger.connector(true);
-        let theirs = other.config().client_auth_cert_resolver.clone();
+        let theirs = Arc::clone(&other.config().client_auth_cert_resolver);
         let mut trusted = ClientConfig::clone(config.config());
         trusted.client_auth_cert_resolver = theirs;
         config = TlsConnector::from(Arc::new(trusted));
