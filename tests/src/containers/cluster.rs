@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -24,6 +24,19 @@ use crate::guest::command::Late;
 const RECORD: &str = "/run/pod-cluster.json";
 /// There while the pods are made, and for good when that failed: what is half made is not mended.
 const BEGUN: &str = "/run/pod-cluster.begun";
+
+/// There if the kernel enforces profiles of `AppArmor`: then containers have one, as on the nodes of most distributions.
+const APPARMOR: &str = "/sys/kernel/security/apparmor";
+/// The profile that containerd gives to a container.
+const PROFILE: &str = "cri-containerd.apparmor.d (enforce)";
+
+/// Whether any process has that profile.
+fn any_is_confined() -> Result<bool> {
+    let processes = fs::read_dir("/proc").context("listing /proc")?.flatten();
+    Ok(processes
+        .filter_map(|process| fs::read_to_string(process.path().join("attr/current")).ok())
+        .any(|profile| profile.trim_end() == PROFILE))
+}
 
 /// Sandboxes that are made at the same time: more only wait for the CPUs.
 const AT_ONCE: usize = 4;
@@ -145,6 +158,10 @@ impl Cluster {
             "{} pods at {:.1} s",
             pods.len(),
             start.elapsed().as_secs_f64()
+        );
+        ensure!(
+            !Path::new(APPARMOR).exists() || any_is_confined()?,
+            "the kernel has AppArmor, and no container has the profile of its runtime"
         );
         let cluster = Self { pods };
         cluster.service()?.apply()?;

@@ -68,7 +68,6 @@ disabled_plugins = ["io.containerd.tracing.processor.v1.otlp", "io.containerd.in
 address = "{SOCKET}"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE}"
-disable_apparmor = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "{CNI}/{first}"
