@@ -65,7 +65,7 @@ fn hash_insert<M: Memory>(ct: u64) {
     if due == 0 {
         return;
     }
-    let place = vacant(state);
+    let place = vacant(state, ct);
     // SAFETY: a live map value of this CPU, and softirqs are off.
     unsafe {
         (*place).turn = (*place).turn.wrapping_add(1);
@@ -91,13 +91,18 @@ pub(super) fn entered<M: Memory>(state: *mut PerCpuState, ct: u64, skb: u64, cla
 /// Where an insert can wait. If both places are taken, the ends of their calls were missed, or
 /// this CPU was left in between: the later one makes room, since it may be the softirq's. If its
 /// packet is just being looked at (nothing is due of it any more), the other one does: the kernel
-/// runs that program on a CPU for one packet at a time.
+/// runs that program on a CPU for one packet at a time. One that waits with the address of the new entry was left: its entry is gone
+/// since, and the packet of this one must not be taken for its.
 #[inline(always)]
-fn vacant(state: *mut PerCpuState) -> *mut Pending {
+fn vacant(state: *mut PerCpuState, ct: u64) -> *mut Pending {
     // SAFETY: `state` is a live map value of this CPU.
     unsafe {
-        if (*state).pending[0].ct == 0 {
-            return &raw mut (*state).pending[0];
+        let first = &raw mut (*state).pending[0];
+        if (*first).ct == ct {
+            given_up(state, first);
+        }
+        if (*first).ct == 0 {
+            return first;
         }
         let mut place = &raw mut (*state).pending[1];
         if (*place).ct != 0 {

@@ -45,6 +45,8 @@ use ctpressure_model::{
 use tally::{Found, OwnerTally, Window, difference, sum};
 use waiting::Waiting;
 
+/// How often counts are read again while an insert that was left is just given to the host.
+const READINGS: usize = 3;
 /// Censuses after attaching that come soon one after another to find out what was there before. Later ones narrow the bounds of an
 /// owner that never rests.
 const CENSUSES_FOR_BASELINE: u64 = 10;
@@ -270,8 +272,17 @@ impl Ownership {
     pub(super) fn read(&mut self, probes: &Probes) -> io::Result<()> {
         let moved = |(inserts, deletes)| Moved { inserts, deletes };
         let before = moved(probes.moved());
-        let waiting = probes.waiting_for_socket().len();
-        let counted = probes.owner_counts(self.most_slots);
+        let mut waiting = probes.waiting_for_socket();
+        let mut counted = probes.owner_counts(self.most_slots);
+        let mut still_waiting = probes.waiting_for_socket();
+        for _ in 0..READINGS {
+            if !self.waiting.are_given(&waiting, &still_waiting) {
+                break;
+            }
+            waiting = still_waiting;
+            counted = probes.owner_counts(self.most_slots);
+            still_waiting = probes.waiting_for_socket();
+        }
         for (slot, tally) in &mut self.tallies {
             if let Some(counts) = counted.get(*slot as usize) {
                 tally.counts = difference(counts, &tally.from);
@@ -280,8 +291,7 @@ impl Ownership {
         let of_owners = counted.iter().flatten().fold((0, 0), |sum, counts| {
             (sum.0 + counts.inserts, sum.1 + counts.deletes)
         });
-        self.waiting
-            .look(&probes.waiting_for_socket(), Instant::now());
+        self.waiting.look(&still_waiting, Instant::now());
         if let Some(host) = self.tallies.get_mut(&HOST) {
             host.counts[Direction::Egress as usize].inserts += self.waiting.left();
         }
@@ -292,7 +302,7 @@ impl Ownership {
         };
         // A program, and the softirq inside it.
         let contexts = 2 * probes.owners().cpus() as u64;
-        let waiting = (waiting as u64).max(self.waiting.waiting() + self.waiting.left());
+        let waiting = waiting.len().max(still_waiting.len()) as u64;
         self.owners_off = self
             .owners_check
             .add(before, moved(of_owners), after, waiting, contexts);

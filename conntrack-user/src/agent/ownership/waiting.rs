@@ -16,8 +16,7 @@ const LEFT: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     since: HashMap<WaitingInsert, Instant>,
-    asked: u64,
-    left: u64,
+    left: Vec<WaitingInsert>,
 }
 
 impl Waiting {
@@ -27,19 +26,26 @@ impl Waiting {
         for insert in inserts {
             self.since.entry(*insert).or_insert(now);
         }
-        let left = |since: &&Instant| now.saturating_duration_since(**since) >= LEFT;
-        self.left = self.since.values().filter(left).count() as u64;
-        self.asked = inserts.len() as u64 - self.left;
+        let is_old = |since: &Instant| now.saturating_duration_since(*since) >= LEFT;
+        let left = self.since.iter().filter(|(_, since)| is_old(since));
+        self.left = left.map(|(insert, _)| *insert).collect();
+    }
+
+    /// Whether one that was left before is given to the host between two looks: then what was counted in between may have it or
+    /// not.
+    pub(super) fn are_given(&self, before: &[WaitingInsert], after: &[WaitingInsert]) -> bool {
+        let mut left = self.left.iter();
+        left.any(|insert| before.contains(insert) && !after.contains(insert))
     }
 
     /// Whose owner is about to be known.
-    pub(super) const fn waiting(&self) -> u64 {
-        self.asked
+    pub(super) fn waiting(&self) -> u64 {
+        (self.since.len() - self.left.len()) as u64
     }
 
     /// The host's, though it was not counted there yet.
     pub(super) const fn left(&self) -> u64 {
-        self.left
+        self.left.len() as u64
     }
 }
 
@@ -72,7 +78,11 @@ mod tests {
             let is = (waiting.waiting(), waiting.left());
             assert_eq!(is, expected, "after {seconds} s");
         }
-        waiting.look(&[], at(9));
+        waiting.look(&[insert(3)], at(10));
+        assert!(waiting.are_given(&[insert(3)], &[]));
+        assert!(!waiting.are_given(&[insert(3)], &[insert(3)]));
+        assert!(!waiting.are_given(&[insert(4)], &[]), "it only ended");
+        waiting.look(&[], at(11));
         assert_eq!((waiting.waiting(), waiting.left()), (0, 0));
     }
 }
