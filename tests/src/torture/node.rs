@@ -341,8 +341,9 @@ fn track(limit: u64) -> Result<()> {
         kernel::load_module(module)?;
     }
     for namespace in [None, Some(FOREIGN)] {
-        net::nft(namespace, net::TRACK)?;
+        // First: what comes before would expire in the middle of a comparison.
         kernel::nothing_expires(namespace)?;
+        net::nft(namespace, net::TRACK)?;
     }
     kernel::set_limit(limit)
 }

@@ -157,8 +157,15 @@ fn growth(
         let of_owner = done.sent.iter().filter(|flows| flows.owner == *owner);
         let sent: u64 = of_owner.map(|flows| flows.tally.sent).sum();
         let counted = inserts.of(owner) + drops.of(owner);
+        // Where a full table refuses a packet no program may see its socket: then it is the host's, whichever unit has sent it.
+        let by_socket = matches!(owner.kind.as_str(), "host" | "cgroup");
+        let refused = if by_socket {
+            drops.of(&Owner::host())
+        } else {
+            0
+        };
         let name = format!("inserts and drops of {owner}");
-        close(name, counted, "sent", sent, missed + sockets);
+        close(name, counted, "sent", sent, missed + sockets + refused);
     }
     let deletes = now.total(before, "/deletes")?;
     close(
