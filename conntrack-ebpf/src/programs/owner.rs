@@ -145,6 +145,9 @@ pub(super) fn entered_interruptible<M: Memory>(
         && TAGS.remove(tag_key::<M>(ct, clash)).is_ok()
     {
         party = untagged::<M>(ct);
+        if entering.party.slot() != party.slot() {
+            count_atomic(state, Counter::SocketsMissed, 1);
+        }
     }
     count_insert(party);
     party
@@ -223,8 +226,8 @@ fn take_tag<M: Memory>(ct: u64) -> Option<Party> {
     let key = tag_key::<M>(ct, clash);
     // SAFETY: only the insert and the delete of this entry touch its element.
     let party = unsafe { TAGS.get(key) }.copied()?;
-    let _: Result<(), i32> = TAGS.remove(key);
-    Some(party)
+    // The insert may be taking it out just now, since it found the entry dying: then that one is charged as untagged, and so is this.
+    TAGS.remove(key).is_ok().then_some(party)
 }
 
 /// Who an entry was charged to when it entered the table, now that it leaves.

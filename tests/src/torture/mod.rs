@@ -55,7 +55,7 @@ pub fn run(rounds: impl IntoIterator<Item = Round>, limit: Option<Duration>) -> 
         println!("round {number} took {:.1} s", first.elapsed().as_secs_f64());
         number += 1;
     }
-    truth::emptied(&node, &counts).context("at the end")?;
+    truth::emptied(&node).context("at the end")?;
     node.end().context("after the end")?;
     Ok(number)
 }
