@@ -190,6 +190,23 @@ fn keys_and_sizes() {
     screen.ends();
 }
 
+/// crossterm's source of events without `use-dev-tty` forgets a key that comes with a signal, until the next key.
+#[test]
+fn a_key_is_heard_that_comes_with_another_size() {
+    let mut screen = Screen::new(80, 24);
+    screen.shows("1,000");
+    for _ in 0..40 {
+        for (key, words) in [("?", "PageUp,"), ("\u{1b}", "1,000")] {
+            screen.signal(Signal::SIGWINCH);
+            screen.press(key);
+            screen.shows(words);
+        }
+    }
+    screen.signal(Signal::SIGWINCH);
+    screen.press("q");
+    screen.ends();
+}
+
 #[test]
 fn a_signal_puts_the_terminal_back() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
