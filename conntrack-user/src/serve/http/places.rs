@@ -1,20 +1,29 @@
 //! Who has a place at the port. There are few; a newcomer always gets one, and somebody else goes for it: of the peer who has as many as one
-//! may have, or else of those who have the most. Of these goes who has asked for nothing yet, the oldest first.
+//! may have, or else of those who have the most, and came most often of late. Of these goes who has asked for nothing yet, the oldest first.
 //!
-//! So who holds many places loses his own to his own, and somebody who comes once and asks at once is not kept waiting by him.
+//! So who holds many places loses his own to his own, and somebody who comes once is not kept waiting by him, nor sent away in the
+//! middle of an answer by many who come again and again.
 
-use std::{cmp::Reverse, collections::HashMap, net::IpAddr};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+};
 
 /// Places in all.
 pub(super) const MOST: usize = 64;
 /// Places that one peer, an address, may have.
 pub(super) const MOST_OF_PEER: usize = 8;
+/// How many comings are remembered, to know who comes often.
+const REMEMBERED: usize = 512;
 
 /// The places that are taken, in the order in which they were.
 #[derive(Debug)]
 pub(super) struct Places<C> {
     taken: Vec<Place<C>>,
     next: u64,
+    /// Who came last, the latest at the end.
+    comings: VecDeque<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -39,15 +48,13 @@ impl<C> Places<C> {
         Self {
             taken: Vec::new(),
             next: 0,
+            comings: VecDeque::new(),
         }
     }
 
     /// Takes the place from whoever has to go before `peer` can have one.
     pub(super) fn make_room(&mut self, peer: IpAddr) -> Option<Displaced<C>> {
-        let mut held: HashMap<IpAddr, usize> = HashMap::new();
-        for place in &self.taken {
-            *held.entry(place.peer).or_default() += 1;
-        }
+        let held = tally(self.taken.iter().map(|place| place.peer));
         if held.get(&peer).is_some_and(|held| *held >= MOST_OF_PEER) {
             let close = self.displace(|of| of == peer)?;
             return Some(Displaced::OfPeer(close));
@@ -55,8 +62,10 @@ impl<C> Places<C> {
         if self.taken.len() < MOST {
             return None;
         }
-        let most = held.values().copied().max();
-        let close = self.displace(|of| held.get(&of).copied() == most)?;
+        let comings = tally(self.comings.iter().copied());
+        let share = |of: IpAddr| (held.get(&of).copied(), comings.get(&of).copied());
+        let most = self.taken.iter().map(|place| share(place.peer)).max();
+        let close = self.displace(|of| Some(share(of)) == most)?;
         Some(Displaced::OfAll(close))
     }
 
@@ -76,6 +85,10 @@ impl<C> Places<C> {
 
     /// The place is taken; `close` closes its connection.
     pub(super) fn take(&mut self, number: u64, peer: IpAddr, close: C) {
+        if self.comings.len() == REMEMBERED {
+            self.comings.pop_front();
+        }
+        self.comings.push_back(peer);
         let asked = false;
         self.taken.push(Place {
             number,
@@ -97,6 +110,15 @@ impl<C> Places<C> {
     pub(super) fn free(&mut self, number: u64) {
         self.taken.retain(|place| place.number != number);
     }
+}
+
+/// How often each is there.
+fn tally(peers: impl Iterator<Item = IpAddr>) -> HashMap<IpAddr, usize> {
+    let mut times = HashMap::new();
+    for peer in peers {
+        *times.entry(peer).or_default() += 1;
+    }
+    times
 }
 
 #[cfg(test)]
@@ -165,6 +187,22 @@ mod tests {
         }
         places.asked(1);
         assert_eq!(come(&mut places, peer(64)), Some(Displaced::OfAll(2)));
+    }
+
+    #[test]
+    fn who_comes_once_stays_beside_many_who_come_again_and_again() {
+        let mut places = Places::new();
+        let strangers = |round: u64| peer(u8::try_from(round % 100).unwrap_or(0));
+        for round in 0..800 {
+            come(&mut places, strangers(round));
+            places.asked(round + 1);
+        }
+        come(&mut places, peer(200));
+        for round in 0..800 {
+            come(&mut places, strangers(round));
+        }
+        let stays = places.taken.iter().any(|place| place.peer == peer(200));
+        assert!(stays, "it has asked for nothing yet, and is the oldest");
     }
 
     proptest! {
