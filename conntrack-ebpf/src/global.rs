@@ -86,7 +86,7 @@ pub const CGROUPS_MAP: &str = "CGROUPS";
 pub const ACTIVE_MAP: &str = "ACTIVE";
 /// Map `inode number of a network namespace -> slot`.
 pub const NAMESPACES_MAP: &str = "NAMESPACES";
-/// Map `TagKey -> Party`.
+/// Array of maps `TagKey -> Tag`, see [`TAG_MAPS`](crate::owner::TAG_MAPS).
 pub const TAGS_MAP: &str = "TAGS";
 /// Map `CPU * slots + slot -> OwnerState`.
 pub const OWNERS_MAP: &str = "OWNERS";

@@ -33,7 +33,7 @@ pub mod state;
 #[cfg(feature = "user")]
 mod pod {
     use crate::{
-        owner::{Address, Claim, OwnerCounts, Party, Service, TagKey},
+        owner::{Address, Claim, OwnerCounts, Service, Tag, TagKey},
         place::Table,
     };
 
@@ -48,8 +48,8 @@ mod pod {
     unsafe impl aya::Pod for Service {}
     // SAFETY: `repr(C)` of plain bytes without padding (sizes asserted in `place`).
     unsafe impl<K: aya::Pod, V: aya::Pod> aya::Pod for Table<K, V> {}
-    // SAFETY: `repr(transparent)` over an integer.
-    unsafe impl aya::Pod for Party {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Tag {}
     // SAFETY: as above.
     unsafe impl aya::Pod for OwnerCounts {}
     // SAFETY: `PerCpuState` is `repr(C)`, has no padding (asserted in `state`), no pointers and no

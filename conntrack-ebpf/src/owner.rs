@@ -52,7 +52,14 @@ pub const FLAG_TAGGED: u32 = 1;
 /// cgroup is asked. `slot` and `base` are [`HOST`].
 pub const FLAG_SOCKET: u32 = 2;
 
-/// Key of the tag map: one entry. Its original tuple is unique in its table and zone, but for
+/// Maps of tags: at most there are two while tags are moved to a larger one, else both numbers are the same map's.
+pub const TAG_MAPS: u32 = 2;
+/// Number of the map that tags are put into.
+pub const NEWER_TAGS: u32 = 0;
+/// Number of the map that tags are moved out of.
+pub const OLDER_TAGS: u32 = 1;
+
+/// Key of a map of tags: one entry. Its original tuple is unique in its table and zone, but for
 /// [the losers of a clash](TagKey::CLASH).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -112,9 +119,20 @@ pub enum Direction {
     Ingress = 1,
 }
 
+/// Value of a map of tags: who an entry is charged to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tag {
+    /// Its address in the kernel. Two that follow each other within a moment, as the twins of a clash in a full table, have the
+    /// same key.
+    pub entry: u64,
+    /// Charged for the insert and for the delete.
+    pub party: Party,
+    /// Always 0, so that no byte is undefined.
+    pub reserved: u32,
+}
+
 /// A slot and a direction in one word: the slot below, the direction in the highest bit.
-///
-/// Value of the tag map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Party(u32);

@@ -42,7 +42,10 @@ fn hash_insert<M: Memory>(ct: u64) {
     let weight = sampled(state);
     if globals::RECORD_AT_CONFIRM.load() == 0 {
         let party = if entering.asks_socket() {
-            owner::entered_by_socket(state, new_flow::take_socket(ct), ct, false)
+            match new_flow::take_socket(ct) {
+                Some(cgroup) => owner::entered_by_socket(state, cgroup, ct, false),
+                None => owner::entered_without_socket(state),
+            }
         } else {
             owner::entered::<M>(state, entering, ct)
         };

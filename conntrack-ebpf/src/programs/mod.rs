@@ -16,3 +16,4 @@ mod new_flow;
 mod owner;
 mod read;
 mod ring_fill;
+mod tags;

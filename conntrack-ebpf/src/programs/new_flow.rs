@@ -29,16 +29,14 @@ struct Socket {
     net: u64,
 }
 
-/// Keeps the cgroup of the socket that sends a flow's first packet, if there is one and it is going to be
+/// Keeps the cgroup of the socket that sends a flow's first packet, 0 if there is none, if it is going to be
 /// asked: a flow of a pod costs the look at its address, not the place in the map.
 #[inline(always)]
 fn remember_socket(net: u64, tuple: u64, skb: u64) {
     if !owner::asks_socket(ByHelper::source(tuple, 0), net) {
         return;
     }
-    let Some(cgroup) = read::sender_cgroup(skb) else {
-        return;
-    };
+    let cgroup = read::sender_cgroup(skb).unwrap_or(0);
     let mut key = Socket {
         tuple: Tuple::default(),
         net,
@@ -49,19 +47,17 @@ fn remember_socket(net: u64, tuple: u64, skb: u64) {
     let _: Result<(), i32> = SOCKETS.insert(key, cgroup, 0);
 }
 
-/// What [`remember_socket`] kept for this entry; 0: nothing.
+/// What [`remember_socket`] kept for this entry; `None`: its packet was not seen, or another one took it.
 #[inline(always)]
-pub(super) fn take_socket(ct: u64) -> u64 {
+pub(super) fn take_socket(ct: u64) -> Option<u64> {
     let key = Socket {
         tuple: read::ct_tuple::<0>(ct),
         net: read::ct_net::<ByHelper>(ct),
     };
     // SAFETY: only the insert of this entry reads the element.
-    let Some(cgroup) = (unsafe { SOCKETS.get(key) }).copied() else {
-        return 0;
-    };
+    let cgroup = (unsafe { SOCKETS.get(key) }).copied()?;
     let _: Result<(), i32> = SOCKETS.remove(key);
-    cgroup
+    Some(cgroup)
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use conntrack_ebpf::{
     counter::Counter,
     owner::{
         Address, Claim, DEFAULT_SLOTS, Direction, MOST_SERVICES, OwnerCounts, OwnerState, Party,
-        Service, TagKey,
+        Service,
     },
     place::{Addresses, Cgroups},
     record::{DropReason, FLAG_INGRESS, Tuple},
@@ -22,6 +22,7 @@ use super::{
     globals,
     maps::{add_one, count_atomic},
     read::{self, ByHelper, Memory},
+    tags,
 };
 
 /// Addresses of owners: two tables, of which [`ACTIVE`] says which is read.
@@ -39,11 +40,6 @@ static ACTIVE: Array<u32> = Array::with_max_entries(1, 0);
 /// Network namespaces of owners; written by user space.
 #[map]
 static NAMESPACES: HashMap<u32, Claim> = HashMap::with_max_entries(4096, 0);
-
-/// Entries whose owner their addresses do not tell; the size and whether it is allocated in advance is set when it is
-/// loaded.
-#[map]
-static TAGS: HashMap<TagKey, Party> = HashMap::with_max_entries(1, 0);
 
 /// Who is behind a Service address; written by user space, read only for packets without an entry.
 #[map]
@@ -80,7 +76,7 @@ fn table(netns: u32) -> Table<'static> {
 
 /// The inode number of an entry's network namespace.
 #[inline(always)]
-fn netns<M: Memory>(ct: u64) -> u32 {
+pub(super) fn netns<M: Memory>(ct: u64) -> u32 {
     read::netns::<M>(read::ct_net::<M>(ct))
 }
 
@@ -142,7 +138,7 @@ pub(super) fn entered_interruptible<M: Memory>(
     // says who is charged.
     if entering.is_tagged()
         && read::ct_status(ct).is_some_and(|status| status & read::DYING != 0)
-        && TAGS.remove(tag_key::<M>(ct, clash)).is_ok()
+        && tags::take::<M>(ct, clash).is_some()
     {
         party = untagged::<M>(ct);
         if entering.party.slot() != party.slot() {
@@ -167,9 +163,11 @@ pub(super) fn entered_by_socket(
 
 /// Charges an entry that asks for its socket, but whose packet was not seen.
 #[inline(always)]
-pub(super) fn entered_without_socket(state: *mut PerCpuState) {
-    count_insert(charge::by_socket(None).party);
+pub(super) fn entered_without_socket(state: *mut PerCpuState) -> Party {
+    let party = charge::by_socket(None).party;
+    count_insert(party);
     count_atomic(state, Counter::SocketsMissed, 1);
+    party
 }
 
 /// The slot of the owner of a socket's cgroup; 0: it has none.
@@ -183,11 +181,10 @@ fn slot_of_cgroup(cgroup: u64) -> Option<u32> {
 /// charged to when it leaves without one.
 #[inline(always)]
 fn tagged<M: Memory>(state: *mut PerCpuState, ct: u64, entering: Entering, clash: bool) -> Party {
-    if !entering.is_tagged()
-        || TAGS
-            .insert(tag_key::<M>(ct, clash), entering.party, 0)
-            .is_ok()
-    {
+    if !entering.is_tagged() {
+        return entering.party;
+    }
+    if tags::put::<M>(ct, clash, entering.party) {
         return entering.party;
     }
     count_atomic(state, Counter::TagsLost, 1);
@@ -202,34 +199,6 @@ fn untagged<M: Memory>(ct: u64) -> Party {
     }
 }
 
-/// `clash`: it lost one; see [`TagKey::CLASH`].
-#[inline(always)]
-fn tag_key<M: Memory>(ct: u64, clash: bool) -> TagKey {
-    let mut key = TagKey::default();
-    key.netns = netns::<M>(ct);
-    key.zone = u32::from(read::ct_zone::<M>(ct));
-    if clash {
-        key.zone |= TagKey::CLASH;
-        // SAFETY: a local of the right type.
-        unsafe { read::copy_ct_tuple::<M, 1>(ct, &raw mut key.tuple) };
-    } else {
-        // SAFETY: as above.
-        unsafe { read::copy_ct_tuple::<M, 0>(ct, &raw mut key.tuple) };
-    }
-    key
-}
-
-/// The tag of an entry, removed.
-#[inline(always)]
-fn take_tag<M: Memory>(ct: u64) -> Option<Party> {
-    let clash = read::ct_status(ct).is_some_and(|status| status & read::NAT_CLASH != 0);
-    let key = tag_key::<M>(ct, clash);
-    // SAFETY: only the insert and the delete of this entry touch its element.
-    let party = unsafe { TAGS.get(key) }.copied()?;
-    // The insert may be taking it out just now, since it found the entry dying: then that one is charged as untagged, and so is this.
-    TAGS.remove(key).is_ok().then_some(party)
-}
-
 /// Who an entry was charged to when it entered the table, now that it leaves.
 #[inline(always)]
 pub(super) fn of_leaving<M: Memory>(ct: u64) -> Party {
@@ -238,7 +207,10 @@ pub(super) fn of_leaving<M: Memory>(ct: u64) -> Party {
     };
     flow::<M>(addresses, ct).leaving(
         #[inline(always)]
-        |_| take_tag::<M>(ct),
+        |_| {
+            let clash = read::ct_status(ct).is_some_and(|status| status & read::NAT_CLASH != 0);
+            tags::take::<M>(ct, clash)
+        },
     )
 }
 

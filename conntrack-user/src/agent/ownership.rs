@@ -433,6 +433,17 @@ impl Ownership {
         })
     }
 
+    /// Keeps room for the tags of as many entries as the limit allows; not while a census reads them.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub(super) fn keep_room_for_tags(&self, probes: &Probes, limit: u64) -> io::Result<()> {
+        if self.census.is_some() {
+            return Ok(());
+        }
+        probes.owners().keep_room_for_tags(limit)
+    }
+
     /// A census has ended.
     ///
     /// # Errors

@@ -16,13 +16,14 @@ use super::{
     counted::Counted,
     error::AttachError,
     globals::{AtConfirm, find_fields, ring_size, settings},
-    object::{self, Programs, TagRoom},
+    object::{self, Programs},
     plan::{COUNTS_AT_CONFIRM, EventKind, HookEvent, NEW_FLOW_PACKET},
     privileges,
     reserve::Reserve,
     running::{Running, SYMBOLS},
     select::{self, Resolved},
     status::HookStatus,
+    tags::TagRoom,
 };
 use crate::{
     kernel::{Root, btf::Btf, conntrack::Presence, host, kallsyms::Symbols, release, sysctl},
@@ -206,23 +207,11 @@ fn attach_plan(
     Ok(outcome)
 }
 
-/// Room for as many tags as the host's table can have entries, twice over, since the limit may be raised; beyond
-/// that, tags are lost, which is counted.
+/// Room for tags of entries of the host's table.
 fn tag_room(vmlinux: &Btf<'_>) -> TagRoom {
-    /// Tags at least, and at most.
-    const TAGS: (u64, u64) = (1 << 16, 1 << 21);
-    let limit = sysctl::limit(&Root::system()).unwrap_or(0);
     // From 6.1 on a program can take memory as it goes wherever it runs (`struct bpf_mem_alloc`).
     let as_needed = vmlinux.member("bpf_htab", &["ma"]).is_ok();
-    let wanted = match limit {
-        0 => TAGS.1,
-        limit if as_needed => 2 * limit,
-        limit => limit,
-    };
-    TagRoom {
-        most: u32::try_from(wanted.clamp(TAGS.0, TAGS.1)).unwrap_or(u32::MAX),
-        as_needed,
-    }
+    TagRoom::for_limit(sysctl::limit(&Root::system()).unwrap_or(0), as_needed)
 }
 
 /// What fentry does not see of a new flow, for when it matters. There is none where a kprobe sees it

@@ -22,6 +22,7 @@ mod ring_filler;
 mod running;
 pub(crate) mod select;
 mod status;
+mod tags;
 mod totals;
 
 use std::{
@@ -43,12 +44,13 @@ pub(crate) use choice::nothing;
 use counted::Counted;
 pub(crate) use error::AttachError;
 pub(crate) use options::{Mechanism, Options};
-pub(crate) use owner_maps::{OwnerMaps, TagReader};
+pub(crate) use owner_maps::OwnerMaps;
 pub(crate) use ring::RingReader;
 pub use ring_filler::RingFiller;
 #[cfg(test)]
 pub(crate) use status::HookStatus;
 pub(crate) use status::{ProbeStatus, ProgramTime};
+pub(crate) use tags::TagReader;
 pub(crate) use totals::{DropTotals, Lost, Totals};
 
 use crate::{

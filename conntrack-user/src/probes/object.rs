@@ -1,17 +1,14 @@
 //! The embedded eBPF object: its globals are set, its maps made, its code made ready to load.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     ffi::CStr,
     io, mem,
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
 use aya::maps::{Map, MapData, RingBuf};
-use aya_obj::{
-    EbpfSectionKind, Object,
-    generated::{BPF_F_NO_PREALLOC, bpf_insn},
-};
+use aya_obj::{EbpfSectionKind, Object, generated::bpf_insn};
 use conntrack_ebpf::{
     global::{
         ACTIVE_MAP, ADDRESSES_MAP, CGROUPS_MAP, EVENTS_MAP, NAMESPACES_MAP, OWNERS_MAP,
@@ -20,7 +17,10 @@ use conntrack_ebpf::{
     state::PerCpuState,
 };
 
-use super::owner_maps::OwnerMaps;
+use super::{
+    owner_maps::OwnerMaps,
+    tags::{TagRoom, Tags},
+};
 use crate::{
     kernel::{Root, release},
     sys::{bpf, mapping::MappedArray},
@@ -87,29 +87,6 @@ const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 const LOG_MAP: &str = "AYA_LOGS";
 const SMALLEST_RING: u32 = 1 << 16;
 
-/// Room for tags of entries.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TagRoom {
-    /// How many there can be.
-    pub(super) most: u32,
-    /// Memory is taken as they come, else in advance.
-    pub(super) as_needed: bool,
-}
-
-impl TagRoom {
-    fn give(self, map: &mut aya_obj::Map) -> Result<(), ObjectError> {
-        map.set_max_entries(self.most);
-        if self.as_needed {
-            let aya_obj::Map::Legacy(map) = map else {
-                let section = format!("{TAGS_MAP} is not in the section of maps");
-                return Err(malformed(section));
-            };
-            map.def.map_flags |= BPF_F_NO_PREALLOC;
-        }
-        Ok(())
-    }
-}
-
 /// Reads the object, sets `globals` and makes the maps, the ring with `ring_bytes`.
 pub(super) fn open(
     globals: &[(&str, u32)],
@@ -146,12 +123,13 @@ pub(super) fn open(
             map.set_max_entries(u32::try_from(cpus * of_each).map_err(malformed)?);
         }
     }
-    if let Some(map) = definitions.get_mut(TAGS_MAP) {
-        tags.give(map)?;
-    }
+    let (tags, tag_maps) = Tags::new(tags).map_err(refused(TAGS_MAP))?;
     let mut made = HashMap::with_capacity(definitions.len());
+    made.insert(TAGS_MAP, tag_maps);
     for (name, definition) in &definitions {
-        made.insert(name.as_str(), create(name, definition.clone())?);
+        if let Entry::Vacant(place) = made.entry(name.as_str()) {
+            place.insert(create(name, definition.clone())?);
+        }
     }
 
     let text: HashSet<usize> = object
@@ -177,7 +155,6 @@ pub(super) fn open(
     };
     let (addresses_fd, cgroups_fd) = (fd_of(ADDRESSES_MAP)?, fd_of(CGROUPS_MAP)?);
     let (state_fd, counts_fd) = (fd_of(STATE_MAP)?, fd_of(OWNERS_MAP)?);
-    let tags_fd = fd_of(TAGS_MAP)?;
     let mut take = |name: &str| {
         let map = made
             .remove(name)
@@ -192,9 +169,7 @@ pub(super) fn open(
         cgroups: MappedArray::new(cgroups_fd.as_fd(), TABLES).map_err(refused(CGROUPS_MAP))?,
         active: take(ACTIVE_MAP)?.try_into().map_err(malformed)?,
         namespaces: take(NAMESPACES_MAP)?.try_into().map_err(malformed)?,
-        tags: take(TAGS_MAP)?.try_into().map_err(malformed)?,
-        tags_fd,
-        most_tags: tags.most,
+        tags,
         counts: MappedArray::new(counts_fd.as_fd(), cpus * owner_slots as usize)
             .map_err(refused(OWNERS_MAP))?,
         services: take(SERVICES_MAP)?.try_into().map_err(malformed)?,
@@ -236,14 +211,6 @@ fn create(name: &str, definition: aya_obj::Map) -> Result<MapData, ObjectError> 
         bpf::freeze_map(map.fd().as_fd()).map_err(failed)?;
     }
     Ok(map)
-}
-
-impl TagRoom {
-    /// For programs that tag nothing.
-    pub(super) const LEAST: Self = Self {
-        most: 1,
-        as_needed: false,
-    };
 }
 
 impl Programs {

@@ -1,19 +1,17 @@
 //! The maps by which the programs charge owners, and what they counted for each.
 
-use std::{collections::HashMap as StdHashMap, io, os::fd::OwnedFd};
+use std::{collections::HashMap as StdHashMap, io};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, MapData};
 use conntrack_ebpf::{
-    owner::{Claim, FLAG_SOCKET, FLAG_TAGGED, OwnerState, Party, Service, TagKey},
+    owner::{Claim, FLAG_SOCKET, FLAG_TAGGED, OwnerState, Service, TagKey},
     place::{self, Addresses, Cgroups, Table},
 };
 use zerocopy::FromZeros;
 
+use super::tags::{TagReader, Tags, error, removed};
 use crate::owners::SlotMaps;
 use crate::sys::mapping::MappedArray;
-
-/// Steps of one walk over the tags: so many times as many as there can be.
-const TAGS_WALKED: usize = 8;
 
 /// The maps of owners; see [`conntrack_ebpf::owner`]. There is one writer.
 pub struct OwnerMaps {
@@ -21,11 +19,7 @@ pub struct OwnerMaps {
     pub(super) cgroups: MappedArray<Cgroups>,
     pub(super) active: Array<MapData, u32>,
     pub(super) namespaces: HashMap<MapData, u32, Claim>,
-    pub(super) tags: HashMap<MapData, TagKey, Party>,
-    /// The same map, for [`OwnerMaps::tag_reader`].
-    pub(super) tags_fd: OwnedFd,
-    /// Tags that there can be.
-    pub(super) most_tags: u32,
+    pub(super) tags: Tags,
     /// Those of the first CPU, then those of the next.
     pub(super) counts: MappedArray<OwnerState>,
     pub(super) services: HashMap<MapData, Service, u32>,
@@ -36,36 +30,6 @@ pub struct OwnerMaps {
     pub(super) cpus: usize,
     /// There was an owner that only its sockets tell.
     pub(super) asks_sockets: bool,
-}
-
-/// Reads tags beside the programs and [`OwnerMaps`].
-pub(crate) struct TagReader(HashMap<MapData, TagKey, Party>);
-
-impl TagReader {
-    /// The tag of an entry; `None`: it has none, or it can't be read.
-    pub(crate) fn tag(&self, key: &TagKey) -> Option<Party> {
-        self.0.get(key, 0).ok()
-    }
-}
-
-/// As an `io::Error`, with the kernel's own where there is one.
-fn error(error: MapError) -> io::Error {
-    match error {
-        MapError::SyscallError(error) => error.io_error,
-        other => io::Error::other(other),
-    }
-}
-
-fn absent_is_fine(result: Result<(), MapError>) -> io::Result<()> {
-    match result {
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(failed))
-            if failed.io_error.kind() == io::ErrorKind::NotFound =>
-        {
-            Ok(())
-        }
-        Err(other) => Err(error(other)),
-    }
 }
 
 /// A table with these entries, and how many found no room.
@@ -138,7 +102,7 @@ impl OwnerMaps {
             .map_err(error)?;
         for netns in there {
             if !wanted.contains_key(&netns) {
-                absent_is_fine(self.namespaces.remove(&netns))?;
+                removed(self.namespaces.remove(&netns))?;
             }
         }
         for (netns, claim) in wanted {
@@ -160,7 +124,7 @@ impl OwnerMaps {
             .copied()
             .collect();
         for service in over {
-            absent_is_fine(self.services.remove(&service))?;
+            removed(self.services.remove(&service))?;
             self.services_told.remove(&service);
         }
         for (service, slot) in wanted {
@@ -190,35 +154,17 @@ impl OwnerMaps {
     /// For a thread that reads tags by itself.
     ///
     /// # Errors
-    /// If there can be no further file descriptor of the map.
+    /// If there can be no further file descriptor of a map.
     pub(crate) fn tag_reader(&self) -> io::Result<TagReader> {
-        let map = MapData::from_fd(self.tags_fd.try_clone()?).map_err(error)?;
-        let map = Map::from_map_data(map).map_err(error)?;
-        map.try_into().map(TagReader).map_err(error)
+        self.tags.reader()
     }
 
-    /// All tags: entries whose owner their addresses do not tell.
-    ///
-    /// Key by key, though the kernel could give thousands at once: while it walks the buckets of a
-    /// batch it keeps every kprobe program of that CPU from running (`bpf_disable_instrumentation`
-    /// in `__htab_map_lookup_and_delete_batch`), even those of others while this thread is
-    /// preempted, and inserts would be missed.
+    /// Keeps room for as many tags as a table with this limit can have entries. Nobody may hold a [`TagReader`].
     ///
     /// # Errors
-    /// If the map can't be read, or loses the key it stands at again and again.
-    fn tags(&self) -> io::Result<StdHashMap<TagKey, Party>> {
-        let mut tags = StdHashMap::new();
-        // A key that goes while the walk stands at it sends the walk back to the first one.
-        for (walked, tag) in self.tags.iter().enumerate() {
-            if walked > TAGS_WALKED * self.most_tags as usize {
-                return Err(io::Error::other(
-                    "the tags of entries change too fast to be read",
-                ));
-            }
-            let (key, party) = tag.map_err(error)?;
-            tags.insert(key, party);
-        }
-        Ok(tags)
+    /// If the kernel refuses a larger map (before 5.10 it always does), or a map can't be written.
+    pub(crate) fn keep_room_for_tags(&mut self, limit: u64) -> io::Result<()> {
+        self.tags.keep_room(limit)
     }
 
     /// Removes the tags of slots that nobody has any more, and those that have no use of slots that
@@ -236,10 +182,10 @@ impl OwnerMaps {
         if freed.is_empty() && swept.is_empty() {
             return Ok(());
         }
-        for (key, party) in self.tags()? {
+        for (key, party) in self.tags.parties()? {
             let slot = party.slot();
             if freed.contains(&slot) || (swept.contains(&slot) && !used(&key)) {
-                absent_is_fine(self.tags.remove(&key))?;
+                self.tags.remove(&key)?;
             }
         }
         Ok(())

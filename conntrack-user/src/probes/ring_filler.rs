@@ -8,11 +8,7 @@ use std::{
 
 use conntrack_ebpf::owner;
 
-use super::{
-    AttachError, RingReader,
-    globals::ring_size,
-    object::{self, TagRoom},
-};
+use super::{AttachError, RingReader, globals::ring_size, object, tags::TagRoom};
 use crate::sys::bpf;
 
 const PROGRAM: &str = "ring_fill";

@@ -219,7 +219,7 @@ fn own_state(snapshot: &Snapshot, companions: &CompanionStatus, fell: u64) -> [F
     [
         Family::counter(
             "ctpressure_events_lost_total",
-            "What was not seen or not delivered. *_records: a buffer was full; *_not_detailed: beyond the budget of records; frames: evictions without a cause; sockets: inserts charged to the host because their socket was not seen; tags: entries charged to the host, or to who had the address before, since there was no room to mark whose they are; missed_runs: the kernel skipped a probe; drops_unexplained, evictions_unseen: only the kernel counted them; journal_samples: seconds that the journal has only together with the next one; journal_events: detail that it does not have; kubernetes_events: Events that were not written, with --kube.",
+            "What was not seen or not delivered. *_records: a buffer was full; *_not_detailed: beyond the budget of records; frames: evictions without a cause; sockets: inserts charged to the host because their socket was not seen; tags: entries charged to the host, or to who had the address before, since there was no room to mark whose they are, or the mark of one with the same tuple was in its way; missed_runs: the kernel skipped a probe; drops_unexplained, evictions_unseen: only the kernel counted them; journal_samples: seconds that the journal has only together with the next one; journal_events: detail that it does not have; kubernetes_events: Events that were not written, with --kube.",
         )
         .each(lost, |family, (kind, number)| family.with(&[("kind", kind)], f(number))),
         Family::counter(

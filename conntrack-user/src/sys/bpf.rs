@@ -11,8 +11,8 @@ use std::{
 };
 
 use aya_obj::generated::{
-    bpf_attach_type, bpf_attr, bpf_btf_info, bpf_cmd, bpf_insn, bpf_link_info, bpf_prog_info,
-    bpf_prog_type,
+    bpf_attach_type, bpf_attr, bpf_btf_info, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_type,
+    bpf_prog_info, bpf_prog_type,
 };
 
 /// What kind of program to load.
@@ -121,10 +121,7 @@ fn try_load(
     load.insns = address(instructions.as_ptr());
     load.insn_cnt = u32::try_from(instructions.len()).map_err(io::Error::other)?;
     load.license = address(license.as_ptr());
-    // BPF_OBJ_NAME_LEN is 16 with the closing zero; longer names are cut.
-    for (to, from) in load.prog_name.iter_mut().zip(name.bytes().take(15)) {
-        *to = std::ffi::c_char::from_ne_bytes([from]);
-    }
+    set_name(&mut load.prog_name, name);
     match kind {
         ProgramKind::Kprobe => load.prog_type = bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32,
         ProgramKind::SocketFilter => {
@@ -213,6 +210,31 @@ pub(crate) fn run_once(program: BorrowedFd<'_>) -> io::Result<u32> {
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
     // SAFETY: the member belongs to the variant of this command; the kernel has filled it in.
     Ok(unsafe { attr.test.retval })
+}
+
+/// `BPF_MAP_CREATE` of an array of maps that are like `inner`.
+pub(crate) fn create_array_of_maps(
+    name: &str,
+    maps: u32,
+    inner: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    // SAFETY: the members written belong to the variant of BPF_MAP_CREATE; all start as zero.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS as u32;
+    create.key_size = 4;
+    create.value_size = 4;
+    create.max_entries = maps;
+    create.inner_map_fd = inner.as_raw_fd().cast_unsigned();
+    set_name(&mut create.map_name, name);
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
+}
+
+/// `BPF_OBJ_NAME_LEN` is 16 with the closing zero; longer names are cut.
+fn set_name(field: &mut [std::ffi::c_char; 16], name: &str) {
+    for (to, from) in field.iter_mut().zip(name.bytes().take(15)) {
+        *to = std::ffi::c_char::from_ne_bytes([from]);
+    }
 }
 
 /// `BPF_MAP_UPDATE_ELEM` of element 0 of an array whose value is `value` (a data section).

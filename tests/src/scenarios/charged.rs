@@ -4,6 +4,7 @@
 use std::{net::Ipv4Addr, process::Stdio, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 
 use crate::{
     containers::lookalike::Lookalike,
@@ -177,13 +178,16 @@ fn in_its_group(arguments: &str) -> Result<Tally> {
 }
 
 pub(super) fn tags_short(mechanism: Option<Mechanism>) -> Result<()> {
-    // Room for tags is twice the limit at the start, and at least 65,536.
+    // Room for tags is twice the limit, and at least 65,536.
     const LIMIT: u64 = 20_000;
     const FLOWS: u64 = 72_000;
     let _unit = Unit::start(UNIT)?;
     let setting = Setting::new(mechanism, LIMIT, "")?;
+    // It does not see in time that the limit was raised.
+    setting.agent.signal(Signal::SIGSTOP)?;
     kernel::set_limit(100_000)?;
     let tally = in_its_group(&format!("send --source 192.0.2.1/32 --flows {FLOWS}"))?;
+    setting.agent.signal(Signal::SIGCONT)?;
     ensure!(tally.accepted == FLOWS, "{tally:?}");
     let metrics = setting.agent.settled()?;
     let mut checks = Checks::new();
@@ -203,6 +207,46 @@ pub(super) fn tags_short(mechanism: Option<Mechanism>) -> Result<()> {
     let left = entries(&metrics)?.of(&unit);
     checks.equal("entries of the unit after a flush", left, "zero", 0);
     check_sum(&mut checks, &metrics, "after a flush")?;
+    checks.finish()?;
+    setting.agent.stop()
+}
+
+pub(super) fn tags_grow(mechanism: Option<Mechanism>) -> Result<()> {
+    const FIRST: u64 = 15_000;
+    const MORE: u64 = 72_000;
+    let _unit = Unit::start(UNIT)?;
+    let unit = Owner::unit(UNIT);
+    let setting = Setting::new(mechanism, 20_000, "")?;
+    let send = |first: u64, flows: u64| -> Result<()> {
+        let arguments = format!("send --source 192.0.2.1/32 --first {first} --flows {flows}");
+        let tally = in_its_group(&arguments)?;
+        ensure!(tally.accepted == flows, "{tally:?}");
+        Ok(())
+    };
+    let mut checks = Checks::new();
+    let check = |checks: &mut Checks, when: &str, of_unit: u64| -> Result<()> {
+        let metrics = setting.agent.settled()?;
+        let now = entries(&metrics)?.of(&unit);
+        checks.equal(format!("entries of the unit {when}"), now, "sent", of_unit);
+        let lost = metrics.count("ctpressure_events_lost_total", &[("kind", "tags")])?;
+        checks.equal(format!("events_lost_total{{tags}} {when}"), lost, "zero", 0);
+        check_sum(checks, &metrics, when)
+    };
+    send(0, FIRST)?;
+    check(&mut checks, "at first", FIRST)?;
+    // Its first tags are moved while more come, and once more while all of them leave.
+    kernel::set_limit(100_000)?;
+    setting.agent.sample()?;
+    setting.agent.sample()?;
+    send(FIRST, MORE)?;
+    check(&mut checks, "after a raise", FIRST + MORE)?;
+    kernel::set_limit(300_000)?;
+    setting.agent.sample()?;
+    setting.agent.sample()?;
+    flush_table()?;
+    check(&mut checks, "after a flush", 0)?;
+    send(FIRST + MORE, MORE)?;
+    check(&mut checks, "after another raise", MORE)?;
     checks.finish()?;
     setting.agent.stop()
 }
@@ -245,6 +289,45 @@ pub(super) fn clashes_at_confirm(mechanism: Option<Mechanism>) -> Result<()> {
     setting.agent.stop()
 }
 
+pub(super) fn clashes_when_full(mechanism: Option<Mechanism>) -> Result<()> {
+    const FLOWS: u64 = 4_000;
+    ensure!(online_cpus() >= 2, "two CPUs are needed");
+    let _unit = Unit::start(UNIT)?;
+    let setting = Setting::new(mechanism, 500, "")?;
+    // Whoever needs room looks where its own tuple belongs: there its twin is.
+    kernel::write("/sys/module/nf_conntrack/parameters/hashsize", "1024")?;
+    in_its_group(&format!("race --source 192.0.2.1:5355 --flows {FLOWS}"))?;
+    let growth = setting.growth()?;
+    let mut checks = Checks::new();
+    checks.at_least("kernel early_drop", growth.kernel("early_drop"), FLOWS / 2);
+    let lost = |kind| growth.counter("events_lost_total", &[("kind", kind)]);
+    let lost = lost("sockets")? + lost("tags")?;
+    let of_host = growth.counter("inserts_total", &[("owner_kind", "host")])?;
+    println!("{lost} inserts of the unit are the host's");
+    // Nobody else sends: what is the host's is said to be another's.
+    checks.equal(
+        "inserts of the host",
+        of_host,
+        "events_lost_total{sockets, tags}",
+        lost,
+    );
+    drop(growth);
+    thread::sleep(Duration::from_secs(2));
+    wait_for("the table to be empty", HANG, || {
+        flush_table()?;
+        Ok((kernel::entries()? <= setting.entries).then_some(()))
+    })?;
+    let metrics = setting.agent.settled()?;
+    let left = entries(&metrics)?;
+    for owner in [Owner::unit(UNIT), Owner::host()] {
+        let name = format!("entries of {owner} after a flush");
+        checks.equal(name, left.of(&owner), "zero", 0);
+    }
+    check_sum(&mut checks, &metrics, "after a flush")?;
+    checks.finish()?;
+    setting.agent.stop()
+}
+
 fn resolved(mechanism: Option<Mechanism>, arguments: &str) -> Result<()> {
     const FLOWS: u64 = 4_000;
     ensure!(online_cpus() >= 2, "two CPUs are needed");
@@ -274,7 +357,7 @@ fn resolved(mechanism: Option<Mechanism>, arguments: &str) -> Result<()> {
     let status = setting.agent.status()?;
     let total = status["totals"]["inserts"]
         .as_u64()
-        .context("no inserts in /status")?;
+        .with_context(|| format!("no inserts in /status: {}", status["totals"]))?;
     let by_owner = ByOwner::read(&growth.metrics, "inserts_total", "direction")?.sum();
     checks.equal("inserts of all owners", by_owner, "all inserts", total);
     check_sum(&mut checks, &growth.metrics, "after clashes")?;

@@ -149,9 +149,11 @@ scenarios! {
     busy_start charged::busy_start, Any, OneKernel, Counted, 120 s, "the agent starts on a node with entries while more come: no owner has a value before it is known, each is exact afterwards, and the sum is the tables'";
     foreign_namespace charged::foreign_namespace, Any, OneKernel, Counted, 90 s, "a network namespace without an owner: flows from a pod's address and the host's are nobody's, for the counts and for a census";
     tags_short charged::tags_short, Each, OneKernel, Counted, 180 s, "more entries of a unit than there is room for tags: the rest is the host's, and leaves on the host's account";
+    tags_grow charged::tags_grow, Each, OneKernel, Counted, 180 s, "the limit is raised twice: there is room for the tags of a unit that has more entries than the first limit allowed";
     // Of the kernel: which clashes it resolves and how. Two CPUs: they race.
     clashes charged::clashes, Each, EachKernel, Real, 120 s, "clashes that the kernel resolves, with and without NAT: inserts, live entries and counts by owner are exact";
     clashes_at_confirm charged::clashes_at_confirm, Any, EachKernel, Real, 120 s, "the same on a kernel whose compiler inlined the insert, so that it is counted at the confirmation";
+    clashes_when_full charged::clashes_when_full, Each, OneKernel, Real, 120 s, "twins of a clash that evict each other in a full table: inserts and deletes are on the same accounts, to the entry";
     // One kernel: it shows what the agent already knows.
     top_once top::once, Any, OneKernel, Counted, 120 s, "ctpressure top --once, asked and alone: tables, owners that sum up to them, rates, who loses packets";
     // One kernel: the controller decides over samples. It, and the five below, depend on time.

@@ -1,7 +1,7 @@
 //! What most scenarios begin with: a table that is tracked, an agent, and the counts of both
 //! before anything is sent.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
     guest::{
@@ -78,7 +78,15 @@ impl Setting {
         kernel::never_expire()?;
         kernel::set_limit(limit)?;
         net::track_into_dead_end(None)?;
-        Self::with_agent(Agent::start(mechanism, arguments)?)
+        let agent = Agent::start(mechanism, arguments)?;
+        if !arguments.contains("--without-function") {
+            let status = agent.status()?;
+            let totals = &status["totals"];
+            let counted = ["inserts", "deletes", "evictions"].map(|name| totals[name].is_u64());
+            // What is not counted is no proof of anything.
+            ensure!(counted == [true; 3], "not counted: {}", status["reason"]);
+        }
+        Self::with_agent(agent)
     }
 
     /// Nobody sends yet.

@@ -44,6 +44,8 @@ struct Readings {
     programs: Vec<ProgramTime>,
     own: Own,
     owners: OwnersNow,
+    /// Why there is no room for more tags of entries.
+    no_room: Option<io::Error>,
 }
 
 impl Supervisor {
@@ -57,7 +59,13 @@ impl Supervisor {
             programs,
             own,
             owners,
+            no_room,
         } = self.read().await;
+        if let Some(error) = no_room {
+            self.remember(format!(
+                "no room for the tags of as many entries as the limit allows, those without are charged to the host: {error}"
+            ));
+        }
         let mut snapshot = Snapshot {
             uptime_seconds: self.began.elapsed().as_secs_f64(),
             kernel: self.kernel.clone(),
@@ -273,6 +281,12 @@ impl Supervisor {
                 Ok(ownership.totals())
             });
             let owners = ownership.now(at, tables.as_ref().ok());
+            let no_room = match (&probes, &tables) {
+                (Some(probes), Ok(tables)) => {
+                    ownership.keep_room_for_tags(probes, tables.limit).err()
+                }
+                _ => None,
+            };
             drop(ownership);
             let table_bytes = match &tables {
                 Ok(tables) => slab::table_bytes(&Root::system(), tables.buckets),
@@ -287,6 +301,7 @@ impl Supervisor {
                 programs: programs.unwrap_or_default(),
                 own: Own::read().unwrap_or_default(),
                 owners,
+                no_room,
             };
             (reader, tables, readings)
         };
