@@ -76,7 +76,7 @@ fn table(netns: u32) -> Table<'static> {
 
 /// The inode number of an entry's network namespace.
 #[inline(always)]
-pub(super) fn netns<M: Memory>(ct: u64) -> u32 {
+fn netns<M: Memory>(ct: u64) -> u32 {
     read::netns::<M>(read::ct_net::<M>(ct))
 }
 

@@ -10,10 +10,7 @@ use aya_ebpf::{
 };
 use conntrack_ebpf::owner::{NEWER_TAGS, OLDER_TAGS, Party, TAG_MAPS, Tag, TagKey};
 
-use super::{
-    owner,
-    read::{self, Memory},
-};
+use super::read::{self, Memory};
 
 /// Maps `TagKey -> Tag`: user space makes this an array of maps (`conntrack-user/src/probes/tags.rs`), since aya's section of
 /// maps can't say so.
@@ -85,7 +82,7 @@ fn take_from(number: u32, key: &TagKey, ct: u64) -> Option<Party> {
 #[inline(always)]
 fn key<M: Memory>(ct: u64, clash: bool) -> TagKey {
     let mut key = TagKey::default();
-    key.netns = owner::netns::<M>(ct);
+    key.netns = read::netns::<M>(read::ct_net::<M>(ct));
     key.zone = u32::from(read::ct_zone::<M>(ct));
     if clash {
         key.zone |= TagKey::CLASH;
