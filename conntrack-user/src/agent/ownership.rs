@@ -8,17 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conntrack_ebpf::owner::{Direction, FIRST, HOST, OwnerState, Party, UNKNOWN};
+use conntrack_ebpf::owner::{Direction, FIRST, HOST, OwnerState, UNKNOWN};
 use ctpressure_model::kubernetes::Pods;
 
 use super::{
     Moved, OwnerSample, Owners,
     owner_sample::{Activity, OwnerTotals, Tops},
-    recount::{CensusOrder, CensusResult, Recount, States, states_by_slot},
+    recount::{Recount, States},
     self_check::OwnersCheck,
 };
 use crate::{
-    census::Charging,
     kernel::{Problem, tables::TablesSample},
     owners::{
         Discovery, Looks, OccupantState, Owner, OwnerKind, Services, SlotLimits, SlotMaps, Slots,
@@ -28,6 +27,7 @@ use crate::{
 };
 
 mod bounds;
+mod census;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -42,14 +42,11 @@ use ctpressure_model::{
         share::{OwnerHolding, shares},
     },
 };
-use tally::{Found, OwnerTally, Window, difference, sum};
+use tally::{OwnerTally, difference, sum};
 use waiting::Waiting;
 
 /// How often counts are read again while an insert that was left is just given to the host.
 const READINGS: usize = 3;
-/// Censuses after attaching that come soon one after another to find out what was there before. Later ones narrow the bounds of an
-/// owner that never rests.
-const CENSUSES_FOR_BASELINE: u64 = 10;
 /// How long an entry that lost a clash lives (`IPS_FIXED_TIMEOUT`, one second), with something to spare, in samples. A listing does
 /// not show it.
 const CLASH_SAMPLES: usize = 3;
@@ -385,156 +382,6 @@ impl Ownership {
         self.census = None;
         self.states.clear();
         self.slots.restart();
-    }
-
-    /// Whether a census would tell something: entries that were there before the counts began, or
-    /// whether an address has entries from before its owner was known.
-    fn needs_census(&self) -> bool {
-        self.recount.times < CENSUSES_FOR_BASELINE && self.exact() < self.tallies.len()
-            || self.slots.unconfirmed().next().is_some()
-            || self.slots.unconfirmed_tables().next().is_some()
-    }
-
-    fn exact(&self) -> usize {
-        self.tallies
-            .values()
-            .filter(|tally| tally.is_exact())
-            .count()
-    }
-
-    /// A census begins: what it needs to know.
-    ///
-    /// # Errors
-    /// If a map can't be read.
-    pub(super) fn census(&mut self, probes: &Probes, host_netns: u32) -> io::Result<CensusOrder> {
-        self.read(probes)?;
-        for tally in self.tallies.values_mut() {
-            tally.at_census = Some(tally.moved());
-        }
-        self.census = Some(Moment {
-            totals: self.totals,
-            clashes: self.clashes.front().copied().unwrap_or(0),
-            waiting: self.waiting.waiting(),
-            changes: self.changes,
-        });
-        let maps = self.slots.maps().clone();
-        let wanted = maps.netns.iter().filter(|(_, claim)| {
-            let tally = self.tallies.get(&claim.slot);
-            claim.slot != claim.base || tally.is_some_and(|tally| !tally.is_exact())
-        });
-        Ok(CensusOrder {
-            wanted: wanted.map(|(netns, _)| *netns).collect(),
-            charging: Charging {
-                maps,
-                host_netns,
-                ..Charging::default()
-            },
-            tags: probes.owners().tag_reader()?,
-        })
-    }
-
-    /// Keeps room for the tags of as many entries as the limit allows; not while a census reads them.
-    ///
-    /// # Errors
-    /// If the kernel refuses it.
-    pub(super) fn keep_room_for_tags(&self, probes: &Probes, limit: u64) -> io::Result<()> {
-        if self.census.is_some() {
-            return Ok(());
-        }
-        probes.owners().keep_room_for_tags(limit)
-    }
-
-    /// A census has ended.
-    ///
-    /// # Errors
-    /// If a map can't be read.
-    pub(super) fn counted(&mut self, found: CensusResult, probes: &Probes) -> io::Result<()> {
-        self.read(probes)?;
-        let Some(began) = self.census.take() else {
-            return Ok(());
-        };
-        for (sighting, entries) in &found.sightings {
-            self.services().found(sighting, *entries);
-        }
-        self.recount.times += 1;
-        self.recount.seconds = found.took.as_secs_f64();
-        let elsewhere: u64 = found.elsewhere.values().sum();
-        self.recount.entries = found.entries.values().sum::<u64>() + elsewhere;
-        if found.whole {
-            self.narrow(&began, &found);
-            // An entry that found no room for its tag may be in a place that was walked before.
-            if self.totals.lost.tags == began.totals.lost.tags {
-                self.confirm(&found);
-            }
-        }
-        self.states.extend(found.states);
-        let states = states_by_slot(self.states.values());
-        for (slot, tally) in &mut self.tallies {
-            tally.at_census = None;
-            tally.states = states.get(slot).cloned().unwrap_or_default();
-        }
-        Ok(())
-    }
-
-    /// Takes over the entries that a census found.
-    fn narrow(&mut self, began: &Moment, found: &CensusResult) {
-        let (before, now) = (&began.totals, &self.totals);
-        let missed = now.lost.missed_runs - before.lost.missed_runs;
-        let window = Window {
-            inserts: now.inserts.unwrap_or(0) - before.inserts.unwrap_or(0),
-            deletes: now.deletes.unwrap_or(0) - before.deletes.unwrap_or(0),
-            clashes: now.clash_inserts - began.clashes,
-            claims_changed: self.changes != began.changes,
-            unsure: missed + began.waiting + self.waiting.waiting(),
-        };
-        for (slot, tally) in &mut self.tallies {
-            let elsewhere = found.elsewhere.get(slot).copied().unwrap_or(0);
-            for direction in DIRECTIONS {
-                let party = Party::new(*slot, direction);
-                let of = |counts: &HashMap<Party, u64>| counts.get(&party).copied().unwrap_or(0);
-                let found = Found {
-                    entries: of(&found.entries),
-                    untagged: of(&found.untagged),
-                    elsewhere,
-                };
-                self.recount.drift += tally.recounted(direction, &found, &window);
-            }
-        }
-    }
-
-    /// Addresses and tables in which there is nothing any more that is not tagged need no tags.
-    fn confirm(&mut self, found: &CensusResult) {
-        let gone: Vec<_> = self
-            .slots
-            .unconfirmed()
-            .filter(|address| !found.unsettled.contains(address))
-            .collect();
-        for address in gone {
-            self.slots.confirm_untagged_gone(address);
-        }
-        for (netns, unsettled) in &found.walked {
-            if !unsettled {
-                self.slots.confirm_table_untagged_gone(*netns);
-            }
-        }
-        self.slots
-            .confirm_nobodys_gone(|address| found.unsettled.contains(&address));
-    }
-
-    fn recount(&self) -> Recount {
-        let bounds = self
-            .tallies
-            .values()
-            .flat_map(|tally| DIRECTIONS.map(|direction| tally.live(direction)));
-        let widest = bounds.map(|bounds| bounds.map(Bounds::width));
-        Recount {
-            exact_owners: self.exact(),
-            owners: self.tallies.len(),
-            widest: widest
-                .collect::<Option<Vec<_>>>()
-                .and_then(|widths| widths.into_iter().max()),
-            ..self.recount
-        }
     }
 
     /// Everything that a snapshot needs, `at` so long after the agent began, of what was last read and the `tables` of then.
