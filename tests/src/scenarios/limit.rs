@@ -67,8 +67,22 @@ fn wait_until_it_acts(agent: &Agent) -> Result<()> {
     })
 }
 
-/// Nothing of what it was before.
+/// Where a controller keeps what it did; nothing of what it was before.
 struct State(PathBuf);
+
+impl Default for State {
+    fn default() -> Self {
+        Self(PathBuf::from("/tmp/ctp-limit.state"))
+    }
+}
+
+impl State {
+    /// For a controller that acts soon.
+    fn flags(&self) -> String {
+        let path = self.0.display();
+        format!("--limit-controller on --raise-for 1s --raise-cooldown 10s --limit-state {path}")
+    }
+}
 
 impl Drop for State {
     fn drop(&mut self) {
@@ -77,12 +91,8 @@ impl Drop for State {
 }
 
 pub(super) fn raise(mechanism: Option<Mechanism>) -> Result<()> {
-    let state = State(PathBuf::from("/tmp/ctp-limit.state"));
-    let flags = format!(
-        "--limit-controller on --raise-for 1s --raise-cooldown 10s --limit-state {}",
-        state.0.display()
-    );
-    let setting = Setting::new(mechanism, LIMIT, &flags)?;
+    let state = State::default();
+    let setting = Setting::new(mechanism, LIMIT, &state.flags())?;
     let agent = &setting.agent;
     wait_until_it_acts(agent)?;
     let mut checks = Checks::new();
@@ -91,7 +101,7 @@ pub(super) fn raise(mechanism: Option<Mechanism>) -> Result<()> {
     ramp(agent, &mut checks)?;
     rival(agent, &mut checks)?;
     by_hand(agent, &mut checks)?;
-    second(setting, &flags, &mut checks)?;
+    second(setting, &state.flags(), &mut checks)?;
     checks.finish()
 }
 

@@ -89,20 +89,12 @@ fn of_family(family: u8, bytes: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
     use std::thread;
 
     use nix::sched::{CloneFlags, unshare};
 
+    use super::super::tests::ip;
     use super::*;
-
-    fn ip(words: &str) {
-        let status = Command::new("ip").args(words.split(' ')).status();
-        assert!(
-            status.as_ref().is_ok_and(std::process::ExitStatus::success),
-            "`ip {words}`: {status:?} (help: run as root; apt-get install iproute2)"
-        );
-    }
 
     #[test]
     fn each_address_is_at_its_interface() {

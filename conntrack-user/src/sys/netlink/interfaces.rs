@@ -110,15 +110,8 @@ mod tests {
 
     use nix::sched::{CloneFlags, unshare};
 
+    use super::super::tests::ip;
     use super::*;
-
-    fn ip(words: &str) {
-        let status = Command::new("ip").args(words.split(' ')).status();
-        assert!(
-            status.as_ref().is_ok_and(std::process::ExitStatus::success),
-            "`ip {words}`: {status:?} (help: run as root; apt-get install iproute2)"
-        );
-    }
 
     /// In a namespace of its own, with a veth pair into that of another process.
     #[test]

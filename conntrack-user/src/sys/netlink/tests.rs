@@ -1,8 +1,19 @@
 //! Made-up answers of the kernel, and bytes that are none.
 
+use std::process::{Command, ExitStatus};
+
 use proptest::prelude::*;
 
 use super::*;
+
+/// Runs `ip` with these words.
+pub(super) fn ip(words: &str) {
+    let status = Command::new("ip").args(words.split(' ')).status();
+    assert!(
+        status.as_ref().is_ok_and(ExitStatus::success),
+        "`ip {words}`: {status:?} (help: run as root; apt-get install iproute2)"
+    );
+}
 
 fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
     let mut bytes = u32::try_from(HEADER + body.len())

@@ -1,10 +1,6 @@
 //! Somebody lowers the limit again and again.
 
-use std::{
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
-};
+use std::{path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -47,13 +43,10 @@ fn round(agent: &Agent, number: u64) -> Result<Value> {
 }
 
 pub(in crate::scenarios) fn fight(mechanism: Option<Mechanism>) -> Result<()> {
-    let state = State(PathBuf::from("/tmp/ctp-limit.state"));
+    let state = State::default();
     std::fs::create_dir_all(JOURNAL)?;
     let journal = Journal;
-    let flags = format!(
-        "--limit-controller on --raise-for 1s --raise-cooldown 10s --limit-state {} --journal {JOURNAL}",
-        state.0.display()
-    );
+    let flags = format!("{} --journal {JOURNAL}", state.flags());
     let setting = Setting::new(mechanism, LIMIT, &flags)?;
     let agent = &setting.agent;
     wait_until_it_acts(agent)?;

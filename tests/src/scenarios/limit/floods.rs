@@ -1,6 +1,6 @@
 //! Floods are given nothing, and whoever sends them is named.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
@@ -76,12 +76,8 @@ fn named(agent: &Agent, who: &str, checks: &mut Checks) -> Result<()> {
 }
 
 pub(in crate::scenarios) fn floods(mechanism: Option<Mechanism>) -> Result<()> {
-    let state = State(PathBuf::from("/tmp/ctp-limit.state"));
-    let flags = format!(
-        "--limit-controller on --raise-for 1s --raise-cooldown 10s --limit-state {}",
-        state.0.display()
-    );
-    let setting = Setting::new(mechanism, LIMIT, &flags)?;
+    let state = State::default();
+    let setting = Setting::new(mechanism, LIMIT, &state.flags())?;
     outside()?;
     let agent = &setting.agent;
     wait_until_it_acts(agent)?;

@@ -4,7 +4,6 @@
 use std::{
     fmt::Write as _,
     os::unix::process::CommandExt as _,
-    path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -127,12 +126,8 @@ fn held_by_packets() -> Result<()> {
 }
 
 pub(in crate::scenarios) fn foreign(mechanism: Option<Mechanism>) -> Result<()> {
-    let state = State(PathBuf::from("/tmp/ctp-limit.state"));
-    let flags = format!(
-        "--limit-controller on --raise-for 1s --raise-cooldown 10s --limit-state {}",
-        state.0.display()
-    );
-    let setting = Setting::new(mechanism, LIMIT, &flags)?;
+    let state = State::default();
+    let setting = Setting::new(mechanism, LIMIT, &state.flags())?;
     let agent = &setting.agent;
     wait_until_it_acts(agent)?;
     let mut checks = Checks::new();
@@ -157,7 +152,8 @@ pub(in crate::scenarios) fn foreign(mechanism: Option<Mechanism>) -> Result<()> 
     ip(None, &format!("netns delete {OWN}"))?;
 
     // Whoever runs the node may want it.
-    let agent = Agent::start(mechanism, &format!("{flags} --raise-netns {OWN}"))?;
+    let flags = format!("{} --raise-netns {OWN}", state.flags());
+    let agent = Agent::start(mechanism, &flags)?;
     wait_until_it_acts(&agent)?;
     let _serve = answer_oneself()?;
     let raised = wait_for("a named table to raise the limit", HANG, || {
@@ -169,7 +165,7 @@ pub(in crate::scenarios) fn foreign(mechanism: Option<Mechanism>) -> Result<()> 
 }
 
 pub(in crate::scenarios) fn lock(mechanism: Option<Mechanism>) -> Result<()> {
-    let state = State(PathBuf::from("/tmp/ctp-limit.state"));
+    let state = State::default();
     let flags = format!("--limit-controller on --limit-state {}", state.0.display());
     kernel::load_module("nf_conntrack")?;
     let mut hold = Command::new("ctgen");

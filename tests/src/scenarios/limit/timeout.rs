@@ -1,6 +1,6 @@
 //! A table that is full of closed connections and can't be given more room.
 
-use std::{path::PathBuf, process::Stdio};
+use std::process::Stdio;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
@@ -58,12 +58,8 @@ fn fill_again(before: u64) -> Result<()> {
 }
 
 pub(in crate::scenarios) fn timeout(mechanism: Option<Mechanism>) -> Result<()> {
-    let state = State(PathBuf::from("/tmp/ctp-limit.state"));
-    let flags = format!(
-        "--limit-controller on --raise-for 1s --raise-cooldown 10s --max-limit {LIMIT} --shorten-timeouts \
-         --limit-state {}",
-        state.0.display()
-    );
+    let state = State::default();
+    let flags = format!("{} --max-limit {LIMIT} --shorten-timeouts", state.flags());
     let setting = Setting::new(mechanism, LIMIT, &flags)?;
     net::add_namespace(CLIENT)?;
     ip(
