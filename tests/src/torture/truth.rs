@@ -227,15 +227,13 @@ fn live(checks: &mut Checks, now: &Counts, skipped: u64) -> Result<()> {
     let host: BTreeSet<IpAddr> = [HOST.into(), TO_SERVER.into(), HOST6.parse()?].into();
     let mut listed = [0; 3];
     for entry in entries::list(None)? {
-        let source = entry.original.source;
-        let whose = if pods.contains(&source) {
-            0
-        } else if host.contains(&source) {
-            1
-        } else {
-            2
+        let whose = |address: IpAddr| {
+            let of_pod = pods.contains(&address).then_some(0);
+            of_pod.or_else(|| host.contains(&address).then_some(1))
         };
-        listed[whose] += 1;
+        // A connection that was flushed is taken up again by whoever sends next, which may be the server.
+        let known = whose(entry.original.source).or_else(|| whose(entry.reply.source));
+        listed[known.unwrap_or(2)] += 1;
     }
     // What lost a clash is counted and in no list, until it is found expired.
     let unlisted = kernel::entries()?.saturating_sub(listed.iter().sum());
