@@ -67,7 +67,7 @@ impl Lookalike {
                 "link add ctpv{number} type veth peer name eth0 netns {netns}\n\
                  link set ctpv{number} up\n\
                  addr add {GATEWAY}/32 dev ctpv{number}\n\
-                 route add {address}/32 dev ctpv{number}\n"
+                 route replace {address}/32 dev ctpv{number}\n"
             ),
         )?;
         batch(

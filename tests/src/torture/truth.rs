@@ -159,7 +159,11 @@ fn growth(
     {
         let of_owner = done.sent.iter().filter(|flows| flows.owner == *owner);
         let sent: u64 = of_owner.map(|flows| flows.tally.sent).sum();
-        let counted = inserts.of(owner) + drops.of(owner);
+        // What comes in from the server, as a flushed connection that it takes up again, was sent by nobody here.
+        let own = inserts.0.iter().filter(|((of, direction), _)| {
+            of == owner && (owner.kind != "host" || direction == "egress")
+        });
+        let counted = own.map(|(_, count)| count).sum::<u64>() + drops.of(owner);
         // Where a full table refuses a packet no program may see its socket: then it is the host's, whichever unit has sent it.
         let by_socket = matches!(owner.kind.as_str(), "host" | "cgroup");
         let refused = if by_socket {
