@@ -266,8 +266,8 @@ fn kube_proxy(facts: &Facts) -> Option<String> {
             "rules of kube-proxy in {mode}, but no process of that name"
         )),
         (Some(proxy), mode) => Some(format!(
-            "kube-proxy {}, {}",
-            proxy.version.as_deref().unwrap_or("of unknown version"),
+            "{}, {}",
+            proxy.words(),
             mode.unwrap_or_else(|| "no rules of it seen".to_owned())
         )),
     }

@@ -3,8 +3,8 @@
 use ctpressure_model::cost::Slab;
 
 use super::facts::{
-    CensusFacts, CountFacts, Facts, FirewallRules, KernelSettings, KubeProxy, ProxyMode, Release,
-    TableFacts,
+    CensusFacts, CountFacts, Facts, FirewallRules, KernelSettings, KubeProxy, Program, ProxyMode,
+    ProxySettings, Release, TableFacts,
     census::ClassCount,
     hooks::HookOutlook,
     rules::Forward,
@@ -60,10 +60,12 @@ pub(super) fn healthy() -> Facts {
         census: Some(census()),
         proxy: Some(KubeProxy {
             process: 321,
+            program: Program::KubeProxy,
             config: Some("/var/lib/kube-proxy/config.conf".into()),
-            max_per_core: 65_536,
-            min: 131_072,
-            be_liberal: false,
+            settings: Some(ProxySettings {
+                max_per_core: 65_536,
+                min: 131_072,
+            }),
             minor: Some(31),
             version: Some("v1.31.4".to_owned()),
         }),

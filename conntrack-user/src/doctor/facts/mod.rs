@@ -30,7 +30,7 @@ pub(crate) use counts::{CountFacts, TableFacts};
 pub(crate) use files::FileSetting;
 pub(crate) use listeners::Listener;
 pub(crate) use node::Release;
-pub(crate) use proxy::KubeProxy;
+pub(crate) use proxy::{KubeProxy, Program, ProxySettings};
 pub(crate) use rules::{FirewallRules, ProxyMode};
 pub(crate) use settings::KernelSettings;
 

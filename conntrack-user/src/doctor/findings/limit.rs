@@ -4,7 +4,8 @@ use std::{fmt, path::PathBuf};
 
 use ctpressure_model::words::grouped;
 
-use crate::doctor::{Facts, Finding, Severity};
+use super::proxy::{self, Remedy};
+use crate::doctor::{Facts, Finding, Severity, facts::ProxySettings};
 
 /// Entries of a hash bucket array in one page: the kernel rounds up to that.
 const PER_PAGE: u64 = 512;
@@ -17,10 +18,7 @@ pub(crate) enum LimitOrigin {
     KernelDefault,
     /// `hashsize=` when the module was loaded: eight entries for each bucket.
     ModuleParameter,
-    KubeProxy {
-        max_per_core: u64,
-        min: u64,
-    },
+    KubeProxy(ProxySettings),
     /// A file of sysctl.d.
     File(PathBuf),
 }
@@ -32,11 +30,11 @@ impl fmt::Display for LimitOrigin {
             Self::ModuleParameter => {
                 formatter.write_str("8 for each bucket, as the module parameter hashsize= gives")
             }
-            Self::KubeProxy { max_per_core, min } => write!(
+            Self::KubeProxy(settings) => write!(
                 formatter,
                 "kube-proxy's {} a core, at least {}",
-                grouped(*max_per_core),
-                grouped(*min)
+                grouped(settings.max_per_core),
+                grouped(settings.min)
             ),
             Self::File(path) => path.display().fmt(formatter),
         }
@@ -77,13 +75,8 @@ pub(crate) fn origins(facts: &Facts) -> Vec<LimitOrigin> {
     {
         origins.push(LimitOrigin::File(file.file.clone()));
     }
-    if let Some(proxy) = &facts.proxy
-        && facts.cpus.and_then(|cpus| proxy.wanted(cpus)) == Some(limit)
-    {
-        origins.push(LimitOrigin::KubeProxy {
-            max_per_core: proxy.max_per_core,
-            min: proxy.min,
-        });
+    if let Some(settings) = proxy::giving(facts).and_then(|proxy| proxy.settings) {
+        origins.push(LimitOrigin::KubeProxy(settings));
     }
     if let Some((_, default)) = kernel_default(facts) {
         // What the kernel reserves later is not in the RAM that it counted when it chose.
@@ -146,6 +139,17 @@ pub(super) fn below_default(facts: &Facts) -> Option<Finding> {
     let why = origins
         .first()
         .map_or_else(String::new, |origin| format!(" (from {origin})"));
+    let Remedy { fix, advice, cost } = match proxy::giving(facts) {
+        Some(proxy) => proxy::let_stand(proxy, default),
+        None => Remedy {
+            fix: vec![set(default)],
+            advice:
+                "Find out who lowered it (`ctpressure limit` shows who set it last), and put the \
+                     new value into a file of /etc/sysctl.d."
+                    .to_owned(),
+            cost: cost(facts, default),
+        },
+    };
     Some(Finding {
         id: "limit_below_default",
         severity: Severity::Risk,
@@ -159,11 +163,9 @@ pub(super) fn below_default(facts: &Facts) -> Option<Finding> {
         consequence: "the table is full earlier than on a node that nobody touched; then new \
                       connections are refused"
             .to_owned(),
-        fix: vec![set(default)],
-        advice: "Find out who lowered it (`ctpressure limit` shows who set it last), and put the \
-                 new value into a file of /etc/sysctl.d."
-            .to_owned(),
-        cost: cost(facts, default),
+        fix,
+        advice,
+        cost,
     })
 }
 
@@ -173,25 +175,40 @@ pub(super) fn not_applied(facts: &Facts) -> Option<Finding> {
     if file.value == limit {
         return None;
     }
+    let (why, consequence, remedy) = match proxy::giving(facts) {
+        Some(proxy) => (
+            format!(", which is what {} wants", proxy.words()),
+            "kube-proxy sets the limit each time it starts, whatever the file says",
+            proxy::let_stand(proxy, file.value),
+        ),
+        None => (
+            String::new(),
+            "either the file was applied before conntrack was loaded, which does nothing, or \
+             something else set the limit later; after the next boot it may be either",
+            Remedy {
+                fix: vec![set(file.value)],
+                advice:
+                    "Have the module loaded before sysctl.d is applied: a line `nf_conntrack` in \
+                         /etc/modules-load.d/conntrack.conf."
+                        .to_owned(),
+                cost: cost(facts, file.value),
+            },
+        ),
+    };
     Some(Finding {
         id: "limit_file_not_in_force",
         severity: Severity::Risk,
         title: "the limit in force is not the one that a file sets".to_owned(),
         evidence: format!(
-            "{} sets {}, in force is {}",
+            "{} sets {}, in force is {}{why}",
             file.file.display(),
             grouped(file.value),
             grouped(limit)
         ),
-        consequence: "either the file was applied before conntrack was loaded, which does \
-                      nothing, or something else set the limit later; after the next boot it may \
-                      be either"
-            .to_owned(),
-        fix: vec![set(file.value)],
-        advice: "Have the module loaded before sysctl.d is applied: a line `nf_conntrack` in \
-                 /etc/modules-load.d/conntrack.conf."
-            .to_owned(),
-        cost: cost(facts, file.value),
+        consequence: consequence.to_owned(),
+        fix: remedy.fix,
+        advice: remedy.advice,
+        cost: remedy.cost,
     })
 }
 
@@ -202,6 +219,9 @@ pub(super) fn unexplained(facts: &Facts) -> Option<Finding> {
         return None;
     }
     let proxy = match (&facts.proxy, facts.cpus) {
+        (Some(proxy), _) if proxy.settings.is_none() => {
+            "what kube-proxy was told could not be read".to_owned()
+        }
         (Some(proxy), Some(cpus)) => proxy.wanted(cpus).map_or_else(
             || "kube-proxy leaves it alone".to_owned(),
             |wanted| format!("kube-proxy's formula gives {}", grouped(wanted)),
@@ -265,10 +285,10 @@ mod tests {
     #[test]
     fn what_gives_the_limit() {
         let mut facts = healthy();
-        let proxy = LimitOrigin::KubeProxy {
+        let proxy = LimitOrigin::KubeProxy(ProxySettings {
             max_per_core: 65_536,
             min: 131_072,
-        };
+        });
         assert_eq!(origins(&facts), [proxy.clone(), LimitOrigin::KernelDefault]);
         facts.settings.buckets = Some(32_768);
         assert_eq!(
@@ -312,12 +332,34 @@ mod tests {
                 value,
             });
         };
-        let finding = made(not_applied, |facts| set(facts, 1_048_576));
+        let finding = made(not_applied, |facts| {
+            set(facts, 1_048_576);
+            facts.proxy = None;
+        });
         assert_eq!(
             finding.fix,
             ["sysctl -w net.netfilter.nf_conntrack_max=1048576"]
         );
+        assert!(finding.advice.contains("modules-load.d"));
+        // It is kube-proxy's number.
+        let finding = made(not_applied, |facts| set(facts, 1_048_576));
+        assert!(
+            finding.evidence.contains("kube-proxy v1.31.4 wants"),
+            "{finding:?}"
+        );
+        assert!(finding.advice.contains("min: 1048576"), "{finding:?}");
+        assert!(!finding.advice.contains("modules-load.d"));
         fine(not_applied, |facts| set(facts, 262_144));
+    }
+
+    #[test]
+    fn lower_than_by_default_as_kube_proxy_sets_it() {
+        let finding = made(below_default, |facts| {
+            facts.settings.limit = Some(131_072);
+            facts.cpus = Some(2);
+        });
+        assert!(finding.advice.contains("maxPerCore"), "{finding:?}");
+        assert!(!finding.advice.contains("sysctl.d"), "{finding:?}");
     }
 
     #[test]
