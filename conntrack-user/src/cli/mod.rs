@@ -104,4 +104,19 @@ mod tests {
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn what_several_commands_take_is_under_no_heading() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                let shared = ["log", "node_exporter_names", "output", "socket", "verbose"];
+                if shared.contains(&argument.get_id().as_str()) {
+                    let name = command.get_name();
+                    assert_eq!(argument.get_help_heading(), None, "{name}: {argument}");
+                }
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
 }

@@ -44,17 +44,18 @@ pub(super) struct Run {
         default_value = "[::]:9743"
     )]
     listen: SocketAddr,
-    #[command(flatten)]
-    access: AccessArgs,
-    #[command(flatten)]
-    socket: SocketArgs,
     /// Export the host's table under the names of `node_exporter` too
     #[arg(long, env = "CTPRESSURE_NODE_EXPORTER_NAMES")]
     node_exporter_names: bool,
     #[command(flatten)]
-    journal: JournalArgs,
+    socket: SocketArgs,
     #[command(flatten)]
     log: LogArgs,
+    // From here on each has its heading, which holds for what comes after it too.
+    #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
+    journal: JournalArgs,
     /// What the agent may do about `nf_conntrack_max` when a table fills up
     #[arg(
         long,
