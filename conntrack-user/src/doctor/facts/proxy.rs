@@ -99,7 +99,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
             facts.could_not(
                 "kube-proxy's configuration",
                 because,
-                "run as root in the host's process namespace; `kubectl -n kube-system get configmap kube-proxy -o yaml` shows it too",
+                "`kubectl -n kube-system get configmap kube-proxy -o yaml` shows it on a cluster of kubeadm's",
             );
             None
         }

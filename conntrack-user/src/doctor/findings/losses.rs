@@ -6,7 +6,7 @@ use super::{
     limit,
     lost::{by_clash, by_full_table, worst},
 };
-use crate::doctor::{Facts, Finding, Severity, thresholds};
+use crate::doctor::{Facts, Finding, Severity, facts::TableFacts, thresholds};
 
 /// Twice the limit, as a first aid.
 fn more_room(facts: &Facts) -> (Vec<String>, String) {
@@ -14,12 +14,18 @@ fn more_room(facts: &Facts) -> (Vec<String>, String) {
     (vec![limit::set(limit)], limit::cost(facts, limit))
 }
 
-pub(super) fn full_now(facts: &Facts) -> Option<Finding> {
+/// The table that loses the most at this moment, if one does.
+pub(super) fn losing_now(facts: &Facts) -> Option<&TableFacts> {
     let (table, lost) = worst(facts, |table| {
         let between = table.between?;
         Some(by_full_table(&between) + between.early_drop)
     })?;
-    let between = table.between.filter(|_| lost > 0)?;
+    (lost > 0).then_some(table)
+}
+
+pub(super) fn full_now(facts: &Facts) -> Option<Finding> {
+    let table = losing_now(facts)?;
+    let between = table.between?;
     let (fix, cost) = more_room(facts);
     Some(Finding {
         id: "table_full_now",

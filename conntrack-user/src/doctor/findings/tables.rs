@@ -2,7 +2,7 @@
 
 use ctpressure_model::words::{grouped, share};
 
-use super::limit;
+use super::{limit, losses};
 use crate::doctor::{
     Facts, Finding, Severity,
     thresholds::{EXPIRED_PROBLEM, EXPIRED_RISK, TABLE_CRITICAL, TABLE_RISK},
@@ -49,7 +49,11 @@ pub(super) fn near_limit(facts: &Facts) -> Vec<Finding> {
             cost: limit::cost(facts, more),
         })
     };
-    facts.counts.tables.iter().filter_map(near).collect()
+    // That one has its finding already.
+    let losing = losses::losing_now(facts).map(|table| &table.name);
+    let tables = facts.counts.tables.iter();
+    let others = tables.filter(|table| Some(&table.name) != losing);
+    others.filter_map(near).collect()
 }
 
 /// Entries that have expired, and that the garbage collector has not come to.
@@ -98,6 +102,12 @@ mod tests {
         let severities: Vec<_> = findings.iter().map(|finding| finding.severity).collect();
         assert_eq!(severities, [Severity::Critical, Severity::Problem]);
         assert!(findings[1].advice.contains("--netns 4026532177"));
+        if let Some(stats) = &mut facts.counts.tables[0].between {
+            stats.drop = 1;
+        }
+        let findings = near_limit(&facts);
+        assert_eq!(findings.len(), 1, "the full one is told once: {findings:?}");
+        assert_eq!(findings[0].severity, Severity::Problem);
         facts.settings.limit = Some(0);
         assert_eq!(near_limit(&facts), []);
     }
