@@ -76,6 +76,10 @@ impl Node {
         kernel::write("/proc/sys/net/ipv4/ip_forward", "1")?;
         // What pods send goes through a queue of this length.
         kernel::write("/proc/sys/net/core/netdev_max_backlog", "200000")?;
+        // A connection whose packets a full table refuses is given up after seconds, not after two minutes or a quarter of an hour.
+        for retries in ["tcp_syn_retries", "tcp_retries2"] {
+            kernel::write(&format!("/proc/sys/net/ipv4/{retries}"), "3")?;
+        }
         net::add_namespace(FOREIGN)?;
         net::add_namespace(SERVER)?;
         net::batch(
