@@ -138,6 +138,8 @@ pub struct StateTracker {
     mixed: PressureGrowth,
     dropped_at: Option<Duration>,
     was_half_full: bool,
+    /// At the last sample.
+    limit: u64,
 }
 
 impl StateTracker {
@@ -155,10 +157,14 @@ impl StateTracker {
         self.anywhere.add(at, drops.anywhere);
         self.mixed.add(at, drops.mixed);
         let half_full = limit > 0 && at_least(entries, limit, DROPS_COUNT_FROM);
-        if self.lost_now(&drops, half_full || self.was_half_full) {
+        if limit == 0 && self.limit != 0 {
+            // What was lost before says nothing of a table without a limit.
+            self.dropped_at = None;
+        } else if self.lost_now(&drops, half_full || self.was_half_full) {
             self.dropped_at = Some(at);
         }
         self.was_half_full = half_full;
+        self.limit = limit;
         self.occupancy = if limit == 0 {
             Pressure::Calm
         } else {

@@ -164,3 +164,22 @@ fn no_limit_is_calm() {
         assert_eq!(tracker.add(&unlimited), Pressure::Calm);
     }
 }
+
+#[test]
+fn a_table_that_loses_its_limit_is_calm_at_once() {
+    let mut tracker = after([1000]);
+    assert_eq!(tracker.add(&sample(1, 1000, mixed(5))), Pressure::Full);
+    let unlimited = |second, drops| PressureSample {
+        limit: 0,
+        ..sample(second, 1000, drops)
+    };
+    assert_eq!(tracker.add(&unlimited(2, mixed(6))), Pressure::Calm);
+    assert_eq!(tracker.add(&unlimited(3, mixed(6))), Pressure::Calm);
+    // A kernel to which 0 means none refuses all: what is lost in it says so.
+    let here = |drops| Drops {
+        here: Some(drops),
+        ..Drops::default()
+    };
+    assert_eq!(tracker.add(&unlimited(4, here(6))), Pressure::Calm);
+    assert_eq!(tracker.add(&unlimited(5, here(7))), Pressure::Full);
+}
