@@ -143,7 +143,7 @@ pub(super) fn nothing_to_evict(facts: &Facts) -> Option<Finding> {
         consequence: "a full table refuses new connections at once, instead of making room by \
                       removing half-open ones"
             .to_owned(),
-        fix: vec![super::limit::set(wanted)],
+        fix: vec![super::remedy::set(wanted)],
         advice: "Or fewer buckets, if the limit has to be that low.".to_owned(),
         cost: super::limit::cost(facts, wanted),
     })

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use ctpressure_model::words::grouped;
 
-use super::proxy::{self, Remedy};
+use super::remedy::{self, Remedy, set};
 use crate::doctor::{Facts, Finding, Severity, facts::ProxySettings};
 
 /// Entries of a hash bucket array in one page: the kernel rounds up to that.
@@ -75,7 +75,7 @@ pub(crate) fn origins(facts: &Facts) -> Vec<LimitOrigin> {
     {
         origins.push(LimitOrigin::File(file.file.clone()));
     }
-    if let Some(settings) = proxy::giving(facts).and_then(|proxy| proxy.settings) {
+    if let Some(settings) = remedy::giving(facts).and_then(|proxy| proxy.settings) {
         origins.push(LimitOrigin::KubeProxy(settings));
     }
     if let Some((_, default)) = kernel_default(facts) {
@@ -95,11 +95,6 @@ pub(crate) fn origins(facts: &Facts) -> Vec<LimitOrigin> {
 pub(crate) fn per_mib(facts: &Facts) -> Option<u64> {
     let mib = facts.memory? >> 20;
     facts.settings.limit?.checked_div(mib)
-}
-
-/// The command that sets it.
-pub(super) fn set(limit: u64) -> String {
-    format!("sysctl -w net.netfilter.nf_conntrack_max={limit}")
 }
 
 /// What this many entries cost.
@@ -139,8 +134,8 @@ pub(super) fn below_default(facts: &Facts) -> Option<Finding> {
     let why = origins
         .first()
         .map_or_else(String::new, |origin| format!(" (from {origin})"));
-    let Remedy { fix, advice, cost } = match proxy::giving(facts) {
-        Some(proxy) => proxy::let_stand(proxy, default),
+    let Remedy { fix, advice, cost } = match remedy::giving(facts) {
+        Some(proxy) => remedy::let_stand(proxy, default),
         None => Remedy {
             fix: vec![set(default)],
             advice:
@@ -175,11 +170,11 @@ pub(super) fn not_applied(facts: &Facts) -> Option<Finding> {
     if file.value == limit {
         return None;
     }
-    let (why, consequence, remedy) = match proxy::giving(facts) {
+    let (why, consequence, remedy) = match remedy::giving(facts) {
         Some(proxy) => (
             format!(", which is what {} wants", proxy.words()),
             "kube-proxy sets the limit each time it starts, whatever the file says",
-            proxy::let_stand(proxy, file.value),
+            remedy::let_stand(proxy, file.value),
         ),
         None => (
             String::new(),

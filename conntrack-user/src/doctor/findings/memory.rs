@@ -35,7 +35,7 @@ pub(super) fn full_table(facts: &Facts) -> Option<Finding> {
         consequence: "the kernel can't reclaim it and charges it to nobody, so others are killed \
                       for want of memory; and each network namespace may hold as much"
             .to_owned(),
-        fix: vec![super::limit::set(fits)],
+        fix: vec![super::remedy::set(fits)],
         advice: "That is a twentieth of RAM. If the table needs the entries, give the node more \
                  RAM instead."
             .to_owned(),

@@ -10,6 +10,7 @@ mod memory;
 mod nat;
 mod observer;
 mod proxy;
+mod remedy;
 mod size;
 mod tables;
 mod timeouts;

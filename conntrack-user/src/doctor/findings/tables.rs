@@ -2,7 +2,7 @@
 
 use ctpressure_model::words::{grouped, share};
 
-use super::{limit, losses};
+use super::{limit, losses, remedy};
 use crate::doctor::{
     Facts, Finding, Severity,
     thresholds::{EXPIRED_PROBLEM, EXPIRED_RISK, TABLE_CRITICAL, TABLE_RISK},
@@ -37,7 +37,7 @@ pub(super) fn near_limit(facts: &Facts) -> Vec<Finding> {
             consequence:
                 "when it is full, new connections are refused and unanswered ones forgotten"
                     .to_owned(),
-            fix: vec![limit::set(more)],
+            fix: vec![remedy::set(more)],
             advice: if table.name == "host" {
                 "`ctpressure table` says who fills it.".to_owned()
             } else {
@@ -78,7 +78,7 @@ pub(super) fn expired(facts: &Facts) -> Option<Finding> {
         consequence: "the garbage collector comes by once a minute, less often the longer most \
                       timeouts are; until then expired entries count against the limit"
             .to_owned(),
-        fix: vec![limit::set(more)],
+        fix: vec![remedy::set(more)],
         advice:
             "Clients that open a connection for each request cause this: let them keep theirs open."
                 .to_owned(),
