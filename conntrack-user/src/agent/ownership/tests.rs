@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use std::{sync::Arc, time::Instant};
 
 use ctpressure_model::kubernetes::Pod;
