@@ -27,8 +27,8 @@ pub(super) fn lowers_limit(facts: &Facts) -> Option<Finding> {
         },
         title: "kube-proxy will lower the limit when it starts the next time".to_owned(),
         evidence: format!(
-            "{} (process {}) wants {} (maxPerCore {} at {} CPUs, min {}); in force is {}. Up to 1.21 and from 1.29 on it sets what it wants even if that is less (kubernetes \
-             PR 142035 ends that after 1.37)",
+            "{} (process {}) wants {} (maxPerCore {} at {} CPUs, min {}); in force is {}. Up to \
+             1.21 and from 1.29 on it sets what it wants even if that is less (kubernetes PR 142035 ends that after 1.37)",
             proxy.words(),
             proxy.process,
             grouped(wanted),

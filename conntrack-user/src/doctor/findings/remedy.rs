@@ -71,6 +71,6 @@ pub(super) fn let_stand(proxy: &KubeProxy, limit: u64) -> Remedy {
 
 /// The kube-proxy that gives just the limit that is in force.
 pub(super) fn giving(facts: &Facts) -> Option<&KubeProxy> {
-    let proxy = facts.proxy.as_ref()?;
-    (proxy.wanted(facts.cpus?) == facts.settings.limit).then_some(proxy)
+    let (proxy, limit) = (facts.proxy.as_ref()?, facts.settings.limit?);
+    (proxy.wanted(facts.cpus?)? == limit).then_some(proxy)
 }

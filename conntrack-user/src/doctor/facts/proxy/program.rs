@@ -88,7 +88,7 @@ fn of_kubelite<'a>(words: impl Iterator<Item = &'a str>, root: &Path) -> Told {
         return Told::default();
     };
     match text_inside(root, path) {
-        // Without the file it has no arguments.
+        // Taken as without arguments where the file is not there: it runs all the same.
         Ok(text) => {
             let text = text.unwrap_or_default();
             let lines = text.lines().map(str::trim);

@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
+    os::unix::fs::symlink,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -179,6 +180,36 @@ fn what_cannot_be_read_is_said_and_not_guessed() {
         None,
         "it does not wait for somebody to write"
     );
+}
+
+#[test]
+fn a_process_of_that_name_elsewhere_is_another() {
+    let machine = Machine::new("kube-proxy", "kube-proxy --conntrack-min=1");
+    let network = |process: &str, link: &str| {
+        let namespaces = machine.root.proc(process).join("ns");
+        fs::create_dir_all(&namespaces).expect("a folder");
+        drop(fs::remove_file(namespaces.join("net")));
+        symlink(link, namespaces.join("net")).expect("a link");
+    };
+    network("1", "net:[1]");
+    assert_eq!(
+        machine.settings(),
+        Some((32_768, 1)),
+        "its own can't be read"
+    );
+    network("321", "net:[2]");
+    assert_eq!(machine.settings(), None);
+    network("321", "net:[1]");
+    assert_eq!(machine.settings(), Some((32_768, 1)));
+}
+
+#[test]
+fn a_command_line_that_cannot_be_read_is_no_default() {
+    let machine = Machine::new("kube-proxy", "");
+    fs::remove_file(machine.root.proc("321/cmdline")).expect("a file");
+    let facts = machine.facts();
+    assert_eq!(facts.proxy.expect("it is there").settings, None);
+    assert_eq!(facts.unseen[0].what, "kube-proxy's configuration");
 }
 
 #[test]
