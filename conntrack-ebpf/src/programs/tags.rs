@@ -24,7 +24,9 @@ fn of_number(number: u32) -> Option<*mut c_void> {
 }
 
 /// Tags an entry with who is charged for it, if there is room; `clash`: it lost one, see [`TagKey::CLASH`].
-#[inline(always)]
+///
+/// A call, as is [`take`]: most entries have no tag, and what is on the stack for one would cost them too.
+#[inline(never)]
 pub(super) fn put<M: Memory>(ct: u64, clash: bool, party: Party) -> bool {
     let key = key::<M>(ct, clash);
     let tag = Tag {
@@ -49,7 +51,7 @@ pub(super) fn put<M: Memory>(ct: u64, clash: bool, party: Party) -> bool {
 }
 
 /// The tag of an entry, removed. The insert and the delete of an entry may both want it: only one of them gets it.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn take<M: Memory>(ct: u64, clash: bool) -> Option<Party> {
     let key = key::<M>(ct, clash);
     let (newer, older) = (of_number(NEWER_TAGS)?, of_number(OLDER_TAGS)?);
