@@ -7,7 +7,7 @@ use crate::{
     guest::{
         agent::{Agent, Mechanism},
         checks::Checks,
-        command::Late,
+        command::{HANG, Late, wait_for},
         kernel::{self, Statistics},
         net,
         prom::Metrics,
@@ -91,25 +91,36 @@ impl Setting {
 
     /// Nobody sends yet.
     pub(super) fn with_agent(agent: Agent) -> Result<Self> {
-        let metrics = agent.sample()?;
+        let (metrics, statistics, entries) = of_one_moment(|| agent.sample())?;
         Ok(Self {
-            metrics,
-            statistics: Statistics::read()?,
-            entries: kernel::entries()?,
             agent,
+            metrics,
+            statistics,
+            entries,
         })
     }
 
     /// The counts when everything has come to rest, as growth since the beginning.
     pub(super) fn growth(&self) -> Result<Growth<'_>> {
-        let metrics = self.agent.settled()?;
+        let (metrics, statistics, entries) = of_one_moment(|| self.agent.settled())?;
         Ok(Growth {
             before: self,
             metrics,
-            statistics: Statistics::read()?,
-            entries: kernel::entries()?,
+            statistics,
+            entries,
         })
     }
+}
+
+/// The agent's counts and the kernel's while no entry leaves: above 95 % of the limit `gc_worker` takes those out that are not assured,
+/// hundreds at once, whenever it comes by.
+fn of_one_moment(metrics: impl Fn() -> Result<Metrics>) -> Result<(Metrics, Statistics, u64)> {
+    wait_for("a moment in which no entry leaves", HANG, || {
+        let before = kernel::entries()?;
+        let (metrics, statistics) = (metrics()?, Statistics::read()?);
+        let after = kernel::entries()?;
+        Ok((before == after).then_some((metrics, statistics, after)))
+    })
 }
 
 /// What has been counted since the beginning of a [`Setting`].
