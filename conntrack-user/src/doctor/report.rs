@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{
     Facts, Finding, Severity, Unseen,
     facts::ProxyMode,
-    findings::{self, limit},
+    findings::{self, lasting, limit},
 };
 
 /// Columns of the text.
@@ -47,6 +47,8 @@ pub(crate) struct DoctorNode {
     pub memory_bytes: Option<u64>,
     /// Whether conntrack is loaded; if not, there is no table, and all of the rest is null or empty.
     pub loaded: bool,
+    /// Where the command lines of findings are to be run, and whose the limit is; null: here.
+    pub standpoint: Option<&'static str>,
     /// Entries that each table may hold; 0: any number.
     pub limit: Option<u64>,
     /// What gives just this number; empty: nothing that can be known.
@@ -69,6 +71,8 @@ pub(crate) struct DoctorNode {
     pub tables: Vec<TableLine>,
     /// kube-proxy's version and mode, as far as known; null: none is seen.
     pub kube_proxy: Option<String>,
+    /// Where Cilium keeps connections of pods, and how to look there; null: kube-proxy is here, or no table of Cilium's.
+    pub cilium: Option<String>,
     /// The hooks that `ctpressure run` would take.
     pub hooks: Vec<String>,
 }
@@ -145,6 +149,7 @@ impl DoctorNode {
             cpus: facts.cpus,
             memory_bytes: facts.memory,
             loaded: facts.loaded,
+            standpoint: lasting::standpoint(facts.place),
             limit: settings.limit,
             limit_from: limit::origins(facts)
                 .iter()
@@ -174,6 +179,7 @@ impl DoctorNode {
                 })
                 .collect(),
             kube_proxy: kube_proxy(facts),
+            cilium: cilium(facts),
             hooks: facts
                 .hooks
                 .as_ref()
@@ -191,6 +197,9 @@ impl DoctorNode {
             self.cpus.map_or_else(unknown, grouped),
             self.memory_bytes.map_or_else(unknown, bytes)
         );
+        if let Some(standpoint) = self.standpoint {
+            wrapped(&mut out, "here      ", standpoint);
+        }
         let Some(limit) = self.limit else {
             return out;
         };
@@ -251,6 +260,9 @@ impl DoctorNode {
         if let Some(proxy) = &self.kube_proxy {
             wrapped(&mut out, "proxy     ", proxy);
         }
+        if let Some(cilium) = &self.cilium {
+            wrapped(&mut out, "cilium    ", cilium);
+        }
         out
     }
 }
@@ -271,6 +283,18 @@ fn kube_proxy(facts: &Facts) -> Option<String> {
             mode.unwrap_or_else(|| "no rules of it seen".to_owned())
         )),
     }
+}
+
+/// Without kube-proxy the kernel's table may be calm while Cilium's are full.
+fn cilium(facts: &Facts) -> Option<String> {
+    if facts.cilium_tables.is_empty() || facts.proxy.is_some() || facts.rules.mode.is_some() {
+        return None;
+    }
+    Some(format!(
+        "no kube-proxy: connections of pods are in Cilium's own tables ({}), and may not be in the kernel's at all, which this is \
+         about. Look there: `cilium-dbg bpf ct list global` in the cilium pod of this node, metric cilium_bpf_map_pressure",
+        facts.cilium_tables.join(", ")
+    ))
 }
 
 fn write_finding(out: &mut String, finding: &Finding, colour: bool) {

@@ -3,8 +3,8 @@
 use ctpressure_model::cost::Slab;
 
 use super::facts::{
-    CensusFacts, CountFacts, Facts, FirewallRules, KernelSettings, KubeProxy, Program, ProxyMode,
-    ProxySettings, Release, TableFacts,
+    CensusFacts, CountFacts, Facts, FirewallRules, KernelSettings, KubeProxy, Place, Program,
+    ProxyMode, ProxySettings, Release, TableFacts,
     census::ClassCount,
     hooks::HookOutlook,
     rules::Forward,
@@ -41,6 +41,7 @@ pub(super) fn healthy() -> Facts {
     };
     Facts {
         release: Release::parse("6.12.118+deb13-amd64"),
+        place: Place::default(),
         cpus: Some(4),
         memory: Some(8_100_000 * 1024),
         uptime: Some(864_000.0),
@@ -69,6 +70,7 @@ pub(super) fn healthy() -> Facts {
             minor: Some(31),
             version: Some("v1.31.4".to_owned()),
         }),
+        cilium_tables: Vec::new(),
         rules: FirewallRules {
             mode: Some(ProxyMode::Iptables),
             forward: vec![forward(false), forward(true)],

@@ -111,7 +111,10 @@ impl KnobError {
     pub(crate) fn help(&self) -> &'static str {
         match self {
             Self::Read(_) => "load conntrack (`modprobe nf_conntrack`), and mount /proc",
-            Self::NotHost => "run in the host's network namespace (of a pod: hostNetwork: true)",
+            Self::NotHost => {
+                "run in the host's network namespace (of a pod: hostNetwork: true; where the node is a container itself: on the \
+                 machine that runs it)"
+            }
             Self::ReadOnly(_) => {
                 "mount the host's /proc/sys/net writable: of a container `privileged: true`, of a systemd unit \
                  ProtectKernelTunables=no"

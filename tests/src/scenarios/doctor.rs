@@ -24,6 +24,7 @@ use crate::guest::{
 
 mod kernel_lacks;
 mod losses;
+mod places;
 
 pub(super) use kernel_lacks::kernel_lacks;
 pub(super) use losses::losses;
@@ -237,7 +238,11 @@ fn settings() -> Result<()> {
             "entry_extensions",
             "event_listeners",
         ],
-    );
+    )
+    .and_then(|report| {
+        places::in_a_pod(&report)?;
+        Ok(report)
+    });
     listener.kill()?;
     listener.wait()?;
     let report = report?;
@@ -253,6 +258,7 @@ fn settings() -> Result<()> {
         checks.holds(evidence.contains(words), || format!("{id}: {evidence}"));
     }
     checks.finish()?;
+    places::on_a_nested_node()?;
     // By the commands that it gave.
     for id in ["chain_too_long", "invalid_not_dropped", "entry_extensions"] {
         apply(&report, id)?;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Facts;
+use super::{Facts, place};
 use crate::kernel::Root;
 
 /// Folders in which a file hides one of the same name in a later folder (sysctl.d(5)), and the kinds of
@@ -46,12 +46,13 @@ impl Facts {
 }
 
 pub(super) fn look(root: &Root, facts: &mut Facts) {
-    // In a pod that sees the host's processes these are the host's files, not the image's.
-    let host = root.proc("1/root");
-    let base = if root.is_live() && host.join("etc").is_dir() {
-        host
-    } else {
-        root.file("")
+    let Some(base) = place::files_of_node(root) else {
+        facts.could_not(
+            "sysctl.d and modprobe.d of the node",
+            &"from this container they are not seen",
+            "run it with the host's process numbers: of a pod, `hostPID: true`",
+        );
+        return;
     };
     let shown = |path: &Path| {
         path.strip_prefix(&base)

@@ -13,14 +13,19 @@ use std::{
 use ctpressure_model::cost::{EntryCost, Sharing, Slab, WhenFull};
 
 use super::Unseen;
-use crate::kernel::{Root, confinement::as_root, conntrack::Presence, slab};
+use crate::{
+    kernel::{Root, confinement::as_root, conntrack::Presence, slab},
+    sys::netns,
+};
 
 pub(crate) mod census;
+mod cilium;
 pub(crate) mod counts;
 pub(crate) mod files;
 pub(crate) mod hooks;
 pub(crate) mod listeners;
 pub(crate) mod node;
+pub(crate) mod place;
 pub(crate) mod proxy;
 pub(crate) mod rules;
 pub(crate) mod settings;
@@ -30,6 +35,7 @@ pub(crate) use counts::{CountFacts, TableFacts};
 pub(crate) use files::FileSetting;
 pub(crate) use listeners::Listener;
 pub(crate) use node::Release;
+pub(crate) use place::{Keeper, Place, Standpoint};
 pub(crate) use proxy::{KubeProxy, Program, ProxySettings};
 pub(crate) use rules::{FirewallRules, ProxyMode};
 pub(crate) use settings::KernelSettings;
@@ -41,6 +47,8 @@ const APART: Duration = Duration::from_millis(400);
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Facts {
     pub release: Option<Release>,
+    /// Where advice can be followed.
+    pub place: Place,
     /// CPUs that are online.
     pub cpus: Option<u64>,
     pub memory: Option<u64>,
@@ -58,6 +66,8 @@ pub(crate) struct Facts {
     /// What the host's table is full of.
     pub census: Option<CensusFacts>,
     pub proxy: Option<KubeProxy>,
+    /// Cilium's own tables of connections.
+    pub cilium_tables: Vec<String>,
     /// What kube-proxy wrote into the firewall.
     pub rules: FirewallRules,
     /// Who listens for conntrack events.
@@ -77,7 +87,33 @@ impl Facts {
     /// time. Changes nothing: but listing a table removes entries in it that have expired, as every look-up of
     /// a packet does, and a kernel without `/proc/net/stat/nf_conntrack` loads `nf_conntrack_netlink` when it
     /// is asked for its statistics.
+    ///
+    /// From another network namespace than the node's, as in a pod, it enters the node's to look.
     pub(crate) fn gather(root: &Root) -> Self {
+        let Some((inode, path)) = place::other_than_own(root).filter(|_| root.is_live()) else {
+            return Self::gather_here(root, false);
+        };
+        let looked = netns::visit(&[(inode, path, ())], |(), entered| match entered {
+            Ok(()) => Self::gather_here(root, true),
+            Err(error) => {
+                let mut facts = Self::gather_here(root, false);
+                facts.could_not(
+                    "the node's network namespace",
+                    &error,
+                    "run as root, in the host's network namespace (of a pod: hostNetwork: true)",
+                );
+                facts
+            }
+        });
+        looked
+            .into_iter()
+            .map(|(_, facts)| facts)
+            .next()
+            .unwrap_or_default()
+    }
+
+    /// From the network namespace of this thread; `entered`: it was in another one before.
+    fn gather_here(root: &Root, entered: bool) -> Self {
         let mut facts = Self::default();
         node::look(root, &mut facts);
         match Presence::read(root) {
@@ -86,8 +122,10 @@ impl Facts {
                 facts.could_not("whether conntrack is loaded", &error, "mount sysfs at /sys");
             }
         }
+        place::look(root, entered, &mut facts);
         files::look(root, &mut facts);
         proxy::look(root, &mut facts);
+        cilium::look(root, &mut facts);
         if !facts.loaded {
             return facts;
         }

@@ -6,7 +6,8 @@ use ctpressure_model::{
     words::{self, bytes, figure, grouped},
 };
 
-use crate::doctor::{Facts, Finding, Severity, thresholds};
+use super::lasting::lasting;
+use crate::doctor::{Facts, Finding, Severity, facts::Keeper, thresholds};
 
 fn set(buckets: u64) -> String {
     format!("sysctl -w net.netfilter.nf_conntrack_buckets={buckets}")
@@ -20,8 +21,15 @@ fn cost(buckets: u64) -> String {
     )
 }
 
-const KEEP: &str = "To keep it: `options nf_conntrack hashsize=...` in a file of /etc/modprobe.d, and the \
-                    limit in a file of /etc/sysctl.d (hashsize= alone would make the limit 8 times that).";
+fn keep(facts: &Facts, buckets: u64) -> String {
+    if facts.place.keeper == Keeper::Files {
+        "To keep it: `options nf_conntrack hashsize=...` in a file of /etc/modprobe.d, and the \
+         limit in a file of /etc/sysctl.d (hashsize= alone would make the limit 8 times that)."
+            .to_owned()
+    } else {
+        lasting(facts.place, "nf_conntrack_buckets", buckets)
+    }
+}
 
 /// The chance to be refused for a long chain; and what the kernel has refused so far.
 pub(super) fn chain_too_long(facts: &Facts) -> Option<Finding> {
@@ -84,7 +92,7 @@ pub(super) fn chain_too_long(facts: &Facts) -> Option<Finding> {
         advice: if is_wide {
             "There are enough buckets now; the count stays until the next boot.".to_owned()
         } else {
-            KEEP.to_owned()
+            keep(facts, wanted)
         },
         cost: cost(wanted.max(buckets)),
     })
@@ -114,7 +122,7 @@ pub(super) fn long_chains(facts: &Facts) -> Option<Finding> {
         ),
         consequence: "every packet costs more CPU the fuller the table is".to_owned(),
         fix: vec![set(wanted)],
-        advice: KEEP.to_owned(),
+        advice: keep(facts, wanted),
         cost: cost(wanted),
     })
 }
@@ -145,7 +153,7 @@ pub(super) fn nothing_to_evict(facts: &Facts) -> Option<Finding> {
             .to_owned(),
         fix: vec![super::remedy::set(wanted)],
         advice: "Or fewer buckets, if the limit has to be that low.".to_owned(),
-        cost: super::limit::cost(facts, wanted),
+        cost: super::remedy::cost_of(facts, wanted),
     })
 }
 

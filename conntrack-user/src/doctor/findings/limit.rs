@@ -4,7 +4,10 @@ use std::{fmt, path::PathBuf};
 
 use ctpressure_model::words::grouped;
 
-use super::remedy::{self, Remedy, set};
+use super::{
+    lasting::lasting,
+    remedy::{self, Remedy, cost_of, set},
+};
 use crate::doctor::{Facts, Finding, Severity, facts::ProxySettings};
 
 /// Entries of a hash bucket array in one page: the kernel rounds up to that.
@@ -97,14 +100,6 @@ pub(crate) fn per_mib(facts: &Facts) -> Option<u64> {
     facts.settings.limit?.checked_div(mib)
 }
 
-/// What this many entries cost.
-pub(super) fn cost(facts: &Facts, limit: u64) -> String {
-    format!(
-        "{} of kernel memory in each table that fills up",
-        facts.entry_cost().bytes(limit, 0).in_words()
-    )
-}
-
 pub(super) fn none(facts: &Facts) -> Option<Finding> {
     if facts.settings.limit? != 0 {
         return None;
@@ -119,8 +114,8 @@ pub(super) fn none(facts: &Facts) -> Option<Finding> {
                       and chains grow until new connections are refused"
             .to_owned(),
         fix: vec![set(default)],
-        advice: "Put it into a file of /etc/sysctl.d to keep it.".to_owned(),
-        cost: cost(facts, default),
+        advice: lasting(facts.place, "nf_conntrack_max", default),
+        cost: cost_of(facts, default),
     })
 }
 
@@ -138,11 +133,11 @@ pub(super) fn below_default(facts: &Facts) -> Option<Finding> {
         Some(proxy) => remedy::let_stand(proxy, default),
         None => Remedy {
             fix: vec![set(default)],
-            advice:
-                "Find out who lowered it (`ctpressure limit` shows who set it last), and put the \
-                     new value into a file of /etc/sysctl.d."
-                    .to_owned(),
-            cost: cost(facts, default),
+            advice: format!(
+                "Find out who lowered it (`ctpressure limit` shows who set it last). {}",
+                lasting(facts.place, "nf_conntrack_max", default)
+            ),
+            cost: cost_of(facts, default),
         },
     };
     Some(Finding {
@@ -186,7 +181,7 @@ pub(super) fn not_applied(facts: &Facts) -> Option<Finding> {
                     "Have the module loaded before sysctl.d is applied: a line `nf_conntrack` in \
                          /etc/modules-load.d/conntrack.conf."
                         .to_owned(),
-                cost: cost(facts, file.value),
+                cost: cost_of(facts, file.value),
             },
         ),
     };
@@ -208,6 +203,10 @@ pub(super) fn not_applied(facts: &Facts) -> Option<Finding> {
 }
 
 pub(super) fn unexplained(facts: &Facts) -> Option<Finding> {
+    // What gives it is not to be seen from here.
+    if facts.place.hides_files || facts.place.standpoint.is_without_limit() {
+        return None;
+    }
     let limit = facts.settings.limit.filter(|limit| *limit > 0)?;
     let (_, default) = kernel_default(facts)?;
     if !origins(facts).is_empty() || facts.set_by_file("nf_conntrack_max").is_some() {
@@ -237,12 +236,8 @@ pub(super) fn unexplained(facts: &Facts) -> Option<Finding> {
         ),
         consequence: "after the next boot the limit is another one until somebody writes it again"
             .to_owned(),
-        fix: vec![format!(
-            "echo net.netfilter.nf_conntrack_max={limit} >> /etc/sysctl.d/90-conntrack.conf"
-        )],
-        advice: "And a line `nf_conntrack` in /etc/modules-load.d/conntrack.conf, since before \
-                 the module is loaded the setting does nothing."
-            .to_owned(),
+        fix: Vec::new(),
+        advice: lasting(facts.place, "nf_conntrack_max", limit),
         cost: "none: it is in force already".to_owned(),
     })
 }
@@ -313,8 +308,12 @@ mod tests {
     fn a_number_from_nowhere() {
         let finding = made(unexplained, |facts| facts.settings.limit = Some(300_000));
         assert!(finding.evidence.contains("none of these gives this number"));
-        assert!(finding.fix[0].contains("=300000"));
+        assert!(finding.advice.contains("nf_conntrack_max = 300000"));
         fine(unexplained, |facts| facts.memory = None);
+        fine(unexplained, |facts| {
+            facts.settings.limit = Some(300_000);
+            facts.place.hides_files = true;
+        });
         fine(unexplained, |facts| facts.settings.limit = Some(0));
     }
 

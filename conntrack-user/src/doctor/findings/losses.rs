@@ -3,7 +3,6 @@
 use ctpressure_model::words::{grouped, seconds_f64};
 
 use super::{
-    limit,
     lost::{by_clash, by_full_table, worst},
     remedy,
 };
@@ -12,7 +11,7 @@ use crate::doctor::{Facts, Finding, Severity, facts::TableFacts, thresholds};
 /// Twice the limit, as a first aid.
 fn more_room(facts: &Facts) -> (Vec<String>, String) {
     let limit = facts.settings.limit.unwrap_or_default().saturating_mul(2);
-    (vec![remedy::set(limit)], limit::cost(facts, limit))
+    (vec![remedy::set(limit)], remedy::cost_of(facts, limit))
 }
 
 /// The table that loses the most at this moment, if one does.

@@ -3,6 +3,7 @@
 mod buckets;
 mod expectations;
 mod invalid;
+pub(crate) mod lasting;
 pub(crate) mod limit;
 mod losses;
 mod lost;
@@ -37,6 +38,7 @@ const CHECKS: &[Check] = &[
     limit::not_applied,
     limit::unexplained,
     proxy::lowers_limit,
+    proxy::cannot_set_limit,
     invalid::not_dropped,
     invalid::stale_drop,
     invalid::rising,
@@ -57,6 +59,10 @@ pub(crate) fn all(facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = CHECKS.iter().filter_map(|check| check(facts)).collect();
     findings.extend(tables::near_limit(facts));
     findings.extend(timeouts::too_long(facts));
+    let mut findings: Vec<Finding> = findings
+        .into_iter()
+        .map(|finding| lasting::placed(facts.place, finding))
+        .collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }

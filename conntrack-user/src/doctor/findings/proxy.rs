@@ -2,7 +2,7 @@
 
 use ctpressure_model::words::grouped;
 
-use super::remedy::{Remedy, let_stand};
+use super::remedy::{Remedy, left_alone, let_stand};
 use crate::doctor::{Facts, Finding, Severity};
 
 /// A kube-proxy that sets the limit back when it starts.
@@ -10,7 +10,7 @@ pub(super) fn lowers_limit(facts: &Facts) -> Option<Finding> {
     let proxy = facts.proxy.as_ref()?;
     let current = facts.settings.limit.filter(|limit| *limit > 0)?;
     let (wanted, settings) = (proxy.wanted(facts.cpus?)?, proxy.settings?);
-    if current <= wanted {
+    if current <= wanted || facts.place.standpoint.is_without_limit() {
         return None;
     }
     let lowers = proxy.lowers();
@@ -49,11 +49,44 @@ pub(super) fn lowers_limit(facts: &Facts) -> Option<Finding> {
     })
 }
 
+/// A kube-proxy in a network namespace from which the kernel lets nobody set the limit, which wants another one: it ends with
+/// an error ([on LXC](https://github.com/kubernetes/kubernetes/issues/141943),
+/// [in kind](https://github.com/kubernetes-sigs/kind/issues/2240)).
+pub(super) fn cannot_set_limit(facts: &Facts) -> Option<Finding> {
+    let proxy = facts.proxy.as_ref()?;
+    let current = facts.settings.limit?;
+    let wanted = proxy.wanted(facts.cpus?)?;
+    let leaves_it = wanted == current || (wanted < current && proxy.lowers() == Some(false));
+    if !facts.place.standpoint.is_without_limit() || leaves_it {
+        return None;
+    }
+    let Remedy { fix, advice, cost } = left_alone(proxy, current);
+    Some(Finding {
+        id: "kube_proxy_cannot_set_limit",
+        severity: Severity::Problem,
+        title: "kube-proxy wants a limit that it cannot set here, and fails when it starts".to_owned(),
+        evidence: format!(
+            "{} (process {}) wants {}, in force is {}; this is not the host's network namespace, and in another one \
+             nf_conntrack_max is read-only",
+            proxy.words(),
+            proxy.process,
+            grouped(wanted),
+            grouped(current)
+        ),
+        consequence: "at its next start kube-proxy ends with \"nf_conntrack_max: permission denied\" (CrashLoopBackOff), and \
+                      Services are not updated on this node any more"
+            .to_owned(),
+        fix,
+        advice: format!("{advice} Or give the host the limit that kube-proxy wants: then it has nothing to set."),
+        cost,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{fine, made};
     use super::*;
-    use crate::doctor::facts::Program;
+    use crate::doctor::facts::{Program, Standpoint};
 
     #[test]
     fn a_raised_limit() {
@@ -88,6 +121,36 @@ mod tests {
         fine(lowers_limit, |facts| {
             raise(facts);
             facts.proxy = None;
+        });
+    }
+
+    #[test]
+    fn a_limit_that_is_the_hosts() {
+        let nested = |facts: &mut Facts| facts.place.standpoint = Standpoint::NestedNode;
+        for limit in [4_096, 1_000_000] {
+            let found = made(cannot_set_limit, |facts| {
+                nested(facts);
+                facts.settings.limit = Some(limit);
+            });
+            assert!(
+                !found.fix.iter().any(|line| line.contains("sysctl")),
+                "{found:?}"
+            );
+            assert!(found.advice.contains("maxPerCore: 0"), "{found:?}");
+        }
+        // It is what it wants, it only raises, or it is the machine's own namespace.
+        fine(cannot_set_limit, nested);
+        fine(cannot_set_limit, |facts| {
+            nested(facts);
+            facts.settings.limit = Some(1_000_000);
+            if let Some(proxy) = &mut facts.proxy {
+                proxy.minor = Some(25);
+            }
+        });
+        fine(cannot_set_limit, |facts| facts.settings.limit = Some(4_096));
+        fine(lowers_limit, |facts| {
+            nested(facts);
+            facts.settings.limit = Some(1_000_000);
         });
     }
 

@@ -5,9 +5,27 @@ use crate::doctor::{
     facts::{KubeProxy, Program},
 };
 
+/// The version of kube-proxy (1.x) from which on it reads all entries to clean up those of servers that are gone.
+const RECONCILES: u32 = 32;
+
+/// What the names of conntrack's sysctls begin with.
+pub(super) const SYSCTLS: &str = "net.netfilter.";
+
 /// The command that sets the limit.
 pub(super) fn set(limit: u64) -> String {
-    format!("sysctl -w net.netfilter.nf_conntrack_max={limit}")
+    format!("sysctl -w {SYSCTLS}nf_conntrack_max={limit}")
+}
+
+/// What this many entries cost.
+pub(super) fn cost_of(facts: &Facts, limit: u64) -> String {
+    let memory = facts.entry_cost().bytes(limit, 0).in_words();
+    let proxy = facts.proxy.as_ref().and_then(|proxy| proxy.minor);
+    let reconciles = if proxy.is_some_and(|minor| minor >= RECONCILES) {
+        "; kube-proxy lists the whole table from 1.32 on, and grows slower and larger with it"
+    } else {
+        ""
+    };
+    format!("{memory} of kernel memory in each table that fills up{reconciles}")
 }
 
 /// What is to be done about a kube-proxy, and what that costs.
@@ -17,17 +35,24 @@ pub(super) struct Remedy {
     pub(super) cost: String,
 }
 
-/// Has kube-proxy let a limit stand, where it is told what to do.
+/// Has kube-proxy let a limit stand, and sets it once more.
 pub(super) fn let_stand(proxy: &KubeProxy, limit: u64) -> Remedy {
-    let (mut fix, advice, cost) = match proxy.program {
+    let mut remedy = left_alone(proxy, limit);
+    remedy.fix.push(set(limit));
+    remedy.advice += " Then set the limit once more, since the restart may still lower it.";
+    remedy
+}
+
+/// Has kube-proxy leave the limit alone, where it is told what to do.
+pub(super) fn left_alone(proxy: &KubeProxy, limit: u64) -> Remedy {
+    let (fix, advice, cost) = match proxy.program {
         Program::KubeProxy => (
             vec![
                 "kubectl -n kube-system edit configmap kube-proxy".to_owned(),
                 "kubectl -n kube-system rollout restart daemonset kube-proxy".to_owned(),
             ],
             format!(
-                "In it set `conntrack: {{maxPerCore: 0}}`, which leaves the limit alone, or `min: {limit}`. \
-                 Then set the limit once more, since the restart may still lower it."
+                "In it set `conntrack: {{maxPerCore: 0}}`, which leaves the limit alone, or `min: {limit}`."
             ),
             "kube-proxy restarts on every node; connections are not touched",
         ),
@@ -35,7 +60,7 @@ pub(super) fn let_stand(proxy: &KubeProxy, limit: u64) -> Remedy {
             Vec::new(),
             format!(
                 "Where `hyperkube proxy` is started add `--conntrack-max-per-core=0`, which leaves the limit alone, or \
-                 `--conntrack-min={limit}`, and start it again. Then set the limit once more, since the restart may still lower it."
+                 `--conntrack-min={limit}`, and start it again."
             ),
             "kube-proxy restarts on this node; connections are not touched",
         ),
@@ -46,8 +71,7 @@ pub(super) fn let_stand(proxy: &KubeProxy, limit: u64) -> Remedy {
                 "snap restart microk8s.daemon-kubelite".to_owned(),
             ],
             format!(
-                "That leaves the limit alone; `--conntrack-min={limit}` would be the least. Each node has such a file. Then set the \
-                 limit once more, since the restart may still lower it."
+                "That leaves the limit alone; `--conntrack-min={limit}` would be the least. Each node has such a file."
             ),
             "the kubelet and the control plane of this node restart with it; connections are not touched",
         ),
@@ -55,13 +79,11 @@ pub(super) fn let_stand(proxy: &KubeProxy, limit: u64) -> Remedy {
             vec!["systemctl restart k3s || systemctl restart k3s-agent".to_owned()],
             format!(
                 "Before that write `kube-proxy-arg: [conntrack-max-per-core=0]`, which leaves the limit alone, or \
-                 `[conntrack-min={limit}]`, into /etc/rancher/k3s/config.yaml of each node. Then set the limit once more, since the \
-                 restart may still lower it."
+                 `[conntrack-min={limit}]`, into /etc/rancher/k3s/config.yaml of each node."
             ),
             "k3s restarts on this node; pods and connections are not touched",
         ),
     };
-    fix.push(set(limit));
     Remedy {
         fix,
         advice,

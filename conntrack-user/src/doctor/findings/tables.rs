@@ -2,7 +2,7 @@
 
 use ctpressure_model::words::{grouped, share};
 
-use super::{limit, losses, remedy};
+use super::{losses, remedy};
 use crate::doctor::{
     Facts, Finding, Severity,
     thresholds::{EXPIRED_PROBLEM, EXPIRED_RISK, TABLE_CRITICAL, TABLE_RISK},
@@ -46,7 +46,7 @@ pub(super) fn near_limit(facts: &Facts) -> Vec<Finding> {
                     table.name
                 )
             },
-            cost: limit::cost(facts, more),
+            cost: remedy::cost_of(facts, more),
         })
     };
     // That one has its finding already.
@@ -82,7 +82,7 @@ pub(super) fn expired(facts: &Facts) -> Option<Finding> {
         advice:
             "Clients that open a connection for each request cause this: let them keep theirs open."
                 .to_owned(),
-        cost: limit::cost(facts, more),
+        cost: remedy::cost_of(facts, more),
     })
 }
 

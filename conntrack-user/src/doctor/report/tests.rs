@@ -1,7 +1,7 @@
 //! Reports of a healthy node and of others.
 
 use super::*;
-use crate::doctor::tests::healthy;
+use crate::doctor::{facts::Standpoint, tests::healthy};
 
 #[test]
 fn a_healthy_node() {
@@ -22,6 +22,44 @@ no finding
 looked at limit, buckets and timeouts
 not seen  nothing: all of it could be looked at
 "
+    );
+}
+
+#[test]
+fn connections_that_are_elsewhere_are_said_to_be() {
+    let text = |change: fn(&mut Facts)| {
+        let mut facts = healthy();
+        facts.cilium_tables = vec!["cilium_ct4_global".to_owned()];
+        change(&mut facts);
+        DoctorReport::new(&facts)
+            .text(false)
+            .replace("\n          ", " ")
+    };
+    assert!(!text(|_| {}).contains("cilium"), "kube-proxy is here");
+    let without = text(|facts| {
+        facts.proxy = None;
+        facts.rules.mode = None;
+    });
+    assert!(
+        without.contains("are in Cilium's own tables (cilium_ct4_global)"),
+        "{without}"
+    );
+}
+
+#[test]
+fn whose_the_limit_is() {
+    let mut facts = healthy();
+    facts.place.standpoint = Standpoint::NestedNode;
+    facts.settings.limit = Some(4_096);
+    let text = DoctorReport::new(&facts).text(false);
+    assert!(
+        !text.contains("sysctl -w net.netfilter.nf_conntrack_max"),
+        "{text}"
+    );
+    assert!(
+        text.replace("\n          ", " ")
+            .contains("not the host's network namespace"),
+        "{text}"
     );
 }
 

@@ -21,7 +21,7 @@ pub(super) fn ask(address: Option<&str>, netns: &Path) -> io::Result<Option<Stri
     let address = address.and_then(with_port);
     let address = address.as_deref().unwrap_or(METRICS);
     let its = namespace_of(netns)?;
-    if namespace_of(Path::new("/proc/self/ns/net")).is_ok_and(|own| own == its) {
+    if namespace_of(Path::new("/proc/thread-self/ns/net")).is_ok_and(|own| own == its) {
         return ask_here(address);
     }
     let asked = netns::visit(&[(its, netns.to_owned(), ())], |(), entered| {
