@@ -130,7 +130,7 @@ pub(super) fn below_default(facts: &Facts) -> Option<Finding> {
         .first()
         .map_or_else(String::new, |origin| format!(" (from {origin})"));
     let Remedy { fix, advice, cost } = match remedy::giving(facts) {
-        Some(proxy) => remedy::let_stand(proxy, default),
+        Some(proxy) => remedy::let_stand(facts.place, proxy, default),
         None => Remedy {
             fix: vec![set(default)],
             advice: format!(
@@ -169,7 +169,7 @@ pub(super) fn not_applied(facts: &Facts) -> Option<Finding> {
         Some(proxy) => (
             format!(", which is what {} wants", proxy.words()),
             "kube-proxy sets the limit each time it starts, whatever the file says",
-            remedy::let_stand(proxy, file.value),
+            remedy::let_stand(facts.place, proxy, file.value),
         ),
         None => (
             String::new(),

@@ -11,6 +11,8 @@ mod memory;
 mod nat;
 mod observer;
 mod proxy;
+#[cfg(test)]
+mod published;
 mod remedy;
 mod size;
 mod tables;

@@ -17,7 +17,7 @@ pub(super) fn lowers_limit(facts: &Facts) -> Option<Finding> {
     if lowers == Some(false) {
         return None;
     }
-    let Remedy { fix, advice, cost } = let_stand(proxy, current);
+    let Remedy { fix, advice, cost } = let_stand(facts.place, proxy, current);
     Some(Finding {
         id: "kube_proxy_lowers_limit",
         severity: if lowers.is_none() {
@@ -49,35 +49,45 @@ pub(super) fn lowers_limit(facts: &Facts) -> Option<Finding> {
     })
 }
 
-/// A kube-proxy in a network namespace from which the kernel lets nobody set the limit, which wants another one: it ends with
-/// an error ([on LXC](https://github.com/kubernetes/kubernetes/issues/141943),
+/// Buckets for this limit, as kube-proxy wants them at least.
+const fn wanted_buckets(limit: u64) -> u64 {
+    limit / 4
+}
+
+/// A kube-proxy in a network namespace from which the kernel lets nobody set the limit and the buckets, which wants others: it ends
+/// with an error ([on LXC](https://github.com/kubernetes/kubernetes/issues/141943),
 /// [in kind](https://github.com/kubernetes-sigs/kind/issues/2240)).
 pub(super) fn cannot_set_limit(facts: &Facts) -> Option<Finding> {
     let proxy = facts.proxy.as_ref()?;
     let current = facts.settings.limit?;
     let wanted = proxy.wanted(facts.cpus?)?;
     let leaves_it = wanted == current || (wanted < current && proxy.lowers() == Some(false));
-    if !facts.place.standpoint.is_without_limit() || leaves_it {
+    let has_buckets = facts.settings.buckets? >= wanted_buckets(wanted);
+    if !facts.place.standpoint.is_without_limit() || (leaves_it && has_buckets) {
         return None;
     }
-    let Remedy { fix, advice, cost } = left_alone(proxy, current);
+    let Remedy { fix, advice, cost } = left_alone(facts.place, proxy, current);
     Some(Finding {
         id: "kube_proxy_cannot_set_limit",
         severity: Severity::Problem,
         title: "kube-proxy wants a limit that it cannot set here, and fails when it starts".to_owned(),
         evidence: format!(
-            "{} (process {}) wants {}, in force is {}; this is not the host's network namespace, and in another one \
-             nf_conntrack_max is read-only",
+            "{} (process {}) wants {} and {} buckets, in force are {} and {}; this is not the host's network namespace, and in \
+             another one they are read-only",
             proxy.words(),
             proxy.process,
             grouped(wanted),
-            grouped(current)
+            grouped(wanted_buckets(wanted)),
+            grouped(current),
+            grouped(facts.settings.buckets?)
         ),
-        consequence: "at its next start kube-proxy ends with \"nf_conntrack_max: permission denied\" (CrashLoopBackOff), and \
-                      Services are not updated on this node any more"
+        consequence: "at its next start kube-proxy ends with \"permission denied\" or \"operation not supported\" \
+                      (CrashLoopBackOff), and Services are not updated on this node any more"
             .to_owned(),
         fix,
-        advice: format!("{advice} Or give the host the limit that kube-proxy wants: then it has nothing to set."),
+        advice: format!(
+            "{advice} Or give the host the limit and the buckets that kube-proxy wants: then it has nothing to set."
+        ),
         cost,
     })
 }

@@ -2,7 +2,7 @@
 
 use crate::doctor::{
     Facts,
-    facts::{KubeProxy, Program},
+    facts::{Keeper, KubeProxy, Place, Program},
 };
 
 /// The version of kube-proxy (1.x) from which on it reads all entries to clean up those of servers that are gone.
@@ -36,19 +36,39 @@ pub(super) struct Remedy {
 }
 
 /// Has kube-proxy let a limit stand, and sets it once more.
-pub(super) fn let_stand(proxy: &KubeProxy, limit: u64) -> Remedy {
-    let mut remedy = left_alone(proxy, limit);
+pub(super) fn let_stand(place: Place, proxy: &KubeProxy, limit: u64) -> Remedy {
+    let mut remedy = left_alone(place, proxy, limit);
     remedy.fix.push(set(limit));
     remedy.advice += " Then set the limit once more, since the restart may still lower it.";
     remedy
 }
 
 /// Has kube-proxy leave the limit alone, where it is told what to do.
-pub(super) fn left_alone(proxy: &KubeProxy, limit: u64) -> Remedy {
+pub(super) fn left_alone(place: Place, proxy: &KubeProxy, limit: u64) -> Remedy {
     let (fix, advice, cost) = match proxy.program {
+        Program::KubeProxy if matches!(place.keeper, Keeper::Gke | Keeper::Aks) => (
+            Vec::new(),
+            format!(
+                "The provider runs this kube-proxy, and what it is told is not yours to change. `ctpressure run --limit-controller \
+                 on --min-limit {limit}` holds the limit against it."
+            ),
+            "none but the memory of entries",
+        ),
+        Program::KubeProxy if proxy.config.is_none() => (
+            Vec::new(),
+            format!(
+                "It was told by flags: where it is started (a DaemonSet, the manifest of a static pod, a unit; on RKE2 \
+                 `kube-proxy-arg` in /etc/rancher/rke2/config.yaml) set `--conntrack-max-per-core=0`, which leaves the limit alone, \
+                 or `--conntrack-min={limit}`, and start it again."
+            ),
+            "kube-proxy restarts; connections are not touched",
+        ),
         Program::KubeProxy => (
             vec![
-                "kubectl -n kube-system edit configmap kube-proxy".to_owned(),
+                format!(
+                    "kubectl -n kube-system edit configmap {}",
+                    config_map(proxy)
+                ),
                 "kubectl -n kube-system rollout restart daemonset kube-proxy".to_owned(),
             ],
             format!(
@@ -88,6 +108,16 @@ pub(super) fn left_alone(proxy: &KubeProxy, limit: u64) -> Remedy {
         fix,
         advice,
         cost: cost.to_owned(),
+    }
+}
+
+/// The config map that its file comes from: EKS has another one than kubeadm.
+fn config_map(proxy: &KubeProxy) -> &'static str {
+    let of_eks = |path: &std::path::PathBuf| path.starts_with("/var/lib/kube-proxy-config");
+    if proxy.config.as_ref().is_some_and(of_eks) {
+        "kube-proxy-config"
+    } else {
+        "kube-proxy"
     }
 }
 
