@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     Facts, Finding, Severity, Unseen,
-    facts::ProxyMode,
+    facts::{BpfTables, Plugin, ProxyMode},
     findings::{self, lasting, limit},
 };
 
@@ -71,8 +71,8 @@ pub(crate) struct DoctorNode {
     pub tables: Vec<TableLine>,
     /// kube-proxy's version and mode, as far as known; null: none is seen.
     pub kube_proxy: Option<String>,
-    /// Where Cilium keeps connections of pods, and how to look there; null: kube-proxy is here, or no table of Cilium's.
-    pub cilium: Option<String>,
+    /// Where a network plugin keeps connections of pods, and how to look there; null: kube-proxy is here, or no such table.
+    pub bpf_tables: Option<String>,
     /// The hooks that `ctpressure run` would take.
     pub hooks: Vec<String>,
 }
@@ -179,7 +179,7 @@ impl DoctorNode {
                 })
                 .collect(),
             kube_proxy: kube_proxy(facts),
-            cilium: cilium(facts),
+            bpf_tables: bpf_tables(facts),
             hooks: facts
                 .hooks
                 .as_ref()
@@ -260,8 +260,8 @@ impl DoctorNode {
         if let Some(proxy) = &self.kube_proxy {
             wrapped(&mut out, "proxy     ", proxy);
         }
-        if let Some(cilium) = &self.cilium {
-            wrapped(&mut out, "cilium    ", cilium);
+        if let Some(tables) = &self.bpf_tables {
+            wrapped(&mut out, "bpf       ", tables);
         }
         out
     }
@@ -285,15 +285,26 @@ fn kube_proxy(facts: &Facts) -> Option<String> {
     }
 }
 
-/// Without kube-proxy the kernel's table may be calm while Cilium's are full.
-fn cilium(facts: &Facts) -> Option<String> {
-    if facts.cilium_tables.is_empty() || facts.proxy.is_some() || facts.rules.mode.is_some() {
+/// Without kube-proxy the kernel's table may be calm while those of a network plugin are full.
+fn bpf_tables(facts: &Facts) -> Option<String> {
+    let BpfTables { plugin, maps } = facts.bpf_tables.as_ref()?;
+    if facts.proxy.is_some() || facts.rules.mode.is_some() {
         return None;
     }
+    let (whose, how) = match plugin {
+        Plugin::Cilium => (
+            "Cilium's",
+            "`cilium-dbg bpf ct list global` in the cilium pod of this node, metric cilium_bpf_map_pressure",
+        ),
+        Plugin::Calico => (
+            "Calico's",
+            "`calico-node -bpf conntrack dump` in the calico-node pod of this node",
+        ),
+    };
     Some(format!(
-        "no kube-proxy: connections of pods are in Cilium's own tables ({}), and may not be in the kernel's at all, which this is \
-         about. Look there: `cilium-dbg bpf ct list global` in the cilium pod of this node, metric cilium_bpf_map_pressure",
-        facts.cilium_tables.join(", ")
+        "no kube-proxy: connections of pods are in {whose} own tables ({}), and may not be in the kernel's at all, which this is \
+         about. Look there: {how}",
+        maps.join(", ")
     ))
 }
 

@@ -70,7 +70,7 @@ pub(super) fn healthy() -> Facts {
             minor: Some(31),
             version: Some("v1.31.4".to_owned()),
         }),
-        cilium_tables: Vec::new(),
+        bpf_tables: None,
         rules: FirewallRules {
             mode: Some(ProxyMode::Iptables),
             forward: vec![forward(false), forward(true)],

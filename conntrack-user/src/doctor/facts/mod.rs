@@ -18,8 +18,8 @@ use crate::{
     sys::netns,
 };
 
+mod bpf_tables;
 pub(crate) mod census;
-mod cilium;
 pub(crate) mod counts;
 pub(crate) mod files;
 pub(crate) mod hooks;
@@ -30,6 +30,7 @@ pub(crate) mod proxy;
 pub(crate) mod rules;
 pub(crate) mod settings;
 
+pub(crate) use bpf_tables::{BpfTables, Plugin};
 pub(crate) use census::{CensusFacts, Class};
 pub(crate) use counts::{CountFacts, TableFacts};
 pub(crate) use files::FileSetting;
@@ -66,8 +67,8 @@ pub(crate) struct Facts {
     /// What the host's table is full of.
     pub census: Option<CensusFacts>,
     pub proxy: Option<KubeProxy>,
-    /// Cilium's own tables of connections.
-    pub cilium_tables: Vec<String>,
+    /// Where a plugin without kube-proxy keeps connections of pods.
+    pub bpf_tables: Option<BpfTables>,
     /// What kube-proxy wrote into the firewall.
     pub rules: FirewallRules,
     /// Who listens for conntrack events.
@@ -125,7 +126,7 @@ impl Facts {
         place::look(root, entered, &mut facts);
         files::look(root, &mut facts);
         proxy::look(root, &mut facts);
-        cilium::look(root, &mut facts);
+        bpf_tables::look(root, &mut facts);
         if !facts.loaded {
             return facts;
         }

@@ -29,13 +29,16 @@ not seen  nothing: all of it could be looked at
 fn connections_that_are_elsewhere_are_said_to_be() {
     let text = |change: fn(&mut Facts)| {
         let mut facts = healthy();
-        facts.cilium_tables = vec!["cilium_ct4_global".to_owned()];
+        facts.bpf_tables = Some(BpfTables {
+            plugin: Plugin::Cilium,
+            maps: vec!["cilium_ct4_global".to_owned()],
+        });
         change(&mut facts);
         DoctorReport::new(&facts)
             .text(false)
             .replace("\n          ", " ")
     };
-    assert!(!text(|_| {}).contains("cilium"), "kube-proxy is here");
+    assert!(!text(|_| {}).contains("Cilium"), "kube-proxy is here");
     let without = text(|facts| {
         facts.proxy = None;
         facts.rules.mode = None;
