@@ -23,10 +23,12 @@ use crate::guest::{
 };
 
 mod kernel_lacks;
+mod kube_proxies;
 mod losses;
 mod places;
 
 pub(super) use kernel_lacks::kernel_lacks;
+pub(super) use kube_proxies::kube_proxies;
 pub(super) use losses::losses;
 
 /// What kube-proxy 1.31 answers first when asked for its metrics.
