@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 
-use super::command::output;
+use super::{command::output, kernel};
 
 /// One direction of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +28,20 @@ pub struct Entry {
     pub reply: Tuple,
 }
 
-/// All entries of the table of a named network namespace (`None`: this one).
+/// All entries of the table of a named network namespace (`None`: this one). A listing during which the hash is rebuilt has entries
+/// twice, and lacks others: it is made again.
 pub fn list(namespace: Option<&str>) -> Result<Vec<Entry>> {
     let words = ["conntrack", "-L", "-o", "extended"];
-    let text = match namespace {
-        Some(name) => output("ip", &[&["netns", "exec", name], words.as_slice()].concat())?,
-        None => output(words[0], &words[1..])?,
-    };
-    parse(&text)
+    loop {
+        let buckets = kernel::sysctl("nf_conntrack_buckets")?;
+        let text = match namespace {
+            Some(name) => output("ip", &[&["netns", "exec", name], words.as_slice()].concat())?,
+            None => output(words[0], &words[1..])?,
+        };
+        if kernel::sysctl("nf_conntrack_buckets")? == buckets {
+            return parse(&text);
+        }
+    }
 }
 
 fn parse(text: &str) -> Result<Vec<Entry>> {
