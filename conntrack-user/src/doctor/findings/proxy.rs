@@ -96,7 +96,7 @@ pub(super) fn cannot_set_limit(facts: &Facts) -> Option<Finding> {
 mod tests {
     use super::super::tests::{fine, made};
     use super::*;
-    use crate::doctor::facts::{Program, Standpoint};
+    use crate::doctor::facts::{Keeper, Program, Standpoint};
 
     #[test]
     fn a_raised_limit() {
@@ -162,6 +162,21 @@ mod tests {
             nested(facts);
             facts.settings.limit = Some(1_000_000);
         });
+    }
+
+    #[test]
+    fn who_can_tell_it_nothing_is_not_told_to_restart_it() {
+        for keeper in [Keeper::Gke, Keeper::Aks] {
+            let found = made(lowers_limit, |facts| {
+                facts.settings.limit = Some(1_000_000);
+                facts.place.keeper = keeper;
+            });
+            assert_eq!(
+                found.fix,
+                ["sysctl -w net.netfilter.nf_conntrack_max=1000000"]
+            );
+            assert!(!found.advice.contains("restart"), "{}", found.advice);
+        }
     }
 
     #[test]

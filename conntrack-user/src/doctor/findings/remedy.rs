@@ -39,7 +39,7 @@ pub(super) struct Remedy {
 pub(super) fn let_stand(place: Place, proxy: &KubeProxy, limit: u64) -> Remedy {
     let mut remedy = left_alone(place, proxy, limit);
     remedy.fix.push(set(limit));
-    remedy.advice += " Then set the limit once more, since the restart may still lower it.";
+    remedy.advice += " Then set the limit once more, since kube-proxy may still have lowered it when it last started.";
     remedy
 }
 
