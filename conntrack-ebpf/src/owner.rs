@@ -14,7 +14,7 @@ pub const UNKNOWN: u32 = 0;
 pub const HOST: u32 = 1;
 /// The first slot that is given to an owner.
 pub const FIRST: u32 = 2;
-/// Slots unless told otherwise; the counters of one take 144 bytes for each possible CPU.
+/// Slots unless told otherwise; the counters of one take 160 bytes for each possible CPU.
 pub const DEFAULT_SLOTS: u32 = 1024;
 /// Services whose server is told to the programs at most.
 pub const MOST_SERVICES: u32 = 2048;
@@ -177,6 +177,8 @@ pub struct OwnerCounts {
     pub inserts: u64,
     /// Entries that left it.
     pub deletes: u64,
+    /// Of those: the ones that packets still held, so that they stay in the kernel's count.
+    pub held: u64,
     /// Live entries of this owner that `early_drop` removed; part of `deletes`.
     pub victims: u64,
     /// Live entries that were removed to make room for a connection of this owner.
@@ -193,8 +195,8 @@ const _: () = {
     assert!(size_of::<Claim>() == 16);
     assert!(size_of::<TagKey>() == 48);
     assert!(size_of::<Service>() == 24);
-    assert!(size_of::<OwnerCounts>() == 72);
-    assert!(size_of::<OwnerState>() == 144);
+    assert!(size_of::<OwnerCounts>() == 80);
+    assert!(size_of::<OwnerState>() == 160);
 };
 
 #[cfg(not(target_arch = "bpf"))]
@@ -217,6 +219,7 @@ impl OwnerCounts {
         Self {
             inserts: of(self.inserts, other.inserts),
             deletes: of(self.deletes, other.deletes),
+            held: of(self.held, other.held),
             victims: of(self.victims, other.victims),
             causes: of(self.causes, other.causes),
             drops,

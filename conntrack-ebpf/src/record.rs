@@ -185,6 +185,11 @@ impl DropReason {
         Self::ALL.into_iter().find(|reason| *reason as u8 == number)
     }
 
+    /// Whether a packet is lost: a request of ctnetlink or BPF that is refused loses none.
+    pub const fn loses_packet(self) -> bool {
+        !matches!(self, Self::TableFullRequest)
+    }
+
     /// The name used in metrics and output.
     pub const fn name(self) -> &'static str {
         match self {

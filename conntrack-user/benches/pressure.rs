@@ -141,7 +141,7 @@ fn owners() -> f64 {
         })
         .collect();
     micros(|| {
-        black_box(shares(black_box(&holdings), 262_144));
+        black_box(shares(black_box(&holdings), 262_144, 262_144));
     })
 }
 

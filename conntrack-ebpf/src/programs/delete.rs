@@ -16,12 +16,19 @@ use super::{
 /// `IPS_ASSURED`: `early_drop` spares these; one that goes inside it was expired.
 const ASSURED: u64 = 1 << 2;
 
+/// `ct->ct_general.use`: a reference count at offset 0 of `struct nf_conn` on every kernel.
+const CT_USE: u32 = 0;
+/// The table's, and that of whoever removes the entry. Any more are those of packets (or of a flow table, or of connections that belong
+/// to it), which keep it counted for as long as they are there.
+const OWN_REFERENCES: u32 = 2;
+
 #[inline(always)]
 fn left_the_table<M: Memory>(ct: u64) {
     let Some(state) = state() else { return };
     count(state, Counter::Deletes);
     let party = owner::of_leaving::<M>(ct);
-    owner::count_delete(party);
+    let references = M::load::<u32>(ct, CT_USE).unwrap_or(0);
+    owner::count_delete(party, references > OWN_REFERENCES);
     if early_drop_is_open() {
         evicted(state, ct, party);
     }
@@ -88,9 +95,6 @@ fn delete_kprobe(ctx: ProbeContext) -> u32 {
     }
     0
 }
-
-/// `ct->ct_general.use`: a reference count at offset 0 of `struct nf_conn` on every kernel.
-const CT_USE: u32 = 0;
 
 /// `IPS_DYING`: set before an entry leaves the table.
 const DYING: u64 = 1 << 9;

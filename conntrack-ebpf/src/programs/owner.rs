@@ -279,12 +279,16 @@ fn count_insert(party: Party) {
     }
 }
 
-/// Counts a delete. Softirqs are off.
+/// Counts a delete, of an entry that is still `held` or not. Softirqs are off.
 #[inline(always)]
-pub(super) fn count_delete(party: Party) {
+pub(super) fn count_delete(party: Party, held: bool) {
     if let Some(counts) = counts(party) {
         // SAFETY: a live, aligned word of a map value of this CPU.
         unsafe { add_one(&raw mut (*counts).deletes) }
+        if held {
+            // SAFETY: as above.
+            unsafe { add_one(&raw mut (*counts).held) }
+        }
     }
 }
 

@@ -61,9 +61,10 @@ pub struct Run {
 /// Something in the life of the agent or of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
-    /// `start`, `stop`, `attached`, `waiting`, `degraded`, `hook`, `problem`, `clock`, `journal`.
+    /// `start`, `stop`, `attached`, `waiting`, `degraded`, `hook`, `problem`, `clock`, `journal`, `verdict`.
     pub kind: String,
-    /// A sentence; of a hook JSON with `event`, `function`, `mechanism`, `attached`, `reason`.
+    /// A sentence; of a hook JSON with `event`, `function`, `mechanism`, `attached`, `reason`; of a verdict that of
+    /// [`TableVerdicts`](ctpressure_model::verdict::TableVerdicts).
     pub detail: String,
 }
 

@@ -265,6 +265,11 @@ fn buckets_now(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
 
 /// Who is behind a flood, and what stops it.
 fn stop_flood(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    if let CauseKind::Held | CauseKind::Overlay | CauseKind::Flood = cause.kind {
+        let verdict = reading.verdict()?;
+        let text = format!("{}.", verdict.remedy());
+        return Some(Advice::new("stop_flood", text, verdict.seen()));
+    }
     let owner = reading.culprit?;
     match cause.kind {
         CauseKind::SynFlood => Some(Advice::new(

@@ -39,6 +39,12 @@ pub(crate) enum CauseKind {
     LimitLowered,
     /// The limit was lowered, and one owner came to hold more.
     LimitLoweredAndGrowth,
+    /// Packets that wait hold entries which no list has.
+    Held,
+    /// The outer packets of an overlay network.
+    Overlay,
+    /// One-way connections of another kind than those below.
+    Flood,
     /// Connections from outside that nobody finishes.
     SynFlood,
     /// UDP that nobody answers.
@@ -86,8 +92,10 @@ const RULES: &[CauseRule] = &[
     requests,
     not_conntrack,
     filling::limit_lowered,
+    filling::held_or_overlay,
     filling::syn_flood,
     filling::one_way_udp,
+    filling::flood,
     filling::dns_storm,
     filling::retry_storm,
     filling::time_wait,
@@ -135,7 +143,10 @@ impl CauseKind {
 
     /// Whether more room would only be filled as well.
     pub(crate) const fn is_flood(self) -> bool {
-        matches!(self, Self::SynFlood | Self::OneWayUdp)
+        matches!(
+            self,
+            Self::Held | Self::Overlay | Self::Flood | Self::SynFlood | Self::OneWayUdp
+        )
     }
 }
 

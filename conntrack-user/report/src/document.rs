@@ -52,6 +52,8 @@ pub struct Report {
     pub(crate) filled_by: Vec<Filler>,
     /// Owners that are not in `filled_by`, and their entries at the peak.
     pub(crate) other_fillers: (usize, u64),
+    /// Entries at the peak that the kernel counted and no owner had in the table: packets held them. With their part, 0 to 1.
+    pub(crate) held: Option<(u64, f64)>,
     /// Who suffered, most packets lost first.
     pub(crate) suffered: Vec<Sufferer>,
     /// Owners that are not in `suffered`, and their packets lost.
@@ -221,6 +223,7 @@ impl Report {
                 .take(OWNERS)
                 .map(|owner| sufferer(owner))
                 .collect(),
+            held: reading.held(),
             other_sufferers: rest(&reading.sufferers, OwnerEvidence::dropped),
             demand: reading.demand,
             limit_that_holds: reading.demand.limit(),

@@ -11,6 +11,7 @@ use ctpressure_model::{
     cost::{EntryCost, Slab, entry::kernel_version},
     owner::OwnerKind,
     pressure::{lifetime::Lifetime, state::Pressure},
+    verdict::Verdict,
     words::time::{rfc3339, serialize_seconds, unix},
 };
 use serde::Serialize;
@@ -45,6 +46,8 @@ pub struct Evidence {
     pub gaps: Vec<Span>,
     /// Events without detail in the focus; their counts are exact all the same.
     pub lost: u64,
+    /// What the table was full of that more room would only have held more of, the most entries first.
+    pub verdicts: Vec<Verdict>,
     /// What the agent could not see.
     pub problems: Vec<String>,
     /// The first packet lost, nanoseconds since 1970; `None`: none, or only its second is known.
@@ -343,7 +346,7 @@ impl OwnerEvidence {
 pub(crate) fn lost(drops: &ByReason) -> u64 {
     DropReason::ALL
         .iter()
-        .filter(|reason| **reason != DropReason::TableFullRequest)
+        .filter(|reason| reason.loses_packet())
         .map(|reason| drops[*reason as usize - 1])
         .sum()
 }

@@ -10,6 +10,7 @@ use ctpressure_journal::{
 };
 use ctpressure_model::{
     pressure::as_count,
+    verdict::{TableVerdicts, Verdict, VerdictKind},
     words::{self, time::unix},
 };
 
@@ -171,6 +172,8 @@ pub(crate) fn evidence(
             .map(|life| clean(&life.detail))
             .collect();
         evidence.problems.dedup();
+        let inode = id.and_then(|id| Some(within.namespaces().ok()?.get(&id)?.inode));
+        evidence.verdicts = verdicts(&within, inode)?;
         node(&mut evidence, &within, &tables)?;
         owners::add_focus(focus, &mut owners, &within, &known)?;
     }
@@ -180,6 +183,32 @@ pub(crate) fn evidence(
         .owners
         .sort_by_key(|owner| std::cmp::Reverse((owner.live_at_peak, owner.inserts)));
     Ok(evidence)
+}
+
+/// What was said of this table, each with the most entries that it was said of.
+fn verdicts(within: &Recording<'_>, inode: Option<u32>) -> Result<Vec<Verdict>, JournalError> {
+    let mut found: Vec<Verdict> = Vec::new();
+    for life in within.life(MESSAGES)? {
+        let told = (life.kind == "verdict").then(|| serde_json::from_str(&life.detail).ok());
+        let Some(TableVerdicts { netns, verdicts }) = told.flatten() else {
+            continue;
+        };
+        for mut verdict in verdicts.into_iter().filter(|_| Some(netns) == inode) {
+            if let VerdictKind::Flood { who } = &mut verdict.kind {
+                *who = clean(who);
+            }
+            match found
+                .iter_mut()
+                .find(|known| known.which() == verdict.which())
+            {
+                Some(known) if known.entries < verdict.entries => *known = verdict,
+                Some(_) => {}
+                None => found.push(verdict),
+            }
+        }
+    }
+    found.sort_by_key(|verdict| std::cmp::Reverse(verdict.entries));
+    Ok(found)
 }
 
 /// What is shown of the table, the owners, and all tables.

@@ -4,6 +4,7 @@ use conntrack_ebpf::record::DropReason;
 use ctpressure_model::{
     cost::{MemoryRange, Sharing, WhenFull},
     pressure::{as_count, as_f64, state::Pressure},
+    verdict::{Verdict, VerdictKind},
 };
 
 use super::{
@@ -141,7 +142,7 @@ impl<'a> Reading<'a> {
             .into_iter()
             .filter(|reason| self.dropped(*reason) > 0)
             .max_by_key(|reason| {
-                let is_packet = *reason != DropReason::TableFullRequest;
+                let is_packet = reason.loses_packet();
                 (
                     is_packet,
                     self.dropped(*reason),
@@ -155,6 +156,10 @@ impl<'a> Reading<'a> {
     /// lost most: a clash is made by its sender.
     fn find_culprit(&self) -> Option<&'a OwnerEvidence> {
         let evidence = self.evidence;
+        // Whoever is in the list is not to blame for what is not.
+        if matches!(self.verdict(), Some(verdict) if verdict.kind == VerdictKind::Held) {
+            return None;
+        }
         let most = |key: &dyn Fn(&OwnerEvidence) -> u64| {
             // The first of equals.
             let owners = evidence.owners.iter().rev();
@@ -208,13 +213,29 @@ impl<'a> Reading<'a> {
 
     /// Its entries by share of what the table holds at its fullest, 0 to 1.
     pub(crate) fn share(&self, owner: &OwnerEvidence) -> f64 {
-        let held: u64 = self
-            .evidence
-            .owners
-            .iter()
-            .map(|owner| owner.live_at_peak)
-            .sum();
-        ratio(owner.live_at_peak, held.max(1))
+        ratio(owner.live_at_peak, self.counted().max(1))
+    }
+
+    /// Entries at the peak that are counted and no owner's, and their part, if that is what matters: at least one in a hundred.
+    /// `None`, too, where nobody's entries are known.
+    pub(crate) fn held(&self) -> Option<(u64, f64)> {
+        let owners = &self.evidence.owners;
+        let live: u64 = owners.iter().map(|owner| owner.live_at_peak).sum();
+        let held = self.counted().saturating_sub(live);
+        (live > 0 && held.saturating_mul(100) >= self.counted())
+            .then(|| (held, ratio(held, self.counted())))
+    }
+
+    /// Entries of all tables at the peak: as the kernel counts them, which may be more than those of all owners.
+    fn counted(&self) -> u64 {
+        let owners = &self.evidence.owners;
+        let held: u64 = owners.iter().map(|owner| owner.live_at_peak).sum();
+        held.max(self.entries)
+    }
+
+    /// What the table was full of that more room would only have held more of.
+    pub(crate) fn verdict(&self) -> Option<&'a Verdict> {
+        self.evidence.verdicts.first()
     }
 
     /// Its connections opened or accepted by share of all in the focus, 0 to 1.

@@ -115,6 +115,12 @@ fn owner(reading: &Reading<'_>, cause: &Cause) -> String {
                 },
             );
         }
+        CauseKind::Held => {
+            return format!(
+                "No owner had them in the table, so nobody is named for them{}",
+                suffered(reading, None)
+            );
+        }
         CauseKind::ManyOwners => {
             let first: Vec<String> = reading
                 .evidence

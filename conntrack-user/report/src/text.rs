@@ -247,6 +247,15 @@ fn fillers(out: &mut String, report: &Report) {
     if owners > 0 {
         let _ = writeln!(out, "({} more with {} entries)", owners, grouped(entries));
     }
+    if let Some((entries, share)) = report.held {
+        let _ = writeln!(
+            out,
+            "{:<28} {:>6} {:>9}",
+            "(held, in no list)",
+            share_f64(share),
+            grouped(entries)
+        );
+    }
 }
 
 fn filler(out: &mut String, owner: &Filler) {

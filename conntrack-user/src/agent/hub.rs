@@ -1,7 +1,7 @@
 //! From the one writer to its readers: the latest snapshot, and events to whoever watches.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -241,6 +241,7 @@ impl Handle {
             names: self.names.clone(),
             lost: latest.probes.totals.lost,
             clock: super::clock::BootClock::default(),
+            told: HashMap::new(),
         })
     }
 }

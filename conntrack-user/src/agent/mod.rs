@@ -18,6 +18,7 @@ mod scans;
 mod self_check;
 mod snapshot;
 mod supervisor;
+mod verdicts;
 
 pub(crate) use background::Background;
 pub use hub::channel;

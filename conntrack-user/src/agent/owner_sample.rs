@@ -27,7 +27,7 @@ pub struct OwnerTotals {
     pub victims: u64,
     /// Live entries of anybody that were removed to make room for this owner's.
     pub causes: u64,
-    /// Packets lost, by [`DropReason`] less 1.
+    /// Packets lost, by [`DropReason`] less 1; and requests that were refused, for which none was lost ([`DropReason::loses_packet`]).
     #[serde(serialize_with = "drops_by_name")]
     pub drops: [u64; DropReason::ALL.len()],
 }
@@ -43,7 +43,7 @@ pub struct Activity {
     pub drops_per_second: Rates,
     /// Mean lifetime of its entries; `None`: too few inserts to say.
     pub lifetime: Option<Lifetime>,
-    /// Its part of what is in all tables, 0 to 1.
+    /// Its part of what the kernel counts in all tables, 0 to 1.
     pub live_share: f64,
     /// Its entries as a part of the limit, 0 to 1; `None`: there is no limit.
     pub limit_share: Option<f64>,
@@ -79,6 +79,8 @@ pub struct OwnerSample {
     pub egress: OwnerTotals,
     /// Connections that came in to it.
     pub ingress: OwnerTotals,
+    /// Entries that left the table while packets held them, and that the kernel still counts: at most so many. They are not in `live`.
+    pub held_at_most: u64,
     /// What it does now.
     pub activity: Activity,
     /// Where its connections go. Made of sampled events: each count has an error.
@@ -101,7 +103,14 @@ impl OwnerSample {
 }
 
 impl OwnerTotals {
-    /// Packets lost for this reason.
+    /// Packets lost, for any reason.
+    pub fn lost(&self) -> u64 {
+        let reasons = DropReason::ALL.into_iter();
+        let reasons = reasons.filter(|reason| reason.loses_packet());
+        reasons.map(|reason| self.dropped(reason)).sum()
+    }
+
+    /// Packets lost, or entries refused, for this reason.
     pub const fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize - 1]
     }

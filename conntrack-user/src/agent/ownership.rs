@@ -25,6 +25,7 @@ use crate::{
 
 mod bounds;
 mod census;
+mod held;
 mod samples;
 mod tally;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod waiting;
 use bounds::Baseline;
 pub use bounds::Bounds;
 use ctpressure_model::{events::OwnersBySlot, pressure::rate::Timeline};
+use held::Held;
 use tally::{OwnerTally, difference, sum};
 use waiting::Waiting;
 
@@ -95,6 +97,8 @@ pub(super) struct Ownership {
     clashes: VecDeque<u64>,
     /// Inserts that are not charged to anybody yet.
     waiting: Waiting,
+    /// Entries that are counted and in no table.
+    held: Held,
     /// How often it was changed who is charged.
     changes: u64,
     /// When the census that is under way began.
@@ -128,6 +132,7 @@ impl Ownership {
             most_slots: FIRST,
             clashes: VecDeque::new(),
             waiting: Waiting::default(),
+            held: Held::default(),
             changes: 0,
             census: None,
             states: HashMap::new(),
@@ -365,7 +370,9 @@ impl Ownership {
             tally.from = OwnerState::default();
             tally.baseline = [Baseline::UNKNOWN; 2];
             tally.at_census = None;
+            tally.held = (0, 0);
         }
+        self.held = Held::default();
         self.recount.times = 0;
         self.totals = Totals::default();
         self.owners_check.restart();

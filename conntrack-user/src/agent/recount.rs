@@ -11,14 +11,16 @@ use std::{
 };
 
 use conntrack_ebpf::owner::{Party, UNKNOWN};
+use ctpressure_model::{events::OwnersBySlot, verdict::Composition};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::{
-    census::{Charging, sighting},
+    census::{Charging, CompositionCount, sighting},
     kernel::{
         Root,
         entries::{EntryState, WalkOutcome, walk_namespaces},
+        overlays,
         tables::{self, Namespace, TableReader},
     },
     owners::Sighting,
@@ -28,6 +30,10 @@ use crate::{
 
 /// How often there is one without need.
 const EVERY: Duration = Duration::from_mins(1);
+/// How often there is one while a table is nearly full, and what part of the time may go into it then: who looks at a node in distress
+/// wants to know.
+const WHILE_FULL: Duration = Duration::from_secs(5);
+const SHARE_WHILE_FULL: u32 = 10;
 /// How soon there can be another one, and how long it may be put off for what it costs.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// Of the time, at most one part in so many goes into this, unless that would put it off for too long.
@@ -48,6 +54,10 @@ pub(super) struct CensusOrder {
     pub(super) tags: TagReader,
     /// Tables of which more is to be known than how many entries they have.
     pub(super) wanted: HashSet<u32>,
+    /// Tables of which it is to be told what they are made of.
+    pub(super) judged: HashSet<u32>,
+    /// Owners by slot.
+    pub(super) names: OwnersBySlot,
 }
 
 /// What a census found.
@@ -65,6 +75,8 @@ pub(super) struct CensusResult {
     pub(super) walked: HashMap<u32, bool>,
     /// States of the entries in each table that was walked.
     pub(super) states: HashMap<u32, States>,
+    /// What the tables are made of for which that was asked.
+    pub(super) compositions: HashMap<u32, Composition>,
     /// What entries tell of Services, and how many tell the same.
     pub(super) sightings: HashMap<Sighting, u32>,
     /// Nothing was left out but what is in `elsewhere`.
@@ -104,14 +116,16 @@ pub(super) struct Recounter {
 }
 
 impl Recounter {
-    /// Whether one should begin now; `needed`: there is something to find out.
-    pub(super) fn is_due(&self, needed: bool) -> bool {
+    /// Whether one should begin now; `needed`: there is something to find out, `judged`: a table is full, and it is to be told of what.
+    pub(super) fn is_due(&self, needed: bool, judged: bool) -> bool {
         match (&self.running, self.ended) {
             (Some(_), _) => false,
             (None, None) => true,
             (None, Some(ended)) => {
                 let pause = (self.took * SHARE).clamp(PAUSE.0, PAUSE.1);
-                ended.elapsed() >= if needed { pause } else { pause.max(EVERY) }
+                let pause = if needed { pause } else { pause.max(EVERY) };
+                let while_full = (self.took * SHARE_WHILE_FULL).clamp(WHILE_FULL, EVERY);
+                ended.elapsed() >= if judged { pause.min(while_full) } else { pause }
             }
         }
     }
@@ -188,7 +202,11 @@ impl Census {
             let middle = first % others.len();
             others.rotate_left(middle);
         }
-        others.sort_by_key(|(_, namespace)| !self.order.wanted.contains(&namespace.inode));
+        let CensusOrder { wanted, judged, .. } = &self.order;
+        others.sort_by_key(|(_, namespace)| {
+            let inode = &namespace.inode;
+            (!judged.contains(inode), !wanted.contains(inode))
+        });
         for (entries, namespace) in &others {
             if began.elapsed() > until || !self.walk(&root, namespace) {
                 let table = self.order.charging.maps.netns.get(&namespace.inode);
@@ -208,10 +226,22 @@ impl Census {
         let mut seen = CensusResult::default();
         let mut unsettled = false;
         let mut states = States::new();
-        let CensusOrder { charging, tags, .. } = &self.order;
+        let CensusOrder {
+            charging,
+            tags,
+            judged,
+            names,
+            ..
+        } = &self.order;
+        let mut makeup = judged
+            .contains(&namespace.inode)
+            .then(|| CompositionCount::new(charging, &overlays::of(root, namespace)));
         let outcomes = walk_namespaces(root, std::slice::from_ref(namespace), |netns, entry| {
             let charge = charging.charge(netns, entry, |key| tags.tag(key));
             let party = charge.party;
+            if let Some(makeup) = &mut makeup {
+                makeup.add(netns, entry, Some(party));
+            }
             *states.entry((party.slot(), entry.state)).or_default() += 1;
             *seen.entries.entry(party).or_default() += 1;
             if charge.untagged {
@@ -235,6 +265,10 @@ impl Census {
             WalkOutcome::Gone => true,
             WalkOutcome::NotEntered(_) | WalkOutcome::Failed(_) => false,
         });
+        if let (Some(makeup), Some((_, WalkOutcome::Walked(walk)))) = (makeup, outcomes.first()) {
+            let composition = makeup.finish(walk, |slot| names.name(slot));
+            self.found.compositions.insert(namespace.inode, composition);
+        }
         if walked {
             self.found.walked.insert(namespace.inode, unsettled);
             self.found.states.insert(namespace.inode, states);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ctpressure_model::pressure::state::Pressure;
+use ctpressure_model::{pressure::state::Pressure, verdict::Verdict};
 use serde::{Deserialize, Serialize};
 
 use super::{LossCounts, NodeLosses, Own, OwnerSample, Recount, SelfCheck};
@@ -38,6 +38,9 @@ pub struct Table {
     pub pressure: Pressure,
     /// Seconds until it is full at the present slope; `None`: it is not filling.
     pub seconds_to_full: Option<f64>,
+    /// What it is full of that more room would only hold more of, as of the last census.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub verdicts: Vec<Verdict>,
     /// The kernel's own statistics.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stats: Option<KernelStats>,
@@ -103,6 +106,8 @@ pub struct Owners {
     /// Each owner, by slot: the first two are what is nobody's and the host's. Too many for `ctpressure status`, which shows the foremost.
     #[serde(skip)]
     pub list: Vec<OwnerSample>,
+    /// Entries that the kernel counts and that are in no table, as packets hold them: at least so many; `None`: not known.
+    pub held: Option<u64>,
     /// How many owners there are.
     pub occupancy: Occupancy,
     /// How many Service addresses there are that packets from outside ask for.

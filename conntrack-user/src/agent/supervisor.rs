@@ -1,15 +1,19 @@
 //! Keeps the probes attached and samples once a second.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     convert::Infallible,
     future::pending,
+    mem,
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
-use ctpressure_model::{kubernetes::Latest, pressure::Tracker};
+use ctpressure_model::{
+    kubernetes::Latest,
+    pressure::{Tracker, state::Pressure},
+};
 use tokio::{
     sync::{oneshot, watch},
     task::{JoinHandle, spawn_local},
@@ -22,6 +26,7 @@ use super::{
     ownership::{Ownership, Taken},
     recount::{CensusResult, Recounter},
     scans::Scans,
+    verdicts::Verdicts,
 };
 use crate::{
     kernel::{KnownProblems, Root, conntrack::Presence, release, tables::TableReader},
@@ -87,6 +92,7 @@ struct Supervisor {
     /// Used on the background thread.
     ownership: Arc<Mutex<Ownership>>,
     recounter: Recounter,
+    verdicts: Verdicts,
     host_netns: u32,
     reconciler: Reconciler,
     capabilities: Option<Capabilities>,
@@ -127,6 +133,7 @@ pub(crate) async fn run(
         scans,
         ownership,
         recounter: Recounter::default(),
+        verdicts: Verdicts::default(),
         host_netns: 0,
         reconciler: Reconciler::default(),
         capabilities: None,
@@ -190,13 +197,19 @@ impl Supervisor {
         let ProbesLife::Attached { probes, .. } = &self.life else {
             return;
         };
-        if !self.recounter.is_due(needed) {
+        let tables = &self.publisher.latest().tables.list;
+        let judged: HashSet<u32> = tables
+            .iter()
+            .filter(|table| table.pressure >= Pressure::High)
+            .map(|table| table.netns)
+            .collect();
+        if !self.recounter.is_due(needed, !judged.is_empty()) {
             return;
         }
         let (probes, ownership) = (Arc::clone(probes), Arc::clone(&self.ownership));
         let host_netns = self.host_netns;
         let order = self
-            .aside(move || locked(&ownership).census(&probes, host_netns))
+            .aside(move || locked(&ownership).census(&probes, host_netns, judged))
             .await;
         match order {
             Some(Ok(order)) => self.recounter.begin(order),
@@ -206,7 +219,10 @@ impl Supervisor {
     }
 
     /// Takes over what a census found.
-    async fn recounted(&mut self, found: CensusResult) {
+    async fn recounted(&mut self, mut found: CensusResult) {
+        let limit = self.publisher.latest().tables.limit.unwrap_or(0);
+        self.verdicts
+            .judge(mem::take(&mut found.compositions), limit);
         let ProbesLife::Attached { probes, .. } = &self.life else {
             return;
         };

@@ -11,6 +11,7 @@
 //! thousandth of the table on.
 
 mod charging;
+mod composition;
 mod filter;
 mod groups;
 mod key;
@@ -20,9 +21,10 @@ mod tests;
 pub(crate) mod text;
 
 pub(crate) use charging::{Charging, sighting};
+pub(crate) use composition::CompositionCount;
 pub(crate) use filter::{Filter, parse_state};
 pub(crate) use groups::{Counts, MOST_KEYS};
-pub(crate) use key::{By, Part};
+pub(crate) use key::By;
 pub(crate) use summary::{Group, StateCount, Summary, line_json};
 
 use std::{cell::OnceCell, collections::BTreeMap};

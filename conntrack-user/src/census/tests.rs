@@ -6,7 +6,7 @@ use conntrack_ebpf::owner::{Address, Claim};
 use proptest::prelude::*;
 
 use super::{
-    key::{Endpoint, Nat, Span},
+    key::{Endpoint, Nat, Part, Span},
     *,
 };
 use crate::{

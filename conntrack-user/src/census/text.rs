@@ -44,8 +44,12 @@ pub(crate) fn states(summary: &Summary) -> String {
     out
 }
 
-/// The rows of one grouping, what is not in them, and the total.
-pub(crate) fn group(group: &Group, totals: Counts, labels: &Labels<'_>) -> String {
+/// The rows of one grouping, what is not in them, what is `held` and in no list, and the total of all.
+pub(crate) fn group(group: &Group, totals: Counts, held: u64, labels: &Labels<'_>) -> String {
+    let totals = Counts {
+        entries: totals.entries + held,
+        ..totals
+    };
     let names: Vec<String> = group.by.iter().map(|by| title(*by)).collect();
     let mut out = row(
         &format!("by {}", names.join(", ")),
@@ -67,6 +71,13 @@ pub(crate) fn group(group: &Group, totals: Counts, labels: &Labels<'_>) -> Strin
         let more = if group.untold > 0 { "more than " } else { "" };
         let name = format!("({more}{} others)", grouped(group.others.keys));
         line(&name, group.others.counts);
+    }
+    if held > 0 {
+        let counts = Counts {
+            entries: held,
+            evictable: 0,
+        };
+        line("(held, in no list)", counts);
     }
     line("total", totals);
     if group.untold > 0 {

@@ -2,36 +2,69 @@
 
 use std::{
     io::{self, IsTerminal as _},
+    path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::Args;
 use ctpressure_model::command_line::{self, Output, OutputArgs};
 
-use super::{args::LogArgs, logging};
+use super::{
+    args::{LogArgs, SocketArgs},
+    logging, thread,
+};
 use crate::{
-    doctor::{DoctorReport, Facts},
+    doctor::{DoctorReport, Facts, RefusedRequests},
     kernel::Root,
+    serve::socket::Remote,
 };
 
 /// Say what is wrong or risky on this node, and what to do about it
 ///
 /// Looks once, for about a second, and changes nothing. Each finding has what was seen, what follows from it,
 /// command lines that put it right, and what they cost. Works without root as far as it can, and says what it
-/// could not look at. Exit status: 0 if there is nothing worse than a risk, 1 if there is a problem or
+/// could not look at. A running agent is asked only for what the kernel does not count. Exit status: 0 if there is nothing worse than a risk, 1 if there is a problem or
 /// something critical, 2 after wrong usage.
 #[derive(Args, Debug)]
 pub(super) struct Doctor {
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
+    socket: SocketArgs,
+    #[command(flatten)]
     log: LogArgs,
+}
+
+/// What a running agent has seen of requests that were refused: the kernel has no count of them. `None`: no agent tells.
+fn refused(socket: &Path) -> Option<RefusedRequests> {
+    let ask = async {
+        match Remote::top(socket, true).await? {
+            Some(mut remote) => Ok(Some(remote.next().await?)),
+            None => Ok(None),
+        }
+    };
+    let answer = thread::block_on(Duration::ZERO, ask).inspect_err(|error: &anyhow::Error| {
+        tracing::info!(%error, "the running agent does not say what it has seen");
+    });
+    let sample = answer.ok().flatten()?;
+    let owners = sample.owners.iter();
+    let most = owners
+        .filter(|owner| owner.refused > Some(0))
+        .max_by_key(|owner| owner.refused);
+    Some(RefusedRequests {
+        number: sample.totals.refused?,
+        owner: most.map(|owner| owner.name.clone()),
+        seconds: sample.uptime_seconds,
+    })
 }
 
 impl Doctor {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::ERROR);
-        let report = DoctorReport::new(&Facts::gather(&Root::system()));
+        let mut facts = Facts::gather(&Root::system());
+        facts.refused = refused(&self.socket.socket);
+        let report = DoctorReport::new(&facts);
         let text = match self.output.output {
             Output::Text => {
                 let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();

@@ -12,6 +12,7 @@ use clap::Args;
 use ctpressure_model::{
     command_line::{self, Output, OutputArgs},
     events::Netns,
+    verdict::is_worth_judging,
     words,
 };
 
@@ -20,8 +21,11 @@ use super::{
     logging, thread,
 };
 use crate::{
-    census::{By, Census, Charging, Filter, Labels, MOST_KEYS, line_json, parse_state, text},
-    kernel::{Root, entries::walk_namespaces, sysctl, tables::Namespace},
+    census::{
+        By, Census, Charging, CompositionCount, Filter, Labels, MOST_KEYS, line_json, parse_state,
+        text,
+    },
+    kernel::{Root, entries::walk_namespaces, overlays, sysctl, tables::Namespace},
     owners::Key,
     serve::{names::PodNames, socket::Remote},
     sys::netns::Inode,
@@ -170,6 +174,16 @@ impl Table {
     ) -> anyhow::Result<CensusReport> {
         let mut census = Census::new(self.filter(), self.groupings(), labels.owners, now());
         let mut progress = Progress::new();
+        let mut makeup: BTreeMap<Inode, CompositionCount<'_>> = namespaces
+            .iter()
+            .map(|namespace| {
+                let tunnels = overlays::of(root, namespace);
+                (
+                    namespace.inode,
+                    CompositionCount::new(labels.owners, &tunnels),
+                )
+            })
+            .collect();
         let mut table = None;
         let outcomes = walk_namespaces(root, namespaces, |inode, entry| {
             if table != Some(inode) {
@@ -177,13 +191,25 @@ impl Table {
                 table = Some(inode);
             }
             census.add(inode, entry);
+            if let Some(makeup) = makeup.get_mut(&inode) {
+                makeup.add(inode, entry, None);
+            }
             progress.step();
             ControlFlow::Continue(())
         });
         drop(progress);
         let (tables, problems) = targets::sort_out(outcomes, labels)?;
+        let limit = sysctl::limit(root)?;
+        let name = |slot| labels.owners.names.get(&slot).cloned();
+        let verdicts = tables.iter().filter_map(|table| {
+            let makeup = makeup.remove(&table.netns)?;
+            let composition = makeup.finish(&table.walk, name);
+            is_worth_judging(composition.counted(), limit)
+                .then(|| (table.netns, composition.verdicts()))
+        });
         Ok(CensusReport {
-            limit: sysctl::limit(root)?,
+            verdicts: verdicts.collect(),
+            limit,
             buckets: sysctl::buckets(root)?,
             tables,
             filtered: self.filter() != Filter::default(),

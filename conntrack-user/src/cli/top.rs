@@ -185,7 +185,7 @@ impl Top {
                 pods: None,
             };
             let events = match mode {
-                TopMode::Screen => Some(EventSource::Own(handle.subscribe(filter)?)),
+                TopMode::Screen => Some(EventSource::Own(Box::new(handle.subscribe(filter)?))),
                 TopMode::Lines | TopMode::Once => None,
             };
             let samples = Samples::Own(handle.snapshots());

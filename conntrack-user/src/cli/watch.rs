@@ -29,7 +29,7 @@ const END: Duration = Duration::from_millis(200);
 /// Print drops and evictions as they happen
 ///
 /// Asks the running agent; loads the probes itself while none runs. Text is one line of at most 100 columns
-/// for each event, JSON one object a line. Times are UTC.
+/// for each event, JSON one object a line. A note says what a full table is full of, where more room would only hold more of that. Times are UTC.
 #[derive(Args, Debug)]
 pub(super) struct Watch {
     #[command(flatten)]
@@ -81,7 +81,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 pub(super) enum EventSource {
     Agent(Remote),
     /// Probes of our own.
-    Own(Subscription),
+    Own(Box<Subscription>),
 }
 
 impl EventSource {
@@ -115,8 +115,8 @@ struct Printer {
 impl Printer {
     /// Formats an event; false when there is enough.
     fn format(&mut self, event: &Event) -> bool {
-        // What was lost is not one of the events that were asked for.
-        if !matches!(event, Event::Lost(_))
+        // What was lost, or found out, is not one of the events that were asked for.
+        if !matches!(event, Event::Lost(_) | Event::Verdict(_))
             && let Some(left) = &mut self.left
         {
             if *left == 0 {
@@ -192,7 +192,7 @@ impl Watch {
                 goes_on_without: false,
                 pods: None,
             };
-            let source = EventSource::Own(handle.subscribe(filter)?);
+            let source = EventSource::Own(Box::new(handle.subscribe(filter)?));
             let mut snapshots = handle.snapshots();
             let print = async {
                 // The first snapshot says what can be seen.

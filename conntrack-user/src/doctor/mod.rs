@@ -16,6 +16,6 @@ pub(crate) mod thresholds;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use facts::Facts;
+pub(crate) use facts::{Facts, RefusedRequests};
 pub(crate) use finding::{Finding, Severity, Unseen};
 pub(crate) use report::DoctorReport;

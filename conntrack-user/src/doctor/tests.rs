@@ -1,10 +1,10 @@
 //! A node that does its work: 8 GiB, 4 CPUs, Linux 6.12, kube-proxy 1.31 in iptables mode.
 
-use ctpressure_model::cost::Slab;
+use ctpressure_model::{cost::Slab, verdict::Composition};
 
 use super::facts::{
     CensusFacts, CountFacts, Facts, FirewallRules, KernelSettings, KubeProxy, Place, Program,
-    ProxyMode, ProxySettings, Release, TableFacts,
+    ProxyMode, ProxySettings, Release, TableFacts, TableMakeup, Waiting,
     census::ClassCount,
     hooks::HookOutlook,
     rules::Forward,
@@ -59,6 +59,8 @@ pub(super) fn healthy() -> Facts {
             seconds: 0.5,
         },
         census: Some(census()),
+        makeup: ["host", "4026532177"].map(makeup).into(),
+        waiting: Waiting::default(),
         proxy: Some(KubeProxy {
             process: 321,
             program: Program::KubeProxy,
@@ -75,6 +77,7 @@ pub(super) fn healthy() -> Facts {
             mode: Some(ProxyMode::Iptables),
             forward: vec![forward(false), forward(true)],
             complete: true,
+            ..FirewallRules::default()
         },
         listeners: Vec::new(),
         hooks: Some(HookOutlook {
@@ -83,7 +86,21 @@ pub(super) fn healthy() -> Facts {
         }),
         has_procfs: Some(true),
         looked: vec!["limit, buckets and timeouts"],
+        refused: None,
         unseen: Vec::new(),
+    }
+}
+
+/// A table of connections that are answered.
+fn makeup(table: &str) -> TableMakeup {
+    TableMakeup {
+        table: table.to_owned(),
+        composition: Composition {
+            entries: 29_000,
+            count: Some(29_000),
+            one_way: 1_000,
+            ..Composition::default()
+        },
     }
 }
 
@@ -125,5 +142,6 @@ fn census() -> CensusFacts {
         ],
         ports: None,
         expired: Some(1_000),
+        held: Some(0),
     }
 }

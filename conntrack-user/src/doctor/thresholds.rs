@@ -54,6 +54,11 @@ pub(crate) const EXPIRED_RISK: u64 = 10;
 /// A quarter of the limit is taken by nothing.
 pub(crate) const EXPIRED_PROBLEM: u64 = 25;
 
+/// Entries that packets hold while they wait, per cent of the limit: a few there are always.
+pub(crate) const HELD_RISK: u64 = 10;
+/// A quarter of the limit, as for expired ones.
+pub(crate) const HELD_PROBLEM: u64 = 25;
+
 /// Expectations that there are, per cent of those that there may be: a helper's sessions come in bursts.
 pub(crate) const EXPECTATIONS_RISK: u64 = 75;
 /// There is no room for one more.

@@ -71,6 +71,21 @@ pub(crate) struct EntryWalk {
     pub stopped: bool,
 }
 
+impl EntryWalk {
+    /// How many entries a list should have had at least, by the kernel's own count: what is missing in it is held by packets. `None`: the
+    /// walk does not tell. Expired entries don't count, since a listing removes those that it meets; of a table that changes fast
+    /// a few may be missing all the same.
+    pub(crate) fn listable(&self) -> Option<u64> {
+        (!self.changed && !self.stopped).then(|| self.counts[0].min(self.counts[1]))
+    }
+
+    /// Entries that the kernel counts and does not list; `None`: not known.
+    pub(crate) fn unlisted(&self) -> Option<u64> {
+        let listed = self.entries.saturating_add(self.unreadable);
+        Some(self.listable()?.saturating_sub(listed))
+    }
+}
+
 /// Why a table can't be walked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EntriesError {

@@ -13,6 +13,7 @@ pub(crate) mod host;
 pub(crate) mod kallsyms;
 pub(crate) mod memory;
 pub(crate) mod namespace;
+pub(crate) mod overlays;
 mod problem;
 pub(crate) mod release;
 mod root;

@@ -36,6 +36,7 @@ impl Node {
             entries: 0,
             pressure: Pressure::Calm,
             seconds_to_full: None,
+            verdicts: Vec::new(),
             stats: None,
         };
         Self {
@@ -92,6 +93,7 @@ fn pod(namespace: &str, name: &str, live: u64) -> OwnerSample {
             ..OwnerTotals::default()
         },
         ingress: OwnerTotals::default(),
+        held_at_most: 0,
         activity: Activity::default(),
         destinations: Tops::default(),
     }

@@ -14,14 +14,16 @@
 
 use std::time::Duration;
 
-use ctpressure_model::cost::{EntryCost, WhenFull};
+use ctpressure_model::{
+    cost::{EntryCost, WhenFull},
+    verdict::Composition,
+};
 
 use crate::kernel::{memory, slab};
 
 use super::{
     change::{By, Change, ChangeOutcome, Purpose, Size},
     culprit,
-    flood::Composition,
     knobs::{Knob, Knobs},
     lock::{Lock, LockError},
     look, node,

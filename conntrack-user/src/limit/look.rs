@@ -2,15 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use conntrack_ebpf::owner::{Direction, HOST, UNKNOWN};
+use ctpressure_model::verdict::Composition;
 
-use super::flood::{Composition, FloodPart};
 use crate::{
-    census::{self, By, Census, Charging, Filter, Group},
+    census::{Charging, CompositionCount},
     kernel::{
         Root,
-        entries::{EntryState, WalkOutcome, walk_namespaces},
-        tables,
+        entries::{WalkOutcome, walk_namespaces},
+        overlays, tables,
     },
 };
 
@@ -24,65 +23,17 @@ pub(crate) fn composition(root: &Root, netns: u32) -> Result<Composition, String
         return Err(format!("network namespace {netns} is not there any more"));
     };
     let owners = Charging::look_around(root, |_| {});
-    let filter = Filter {
-        one_way: true,
-        evictable: Some(true),
-        ..Filter::default()
-    };
-    let groupings = vec![
-        vec![By::Source],
-        vec![By::Destination],
-        vec![By::Owner, By::Direction],
-    ];
-    let mut census = Census::new(filter, groupings, &owners, 0);
-    let mut time_wait = 0;
+    let mut count = CompositionCount::new(&owners, &overlays::of(root, namespace));
     let outcomes = walk_namespaces(root, std::slice::from_ref(namespace), |inode, entry| {
-        time_wait += u64::from(entry.state == EntryState::TIME_WAIT);
-        census.add(inode, entry);
+        count.add(inode, entry, None);
         ControlFlow::Continue(())
     });
-    let walk = match outcomes.into_iter().next() {
-        Some((_, WalkOutcome::Walked(walk))) => walk,
-        Some((_, WalkOutcome::NotEntered(error))) => return Err(error.to_string()),
-        Some((_, WalkOutcome::Failed(error))) => return Err(error.to_string()),
-        Some((_, WalkOutcome::Gone)) | None => {
-            return Err(format!("network namespace {netns} is gone"));
+    match outcomes.into_iter().next() {
+        Some((_, WalkOutcome::Walked(walk))) => {
+            Ok(count.finish(&walk, |slot| owners.names.get(&slot).cloned()))
         }
-    };
-    let summary = census.summary(8);
-    let [sources, destinations, openers] = summary.groups.as_slice() else {
-        return Err("the census is incomplete".to_owned());
-    };
-    Ok(Composition {
-        entries: summary.seen,
-        // A listing during which the hash was rebuilt may lack entries. Else a table that grows meanwhile is not far below.
-        count: (!walk.changed).then(|| walk.counts[0].min(walk.counts[1])),
-        one_way: summary.totals.entries,
-        time_wait,
-        source: first(sources, |key| match key {
-            [census::Part::Source(address)] => Some(address.to_string()),
-            _ => None,
-        }),
-        destination: first(destinations, |key| match key {
-            [census::Part::Destination(endpoint)] => Some(endpoint.to_string()),
-            _ => None,
-        }),
-        opener: first(openers, |key| match key {
-            [
-                census::Part::Owner(slot),
-                census::Part::Direction(Direction::Egress),
-            ] if ![HOST, UNKNOWN].contains(slot) => owners.names.get(slot).cloned(),
-            _ => None,
-        }),
-    })
-}
-
-/// The largest key that has a name.
-fn first(group: &Group, name: impl Fn(&[census::Part]) -> Option<String>) -> Option<FloodPart> {
-    group.rows.iter().find_map(|row| {
-        Some(FloodPart {
-            name: name(&row.key)?,
-            entries: row.counts.entries,
-        })
-    })
+        Some((_, WalkOutcome::NotEntered(error))) => Err(error.to_string()),
+        Some((_, WalkOutcome::Failed(error))) => Err(error.to_string()),
+        Some((_, WalkOutcome::Gone)) | None => Err(format!("network namespace {netns} is gone")),
+    }
 }

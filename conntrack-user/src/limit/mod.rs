@@ -5,7 +5,6 @@
 //! * `settings`: what it may do, checked before anything is loaded;
 //! * `policy`: when to change the limit, and to what: pure, over samples;
 //! * `ceiling`: how far the node's memory lets the limit be raised: pure;
-//! * `flood`: when a larger limit is the wrong answer: pure;
 //! * `ledger`: what has to be remembered;
 //! * `controller`: ties it together, and carries a change out step by step;
 //! * `knobs`: the sysctls that are written; `store`: the state on disk; `lock`: one controller a node;
@@ -17,7 +16,6 @@ pub(crate) mod ceiling;
 pub(crate) mod control;
 pub(crate) mod controller;
 pub(crate) mod culprit;
-pub(crate) mod flood;
 pub(crate) mod follow;
 pub(crate) mod knobs;
 pub(crate) mod ledger;

@@ -14,7 +14,6 @@ pub(crate) use seen::{Observation, TableLosses, TableSeen};
 use super::{
     ceiling::{Ceiling, FullTables, ceiling},
     change::{Purpose, Size},
-    flood::Composition,
     knobs::Knob,
     ledger::LimitLedger,
     report::Fight,
@@ -29,6 +28,7 @@ mod tracking;
 
 use ctpressure_model::{
     pressure::{as_count, as_f64},
+    verdict::Composition,
     words::{grouped, seconds},
 };
 use raise::Refusal;

@@ -82,7 +82,7 @@ impl SecondDetail {
                 count(&mut self.evicted, &mut known.evicted, &event);
                 self.evictions.add(event);
             }
-            Event::Insert(_) | Event::Lost(_) => {}
+            Event::Insert(_) | Event::Lost(_) | Event::Verdict(_) => {}
         }
     }
 

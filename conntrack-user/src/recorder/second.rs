@@ -11,7 +11,10 @@ use std::{
 
 use conntrack_ebpf::owner::Direction;
 use ctpressure_journal::{LimitChange, Loss, milliseconds, seconds};
-use ctpressure_model::pressure::{destinations::Destination, state::Pressure};
+use ctpressure_model::{
+    pressure::{destinations::Destination, state::Pressure},
+    verdict::{TableVerdicts, Verdict},
+};
 
 use super::detail::{Parties, SecondDetail};
 use crate::{
@@ -325,6 +328,20 @@ fn life(before: Option<&Snapshot>, now: &Snapshot, second: &mut Second) {
             second
                 .life
                 .push(("hook", serde_json::to_string(hook).unwrap_or_default()));
+        }
+    }
+    for table in &now.tables.list {
+        let tables = before.iter().flat_map(|before| &before.tables.list);
+        let mut earlier = tables.filter(|earlier| earlier.netns == table.netns);
+        let which =
+            |table: &Table| -> Vec<String> { table.verdicts.iter().map(Verdict::which).collect() };
+        if which(table) != earlier.next().map(which).unwrap_or_default() {
+            let said = TableVerdicts {
+                netns: table.netns,
+                verdicts: table.verdicts.clone(),
+            };
+            let said = serde_json::to_string(&said).unwrap_or_default();
+            second.life.push(("verdict", said));
         }
     }
     let known = before.map_or(&[][..], |before| &before.problems);

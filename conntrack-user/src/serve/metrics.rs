@@ -102,6 +102,7 @@ fn families(
         .into_iter()
         .chain(owners::families(snapshot))
         .chain(by_nobody(snapshot))
+        .chain(of_no_use(snapshot))
         .chain(limit.into_iter().flat_map(limit::families))
         .chain(own_state(snapshot, companions, exported.fell()))
         .filter_map(Family::finish)
@@ -175,6 +176,31 @@ fn tables(snapshot: &Snapshot) -> [Family; 9] {
             let values = table.stats.iter().flat_map(KernelStats::named);
             family.each(values, |family, (stat, value)| {
                 family.maybe(&[("netns", &table.name), ("stat", stat)], value.map(f))
+            })
+        }),
+    ]
+}
+
+/// What more room would only hold more of.
+fn of_no_use(snapshot: &Snapshot) -> [Family; 2] {
+    [
+        Family::gauge(
+            "ctpressure_entries_held",
+            "Entries that the kernel counts and that are in no table, since packets that wait (in a queue, for a neighbour) hold them: at least so many, and no owner's in ctpressure_entries. Absent as that is.",
+        )
+        .maybe(&[], snapshot.owners.held.map(f)),
+        Family::gauge(
+            "ctpressure_table_verdict_entries",
+            "Entries of a table that is nearly full of which more room would only hold more, by what they are: flood (one-way connections with a sender or a destination in common), overlay (outer packets of a tunnel), held (in no list). Absent while there is no such verdict: then a higher limit can help.",
+        )
+        .each(&snapshot.tables.list, |family, table| {
+            let mut sums = BTreeMap::new();
+            for verdict in &table.verdicts {
+                *sums.entry(verdict.name()).or_insert(0) += verdict.entries;
+            }
+            family.each(sums, |family, (verdict, entries)| {
+                let labels = [("netns", table.name.as_str()), ("verdict", verdict)];
+                family.with(&labels, f(entries))
             })
         }),
     ]

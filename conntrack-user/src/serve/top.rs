@@ -10,17 +10,18 @@
 //! | `state`, `reason` | `waiting`, `attached` or `degraded`, and why not everything is seen |
 //! | `kernel` | its release |
 //! | `limit`, `buckets`, `table_bytes` | what all tables share; null: not known; `limit` 0: none |
-//! | `tables` | `netns`, `name`, `entries`, `occupancy` (of the limit, 0 to 1), `pressure`, `seconds_to_full`; at most [`TABLES`], the host's first |
+//! | `tables` | `netns`, `name`, `entries`, `occupancy` (of the limit, 0 to 1), `pressure`, `seconds_to_full`, `verdicts` (what it is full of that more room would only hold more of); at most [`TABLES`], the host's first |
 //! | `other_tables` | `number` and `entries` of those that are not shown |
-//! | `totals` | `inserts`, `deletes`, `evictions`, `drops` by reason, since the agent began; `inserts_per_second`, `deletes_per_second`, `drops_per_second`; `not_counted`: what no probe counts here; `lost`: events without detail |
+//! | `totals` | `inserts`, `deletes`, `evictions`, `drops` by reason, `refused` (requests of ctnetlink or BPF, no packet lost), since the agent began; `inserts_per_second`, `deletes_per_second`, `drops_per_second`; `not_counted`: what no probe counts here; `lost`: events without detail |
 //! | `node_losses` | `drops`, `evictions`, `chain_too_long`: what only the kernel counts here, since the agent began; null: probes count it |
+//! | `held` | entries that are counted and in no table, as packets hold them, at least; null: not known |
 //! | `owners` | below; at most [`OWNERS`], most live entries first |
 //! | `other_owners` | `number`, `live`, `inserts`, `deletes`, `drops` of those that are not shown |
 //! | `census` | whether the entries from before the agent began are charged to owners |
 //!
 //! One owner: `slot`, `kind`, `name`, `namespace`, `pod`, `unit` (empty ones left out), `present`;
-//! `live`, `live_egress`, `live_ingress`, `live_share` (of all entries), `limit_share`; totals
-//! `inserts`, `deletes`, `drops`, `drops_by_reason`, `victims` (its entries that were evicted),
+//! `live`, `live_egress`, `live_ingress`, `live_share` (of all that the kernel counts), `held_at_most`, `limit_share`; totals
+//! `inserts`, `deletes`, `drops`, `drops_by_reason`, `refused`, `victims` (its entries that were evicted),
 //! `causes` (evictions for its sake); rates `inserts_per_second`, `deletes_per_second`,
 //! `drops_per_second`, each over `1s`, `10s` and `60s`; `insert_share`, `drop_share` (0 to 1, of the last
 //! ten seconds); `lifetime` (`is`: `about`, `at_least` or `at_most`; `seconds`; `error`). The [`DETAILED`] foremost also
@@ -40,6 +41,7 @@ use std::{
 
 use ctpressure_model::{
     pressure::{lifetime::Lifetime, rate::Rates, state::Pressure},
+    verdict::Verdict,
     words::time::JsonTime,
 };
 use serde::{Deserialize, Serialize};
@@ -99,6 +101,9 @@ pub(crate) struct TopSample {
     /// What only the kernel counts here.
     #[serde(default)]
     pub node_losses: NodeLosses,
+    /// Entries that the kernel counts and that are in no table, as packets hold them: at least so many; `None`: not known.
+    #[serde(default)]
+    pub held: Option<u64>,
     /// Owners, most live entries first.
     pub owners: Vec<OwnerRow>,
     /// Owners that are not shown.
@@ -120,6 +125,9 @@ pub(crate) struct TopTable {
     pub pressure: Pressure,
     /// Seconds until it is full; `None`: it is not filling.
     pub seconds_to_full: Option<f64>,
+    /// What it is full of that more room would only hold more of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verdicts: Vec<Verdict>,
 }
 
 /// Tables that are not shown.
@@ -137,6 +145,9 @@ pub(crate) struct TotalsRow {
     pub deletes: Option<u64>,
     /// Live entries that were removed to make room.
     pub evictions: Option<u64>,
+    /// Requests of ctnetlink or BPF that were refused an entry, for which no packet was lost.
+    #[serde(default)]
+    pub refused: Option<u64>,
     /// Packets lost, by reason.
     pub drops: BTreeMap<String, u64>,
     /// Inserts a second, over the last ten.
@@ -182,14 +193,20 @@ pub(crate) struct OwnerRow {
     /// At least so many in both directions, and at most so many; the same where it is known exactly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live_bounds: Option<Bounds>,
-    /// Its part of all entries, 0 to 1.
+    /// Its part of all entries that the kernel counts, 0 to 1.
     pub live_share: Option<f64>,
     /// Its entries as a part of the limit, 0 to 1; `None`: no limit.
     pub limit_share: Option<f64>,
     pub inserts: Option<u64>,
     pub deletes: Option<u64>,
     pub drops: Option<u64>,
-    /// The same by reason.
+    /// Its entries that ctnetlink or BPF was refused; no packet was lost.
+    #[serde(default)]
+    pub refused: Option<u64>,
+    /// Entries that left the table while packets held them, and that the kernel still counts: at most so many. They are not in `live`.
+    #[serde(default)]
+    pub held_at_most: u64,
+    /// Packets lost, by reason.
     pub drops_by_reason: BTreeMap<String, u64>,
     /// Its entries that were evicted.
     pub victims: Option<u64>,

@@ -20,8 +20,10 @@ use nix::sys::time::TimeVal;
 pub(crate) mod addresses;
 mod attributes;
 pub(crate) mod interfaces;
+pub(crate) mod queues;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tunnels;
 
 pub(crate) use attributes::{Attributes, put_string};
 

@@ -30,6 +30,7 @@ mod setting;
 mod strangers;
 mod tables;
 mod top;
+mod verdicts;
 mod watching;
 
 /// Set for scenarios of which only that is shown that depends on the kernel.
@@ -165,6 +166,10 @@ scenarios! {
     limit_foreign limit::foreign, Any, OneKernel, Counted, 180 s, "somebody's own table, one-way ESTABLISHED entries, and entries that waiting packets hold raise nothing, and are named; a table that --raise-netns names does";
     limit_lock limit::lock, Any, OneKernel, Counted, 90 s, "somebody who is not root holds the name of the controller's lock: the controller acts, and a second one stands by";
     limit_timeout limit::timeout, Any, OneKernel, Counted, 120 s, "a table at its ceiling that is full of closed connections: their timeout is shortened, and restored at the end and after kill -9, also by one without the controller";
+    // One kernel, these three: what is judged is a listing and counts that the scenarios above compare on each.
+    verdict_held verdicts::held, Any, OneKernel, Counted, 240 s, "packets that wait in a slow queue, or in NFQUEUE, hold the table: every command says so and where they wait, the victim is not blamed, no raise is advised";
+    verdict_overlay verdicts::overlay, Any, OneKernel, Counted, 180 s, "the outer packets of a VXLAN tunnel on its own port fill half of the table: every command says so, and the doctor's rules, by iptables and by nft, end it";
+    verdict_requests verdicts::requests, Any, OneKernel, Counted, 180 s, "entries that ctnetlink is refused in a full table are no lost packets, in metrics, top and doctor; committed entries are not idle";
     // One kernel: a report is made of a journal.
     incident_report report::incident, Any, OneKernel, Counted, 180 s, "an incident that nobody looked at: the report names who filled the table, who suffered and since when, and the limit that it advises holds the same again";
     // One kernel: the helper's expectations are counted alike in all of them.

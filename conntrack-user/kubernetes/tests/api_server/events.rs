@@ -55,6 +55,7 @@ impl Agent {
             entries: 2000,
             pressure: Pressure::Full,
             seconds_to_full: None,
+            verdicts: Vec::new(),
             stats: None,
         };
         Self {
@@ -106,6 +107,7 @@ fn pod(namespace: &str, name: &str, live: u64) -> OwnerSample {
             ..OwnerTotals::default()
         },
         ingress: OwnerTotals::default(),
+        held_at_most: 0,
         activity: Activity::default(),
         destinations: Tops::default(),
     }

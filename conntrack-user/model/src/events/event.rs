@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::{OwnersBySlot, Reason, Who};
 use crate::{
     protocol::{is_icmp, protocol_name},
+    verdict::Verdict,
     words::time,
 };
 
@@ -43,6 +44,24 @@ pub enum Event {
     Eviction(EvictionEvent),
     /// Events were lost since the last line.
     Lost(LostEvent),
+    /// It was found out what a full table is full of that more room would only hold more of.
+    Verdict(VerdictEvent),
+}
+
+/// What a full table is full of: see [`Event::Verdict`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictEvent {
+    /// Time of day, RFC 3339 in JSON.
+    #[serde(with = "time::json")]
+    pub time: SystemTime,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// `host`, the name in /run/netns, or the inode number in digits.
+    pub netns_name: String,
+    /// What more room would only hold more of.
+    pub verdict: Verdict,
+    /// The same in words, with what to do.
+    pub advice: String,
 }
 
 /// When and where something was seen.

@@ -88,6 +88,14 @@ impl Filter {
         self.kinds.contains(&kind)
     }
 
+    /// Whether what is told of this network namespace passes, whatever else is asked for.
+    pub fn passes_netns(&self, netns: u32, name: &str) -> bool {
+        any(&self.netns, |wanted| match wanted {
+            Netns::Inode(inode) => *inode == netns,
+            Netns::Name(wanted) => wanted == name,
+        })
+    }
+
     /// Whether this record passes.
     pub fn passes(&self, view: &View, names: &Names) -> bool {
         let known = view.header().flags & FLAG_CAUSE_KNOWN != 0;

@@ -14,6 +14,7 @@ mod who;
 
 pub use event::{
     DropEvent, Event, EvictionEvent, InsertEvent, LostEvent, Names, Occurrence, Origin, Tuple,
+    VerdictEvent,
 };
 pub use filter::{Filter, Kind, Netns, UnknownProtocol, parse_network, parse_protocol};
 pub use reason::Reason;

@@ -29,6 +29,7 @@ pub fn line_within(event: &Event, colour: bool, width: usize) -> String {
         Event::Drop(_) => ("drop", AnsiColor::Red.on_default().bold()),
         Event::Eviction(_) => ("evict", AnsiColor::Yellow.on_default()),
         Event::Lost(_) => ("lost", AnsiColor::Magenta.on_default()),
+        Event::Verdict(_) => ("note", AnsiColor::Cyan.on_default().bold()),
     };
     let style = if colour { style } else { Style::new() };
     let (time, rest) = match event {
@@ -72,6 +73,11 @@ pub fn line_within(event: &Event, colour: bool, width: usize) -> String {
             )
         }
         Event::Lost(lost) => (lost.time, lost_text(lost, width)),
+        // A sentence, and as long as that.
+        Event::Verdict(found) => (
+            found.time,
+            format!("{} {}", shorten(&found.netns_name, WHO), found.advice),
+        ),
     };
     let rest = clean(&rest);
     format!("{} {style}{verb:<6}{style:#} {rest}", clock_millis(time))

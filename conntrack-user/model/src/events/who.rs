@@ -81,6 +81,11 @@ impl OwnersBySlot {
         Who::new(self.0.get(&slot).unwrap_or(&unknown), direction)
     }
 
+    /// What the owner of a slot is called; `None`: nobody has it.
+    pub fn name(&self, slot: u32) -> Option<String> {
+        self.0.get(&slot).map(Owner::name)
+    }
+
     /// Whether the slot's owner goes by `name`: `namespace/pod`, the pod's name alone, the same with its workload
     /// instead, all pods of a namespace as `namespace/`, a unit, `host` or `unknown`.
     pub(crate) fn is(&self, slot: u32, name: &str) -> bool {

@@ -14,15 +14,20 @@ use super::{
     Advice, short_of_room,
 };
 
+/// Whether more room would only be filled as well.
+fn more_of_the_same(reading: &Reading<'_>, cause: &Cause) -> bool {
+    cause.kind.is_flood() || reading.verdict().is_some()
+}
+
 /// Of a flood: what a limit that holds would have to be.
 pub(super) fn dont_raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
-    (cause.kind.is_flood() && short_of_room(reading, cause)).then(|| {
+    (more_of_the_same(reading, cause) && short_of_room(reading, cause)).then(|| {
         let demand = &reading.demand;
         Advice::new(
             "dont_raise",
             format!(
-                "Leave the limit as it is: to hold this flood it would have to be {} and more, and the next flood is \
-                 larger.",
+                "Leave the limit as it is: to hold all of it, it would have to be {} and more, and the next time it is more \
+                 again.",
                 grouped(demand.limit())
             ),
             demand_in_words(reading),
@@ -63,7 +68,7 @@ fn demand_in_words(reading: &Reading<'_>) -> String {
 }
 
 pub(super) fn raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
-    if !short_of_room(reading, cause) || cause.kind.is_flood() || reading.limit == 0 {
+    if !short_of_room(reading, cause) || more_of_the_same(reading, cause) || reading.limit == 0 {
         return None;
     }
     let evidence = reading.evidence;

@@ -6,6 +6,7 @@ use super::*;
 use crate::evidence::{Evidence, EvidencePoint, NamedDestination, OwnerStep, Span};
 
 mod room;
+mod verdicts;
 
 /// Seconds of the evidence; the table is full from [`FULL`] on.
 const SECONDS: usize = 120;

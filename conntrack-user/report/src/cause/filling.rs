@@ -1,6 +1,9 @@
 //! Causes of a table that was full, or nearly: somebody filled it, or somebody made it smaller.
 
-use ctpressure_model::words::{grouped, plural, seconds, share, share_f64, time};
+use ctpressure_model::{
+    verdict::VerdictKind,
+    words::{grouped, plural, seconds, share, share_f64, time},
+};
 
 use super::{
     super::{
@@ -100,6 +103,35 @@ pub(super) fn limit_lowered(reading: &Reading<'_>) -> Option<Cause> {
         ));
     }
     Some(Cause::new(CauseKind::LimitLowered, lowered, evidence))
+}
+
+/// What the limit controller and `doctor` said of the table at that time.
+fn verdict(reading: &Reading<'_>) -> Option<Cause> {
+    let verdict = reading.verdict()?;
+    let (kind, why) = match &verdict.kind {
+        VerdictKind::Held => (
+            CauseKind::Held,
+            "packets that waited held entries which no list shows; whoever was in the list was not to blame".to_owned(),
+        ),
+        VerdictKind::Overlay { tunnel, .. } => (
+            CauseKind::Overlay,
+            format!("the outer packets of an overlay network, {tunnel}, had an entry for each flow inside of it"),
+        ),
+        VerdictKind::Flood { who } => (
+            CauseKind::Flood,
+            format!("one-way connections of {who} filled it (flood)"),
+        ),
+    };
+    Some(Cause::new(kind, why, verdict.seen()))
+}
+
+pub(super) fn held_or_overlay(reading: &Reading<'_>) -> Option<Cause> {
+    verdict(reading).filter(|cause| cause.kind != CauseKind::Flood)
+}
+
+/// A flood of which is not known more.
+pub(super) fn flood(reading: &Reading<'_>) -> Option<Cause> {
+    verdict(reading)
 }
 
 pub(super) fn syn_flood(reading: &Reading<'_>) -> Option<Cause> {

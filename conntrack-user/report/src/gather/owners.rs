@@ -152,7 +152,7 @@ fn add_points(
         for (loss, number) in &point.losses {
             if let Loss::Packet(reason) = *loss {
                 evidence.points[at].drops[reason as usize - 1] += sane(*number);
-                if reason != DropReason::TableFullRequest {
+                if reason.loses_packet() {
                     packets += sane(*number);
                 }
             }
@@ -261,7 +261,7 @@ fn add_sums(
                 Loss::EvictedAgain => owner.evicted.told += number,
                 Loss::Packet(reason) => {
                     owner.drops[reason as usize - 1] += number;
-                    if ingress && reason != DropReason::TableFullRequest {
+                    if ingress && reason.loses_packet() {
                         owner.drops_ingress += number;
                     }
                 }

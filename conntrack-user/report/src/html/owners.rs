@@ -38,6 +38,19 @@ pub(super) fn filled(out: &mut String, report: &Report) {
             "<p class=\"quiet\">And {owners} more with {entries}.</p>"
         );
     }
+    held(out, report);
+}
+
+/// What no owner had.
+fn held(out: &mut String, report: &Report) {
+    if let Some((entries, share)) = report.held {
+        let _ = writeln!(
+            out,
+            "<p>Held by packets that waited, in no list: {} ({}).</p>",
+            plural(entries, "entry", "entries"),
+            share_f64(share)
+        );
+    }
 }
 
 /// Who lost packets or entries.

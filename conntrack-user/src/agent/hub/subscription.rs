@@ -1,12 +1,13 @@
 //! What one watcher gets.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::SystemTime,
 };
 
 use conntrack_ebpf::record::View;
-use ctpressure_model::events::{Event, Filter, Kind, LostEvent, Names};
+use ctpressure_model::events::{Event, Filter, Kind, LostEvent, Names, VerdictEvent};
 use tokio::sync::{broadcast, watch};
 
 use super::{Closed, HubShared};
@@ -28,6 +29,8 @@ pub struct Subscription {
     pub(super) names: watch::Receiver<Names>,
     pub(super) lost: Lost,
     pub(super) clock: BootClock,
+    /// What was told of full tables, by network namespace.
+    pub(super) told: HashMap<u32, Vec<String>>,
 }
 
 impl Subscription {
@@ -113,6 +116,33 @@ impl Subscription {
         if lost.records > 0 {
             events.push(Event::Lost(lost));
         }
+        if self.filter.wants(Kind::Drop) || self.filter.wants(Kind::Eviction) {
+            self.tell_verdicts(&snapshot, events);
+        }
+    }
+
+    /// Says of what tables are full, each once for as long as it is so.
+    fn tell_verdicts(&mut self, snapshot: &Snapshot, events: &mut Vec<Event>) {
+        let mut told = HashMap::new();
+        for table in &snapshot.tables.list {
+            let before = self.told.remove(&table.netns).unwrap_or_default();
+            let passes = self.filter.passes_netns(table.netns, &table.name);
+            for verdict in table.verdicts.iter().filter(|_| passes) {
+                let which = verdict.which();
+                if !before.contains(&which) {
+                    events.push(Event::Verdict(VerdictEvent {
+                        time: SystemTime::now(),
+                        netns: table.netns,
+                        netns_name: table.name.clone(),
+                        advice: verdict.advice(),
+                        verdict: verdict.clone(),
+                    }));
+                }
+                let of_table: &mut Vec<String> = told.entry(table.netns).or_default();
+                of_table.push(which);
+            }
+        }
+        self.told = told;
     }
 }
 

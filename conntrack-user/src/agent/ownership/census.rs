@@ -1,8 +1,12 @@
 //! What a census tells of the entries of each owner.
 
-use std::{collections::HashMap, io};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+};
 
 use conntrack_ebpf::owner::Party;
+use ctpressure_model::events::OwnersBySlot;
 
 use super::{
     Bounds, DIRECTIONS, Moment, Ownership,
@@ -34,7 +38,7 @@ impl Ownership {
             .count()
     }
 
-    /// A census begins: what it needs to know.
+    /// A census begins: what it needs to know; of the tables that are `judged` it tells what they are made of.
     ///
     /// # Errors
     /// If a map can't be read.
@@ -42,6 +46,7 @@ impl Ownership {
         &mut self,
         probes: &Probes,
         host_netns: u32,
+        judged: HashSet<u32>,
     ) -> io::Result<CensusOrder> {
         self.read(probes)?;
         for tally in self.tallies.values_mut() {
@@ -66,6 +71,12 @@ impl Ownership {
                 ..Charging::default()
             },
             tags: probes.owners().tag_reader()?,
+            names: if judged.is_empty() {
+                OwnersBySlot::default()
+            } else {
+                self.names()
+            },
+            judged,
         })
     }
 

@@ -32,10 +32,17 @@ impl Ownership {
         }
         let held = tables.map(|tables| tables.tables.iter().map(|table| table.entries).sum());
         let mut list = self.samples(held);
-        share(&mut list, tables.map_or(0, |tables| tables.limit));
+        share(
+            &mut list,
+            held.unwrap_or(0),
+            tables.map_or(0, |tables| tables.limit),
+        );
+        let held = held.filter(|_| self.counts_entries() && self.recount.times > 0);
+        let held = held.map(|counted| self.held(counted, &mut list));
         OwnersNow {
             owners: Owners {
                 list,
+                held,
                 occupancy: self.slots.occupancy(),
                 services: self.services().counts(),
                 census: self.recount(),
@@ -59,6 +66,7 @@ impl Ownership {
                     present: self.is_present(*slot),
                     egress: tally.totals(Direction::Egress),
                     ingress: tally.totals(Direction::Ingress),
+                    held_at_most: 0,
                     activity: Activity::default(),
                     destinations: Tops::default(),
                 })
@@ -76,7 +84,7 @@ impl Ownership {
     /// Says how many entries each has: within its bounds, and together what the tables hold.
     fn settle(&self, samples: &mut [OwnerSample], held: Option<u64>) {
         let mut totals: Vec<&mut OwnerTotals> = Vec::with_capacity(2 * samples.len());
-        let counts_entries = self.totals.flow().is_some();
+        let counts_entries = self.counts_entries();
         for sample in samples {
             if !counts_entries {
                 sample.egress.bounds = None;
@@ -113,6 +121,24 @@ impl Ownership {
         }
     }
 
+    /// Whether both what enters and what leaves is counted.
+    fn counts_entries(&self) -> bool {
+        self.totals.flow().is_some()
+    }
+
+    /// Entries that are `counted` and in no table, so that packets must hold them, and of each owner how many of them there are at most.
+    fn held(&mut self, counted: u64, samples: &mut [OwnerSample]) -> u64 {
+        let live = samples.iter().map(OwnerSample::live).sum();
+        let moved = self.totals.inserts.unwrap_or(0);
+        let held = self.held.add(counted, live, moved);
+        for sample in samples {
+            if let Some(tally) = self.tallies.get_mut(&sample.slot) {
+                sample.held_at_most = tally.held_at_most(held.at_most);
+            }
+        }
+        held.at_least
+    }
+
     fn is_present(&self, slot: u32) -> bool {
         slot < FIRST
             || self
@@ -130,7 +156,7 @@ impl Ownership {
 }
 
 /// Fills in what part of everything each has.
-fn share(samples: &mut [OwnerSample], limit: u64) {
+fn share(samples: &mut [OwnerSample], counted: u64, limit: u64) {
     let holdings: Vec<_> = samples
         .iter()
         .map(|sample| OwnerHolding {
@@ -143,7 +169,7 @@ fn share(samples: &mut [OwnerSample], limit: u64) {
             drop_rate: sample.activity.drops_per_second.ten_seconds.unwrap_or(0.0),
         })
         .collect();
-    for (sample, share) in samples.iter_mut().zip(shares(&holdings, limit)) {
+    for (sample, share) in samples.iter_mut().zip(shares(&holdings, counted, limit)) {
         sample.activity.live_share = share.live_share;
         sample.activity.limit_share = share.limit_share;
         sample.activity.insert_share = share.insert_share;

@@ -26,6 +26,8 @@ pub(super) struct OwnerTally {
     pub(super) series: Series<3>,
     /// States at the last census.
     pub(super) states: Vec<(String, u64)>,
+    /// How many had left the table while packets held them, when last looked, and how many of these are still held at most.
+    pub(super) held: (u64, u64),
 }
 
 impl OwnerTally {
@@ -38,7 +40,17 @@ impl OwnerTally {
             at_census: None,
             series: Series::new(timeline, [0; 3]),
             states: Vec::new(),
+            held: (0, 0),
         }
+    }
+
+    /// Entries of its that packets hold though they have left the table, where there are `all` of any owner.
+    pub(super) fn held_at_most(&mut self, all: u64) -> u64 {
+        let left: u64 = self.counts.iter().map(|counts| counts.held).sum();
+        let (before, most) = self.held;
+        let most = most.saturating_add(left.saturating_sub(before)).min(all);
+        self.held = (left, most);
+        most
     }
 
     /// Inserts, deletes and drops so far.
@@ -50,7 +62,7 @@ impl OwnerTally {
                 [
                     inserts + totals.inserts,
                     deletes + totals.deletes,
-                    drops + totals.drops.iter().sum::<u64>(),
+                    drops + totals.lost(),
                 ]
             })
     }
@@ -279,6 +291,19 @@ mod tests {
             ..moving
         };
         assert_eq!(of(entries(100), changed), bounds(97, 100));
+    }
+
+    #[test]
+    fn what_is_held_is_not_more_than_what_left_so_nor_than_all_that_is() {
+        let mut tally = tally(Baseline::NONE);
+        assert_eq!(tally.held_at_most(50), 0);
+        tally.counts[0].held = 40;
+        tally.counts[1].held = 5;
+        assert_eq!(tally.held_at_most(50), 45);
+        assert_eq!(tally.held_at_most(12), 12);
+        tally.counts[0].held = 43;
+        assert_eq!(tally.held_at_most(50), 15);
+        assert_eq!(tally.held_at_most(0), 0);
     }
 
     #[test]

@@ -230,7 +230,7 @@ impl Supervisor {
         destinations.advance(self.began.elapsed());
         for owner in owners {
             let opened = &owner.egress;
-            let counted = [opened.inserts, opened.drops.iter().sum()];
+            let counted = [opened.inserts, opened.lost()];
             destinations.settle(owner.slot, counted, grown);
             let party = Party::new(owner.slot, Direction::Egress);
             let top = |what| destinations.top(party, what, TOP);
@@ -357,6 +357,8 @@ impl Supervisor {
         let at = self.began.elapsed();
         self.trackers
             .retain(|netns, _| sample.tables.iter().any(|table| table.netns == *netns));
+        self.verdicts
+            .retain(|netns| sample.tables.iter().any(|table| table.netns == netns));
         snapshot.tables.limit = Some(sample.limit);
         snapshot.tables.buckets = Some(sample.buckets);
         snapshot.tables.expectation_limit = sample.expectation_limit;
@@ -389,6 +391,7 @@ impl Supervisor {
                 entries: table.entries,
                 pressure: tracker.pressure(),
                 seconds_to_full: tracker.outlook().seconds_to_full,
+                verdicts: self.verdicts.on(table.netns, table.entries, sample.limit),
                 stats: table.stats,
             });
         }

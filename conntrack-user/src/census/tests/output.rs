@@ -26,7 +26,7 @@ fn what_has_no_row_is_in_others() {
     );
     assert_eq!((group.untold, group.too_low_by), (0, 0));
     assert_eq!(summary.translated, 2);
-    let text = text::group(group, summary.totals, &labels(&nobody));
+    let text = text::group(group, summary.totals, 0, &labels(&nobody));
     assert_eq!(
         text,
         "\
@@ -36,6 +36,28 @@ by source                                             entries   share  evictable
 total                                                      10   100 %       80 %
 "
     );
+}
+
+#[test]
+fn what_is_held_has_a_row_of_its_own_and_shares_are_of_the_kernels_count() {
+    let nobody = Charging::default();
+    let mut census = Census::new(Filter::default(), vec![vec![By::Protocol]], &nobody, NOW);
+    for entry in table() {
+        census.add(NETNS, &entry);
+    }
+    let summary = census.summary(9);
+    let text = text::group(&summary.groups[0], summary.totals, 990, &labels(&nobody));
+    assert!(
+        text.contains(
+            "(held, in no list)                                        990    99 %        0 %"
+        ),
+        "{text}"
+    );
+    assert!(
+        text.contains("total                                                   1,000   100 %"),
+        "{text}"
+    );
+    assert!(!text.contains(" 70 %"), "{text}");
 }
 
 #[test]
@@ -53,7 +75,7 @@ fn too_many_keys_are_said() {
     assert_eq!(group.keys, MOST_KEYS as u64);
     assert_eq!(group.untold, 500);
     assert_eq!(group.others.counts.entries, u64::from(many) - 2);
-    let text = text::group(group, summary.totals, &labels(&nobody));
+    let text = text::group(group, summary.totals, 0, &labels(&nobody));
     assert!(text.contains("(more than 65,534 others)"), "{text}");
     assert!(text.contains("most 500 entries"), "{text}");
 }
@@ -144,7 +166,7 @@ proptest! {
         census.add(NETNS, &ping());
         let summary = census.summary(1);
         let totals = Counts { entries: number, evictable: number };
-        let text = text::group(&summary.groups[0], totals, &labels);
+        let text = text::group(&summary.groups[0], totals, 0, &labels);
         // A name may have a line end of its own in this test, but not in life.
         prop_assert!(text.lines().all(|line| line.chars().count() <= text::WIDTH), "{}", text);
     }

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
-use ctpressure_model::words;
+use ctpressure_model::{verdict::Composition, words};
 use ctpressure_report::{
     self as report,
     evidence::{Evidence, EvidencePoint, NodeFacts, Span},
@@ -15,7 +15,7 @@ use crate::{
     agent::{Snapshot, Tables, channel},
     doctor,
     kernel::{Root, fixtures, memory, release, slab, tables::TableReader},
-    limit::{Controller, ControllerPlace, Mode, Settings, flood::Composition},
+    limit::{Controller, ControllerPlace, Mode, Settings},
     recorder::facts,
     serve::{Companions, metrics::Exporter},
 };

@@ -1,12 +1,18 @@
 //! What a census says, as text and as JSON.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
-use ctpressure_model::words::{grouped, share};
+use ctpressure_model::{
+    verdict::Verdict,
+    words::{grouped, share},
+};
 use serde_json::{Value, json};
 
 use super::targets::WalkedTable;
-use crate::census::{Labels, Summary, text};
+use crate::{
+    census::{Labels, Summary, text},
+    sys::netns::Inode,
+};
 
 /// What a changed hash table means.
 pub(super) const CHANGED: &str = "note: the kernel rebuilt the hash table meanwhile, so entries may be missing or counted\n      \
@@ -23,6 +29,8 @@ pub(super) struct CensusReport {
     /// Not everything was asked for.
     pub(super) filtered: bool,
     pub(super) summary: Summary,
+    /// What tables are full of that more room would only hold more of.
+    pub(super) verdicts: BTreeMap<Inode, Vec<Verdict>>,
     /// Tables that could not be read, and why.
     pub(super) problems: Vec<String>,
 }
@@ -36,7 +44,12 @@ impl CensusReport {
         self.tables.iter().map(|table| table.walk.unreadable).sum()
     }
 
-    /// Lines of at most 80 columns.
+    /// Entries that are counted and in no list, as far as that is more than what comes and goes during a listing.
+    fn held(&self) -> u64 {
+        self.tables.iter().map(held).sum()
+    }
+
+    /// Lines of at most 80 columns, but for sentences.
     pub(super) fn text(&self, labels: &Labels<'_>) -> String {
         let Summary {
             seen,
@@ -46,7 +59,8 @@ impl CensusReport {
         } = self.summary;
         let mut out = String::new();
         for table in &self.tables {
-            let entries = table.walk.entries;
+            let held = held(table);
+            let entries = table.walk.entries + held;
             let name = labels.netns(table.netns);
             let _ = if self.limit == 0 {
                 writeln!(out, "table {name}: {} entries, no limit", grouped(entries))
@@ -59,6 +73,17 @@ impl CensusReport {
                     grouped(self.limit)
                 )
             };
+            if held > 0 {
+                let _ = writeln!(
+                    out,
+                    "  of these {} are listed; {} are held by packets that wait, in no list",
+                    grouped(table.walk.entries),
+                    grouped(held)
+                );
+            }
+            for verdict in self.verdicts.get(&table.netns).into_iter().flatten() {
+                let _ = writeln!(out, "  {}", verdict.advice());
+            }
         }
         if self.filtered {
             let _ = writeln!(
@@ -69,7 +94,8 @@ impl CensusReport {
                 share(totals.entries, seen)
             );
         } else if self.tables.len() > 1 {
-            let _ = writeln!(out, "together: {} entries", grouped(seen));
+            let all = seen + self.held();
+            let _ = writeln!(out, "together: {} entries", grouped(all));
         }
         let _ = writeln!(
             out,
@@ -80,9 +106,10 @@ impl CensusReport {
         );
         if totals.entries > 0 {
             out += &text::states(&self.summary);
+            let held = if self.filtered { 0 } else { self.held() };
             for group in &self.summary.groups {
                 out.push('\n');
-                out += &text::group(group, totals, labels);
+                out += &text::group(group, totals, held, labels);
             }
         }
         if self.changed() {
@@ -109,6 +136,8 @@ impl CensusReport {
                 "entries": table.walk.entries,
                 "count_before": table.walk.counts[0],
                 "count_after": table.walk.counts[1],
+                "held": table.walk.unlisted(),
+                "verdicts": self.verdicts.get(&table.netns),
                 "interrupted": table.walk.changed,
                 "unreadable": table.walk.unreadable,
             })
@@ -121,5 +150,16 @@ impl CensusReport {
         object.insert("unreadable".into(), self.unreadable().into());
         object.insert("problems".into(), self.problems.clone().into());
         object.into()
+    }
+}
+
+/// What is at least one in a hundred of the table.
+fn held(table: &WalkedTable) -> u64 {
+    let held = table.walk.unlisted().unwrap_or(0);
+    let all = table.walk.entries.saturating_add(held);
+    if held.saturating_mul(100) >= all {
+        held
+    } else {
+        0
     }
 }

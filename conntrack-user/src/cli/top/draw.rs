@@ -2,6 +2,7 @@
 
 use ctpressure_model::{
     pressure::{destinations::Top, state::Pressure},
+    verdict::Verdict,
     words::{
         column, shorten,
         time::{clock, unix},
@@ -16,7 +17,7 @@ use ratatui::{
 };
 
 use super::{
-    figures::{bar, figure, header, of_nobody, row, until_full},
+    figures::{bar, figure, header, held_rows, of_nobody, refused, row, until_full},
     model::{Model, TopView},
     text::{chosen, owner_lines, state_name, top_lines},
 };
@@ -43,7 +44,7 @@ const HELP: &[&str] = &[
     "  p, space             pause and go on; what comes meanwhile is kept",
     "  q, Ctrl-C            end",
     "",
-    "SHARE of all entries  INS/S DEL/S DROP/S over 10 s  DROPS packets lost so far",
+    "SHARE of what the kernel counts  INS/S DEL/S DROP/S over 10 s  DROPS packets lost so far",
     "EVICT its entries that were removed to make room    CAUSED those removed for it",
     "LIFE mean lifetime of its entries (> at least, < at most)  INSERT so far",
 ];
@@ -189,7 +190,14 @@ impl Painter {
             ));
         }
         let (tables, left) = chosen(sample, (self.height / 6).max(1));
-        lines.extend(tables.iter().map(|table| self.table(table, sample.limit)));
+        for table in tables {
+            lines.push(self.table(table, sample.limit));
+            let found = table.verdicts.iter().map(Verdict::advice);
+            let style = self.style(Color::Magenta, Modifier::BOLD);
+            lines.extend(
+                found.map(|text| Line::styled(shorten(&format!("  {text}"), self.width), style)),
+            );
+        }
         if left > 0 {
             lines.push(Line::raw(format!("(and {left} tables with fewer entries)")));
         }
@@ -203,9 +211,10 @@ impl Painter {
             figure(drops, column::count),
             figure(totals.evictions, column::count),
         );
-        let of_nobody = of_nobody(&sample.node_losses);
-        if !of_nobody.is_empty() {
-            text = format!("{text}  {of_nobody}");
+        for more in [of_nobody(&sample.node_losses), refused(totals.refused)] {
+            if !more.is_empty() {
+                text = format!("{text}  {more}");
+            }
         }
         if !sample.census && sample.state != AgentState::Waiting {
             text += "  (counting...)";
@@ -216,6 +225,9 @@ impl Painter {
             Style::new()
         };
         lines.push(Line::styled(shorten(&text, self.width), style));
+        let held = held_rows(sample, self.width).into_iter();
+        let style = self.style(Color::Magenta, Modifier::BOLD);
+        lines.extend(held.map(|row| Line::styled(shorten(&row, self.width), style)));
     }
 
     fn owners(&self, model: &Model, room: usize, lines: &mut Vec<Line<'static>>) {

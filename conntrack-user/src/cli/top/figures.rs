@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use ctpressure_model::{
     pressure::{as_count, as_f64, destinations::Destination, rate::Rates},
-    words::{column, grouped, shorten},
+    words::{column, grouped, plural, shorten},
 };
 
 use crate::{
@@ -166,6 +166,57 @@ pub(super) fn row(owner: &OwnerRow, width: usize) -> String {
         &figure(owner.causes, column::count),
     ];
     line(&name, figures, width)
+}
+
+/// What is counted and in no table, and whose it may be; empty: nothing that matters.
+pub(super) fn held_rows(sample: &TopSample, width: usize) -> Vec<String> {
+    let counted: u64 = sample.tables.iter().map(|table| table.entries).sum();
+    let counted = counted + sample.other_tables.entries;
+    let Some(held) = sample
+        .held
+        .filter(|held| *held > 0 && held.saturating_mul(HELD) >= counted)
+    else {
+        return Vec::new();
+    };
+    let nothing = || ["-", "", "", "", "", "", "", "", "", "", ""];
+    let mut figures = nothing();
+    let (live, part) = (
+        column::entries(held),
+        column::share(as_f64(held) / as_f64(counted.max(1))),
+    );
+    (figures[1], figures[2]) = (&live, &part);
+    let mut rows = vec![
+        line("(held, in no list)", figures, width)
+            .trim_end()
+            .to_owned(),
+    ];
+    let mut owners: Vec<_> = sample.owners.iter().collect();
+    owners.retain(|owner| owner.held_at_most.saturating_mul(HELD) >= held);
+    owners.sort_by_key(|owner| std::cmp::Reverse(owner.held_at_most));
+    rows.extend(owners.into_iter().take(HOLDERS).map(|owner| {
+        let live = column::entries(owner.held_at_most);
+        let mut figures = nothing();
+        (figures[0], figures[1]) = (owner.kind.label(), &live);
+        let row = line(&format!("  {}", owner.name), figures, width);
+        format!("{} at most", row.trim_end())
+    }));
+    rows
+}
+
+/// What is held matters from one in so many on.
+const HELD: u64 = 100;
+/// Owners that may hold it, at most.
+const HOLDERS: usize = 3;
+
+/// Requests that were refused, in words; empty: none.
+pub(super) fn refused(refused: Option<u64>) -> String {
+    match refused {
+        None | Some(0) => String::new(),
+        Some(refused) => format!(
+            "refused {} to programs (ctnetlink, BPF), for which no packet was lost",
+            plural(refused, "entry", "entries")
+        ),
+    }
 }
 
 /// What only the kernel counted, which no owner is charged with; empty: nothing, or probes count it.

@@ -79,7 +79,9 @@ impl Model {
         } else {
             &mut self.events
         };
-        for event in events {
+        // Of what a table is full stands with the table.
+        let events = events.into_iter();
+        for event in events.filter(|event| !matches!(event, Event::Verdict(_))) {
             kept.push_front(event);
         }
         kept.truncate(EVENTS);

@@ -10,7 +10,9 @@ use ctpressure_model::{
     },
 };
 
-use super::figures::{Sort, address, figure, header, of_nobody, reasons, row, sorted, until_full};
+use super::figures::{
+    Sort, address, figure, header, held_rows, of_nobody, reasons, refused, row, sorted, until_full,
+};
 use crate::{
     agent::{AgentState, Bounds},
     serve::top::{OwnerRow, TopSample, TopTable},
@@ -51,9 +53,10 @@ pub(super) fn view(sample: &TopSample, sort: Sort, count: usize) -> String {
         figure(sample.drops(), column::count),
         figure(totals.evictions, column::count),
     );
-    let of_nobody = of_nobody(&sample.node_losses);
-    if !of_nobody.is_empty() {
-        wrapped(&mut out, &of_nobody);
+    for more in [of_nobody(&sample.node_losses), refused(totals.refused)] {
+        if !more.is_empty() {
+            wrapped(&mut out, &more);
+        }
     }
     if !sample.census && sample.state != AgentState::Waiting {
         out += "note: entries from before ctpressure began are not charged to owners yet\n";
@@ -64,6 +67,9 @@ pub(super) fn view(sample: &TopSample, sort: Sort, count: usize) -> String {
         let _ = writeln!(out, "{}", header(WIDTH));
         for owner in owners.iter().take(count) {
             let _ = writeln!(out, "{}", row(owner, WIDTH).trim_end());
+        }
+        for row in held_rows(sample, WIDTH) {
+            let _ = writeln!(out, "{row}");
         }
         let more = owners.len().saturating_sub(count) as u64 + sample.other_owners.number;
         if more > 0 {
@@ -120,6 +126,9 @@ fn tables(out: &mut String, sample: &TopSample) {
             until_full(table.seconds_to_full)
         );
         let _ = writeln!(out, "{}", line.trim_end());
+        for verdict in &table.verdicts {
+            wrapped(out, &format!("  full of: {}", verdict.advice()));
+        }
     }
     if left > 0 {
         let _ = writeln!(out, "(and {left} tables with fewer entries)");
@@ -302,6 +311,10 @@ pub(super) fn owner_lines(owner: &OwnerRow) -> Vec<String> {
             over(&owner.drops_per_second),
             figure(owner.drops, grouped),
             reasons(&owner.drops_by_reason)
+        ),
+        format!(
+            "refused {} of its entries to programs, without a lost packet",
+            figure(owner.refused, grouped)
         ),
         format!(
             "evicted {} of its entries; {} of anybody for its sake",

@@ -8,22 +8,33 @@ use std::{
     fmt::{self, Display},
     net::IpAddr,
     ops::ControlFlow,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ctpressure_model::{pressure::heavy::SpaceSaving, protocol::protocol_name};
+use ctpressure_model::{
+    pressure::{as_count, heavy::SpaceSaving},
+    protocol::protocol_name,
+    verdict::Composition,
+};
 
 use super::{Facts, KernelSettings};
 use crate::{
+    census::{Charging, CompositionCount},
     doctor::thresholds,
     kernel::{
         Root,
         confinement::Confinement,
         conntrack::Presence,
         entries::{EntryState, EntryWalk, TableEntry, WalkOutcome, walk_namespaces},
-        tables::{TO_ENTER, discover},
+        overlays,
+        tables::{HOST_NAME, Namespace, TO_ENTER, discover},
     },
+    sys::netns::Inode,
 };
+
+mod idle;
+
+use idle::{IdleBounds, IdleCount};
 
 /// How long the listing may take.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -101,7 +112,7 @@ impl Class {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClassCount {
     pub entries: u64,
-    /// Those without a packet for longer than [`Class::enough`].
+    /// Those that had no packet for longer than [`Class::enough`] for certain ([`idle`]).
     pub idle: u64,
 }
 
@@ -154,9 +165,18 @@ pub(crate) struct CensusFacts {
     pub classes: [ClassCount; CLASSES.len()],
     /// The fullest port space, and at least how many of its ports are taken, of the entries read.
     pub ports: Option<(PortSpace, u64)>,
-    /// Entries that the kernel counts and does not list: they have expired, or are held by a packet on its
-    /// way. Only known when all were read and nothing changed.
+    /// Entries that had expired and were not removed. Only known when all were read and nothing changed.
     pub expired: Option<u64>,
+    /// Entries that the kernel counts and does not list: packets hold them. Known likewise.
+    pub held: Option<u64>,
+}
+
+/// What the entries of one table are, for verdicts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct TableMakeup {
+    /// Its network namespace: `host`, a name, or digits.
+    pub table: String,
+    pub composition: Composition,
 }
 
 impl CensusFacts {
@@ -183,14 +203,18 @@ impl CensusFacts {
 /// Counts entries as they come.
 struct Counter<'a> {
     settings: &'a KernelSettings,
+    bounds: IdleBounds,
+    idle: [IdleCount; CLASSES.len()],
     facts: CensusFacts,
     ports: SpaceSaving<PortSpace>,
 }
 
 impl<'a> Counter<'a> {
-    fn new(settings: &'a KernelSettings) -> Self {
+    fn new(settings: &'a KernelSettings, bounds: IdleBounds) -> Self {
         Self {
             settings,
+            bounds,
+            idle: [IdleCount::default(); CLASSES.len()],
             facts: CensusFacts::default(),
             ports: SpaceSaving::new(SPACES),
         }
@@ -201,13 +225,10 @@ impl<'a> Counter<'a> {
         if let Some(class) = Class::of(entry) {
             let count = &mut self.facts.classes[class as usize];
             count.entries += 1;
-            // A packet sets the timeout anew, so what is gone of it is the time since the last one.
-            let idle = self
-                .settings
-                .get(class.sysctl())
-                .zip(entry.timeout)
-                .map(|(timeout, left)| timeout.saturating_sub(left.into()));
-            count.idle += u64::from(idle.is_some_and(|idle| idle > class.enough()));
+            if let Some(timeout) = self.settings.get(class.sysctl()) {
+                let idle = &mut self.idle[class as usize];
+                idle.add(entry, &self.bounds, timeout, class.enough());
+            }
         }
         if let Some(space) = PortSpace::of(entry) {
             self.ports.add(space, 1.0);
@@ -218,34 +239,33 @@ impl<'a> Counter<'a> {
         let [before, after] = walk.counts;
         self.facts.counted = before.max(after);
         self.facts.whole = !walk.stopped;
-        // The count before: like every look-up, the listing removes the expired entries that it meets.
-        self.facts.expired = (!walk.stopped && !walk.changed)
-            .then(|| before.saturating_sub(walk.entries + walk.unreadable));
+        // Like every look-up, the listing removes the expired entries that it meets: they are in the count before only.
+        self.facts.held = walk.unlisted();
+        self.facts.expired = self.facts.held.map(|held| {
+            let listed = walk.entries + walk.unreadable;
+            before.saturating_sub(listed + held)
+        });
+        for (class, idle) in self.facts.classes.iter_mut().zip(self.idle) {
+            class.idle = idle.idle();
+        }
         self.facts.ports = self
             .ports
             .top(1)
             .first()
-            .map(|space| (space.key, rounded(space.at_least())));
+            .map(|space| (space.key, as_count(space.at_least())));
         self.facts
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a sum of ones below 2^53"
-)]
-fn rounded(count: f64) -> u64 {
-    count.round() as u64
-}
-
-pub(super) fn look(root: &Root, facts: &mut Facts) {
+/// Lists the host's table, and of the `others` (network namespace, name) what they are made of.
+pub(super) fn look(root: &Root, facts: &mut Facts, others: &[(Inode, String)]) {
     if !root.is_live() {
         return;
     }
-    match count(root, &facts.settings) {
-        Ok(census) => {
+    match count(root, facts, others) {
+        Ok((census, makeup)) => {
             facts.census = Some(census);
+            facts.makeup = makeup;
             facts.looked.push("entries of the host's table");
         }
         Err((because, help)) => {
@@ -254,8 +274,12 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
     }
 }
 
-/// Lists the host's table; why it can't be listed, and what to do about it.
-fn count(root: &Root, settings: &KernelSettings) -> Result<CensusFacts, (String, String)> {
+/// What the tables say; why the host's can't be listed, and what to do about it.
+fn count(
+    root: &Root,
+    facts: &Facts,
+    others: &[(Inode, String)],
+) -> Result<(CensusFacts, Vec<TableMakeup>), (String, String)> {
     let hidden = |because: &dyn Display| {
         let why = Confinement::of_this_thread(root, TO_ENTER);
         (because.to_string(), why.help())
@@ -275,20 +299,72 @@ fn count(root: &Root, settings: &KernelSettings) -> Result<CensusFacts, (String,
         .map_err(|unseen| (unseen.to_string(), unseen.help()))?;
     let gone = || hidden(&"the host's network namespace can't be entered");
     let host = found.namespaces.get(&host).ok_or_else(gone)?;
+    let owners = Charging::look_around(root, |_| {});
+    let mut counter = Counter::new(&facts.settings, bounds(facts));
+    let (outcome, composition) = list(root, host, &owners, |entry| counter.add(entry));
+    let census = match outcome {
+        Some(WalkOutcome::Walked(walk)) => counter.finish(&walk),
+        Some(WalkOutcome::Failed(error)) => {
+            return Err((error.to_string(), error.help().to_owned()));
+        }
+        Some(WalkOutcome::NotEntered(error)) => return Err(hidden(&error)),
+        Some(WalkOutcome::Gone) | None => return Err(gone()),
+    };
+    let of_host = composition.map(|composition| TableMakeup {
+        table: HOST_NAME.to_owned(),
+        composition,
+    });
+    let others = others.iter().filter_map(|(inode, name)| {
+        let namespace = found.namespaces.get(inode)?;
+        let (_, composition) = list(root, namespace, &owners, |_| {});
+        Some(TableMakeup {
+            table: name.clone(),
+            composition: composition?,
+        })
+    });
+    Ok((census, of_host.into_iter().chain(others).collect()))
+}
+
+/// Hands on the entries of a table for a while; what came of it, and what they are made of.
+fn list(
+    root: &Root,
+    namespace: &Namespace,
+    owners: &Charging,
+    mut each: impl FnMut(&TableEntry) + Send,
+) -> (Option<WalkOutcome>, Option<Composition>) {
+    let mut makeup = CompositionCount::new(owners, &overlays::of(root, namespace));
     let end = Instant::now() + PATIENCE;
-    let mut counter = Counter::new(settings);
-    let outcomes = walk_namespaces(root, std::slice::from_ref(host), |_, entry| {
-        counter.add(entry);
-        if counter.facts.read.is_multiple_of(LOOK) && Instant::now() >= end {
+    let mut read: u64 = 0;
+    let outcomes = walk_namespaces(root, std::slice::from_ref(namespace), |inode, entry| {
+        each(entry);
+        makeup.add(inode, entry, None);
+        read += 1;
+        if read.is_multiple_of(LOOK) && Instant::now() >= end {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
     });
-    match outcomes.into_iter().next() {
-        Some((_, WalkOutcome::Walked(walk))) => Ok(counter.finish(&walk)),
-        Some((_, WalkOutcome::Failed(error))) => Err((error.to_string(), error.help().to_owned())),
-        Some((_, WalkOutcome::NotEntered(error))) => Err(hidden(&error)),
-        Some((_, WalkOutcome::Gone)) | None => Err(gone()),
+    let outcome = outcomes.into_iter().next().map(|(_, outcome)| outcome);
+    let composition = match &outcome {
+        Some(WalkOutcome::Walked(walk)) => {
+            Some(makeup.finish(walk, |slot| owners.names.get(&slot).cloned()))
+        }
+        _ => None,
+    };
+    (outcome, composition)
+}
+
+/// What bounds the time that entries had no packet.
+fn bounds(facts: &Facts) -> IdleBounds {
+    let replacements = ["tcp_timeout_max_retrans", "tcp_timeout_unacknowledged"];
+    let replacements = replacements
+        .iter()
+        .filter_map(|name| facts.settings.get(name));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    IdleBounds {
+        replacement: replacements.max().unwrap_or_default(),
+        uptime: facts.uptime.map(|uptime| as_count(uptime.floor())),
+        now: now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)),
     }
 }
 

@@ -3,11 +3,18 @@
 use std::time::Duration;
 
 use super::Facts;
-use crate::kernel::{
-    Root,
-    stats::KernelStats,
-    tables::{TableReader, TablesSample},
+use crate::{
+    doctor::thresholds::TABLE_RISK,
+    kernel::{
+        Root,
+        stats::KernelStats,
+        tables::{HOST_NAME, TableReader, TablesSample},
+    },
+    sys::netns::Inode,
 };
+
+/// Tables besides the host's that are looked into at most.
+const LOOKED_INTO: usize = 3;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct TableFacts {
@@ -45,6 +52,23 @@ impl CountReader {
         if self.first.is_some() {
             facts.looked.push("tables and their statistics");
         }
+    }
+
+    /// Tables of others than the host that are nearly full, the fullest first, with their names.
+    pub(super) fn nearly_full(&self, limit: Option<u64>) -> Vec<(Inode, String)> {
+        let limit = limit.unwrap_or_default();
+        let tables = self.first.iter().flat_map(|sample| &sample.tables);
+        let mut full: Vec<_> = tables
+            .filter(|table| {
+                let near = table.entries.saturating_mul(100) >= limit * TABLE_RISK;
+                limit > 0 && near && table.name != HOST_NAME
+            })
+            .collect();
+        full.sort_by_key(|table| std::cmp::Reverse(table.entries));
+        full.truncate(LOOKED_INTO);
+        full.iter()
+            .map(|table| (table.netns, table.name.clone()))
+            .collect()
     }
 
     pub(super) fn second(&mut self, apart: Duration, facts: &mut Facts) {

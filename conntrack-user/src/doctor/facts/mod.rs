@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ctpressure_model::cost::{EntryCost, Sharing, Slab, WhenFull};
+use ctpressure_model::{
+    cost::{EntryCost, Sharing, Slab, WhenFull},
+    verdict::{Verdict, is_worth_judging},
+};
 
 use super::Unseen;
 use crate::{
@@ -29,9 +32,10 @@ pub(crate) mod place;
 pub(crate) mod proxy;
 pub(crate) mod rules;
 pub(crate) mod settings;
+pub(crate) mod waiting;
 
 pub(crate) use bpf_tables::{BpfTables, Plugin};
-pub(crate) use census::{CensusFacts, Class};
+pub(crate) use census::{CensusFacts, Class, TableMakeup};
 pub(crate) use counts::{CountFacts, TableFacts};
 pub(crate) use files::FileSetting;
 pub(crate) use listeners::Listener;
@@ -40,9 +44,20 @@ pub(crate) use place::{Keeper, Place, Standpoint};
 pub(crate) use proxy::{KubeProxy, Program, ProxySettings};
 pub(crate) use rules::{FirewallRules, ProxyMode};
 pub(crate) use settings::KernelSettings;
+pub(crate) use waiting::Waiting;
 
 /// Between the two readings of the kernel's statistics, at least.
 const APART: Duration = Duration::from_millis(400);
+
+/// Entries that ctnetlink or BPF was refused, as a running agent has counted them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct RefusedRequests {
+    pub number: u64,
+    /// Whose most of them would have been.
+    pub owner: Option<String>,
+    /// Since the agent began.
+    pub seconds: f64,
+}
 
 /// Everything that findings are made of.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,6 +81,10 @@ pub(crate) struct Facts {
     pub counts: CountFacts,
     /// What the host's table is full of.
     pub census: Option<CensusFacts>,
+    /// What the host's table is made of, and those of others that are nearly full.
+    pub makeup: Vec<TableMakeup>,
+    /// Where packets wait, and with them their entries.
+    pub waiting: Waiting,
     pub proxy: Option<KubeProxy>,
     /// Where a plugin without kube-proxy keeps connections of pods.
     pub bpf_tables: Option<BpfTables>,
@@ -79,6 +98,8 @@ pub(crate) struct Facts {
     pub has_procfs: Option<bool>,
     /// What was looked at.
     pub looked: Vec<&'static str>,
+    /// What only an agent counts; `None`: none was asked.
+    pub refused: Option<RefusedRequests>,
     /// What could not be looked at.
     pub unseen: Vec<Unseen>,
 }
@@ -143,7 +164,9 @@ impl Facts {
         let begin = Instant::now();
         reader.first(&mut facts);
         // All that takes time is done between the two readings.
-        census::look(root, &mut facts);
+        let others = reader.nearly_full(facts.settings.limit);
+        census::look(root, &mut facts, &others);
+        waiting::look(root, &mut facts);
         rules::look(root, &mut facts);
         listeners::look(root, &mut facts);
         hooks::look(root, &mut facts);
@@ -175,6 +198,18 @@ impl Facts {
     /// The kernel is this version or later; `None`: not known.
     pub(crate) fn at_least(&self, major: u32, minor: u32) -> Option<bool> {
         Some(self.release.as_ref()?.version >= (major, minor))
+    }
+
+    /// What the table of this name is full of that more room would only hold more of; `None`: it was not looked at.
+    pub(crate) fn verdicts(&self, table: &str) -> Option<Vec<Verdict>> {
+        let makeup = self.makeup.iter().find(|makeup| makeup.table == table)?;
+        let counted = makeup.composition.counted();
+        let is_full = is_worth_judging(counted, self.settings.limit?);
+        Some(if is_full {
+            makeup.composition.verdicts()
+        } else {
+            Vec::new()
+        })
     }
 
     /// What an entry costs.

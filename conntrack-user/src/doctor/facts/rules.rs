@@ -7,7 +7,10 @@
 use std::fs;
 
 use super::{Facts, read_if_there};
-use crate::kernel::{Root, host, namespace::namespace_of};
+use crate::{
+    kernel::{Root, host, namespace::namespace_of},
+    sys::netlink::{NetlinkError, NetlinkSocket},
+};
 
 mod legacy;
 mod nft;
@@ -74,6 +77,8 @@ pub(crate) struct FirewallRules {
     pub mode: Option<ProxyMode>,
     /// One for each family and back-end that has the chain.
     pub forward: Vec<Forward>,
+    /// There are timeouts that a rule may give some connections in place of the usual ones.
+    pub timeout_policies: bool,
     /// Everything could be looked at, so what was not found is not there.
     pub complete: bool,
 }
@@ -111,12 +116,26 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
         match nft::read() {
             Ok(found) => {
                 own_table = found.own_table;
+                facts.rules.timeout_policies = found.timeouts;
                 facts.rules.forward.extend(found.forward);
             }
             Err(error) => {
                 facts.rules.complete = false;
                 facts.could_not(
                     "the rules of nf_tables",
+                    &error,
+                    "run as root, or with CAP_NET_ADMIN",
+                );
+            }
+        }
+    }
+    if has_module(root, "nfnetlink_cttimeout") {
+        match timeout_policies() {
+            Ok(some) => facts.rules.timeout_policies |= some,
+            Err(error) => {
+                facts.rules.complete = false;
+                facts.could_not(
+                    "timeout policies",
                     &error,
                     "run as root, or with CAP_NET_ADMIN",
                 );
@@ -150,6 +169,15 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
         (!facts.rules.forward.is_empty()).then_some(ProxyMode::Iptables)
     };
     facts.looked.push("firewall rules of kube-proxy");
+}
+
+/// Whether there are timeouts that `nfct` made for `iptables -j CT --timeout`.
+fn timeout_policies() -> Result<bool, NetlinkError> {
+    const TIMEOUTS: u8 = 8;
+    const GET: u8 = 1;
+    let mut some = false;
+    NetlinkSocket::netfilter()?.dump(TIMEOUTS, GET, 0, &[], |_| some = true)?;
+    Ok(some)
 }
 
 /// Whether a module is loaded or built in, without loading it.

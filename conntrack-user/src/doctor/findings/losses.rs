@@ -1,18 +1,12 @@
 //! What the kernel has counted as lost: now, and since boot.
 
-use ctpressure_model::words::{grouped, seconds_f64};
+use ctpressure_model::words::{grouped, plural, seconds_f64};
 
 use super::{
     lost::{by_clash, by_full_table, worst},
-    remedy,
+    remedy::{self, Remedy},
 };
 use crate::doctor::{Facts, Finding, Severity, facts::TableFacts, thresholds};
-
-/// Twice the limit, as a first aid.
-fn more_room(facts: &Facts) -> (Vec<String>, String) {
-    let limit = facts.settings.limit.unwrap_or_default().saturating_mul(2);
-    (vec![remedy::set(limit)], remedy::cost_of(facts, limit))
-}
 
 /// The table that loses the most at this moment, if one does.
 pub(super) fn losing_now(facts: &Facts) -> Option<&TableFacts> {
@@ -26,7 +20,8 @@ pub(super) fn losing_now(facts: &Facts) -> Option<&TableFacts> {
 pub(super) fn full_now(facts: &Facts) -> Option<Finding> {
     let table = losing_now(facts)?;
     let between = table.between?;
-    let (fix, cost) = more_room(facts);
+    let then = "`ctpressure top` says who fills it, `ctpressure watch` who loses packets.";
+    let Remedy { fix, advice, cost } = remedy::more_room(facts, &table.name, then);
     Some(Finding {
         id: "table_full_now",
         severity: Severity::Critical,
@@ -46,8 +41,7 @@ pub(super) fn full_now(facts: &Facts) -> Option<Finding> {
                       not answered yet are forgotten"
             .to_owned(),
         fix,
-        advice: "`ctpressure top` says who fills it, `ctpressure watch` who loses packets."
-            .to_owned(),
+        advice,
         cost,
     })
 }
@@ -70,7 +64,7 @@ pub(super) fn full_since_boot(facts: &Facts) -> Option<Finding> {
     if per_day(facts, lost)? < thresholds::FULL_PER_DAY {
         return None;
     }
-    let (fix, cost) = more_room(facts);
+    let more = facts.settings.limit.unwrap_or_default().saturating_mul(2);
     Some(Finding {
         id: "table_was_full",
         severity: Severity::Risk,
@@ -82,11 +76,41 @@ pub(super) fn full_since_boot(facts: &Facts) -> Option<Finding> {
             seconds_f64(facts.uptime?)
         ),
         consequence: "it will be full again at the next peak".to_owned(),
-        fix,
+        fix: vec![remedy::set(more)],
         advice: "`ctpressure run --journal DIR` keeps what happens the next time, `ctpressure \
                  report` tells it."
             .to_owned(),
-        cost,
+        cost: remedy::cost_of(facts, more),
+    })
+}
+
+/// Requests that were refused are no lost packets.
+pub(super) fn requests(facts: &Facts) -> Option<Finding> {
+    let refused = facts
+        .refused
+        .as_ref()
+        .filter(|refused| refused.number > 0)?;
+    let owner = refused
+        .owner
+        .as_ref()
+        .map_or_else(String::new, |owner| format!(", most of them of {owner}"));
+    Some(Finding {
+        id: "requests_refused",
+        severity: Severity::Risk,
+        title: "a program was refused entries that it asked the kernel for (ctnetlink, BPF)".to_owned(),
+        evidence: format!(
+            "{} in {}{owner}; the kernel has no count of them, the running agent has",
+            plural(refused.number, "entry", "entries"),
+            seconds_f64(refused.seconds)
+        ),
+        consequence: "no packet was lost by that; but what conntrackd can't commit after a failover is a connection that this node does not \
+                      know"
+            .to_owned(),
+        fix: Vec::new(),
+        advice: "Find out which program asks (conntrackd, a service proxy): it needs room for its entries besides those of the node's own \
+                 traffic."
+            .to_owned(),
+        cost: "memory of as many entries".to_owned(),
     })
 }
 
@@ -126,7 +150,7 @@ pub(super) fn clashes(facts: &Facts) -> Option<Finding> {
 mod tests {
     use super::super::tests::{fine, made};
     use super::*;
-    use crate::kernel::stats::KernelStats;
+    use crate::{doctor::RefusedRequests, kernel::stats::KernelStats};
 
     fn boot(facts: &mut Facts, change: impl FnOnce(&mut KernelStats)) {
         if let Some(stats) = &mut facts.counts.tables[0].since_boot {
@@ -174,6 +198,32 @@ mod tests {
         fine(full_since_boot, |facts| {
             boot(facts, |stats| stats.early_drop = 5_000);
             now(facts, |stats| stats.drop = 7);
+        });
+    }
+
+    #[test]
+    fn refused_requests_are_no_lost_packets() {
+        let finding = made(requests, |facts| {
+            facts.refused = Some(RefusedRequests {
+                number: 400,
+                owner: Some("fw/gw".to_owned()),
+                seconds: 61.0,
+            });
+        });
+        assert!(
+            finding
+                .evidence
+                .starts_with("400 entries in 1 min 1 s, most of them of fw/gw"),
+            "{finding:?}"
+        );
+        fine(requests, |facts| {
+            facts.refused = Some(RefusedRequests::default());
+        });
+        fine(full_now, |facts| {
+            facts.refused = Some(RefusedRequests {
+                number: 400,
+                ..RefusedRequests::default()
+            });
         });
     }
 

@@ -17,6 +17,7 @@ mod remedy;
 mod size;
 mod tables;
 mod timeouts;
+mod verdicts;
 
 use super::{Facts, Finding};
 
@@ -28,6 +29,7 @@ const CHECKS: &[Check] = &[
     losses::full_now,
     losses::full_since_boot,
     losses::clashes,
+    losses::requests,
     nat::no_free_port,
     nat::ports_in_use,
     buckets::chain_too_long,
@@ -61,6 +63,10 @@ pub(crate) fn all(facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = CHECKS.iter().filter_map(|check| check(facts)).collect();
     findings.extend(tables::near_limit(facts));
     findings.extend(timeouts::too_long(facts));
+    findings.extend(verdicts::all(facts));
+    for finding in &mut findings {
+        remedy::withhold_raise(facts, finding);
+    }
     let mut findings: Vec<Finding> = findings
         .into_iter()
         .map(|finding| lasting::placed(facts.place, finding))

@@ -1,8 +1,16 @@
 //! What is to be done about the limit, and about a kube-proxy that gives it.
 
-use crate::doctor::{
-    Facts,
-    facts::{Keeper, KubeProxy, Place, Program},
+use ctpressure_model::{
+    verdict::{Verdict, VerdictKind},
+    words::list,
+};
+
+use crate::{
+    doctor::{
+        Facts, Finding,
+        facts::{Keeper, KubeProxy, Place, Program},
+    },
+    kernel::tables::HOST_NAME,
 };
 
 /// The version of kube-proxy (1.x) from which on it reads all entries to clean up those of servers that are gone.
@@ -28,11 +36,81 @@ pub(super) fn cost_of(facts: &Facts, limit: u64) -> String {
     format!("{memory} of kernel memory in each table that fills up{reconciles}")
 }
 
-/// What is to be done about a kube-proxy, and what that costs.
+/// What is to be done, and what that costs.
 pub(super) struct Remedy {
     pub(super) fix: Vec<String>,
     pub(super) advice: String,
     pub(super) cost: String,
+}
+
+/// Twice the limit for a table that is short of room; `then`: what else to do. Nothing where that would only hold more of what it is full
+/// of, or where it is not known what that is.
+pub(super) fn more_room(facts: &Facts, table: &str, then: &str) -> Remedy {
+    let more = facts.settings.limit.unwrap_or_default().saturating_mul(2);
+    let (not_now, cost) = match facts.verdicts(table) {
+        Some(verdicts) if verdicts.is_empty() => {
+            return Remedy {
+                fix: vec![set(more)],
+                advice: then.to_owned(),
+                cost: cost_of(facts, more),
+            };
+        }
+        Some(verdicts) => (only_more_of(&verdicts), "none: the limit stays as it is"),
+        None => (
+            format!(
+                "What it is full of was not looked at, and it may be a flood that fills whatever it is given: `ctpressure table --netns \
+                 {table}` says so. Then, if it is not: `{}`.",
+                set(more)
+            ),
+            "none: it is a look",
+        ),
+    };
+    Remedy {
+        fix: Vec::new(),
+        advice: format!("{not_now} {then}"),
+        cost: cost.to_owned(),
+    }
+}
+
+/// What the finding on a verdict is called.
+pub(super) const fn finding_on(verdict: &Verdict) -> &'static str {
+    match verdict.kind {
+        VerdictKind::Held => "entries_held",
+        VerdictKind::Overlay { .. } => "overlay_tracked",
+        VerdictKind::Flood { .. } => "one_way_flood",
+    }
+}
+
+/// Why there is to be no more room.
+fn only_more_of(verdicts: &[Verdict]) -> String {
+    let which: Vec<_> = verdicts
+        .iter()
+        .map(|verdict| format!("{} (finding `{}`)", verdict.which(), finding_on(verdict)))
+        .collect();
+    format!("More room would only hold more of {}.", list(&which))
+}
+
+/// Takes a raise out of what a finding advises, while the host's table is full of what more room would only hold more of.
+pub(super) fn withhold_raise(facts: &Facts, finding: &mut Finding) {
+    let verdicts = facts.verdicts(HOST_NAME).unwrap_or_default();
+    let limit = facts.settings.limit.unwrap_or_default();
+    let begin = format!("sysctl -w {SYSCTLS}nf_conntrack_max=");
+    let raises = |line: &String| {
+        let to = line
+            .strip_prefix(&begin)
+            .and_then(|to| to.parse::<u64>().ok());
+        to.is_some_and(|to| to > limit)
+    };
+    if verdicts.is_empty() || !finding.fix.iter().any(raises) {
+        return;
+    }
+    finding.fix.retain(|line| !raises(line));
+    let rest = if finding.fix.is_empty() {
+        "When that is mended, ask the doctor again."
+    } else {
+        &finding.advice
+    };
+    finding.advice = format!("No raise yet. {} {rest}", only_more_of(&verdicts));
 }
 
 /// Has kube-proxy let a limit stand, and sets it once more.

@@ -2,10 +2,16 @@
 
 use ctpressure_model::words::{grouped, share};
 
-use super::{losses, remedy};
-use crate::doctor::{
-    Facts, Finding, Severity,
-    thresholds::{EXPIRED_PROBLEM, EXPIRED_RISK, TABLE_CRITICAL, TABLE_RISK},
+use super::{
+    losses,
+    remedy::{self, Remedy},
+};
+use crate::{
+    doctor::{
+        Facts, Finding, Severity,
+        thresholds::{EXPIRED_PROBLEM, EXPIRED_RISK, TABLE_CRITICAL, TABLE_RISK},
+    },
+    kernel::tables::HOST_NAME,
 };
 
 /// Each table that is nearly full: the host's, and those of other network namespaces, which nobody else
@@ -23,7 +29,15 @@ pub(super) fn near_limit(facts: &Facts) -> Vec<Finding> {
         } else {
             return None;
         };
-        let more = limit.saturating_mul(2);
+        let then = if table.name == HOST_NAME {
+            "`ctpressure table` says who fills it.".to_owned()
+        } else {
+            format!(
+                "`ctpressure table --netns {}` says what fills it.",
+                table.name
+            )
+        };
+        let Remedy { fix, advice, cost } = remedy::more_room(facts, &table.name, &then);
         Some(Finding {
             id: "table_near_limit",
             severity,
@@ -37,16 +51,9 @@ pub(super) fn near_limit(facts: &Facts) -> Vec<Finding> {
             consequence:
                 "when it is full, new connections are refused and unanswered ones forgotten"
                     .to_owned(),
-            fix: vec![remedy::set(more)],
-            advice: if table.name == "host" {
-                "`ctpressure table` says who fills it.".to_owned()
-            } else {
-                format!(
-                    "`ctpressure table --netns {}` says what fills it.",
-                    table.name
-                )
-            },
-            cost: remedy::cost_of(facts, more),
+            fix,
+            advice,
+            cost,
         })
     };
     // That one has its finding already.
@@ -68,8 +75,7 @@ pub(super) fn expired(facts: &Facts) -> Option<Finding> {
         severity,
         title: "expired entries fill the table: the kernel is late in removing them".to_owned(),
         evidence: format!(
-            "the kernel counts {} entries and lists {}: {} ({} of the limit) have expired, or are held \
-             by packets on their way",
+            "the kernel counted {} entries and lists {}: {} ({} of the limit) had expired",
             grouped(census.counted),
             grouped(census.read),
             grouped(expired),

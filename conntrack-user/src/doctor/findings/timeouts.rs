@@ -2,10 +2,13 @@
 
 use ctpressure_model::words::{grouped, seconds, share};
 
-use crate::doctor::{
-    Facts, Finding, Severity,
-    facts::{Class, census::CLASSES},
-    thresholds::{WASTE_PROBLEM, WASTE_RISK},
+use crate::{
+    doctor::{
+        Facts, Finding, Severity,
+        facts::{Class, census::CLASSES},
+        thresholds::{WASTE_PROBLEM, WASTE_RISK},
+    },
+    kernel::tables::HOST_NAME,
 };
 
 /// What such entries are called, and what a shorter timeout costs.
@@ -53,8 +56,22 @@ pub(super) fn too_long(facts: &Facts) -> Vec<Finding> {
     ) else {
         return Vec::new();
     };
+    // A rule may give some connections a timeout of its own, and no entry says which.
+    if facts.rules.timeout_policies || !facts.rules.complete {
+        return Vec::new();
+    }
+    // Whoever makes entries by ctnetlink says when they expire.
+    let host = facts
+        .counts
+        .tables
+        .iter()
+        .find(|table| table.name == HOST_NAME);
+    let Some(stats) = host.and_then(|table| table.since_boot) else {
+        return Vec::new();
+    };
     let check = |class: Class| {
-        let count = census.of(class);
+        let mut count = census.of(class);
+        count.idle = count.idle.saturating_sub(stats.insert);
         let timeout = facts.settings.get(class.sysctl())?;
         let enough = class.enough();
         let severity = Severity::of_share(count.idle, limit, WASTE_RISK, WASTE_PROBLEM)?;
@@ -67,7 +84,7 @@ pub(super) fn too_long(facts: &Facts) -> Vec<Finding> {
             severity,
             title: format!("a long timeout keeps {name} that nobody uses"),
             evidence: format!(
-                "nf_conntrack_{} is {}; of {} such entries {} had no packet for more than {} ({} of \
+                "nf_conntrack_{} is {}; of {} such entries at least {} had no packet for more than {} ({} of \
                  the limit){}",
                 class.sysctl(),
                 seconds(timeout),
@@ -140,6 +157,33 @@ mod tests {
             facts.settings.values.insert(class.sysctl(), 10);
             assert_eq!(too_long(&facts), []);
         }
+    }
+
+    #[test]
+    fn what_may_have_a_timeout_of_its_own_is_not_judged() {
+        let idle = |change: fn(&mut Facts)| {
+            let mut facts = healthy();
+            if let Some(census) = &mut facts.census {
+                census.classes[Class::Established as usize].idle = 70_000;
+            }
+            facts
+                .settings
+                .values
+                .insert("tcp_timeout_established", 432_000);
+            change(&mut facts);
+            too_long(&facts).len()
+        };
+        assert_eq!(idle(|_| {}), 1);
+        assert_eq!(idle(|facts| facts.rules.timeout_policies = true), 0);
+        assert_eq!(idle(|facts| facts.rules.complete = false), 0);
+        // conntrackd made as many.
+        let made = |facts: &mut Facts| {
+            if let Some(stats) = &mut facts.counts.tables[0].since_boot {
+                stats.insert = 60_000;
+            }
+        };
+        assert_eq!(idle(made), 0);
+        assert_eq!(idle(|facts| facts.counts.tables[0].since_boot = None), 0);
     }
 
     #[test]

@@ -23,6 +23,11 @@ impl EntryStatus {
         self.has(9)
     }
 
+    /// Packets don't set its time-out anew (`IPS_FIXED_TIMEOUT`).
+    pub(crate) const fn has_fixed_timeout(self) -> bool {
+        self.has(10)
+    }
+
     /// A flow table forwards its packets, past conntrack (`IPS_OFFLOAD`): it has no time-out then,
     /// and no protocol state.
     pub(crate) const fn offloaded(self) -> bool {

@@ -7,10 +7,11 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use ctpressure_model::verdict::Part;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{kernel::Root, limit::flood::FloodPart};
+use crate::kernel::Root;
 
 mod killed;
 mod timeouts;
@@ -421,7 +422,7 @@ fn a_flood_is_refused_and_recorded_once() {
     let mut controller = node.controller(Mode::On);
     controller.place.look = Box::new(|_| {
         let part = |name: &str| {
-            Some(FloodPart {
+            Some(Part {
                 name: name.to_owned(),
                 entries: 880,
             })
@@ -434,6 +435,7 @@ fn a_flood_is_refused_and_recorded_once() {
             source: part("203.0.113.9"),
             opener: None,
             destination: part("10.0.0.9:80 tcp"),
+            ..Composition::default()
         })
     });
     run(&mut controller, 0..100, &entries(900));

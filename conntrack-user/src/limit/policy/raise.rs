@@ -5,7 +5,8 @@ use std::time::Duration;
 use ctpressure_model::{
     cost::{buckets_for, chain},
     pressure::{as_count, as_f64},
-    words::{figure, grouped, plural, seconds, seconds_f64},
+    verdict::Verdict,
+    words::{figure, grouped, list, plural, seconds, seconds_f64},
 };
 
 use super::{Action, Composition, Observation, Policy, tracking::LimitPressure};
@@ -29,8 +30,8 @@ const CHAINS_TOO_LONG: f64 = 12.0;
 /// Why more room is wanted and not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    Flood,
-    Unlisted,
+    /// More room would only hold more of this.
+    Verdict(&'static str),
     Ceiling,
 }
 
@@ -119,44 +120,24 @@ impl Policy {
             let besides = "; what the table holds could not be looked at, so one step only";
             return Ok((target, besides.to_owned()));
         };
-        let (flood, unlisted) = (composition.flood(), composition.unlisted());
-        if let Some(unlisted) = unlisted {
-            self.advice.push(composition.advice_of_unlisted(unlisted));
-            if room(as_f64(composition.entries)) <= limit {
-                let of = composition.entries.saturating_add(unlisted);
-                let reason = format!(
-                    "{}, but not for entries that packets hold while they wait: {} of {} are in no list",
-                    why(pressure),
-                    grouped(unlisted),
-                    grouped(of)
-                );
-                return Err((Some(Refusal::Unlisted), reason));
-            }
-        }
-        let Some(flood) = flood else {
-            let listed = room(as_f64(composition.entries)).next_multiple_of(ROUND);
-            return Ok(match unlisted {
-                None => (target, String::new()),
-                Some(_) => (
-                    target.min(listed),
-                    "; what is in no list does not count".to_owned(),
-                ),
-            });
+        let verdicts = composition.verdicts();
+        let Some(first) = verdicts.first() else {
+            return Ok((target, String::new()));
         };
-        self.advice.push(flood.advice());
-        let rest = composition.entries.saturating_sub(flood.entries);
-        let needed = room(as_f64(rest));
+        self.advice.extend(verdicts.iter().map(Verdict::advice));
+        let needed = room(as_f64(composition.needed()));
         if needed <= limit {
+            let parts: Vec<_> = verdicts.iter().map(Verdict::seen).collect();
             let reason = format!(
-                "{}, but not for a flood: {} of {} entries are one-way connections of {}",
+                "{}, but not for {}: {}",
                 why(pressure),
-                grouped(flood.entries),
-                grouped(flood.of),
-                flood.who
+                first.what(),
+                parts.join("; ")
             );
-            return Err((Some(Refusal::Flood), reason));
+            return Err((Some(Refusal::Verdict(first.name())), reason));
         }
-        let besides = format!("; the flood of {} does not count", flood.who);
+        let parts: Vec<_> = verdicts.iter().map(Verdict::which).collect();
+        let besides = format!("; {} does not count", list(&parts));
         Ok((target.min(needed.next_multiple_of(ROUND)), besides))
     }
 

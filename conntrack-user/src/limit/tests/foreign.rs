@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ctpressure_model::cost::EntryCost;
+use ctpressure_model::{cost::EntryCost, verdict::Composition};
 use proptest::prelude::*;
 
 use crate::{
@@ -10,7 +10,6 @@ use crate::{
     limit::{
         Settings,
         change::{Purpose, Size},
-        flood::Composition,
         ledger::LimitLedger,
         policy::{Decision, Observation, Policy, TableLosses, TableSeen},
     },
@@ -152,7 +151,7 @@ fn entries_that_are_in_no_list_are_no_demand() {
     let last = watch(&mut policy(Settings::default()), 300, seen, &held);
     assert_eq!(last.action, None);
     assert!(
-        last.now.contains("9,841 of 9,900 are in no list"),
+        last.now.contains("9,841 of 9,900 entries are in no list"),
         "{last:?}"
     );
     assert!(last.advice[0].contains("ip neigh"), "{last:?}");

@@ -6,6 +6,7 @@ use ctpressure_model::{
     cost::EntryCost,
     pressure::{PressureSample, as_count, as_f64, forecast::Forecaster},
     tests::series::Random,
+    verdict::{Composition, Part},
 };
 
 use crate::{
@@ -13,7 +14,6 @@ use crate::{
     limit::{
         Settings,
         change::{Purpose, Size},
-        flood::{Composition, FloodPart},
         ledger::LimitLedger,
         policy::{Action, Observation, Policy, TableLosses, TableSeen},
     },
@@ -274,7 +274,7 @@ impl Simulation {
         };
         let (flood, closed) = (live(|load| load.flood), live(|load| load.closed));
         let part = |name: &str| {
-            Some(FloodPart {
+            Some(Part {
                 name: name.to_owned(),
                 entries: as_count(flood),
             })
@@ -287,6 +287,7 @@ impl Simulation {
             source: part("203.0.113.9"),
             opener: None,
             destination: part("10.0.0.9:80 tcp"),
+            ..Composition::default()
         };
         let decision = self
             .policy

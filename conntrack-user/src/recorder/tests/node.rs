@@ -39,6 +39,7 @@ impl Node {
             present: true,
             egress: <_>::default(),
             ingress: <_>::default(),
+            held_at_most: 0,
             activity: <_>::default(),
             destinations: <_>::default(),
         });
@@ -48,6 +49,7 @@ impl Node {
             entries: 0,
             pressure: Pressure::Calm,
             seconds_to_full: None,
+            verdicts: Vec::new(),
             stats: Some(KernelStats::default()),
         };
         Self {

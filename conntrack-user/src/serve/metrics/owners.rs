@@ -53,7 +53,7 @@ pub(super) fn families(snapshot: &Snapshot) -> [Family; 6] {
         }),
         Family::counter(
             "ctpressure_drops_total",
-            "Packets lost because of conntrack, by owner and reason; a reason that no probe can tell on this kernel is absent.",
+            "Packets lost because of conntrack, by owner and reason; a reason that no probe can tell on this kernel is absent. Reason table_full_request is no lost packet: a program was refused an entry that it asked for (ctnetlink, BPF); leave it out of sums.",
         )
         .each(when(true), |family, owner| drops(family, snapshot, owner)),
         Family::counter(
@@ -83,6 +83,7 @@ fn by_labels(owners: &[OwnerSample]) -> Vec<OwnerSample> {
                     present: owner.present,
                     egress: owner.egress,
                     ingress: owner.ingress,
+                    held_at_most: owner.held_at_most,
                     activity: Activity::default(),
                     destinations: Tops::default(),
                 });
@@ -91,6 +92,7 @@ fn by_labels(owners: &[OwnerSample]) -> Vec<OwnerSample> {
                 let into = &mut merged[*place.get()];
                 into.egress = into.egress + owner.egress;
                 into.ingress = into.ingress + owner.ingress;
+                into.held_at_most += owner.held_at_most;
                 // Workload and labels are those of the one that is there.
                 if owner.present && !into.present {
                     into.owner = owner.owner.clone();
@@ -166,16 +168,15 @@ fn each_known(
 /// Table-full drops of everyone, so that the first one shows as an increase; other reasons of
 /// those who had some, and of nobody.
 fn drops(family: Family, snapshot: &Snapshot, owner: &OwnerSample) -> Family {
-    let counted = |reason| {
-        // No packet is lost by a request.
-        reason != DropReason::TableFullRequest && snapshot.probes.totals.dropped(reason).is_some()
-    };
+    let counted = |reason| snapshot.probes.totals.dropped(reason).is_some();
     family.each(directions(owner), |family, (direction, totals)| {
         let shown = DropReason::ALL.into_iter().filter(|reason| {
             counted(*reason)
                 && (*reason == DropReason::TableFull
                     || totals.dropped(*reason) > 0
-                    || (owner.slot == UNKNOWN && direction == Direction::Egress))
+                    || (owner.slot == UNKNOWN
+                        && direction == Direction::Egress
+                        && reason.loses_packet()))
         });
         family.each(shown, |family, reason| {
             let more = [

@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use ctpressure_model::verdict::{KNOWN, Verdict, VerdictKind};
+
 use super::*;
 use crate::{
     agent::{
@@ -53,6 +55,7 @@ pub(in crate::serve) fn full() -> Snapshot {
         },
         owners: Owners {
             list: owners(),
+            held: Some(12),
             ..Owners::default()
         },
         own: Own {
@@ -110,6 +113,7 @@ fn tables() -> Vec<Table> {
         entries: 900,
         pressure: Pressure::High,
         seconds_to_full: Some(12.5),
+        verdicts: verdicts(),
         stats: Some(stats),
     };
     let odd = Table {
@@ -118,9 +122,35 @@ fn tables() -> Vec<Table> {
         entries: 0,
         pressure: Pressure::Calm,
         seconds_to_full: None,
+        verdicts: Vec::new(),
         stats: None,
     };
     vec![host, odd]
+}
+
+/// One of each kind.
+fn verdicts() -> Vec<Verdict> {
+    let kinds = [
+        VerdictKind::Held,
+        VerdictKind::Overlay {
+            tunnel: KNOWN[0],
+            ipv4: true,
+            ipv6: false,
+        },
+        VerdictKind::Flood {
+            who: "shop/cart-1".to_owned(),
+        },
+    ];
+    let verdict = |(kind, entries)| Verdict {
+        kind,
+        entries,
+        of: 900,
+    };
+    kinds
+        .into_iter()
+        .zip([250, 240, 230])
+        .map(verdict)
+        .collect()
 }
 
 fn totals() -> Totals {
@@ -159,6 +189,7 @@ fn owners() -> Vec<OwnerSample> {
         present: true,
         egress,
         ingress: OwnerTotals::default(),
+        held_at_most: 0,
         activity: Activity::default(),
         destinations: Tops::default(),
     };
@@ -335,6 +366,7 @@ fn what_no_probe_counts_is_withheld_and_not_0() {
         }),
         ("ctpressure_drops_total{", |totals| {
             totals.drops = DropTotals::default();
+            totals.refused_table_full = None;
         }),
     ];
     for (family, change) in families {

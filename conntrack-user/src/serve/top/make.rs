@@ -9,6 +9,7 @@ use ctpressure_model::{
         lifetime::Lifetime,
         rate::Rates,
     },
+    verdict::{Verdict, VerdictKind},
     words::{clean_within, time::JsonTime},
 };
 
@@ -72,6 +73,15 @@ fn cut(text: &str) -> String {
     clean_within(text, NAME_BYTES)
 }
 
+/// A verdict whose names are fit to be shown.
+fn cut_verdict(verdict: &Verdict) -> Verdict {
+    let mut verdict = verdict.clone();
+    if let VerdictKind::Flood { who } = &mut verdict.kind {
+        *who = clean_within(who, 2 * NAME_BYTES);
+    }
+    verdict
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
 fn part(entries: u64, limit: u64) -> Option<f64> {
     (limit > 0).then(|| exact(entries as f64 / limit as f64))
@@ -85,6 +95,7 @@ struct Counted {
     deletes: bool,
     live: bool,
     drops: bool,
+    requests: bool,
     evictions: bool,
 }
 
@@ -95,6 +106,7 @@ impl Counted {
             deletes: totals.deletes.is_some(),
             live: totals.flow().is_some(),
             drops: totals.drops.table_full.is_some() && totals.drops.clash.is_some(),
+            requests: totals.refused_table_full.is_some(),
             evictions: totals.evictions.is_some(),
         }
     }
@@ -107,7 +119,7 @@ fn not_counted(totals: &Totals) -> Vec<String> {
         ("deletes", totals.deletes),
         ("evictions", totals.evictions),
     ];
-    let drops = REASONS.map(|reason| (reason.name(), totals.dropped(reason)));
+    let drops = reasons().map(|reason| (reason.name(), totals.dropped(reason)));
     counts
         .into_iter()
         .chain(drops)
@@ -117,12 +129,11 @@ fn not_counted(totals: &Totals) -> Vec<String> {
 }
 
 /// Why packets are lost.
-const REASONS: [DropReason; 4] = [
-    DropReason::TableFull,
-    DropReason::Clash,
-    DropReason::ChainTooLong,
-    DropReason::Dying,
-];
+fn reasons() -> impl Iterator<Item = DropReason> {
+    DropReason::ALL
+        .into_iter()
+        .filter(|reason| reason.loses_packet())
+}
 
 impl TopSample {
     /// What a snapshot says; `now`: when it was made.
@@ -156,8 +167,8 @@ impl TopSample {
                 inserts: totals.inserts,
                 deletes: totals.deletes,
                 evictions: totals.evictions,
-                drops: REASONS
-                    .into_iter()
+                refused: totals.refused_table_full,
+                drops: reasons()
                     .filter_map(|reason| Some((reason.name().to_owned(), totals.dropped(reason)?)))
                     .filter(|(_, number)| *number > 0)
                     .collect(),
@@ -178,6 +189,7 @@ impl TopSample {
                     + lost.evictions_not_detailed,
             },
             node_losses: snapshot.probes.node_losses,
+            held: snapshot.owners.held,
             owners: shown
                 .iter()
                 .map(|owner| OwnerRow::new(owner, counted, detailed.contains(&owner.slot)))
@@ -189,7 +201,7 @@ impl TopSample {
                     .then(|| others.iter().map(|owner| owner.live()).sum()),
                 inserts: counted.inserts.then_some(rest.inserts),
                 deletes: counted.deletes.then_some(rest.deletes),
-                drops: counted.drops.then(|| rest.drops.iter().sum()),
+                drops: counted.drops.then(|| rest.lost()),
             },
             census: snapshot.owners.census.times > 0,
         }
@@ -260,6 +272,7 @@ fn tables(all: &[Table], limit: u64) -> (Vec<TopTable>, OtherTables) {
                 .seconds_to_full
                 .filter(|seconds| seconds.is_finite())
                 .map(rounded),
+            verdicts: all[place].verdicts.iter().map(cut_verdict).collect(),
         })
         .collect();
     let others = &places[places.len().min(TABLES)..];
@@ -308,9 +321,12 @@ impl OwnerRow {
             limit_share: activity.limit_share.filter(|_| counted.live).map(exact),
             inserts: counted.inserts.then_some(both.inserts),
             deletes: counted.deletes.then_some(both.deletes),
-            drops: counted.drops.then(|| both.drops.iter().sum()),
-            drops_by_reason: DropReason::ALL
-                .into_iter()
+            drops: counted.drops.then(|| both.lost()),
+            refused: counted
+                .requests
+                .then(|| both.dropped(DropReason::TableFullRequest)),
+            held_at_most: sample.held_at_most,
+            drops_by_reason: reasons()
                 .map(|reason| (reason.name().to_owned(), both.dropped(reason)))
                 .filter(|(_, number)| *number > 0)
                 .collect(),

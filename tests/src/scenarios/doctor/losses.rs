@@ -51,6 +51,7 @@ pub(in crate::scenarios) fn losses(_: Option<Mechanism>) -> Result<()> {
     no_free_port()?;
     ports_in_use(limit)?;
     expired(limit)?;
+    idle(limit)?;
     invalid()?;
     limits(limit)
 }
@@ -138,6 +139,29 @@ fn expired(limit: u64) -> Result<()> {
     flush_table()?;
     kernel::set_limit(limit)?;
     gone("none expired", &[EXPIRED])
+}
+
+/// Flows that end one after another and are kept by a long timeout.
+fn idle(limit: u64) -> Result<()> {
+    const IDLE: &str = "timeout_udp";
+    kernel::set_limit(600)?;
+    kernel::set_sysctl("nf_conntrack_udp_timeout", 600)?;
+    let sent = generator::send(None, "--flows 240 --rate 2")?;
+    ensure!(sent.accepted > 230, "too few fit: {sent:?}");
+    comes("flows that nobody uses", &[IDLE])?;
+    flush_table()?;
+    // The same number, all at once: none had the time.
+    generator::send(None, "--flows 240")?;
+    gone("flows of this moment", &[IDLE])?;
+    // Made with a shorter timeout than the one in force, so that most of it seems to be over.
+    kernel::set_sysctl("nf_conntrack_udp_timeout", 60)?;
+    flush_table()?;
+    generator::send(None, "--flows 240")?;
+    kernel::set_sysctl("nf_conntrack_udp_timeout", 600)?;
+    gone("flows from before the timeout was another one", &[IDLE])?;
+    flush_table()?;
+    kernel::set_sysctl("nf_conntrack_udp_timeout", 3_600)?;
+    kernel::set_limit(limit)
 }
 
 /// In place of a SYN comes what belongs to no connection.

@@ -7,6 +7,10 @@ use crate::sys::netlink::{Attributes, NetlinkError, NetlinkSocket, put_string};
 const NFTABLES: u8 = 10;
 const GET_TABLE: u8 = 1;
 const GET_RULE: u8 = 7;
+const GET_OBJECT: u8 = 19;
+const OBJECT_TYPE: u16 = 3;
+/// `NFT_OBJECT_CT_TIMEOUT`, in network order.
+const TIMEOUT_OBJECT: &[u8] = &[0, 0, 0, 7];
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 
@@ -39,6 +43,8 @@ pub(super) struct NftRules {
     /// kube-proxy has a table of its own: its mode is nftables.
     pub(super) own_table: bool,
     pub(super) forward: Vec<Forward>,
+    /// There are timeouts for some connections (`ct timeout`).
+    pub(super) timeouts: bool,
 }
 
 /// Asks the kernel. Needs `CAP_NET_ADMIN`.
@@ -55,6 +61,10 @@ pub(super) fn read() -> Result<NftRules, NetlinkError> {
             ([family @ (IPV4 | IPV6), ..], Some(b"filter\0")) => filters.push(*family),
             _ => {}
         }
+    })?;
+    socket.dump(NFTABLES, GET_OBJECT, 0, &[], |mut part| {
+        let kind = part.attributes.find(|(kind, _)| *kind == OBJECT_TYPE);
+        found.timeouts |= kind.is_some_and(|(_, kind)| kind == TIMEOUT_OBJECT);
     })?;
     for family in filters {
         let mut wanted = Vec::new();

@@ -65,6 +65,7 @@ pub(crate) fn owner(slot: u32, owner: Owner, live: u64) -> OwnerSample {
             live: Some(0),
             ..OwnerTotals::default()
         },
+        held_at_most: 0,
         activity: Activity {
             inserts_per_second: rates(0.0),
             deletes_per_second: rates(0.0),
@@ -128,6 +129,7 @@ pub(crate) fn snapshot() -> Snapshot {
         entries,
         pressure,
         seconds_to_full,
+        verdicts: Vec::new(),
         stats: None,
     };
     let mut snapshot = Snapshot {
