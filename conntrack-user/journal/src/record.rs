@@ -18,7 +18,7 @@ use super::loss::Losses;
 pub struct OwnerId(pub(crate) i64);
 
 /// Number of a network namespace in one journal: `netns.id`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetnsId(pub(crate) i64);
 
 /// A network namespace that had a table.
@@ -26,7 +26,7 @@ pub struct NetnsId(pub(crate) i64);
 pub struct RecordedNetns {
     /// Its inode number, as `lsns` shows it.
     pub inode: u32,
-    /// `host`, its name in /run/netns, or the inode number in digits.
+    /// `host`, whose table it has, what it is kept as, or the inode number in digits.
     pub name: String,
 }
 

@@ -43,7 +43,7 @@ CREATE INDEX tick_level ON tick (level);
 CREATE TABLE netns (
     id INTEGER PRIMARY KEY,
     inode INTEGER NOT NULL,
-    name TEXT NOT NULL,             -- host, its name in /run/netns, or the inode number in digits
+    name TEXT NOT NULL,             -- host, whose table it has (a pod's namespace/name), what it is kept as, or the inode number
     last_tick INTEGER NOT NULL,
     UNIQUE (inode, name)
 ) STRICT;

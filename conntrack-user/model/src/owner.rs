@@ -17,7 +17,8 @@ use crate::words::{NAME_BYTES, clean_within};
 pub enum OwnerKind {
     /// A pod of Kubernetes.
     Pod,
-    /// A control group of the host: a systemd unit, or a container outside Kubernetes.
+    /// A control group of the host: a systemd unit, or a container outside Kubernetes. Or a network namespace of none of these that is kept
+    /// by a name, such as Docker Swarm's `ingress_sbox`.
     Cgroup,
     /// The host itself: what is of no pod and no unit.
     Host,

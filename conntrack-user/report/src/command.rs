@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use ctpressure_journal::Reader;
+use ctpressure_journal::{NetnsId, Reader};
 use ctpressure_model::{
     command_line::{Failure, Output, OutputArgs, print},
     words::time::{self, Moment},
@@ -134,7 +134,7 @@ impl ReportCommand {
             reader,
             focus,
             shown,
-            Some(incident.table),
+            Some(incident.netns),
         )?))
     }
 
@@ -176,7 +176,7 @@ impl ReportCommand {
             until: worst.until.min(span.until),
         };
         let shown = gather::around(focus, span);
-        let evidence = gather::evidence(reader, focus, shown, Some(worst.table))?;
+        let evidence = gather::evidence(reader, focus, shown, Some(worst.netns))?;
         let mut document = Report::new(&evidence);
         document.notes.extend(others(&incidents, worst, &names));
         Ok(document)
@@ -185,7 +185,7 @@ impl ReportCommand {
     fn list(
         &self,
         incidents: &[Incident],
-        names: &BTreeMap<u32, String>,
+        names: &BTreeMap<NetnsId, String>,
         covered: Span,
     ) -> anyhow::Result<String> {
         if self.output.output == Output::Text {
@@ -198,7 +198,7 @@ impl ReportCommand {
                 .zip(incidents)
                 .map(|(number, incident)| IncidentRow {
                     number,
-                    table_name: names.get(&incident.table).map_or("", String::as_str),
+                    table_name: names.get(&incident.netns).map_or("", String::as_str),
                     began: time::rfc3339(incident.from),
                     ended: time::rfc3339(incident.until),
                     incident,
@@ -210,7 +210,11 @@ impl ReportCommand {
 }
 
 /// The other incidents of the time that was asked for.
-fn others(incidents: &[Incident], worst: &Incident, names: &BTreeMap<u32, String>) -> Vec<String> {
+fn others(
+    incidents: &[Incident],
+    worst: &Incident,
+    names: &BTreeMap<NetnsId, String>,
+) -> Vec<String> {
     const SHOWN: usize = 5;
     let others: Vec<&Incident> = incidents.iter().filter(|one| *one != worst).collect();
     let mut notes: Vec<String> = others
@@ -221,7 +225,7 @@ fn others(incidents: &[Incident], worst: &Incident, names: &BTreeMap<u32, String
                 "Another incident in the time that was asked for: {} UTC, table {}, {} packets lost, {} entries \
                  evicted.",
                 time::between(one.from, one.until, worst.from),
-                names.get(&one.table).map_or("?", String::as_str),
+                names.get(&one.netns).map_or("?", String::as_str),
                 one.drops,
                 one.evictions
             )

@@ -91,7 +91,7 @@ pub struct NodeFacts {
 pub struct TableName {
     /// Inode number of its network namespace.
     pub(crate) netns: u32,
-    /// `host`, a name in /run/netns, or the inode number.
+    /// `host`, whose it is, what its namespace is kept as, or the inode number.
     pub(crate) name: String,
 }
 

@@ -66,7 +66,7 @@ pub(crate) fn covered(reader: &Reader) -> Result<Option<Span>, JournalError> {
 pub(crate) fn incidents(
     reader: &Reader,
     span: Span,
-) -> Result<(Vec<Incident>, BTreeMap<u32, String>), JournalError> {
+) -> Result<(Vec<Incident>, BTreeMap<NetnsId, String>), JournalError> {
     let recording = reader.read(time(span.from), time(span.until))?;
     let namespaces = recording.namespaces()?;
     let second = Duration::from_secs(1);
@@ -109,6 +109,7 @@ pub(crate) fn incidents(
         end = end.max(ends + 1);
         finder.add(&IncidentStep {
             table: netns.inode,
+            netns: sample.netns,
             // A sample of one second is the second that it ends in, as in the points of a report.
             at: if ends <= begins + 1 { ends } else { begins },
             seconds: if ends <= begins + 1 {
@@ -124,8 +125,8 @@ pub(crate) fn incidents(
         });
     })?;
     let names = namespaces
-        .into_values()
-        .map(|netns| (netns.inode, clean(&netns.name)))
+        .into_iter()
+        .map(|(id, netns)| (id, clean(&netns.name)))
         .collect();
     Ok((finder.finish(end), names))
 }
@@ -145,7 +146,7 @@ pub(crate) fn around(focus: Span, covered: Span) -> Span {
     }
 }
 
-/// All that a report about `focus` needs. `table`: inode number of its namespace; `None`: the host's.
+/// All that a report about `focus` needs. `table`: number of its namespace in the journal; `None`: the host's.
 ///
 /// # Errors
 /// If the journal can't be read.
@@ -153,7 +154,7 @@ pub(crate) fn evidence(
     reader: &Reader,
     focus: Span,
     shown: Span,
-    table: Option<u32>,
+    table: Option<NetnsId>,
 ) -> Result<Evidence, JournalError> {
     let (mut evidence, mut owners, tables) = shown_in(reader, focus, shown, table)?;
     // What is known of before; a reader gives one recording at a time.
@@ -219,12 +220,12 @@ fn shown_in(
     reader: &Reader,
     focus: Span,
     shown: Span,
-    table: Option<u32>,
+    table: Option<NetnsId>,
 ) -> Result<Shown, JournalError> {
     let recording = reader.read(time(shown.from), time(shown.until))?;
     let namespaces = recording.namespaces()?;
-    let of_table = |(_, netns): &(&NetnsId, &RecordedNetns)| match table {
-        Some(inode) => netns.inode == inode,
+    let of_table = |(id, netns): &(&NetnsId, &RecordedNetns)| match table {
+        Some(table) => **id == table,
         None => netns.name == "host",
     };
     let netns = namespaces.iter().rfind(of_table);

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use ctpressure_journal::NetnsId;
 use ctpressure_model::{
     pressure::state::Pressure,
     words::time::{serialize_known_seconds, serialize_seconds},
@@ -28,6 +29,8 @@ pub(crate) const MOST: usize = 1000;
 pub(crate) struct IncidentStep {
     /// Inode number of the table's namespace.
     pub(crate) table: u32,
+    /// Number of that namespace in the journal: another one may get the inode number.
+    pub(crate) netns: NetnsId,
     /// Its first second, since 1970.
     pub(crate) at: u64,
     /// Its length in seconds.
@@ -43,11 +46,22 @@ pub(crate) struct IncidentStep {
     pub(crate) evictions: u64,
 }
 
+/// A table: the inode number of its namespace, and what tells that from another one with the same.
+type Key = (u32, NetnsId);
+
+impl IncidentStep {
+    const fn key(&self) -> Key {
+        (self.table, self.netns)
+    }
+}
+
 /// An incident of one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Incident {
     /// Inode number of the table's namespace.
     pub(crate) table: u32,
+    #[serde(skip)]
+    pub(crate) netns: NetnsId,
     /// Its first second, since 1970.
     #[serde(serialize_with = "serialize_seconds")]
     pub(crate) from: u64,
@@ -72,9 +86,9 @@ pub(crate) struct Incident {
 #[derive(Debug, Default)]
 pub(crate) struct Finder {
     /// Of each table the incident that may not be over.
-    open: BTreeMap<u32, OpenIncident>,
+    open: BTreeMap<Key, OpenIncident>,
     /// Where each table's last step ended.
-    seen: BTreeMap<u32, u64>,
+    seen: BTreeMap<Key, u64>,
     found: Vec<Incident>,
 }
 
@@ -100,29 +114,30 @@ impl Finder {
         let end = step.at + step.seconds;
         let gap = self
             .seen
-            .insert(step.table, end)
+            .insert(step.key(), end)
             .is_some_and(|seen| step.at > seen + QUIET);
         if gap {
-            self.close(step.table, true);
+            self.close(step.key(), true);
         }
         let quiet = self
             .open
-            .get(&step.table)
+            .get(&step.key())
             .is_some_and(|open| step.at >= open.sign + QUIET);
         let grave = step.pressure >= Pressure::High || step.drops + step.evictions > 0;
-        let lingers = self.open.get(&step.table).is_some_and(|open| {
+        let lingers = self.open.get(&step.key()).is_some_and(|open| {
             open.grave
                 .is_some_and(|last| !grave && step.at >= last + LINGER)
         });
         if quiet || lingers {
-            self.close(step.table, false);
+            self.close(step.key(), false);
         }
         if step.pressure == Pressure::Calm && step.drops == 0 && step.evictions == 0 {
             return;
         }
-        let open = self.open.entry(step.table).or_insert_with(|| {
+        let open = self.open.entry(step.key()).or_insert_with(|| {
             let incident = Incident {
                 table: step.table,
+                netns: step.netns,
                 from: step.at,
                 until: end,
                 pressure: step.pressure,
@@ -160,7 +175,7 @@ impl Finder {
         }
     }
 
-    fn close(&mut self, table: u32, cut: bool) {
+    fn close(&mut self, table: Key, cut: bool) {
         if let Some(OpenIncident { mut incident, .. }) = self.open.remove(&table)
             && incident.counts()
         {
@@ -175,7 +190,7 @@ impl Finder {
 
     /// What was found, the newest first; `end`: the second after the journal's last one.
     pub(crate) fn finish(mut self, end: u64) -> Vec<Incident> {
-        let open: Vec<(u32, u64)> = self
+        let open: Vec<(Key, u64)> = self
             .open
             .iter()
             .map(|(table, open)| (*table, open.sign))
@@ -229,6 +244,7 @@ mod tests {
             found,
             [Incident {
                 table: 1,
+                netns: NetnsId::default(),
                 from: T + 100,
                 until: T + 400,
                 pressure: Pressure::Full,

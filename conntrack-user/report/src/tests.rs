@@ -30,7 +30,7 @@ fn evidence_of(scene: &Scene) -> super::evidence::Evidence {
                 until: first.until,
             };
             let shown = gather::around(focus, covered);
-            gather::evidence(&reader, focus, shown, Some(first.table))
+            gather::evidence(&reader, focus, shown, Some(first.netns))
         }
         None => gather::evidence(&reader, covered, covered, None),
     };
@@ -155,6 +155,25 @@ fn check_page(page: &str) {
         }
     }
     assert_eq!(open, Vec::<&str>::new());
+}
+
+/// Inode numbers are used again within seconds: what comes later must not be blamed for what was before.
+#[test]
+fn a_table_that_later_has_the_number_of_another_s_is_not_named_for_it() {
+    let scene = incidents::table_of_a_pod();
+    scene.execute(
+        "INSERT INTO netns (inode, name, last_tick) VALUES (4026532999, 'shop/innocent', 9000)",
+    );
+    let reader = Reader::open(&scene.path()).expect("a journal");
+    let covered = gather::covered(&reader)
+        .expect("readable")
+        .expect("seconds");
+    let (list, names) = gather::incidents(&reader, covered).expect("readable");
+    let shown = text::incidents(&list, &names, covered);
+    assert!(shown.contains("shop/sidecar"), "{shown}");
+    assert!(!shown.contains("innocent"), "{shown}");
+    let report = text::report(&report_of(&scene));
+    assert!(report.contains("table of shop/sidecar"), "{report}");
 }
 
 #[test]

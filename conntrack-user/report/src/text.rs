@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ctpressure_journal::ChangedBy;
+use ctpressure_journal::{ChangedBy, NetnsId};
 use ctpressure_model::words::{
     grouped, lifetime, list, per_second, plural, seconds, share, share_f64, shorten, time,
 };
@@ -399,7 +399,7 @@ fn reasons(out: &mut String, report: &Report) {
 /// The incidents of a journal, the newest first.
 pub(crate) fn incidents(
     incidents: &[Incident],
-    names: &std::collections::BTreeMap<u32, String>,
+    names: &std::collections::BTreeMap<NetnsId, String>,
     covered: super::evidence::Span,
 ) -> String {
     let mut out = String::new();
@@ -415,7 +415,7 @@ pub(crate) fn incidents(
     );
     for (number, incident) in (1..).zip(incidents) {
         let took = seconds(incident.until.saturating_sub(incident.from));
-        let name = names.get(&incident.table).map_or("?", String::as_str);
+        let name = names.get(&incident.netns).map_or("?", String::as_str);
         let full = super::reading::ratio(incident.entries, incident.limit);
         let line = format!(
             "{number:>4} {} {:>10} {:<14} {:<6} {:>5} {:>7} {:>7}",

@@ -18,7 +18,9 @@ use super::{
 };
 use crate::{
     kernel::{Problem, tables::TablesSample},
-    owners::{Discovery, Looks, Owner, OwnerKind, Services, SlotLimits, SlotMaps, Slots},
+    owners::{
+        Discovery, Looks, Owner, OwnerKind, Services, SlotLimits, SlotMaps, Slots, TableOwners,
+    },
     probes::{Probes, Totals},
     sys::lock::locked,
 };
@@ -61,6 +63,8 @@ pub(super) struct OwnersNow {
     /// As a snapshot has them, without destinations.
     pub(super) owners: Owners,
     pub(super) names: OwnersBySlot,
+    /// Who has which table.
+    pub(super) tables: TableOwners,
     /// By how much the sum over owners was off the count of all.
     pub(super) owners_off: u64,
     /// A census would tell something.

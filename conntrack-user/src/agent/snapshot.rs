@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{LossCounts, NodeLosses, Own, OwnerSample, Recount, SelfCheck};
 use crate::{
-    kernel::stats::KernelStats,
-    owners::{Looks, Occupancy, ServiceCounts},
+    kernel::{stats::KernelStats, tables::HOST_NAME},
+    owners::{Looks, Occupancy, Owner, ServiceCounts},
     probes::{ProbeStatus, ProgramTime, Totals},
 };
 
@@ -26,12 +26,19 @@ pub enum AgentState {
 }
 
 /// The table of one network namespace.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Table {
     /// Inode number of the namespace.
     pub netns: u32,
-    /// `host`, its name in /run/netns, or the inode number in digits.
+    /// `host`; whose it is, such as `shop/web`; else what its namespace is kept as; or the inode number in digits. No two tables have one
+    /// name.
     pub name: String,
+    /// What its namespace is kept as in /run/netns or by Docker, else the inode number in digits; `None`: that is its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_as: Option<String>,
+    /// Whose it is; `None`: the host's, or nobody's that is known.
+    #[serde(skip)]
+    pub owner: Option<Owner>,
     /// Entries that it holds now.
     pub entries: u64,
     /// How close it is to losing packets.
@@ -41,9 +48,23 @@ pub struct Table {
     /// What it is full of that more room would only hold more of, as of the last census.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub verdicts: Vec<Verdict>,
+    /// It has held an entry while the agent watched it.
+    pub used: bool,
     /// The kernel's own statistics.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stats: Option<KernelStats>,
+}
+
+impl Table {
+    /// Whether it is the host's.
+    pub fn is_host(&self) -> bool {
+        self.name == HOST_NAME
+    }
+
+    /// Whether there is more to tell of it than that it is there: of 250 pods' tables most never hold an entry.
+    pub fn is_in_use(&self) -> bool {
+        self.is_host() || self.used || self.stats.is_some_and(|stats| !stats.is_zero())
+    }
 }
 
 /// Entries that there are against those that there should be by the probes' counts.

@@ -18,7 +18,7 @@ use crate::{
         Root,
         entries::{EntryTuple, Layer4, TableEntry},
     },
-    owners::{Details, Scanner, Sighting, SlotLimits, SlotMaps, Slots},
+    owners::{Details, Scanner, Sighting, SlotLimits, SlotMaps, Slots, TableOwners},
     sys::netns::Inode,
 };
 
@@ -43,6 +43,8 @@ pub(crate) struct Charging {
     /// Inode number of the host's network namespace.
     pub host_netns: Inode,
     pub names: BTreeMap<u32, String>,
+    /// Who has which table.
+    pub tables: TableOwners,
     /// Which slots are of one workload.
     pub workloads: Workloads,
 }
@@ -90,6 +92,7 @@ impl Charging {
                 .occupants()
                 .map(|(slot, occupant)| (slot, occupant.owner.name()))
                 .collect(),
+            tables: slots.table_owners(),
             workloads: slots
                 .occupants()
                 .filter_map(|(slot, occupant)| Some((slot, workload(&occupant.owner)?)))

@@ -121,6 +121,7 @@ fn pods() -> Charging {
             .map(|slot| (slot, format!("default/pod-{slot}")))
             .into(),
         workloads: [(2, workload()), (3, workload())].into_iter().collect(),
+        ..Charging::default()
     }
 }
 

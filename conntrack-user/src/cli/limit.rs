@@ -12,13 +12,18 @@ use super::{
     logging, thread,
 };
 use crate::{
-    kernel::{Root, slab, tables::TableReader},
+    census::Charging,
+    kernel::{
+        Root, slab,
+        tables::{TableReader, TableSample},
+    },
     limit::{
         Controller, ControllerPlace, ControllerSample, Mode,
         controller::SetRequest,
         node,
         policy::{Observation, TableLosses, TableSeen},
     },
+    owners::{OwnerKind, table_names},
     serve::{
         limit::{Fullest, LimitView},
         socket::Remote,
@@ -138,18 +143,28 @@ fn look(controller: &mut Controller, root: &Root) -> anyhow::Result<LimitView> {
             what: format!("the tables can't be read: {error}"),
             help: "load conntrack (`modprobe nf_conntrack`), and run as root".to_owned(),
         })?;
+    let owners = Charging::look_around(root, |_| {}).tables;
+    let kept_as = tables
+        .tables
+        .iter()
+        .map(|table| (table.netns, table.name.as_str()));
+    let mut names = table_names(kept_as, &owners);
+    let seen = |table: &TableSample| {
+        let name = names.remove(&table.netns);
+        let name = name.unwrap_or_else(|| table.name.clone());
+        let kind = owners.get(&table.netns).map(|it| it.owner.kind);
+        TableSeen {
+            netns: table.netns,
+            kept_as: (name != table.name).then(|| table.name.clone()),
+            name,
+            of_pod: kind == Some(OwnerKind::Pod),
+            entries: table.entries,
+            seconds_to_full: None,
+            losses: table.stats.as_ref().map(TableLosses::from),
+        }
+    };
     let sample = ControllerSample {
-        tables: tables
-            .tables
-            .iter()
-            .map(|table| TableSeen {
-                netns: table.netns,
-                name: table.name.clone(),
-                entries: table.entries,
-                seconds_to_full: None,
-                losses: table.stats.as_ref().map(TableLosses::from),
-            })
-            .collect(),
+        tables: tables.tables.iter().map(seen).collect(),
         ..ControllerSample::default()
     };
     controller.tick(&sample, node::since_boot());
@@ -159,6 +174,7 @@ fn look(controller: &mut Controller, root: &Root) -> anyhow::Result<LimitView> {
         buckets: Some(tables.buckets),
         table_bytes: slab::table_bytes(root, tables.buckets),
         fullest: fullest.map(|table| Fullest {
+            netns: table.netns,
             name: table.name.clone(),
             entries: table.entries,
         }),

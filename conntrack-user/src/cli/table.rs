@@ -71,7 +71,7 @@ pub(super) struct Table {
     list: bool,
     #[command(flatten)]
     output: OutputArgs,
-    /// These network namespaces: `host`, a name in /run/netns, an inode number, or `all`
+    /// These network namespaces: `host`, whose it is (`shop/web`), a name in /run/netns, an inode number, or `all`
     /// [default: the one that this command runs in]
     #[arg(long, env = "CTPRESSURE_NETNS", value_delimiter = ',')]
     netns: Vec<Netns>,
@@ -119,7 +119,7 @@ impl Table {
         logging::start(self.log.log, self.log.verbose, tracing::Level::WARN);
         let root = Root::system();
         let owners = owners(&root, &self.socket.socket);
-        let namespaces = targets::find(&root, &self.netns)?;
+        let namespaces = targets::find(&root, &self.netns, &owners.tables)?;
         let names: BTreeMap<Inode, String> = namespaces
             .iter()
             .map(|namespace| (namespace.inode, namespace.name.clone()))

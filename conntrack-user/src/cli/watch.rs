@@ -42,7 +42,7 @@ pub(super) struct Watch {
     inserts: bool,
     #[command(flatten)]
     flows: FlowArgs,
-    /// Only these network namespaces: `host`, a name in /run/netns, or an inode number
+    /// Only these network namespaces: `host`, whose it is (`shop/web`), a name in /run/netns, or an inode number
     #[arg(long, env = "CTPRESSURE_NETNS", value_delimiter = ',')]
     netns: Vec<Netns>,
     /// Only these owners (of an eviction: its victim or its cause): `namespace/pod`, a pod's name,

@@ -79,7 +79,10 @@ pub(crate) struct DoctorNode {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct TableLine {
+    /// What it is called.
     pub netns: String,
+    /// Inode number of its network namespace.
+    pub inode: u32,
     pub entries: u64,
 }
 
@@ -175,6 +178,7 @@ impl DoctorNode {
                 .iter()
                 .map(|table| TableLine {
                     netns: table.name.clone(),
+                    inode: table.netns,
                     entries: table.entries,
                 })
                 .collect(),
@@ -248,10 +252,18 @@ impl DoctorNode {
             format!("{} {} entries{part}", table.netns, grouped(table.entries))
         };
         tables.extend(host.map(line));
+        let empty = others.iter().filter(|table| table.entries == 0).count();
         if let Some(fullest) = others.iter().max_by_key(|table| table.entries) {
-            tables.push(match others.len() {
-                1 => line(fullest),
-                many => format!("{many} others, the fullest {}", line(fullest)),
+            tables.push(match (others.len(), empty) {
+                (1, _) => line(fullest),
+                (many, 0) => format!("{many} others, the fullest {}", line(fullest)),
+                (many, empty) if many == empty => format!("{many} others, all of them empty"),
+                (many, empty) => {
+                    format!(
+                        "{many} others, {empty} of them empty, the fullest {}",
+                        line(fullest)
+                    )
+                }
             });
         }
         if !tables.is_empty() {

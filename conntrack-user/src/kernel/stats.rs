@@ -152,6 +152,13 @@ impl KernelStats {
         std::array::from_fn(|stat| (SOURCES[stat].0, values[stat]))
     }
 
+    /// Whether nothing was counted.
+    pub fn is_zero(&self) -> bool {
+        self.named()
+            .iter()
+            .all(|(_, value)| value.unwrap_or(0) == 0)
+    }
+
     /// Expectations that there are now: connections that a helper has announced. `None`: this way of reading does not say.
     pub fn expectations(&self) -> Option<u64> {
         let (made, ended) = self.expect_create.zip(self.expect_delete)?;

@@ -27,7 +27,7 @@ mod reading;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use discovery::{HOST_NAME, Namespace, discover, process_numbers};
+pub(crate) use discovery::{HOST_NAME, Namespace, discover, kept, process_numbers};
 use reading::ReadOutcome;
 pub(crate) use reading::is_gone;
 

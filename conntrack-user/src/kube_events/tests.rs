@@ -33,11 +33,7 @@ impl Node {
         let table = |name: &str, netns| Table {
             netns,
             name: name.to_owned(),
-            entries: 0,
-            pressure: Pressure::Calm,
-            seconds_to_full: None,
-            verdicts: Vec::new(),
-            stats: None,
+            ..Table::default()
         };
         Self {
             rules: Rules::new("node-1", Following::since(UNIX_EPOCH)),

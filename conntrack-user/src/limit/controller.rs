@@ -27,7 +27,7 @@ use super::{
     knobs::{Knob, Knobs},
     lock::{Lock, LockError},
     look, node,
-    policy::{Action, Observation, Policy, TableLosses, TableSeen},
+    policy::{Action, Observation, Policy, TableSeen},
     report::{ChangeTally, Report, ShortenedTimeout, Standing},
     settings::{Mode, Settings},
     store::{ControllerState, PendingChange, StateFile},

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`Scanner`] | looks around: control groups, one process of each for its network, `/proc/PID/net` for its addresses, log folders for the pods' names |
 //! | [`Notifier`] | says when to look: soon after something began, else every ten seconds |
+//! | `table_names` | what each table is called, by whose it is |
 //! | [`Slots`] | gives slots, and says what to change in the kernel's maps so that each entry leaves on the account it came on |
 //! | `Services` | learns from entries who is behind a Service address, for packets that got none |
 //! | `cgroup_path` | what the path of a control group says |
@@ -14,8 +15,8 @@
 //!
 //! An owner is whoever a process was found of: a pod by its UID; a systemd unit that is not a slice
 //! (everything below it is its own); a slice with processes of its own; a container outside
-//! Kubernetes by its ID; any other control group only if it has a network of its own. Everything
-//! else is the host's.
+//! Kubernetes by its ID; any other control group only if it has a network of its own. A network namespace of none of them that a
+//! file keeps by a name (Docker Swarm's `ingress_sbox`) is an owner by that name. Everything else is the host's.
 //!
 //! Several slots may have the same metric labels: a pod that was made anew under its name has
 //! another slot than the one before, as long as that one has entries. Sum them up.
@@ -27,6 +28,7 @@ mod groups;
 mod hierarchies;
 mod host_addresses;
 mod host_side;
+mod kept;
 pub mod kube;
 mod networks;
 mod notify;
@@ -34,6 +36,7 @@ mod pod_logs;
 mod scanner;
 mod services;
 mod slots;
+mod table_names;
 mod tree;
 
 pub use ctpressure_model::owner::{Details, Key, Labels, Owner, OwnerKind, Workload};
@@ -46,3 +49,4 @@ pub use scanner::Scanner;
 pub(crate) use services::{ServiceCounts, Services, Sighting};
 pub(crate) use slots::{Occupancy, OccupantState, SlotMaps};
 pub use slots::{SlotLimits, Slots};
+pub(crate) use table_names::{TableOwner, TableOwners, as_argument, table_names};

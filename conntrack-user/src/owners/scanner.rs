@@ -13,7 +13,7 @@ use super::host_side::HostSide;
 use super::networks::{self, MOST_ADDRESSES, Networks, Problems};
 use super::pod_logs::PodLogs;
 use super::tree::CgroupTree;
-use super::{Key, OwnerKind, hierarchies};
+use super::{Key, OwnerKind, hierarchies, kept};
 use crate::kernel::{Problem, Root, Said, host};
 use crate::sys::priority;
 
@@ -321,6 +321,7 @@ impl Scanner {
             });
         }
         found.problems.extend(crowded.if_any());
+        kept::add(&self.root, found);
         found.folders = Arc::clone(&self.folders);
     }
 }

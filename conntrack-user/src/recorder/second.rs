@@ -293,7 +293,7 @@ fn tables(before: Option<&Snapshot>, now: &Snapshot, keyframe: bool, second: &mu
             .tables
             .list
             .iter()
-            .any(|table| table.netns == gone.netns)
+            .any(|table| (table.netns, &table.name) == (gone.netns, &gone.name))
         {
             second.tables.push(Table {
                 entries: 0,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `limit`, `buckets` | what all tables share; `limit` 0: none |
 //! | `table_bytes` | kernel memory of entries and buckets now, without extensions |
-//! | `fullest` | `name` and `entries` of the table with the most |
+//! | `fullest` | `name`, `netns` (inode number) and `entries` of the table with the most |
 //! | `controller` | [`Report`]: what it may do, its ceiling and cost, what it waits for, the last changes |
 //! | `set` | after `limit set`: what was done, and what was overridden |
 
@@ -24,6 +24,9 @@ pub(crate) const LINE_BYTES: u64 = 512 << 10;
 /// The table with the most entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fullest {
+    /// Inode number of its network namespace.
+    #[serde(default)]
+    pub netns: u32,
     pub name: String,
     pub entries: u64,
 }
@@ -57,6 +60,7 @@ impl From<&Snapshot> for LimitView {
             buckets: snapshot.tables.buckets,
             table_bytes: snapshot.tables.table_bytes,
             fullest: fullest.map(|table| Fullest {
+                netns: table.netns,
                 name: table.name.clone(),
                 entries: table.entries,
             }),

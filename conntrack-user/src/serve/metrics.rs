@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Mutex};
 
-use ctpressure_model::pressure::state::Pressure;
 use prometheus::{
     Encoder as _, Registry, TextEncoder,
     core::{Collector, Desc},
@@ -22,7 +21,7 @@ mod owners;
 use exported::Exported;
 
 use crate::{
-    agent::{Handle, Snapshot},
+    agent::{Handle, Snapshot, Table},
     kernel::stats::KernelStats,
     sys::lock::locked,
 };
@@ -114,31 +113,38 @@ fn families(
     families
 }
 
+/// The host's table has all series, another one those that say something, from when it held an entry or the kernel counted something in
+/// it: most of 250 pods' tables never do.
 fn tables(snapshot: &Snapshot) -> [Family; 9] {
+    let tables: Vec<_> = snapshot
+        .tables
+        .list
+        .iter()
+        .filter(|table| table.is_in_use())
+        .collect();
     [
         Family::gauge(
             "ctpressure_table_entries",
-            "Entries in the conntrack table of a network namespace.",
+            "Entries in the conntrack table of a network namespace; absent of another one than the host's that has never held any.",
         )
-        .each(&snapshot.tables.list, |family, table| {
-            family.with(&[("netns", &table.name)], f(table.entries))
+        .each(&tables, |family, table| {
+            family.with(&labels(table), f(table.entries))
         }),
         Family::gauge(
             "ctpressure_table_seconds_to_full",
             "Seconds until the table is full at the slope of the last 15 seconds; absent while it is not filling.",
         )
-        .each(&snapshot.tables.list, |family, table| {
-            family.maybe(&[("netns", &table.name)], table.seconds_to_full)
+        .each(&tables, |family, table| {
+            family.maybe(&labels(table), table.seconds_to_full)
         }),
         Family::gauge(
             "ctpressure_table_pressure",
-            "State of a table: 1 for calm (below 50 % of the limit), rising, high (75 %) or full (95 %, or drops in the last 10 s), 0 for the others.",
+            "1 for the state that a table is in: calm (below 50 % of the limit), rising, high (75 %) or full (95 %, or drops in the last 10 s). The others are absent.",
         )
-        .each(&snapshot.tables.list, |family, table| {
-            family.each(Pressure::ALL, |family, state| {
-                let labels = [("netns", table.name.as_str()), ("state", state.name())];
-                family.with(&labels, f64::from(u8::from(table.pressure == state)))
-            })
+        .each(&tables, |family, table| {
+            let mut labels = labels(table);
+            labels.push(("state", table.pressure.name()));
+            family.with(&labels, 1.0)
         }),
         Family::gauge(
             "ctpressure_table_limit",
@@ -157,11 +163,12 @@ fn tables(snapshot: &Snapshot) -> [Family; 9] {
         .maybe(&[], snapshot.tables.table_bytes.map(f)),
         Family::gauge(
             "ctpressure_table_expectations",
-            "Expectations of a network namespace: connections that a helper (FTP, SIP, ...) has announced. At the limit it drops the packet that would announce one more. Absent where the kernel has no /proc/net/stat/nf_conntrack.",
+            "Expectations of a network namespace: connections that a helper (FTP, SIP, ...) has announced. At the limit it drops the packet that would announce one more. Absent where the kernel has no /proc/net/stat/nf_conntrack, and of another table than the host's that never had one.",
         )
-        .each(&snapshot.tables.list, |family, table| {
-            let there = table.stats.and_then(|stats| stats.expectations());
-            family.maybe(&[("netns", &table.name)], there.map(f))
+        .each(&tables, |family, table| {
+            let stats = table.stats.filter(|stats| table.is_host() || stats.expect_create > Some(0));
+            let there = stats.and_then(|stats| stats.expectations());
+            family.maybe(&labels(table), there.map(f))
         }),
         Family::gauge(
             "ctpressure_expectation_limit",
@@ -170,12 +177,15 @@ fn tables(snapshot: &Snapshot) -> [Family; 9] {
         .maybe(&[], snapshot.tables.expectation_limit.map(f)),
         Family::counter(
             "ctpressure_kernel_stat_total",
-            "The kernel's own conntrack statistics. insert counts only entries made by ctnetlink or BPF, found only tuples that NAT found taken.",
+            "The kernel's own conntrack statistics. insert counts only entries made by ctnetlink or BPF, found only tuples that NAT found taken. Of other tables than the host's what is 0 is absent.",
         )
-        .each(&snapshot.tables.list, |family, table| {
+        .each(&tables, |family, table| {
             let values = table.stats.iter().flat_map(KernelStats::named);
+            let values = values.filter(|(_, value)| table.is_host() || *value > Some(0));
             family.each(values, |family, (stat, value)| {
-                family.maybe(&[("netns", &table.name), ("stat", stat)], value.map(f))
+                let mut labels = labels(table);
+                labels.push(("stat", stat));
+                family.maybe(&labels, value.map(f))
             })
         }),
     ]
@@ -199,11 +209,27 @@ fn of_no_use(snapshot: &Snapshot) -> [Family; 2] {
                 *sums.entry(verdict.name()).or_insert(0) += verdict.entries;
             }
             family.each(sums, |family, (verdict, entries)| {
-                let labels = [("netns", table.name.as_str()), ("verdict", verdict)];
+                let mut labels = labels(table);
+                labels.push(("verdict", verdict));
                 family.with(&labels, f(entries))
             })
         }),
     ]
+}
+
+/// The name of a table, and the labels of whose it is, to join by.
+fn labels(table: &Table) -> Vec<(&str, &str)> {
+    let mut labels = vec![("netns", table.name.as_str())];
+    if let Some(owner) = &table.owner {
+        let of_owner = owner.labels();
+        let of_owner = [
+            ("namespace", of_owner.namespace),
+            ("pod", of_owner.pod),
+            ("unit", of_owner.unit),
+        ];
+        labels.extend(of_owner.into_iter().filter(|(_, value)| !value.is_empty()));
+    }
+    labels
 }
 
 /// What only the kernel counts here, so that no owner can be charged.

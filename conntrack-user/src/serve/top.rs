@@ -11,7 +11,7 @@
 //! | `kernel` | its release |
 //! | `limit`, `buckets`, `table_bytes` | what all tables share; null: not known; `limit` 0: none |
 //! | `tables` | `netns`, `name`, `entries`, `occupancy` (of the limit, 0 to 1), `pressure`, `seconds_to_full`, `verdicts` (what it is full of that more room would only hold more of); at most [`TABLES`], the host's first |
-//! | `other_tables` | `number` and `entries` of those that are not shown |
+//! | `other_tables` | `number` and `entries` of those that are not shown, and how many of them are `empty` |
 //! | `totals` | `inserts`, `deletes`, `evictions`, `drops` by reason, `refused` (requests of ctnetlink or BPF, no packet lost), since the agent began; `inserts_per_second`, `deletes_per_second`, `drops_per_second`; `not_counted`: what no probe counts here; `lost`: events without detail |
 //! | `node_losses` | `drops`, `evictions`, `chain_too_long`: what only the kernel counts here, since the agent began; null: probes count it |
 //! | `held` | entries that are counted and in no table, as packets hold them, at least; null: not known |
@@ -116,7 +116,7 @@ pub(crate) struct TopSample {
 pub(crate) struct TopTable {
     /// Inode number of its network namespace.
     pub netns: u32,
-    /// `host`, a name in /run/netns, or the inode number.
+    /// `host`, whose it is, what its namespace is kept as, or the inode number.
     pub name: String,
     pub entries: u64,
     /// Part of the limit, 0 to 1; `None`: no limit.
@@ -130,11 +130,21 @@ pub(crate) struct TopTable {
     pub verdicts: Vec<Verdict>,
 }
 
+impl TopTable {
+    /// Whether it holds an entry, or loses packets.
+    pub(crate) fn has_something(&self) -> bool {
+        self.entries > 0 || self.pressure != Pressure::Calm
+    }
+}
+
 /// Tables that are not shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OtherTables {
     pub number: u64,
     pub entries: u64,
+    /// How many of them are empty.
+    #[serde(default)]
+    pub empty: u64,
 }
 
 /// What all tables together did.

@@ -135,8 +135,7 @@ fn snapshot() -> Snapshot {
                 entries: 1_000,
                 pressure: Pressure::Rising,
                 seconds_to_full: Some(20.0),
-                verdicts: Vec::new(),
-                stats: None,
+                ..Table::default()
             }],
             ..Tables::default()
         },

@@ -123,9 +123,13 @@ pub(super) fn busy_start(mechanism: Option<Mechanism>) -> Result<()> {
 pub(super) fn foreign_namespace(mechanism: Option<Mechanism>) -> Result<()> {
     const FLOWS: u64 = 500;
     const ROUTER: &str = "ctp-router";
+    // What containerd leaves behind: whose it was nobody can tell.
+    const SANDBOX: &str = "cni-5c1d7e2a-1111-4222-8333-0000000000c7";
     let pod = pod(0)?;
-    net::add_namespace(ROUTER)?;
-    net::track_into_dead_end(Some(ROUTER))?;
+    for namespace in [ROUTER, SANDBOX] {
+        net::add_namespace(namespace)?;
+        net::track_into_dead_end(Some(namespace))?;
+    }
     let setting = Setting::new(mechanism, 20_000, "")?;
     let before = setting.agent.settled()?;
     let send = |namespace, source: &str, first: u64| {
@@ -133,15 +137,17 @@ pub(super) fn foreign_namespace(mechanism: Option<Mechanism>) -> Result<()> {
         generator::send(namespace, &arguments)
     };
     let source = format!("{}/32", pod.address);
-    let mut of_nobody = send(Some(ROUTER), &source, 0)?.accepted;
+    let mut of_router = send(Some(ROUTER), &source, 0)?.accepted;
     // Where the host's own address is anybody's too.
-    of_nobody += send(Some(ROUTER), "192.0.2.1/32", 1_000)?.accepted;
+    of_router += send(Some(ROUTER), "192.0.2.1/32", 1_000)?.accepted;
+    let of_nobody = send(Some(SANDBOX), &source, 3_000)?.accepted;
     let own = send(None, &source, 2_000)?.accepted;
     let metrics = setting.agent.settled()?;
     let inserts = |metrics| ByOwner::read(metrics, "inserts_total", "direction");
     let growth = inserts(&metrics)?.since(&inserts(&before)?)?;
     let mut expected = ByOwner::default();
     expected.add(Owner::unknown(), "egress", of_nobody);
+    expected.add(Owner::unit(ROUTER), "egress", of_router);
     expected.add(Owner::pod(pod.namespace, &pod.name), "egress", own);
     let mut checks = Checks::new();
     growth.check(&mut checks, "inserts", &expected);
@@ -158,11 +164,14 @@ pub(super) fn foreign_namespace(mechanism: Option<Mechanism>) -> Result<()> {
         "sent",
         of_nobody,
     );
+    let router = found.of(&Owner::unit(ROUTER));
+    checks.equal("entries of the router", router, "sent", of_router);
     let pods = found.of(&Owner::pod(pod.namespace, &pod.name));
     checks.equal("entries of the pod after a census", pods, "sent", own);
     check_sum(&mut checks, &metrics, "after a census")?;
     checks.finish()?;
     agent.stop()?;
+    net::ip(None, &format!("netns delete {SANDBOX}"))?;
     pod.remove()
 }
 

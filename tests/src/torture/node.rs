@@ -226,7 +226,7 @@ impl Node {
             // An address that a pod has, or had.
             Sender::Foreign => {
                 let source = format!("--source {}/32", pod_address(0));
-                (Owner::unknown(), source)
+                (Owner::unit(FOREIGN), source)
             }
         };
         let table = if sender == Sender::Foreign {

@@ -184,11 +184,10 @@ fn growth(
         missed,
     );
     let evictions = now.total(before, "/evictions")?;
-    let of_foreign = |flows: &&Flows| flows.owner == Owner::unknown();
     let foreign: u64 = done
         .sent
         .iter()
-        .filter(of_foreign)
+        .filter(|flows| is_elsewhere(flows))
         .map(|flows| flows.tally.error("EPERM"))
         .sum();
     // The statistics are those of the host's table only.
@@ -214,11 +213,13 @@ fn growth(
 
 /// How many flows went to a table beside the host's.
 fn of_foreign_table(done: &Done) -> u64 {
-    let foreign = done
-        .sent
-        .iter()
-        .filter(|flows| flows.owner == Owner::unknown());
+    let foreign = done.sent.iter().filter(|flows| is_elsewhere(flows));
     foreign.map(|flows| flows.tally.sent).sum()
+}
+
+/// Whether they may have gone to a table beside the host's.
+fn is_elsewhere(flows: &Flows) -> bool {
+    [Owner::unknown(), Owner::unit(FOREIGN)].contains(&flows.owner)
 }
 
 /// What the tables hold now.
@@ -246,7 +247,8 @@ fn live(checks: &mut Checks, now: &Counts, skipped: u64) -> Result<()> {
     // What lost a clash is counted and in no list, until it is found expired.
     let unlisted = kernel::entries()?.saturating_sub(listed.iter().sum());
     let [pods, host, nobody] = listed;
-    let nobody = nobody + kernel::entries_of(FOREIGN)?;
+    // That namespace is an owner by its name.
+    let host = host + kernel::entries_of(FOREIGN)?;
     let mut expected = vec![(&["host", "cgroup"][..], host)];
     if now.has_unseen {
         expected.push((&["pod", "unknown"][..], pods + nobody));

@@ -112,7 +112,7 @@ fn metrics(exported: &Exported) -> Result<String> {
     let mut text = String::from(
         "# Metrics\n\n\
          Made by `cargo xtask generate` from what the exporter writes. Owner labels are `owner_kind` (`pod`, `cgroup`, `host`, `unknown`) \
-         and, as far as they apply, `namespace`, `pod`, `unit`; `netns` is `host` or the name of a network namespace. Prometheus adds `node` \
+         and, as far as they apply, `namespace`, `pod`, `unit`; `netns` is what a table is called: `host`, whose it is (`shop/web`, with the owner's `namespace`, `pod` or `unit` to join by), else what its network namespace is kept as, or its inode number. Prometheus adds `node` \
          (see `deploy/prometheus/`).\n\n\
          | metric | type | labels | what it says |\n|---|---|---|---|\n",
     );

@@ -57,6 +57,7 @@ impl Agent {
             seconds_to_full: None,
             verdicts: Vec::new(),
             stats: None,
+            ..Table::default()
         };
         Self {
             health: events.health(),

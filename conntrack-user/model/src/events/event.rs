@@ -72,7 +72,7 @@ pub struct Occurrence {
     pub time: SystemTime,
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// `host`, the name in /run/netns, or the inode number in digits.
+    /// `host`, whose it is, what it is kept as in /run/netns, or the inode number in digits.
     pub netns_name: String,
     /// CPU on which it happened.
     pub cpu: u32,
@@ -222,6 +222,8 @@ impl LostEvent {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     namespaces: HashMap<u32, String>,
+    /// What files call them.
+    kept: HashMap<u32, String>,
     /// Who has which slot now.
     pub(crate) owners: OwnersBySlot,
 }
@@ -233,6 +235,15 @@ impl Names {
         Self { owners, ..self }
     }
 
+    /// The same, also by what files call network namespaces.
+    #[must_use]
+    pub fn with_kept(self, kept: impl IntoIterator<Item = (u32, String)>) -> Self {
+        Self {
+            kept: kept.into_iter().collect(),
+            ..self
+        }
+    }
+
     /// The name, or the inode number in digits.
     fn name(&self, netns: u32) -> String {
         self.namespaces
@@ -241,11 +252,12 @@ impl Names {
             .unwrap_or_else(|| netns.to_string())
     }
 
-    /// Whether this namespace goes by `name`.
+    /// Whether this namespace goes by `name`: by that of whose it is, or by that of the file that keeps it.
     pub(crate) fn is(&self, netns: u32, name: &str) -> bool {
-        self.namespaces
-            .get(&netns)
-            .is_some_and(|known| known == name)
+        let names = [&self.namespaces, &self.kept];
+        names
+            .into_iter()
+            .any(|names| names.get(&netns).is_some_and(|known| known == name))
     }
 }
 
@@ -253,6 +265,7 @@ impl FromIterator<(u32, String)> for Names {
     fn from_iter<I: IntoIterator<Item = (u32, String)>>(names: I) -> Self {
         Self {
             namespaces: names.into_iter().collect(),
+            kept: HashMap::new(),
             owners: OwnersBySlot::default(),
         }
     }

@@ -28,7 +28,7 @@ pub enum Kind {
 pub enum Netns {
     /// By its inode number, as `lsns` shows it.
     Inode(u32),
-    /// `host`, or its name in /run/netns.
+    /// `host`, whose it is (`shop/web`), or what it is kept as in /run/netns.
     Name(String),
 }
 

@@ -10,6 +10,7 @@ use super::{
 pub struct Tracker {
     state: StateTracker,
     forecaster: Forecaster,
+    used: bool,
 }
 
 impl Tracker {
@@ -17,11 +18,17 @@ impl Tracker {
     pub fn add(&mut self, sample: &PressureSample) {
         self.state.add(sample);
         self.forecaster.add(sample);
+        self.used |= sample.entries > 0;
     }
 
     /// The state after the last sample.
     pub fn pressure(&self) -> Pressure {
         self.state.pressure()
+    }
+
+    /// Whether the table has ever held an entry at a sample.
+    pub const fn is_used(&self) -> bool {
+        self.used
     }
 
     /// What is ahead after the last sample.

@@ -26,7 +26,7 @@ fn try_report(path: &std::path::Path) -> Result<String, String> {
         };
         let shown = gather::around(focus, covered);
         let evidence =
-            gather::evidence(&reader, focus, shown, Some(incident.table)).map_err(words)?;
+            gather::evidence(&reader, focus, shown, Some(incident.netns)).map_err(words)?;
         let report = Report::new(&evidence);
         out += &text::report(&report);
         out += &html::page(&report);

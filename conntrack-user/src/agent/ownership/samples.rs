@@ -49,6 +49,7 @@ impl Ownership {
                 looks: self.looks,
             },
             names: self.names(),
+            tables: self.slots.table_owners(),
             owners_off: self.owners_off,
             needs_census: self.needs_census(),
         }

@@ -1,10 +1,10 @@
 //! What the supervisor does once a second: it reads everything and publishes a snapshot.
 
-use std::{collections::HashSet, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use conntrack_ebpf::owner::{Direction, HOST, Party};
 use ctpressure_model::{
-    events::{Names, OwnersBySlot},
+    events::Names,
     pressure::{
         PressureSample,
         destinations::What,
@@ -21,8 +21,9 @@ use crate::{
     },
     kernel::{
         Problem, Root, slab,
-        tables::{TableReader, TablesError, TablesSample},
+        tables::{HOST_NAME, TableReader, TablesError, TablesSample},
     },
+    owners::table_names,
     probes::{self, AttachError, ProbeStatus, ProgramTime, Totals},
     sys::lock::locked,
 };
@@ -87,7 +88,7 @@ impl Supervisor {
         };
         if let Some(tables) = &tables {
             let counts = counts.as_ref().and_then(|counts| counts.as_ref().ok());
-            self.describe(tables, counts, &owners.names, &mut snapshot);
+            self.describe(tables, counts, &owners, &mut snapshot);
         }
         if self.publisher.take_unknown_owner() {
             self.scans.look_again();
@@ -351,7 +352,7 @@ impl Supervisor {
         &mut self,
         sample: &TablesSample,
         counts: Option<&Totals>,
-        owners: &OwnersBySlot,
+        owners: &OwnersNow,
         snapshot: &mut Snapshot,
     ) {
         let at = self.began.elapsed();
@@ -362,7 +363,11 @@ impl Supervisor {
         snapshot.tables.limit = Some(sample.limit);
         snapshot.tables.buckets = Some(sample.buckets);
         snapshot.tables.expectation_limit = sample.expectation_limit;
-        let mut taken = HashSet::new();
+        let kept_as = sample
+            .tables
+            .iter()
+            .map(|table| (table.netns, table.name.as_str()));
+        let mut names = table_names(kept_as, &owners.tables);
         for table in &sample.tables {
             let tracker = self.trackers.entry(table.netns).or_default();
             tracker.add(&PressureSample {
@@ -379,29 +384,38 @@ impl Supervisor {
                     .filter(|_| sample.tables.len() == 1)
                     .and_then(Totals::flow),
             });
-            // A metric must not come twice: somebody may have called a namespace "host".
-            let name = if taken.insert(table.name.as_str()) {
-                table.name.clone()
-            } else {
-                table.netns.to_string()
-            };
+            let name = names
+                .remove(&table.netns)
+                .unwrap_or_else(|| table.netns.to_string());
+            let owner = owners
+                .tables
+                .get(&table.netns)
+                .filter(|_| name != HOST_NAME);
             snapshot.tables.list.push(Table {
                 netns: table.netns,
+                kept_as: (table.name != name).then(|| table.name.clone()),
                 name,
+                owner: owner.map(|it| it.owner.clone()),
                 entries: table.entries,
                 pressure: tracker.pressure(),
                 seconds_to_full: tracker.outlook().seconds_to_full,
                 verdicts: self.verdicts.on(table.netns, table.entries, sample.limit),
+                used: tracker.is_used(),
                 stats: table.stats,
             });
         }
+        let kept = sample
+            .tables
+            .iter()
+            .map(|table| (table.netns, table.name.clone()));
         let names: Names = snapshot
             .tables
             .list
             .iter()
             .map(|table| (table.netns, table.name.clone()))
             .collect::<Names>()
-            .with_owners(owners.clone());
+            .with_kept(kept)
+            .with_owners(owners.names.clone());
         self.publisher.name(names);
     }
 }

@@ -1,5 +1,7 @@
 //! Which tables are meant, and what came of reading them.
 
+use std::collections::BTreeMap;
+
 use ctpressure_model::events::Netns;
 
 use crate::{
@@ -12,6 +14,7 @@ use crate::{
         host,
         tables::{Namespace, TO_ENTER, discover},
     },
+    owners::{TableOwners, table_names},
     sys::netns::{self, Inode},
 };
 
@@ -26,29 +29,35 @@ pub(super) struct WalkedTable {
     pub(super) walk: EntryWalk,
 }
 
-/// The namespaces that were asked for; the caller's own if none was.
-pub(super) fn find(root: &Root, wanted: &[Netns]) -> anyhow::Result<Vec<Namespace>> {
+/// The namespaces that were asked for, the caller's own if none was; each by the name of whose table it has.
+pub(super) fn find(
+    root: &Root,
+    wanted: &[Netns],
+    owners: &TableOwners,
+) -> anyhow::Result<Vec<Namespace>> {
     if wanted.is_empty() {
-        return own(root).map(|own| vec![own]);
+        return own(root, owners).map(|own| vec![own]);
     }
     let found = discover(root);
+    let names = names(found.namespaces.values(), owners);
     let mut chosen: Vec<Namespace> = Vec::new();
     for want in wanted {
-        let before = chosen.len();
+        let is_it = |namespace: &Namespace| match want {
+            Netns::Name(name) => {
+                *name == namespace.name || names.get(&namespace.inode) == Some(name)
+            }
+            Netns::Inode(inode) => *inode == namespace.inode,
+        };
+        let all = *want == Netns::Name(ALL.to_owned());
+        let mut is_there = all;
         for namespace in found.namespaces.values() {
-            let fits = match want {
-                Netns::Name(name) => name == ALL || *name == namespace.name,
-                Netns::Inode(inode) => *inode == namespace.inode,
-            };
-            if fits && !chosen.contains(namespace) {
+            let it = is_it(namespace);
+            is_there |= it;
+            if (all || it) && !chosen.contains(namespace) {
                 chosen.push(namespace.clone());
             }
         }
-        let is_there = |namespace: &&Namespace| match want {
-            Netns::Name(name) => *name == namespace.name,
-            Netns::Inode(inode) => *inode == namespace.inode,
-        };
-        if chosen.len() == before && !chosen.iter().any(|chosen| is_there(&chosen)) {
+        if !is_there {
             let name = match want {
                 Netns::Name(name) => name.clone(),
                 Netns::Inode(inode) => inode.to_string(),
@@ -56,6 +65,11 @@ pub(super) fn find(root: &Root, wanted: &[Netns]) -> anyhow::Result<Vec<Namespac
             let mut problems = found.problems;
             problems.extend(found.host.err().map(|unseen| unseen.problem()));
             return Err(unknown(&name, &problems));
+        }
+    }
+    for namespace in &mut chosen {
+        if let Some(name) = names.get(&namespace.inode) {
+            namespace.name.clone_from(name);
         }
     }
     // The host's first, then by name.
@@ -69,10 +83,23 @@ pub(super) fn find(root: &Root, wanted: &[Netns]) -> anyhow::Result<Vec<Namespac
     Ok(chosen)
 }
 
+/// What their tables are called.
+fn names<'a>(
+    namespaces: impl IntoIterator<Item = &'a Namespace>,
+    owners: &TableOwners,
+) -> BTreeMap<Inode, String> {
+    let kept_as = namespaces.into_iter();
+    table_names(
+        kept_as.map(|namespace| (namespace.inode, namespace.name.as_str())),
+        owners,
+    )
+}
+
 fn unknown(name: &str, problems: &[Problem]) -> anyhow::Error {
-    let mut help = "`ip netns list` and `lsns -t net` say which there are; `host` and `all` are \
-                    names too"
-        .to_owned();
+    let mut help =
+        "`ctpressure table --netns all`, `ip netns list` and `lsns -t net` say which there are; \
+                    `host`, `all` and a pod's such as `shop/web` are names too"
+            .to_owned();
     for problem in problems {
         help += "; ";
         help += &problem.to_string();
@@ -85,7 +112,7 @@ fn unknown(name: &str, problems: &[Problem]) -> anyhow::Error {
 }
 
 /// The namespace that this command runs in.
-fn own(root: &Root) -> anyhow::Result<Namespace> {
+fn own(root: &Root, owners: &TableOwners) -> anyhow::Result<Namespace> {
     let inode = netns::own_inode().map_err(|error| Failure {
         what: format!("the own network namespace can't be told: {error}"),
         help: "mount procfs at /proc".to_owned(),
@@ -104,7 +131,11 @@ fn own(root: &Root) -> anyhow::Result<Namespace> {
         return Ok(named("host".to_owned()));
     }
     let found = discover(root).namespaces.remove(&inode);
-    Ok(found.unwrap_or_else(|| named(inode.to_string())))
+    let mut own = found.unwrap_or_else(|| named(inode.to_string()));
+    if let Some(name) = names([&own], owners).remove(&inode) {
+        own.name = name;
+    }
+    Ok(own)
 }
 
 /// The tables that were read, and what is to be said about the others. A single one that can't be

@@ -198,9 +198,7 @@ impl Painter {
                 found.map(|text| Line::styled(shorten(&format!("  {text}"), self.width), style)),
             );
         }
-        if left > 0 {
-            lines.push(Line::raw(format!("(and {left} tables with fewer entries)")));
-        }
+        lines.extend(left.map(Line::raw));
         let totals = &sample.totals;
         let drops = sample.drops();
         let mut text = format!(

@@ -9,7 +9,7 @@ use ratatui::{
 };
 
 use super::*;
-use crate::{owners::Owner, probes::Totals, serve::top::tests::example};
+use crate::{agent::Table, owners::Owner, probes::Totals, serve::top::tests::example};
 
 fn shown() -> TopSample {
     TopSample::new(
@@ -338,4 +338,35 @@ fn what_no_probe_counts_is_a_dash() {
         assert!(text.contains(part), "no `{part}` in:\n{text}");
     }
     assert!(text.lines().all(|line| line.len() <= text::WIDTH), "{text}");
+}
+
+#[test]
+fn empty_tables_are_one_line() {
+    let mut snapshot = example::snapshot();
+    let table = |netns: u32| Table {
+        netns,
+        name: format!("shop/web-{netns}"),
+        ..Table::default()
+    };
+    snapshot.tables.list.extend((100..349).map(table));
+    let sample = TopSample::new(&snapshot, UNIX_EPOCH);
+    let (shown, left) = text::chosen(&sample, 10);
+    let names: Vec<_> = shown.iter().map(|table| table.name.as_str()).collect();
+    assert_eq!(names, ["host", "pod-b"]);
+    assert_eq!(left.as_deref(), Some("(and 249 empty tables)"));
+    snapshot.tables.list.extend((400..2_000).map(|netns| Table {
+        entries: u64::from(netns % 2),
+        ..table(netns)
+    }));
+    let sample = TopSample::new(&snapshot, UNIX_EPOCH);
+    let (shown, left) = text::chosen(&sample, 10);
+    assert_eq!(shown.len(), 10);
+    assert_eq!(
+        left.as_deref(),
+        Some("(and 792 tables with fewer entries, 1,049 empty tables)")
+    );
+    let mut model = model();
+    model.take(sample);
+    let (text, _) = drawn(&model, (80, 24), false);
+    has(&text, &["1,049 empty tables"]);
 }

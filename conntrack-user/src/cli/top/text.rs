@@ -98,15 +98,34 @@ pub(super) const fn state_name(state: AgentState) -> &'static str {
     }
 }
 
-/// The host's table, then the fullest; and how many are not among them.
-pub(super) fn chosen(sample: &TopSample, count: usize) -> (Vec<&TopTable>, u64) {
+/// The host's table, then the fullest; and a line on those that are not among them. Of 250 pods' tables most are empty.
+pub(super) fn chosen(sample: &TopSample, count: usize) -> (Vec<&TopTable>, Option<String>) {
     let mut tables: Vec<_> = sample.tables.iter().collect();
     if let Some((_, others)) = tables.split_first_mut() {
         others.sort_by_key(|table| std::cmp::Reverse(table.entries));
     }
-    let left = tables.len().saturating_sub(count) as u64 + sample.other_tables.number;
-    tables.truncate(count);
-    (tables, left)
+    let others = sample.other_tables;
+    let shown = tables.iter().enumerate();
+    let shown = shown.take_while(|(place, table)| *place == 0 || table.has_something());
+    let shown = shown.count().min(count);
+    let rest = tables.split_off(shown);
+    let empty = rest.iter().filter(|table| !table.has_something()).count() as u64 + others.empty;
+    let fewer = (rest.len() as u64 + others.number).saturating_sub(empty);
+    let tables_of = |number: u64, what: &str| {
+        let s = if number == 1 { "" } else { "s" };
+        format!("{} {what}table{s}", grouped(number))
+    };
+    let line = match (fewer, empty) {
+        (0, 0) => None,
+        (0, empty) => Some(format!("(and {})", tables_of(empty, "empty "))),
+        (fewer, 0) => Some(format!("(and {} with fewer entries)", tables_of(fewer, ""))),
+        (fewer, empty) => Some(format!(
+            "(and {} with fewer entries, {})",
+            tables_of(fewer, ""),
+            tables_of(empty, "empty ")
+        )),
+    };
+    (tables, line)
 }
 
 fn tables(out: &mut String, sample: &TopSample) {
@@ -130,8 +149,8 @@ fn tables(out: &mut String, sample: &TopSample) {
             wrapped(out, &format!("  full of: {}", verdict.advice()));
         }
     }
-    if left > 0 {
-        let _ = writeln!(out, "(and {left} tables with fewer entries)");
+    if let Some(left) = left {
+        let _ = writeln!(out, "{left}");
     }
 }
 

@@ -1,15 +1,17 @@
 //! The tables, and the kernel's statistics of them at two moments.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::Facts;
 use crate::{
+    census::Charging,
     doctor::thresholds::TABLE_RISK,
     kernel::{
         Root,
         stats::KernelStats,
         tables::{HOST_NAME, TableReader, TablesSample},
     },
+    owners::{TableOwners, table_names},
     sys::netns::Inode,
 };
 
@@ -18,7 +20,9 @@ const LOOKED_INTO: usize = 3;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct TableFacts {
-    /// Its network namespace: `host`, a name, or digits.
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// `host`, whose it is, what its namespace is kept as, or the number in digits.
     pub name: String,
     pub entries: u64,
     /// What the kernel counted since the namespace was made.
@@ -35,6 +39,7 @@ pub(crate) struct CountFacts {
 }
 
 pub(super) struct CountReader {
+    root: Root,
     tables: TableReader,
     first: Option<TablesSample>,
 }
@@ -42,6 +47,7 @@ pub(super) struct CountReader {
 impl CountReader {
     pub(super) fn new(root: &Root) -> Self {
         Self {
+            root: root.clone(),
             tables: TableReader::new(root.clone()),
             first: None,
         }
@@ -66,8 +72,12 @@ impl CountReader {
             .collect();
         full.sort_by_key(|table| std::cmp::Reverse(table.entries));
         full.truncate(LOOKED_INTO);
+        let (Some(sample), false) = (&self.first, full.is_empty()) else {
+            return Vec::new();
+        };
+        let mut names = self.names(sample);
         full.iter()
-            .map(|table| (table.netns, table.name.clone()))
+            .filter_map(|table| Some((table.netns, names.remove(&table.netns)?)))
             .collect()
     }
 
@@ -76,6 +86,7 @@ impl CountReader {
             return;
         };
         let before = self.first.take();
+        let mut names = self.names(&second);
         facts.counts.seconds = apart.as_secs_f64();
         facts.counts.tables = second
             .tables
@@ -90,12 +101,27 @@ impl CountReader {
                     between: earlier
                         .zip(table.stats)
                         .map(|(before, after)| after.since(&before)),
-                    name: table.name,
+                    netns: table.netns,
+                    name: names.remove(&table.netns).unwrap_or(table.name),
                     entries: table.entries,
                     since_boot: table.stats,
                 }
             })
             .collect();
+    }
+
+    /// What the tables are called.
+    fn names(&self, sample: &TablesSample) -> BTreeMap<u32, String> {
+        let tables = &sample.tables;
+        let owners = if tables.iter().all(|table| table.name == HOST_NAME) {
+            TableOwners::default()
+        } else {
+            Charging::look_around(&self.root, |_| {}).tables
+        };
+        let kept_as = tables
+            .iter()
+            .map(|table| (table.netns, table.name.as_str()));
+        table_names(kept_as, &owners)
     }
 
     fn read(&mut self, facts: &mut Facts) -> Option<TablesSample> {

@@ -12,6 +12,7 @@ use crate::{
         thresholds::{EXPIRED_PROBLEM, EXPIRED_RISK, TABLE_CRITICAL, TABLE_RISK},
     },
     kernel::tables::HOST_NAME,
+    owners::as_argument,
 };
 
 /// Each table that is nearly full: the host's, and those of other network namespaces, which nobody else
@@ -34,7 +35,7 @@ pub(super) fn near_limit(facts: &Facts) -> Vec<Finding> {
         } else {
             format!(
                 "`ctpressure table --netns {}` says what fills it.",
-                table.name
+                as_argument(&table.name, table.netns)
             )
         };
         let Remedy { fix, advice, cost } = remedy::more_room(facts, &table.name, &then);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::netns;
 use super::{Inode, Problem, Root};
@@ -83,8 +83,15 @@ pub(crate) fn discover(root: &Root) -> FoundNamespaces {
         found.entry(own).own = true;
     }
     processes(root, &mut found);
-    for folder in NAMED {
-        named(root, &root.run(folder), &mut found);
+    for kept in kept(root, &mut found.problems) {
+        let namespace = found.entry(kept.inode);
+        if namespace.file.is_none() {
+            // One that is called like the host's is not taken for it.
+            if kept.name != HOST_NAME {
+                namespace.name = kept.name;
+            }
+            namespace.file = Some(kept.file);
+        }
     }
     if let Ok(host) = host {
         let namespace = found.entry(host.inode);
@@ -138,40 +145,47 @@ pub(crate) fn process_numbers(root: &Root) -> io::Result<impl Iterator<Item = u3
     Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
 }
 
-/// The namespaces that files in `folder` keep.
-fn named(root: &Root, folder: &Path, found: &mut FoundNamespaces) {
-    // Most machines have only one of these folders.
-    let Ok(entries) = fs::read_dir(folder) else {
-        return;
-    };
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    files.sort();
-    for file in files {
-        let inode = if root.is_live() {
-            netns::inode_of(&file)
-        } else {
-            namespace_of(&file).map(Some)
+/// A network namespace that is kept by a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeptNamespace {
+    pub inode: Inode,
+    /// What the file is called.
+    pub name: String,
+    pub file: PathBuf,
+}
+
+/// The namespaces that files keep. One may be there under several names.
+pub(crate) fn kept(root: &Root, problems: &mut Vec<Problem>) -> Vec<KeptNamespace> {
+    let mut found = Vec::new();
+    for folder in NAMED {
+        // Most machines have only one of these folders.
+        let Ok(entries) = fs::read_dir(root.run(folder)) else {
+            continue;
         };
-        match inode {
-            Ok(Some(inode)) => {
-                let namespace = found.entry(inode);
-                if namespace.file.is_none() {
-                    // One that is called like the host's is not taken for it.
-                    if let Some(name) = file.file_name().filter(|name| *name != HOST_NAME) {
-                        namespace.name = name.to_string_lossy().into_owned();
-                    }
-                    namespace.file = Some(file);
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        for file in files {
+            let inode = if root.is_live() {
+                netns::inode_of(&file)
+            } else {
+                namespace_of(&file).map(Some)
+            };
+            match (inode, file.file_name()) {
+                (Ok(Some(inode)), Some(name)) => found.push(KeptNamespace {
+                    inode,
+                    name: name.to_string_lossy().into_owned(),
+                    file,
+                }),
+                // Left of a namespace that is gone.
+                (Ok(_), _) => {}
+                (Err(error), _) if error.kind() == io::ErrorKind::NotFound => {}
+                (Err(error), _) => {
+                    let problem = "some files that keep network namespaces can't be looked at";
+                    Problem::new(problem)
+                        .note(format_args!("{}: {error}", file.display()), problems);
                 }
-            }
-            // Left of a namespace that is gone.
-            Ok(None) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                Problem::new("some files that keep network namespaces can't be looked at").note(
-                    format_args!("{}: {error}", file.display()),
-                    &mut found.problems,
-                );
             }
         }
     }
+    found
 }

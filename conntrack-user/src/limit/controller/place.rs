@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Composition, TableLosses, TableSeen, look};
+use super::{Composition, TableSeen, look};
 use crate::{agent::Snapshot, kernel::Root, limit::lock};
 
 /// Of the time, at most one part in so many goes into looking at tables.
@@ -37,18 +37,7 @@ impl From<&Snapshot> for ControllerSample {
     fn from(snapshot: &Snapshot) -> Self {
         let counts = &snapshot.probes.totals;
         Self {
-            tables: snapshot
-                .tables
-                .list
-                .iter()
-                .map(|table| TableSeen {
-                    netns: table.netns,
-                    name: table.name.clone(),
-                    entries: table.entries,
-                    seconds_to_full: table.seconds_to_full,
-                    losses: table.stats.as_ref().map(TableLosses::from),
-                })
-                .collect(),
+            tables: snapshot.tables.list.iter().map(TableSeen::from).collect(),
             flow: counts.flow(),
         }
     }

@@ -11,7 +11,7 @@ use ctpressure_model::verdict::Part;
 use tempfile::TempDir;
 
 use super::*;
-use crate::kernel::Root;
+use crate::{kernel::Root, limit::policy::TableLosses};
 
 mod killed;
 mod timeouts;
@@ -106,8 +106,8 @@ fn entries(entries: u64) -> ControllerSample {
             netns: 1,
             name: "host".to_owned(),
             entries,
-            seconds_to_full: None,
             losses: Some(TableLosses::default()),
+            ..TableSeen::default()
         }],
         flow: None,
     }

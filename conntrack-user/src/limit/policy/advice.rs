@@ -5,7 +5,8 @@ use ctpressure_model::{
     words::{clean, grouped},
 };
 
-use super::{Observation, Policy};
+use super::{Observation, Policy, TableSeen};
+use crate::owners::as_argument;
 
 /// So many of them are named.
 const NAMED: usize = 3;
@@ -19,16 +20,18 @@ impl Policy {
         let others = seen
             .tables
             .iter()
-            .filter(|table| !self.settings.raises_for(&table.name) && pressed(table.entries));
+            .filter(|table| !table.raises(&self.settings) && pressed(table.entries));
         let mut advice: Vec<String> = others
             .clone()
             .take(NAMED)
             .map(|table| {
                 let (name, entries) = (clean(&table.name), grouped(table.entries));
+                let [of, raise] = [&table.name, table.raised_as()]
+                    .map(|name| as_argument(name, table.netns).into_owned());
                 format!(
                     "table {name} holds {entries} of {} entries, and the limit is not raised for it: whoever can fill a table of a \
-                     network namespace of his own would raise it for all. `ctpressure table --netns {name}` shows what fills it; \
-                     `--raise-netns {name}` lets it raise the limit, too",
+                     network namespace of his own would raise it for all. `ctpressure table --netns {of}` shows what fills it; \
+                     `--raise-netns {raise}` lets it raise the limit, too",
                     grouped(limit)
                 )
             })
@@ -41,7 +44,10 @@ impl Policy {
             ));
         }
         for name in &self.settings.raise_netns {
-            if !seen.tables.iter().any(|table| table.name == *name) {
+            let is_it = |table: &TableSeen| {
+                table.raised_as() == *name || table.kept_as.as_ref() == Some(name)
+            };
+            if !seen.tables.iter().any(is_it) {
                 advice.push(format!(
                     "no table is called {} (--raise-netns): `ctpressure table --netns all` shows their names",
                     clean(name)

@@ -5,8 +5,10 @@ use std::time::Duration;
 use ctpressure_model::cost::{EntryCost, Sharing};
 
 use crate::{
+    agent::Table,
     kernel::{memory::NodeMemory, stats::KernelStats},
     limit::{change::Size, settings::Settings},
+    owners::OwnerKind,
 };
 
 /// What the kernel has counted of one table, so far.
@@ -48,10 +50,49 @@ pub(crate) struct TableSeen {
     /// Inode number of its network namespace.
     pub netns: u32,
     pub name: String,
+    /// What its network namespace is kept as, if it goes by another name.
+    pub kept_as: Option<String>,
+    /// It goes by the name of a pod.
+    pub of_pod: bool,
     pub entries: u64,
     pub seconds_to_full: Option<f64>,
     /// `None`: the kernel's statistics of this table can't be read.
     pub losses: Option<TableLosses>,
+}
+
+impl TableSeen {
+    /// The name by which the limit may be raised for it: one that only root can give. Whoever has a control group of his own may call it
+    /// anything.
+    pub(crate) fn raised_as(&self) -> &str {
+        match &self.kept_as {
+            Some(kept_as) if !self.of_pod => kept_as,
+            _ => &self.name,
+        }
+    }
+
+    /// Whether the limit is raised for it.
+    pub(crate) fn raises(&self, settings: &Settings) -> bool {
+        settings.raises_for(self.raised_as())
+            || self
+                .kept_as
+                .as_ref()
+                .is_some_and(|kept_as| settings.raises_for(kept_as))
+    }
+}
+
+impl From<&Table> for TableSeen {
+    fn from(table: &Table) -> Self {
+        let kind = table.owner.as_ref().map(|owner| owner.kind);
+        Self {
+            netns: table.netns,
+            name: table.name.clone(),
+            kept_as: table.kept_as.clone(),
+            of_pod: kind == Some(OwnerKind::Pod),
+            entries: table.entries,
+            seconds_to_full: table.seconds_to_full,
+            losses: table.stats.as_ref().map(TableLosses::from),
+        }
+    }
 }
 
 /// What there is at one time.
@@ -78,7 +119,7 @@ impl Observation {
     pub(crate) fn fullest_of(&self, settings: &Settings) -> Option<&TableSeen> {
         let theirs = self.tables.iter();
         theirs
-            .filter(|table| settings.raises_for(&table.name))
+            .filter(|table| table.raises(settings))
             .max_by_key(|table| table.entries)
     }
 

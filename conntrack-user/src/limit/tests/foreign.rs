@@ -252,3 +252,27 @@ proptest! {
         prop_assert!(beside <= alone, "{beside} > {alone}");
     }
 }
+
+#[test]
+fn a_table_raises_by_a_name_that_only_root_can_give() {
+    let named = |name: &str| Settings {
+        raise_netns: vec![name.to_owned()],
+        ..Settings::default()
+    };
+    let called = |name: &str, kept_as: Option<&str>, of_pod| TableSeen {
+        name: name.to_owned(),
+        kept_as: kept_as.map(str::to_owned),
+        of_pod,
+        ..TableSeen::default()
+    };
+    let host = called("host", None, false);
+    assert!(host.raises(&Settings::default()));
+    // Somebody called his control group as the file is called that root made.
+    let impostor = called("ingress_sbox", Some("4026532199"), false);
+    assert!(!impostor.raises(&named("ingress_sbox")));
+    assert!(impostor.raises(&named("4026532199")));
+    assert!(called("ingress_sbox", None, false).raises(&named("ingress_sbox")));
+    let pod = called("shop/router", Some("cni-1"), true);
+    assert!(pod.raises(&named("shop/router")) && pod.raises(&named("cni-1")));
+    assert!(!pod.raises(&named("router")) && !pod.raises(&Settings::default()));
+}

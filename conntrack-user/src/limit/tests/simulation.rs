@@ -258,6 +258,7 @@ impl Simulation {
                     drop: as_count(self.drops),
                     ..TableLosses::default()
                 }),
+                ..TableSeen::default()
             }],
             flow: Some((as_count(self.inserts), as_count(self.deletes))),
             memory: self.memory,

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::holding::{Holding, Released};
-use super::{Changes, Place, Slots};
+use super::{Changes, OccupantState, Place, Slots};
+use crate::owners::{TableOwner, TableOwners};
 
 impl Slots {
     /// Hands the tables to those who have them.
@@ -49,6 +50,19 @@ impl Slots {
             );
             changes.problems.push(problem.into());
         }
+    }
+
+    /// Who has which table.
+    pub(crate) fn table_owners(&self) -> TableOwners {
+        let owned = self.tables.iter().filter_map(|(netns, holding)| {
+            let occupant = self.occupants.get(&holding.holder())?;
+            let owner = TableOwner {
+                owner: occupant.owner.clone(),
+                present: occupant.state == OccupantState::Present,
+            };
+            Some((*netns, owner))
+        });
+        owned.collect()
     }
 
     /// The table of this network namespace was empty, at a time after the last changes were made. Takes effect with the

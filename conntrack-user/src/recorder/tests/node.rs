@@ -46,11 +46,8 @@ impl Node {
         let table = Table {
             netns: 4_026_531_840,
             name: "host".to_owned(),
-            entries: 0,
-            pressure: Pressure::Calm,
-            seconds_to_full: None,
-            verdicts: Vec::new(),
             stats: Some(KernelStats::default()),
+            ..Table::default()
         };
         Self {
             snapshot: Snapshot {
@@ -83,6 +80,11 @@ impl Node {
     /// Another limit from now on.
     pub(super) fn limit(&mut self, limit: u64) {
         self.snapshot.tables.limit = Some(limit);
+    }
+
+    /// The table is called so from now on.
+    pub(super) fn call_table(&mut self, name: &str) {
+        name.clone_into(&mut self.snapshot.tables.list[0].name);
     }
 
     /// A number below `below`: xorshift64*.

@@ -146,3 +146,33 @@ async fn from_the_agent_to_the_file() {
     let log = folder.path().join(format!("{FILE_NAME}-wal"));
     assert!(!log.exists(), "nothing is left beside it");
 }
+
+/// A table's name becomes known, or another namespace gets the number: what it was called before holds nothing any more.
+#[test]
+fn a_table_is_under_one_name_at_a_time() {
+    let folder = folder();
+    let mut node = Node::new(30);
+    let (mut writer, _) = writer(&options(folder.path(), 8 << 20, DAY));
+    live(&mut node, &mut writer, 5);
+    node.call_table("shop/web");
+    live(&mut node, &mut writer, 5);
+    writer.fold_now();
+    let reader = Reader::open(folder.path()).expect("a journal");
+    let recording = reader.read(node.wall - DAY, node.wall + DAY).expect("read");
+    let namespaces = recording.namespaces().expect("read");
+    let second = Duration::from_secs(1);
+    let mut at: Vec<(_, Vec<String>)> = Vec::new();
+    for point in recording.table_points(second).expect("read") {
+        if point.entries_max == 0 {
+            continue;
+        }
+        let name = namespaces[&point.netns].name.clone();
+        match at.last_mut().filter(|(last, _)| *last == point.at) {
+            Some((_, names)) => names.push(name),
+            None => at.push((point.at, vec![name])),
+        }
+    }
+    let names: Vec<_> = at.into_iter().flat_map(|(_, names)| names).collect();
+    assert_eq!(names[..5], vec!["host"; 5]);
+    assert_eq!(names[5..], vec!["shop/web"; 5]);
+}

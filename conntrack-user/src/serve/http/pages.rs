@@ -1,16 +1,21 @@
-//! What is on each page. Nothing in a request is used but its method and path, and its token if there has to be one.
+//! What is on each page. Nothing in a request is used but its method and path, whether it takes gzip, and its token if there has to be one.
 
 use std::{
     cell::RefCell,
+    io::{self, Write as _},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Body,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
+    header::{
+        ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap,
+        HeaderValue, VARY, WWW_AUTHENTICATE,
+    },
 };
 
 use crate::{
@@ -40,6 +45,8 @@ struct Text {
     of: Instant,
     made: Instant,
     bytes: Bytes,
+    /// The same packed, once somebody took it so.
+    gzip: Option<Bytes>,
 }
 
 impl Pages {
@@ -67,8 +74,38 @@ impl Pages {
             of,
             made,
             bytes: text.clone(),
+            gzip: None,
         });
         Ok(text)
+    }
+
+    /// The same text in gzip.
+    fn packed_metrics(&self) -> prometheus::Result<Bytes> {
+        let text = self.metrics()?;
+        let mut last = self.text.borrow_mut();
+        if let Some(packed) = last.as_ref().and_then(|last| last.gzip.clone()) {
+            return Ok(packed);
+        }
+        let packed = gzip(&text)?;
+        if let Some(last) = &mut *last {
+            last.gzip = Some(packed.clone());
+        }
+        Ok(packed)
+    }
+
+    fn metrics_page(&self, packed: bool) -> prometheus::Result<Response<Full<Bytes>>> {
+        let text = if packed {
+            self.packed_metrics()?
+        } else {
+            self.metrics()?
+        };
+        let mut response = reply(StatusCode::OK, metrics::CONTENT_TYPE, text);
+        let headers = response.headers_mut();
+        headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+        if packed {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        Ok(response)
     }
 
     /// The answer to one request; `allowed`: it may have what not everybody may.
@@ -97,8 +134,8 @@ impl Pages {
         }
         let snapshot = self.agent.latest();
         match path {
-            "/metrics" => match self.metrics() {
-                Ok(metrics) => reply(StatusCode::OK, metrics::CONTENT_TYPE, metrics),
+            "/metrics" => match self.metrics_page(takes_gzip(request.headers())) {
+                Ok(metrics) => metrics,
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             },
             "/healthz" => said(life::alive(&snapshot).map(|()| "alive")),
@@ -127,6 +164,33 @@ const PAGE: &str = "<!DOCTYPE html>
 </body></html>
 ";
 
+/// Fast: a level that packs a tenth better takes three times as long.
+fn gzip(text: &[u8]) -> io::Result<Bytes> {
+    let mut packed = GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
+    packed.write_all(text)?;
+    packed.finish().map(Bytes::from)
+}
+
+/// Whether who asks takes an answer in gzip: it is named, or anything is taken, and not with a weight of 0 (RFC 9110, 12.5.3).
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT_ENCODING).into_iter();
+    let codings = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    let mut any = false;
+    for coding in codings {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+        let weight = weight.trim().strip_prefix("q=").unwrap_or("1");
+        let taken = weight.trim().parse().unwrap_or(0.0) > 0.0;
+        match name.trim() {
+            "*" => any = taken,
+            name if name.eq_ignore_ascii_case("gzip") => return taken,
+            _ => {}
+        }
+    }
+    any
+}
+
 /// A word if all is well, else the reason.
 fn said(state: Result<&str, String>) -> Response<Full<Bytes>> {
     match state {
@@ -150,4 +214,40 @@ fn reply(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_for_who_takes_it() {
+        let taken = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(ACCEPT_ENCODING, HeaderValue::from_static(value));
+            }
+            takes_gzip(&headers)
+        };
+        for values in [
+            &["gzip"][..],
+            &["deflate, GZIP;q=0.5"],
+            &["br", "gzip"],
+            &["*"],
+            &["*;q=0, gzip"],
+        ] {
+            assert!(taken(values), "{values:?}");
+        }
+        for values in [
+            &[][..],
+            &["identity"],
+            &["gzip;q=0"],
+            &["gzip; q=0.000, *"],
+            &["*;q=0"],
+            &["gzipped"],
+            &["gzip;q=x"],
+        ] {
+            assert!(!taken(values), "{values:?}");
+        }
+    }
 }

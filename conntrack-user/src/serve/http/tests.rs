@@ -1,11 +1,13 @@
 use std::{
     collections::HashMap,
     fs,
+    io::Read as _,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use flate2::read::GzDecoder;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
@@ -129,6 +131,37 @@ async fn every_page() {
                 "{path}: {answer}"
             );
             assert!(answer.contains(word), "{path}: {answer}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_metrics_come_packed_to_who_takes_that() {
+    served(Some(full()), |address, _publisher| async move {
+        let plain = get(address, "/metrics").await;
+        let (head, plain) = plain.split_once("\r\n\r\n").expect("an answer");
+        assert!(
+            head.contains("vary: accept-encoding") && !head.contains("content-encoding"),
+            "{head}"
+        );
+        // Twice: the second is the first once more.
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(address).await.expect("a connection");
+            let request = b"GET /metrics HTTP/1.1\r\nHost: test\r\nAccept-Encoding: gzip\r\n\r\n";
+            stream.write_all(request).await.expect("sent");
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.expect("an answer");
+            let end = answer.windows(4).position(|part| part == b"\r\n\r\n");
+            let (head, packed) = answer.split_at(end.expect("a head") + 4);
+            let head = String::from_utf8_lossy(head);
+            assert!(head.contains("content-encoding: gzip"), "{head}");
+            assert!(packed.len() * 3 < plain.len(), "{} bytes", packed.len());
+            let mut text = String::new();
+            GzDecoder::new(packed)
+                .read_to_string(&mut text)
+                .expect("gzip");
+            assert_eq!(text, plain);
         }
     })
     .await;

@@ -1,12 +1,13 @@
 //! Counts by owner. The sum over owners is what the probes have counted.
 //!
-//! Series are bounded by the owners of the node: each has its egress series, and ingress ones once
-//! there was anything to count. Series of an owner that is gone are withdrawn with its slot.
+//! Series are bounded by the owners of the node: each has one of packets that a full table refused, so that the first shows as an
+//! increase; all others it has, by direction, once there was anything to count. Series of an owner that is gone are withdrawn with its
+//! slot.
 
 use std::collections::{HashMap, hash_map::Entry};
 
 use conntrack_ebpf::{
-    owner::{Direction, UNKNOWN},
+    owner::{Direction, HOST, UNKNOWN},
     record::DropReason,
 };
 use ctpressure_model::{events::direction_name, kubernetes::metric_label};
@@ -62,6 +63,9 @@ pub(super) fn families(snapshot: &Snapshot) -> [Family; 6] {
         )
         .each(when(totals.evictions.is_some()), |family, owner| {
             let both = owner.egress + owner.ingress;
+            if both.is_zero() && !stands_for_many(owner) {
+                return family;
+            }
             let family = add(family, owner, &[("role", "victim")], both.victims);
             add(family, owner, &[("role", "cause")], both.causes)
         }),
@@ -133,10 +137,20 @@ fn labels<'a>(owner: &'a OwnerSample, more: &[(&'a str, &'a str)]) -> Vec<(&'a s
     .collect()
 }
 
-/// Egress always, ingress once there was anything.
-fn directions(owner: &OwnerSample) -> impl Iterator<Item = (Direction, &OwnerTotals)> {
+/// Whether it is the host, or nobody that is known: what they have is there from the beginning.
+const fn stands_for_many(owner: &OwnerSample) -> bool {
+    matches!(owner.slot, HOST | UNKNOWN)
+}
+
+/// The directions in which there was anything, and egress if `always`.
+fn directions(
+    owner: &OwnerSample,
+    always: bool,
+) -> impl Iterator<Item = (Direction, &OwnerTotals)> {
     let both = owner.by_direction().into_iter();
-    both.filter(|(direction, totals)| *direction == Direction::Egress || !totals.is_zero())
+    both.filter(move |(direction, totals)| {
+        (always && *direction == Direction::Egress) || !totals.is_zero()
+    })
 }
 
 fn each_direction(
@@ -153,8 +167,8 @@ fn each_known(
     owner: &OwnerSample,
     value: impl Fn(&OwnerTotals) -> Option<u64>,
 ) -> Family {
-    let known =
-        directions(owner).filter_map(|(direction, totals)| Some((direction, value(totals)?)));
+    let known = directions(owner, stands_for_many(owner))
+        .filter_map(|(direction, totals)| Some((direction, value(totals)?)));
     family.each(known, |family, (direction, value)| {
         add(
             family,
@@ -169,7 +183,7 @@ fn each_known(
 /// those who had some, and of nobody.
 fn drops(family: Family, snapshot: &Snapshot, owner: &OwnerSample) -> Family {
     let counted = |reason| snapshot.probes.totals.dropped(reason).is_some();
-    family.each(directions(owner), |family, (direction, totals)| {
+    family.each(directions(owner, true), |family, (direction, totals)| {
         let shown = DropReason::ALL.into_iter().filter(|reason| {
             counted(*reason)
                 && (*reason == DropReason::TableFull

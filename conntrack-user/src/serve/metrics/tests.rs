@@ -1,6 +1,9 @@
 use std::sync::Arc;
 
-use ctpressure_model::verdict::{KNOWN, Verdict, VerdictKind};
+use ctpressure_model::{
+    pressure::state::Pressure,
+    verdict::{KNOWN, Verdict, VerdictKind},
+};
 
 use super::*;
 use crate::{
@@ -96,7 +99,7 @@ fn status() -> ProbeStatus {
     }
 }
 
-/// One of two tables has all, the other nothing that can be absent, and an odd name.
+/// One of the tables has all, another nothing that can be absent, and an odd name; two are a pod's and the routing mesh's.
 fn tables() -> Vec<Table> {
     let stats = KernelStats {
         found: 1,
@@ -114,18 +117,43 @@ fn tables() -> Vec<Table> {
         pressure: Pressure::High,
         seconds_to_full: Some(12.5),
         verdicts: verdicts(),
+        used: true,
         stats: Some(stats),
+        ..Table::default()
     };
     let odd = Table {
         netns: 2,
         name: "a\"b\\c".to_owned(),
-        entries: 0,
-        pressure: Pressure::Calm,
-        seconds_to_full: None,
-        verdicts: Vec::new(),
-        stats: None,
+        used: true,
+        ..Table::default()
     };
-    vec![host, odd]
+    let pod = Owner::pod("u-2", Some(("shop", "cart-1")));
+    let of_pod = Table {
+        netns: 3,
+        name: pod.name(),
+        kept_as: Some("cni-5c1d7e2a-1111-4222-8333-000000000003".to_owned()),
+        owner: Some(pod),
+        entries: 640,
+        pressure: Pressure::Rising,
+        used: true,
+        stats: Some(KernelStats {
+            drop: 1,
+            expect_create: Some(0),
+            ..KernelStats::default()
+        }),
+        ..Table::default()
+    };
+    let mesh = Owner::cgroup("ingress_sbox", "netns:/run/docker/netns/ingress_sbox");
+    let of_mesh = Table {
+        netns: 4,
+        name: mesh.name(),
+        owner: Some(mesh),
+        entries: 1000,
+        pressure: Pressure::Full,
+        used: true,
+        ..Table::default()
+    };
+    vec![host, odd, of_pod, of_mesh]
 }
 
 /// One of each kind.
@@ -460,4 +488,133 @@ fn what_the_kubernetes_api_says_of_a_pod() {
     let text = exposition(&snapshot, &CompanionStatus::default(), false);
     let series = r#"ctpressure_inserts_total{owner_kind="pod",namespace="shop",pod="cart-1",workload="cart",direction="egress",label_app_kubernetes_io_name="shop"} 4000"#;
     assert!(text.contains(series), "{text}");
+}
+
+/// A node with the host's table and those of 250 pods, of which so many were ever used; each pod is charged in the host's.
+fn of_250_pods(used: u32, is_active: bool) -> Snapshot {
+    let mut snapshot = full();
+    let pod = |number: u32| {
+        Owner::pod(
+            &format!("u-{number}"),
+            Some(("shop", format!("checkout-7d9f8b6c5d-{number:05}").as_str())),
+        )
+    };
+    let table = |number: u32| Table {
+        netns: 4_026_532_000 + number,
+        name: pod(number).name(),
+        used: number < used,
+        entries: u64::from(number < used),
+        stats: Some(KernelStats {
+            clash_resolve: Some(0),
+            chain_too_long: Some(0),
+            expect_new: Some(0),
+            expect_create: Some(0),
+            expect_delete: Some(0),
+            ..KernelStats::default()
+        }),
+        ..Table::default()
+    };
+    snapshot.tables.list.truncate(1);
+    snapshot.tables.list.extend((0..250).map(table));
+    snapshot.owners.list.truncate(2);
+    snapshot.owners.list.extend((0..250).map(|number| {
+        let totals = OwnerTotals {
+            inserts: 12_345 * u64::from(is_active),
+            deletes: 12_300 * u64::from(is_active),
+            live: Some(45 * u64::from(is_active)),
+            ..OwnerTotals::default()
+        };
+        OwnerSample {
+            slot: number + 2,
+            owner: pod(number),
+            present: true,
+            held_at_most: 0,
+            egress: totals,
+            ingress: OwnerTotals::default(),
+            activity: Activity::default(),
+            destinations: Tops::default(),
+        }
+    }));
+    snapshot
+}
+
+#[test]
+fn with_250_pods_there_are_no_more_than_2500_series() {
+    let size = |used, is_active| {
+        let text = exposition(
+            &of_250_pods(used, is_active),
+            &CompanionStatus::default(),
+            false,
+        );
+        let series = text.lines().filter(|line| !line.starts_with('#')).count();
+        (series, text.len())
+    };
+    let idle = size(0, false);
+    assert!(idle.0 < 350 && idle.1 < 60_000, "{idle:?}");
+    let active = size(0, true);
+    assert!(active.0 < 1_600, "{active:?}");
+    let with_sidecars = size(250, true);
+    assert!(with_sidecars.0 <= 2_500, "{with_sidecars:?}");
+}
+
+#[test]
+fn a_table_has_series_once_there_is_something_to_tell() {
+    let mut snapshot = full();
+    let drops = r#"ctpressure_kernel_stat_total{netns="pod",stat="drop"}"#;
+    let entries = r#"ctpressure_table_entries{netns="pod"}"#;
+    let shown = |table: &Table, snapshot: &mut Snapshot| {
+        snapshot.tables.list[1] = table.clone();
+        exposition(snapshot, &CompanionStatus::default(), false)
+    };
+    let mut table = Table {
+        netns: 2,
+        name: "pod".to_owned(),
+        stats: Some(KernelStats::default()),
+        ..Table::default()
+    };
+    assert!(!shown(&table, &mut snapshot).contains("netns=\"pod\""));
+    table.used = true;
+    let text = shown(&table, &mut snapshot);
+    assert!(text.contains(&format!("{entries} 0")), "{text}");
+    assert!(
+        text.contains(r#"table_pressure{netns="pod",state="calm"} 1"#),
+        "{text}"
+    );
+    assert!(!text.contains(drops), "{text}");
+    table.pressure = Pressure::Full;
+    table.stats = Some(KernelStats {
+        drop: 4,
+        ..KernelStats::default()
+    });
+    table.used = false;
+    let text = shown(&table, &mut snapshot);
+    assert!(text.contains(&format!("{entries} 0")), "{text}");
+    assert!(text.contains(&format!("{drops} 4")), "{text}");
+    assert!(
+        text.contains(r#"table_pressure{netns="pod",state="full"} 1"#),
+        "{text}"
+    );
+    assert!(!text.contains(r#"netns="pod",state="calm""#), "{text}");
+}
+
+#[test]
+fn a_pod_that_did_nothing_has_the_series_of_its_alert() {
+    let mut snapshot = full();
+    snapshot.owners.list[2].egress = OwnerTotals::default();
+    snapshot.owners.list[2].ingress = OwnerTotals::default();
+    let text = exposition(&snapshot, &CompanionStatus::default(), false);
+    let of_pod: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("owner_kind=\"pod\"") && line.contains("\"cart-1\""))
+        .collect();
+    assert_eq!(
+        of_pod,
+        [
+            r#"ctpressure_drops_total{owner_kind="pod",namespace="shop",pod="cart-1",direction="egress",reason="table_full"} 0"#
+        ]
+    );
+    assert!(
+        text.contains(r#"ctpressure_entries{owner_kind="unknown","#),
+        "{text}"
+    );
 }

@@ -279,6 +279,10 @@ fn tables(all: &[Table], limit: u64) -> (Vec<TopTable>, OtherTables) {
     let others = OtherTables {
         number: others.len() as u64,
         entries: others.iter().map(|place| all[*place].entries).sum(),
+        empty: others
+            .iter()
+            .filter(|place| all[**place].entries == 0)
+            .count() as u64,
     };
     (rows, others)
 }

@@ -93,7 +93,7 @@ fn labels_and_values_are_read() {
     let exported = Exported::read().unwrap();
     let pressure = &exported.0["ctpressure_table_pressure"];
     assert_eq!(pressure.kind, "gauge");
-    assert!(pressure.help.starts_with("State of a table"));
+    assert!(pressure.help.starts_with("1 for the state"));
     assert!(pressure.labels["netns"].contains("a\"b\\c"));
     assert_eq!(pressure.labels["state"].len(), 4);
 }

@@ -188,3 +188,69 @@ fn ten_thousand_containers() {
     assert!(found.owners.iter().all(has_all));
     assert!(node.scan().took < Duration::from_secs(5));
 }
+
+/// A namespace by this number that a file below /run keeps.
+fn keep(node: &Node, file: &str, netns: u32) {
+    symlink(format!("net:[{netns}]"), node.path(&format!("run/{file}"))).unwrap();
+}
+
+/// The routing mesh of Docker Swarm has a namespace without a process, whose table fills as any
+/// (<https://github.com/moby/moby/issues/35082>, <https://github.com/moby/moby/issues/36949>).
+#[test]
+fn a_namespace_that_only_a_name_keeps_is_an_owner_by_that_name() {
+    let mut node = Node::new();
+    node.pod(1, 100);
+    node.process(100, 7001, &["10.42.0.7"]);
+    keep(
+        &node,
+        "netns/cni-5c1d7e2a-1111-4222-8333-000000000001",
+        7001,
+    );
+    keep(&node, "docker/netns/ingress_sbox", 7002);
+    keep(&node, "docker/netns/1-abcdefghij", 7003);
+    // What a container that is gone left behind (https://github.com/containers/podman/issues/23715).
+    keep(
+        &node,
+        "netns/netns-839e5791-ef98-7fe1-ff60-d9e9a39fc06d",
+        7004,
+    );
+    // The host's own, as `ip netns attach` makes it, and a name twice.
+    keep(&node, "netns/default", HOST);
+    keep(&node, "netns/also-ingress", 7005);
+    keep(&node, "netns/zz-ingress", 7005);
+    let found = node.scan();
+    let kept: Vec<_> = found.owners[1..]
+        .iter()
+        .map(|one| (one.owner.name(), one.netns, one.addresses.len()))
+        .collect();
+    assert_eq!(
+        kept,
+        [
+            ("also-ingress".to_owned(), Some(7005), 0),
+            ("1-abcdefghij".to_owned(), Some(7003), 0),
+            ("ingress_sbox".to_owned(), Some(7002), 0),
+        ]
+    );
+    assert_eq!(found.owners[0].netns, Some(7001));
+    assert!(found.problems.is_empty(), "{:?}", found.problems);
+}
+
+/// Runtimes have left behind thousands (<https://github.com/kata-containers/runtime/issues/2457> counts 3,084): owners of this node have room
+/// first.
+#[test]
+fn namespaces_that_are_kept_take_no_more_than_their_share() {
+    let mut node = Node::new();
+    for number in 0..300 {
+        keep(&node, &format!("netns/router-{number:03}"), 8000 + number);
+        let sandbox = format!("netns/cni-5c1d7e2a-1111-4222-8333-{number:012}");
+        keep(&node, &sandbox, 9000 + number);
+    }
+    let found = node.scan();
+    assert_eq!(found.owners.len(), 128);
+    assert_eq!(found.owners[0].owner.name(), "router-000");
+    assert!(
+        found.problems[0].contains("more than 128"),
+        "{:?}",
+        found.problems
+    );
+}

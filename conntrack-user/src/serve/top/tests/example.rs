@@ -129,8 +129,7 @@ pub(crate) fn snapshot() -> Snapshot {
         entries,
         pressure,
         seconds_to_full,
-        verdicts: Vec::new(),
-        stats: None,
+        ..Table::default()
     };
     let mut snapshot = Snapshot {
         uptime_seconds: 61.0,
