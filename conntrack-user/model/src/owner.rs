@@ -63,9 +63,11 @@ pub struct Details {
     pub namespace: String,
     /// Name of a pod; empty: not known, or not a pod.
     pub pod: String,
-    /// systemd unit, or the short ID of a container outside Kubernetes; empty for a pod.
+    /// systemd unit, or the name of a container outside Kubernetes (its short ID while that is not known); of a pod the
+    /// node that it is on, where that is such a container, else empty.
     pub unit: String,
-    /// UID of a pod; of another owner what tells it from every other one of this node.
+    /// UID of a pod, behind what tells the node that it is on and `/` where that is a container; of another owner what
+    /// tells it from every other one of this machine.
     pub uid: String,
     /// It has no network of its own: only its sockets tell that something is its.
     pub host_network: bool,
@@ -130,17 +132,24 @@ pub struct Labels<'a> {
     pub namespace: &'a str,
     /// `pod`: the UID as long as the name is not known.
     pub pod: &'a str,
-    /// The label `unit`: a unit's or container's name.
+    /// The label `unit`: a unit's or container's name; of a pod the container that is its node.
     pub unit: &'a str,
 }
 
 impl Owner {
     /// The pod with this UID. `name`: its namespace and name.
     pub fn pod(uid: &str, name: Option<(&str, &str)>) -> Self {
+        Self::pod_on(uid, name, "")
+    }
+
+    /// A pod on a node that is a container of this machine, called `node`; empty: on this machine itself. Of one on
+    /// such a node `uid` begins with what tells the node, and `/`.
+    pub fn pod_on(uid: &str, name: Option<(&str, &str)>, node: &str) -> Self {
         let (namespace, pod) = name.unwrap_or_default();
         Self::from(Details {
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
+            unit: clean_within(node, NAME_BYTES),
             uid: uid.to_owned(),
             ..Details::empty(OwnerKind::Pod)
         })
@@ -190,15 +199,15 @@ impl Owner {
             owner_kind: self.kind.label(),
             namespace: &self.namespace,
             pod: match self.kind {
-                OwnerKind::Pod if self.pod.is_empty() => &self.uid,
+                OwnerKind::Pod if self.pod.is_empty() => self.own_uid(),
                 _ => &self.pod,
             },
             unit: &self.unit,
         }
     }
 
-    /// What to call it in text: `namespace/pod`, `pod UID` while the name is not known, the unit,
-    /// `host` or `unknown`.
+    /// What to call it in text: `namespace/pod`, `pod UID` while the name is not known (with `on NODE` where the node is
+    /// a container of this machine), the unit, `host` or `unknown`.
     pub fn name(&self) -> String {
         self.to_string()
     }
@@ -235,6 +244,13 @@ impl Owner {
 }
 
 impl Details {
+    /// A pod's UID as Kubernetes has it.
+    fn own_uid(&self) -> &str {
+        self.uid
+            .rsplit_once('/')
+            .map_or(self.uid.as_str(), |(_, uid)| uid)
+    }
+
     fn empty(kind: OwnerKind) -> Self {
         Self {
             kind,
@@ -260,8 +276,16 @@ impl Deref for Owner {
 impl fmt::Display for Owner {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            OwnerKind::Pod if self.pod.is_empty() => write!(formatter, "pod {}", self.uid),
-            OwnerKind::Pod => write!(formatter, "{}/{}", self.namespace, self.pod),
+            OwnerKind::Pod => {
+                match self.pod.as_str() {
+                    "" => write!(formatter, "pod {}", self.own_uid())?,
+                    pod => write!(formatter, "{}/{pod}", self.namespace)?,
+                }
+                match self.unit.as_str() {
+                    "" => Ok(()),
+                    node => write!(formatter, " on {node}"),
+                }
+            }
             OwnerKind::Cgroup => formatter.write_str(&self.unit),
             OwnerKind::Host | OwnerKind::Unknown => formatter.write_str(self.kind.label()),
         }

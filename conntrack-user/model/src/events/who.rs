@@ -21,7 +21,7 @@ pub struct Who {
     /// Name of what made the pod, where the Kubernetes API is asked.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub workload: String,
-    /// systemd unit, or a container outside Kubernetes.
+    /// systemd unit, or a container outside Kubernetes; of a pod the container that is its node.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub unit: String,
     /// `egress`: the owner opened the connection; `ingress`: it is its real server.
@@ -42,17 +42,17 @@ impl Who {
         }
     }
 
-    /// `namespace/pod`, the unit, `host` or `unknown`.
+    /// `namespace/pod` (with `on NODE` where that is a container of this machine), the unit, `host` or `unknown`.
     pub(crate) fn name(&self) -> String {
-        match (
-            self.namespace.as_str(),
-            self.pod.as_str(),
-            self.unit.as_str(),
-        ) {
-            ("", "", "") => self.kind.clone(),
-            ("", "", unit) => unit.to_owned(),
-            ("", pod, _) => pod.to_owned(),
-            (namespace, pod, _) => format!("{namespace}/{pod}"),
+        let pod = match (self.namespace.as_str(), self.pod.as_str()) {
+            ("", pod) => pod.to_owned(),
+            (namespace, pod) => format!("{namespace}/{pod}"),
+        };
+        match (pod.as_str(), self.unit.as_str()) {
+            ("", "") => self.kind.clone(),
+            ("", unit) => unit.to_owned(),
+            (_, "") => pod,
+            (pod, node) => format!("{pod} on {node}"),
         }
     }
 
@@ -87,13 +87,17 @@ impl OwnersBySlot {
     }
 
     /// Whether the slot's owner goes by `name`: `namespace/pod`, the pod's name alone, the same with its workload
-    /// instead, all pods of a namespace as `namespace/`, a unit, `host` or `unknown`.
+    /// instead, all pods of a namespace as `namespace/`, a unit or container (also of all pods on a node that is one),
+    /// `host` or `unknown`.
     pub(crate) fn is(&self, slot: u32, name: &str) -> bool {
         let Some(owner) = self.0.get(&slot) else {
             return slot == UNKNOWN && name == "unknown";
         };
         let labels = owner.labels();
         let workload = owner.workload_name();
+        if !name.is_empty() && labels.unit == name {
+            return true;
+        }
         if let Some((namespace, pod)) = name.split_once('/') {
             return labels.namespace == namespace
                 && !namespace.is_empty()
@@ -102,7 +106,6 @@ impl OwnersBySlot {
         !name.is_empty()
             && (labels.pod == name
                 || workload == name
-                || labels.unit == name
                 || (owner.labels().pod.is_empty()
                     && labels.unit.is_empty()
                     && labels.owner_kind == name))
@@ -138,6 +141,11 @@ mod tests {
                     });
                 }),
             ),
+            (
+                5,
+                Owner::cgroup("user@1000.service/web", "user@1000.service/web"),
+            ),
+            (6, Owner::pod_on("x/u-6", None, "kind-worker")),
         ]
         .into_iter()
         .collect()
@@ -160,6 +168,10 @@ mod tests {
             (4, "shop/web-6b7f9c8d54-x2k9q", true),
             (3, "sshd.service", true),
             (3, "cgroup", false),
+            (5, "user@1000.service/web", true),
+            (5, "user@1000.service/", false),
+            (6, "u-6", true),
+            (6, "kind-worker", true),
             (1, "host", true),
             (0, "unknown", true),
             (9, "unknown", false),
@@ -177,5 +189,9 @@ mod tests {
         );
         assert_eq!(owners().who(2, Direction::Egress).name(), "shop/cart-1");
         assert_eq!(owners().who(4, Direction::Egress).workload, "web");
+        assert_eq!(
+            owners().who(6, Direction::Egress).name(),
+            "u-6 on kind-worker"
+        );
     }
 }
