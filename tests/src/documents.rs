@@ -23,6 +23,7 @@ documents! {
     "deploy/docs/kernels.md",
     "deploy/docs/losses.md",
     "deploy/docs/metrics.md",
+    "deploy/docs/owners.md",
     "deploy/docs/principles.md",
     "deploy/docs/security.md",
     "deploy/runbooks/CtpressureAgentDown.md",

@@ -5,39 +5,42 @@
 //! | kubelet, cgroupfs driver | `/kubepods/burstable/podUID/CONTAINER`, without the level if Guaranteed |
 //! | kubelet, systemd driver | `/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID.slice/cri-containerd-CONTAINER.scope`, the UID with `_` for `-` |
 //! | containerd, CRI-O, Docker in it | `cri-containerd-`, `crio-` (`crio-conmon-`: its helper), `docker-`, or plain |
-//! | kind, and the like | all of that below `/docker/CONTAINER/kubelet` or `kubelet-kubepods.slice` |
+//! | kind, and the like | all of that below the container that is the node |
 //! | Docker, podman, nerdctl alone | `/docker/CONTAINER`, `/system.slice/docker-CONTAINER.scope`, `libpod-CONTAINER.scope` |
+//! | LXC, Incus, Proxmox, machined, Nomad | by a name: `/lxc.payload.NAME`, `/lxc/NAME`, `/machine.slice/machine-NAME.scope` |
 //! | systemd | `/system.slice/sshd.service`, `/user.slice/user-0.slice/session-3.scope` |
 //!
+//! All that were found in public, each with its source, are in `deploy/docs/owners.md`, which a test
+//! holds against this (`conntrack-user/src/owners/scanner/tests/layouts.rs`).
+//!
 //! The outermost pod counts, then the outermost container, then the outermost unit that is not a
-//! slice: what runs inside is that one's. Below `user@1000.service` a user without rights names the
-//! groups, so nothing there is taken for a pod or a container. Anybody who may make control groups
-//! may name them, so nothing that isn't of the right shape is taken for a UID or an ID.
-
-use serde::Serialize;
+//! slice: what runs inside is that one's. A pod that is inside a container (a node of kind) is
+//! another one than a pod of the machine's with the same UID. Only below slices is a unit one of
+//! the machine's own systemd: `nginx.service` in a container, or below a group that nobody knows, is
+//! not. Below `user@1000.service` and `session-3.scope` a user without rights names the groups, so
+//! nothing there is taken for a pod or a container. Anybody who may make control groups may name them, so nothing that
+//! isn't of the right shape is taken for a UID or an ID.
 
 use super::Key;
 
+mod segment;
 #[cfg(test)]
 mod tests;
 
-/// Length of a container's ID: a SHA-256 in hexadecimal.
-const ID: usize = 64;
+pub(crate) use segment::Qos;
+use segment::UnitName;
+pub(super) use segment::uid;
 
-/// The longest name of a systemd unit (`UNIT_NAME_MAX`), bytes.
-const LONGEST_UNIT: usize = 256;
+/// systemd, or a user's own LXC, lets a user without rights make control groups below these, of whatever name.
+const DELEGATED: [&str; 2] = ["user@", "session-"];
 
-/// systemd lets a user without rights make control groups below this, of whatever name.
-const DELEGATED: &str = "user@";
-
-/// Which pods the kernel and the kubelet prefer when memory is short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Qos {
-    /// Requests equal limits; such pods have no level in the path.
-    Guaranteed,
-    Burstable,
-    BestEffort,
+/// A container outside Kubernetes, also one with a whole system in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Container {
+    /// What tells it from all others: its ID, or its path, which begins with `/`.
+    pub key: String,
+    /// What the path calls it; empty: there is only the ID.
+    pub name: String,
 }
 
 /// Whose a control group is.
@@ -49,29 +52,31 @@ pub(crate) enum Identity {
         qos: Qos,
         /// ID of the container; `None`: the pod's own control group, or something else below it.
         container: Option<String>,
-        /// It is the runtime's helper for that container, which may be in another network.
-        helper: bool,
+        /// The node that it is on, where that is a container of this machine.
+        node: Option<Container>,
     },
-    /// Of a container outside Kubernetes.
-    Container {
-        id: String,
-    },
+    Container(Container),
     /// Of a systemd unit that is not a slice.
     Unit(String),
     /// A slice of systemd, with nothing more in the path.
     Slice(String),
-    Other,
+    /// The path does not tell. This is what would be a container's, should it have a network of its
+    /// own: the path up to where another systemd's units begin. Empty: the root.
+    Other(String),
 }
 
 impl Identity {
     /// Whose it is; `None`: the path does not tell.
     pub(super) fn key(&self) -> Option<Key> {
         match self {
-            Self::Pod { uid, .. } => Some(Key::pod(uid)),
-            Self::Container { id: name } | Self::Unit(name) | Self::Slice(name) => {
+            Self::Pod { uid, node, .. } => Some(match node {
+                Some(node) => Key::pod(&format!("{}/{uid}", node.key)),
+                None => Key::pod(uid),
+            }),
+            Self::Container(Container { key: name, .. }) | Self::Unit(name) | Self::Slice(name) => {
                 Some(Key::cgroup(name))
             }
-            Self::Other => None,
+            Self::Other(_) => None,
         }
     }
 }
@@ -82,202 +87,223 @@ pub(crate) struct CgroupPlace {
     pub identity: Identity,
     /// How many levels below the control group of that pod, container or unit.
     pub below: usize,
+    /// It is the runtime's helper for that container, which may be in another network.
+    pub helper: bool,
 }
 
 impl CgroupPlace {
     /// Reads a path below the root of a hierarchy, as in `/proc/PID/cgroup`.
     pub(crate) fn of(path: &str) -> Self {
-        let mut identity = Identity::Other;
-        let mut below = 0;
-        let mut in_kubepods = false;
-        let mut level = None;
+        let mut reader = Reader::new();
         for segment in path.split('/') {
             // `..` is what a path outside of the reader's own control group namespace begins with.
-            if matches!(segment, "" | "." | "..") {
-                continue;
-            }
-            below += 1;
-            match &mut identity {
-                Identity::Pod {
-                    container, helper, ..
-                } => {
-                    if below == 1 {
-                        (*container, *helper) = pod_container(segment);
-                    }
-                    continue;
-                }
-                Identity::Unit(name) if name.starts_with(DELEGATED) => continue,
-                _ => {}
-            }
-            if let Some((slice, id)) = joined(segment) {
-                identity = slice;
-                if let Identity::Pod { container, .. } = &mut identity {
-                    *container = Some(id.to_owned());
-                }
-                below = 1;
-                continue;
-            }
-            if let Some(slice) = segment.strip_suffix(".slice") {
-                if let Some(pod) = in_kubepods.then(|| pod_slice(slice)).flatten() {
-                    identity = pod;
-                    below = 0;
-                    continue;
-                }
-                in_kubepods |= slice == "kubepods" || slice.ends_with("-kubepods");
-            } else if let Some(uid) = segment
-                .strip_prefix("pod")
-                .filter(|_| in_kubepods)
-                .and_then(uid)
-            {
-                let qos = level.unwrap_or(Qos::Guaranteed);
-                identity = pod(uid, qos);
-                below = 0;
-                continue;
-            }
-            in_kubepods |= segment == "kubepods";
-            level = match segment {
-                "burstable" => Some(Qos::Burstable),
-                "besteffort" => Some(Qos::BestEffort),
-                _ => None,
-            };
-            let found = match identity {
-                Identity::Container { .. } => None,
-                Identity::Unit(_) => container_id(segment),
-                _ => container_id(segment).or_else(|| unit(segment)),
-            };
-            match found {
-                Some(found) => {
-                    identity = found;
-                    below = 0;
-                }
-                // Below a slice, but not of systemd.
-                None if matches!(identity, Identity::Slice(_)) => identity = Identity::Other,
-                None => {}
+            if !matches!(segment, "" | "." | "..") {
+                reader.read(segment);
             }
         }
-        if identity == Identity::Other {
-            below = 0;
+        reader.place
+    }
+}
+
+/// What was read of a path so far.
+struct Reader {
+    path: String,
+    place: CgroupPlace,
+    in_kubepods: bool,
+    level: Option<Qos>,
+    region: Region,
+    /// It is a machine of systemd-machined.
+    is_machine: bool,
+}
+
+/// Whose names are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Region {
+    /// The machine's own systemd's: only slices until now.
+    Managed,
+    /// Of nobody who is known.
+    Foreign,
+    /// Another systemd's, whose units have begun.
+    Inside,
+}
+
+impl Reader {
+    const fn new() -> Self {
+        Self {
+            path: String::new(),
+            place: CgroupPlace {
+                identity: Identity::Other(String::new()),
+                below: 0,
+                helper: false,
+            },
+            in_kubepods: false,
+            level: None,
+            region: Region::Managed,
+            is_machine: false,
         }
-        Self { identity, below }
     }
-}
 
-const fn pod(uid: String, qos: Qos) -> Identity {
-    Identity::Pod {
-        uid,
-        qos,
-        container: None,
-        helper: false,
+    fn enter(&mut self, identity: Identity) {
+        self.place.identity = identity;
+        self.place.below = 0;
     }
-}
 
-/// A pod by the name of its slice, without `.slice`: `kubepods-burstable-podUID`, with what the
-/// kubelet's `--cgroup-root` puts before.
-fn pod_slice(slice: &str) -> Option<Identity> {
-    let (parent, escaped) = slice.rsplit_once("-pod")?;
-    let uid = uid(&escaped.replace('_', "-"))?;
-    let (before, qos) = if let Some(before) = parent.strip_suffix("-burstable") {
-        (before, Qos::Burstable)
-    } else if let Some(before) = parent.strip_suffix("-besteffort") {
-        (before, Qos::BestEffort)
-    } else {
-        (parent, Qos::Guaranteed)
-    };
-    (before == "kubepods" || before.ends_with("-kubepods")).then(|| pod(uid, qos))
-}
-
-/// A pod's container by `kubepods-burstable-podUID.slice:cri-containerd:CONTAINER`: what a runtime
-/// with the cgroupfs driver makes below its own unit when the kubelet has the other driver.
-fn joined(segment: &str) -> Option<(Identity, &str)> {
-    let (slice, rest) = segment.split_once(".slice:")?;
-    Some((pod_slice(slice)?, trailing_id(rest)?))
-}
-
-/// A UID as the API server makes it (RFC 4122), or the hash that the kubelet gives to a static pod.
-pub(super) fn uid(text: &str) -> Option<String> {
-    let right = match text.len() {
-        36 => text.bytes().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        }),
-        32 => text.bytes().all(|byte| byte.is_ascii_hexdigit()),
-        _ => false,
-    };
-    right.then(|| text.to_ascii_lowercase())
-}
-
-/// The container below a pod, and whether it is the runtime's helper.
-fn pod_container(segment: &str) -> (Option<String>, bool) {
-    let name = segment.strip_suffix(".scope").unwrap_or(segment);
-    let helper = name.contains("-conmon-");
-    (trailing_id(name).map(str::to_owned), helper)
-}
-
-/// A container by the last part of a path: the plain ID, or a scope (or a folder, of CRI-O and
-/// podman) that begins with the runtime's name.
-fn container_id(segment: &str) -> Option<Identity> {
-    let name = segment.strip_suffix(".scope").unwrap_or(segment);
-    let id = trailing_id(name)?.to_owned();
-    Some(Identity::Container { id })
-}
-
-/// The ID at the end: all of it, or what follows `-` or `:`.
-fn trailing_id(name: &str) -> Option<&str> {
-    let begin = name.len().checked_sub(ID)?;
-    let (before, id) = name.split_at_checked(begin)?;
-    let separated = before.is_empty() || before.ends_with(['-', ':']);
-    (separated
-        && id
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
-    .then_some(id)
-}
-
-/// A systemd unit by the name of its control group (`unit_name_is_valid`, `cg_unescape`).
-fn unit(segment: &str) -> Option<Identity> {
-    let name = segment.strip_prefix('_').unwrap_or(segment);
-    let (stem, suffix) = name.rsplit_once('.')?;
-    let allowed = |byte: u8| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'-' | b'_' | b'.' | b'\\' | b'@')
-    };
-    if stem.is_empty() || name.len() >= LONGEST_UNIT || !name.bytes().all(allowed) {
-        return None;
+    fn read(&mut self, segment: &str) {
+        let above = self.path.len();
+        self.path.push('/');
+        self.path.push_str(segment);
+        self.place.below += 1;
+        match &mut self.place.identity {
+            Identity::Pod { container, .. } => {
+                if self.place.below == 1 {
+                    (*container, self.place.helper) = segment::of_pod(segment);
+                }
+                return;
+            }
+            Identity::Unit(name) if DELEGATED.iter().any(|unit| name.starts_with(unit)) => return,
+            _ => {}
+        }
+        if self.read_pod(segment) {
+            return;
+        }
+        if matches!(self.place.identity, Identity::Container(_)) {
+            let is_supervisor = self.place.below == 1 && segment == "supervisor";
+            self.place.helper |= self.is_machine && is_supervisor;
+        } else {
+            self.read_other(above, segment);
+        }
     }
-    match suffix {
-        "slice" => Some(Identity::Slice(name.to_owned())),
-        "service" | "scope" | "socket" | "mount" | "swap" => Some(Identity::Unit(name.to_owned())),
-        _ => None,
+
+    /// A pod of Kubernetes, if this is where one begins.
+    fn read_pod(&mut self, segment: &str) -> bool {
+        let level = self.level.take();
+        if let Some((uid, qos, id)) = segment::joined(segment) {
+            self.enter_pod(uid, qos);
+            if let Identity::Pod { container, .. } = &mut self.place.identity {
+                *container = Some(id.to_owned());
+            }
+            self.place.below = 1;
+            return true;
+        }
+        if let Some(slice) = segment.strip_suffix(".slice") {
+            if let Some((uid, qos)) = segment::pod_slice(slice).filter(|_| self.in_kubepods) {
+                self.enter_pod(uid, qos);
+                return true;
+            }
+            self.in_kubepods |= slice == "kubepods" || slice.ends_with("-kubepods");
+        } else if self.in_kubepods
+            && let Some(uid) = segment.strip_prefix("pod").and_then(uid)
+        {
+            self.enter_pod(uid, level.unwrap_or(Qos::Guaranteed));
+            return true;
+        }
+        self.in_kubepods |= segment == "kubepods";
+        self.level = match segment {
+            "burstable" => Some(Qos::Burstable),
+            "besteffort" => Some(Qos::BestEffort),
+            _ => None,
+        };
+        false
+    }
+
+    fn enter_pod(&mut self, uid: String, qos: Qos) {
+        let node = match &self.place.identity {
+            Identity::Container(container) => Some(container.clone()),
+            _ => None,
+        };
+        self.enter(Identity::Pod {
+            uid,
+            qos,
+            container: None,
+            node,
+        });
+    }
+
+    /// A container, or a unit of the machine's own; `above`: how much of the path is above it.
+    fn read_other(&mut self, above: usize, segment: &str) {
+        let unit = segment::unit(segment);
+        if let Some((id, helper)) = segment::container_id(segment) {
+            self.place.helper = helper;
+            self.enter(Identity::Container(Container {
+                key: id.to_owned(),
+                name: String::new(),
+            }));
+            return;
+        }
+        let is_managed = self.region == Region::Managed;
+        let machine = is_managed.then(|| segment::machine(segment)).flatten();
+        self.is_machine = machine.is_some();
+        let named = machine.or_else(|| segment::named(&self.path[..above], segment));
+        if let Some(name) = named {
+            let key = self.path.clone();
+            self.enter(Identity::Container(Container { key, name }));
+            return;
+        }
+        if matches!(self.place.identity, Identity::Unit(_)) {
+            return;
+        }
+        match unit {
+            Some(UnitName::Slice(name)) if is_managed => {
+                self.enter(Identity::Slice(name.to_owned()));
+            }
+            Some(UnitName::Other(name)) if is_managed => {
+                self.region = Region::Foreign;
+                self.enter(Identity::Unit(name.to_owned()));
+            }
+            Some(_) => self.region = Region::Inside,
+            None if self.region == Region::Inside => {}
+            None => {
+                self.region = Region::Foreign;
+                self.enter(Identity::Other(self.path.clone()));
+            }
+        }
     }
 }
 
 /// Reads `/proc/PID/cgroup`: of all hierarchies that the process is in (version 2 has the number 0,
-/// version 1 one for each controller) the path that says most.
-pub(crate) fn of_process(text: &str) -> CgroupPlace {
-    let places = text.lines().filter_map(|line| {
+/// version 1 one for each controller) the path that says most. `home`: see [`home`].
+pub(crate) fn of_process(text: &str, home: &str) -> CgroupPlace {
+    lines(text)
+        .map(|(controllers, path)| (controllers, CgroupPlace::of(below(home, path))))
+        .min_by_key(|(controllers, place)| {
+            let identity = match place.identity {
+                Identity::Pod { .. } => 0,
+                Identity::Container(_) => 1,
+                Identity::Unit(_) => 2,
+                Identity::Slice(_) => 3,
+                Identity::Other(_) => 4,
+            };
+            // Version 2 before the others: there is only one of it.
+            (identity, !controllers.is_empty())
+        })
+        .map_or_else(|| CgroupPlace::of(""), |(_, place)| place)
+}
+
+/// Controllers and path of each hierarchy.
+fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| {
         let (number, rest) = line.split_once(':')?;
         let (controllers, path) = rest.split_once(':')?;
         number.parse::<u32>().ok()?;
         // What the kernel puts behind the path of a group that was removed.
         let path = path.strip_suffix(" (deleted)").unwrap_or(path);
-        Some((controllers, CgroupPlace::of(path)))
-    });
-    places
-        .min_by_key(|(controllers, place)| {
-            let identity = match place.identity {
-                Identity::Pod { .. } => 0,
-                Identity::Container { .. } => 1,
-                Identity::Unit(_) => 2,
-                Identity::Slice(_) => 3,
-                Identity::Other => 4,
-            };
-            // Version 2 before the others: there is only one of it.
-            (identity, !controllers.is_empty())
-        })
-        .map_or(
-            CgroupPlace {
-                identity: Identity::Other,
-                below: 0,
-            },
-            |(_, place)| place,
-        )
+        Some((controllers, path))
+    })
+}
+
+/// Where the machine's own control groups begin, by `/proc/1/cgroup`: above the group of its systemd.
+/// Empty: at the root. That of WSL, and of a node that is a container without a namespace of control
+/// groups, is below it.
+pub(super) fn home(first_process: &str) -> &str {
+    lines(first_process)
+        .find_map(|(_, path)| path.strip_suffix("/init.scope"))
+        .map_or("", |home| home.trim_start_matches("/.."))
+}
+
+/// The path as seen from [`home`]; one that is not below it as it is.
+pub(super) fn below<'a>(home: &str, path: &'a str) -> &'a str {
+    match path.strip_prefix(home) {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => rest,
+        _ => path,
+    }
 }

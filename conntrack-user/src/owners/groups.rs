@@ -1,11 +1,11 @@
 //! Control groups, or processes, by owner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::cgroup_path::{Identity, of_process};
+use super::cgroup_path::{self, CgroupPlace, Identity};
 use super::tree::{CgroupNode, CgroupTree};
 use super::{Key, Owner, OwnerKind};
 use crate::kernel::{Root, tables::process_numbers};
@@ -19,6 +19,13 @@ const MOST_PROCESSES: usize = 64;
 /// How many folders are watched for owners that begin or end.
 const MOST_FOLDERS: usize = 4096;
 
+/// How many networks inside one owner are owners of their own: whoever may make namespaces could
+/// take all slots else. The rest is the outer one's.
+const MOST_INNER: usize = 64;
+
+/// How far below a pod that is which a runtime keeps elsewhere for it.
+const ELSEWHERE: usize = 64;
+
 /// A control group, or a process, of an owner.
 #[derive(Clone, Debug)]
 pub(super) struct GroupMember {
@@ -28,6 +35,12 @@ pub(super) struct GroupMember {
     pub(super) id: MemberId,
     /// The folder of the control group; empty for a process.
     pub(super) path: PathBuf,
+    /// When it was first seen.
+    pub(super) born: Instant,
+    /// Its inode number is an ID.
+    unified: bool,
+    /// It is the runtime's helper, which may be in another network.
+    pub(super) helper: bool,
 }
 
 /// What tells members apart. In this order, the oldest comes first.
@@ -38,17 +51,36 @@ pub(super) enum MemberId {
     Process(u32),
 }
 
+/// The networks of the processes of one control group; inode numbers of namespaces.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct GroupNetworks {
+    /// That of the first process.
+    pub(super) first: Option<u32>,
+    /// That of the first process that is not in the host's.
+    pub(super) apart: Option<u32>,
+}
+
 /// What belongs to one owner.
 #[derive(Clone, Debug)]
 pub(super) struct OwnerGroup {
     /// Where its processes are.
     pub(super) members: Vec<GroupMember>,
-    /// IDs of its control groups.
-    pub(super) cgroups: Vec<u64>,
     /// When the last of them began.
     pub(super) youngest: Instant,
-    /// What to call it, unless it is a pod.
-    unit: String,
+    /// What to call it; of a pod the node that it is on, if that is a container.
+    pub(super) name: GroupName,
+    /// It is inside another owner, and told from that by its network.
+    pub(super) inner: bool,
+}
+
+/// What an owner that is not a pod is called, or the node of one that is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct GroupName {
+    pub(super) text: String,
+    /// The ID by which its runtime may know a name that is better.
+    pub(super) id: Option<String>,
+    /// It is a container's, not a unit's: who has the same name is told apart.
+    pub(super) container: bool,
 }
 
 /// What belongs to each owner.
@@ -58,24 +90,75 @@ pub(super) struct OwnerGroups {
 }
 
 impl OwnerGroup {
-    /// Its owner. `name`: namespace and name of a pod.
-    pub(super) fn owner(&self, key: &Key, name: Option<(&str, &str)>) -> Owner {
+    fn new(youngest: Instant, name: GroupName) -> Self {
+        Self {
+            members: Vec::new(),
+            youngest,
+            name,
+            inner: false,
+        }
+    }
+
+    /// IDs of its control groups.
+    pub(super) fn cgroups(&self) -> Vec<u64> {
+        let mut cgroups: Vec<u64> = self
+            .members
+            .iter()
+            .filter_map(|member| match member.id {
+                MemberId::Cgroup(_, inode) if member.unified => Some(inode),
+                _ => None,
+            })
+            .collect();
+        cgroups.sort_unstable();
+        cgroups
+    }
+
+    /// Its owner. `name`: namespace and name of a pod; `unit`: what to call another one, or a pod's node.
+    pub(super) fn owner(key: &Key, name: Option<(&str, &str)>, unit: &str) -> Owner {
         match key.kind() {
-            OwnerKind::Pod => Owner::pod(key.uid(), name),
-            _ => Owner::cgroup(&self.unit, key.uid()),
+            OwnerKind::Pod => Owner::pod_on(key.uid(), name, unit),
+            _ => Owner::cgroup(unit, key.uid()),
+        }
+    }
+}
+
+impl GroupName {
+    fn of(identity: &Identity) -> Self {
+        match identity {
+            Identity::Pod { node, .. } => node.as_ref().map(Self::of_container).unwrap_or_default(),
+            Identity::Container(container) => Self::of_container(container),
+            Identity::Unit(name) | Identity::Slice(name) => Self {
+                text: name.clone(),
+                ..Self::default()
+            },
+            Identity::Other(path) => Self {
+                text: path.trim_start_matches('/').to_owned(),
+                container: true,
+                ..Self::default()
+            },
+        }
+    }
+
+    fn of_container(container: &cgroup_path::Container) -> Self {
+        let by_id = container.name.is_empty();
+        Self {
+            text: if by_id {
+                container.key.chars().take(SHORT).collect()
+            } else {
+                container.name.clone()
+            },
+            id: by_id.then(|| container.key.clone()),
+            container: true,
         }
     }
 }
 
 impl OwnerGroups {
     /// What belongs to an owner; nothing yet if it is new.
-    fn group(&mut self, key: Key, youngest: Instant, unit: String) -> &mut OwnerGroup {
-        self.by_key.entry(key).or_insert_with(|| OwnerGroup {
-            members: Vec::new(),
-            cgroups: Vec::new(),
-            youngest,
-            unit,
-        })
+    fn group(&mut self, key: Key, youngest: Instant, identity: &Identity) -> &mut OwnerGroup {
+        self.by_key
+            .entry(key)
+            .or_insert_with(|| OwnerGroup::new(youngest, GroupName::of(identity)))
     }
 
     /// Adds the control groups of a hierarchy. `number`: its number. `owns`: whether one whose
@@ -86,15 +169,14 @@ impl OwnerGroups {
         tree: &CgroupTree,
         mut owns: impl FnMut(&CgroupNode, MemberId, &Path) -> bool,
     ) {
-        tree.walk(None, |node, path, above: &Option<Key>| {
+        tree.walk(None, |node, path, above: &Option<(Key, usize)>| {
             let id = MemberId::Cgroup(number, node.inode);
             let identity = &node.place.identity;
             let (key, below) = match identity {
-                Identity::Other => match above {
-                    Some(key) => (Some(key.clone()), 1),
+                Identity::Other(inside) => match above {
+                    Some((key, below)) => (Some(key.clone()), below + 1),
                     None if path != tree.path() && owns(node, id, path) => {
-                        let relative = path.strip_prefix(tree.path()).unwrap_or(path);
-                        (Some(Key::cgroup(&relative.to_string_lossy())), 0)
+                        (Some(Key::cgroup(inside)), node.place.below)
                     }
                     None => (None, 0),
                 },
@@ -102,52 +184,98 @@ impl OwnerGroups {
                 _ => (node.key.clone(), node.place.below),
             };
             let key = key?;
-            let inherited = (*identity == Identity::Other).then(|| key.clone());
-            let unit = unit(identity, key.uid());
-            let group = self.group(key, node.born, unit);
+            let inherited = matches!(identity, Identity::Other(_)).then(|| (key.clone(), below));
+            let group = self.group(key, node.born, identity);
             group.youngest = group.youngest.max(node.born);
-            if tree.unified {
-                group.cgroups.push(node.inode);
-            }
-            if !matches!(identity, Identity::Pod { helper: true, .. }) {
-                group.members.push(GroupMember {
-                    below,
-                    id,
-                    path: path.to_owned(),
-                });
-            }
+            group.members.push(GroupMember {
+                below,
+                id,
+                path: path.to_owned(),
+                born: node.born,
+                unified: tree.unified,
+                helper: node.place.helper,
+            });
             inherited
         });
     }
 
-    /// Finds processes by `/proc/PID/cgroup`, where no hierarchy can be walked.
+    /// Finds processes by `/proc/PID/cgroup`, where no hierarchy can be walked. `home`: see
+    /// [`cgroup_path::home`].
     ///
     /// # Errors
     /// When `/proc` can't be read.
-    pub(super) fn add_processes(&mut self, root: &Root, now: Instant) -> std::io::Result<()> {
+    pub(super) fn add_processes(
+        &mut self,
+        root: &Root,
+        home: &str,
+        now: Instant,
+    ) -> std::io::Result<()> {
         for process in process_numbers(root)? {
             // It may end at any time.
             let Ok(text) = fs::read(root.proc(format!("{process}/cgroup"))) else {
                 continue;
             };
-            let place = of_process(&String::from_utf8_lossy(&text));
-            if matches!(place.identity, Identity::Pod { helper: true, .. }) {
-                continue;
-            }
-            let Some(key) = place.identity.key() else {
+            let place = cgroup_path::of_process(&String::from_utf8_lossy(&text), home);
+            let Some(key) = place.identity.key().filter(|_| !place.helper) else {
                 continue;
             };
-            let unit = unit(&place.identity, "");
-            let group = self.group(key, now, unit);
+            let group = self.group(key, now, &place.identity);
             if group.members.len() < MOST_PROCESSES {
                 group.members.push(GroupMember {
                     below: place.below,
                     id: MemberId::Process(process),
                     path: PathBuf::new(),
+                    born: now,
+                    unified: false,
+                    helper: false,
                 });
             }
         }
         Ok(())
+    }
+
+    /// Gives to pods what a runtime keeps elsewhere for their containers: Kata's `/kata_overhead/ID`, and conmon
+    /// where CRI-O has it in `system.slice`.
+    pub(super) fn join_pods(&mut self, trees: &[CgroupTree]) {
+        let is_named_by_id = |group: &OwnerGroup| group.name.id.is_some();
+        let apart: HashSet<Key> = self
+            .by_key
+            .iter()
+            .filter(|(key, group)| key.kind() == OwnerKind::Cgroup && is_named_by_id(group))
+            .map(|(key, _)| key.clone())
+            .collect();
+        if apart.is_empty() || apart.len() == self.by_key.len() {
+            return;
+        }
+        let mut pods: HashMap<Key, Key> = HashMap::new();
+        for tree in trees {
+            tree.walk((), |node, _, ()| {
+                if let Identity::Pod {
+                    container: Some(id),
+                    ..
+                } = &node.place.identity
+                    && let Some(id) = apart.get(&Key::cgroup(id))
+                    && let Some(pod) = &node.key
+                {
+                    pods.insert(id.clone(), pod.clone());
+                }
+            });
+        }
+        for (id, pod) in pods {
+            let Some(elsewhere) = self.by_key.remove(&id) else {
+                continue;
+            };
+            let Some(group) = self.by_key.get_mut(&pod) else {
+                continue;
+            };
+            group.youngest = group.youngest.max(elsewhere.youngest);
+            group
+                .members
+                .extend(elsewhere.members.into_iter().map(|member| GroupMember {
+                    below: member.below + ELSEWHERE,
+                    ..member
+                }));
+        }
     }
 
     /// Brings the members into the order in which they are asked for a process.
@@ -155,9 +283,98 @@ impl OwnerGroups {
         for group in self.by_key.values_mut() {
             group
                 .members
-                .sort_unstable_by_key(|member| (member.below, member.id));
-            group.cgroups.sort_unstable();
+                .sort_unstable_by_key(|member| (member.helper, member.below, member.id));
         }
+    }
+
+    /// Makes owners of networks that are inside another owner, who is no pod, and are not its own: containers of a
+    /// service that runs many, of a user, or of a container with a whole system. Members are sorted.
+    pub(super) fn split(
+        &mut self,
+        host: Option<u32>,
+        mut networks: impl FnMut(&GroupMember) -> GroupNetworks,
+    ) {
+        let mut inner = BTreeMap::new();
+        for (key, group) in &mut self.by_key {
+            let has_groups = group.members.iter().any(|one| one.below > 0);
+            if key.kind() == OwnerKind::Cgroup && has_groups {
+                split_group(key, group, host, &mut networks, &mut inner);
+            }
+        }
+        self.by_key.extend(inner);
+    }
+}
+
+/// Moves members that are in other networks than this owner and the host to owners of their own.
+fn split_group(
+    key: &Key,
+    group: &mut OwnerGroup,
+    host: Option<u32>,
+    networks: &mut impl FnMut(&GroupMember) -> GroupNetworks,
+    inner: &mut BTreeMap<Key, OwnerGroup>,
+) {
+    let found: Vec<GroupNetworks> = group
+        .members
+        .iter()
+        .map(|member| {
+            let asked = (!member.helper).then(|| networks(member));
+            asked.unwrap_or_default()
+        })
+        .collect();
+    // A service that runs containers is in the host's network, whichever of its groups is first.
+    let in_host = |found: &GroupNetworks| found.first.is_some() && found.first == host;
+    let own = if !group.name.container && found.iter().any(in_host) {
+        host
+    } else {
+        found.iter().find_map(|found| found.first)
+    };
+    let mut keys: HashMap<u32, Key> = HashMap::new();
+    let members = std::mem::take(&mut group.members);
+    for (member, found) in members.into_iter().zip(found) {
+        let netns = found
+            .apart
+            .filter(|netns| member.below > 0 && Some(*netns) != own)
+            .filter(|netns| keys.contains_key(netns) || keys.len() < MOST_INNER);
+        let Some(netns) = netns else {
+            group.members.push(member);
+            continue;
+        };
+        let place = inside(&member);
+        let inner_key = keys.entry(netns).or_insert_with(|| {
+            let path = match (&place.identity, place.identity.key()) {
+                (Identity::Other(path), _) => path.trim_start_matches('/').to_owned(),
+                (_, key) => key.map_or_else(String::new, |key| key.uid().to_owned()),
+            };
+            Key::cgroup(&format!("{}/{path}", key.uid()))
+        });
+        let one = inner
+            .entry(inner_key.clone())
+            .or_insert_with(|| OwnerGroup {
+                inner: true,
+                ..OwnerGroup::new(member.born, inner_name(&group.name, &place.identity))
+            });
+        one.youngest = one.youngest.max(member.born);
+        one.members.push(member);
+    }
+}
+
+/// What the path of a member says, seen from the owner's own control group.
+fn inside(member: &GroupMember) -> CgroupPlace {
+    let mut parts: Vec<_> = member.path.iter().rev().take(member.below).collect();
+    parts.reverse();
+    let path: PathBuf = parts.into_iter().collect();
+    CgroupPlace::of(&path.to_string_lossy())
+}
+
+fn inner_name(outer: &GroupName, identity: &Identity) -> GroupName {
+    let inner = match identity {
+        Identity::Pod { uid, .. } => format!("pod {uid}"),
+        identity => GroupName::of(identity).text,
+    };
+    GroupName {
+        text: format!("{}/{inner}", outer.text),
+        id: None,
+        container: true,
     }
 }
 
@@ -166,21 +383,11 @@ pub(super) fn folders(tree: &CgroupTree, folders: &mut Vec<PathBuf>) {
     tree.walk((), |node, path, ()| {
         let own = match &node.place.identity {
             Identity::Pod { .. } => node.place.below == 0,
-            Identity::Slice(_) | Identity::Other => true,
-            Identity::Container { .. } | Identity::Unit(_) => false,
+            Identity::Slice(_) | Identity::Other(_) => true,
+            Identity::Container(_) | Identity::Unit(_) => false,
         };
         if own && folders.len() < MOST_FOLDERS {
             folders.push(path.to_owned());
         }
     });
-}
-
-/// What to call an owner that is not a pod.
-fn unit(identity: &Identity, path: &str) -> String {
-    match identity {
-        Identity::Pod { .. } => String::new(),
-        Identity::Container { id } => id.chars().take(SHORT).collect(),
-        Identity::Unit(name) | Identity::Slice(name) => name.clone(),
-        Identity::Other => path.to_owned(),
-    }
 }

@@ -9,7 +9,7 @@ use crate::kernel::{Problem, Root};
 const V1: [&str; 3] = ["systemd", "memory", "pids"];
 
 /// The hierarchies that there are: version 2 alone, both (hybrid), or version 1 alone.
-pub(super) fn find(root: &Root, problems: &mut Vec<Problem>) -> Vec<CgroupTree> {
+pub(super) fn find(root: &Root, home: &str, problems: &mut Vec<Problem>) -> Vec<CgroupTree> {
     let base = root.sys("fs/cgroup");
     let unified = [base.clone(), base.join("unified")]
         .into_iter()
@@ -45,7 +45,7 @@ pub(super) fn find(root: &Root, problems: &mut Vec<Problem>) -> Vec<CgroupTree> 
     }
     whole
         .into_iter()
-        .map(|(path, unified)| CgroupTree::new(path, unified))
+        .map(|(path, unified)| CgroupTree::new(path, home, unified))
         .collect()
 }
 

@@ -22,7 +22,9 @@
 //! another slot than the one before, as long as that one has entries. Sum them up.
 
 mod addresses;
+mod asked;
 mod cgroup_path;
+mod container_names;
 mod discovery;
 mod groups;
 mod hierarchies;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Key;
 use super::addresses::OwnAddresses;
-use super::groups::{MemberId, OwnerGroup};
+use super::groups::{GroupNetworks, MemberId, OwnerGroup};
 use crate::kernel::{
     Problem, Root, confinement::Confinement, host::TO_SEE_PROCESSES, namespace::namespace_of,
 };
@@ -155,7 +155,8 @@ impl Networks {
         let mut own = Problems::default();
         // If it ends before its addresses were read, the next one is taken.
         for _ in 0..3 {
-            let Some((member, process, netns)) = find_process(&self.root, group, &mut own) else {
+            let Some((member, process, netns)) = find_process(&self.root, group, host, &mut own)
+            else {
                 break;
             };
             let before = self.known.get(key);
@@ -292,37 +293,62 @@ fn netns_of(root: &Root, process: u32) -> io::Result<u32> {
     namespace_of(&root.proc(format!("{process}/ns/net")))
 }
 
-/// The first process of a group that can be asked, in the order of its members.
-pub(super) fn find_process(
+/// The first process of a group that can be asked, in the order of its members; of one inside another owner the first
+/// that is not in the host's network.
+fn find_process(
     root: &Root,
     group: &OwnerGroup,
+    host: Option<u32>,
     problems: &mut Problems,
 ) -> Option<FoundProcess> {
-    for member in group.members.iter().take(MOST_MEMBERS) {
+    let avoided = host.filter(|_| group.inner);
+    let members = group.members.iter().filter(|member| !member.helper);
+    for member in members.take(MOST_MEMBERS) {
         let processes = match member.id {
             MemberId::Process(process) => vec![process],
             MemberId::Cgroup(..) => list(&member.path, problems),
         };
-        if let Some((process, netns)) = first(root, &processes, problems) {
+        let found = asked(root, &processes, problems).find(|(_, netns)| Some(*netns) != avoided);
+        if let Some((process, netns)) = found {
             return Some((member.id, process, netns));
         }
     }
     None
 }
 
-/// The network namespace of a control group's first process.
-pub(super) fn of_folder(root: &Root, folder: &Path, problems: &mut Problems) -> Option<u32> {
-    first(root, &list(folder, problems), problems).map(|(_, netns)| netns)
+/// The networks of a control group's processes.
+pub(super) fn of_folder(
+    root: &Root,
+    folder: &Path,
+    host: Option<u32>,
+    problems: &mut Problems,
+) -> GroupNetworks {
+    let processes = list(folder, problems);
+    let mut found = asked(root, &processes, problems).map(|(_, netns)| netns);
+    let first = found.next();
+    GroupNetworks {
+        first,
+        apart: first
+            .into_iter()
+            .chain(found)
+            .find(|netns| Some(*netns) != host),
+    }
 }
 
-fn first(root: &Root, processes: &[u32], problems: &mut Problems) -> Option<(u32, u32)> {
-    for process in processes.iter().take(MOST_TRIED) {
-        match netns_of(root, *process) {
-            Ok(netns) => return Some((*process, netns)),
-            Err(error) => problems.hidden |= error.kind() == io::ErrorKind::PermissionDenied,
+/// Processes and their network namespaces, of those that can be asked.
+fn asked(
+    root: &Root,
+    processes: &[u32],
+    problems: &mut Problems,
+) -> impl Iterator<Item = (u32, u32)> {
+    let tried = processes.iter().take(MOST_TRIED);
+    tried.filter_map(|process| match netns_of(root, *process) {
+        Ok(netns) => Some((*process, netns)),
+        Err(error) => {
+            problems.hidden |= error.kind() == io::ErrorKind::PermissionDenied;
+            None
         }
-    }
-    None
+    })
 }
 
 /// Some of a control group's processes, lowest number first.

@@ -1,16 +1,20 @@
 //! Looks around: which owners there are, and what tells that something is theirs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::asked::Asked;
+use super::cgroup_path;
+use super::container_names::ContainerNames;
 use super::discovery::{Discovery, FoundOwner};
-use super::groups::{self, MemberId, OwnerGroups};
+use super::groups::{self, OwnerGroup, OwnerGroups};
 use super::host_addresses::HostAddresses;
 use super::host_side::HostSide;
-use super::networks::{self, MOST_ADDRESSES, Networks, Problems};
+use super::networks::{MOST_ADDRESSES, Networks, Problems};
 use super::pod_logs::PodLogs;
 use super::tree::CgroupTree;
 use super::{Key, OwnerKind, hierarchies, kept};
@@ -23,10 +27,8 @@ mod tests;
 /// How many control groups of one hierarchy are looked at.
 const MOST_CGROUPS: usize = 1 << 16;
 
-/// How long a control group whose path doesn't tell is looked at with each scan, and how often
-/// later.
+/// How long what has just begun is looked at with each scan.
 const YOUNG: Duration = Duration::from_secs(10);
-const REFRESH: Duration = Duration::from_secs(30);
 
 /// Looks around, again and again. A scan blocks, for some milliseconds on a node with 250 pods.
 ///
@@ -38,8 +40,9 @@ pub struct Scanner {
     trees: Option<Vec<CgroupTree>>,
     logs: PodLogs,
     networks: Networks,
-    /// Control groups whose path doesn't tell, and the network of their first process.
-    asked: HashMap<MemberId, (Option<u32>, Instant)>,
+    /// The networks of control groups whose path doesn't tell.
+    asked: Asked,
+    container_names: ContainerNames,
     host: HostAddresses,
     host_side: HostSide,
     /// Addresses that two owners have, and since when.
@@ -55,7 +58,8 @@ impl Scanner {
             trees: None,
             logs: PodLogs::new(root.clone()),
             networks: Networks::new(root.clone()),
-            asked: HashMap::new(),
+            asked: Asked::default(),
+            container_names: ContainerNames::new(root.clone()),
             host: HostAddresses::default(),
             host_side: HostSide::default(),
             doubts: HashMap::new(),
@@ -103,6 +107,7 @@ impl Scanner {
             .map(Key::uid)
             .collect();
         self.logs.look(&uids, &mut found.problems);
+        self.container_names.look(&groups, now);
         self.host.look(&self.root, &host, now, &mut found);
         self.look_at_host_side(&holders, now, &mut found);
         self.assemble(groups, &holders, now, &mut found);
@@ -120,11 +125,14 @@ impl Scanner {
         problems: &mut Problems,
     ) -> OwnerGroups {
         let mut groups = OwnerGroups::default();
-        let trees = self
-            .trees
-            .get_or_insert_with(|| hierarchies::find(&self.root, &mut found.problems));
+        let home = || fs::read_to_string(self.root.proc("1/cgroup")).unwrap_or_default();
+        let trees = self.trees.get_or_insert_with(|| {
+            hierarchies::find(&self.root, cgroup_path::home(&home()), &mut found.problems)
+        });
         if trees.is_empty() {
-            if let Err(error) = groups.add_processes(&self.root, now) {
+            let home = home();
+            let home = cgroup_path::home(&home);
+            if let Err(error) = groups.add_processes(&self.root, home, now) {
                 found.whole = false;
                 let problem = format!("/proc: {error}; no owner can be found");
                 found.problems.push(problem.into());
@@ -153,26 +161,23 @@ impl Scanner {
                 found.problems.push(problem.into());
             }
         }
-        let (root, host, before) = (&self.root, found.host_netns, &self.asked);
-        let mut asked = HashMap::with_capacity(before.len());
+        let host = found.host_netns;
+        let mut asking = self.asked.ask(&self.root, host, now);
         for (number, tree) in trees.iter().enumerate() {
             groups.add_tree(number, tree, |node, id, folder| {
-                let young = now.saturating_duration_since(node.born) < YOUNG;
-                let known = before
-                    .get(&id)
-                    .filter(|(_, at)| !young && now.saturating_duration_since(*at) < REFRESH);
-                let known = known
-                    .copied()
-                    .unwrap_or_else(|| (networks::of_folder(root, folder, problems), now));
-                asked.insert(id, known);
+                let networks = asking.networks(id, node.born, folder, problems);
                 // Without a path that tells, only what has its own network is told from the host.
-                known
-                    .0
+                networks
+                    .first
                     .is_some_and(|netns| node.key.is_some() || Some(netns) != host)
             });
         }
-        self.asked = asked;
+        groups.join_pods(trees);
         groups.sort();
+        groups.split(host, |member| {
+            asking.networks(member.id, member.born, &member.path, problems)
+        });
+        self.asked = asking.done();
         if changed {
             let mut folders = Vec::new();
             for tree in &*trees {
@@ -272,12 +277,14 @@ impl Scanner {
             "an owner has more than {MOST_ADDRESSES} addresses: those that it had first are known, what belongs to the rest \
              is counted as unknown"
         ));
+        let units = self.container_names.units(&groups);
         for (key, group) in groups.by_key {
             let name = match key.kind() {
                 OwnerKind::Pod => self.logs.name(key.uid()),
                 _ => None,
             };
-            let mut owner = group.owner(&key, name);
+            let unit = units.of(&key, &group);
+            let mut owner = OwnerGroup::owner(&key, name, &unit);
             let Some(network) = self.networks.get(&key) else {
                 found.unsettled |= is_young(group.youngest);
                 // Without a process there is nothing to charge. Of one whose network is not seen the sockets in the
@@ -285,7 +292,7 @@ impl Scanner {
                 if self.networks.is_hidden(&key) {
                     found.owners.push(FoundOwner {
                         owner,
-                        cgroups: group.cgroups,
+                        cgroups: group.cgroups(),
                         netns: None,
                         addresses: Vec::new(),
                     });
@@ -311,7 +318,7 @@ impl Scanner {
             }
             found.owners.push(FoundOwner {
                 owner,
-                cgroups: group.cgroups,
+                cgroups: group.cgroups(),
                 netns: own.then_some(network.netns),
                 addresses: if own {
                     network.addresses.iter().copied().collect()

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::Key;
-use super::cgroup_path::CgroupPlace;
+use super::cgroup_path::{self, CgroupPlace};
 
 /// How deep is looked.
 const DEEPEST: usize = 64;
@@ -36,6 +36,8 @@ pub(super) struct CgroupNode {
 pub(super) struct CgroupTree {
     /// Where it is mounted.
     path: PathBuf,
+    /// Where the machine's own control groups begin.
+    home: String,
     /// Whether inode numbers are IDs of control groups.
     pub(super) unified: bool,
     root: Option<CgroupNode>,
@@ -49,6 +51,7 @@ struct TreeWalk<'a> {
     path: PathBuf,
     /// Length of the mount point's path.
     base: usize,
+    home: &'a str,
     now: Instant,
     count: &'a mut usize,
     most: usize,
@@ -57,9 +60,11 @@ struct TreeWalk<'a> {
 }
 
 impl CgroupTree {
-    pub(super) const fn new(path: PathBuf, unified: bool) -> Self {
+    /// `home`: see [`cgroup_path::home`].
+    pub(super) fn new(path: PathBuf, home: &str, unified: bool) -> Self {
         Self {
             path,
+            home: home.to_owned(),
             unified,
             root: None,
             count: 0,
@@ -76,6 +81,7 @@ impl CgroupTree {
         let mut walk = TreeWalk {
             path: self.path.clone(),
             base: self.path.as_os_str().len(),
+            home: &self.home,
             now,
             count: &mut self.count,
             most,
@@ -130,7 +136,7 @@ impl TreeWalk<'_> {
     fn node(&self, name: OsString, inode: u64) -> CgroupNode {
         let bytes = self.path.as_os_str().as_encoded_bytes();
         let relative = String::from_utf8_lossy(bytes.get(self.base..).unwrap_or_default());
-        let place = CgroupPlace::of(&relative);
+        let place = CgroupPlace::of(cgroup_path::below(self.home, &relative));
         CgroupNode {
             name,
             inode,

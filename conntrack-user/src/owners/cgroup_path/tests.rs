@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::segment::{ID, LONGEST_UNIT};
 use super::*;
 
 const UID: &str = "1f0c6f4e-2d0b-4a52-9c39-6a3e5d1c8b77";
@@ -28,10 +29,26 @@ fn a_pod(uid: &str, qos: Qos, container: bool, below: usize) -> CgroupPlace {
             uid: uid.into(),
             qos,
             container: container.then(|| CID.into()),
-            helper: false,
+            node: None,
         },
         below,
+        helper: false,
     }
+}
+
+fn at(identity: Identity, below: usize) -> CgroupPlace {
+    CgroupPlace {
+        identity,
+        below,
+        helper: false,
+    }
+}
+
+fn a_container() -> Identity {
+    Identity::Container(Container {
+        key: CID.into(),
+        name: String::new(),
+    })
 }
 
 /// Path, UID (empty: none), level, whether a container is named, levels below the pod.
@@ -199,6 +216,22 @@ fn pods() {
         if uid.is_empty() {
             assert!(!matches!(found.identity, Identity::Pod { .. }), "{pattern}");
         } else {
+            let mut found = found;
+            let node = match &mut found.identity {
+                Identity::Pod { node, .. } => node.take(),
+                _ => None,
+            };
+            let other = Container {
+                key: path("OTHER"),
+                name: String::new(),
+            };
+            assert_eq!(
+                node,
+                pattern
+                    .contains("OTHER/kubelet")
+                    .then(|| other.clone())
+                    .or_else(|| { pattern.contains("docker-OTHER").then_some(other) })
+            );
             assert_eq!(found, a_pod(uid, qos, container, below), "{pattern}");
         }
     }
@@ -217,10 +250,11 @@ fn helpers_of_the_runtime() {
         "/kubepods/burstable/podUID/crio-conmon-CID",
         "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podESC.slice/crio-conmon-CID.scope",
     ] {
-        let Identity::Pod { helper, uid, .. } = place(pattern).identity else {
+        let found = place(pattern);
+        let Identity::Pod { uid, .. } = found.identity else {
             panic!("{pattern}");
         };
-        assert!(helper && uid == UID, "{pattern}");
+        assert!(found.helper && uid == UID, "{pattern}");
     }
 }
 
@@ -245,8 +279,7 @@ fn containers_outside_kubernetes() {
         ("/docker/CID/kubelet/kubepods", 2),
         ("/docker/CID/kubelet/kubepods/burstable/podnone", 4),
     ] {
-        let identity = Identity::Container { id: CID.into() };
-        assert_eq!(place(pattern), CgroupPlace { identity, below }, "{pattern}");
+        assert_eq!(place(pattern), at(a_container(), below), "{pattern}");
     }
 }
 
@@ -291,15 +324,9 @@ fn units() {
             "dev-hugepages.mount",
             0,
         ),
-        (
-            "/machine.slice/systemd-nspawn@a\\x2db.service/payload",
-            "systemd-nspawn@a\\x2db.service",
-            1,
-        ),
-        ("/kubelet/kubelet.service", "kubelet.service", 0),
     ] {
         let identity = Identity::Unit(name.into());
-        assert_eq!(place(pattern), CgroupPlace { identity, below }, "{pattern}");
+        assert_eq!(place(pattern), at(identity, below), "{pattern}");
     }
     for (pattern, name) in [
         ("/system.slice", "system.slice"),
@@ -310,11 +337,7 @@ fn units() {
         ("/user.slice/user-0.slice", "user-0.slice"),
     ] {
         let identity = Identity::Slice(name.into());
-        assert_eq!(
-            place(pattern),
-            CgroupPlace { identity, below: 0 },
-            "{pattern}"
-        );
+        assert_eq!(place(pattern), at(identity, 0), "{pattern}");
     }
 }
 
@@ -339,13 +362,15 @@ fn what_says_nothing_is_not_guessed() {
         "/system.slice/evil\"} 1\n.d",
         "/x/.service",
     ] {
-        assert_eq!(place(pattern).identity, Identity::Other, "{pattern}");
+        let identity = place(pattern).identity;
+        assert!(matches!(identity, Identity::Other(_)), "{pattern}");
     }
     // A slice of another name.
     let slice = place("/kubepods.slice/evil-podESC.slice");
     assert!(matches!(slice.identity, Identity::Slice(_)), "{slice:?}");
     let long = format!("/system.slice/{}.service", "x".repeat(300));
-    assert_eq!(CgroupPlace::of(&long).identity, Identity::Other);
+    let identity = CgroupPlace::of(&long).identity;
+    assert!(matches!(identity, Identity::Other(_)));
     let nameless = place("/kubepods/burstable/podUID/\u{202e}evil");
     assert_eq!(nameless, a_pod(UID, Qos::Burstable, false, 1));
 }
@@ -373,28 +398,84 @@ fn processes_of_each_version() {
     let removed = path("0::/kubepods/burstable/podUID/CID (deleted)\n");
     for text in [v2, v1, hybrid, removed] {
         assert_eq!(
-            of_process(&text),
+            of_process(&text, ""),
             a_pod(UID, Qos::Burstable, true, 1),
             "{text}"
         );
     }
     let unit = "9:name=systemd:/system.slice/sshd.service\n8:pids:/system.slice\n0::/system.slice/sshd.service\n";
     assert_eq!(
-        of_process(unit).identity,
+        of_process(unit, "").identity,
         Identity::Unit("sshd.service".into())
     );
-    let root = "9:name=systemd:/\n4:memory:/process_api/x\n0::/\n";
-    assert_eq!(of_process(root).identity, Identity::Other);
-    assert_eq!(
-        of_process("garbage\n1:2\n:::\nx:y:/a.service\n").identity,
-        Identity::Other
-    );
+    let nothing = Identity::Other(String::new());
+    for text in [
+        "9:name=systemd:/\n4:memory:/process_api/x\n0::/\n",
+        "garbage\n1:2\n:::\nx:y:/a.service\n",
+    ] {
+        assert_eq!(of_process(text, "").identity, nothing);
+    }
     // A path may have colons.
     let colons = path("0::/system.slice/containerd.service/a:b:CID\n");
-    assert_eq!(
-        of_process(&colons).identity,
-        Identity::Container { id: CID.into() }
-    );
+    assert_eq!(of_process(&colons, "").identity, a_container());
+}
+
+#[test]
+fn units_of_another_systemd_are_not_the_machine_s() {
+    for (pattern, inside) in [
+        ("/odd/box/system.slice/nginx.service", "/odd/box"),
+        ("/odd/box/init.scope", "/odd/box"),
+        ("/systemd/system.slice", "/systemd"),
+        ("/kubelet/kubelet.service", "/kubelet"),
+        ("/system.slice/x/y", "/system.slice/x/y"),
+    ] {
+        let identity = place(pattern).identity;
+        assert_eq!(identity, Identity::Other(inside.into()), "{pattern}");
+    }
+    for (pattern, key, name) in [
+        (
+            "/lxc.payload.web/system.slice/nginx.service",
+            "/lxc.payload.web",
+            "web",
+        ),
+        ("/lxc/101/ns/system.slice/nginx.service", "/lxc/101", "101"),
+        (
+            "/machine.slice/machine-a\\x2db.scope/payload/init.scope",
+            "/machine.slice/machine-a\\x2db.scope",
+            "a-b",
+        ),
+    ] {
+        let container = Container {
+            key: key.into(),
+            name: name.into(),
+        };
+        let identity = place(pattern).identity;
+        assert_eq!(identity, Identity::Container(container), "{pattern}");
+    }
+}
+
+#[test]
+fn where_the_machine_s_own_groups_begin() {
+    for (text, expected) in [
+        ("0::/init.scope\n", ""),
+        ("0::/../../../init.scope\n", ""),
+        ("0::/\n", ""),
+        ("", ""),
+        (
+            "0::/wsl-user/distro-1/systemd/init.scope\n",
+            "/wsl-user/distro-1/systemd",
+        ),
+        (
+            "8:memory:/docker/x/init.scope\n1:name=systemd:/docker/x/init.scope\n",
+            "/docker/x",
+        ),
+    ] {
+        assert_eq!(home(text), expected, "{text}");
+    }
+    assert_eq!(below("/docker/x", "/docker/x/kubelet"), "/kubelet");
+    assert_eq!(below("/docker/x", "/docker/x"), "");
+    assert_eq!(below("/docker/x", "/docker/xy"), "/docker/xy");
+    assert_eq!(below("", "/docker"), "/docker");
 }
 
 /// Parts of which real paths are made, and what a hostile one could add.
@@ -427,7 +508,7 @@ proptest! {
     #[test]
     fn nothing_but_uids_is_a_uid(segments in prop::collection::vec(segment(), 0..8)) {
         let text = segments.join("/");
-        let CgroupPlace { identity, below } = CgroupPlace::of(&text);
+        let CgroupPlace { identity, below, .. } = CgroupPlace::of(&text);
         prop_assert!(below <= text.split('/').count());
         match identity {
             Identity::Pod { uid: found, container, .. } => {
@@ -438,20 +519,23 @@ proptest! {
                     prop_assert!(id.len() == ID && text.contains(&id));
                 }
             }
-            Identity::Container { id } => prop_assert!(id.len() == ID && text.contains(&id)),
+            Identity::Container(Container { key, name }) => {
+                let is_path = key.starts_with('/') && !name.is_empty();
+                prop_assert!(is_path || (key.len() == ID && text.contains(&key)));
+            }
             Identity::Unit(name) | Identity::Slice(name) => {
                 prop_assert!(name.len() < LONGEST_UNIT && text.contains(&name));
                 prop_assert!(name.is_ascii() && !name.bytes().any(|byte| byte.is_ascii_control()));
             }
-            Identity::Other => prop_assert_eq!(below, 0),
+            Identity::Other(inside) => prop_assert!(inside.is_empty() || inside.starts_with('/')),
         }
     }
 
     #[test]
     fn any_process_file_is_read(text in any::<String>(), segments in prop::collection::vec(segment(), 0..6)) {
-        drop(of_process(&text));
+        drop(of_process(&text, home(&text)));
         let line = format!("0::/{}\n", segments.join("/"));
-        drop(of_process(&line));
+        drop(of_process(&line, ""));
     }
 
     #[test]

@@ -6,6 +6,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod boxes;
+mod layouts;
 mod unusual;
 
 const HOST: u32 = 4_026_531_840;
@@ -149,7 +151,8 @@ fn a_node() {
     node.process(300, HOST, &[]);
     let inner = node.group("system.slice/sshd.service/inner", &[]);
     node.group("system.slice/tmp.mount", &[]);
-    node.group(&format!("system.slice/docker-{CID}.scope"), &[400]);
+    let docker = CID.replace('4', "5");
+    node.group(&format!("system.slice/docker-{docker}.scope"), &[400]);
     node.process(400, 7002, &["172.17.0.2"]);
     node.group("lxc.payload.web/inside", &[501]);
     node.group("lxc.payload.web", &[500]);
@@ -166,8 +169,8 @@ fn a_node() {
         [
             "shop/cart-0",
             &format!("pod {}", uid(2)),
-            &CID[..12],
-            "lxc.payload.web",
+            "web",
+            &docker[..12],
             "sshd.service"
         ]
     );
@@ -182,8 +185,8 @@ fn a_node() {
     let mut expected = vec![ssh, inner];
     expected.sort_unstable();
     assert_eq!(one(&found, "sshd.service").cgroups, expected);
-    assert_eq!(addresses(one(&found, &CID[..12])), ["172.17.0.2"]);
-    let lxc = one(&found, "lxc.payload.web");
+    assert_eq!(addresses(one(&found, &docker[..12])), ["172.17.0.2"]);
+    let lxc = one(&found, "web");
     assert_eq!((lxc.netns, lxc.cgroups.len()), (Some(7003), 2));
     assert_eq!(found.host_netns, Some(HOST));
     assert_eq!(found.host_addresses.len(), 2);

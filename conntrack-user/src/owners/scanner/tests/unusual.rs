@@ -157,7 +157,7 @@ fn very_deep_and_very_many() {
         "{:?}",
         found.problems
     );
-    let mut tree = CgroupTree::new(node.folder.path().join("sys/fs/cgroup"), true);
+    let mut tree = CgroupTree::new(node.folder.path().join("sys/fs/cgroup"), "", true);
     tree.refresh(node.now, 10).unwrap();
     assert!(tree.cut);
 }
