@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::{
     advice::Advice,
-    cause::{Cause, CauseKind},
+    cause::Cause,
     demand::Demand,
     evidence::{
         Evidence, NamedDestination, NodeFacts, OtherTable, OwnerEvidence, SeenChange, Span,
@@ -63,6 +63,9 @@ pub struct Report {
     pub(crate) demand: Demand,
     /// The limit that would have held.
     pub(crate) limit_that_holds: u64,
+    /// From which limit on one may have held as well: what was refused may be few connections that were tried again and again. Null:
+    /// none that is much lower.
+    pub(crate) limit_that_may_hold: Option<u64>,
     /// Kernel memory of that limit, with the buckets that it asks for.
     pub(crate) limit_that_holds_bytes: Option<MemoryRange>,
     /// Kernel memory of an entry on this node.
@@ -180,11 +183,8 @@ const fn meaning(reason: DropReason) -> &'static str {
 impl Report {
     /// Reads the evidence, and says what it comes to.
     pub fn new(evidence: &Evidence) -> Self {
-        let mut reading = Reading::new(evidence);
+        let reading = Reading::new(evidence);
         let cause = Cause::find(&reading);
-        if cause.kind == CauseKind::RetryStorm {
-            reading.without_retries();
-        }
         let advice = Advice::all(&reading, &cause);
         let summary = summary::sentences(&reading, &cause, &advice);
         let owners = evidence.owners.iter();
@@ -227,6 +227,7 @@ impl Report {
             other_sufferers: rest(&reading.sufferers, OwnerEvidence::dropped),
             demand: reading.demand,
             limit_that_holds: reading.demand.limit(),
+            limit_that_may_hold: reading.demand.limit_at_least(),
             limit_that_holds_bytes: reading.full_with_buckets(reading.demand.limit()),
             entry_bytes: evidence.node.entry_cost().bytes(1, 0),
             when_full: reading.when_full(),

@@ -151,7 +151,11 @@ fn figures(out: &mut String, report: &Report) {
         || "in this time".to_owned(),
         |first| format!("the first at {}", time::clock(first)),
     );
-    let room = report.limit_that_holds;
+    let room = grouped(report.limit_that_holds);
+    let room = match report.limit_that_may_hold {
+        Some(least) => format!("{} to {room}", grouped(least)),
+        None => room,
+    };
     let takes = report.limit_that_holds_bytes;
     let (holds, memory) = if report.cause.kind.is_flood() {
         (
@@ -173,23 +177,28 @@ fn figures(out: &mut String, report: &Report) {
         (
             report.losses.packets > 0,
             "Packets lost",
-            report.losses.packets,
+            grouped(report.losses.packets),
             first,
         ),
         (
             evictions > 0,
             "Live entries evicted",
-            evictions,
+            grouped(evictions),
             "to make room".to_owned(),
         ),
-        (false, "Entries at the peak", report.peak.entries, peak),
+        (
+            false,
+            "Entries at the peak",
+            grouped(report.peak.entries),
+            peak,
+        ),
         (false, holds, room, memory),
     ] {
         let class = if bad { " class=\"bad\"" } else { "" };
         let _ = writeln!(
             out,
             "<div{class}><dt>{name}</dt><dd>{} <small>{}</small></dd></div>",
-            grouped(value),
+            value,
             Escaped(&detail)
         );
     }

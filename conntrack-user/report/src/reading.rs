@@ -3,7 +3,7 @@
 use conntrack_ebpf::record::DropReason;
 use ctpressure_model::{
     cost::{MemoryRange, Sharing, WhenFull},
-    pressure::{as_count, as_f64, state::Pressure},
+    pressure::{as_f64, state::Pressure},
     verdict::{Verdict, VerdictKind},
 };
 
@@ -311,21 +311,6 @@ impl<'a> Reading<'a> {
                 timeout("nf_conntrack_tcp_timeout_syn_recv", SYN_RECV)
             }
         })
-    }
-
-    /// The same where most of what was refused were new tries for what had been refused before:
-    /// without them there would be as many connections as at the rate before.
-    pub(crate) fn without_retries(&mut self) {
-        let (Some(owner), Some(first)) = (self.culprit, self.first_drop) else {
-            return;
-        };
-        let evidence = self.evidence;
-        let before = self.attempts(owner, first.saturating_sub(BEFORE), first);
-        let after = self.attempts(owner, first + evidence.step, evidence.focus.until);
-        if after > before {
-            let part = before / after;
-            self.demand.refused = as_count(as_f64(self.demand.refused) * part);
-        }
     }
 }
 

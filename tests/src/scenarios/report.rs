@@ -229,6 +229,9 @@ pub(super) fn incident(mechanism: Option<Mechanism>) -> Result<()> {
         first.lost, again.peak
     );
     checks.equal("lost with the advised limit", again.lost, "none", 0);
-    checks.at_most("the advised limit", advised, again.peak * 3 / 2);
+    match said["limit_that_may_hold"].as_u64() {
+        None => checks.at_most("the advised limit", advised, again.peak * 13 / 10),
+        Some(least) => checks.at_most("the least that may hold", least, again.peak),
+    }
     checks.finish()
 }

@@ -35,6 +35,9 @@ pub(super) fn dont_raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice>
     })
 }
 
+/// What is left as room: see `MARGIN` of `crate::demand`.
+const ROOM: &str = "15 %";
+
 fn demand_in_words(reading: &Reading<'_>) -> String {
     let demand = &reading.demand;
     let mut parts = vec![plural(demand.entries, "entry", "entries")];
@@ -49,16 +52,19 @@ fn demand_in_words(reading: &Reading<'_>) -> String {
     }
     let sum = if parts.len() > 1 {
         format!(
-            ": {} would have been there, and a tenth more is left as room",
+            ": {} would have been there, and {ROOM} more are left as room",
             grouped(demand.entries_in_all())
         )
     } else {
-        " at most, and a tenth more is left as room".to_owned()
+        format!(" at most, and {ROOM} more are left as room")
     };
-    let doubt = if demand.exact {
-        String::new()
-    } else {
-        "; not every lost packet was seen in detail, so it may be less".to_owned()
+    let doubt = match demand.limit_at_least() {
+        Some(least) => format!(
+            "; what was refused may be fewer connections, tried again and again: only {} were there for sure",
+            grouped(least)
+        ),
+        None if demand.exact => String::new(),
+        None => "; not every lost packet was seen in detail, so it may be less".to_owned(),
     };
     format!(
         "{} at {}{sum}{doubt}",
@@ -97,10 +103,13 @@ pub(super) fn raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
     } else {
         String::new()
     };
-    let would = if lost {
-        "would have held"
-    } else {
-        "leaves room"
+    let would = match reading.demand.limit_at_least() {
+        Some(least) => format!(
+            "would have held, as may have any from {} on",
+            grouped(least)
+        ),
+        None if lost => "would have held".to_owned(),
+        None => "leaves room".to_owned(),
     };
     let text = if now >= limit {
         format!(

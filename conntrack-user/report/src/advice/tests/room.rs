@@ -36,11 +36,11 @@ fn stop_flood_at_its_source() {
 fn dont_raise_for_a_flood_that_filled_the_table() {
     let full = evidence();
     let advice = given(dont_raise, &full, CauseKind::SynFlood);
-    // 1,000 entries and 300 refused, and a tenth more.
+    // 1,000 entries and 300 refused, and 15 % more.
     says(
         advice.as_ref(),
         "dont_raise",
-        "it would have to be 1,430 and more",
+        "it would have to be 1,500 and more",
         "1,000 entries + 300 connections that were refused",
     );
     assert_eq!(set(advice.as_ref()), None);
@@ -55,12 +55,12 @@ fn raise_to_what_would_have_held_with_its_cost() {
     says(
         advice.as_ref(),
         "raise",
-        "Set the limit (nf_conntrack_max) to 1,430: that would have held",
+        "Set the limit (nf_conntrack_max) to 1,500: that would have held",
         "1,300 would have been there",
     );
-    assert_eq!(set(advice.as_ref()), Some(("nf_conntrack_max", 1_430)));
-    // 430 entries of 256 bytes, or of 384 with extensions.
-    says(advice.as_ref(), "raise", "takes 108 to 161 KiB more", "");
+    assert_eq!(set(advice.as_ref()), Some(("nf_conntrack_max", 1_500)));
+    // 500 entries of 256 bytes, or of 384 with extensions.
+    says(advice.as_ref(), "raise", "takes 125 to 188 KiB more", "");
     // Chains of 8 are fine; of more, there is to be a bucket for each entry.
     full.node.buckets = Some(256);
     let advice = given(raise, &full, CauseKind::Burst);
