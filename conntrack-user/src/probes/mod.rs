@@ -47,9 +47,7 @@ pub(crate) use options::{Mechanism, Options};
 pub(crate) use owner_maps::OwnerMaps;
 pub(crate) use ring::RingReader;
 pub use ring_filler::RingFiller;
-#[cfg(test)]
-pub(crate) use status::HookStatus;
-pub(crate) use status::{ProbeStatus, ProgramTime};
+pub(crate) use status::{HookStatus, ProbeStatus, ProgramTime};
 pub(crate) use tags::TagReader;
 pub(crate) use totals::{DropTotals, Lost, Totals};
 

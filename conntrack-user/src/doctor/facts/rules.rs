@@ -150,15 +150,11 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
             }
             // No table of that kind is there, and asking would make one.
             Ok(_) => Ok(()),
-            Err(error) => Err(format!("{}: {error}", path.display())),
+            Err(error) => Err((format!("{}: {error}", path.display()), legacy::AS_ROOT)),
         };
-        if let Err(because) = problem {
+        if let Err((because, help)) = problem {
             facts.rules.complete = false;
-            facts.could_not(
-                "the rules of iptables-legacy",
-                &because,
-                "run as root, where iptables-legacy-save is installed",
-            );
+            facts.could_not("the rules of iptables-legacy", &because, help);
         }
     }
     facts.rules.mode = if own_table {

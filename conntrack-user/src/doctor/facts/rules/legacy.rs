@@ -15,8 +15,11 @@ const PATIENCE: Duration = Duration::from_millis(800);
 /// Bytes of its output that are read.
 const MOST_BYTES: u64 = 8 << 20;
 
-/// The chain of kube-proxy, if there is one.
-pub(super) fn read(ipv6: bool) -> Result<Option<Forward>, String> {
+/// What to do if neither the file that names the tables nor their rules can be read.
+pub(super) const AS_ROOT: &str = "run as root";
+
+/// The chain of kube-proxy, if there is one; why not, and what to do.
+pub(super) fn read(ipv6: bool) -> Result<Option<Forward>, (String, &'static str)> {
     let (sure, perhaps) = if ipv6 {
         ("ip6tables-legacy-save", "ip6tables-save")
     } else {
@@ -34,7 +37,13 @@ pub(super) fn read(ipv6: bool) -> Result<Option<Forward>, String> {
         }
         result => result,
     };
-    let text = text.map_err(|error| format!("{sure}: {error}"))?;
+    let text = text.map_err(|error| {
+        let help = match error.kind() {
+            io::ErrorKind::NotFound => "install iptables, or run where it is",
+            _ => AS_ROOT,
+        };
+        (format!("{sure}: {error}"), help)
+    })?;
     Ok(parse(&text, ipv6))
 }
 
