@@ -251,6 +251,16 @@ impl Address {
         }
     }
 
+    /// The address that has this key.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn ip(&self) -> core::net::IpAddr {
+        let mut octets = [0; 16];
+        for (four, word) in octets.chunks_exact_mut(4).zip(self.words) {
+            four.copy_from_slice(&word.to_ne_bytes());
+        }
+        core::net::Ipv6Addr::from(octets).to_canonical()
+    }
+
     /// The key of an address.
     #[cfg(not(target_arch = "bpf"))]
     pub fn of(address: core::net::IpAddr) -> Self {
@@ -283,6 +293,8 @@ mod tests {
         let words = Address::of(IpAddr::V6(v6)).words;
         assert_eq!(words[0], u32::from_ne_bytes([0xfd, 0, 0, 0x42]));
         assert_eq!(words[3], u32::from_ne_bytes([0, 0, 0, 7]));
+        assert_eq!(Address::of(IpAddr::V4(v4)).ip(), IpAddr::V4(v4));
+        assert_eq!(Address::of(IpAddr::V6(v6)).ip(), IpAddr::V6(v6));
     }
 
     #[test]

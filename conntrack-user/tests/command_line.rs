@@ -64,7 +64,7 @@ fn help_lists_what_works() {
         assert!(said.status.success());
         let help = text(&said.stdout);
         assert!(help.contains("[env: CTPRESSURE_LOG="), "{help}");
-        let asks_the_agent = !["report", "doctor"].contains(&command);
+        let asks_the_agent = command != "report";
         assert_eq!(help.contains("[env: CTPRESSURE_SOCKET="), asks_the_agent);
         assert!(
             !help.contains("--without-function"),

@@ -55,7 +55,8 @@ pub struct Workload {
 }
 
 /// What is known about an owner.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Details {
     /// What sort it is.
     pub kind: OwnerKind,

@@ -18,7 +18,7 @@ use ctpressure_model::{
 };
 use tokio::sync::{broadcast, watch};
 
-use super::Snapshot;
+use super::{Charged, Snapshot};
 use crate::{
     owners::{Services, Sighting},
     sys::lock::locked,
@@ -47,6 +47,7 @@ struct HubShared {
 pub struct Publisher {
     snapshots: watch::Sender<Arc<Snapshot>>,
     names: watch::Sender<Names>,
+    charged: watch::Sender<Arc<Charged>>,
     events: broadcast::Sender<View>,
     shared: Arc<HubShared>,
 }
@@ -56,6 +57,7 @@ pub struct Publisher {
 pub struct Handle {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     names: watch::Receiver<Names>,
+    charged: watch::Receiver<Arc<Charged>>,
     events: broadcast::WeakSender<View>,
     shared: Arc<HubShared>,
 }
@@ -69,11 +71,13 @@ pub struct Closed;
 pub fn channel() -> (Publisher, Handle) {
     let (snapshots, latest) = watch::channel(Arc::new(Snapshot::default()));
     let (names, known) = watch::channel(Names::default());
+    let (charged, whose) = watch::channel(Arc::default());
     let (events, _) = broadcast::channel(WAITING);
     let shared = Arc::new(HubShared::default());
     let handle = Handle {
         snapshots: latest,
         names: known,
+        charged: whose,
         events: events.downgrade(),
         shared: Arc::clone(&shared),
     };
@@ -81,6 +85,7 @@ pub fn channel() -> (Publisher, Handle) {
         Publisher {
             snapshots,
             names,
+            charged,
             events,
             shared,
         },
@@ -116,6 +121,17 @@ impl Publisher {
     pub fn name_owners(&self, owners: OwnersBySlot) {
         let names = self.names.borrow().clone().with_owners(owners);
         self.name(names);
+    }
+
+    /// Replaces by what entries are charged; that may come between seconds.
+    pub(crate) fn charge(&self, charged: Charged) {
+        self.charged.send_if_modified(|known| {
+            let is_new = **known != charged;
+            if is_new {
+                *known = Arc::new(charged);
+            }
+            is_new
+        });
     }
 
     /// What hands records to the watchers; costs next to nothing while there are none.
@@ -219,6 +235,11 @@ impl Handle {
     /// The snapshot that was published last.
     pub fn latest(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// By what entries are charged now.
+    pub(crate) fn charged(&self) -> Arc<Charged> {
+        Arc::clone(&self.charged.borrow())
     }
 
     /// Follows the snapshots, one a second.

@@ -1,10 +1,11 @@
 //! The agent: keeps the probes attached, samples once a second, and hands out what it knows.
 //!
 //! There is one writer. Once a second it makes a [`Snapshot`]; whoever wants numbers reads that,
-//! and nobody else touches a BPF map. Events go out by `Handle::subscribe`: a watcher that is too slow
+//! and nobody else touches a BPF map, but for `ctpressure table`, which reads tags of entries ([`Charged`]). Events go out by `Handle::subscribe`: a watcher that is too slow
 //! loses some and is told how many; it never slows the agent down.
 
 mod background;
+mod charged;
 mod clock;
 mod drift;
 mod hub;
@@ -21,6 +22,7 @@ mod supervisor;
 mod verdicts;
 
 pub(crate) use background::Background;
+pub(crate) use charged::Charged;
 pub use hub::channel;
 pub(crate) use hub::{Closed, Handle, Publisher, Subscription};
 pub(crate) use own::Own;

@@ -12,7 +12,7 @@ use conntrack_ebpf::owner::{Direction, FIRST, HOST, OwnerState, UNKNOWN};
 use ctpressure_model::kubernetes::Pods;
 
 use super::{
-    Moved, Owners,
+    Charged, Moved, Owners,
     recount::{Recount, States},
     self_check::OwnersCheck,
 };
@@ -22,7 +22,7 @@ use crate::{
         Discovery, Looks, Owner, OwnerKind, Services, SlotLimits, SlotMaps, Slots, TableOwners,
     },
     probes::{Probes, Totals},
-    sys::lock::locked,
+    sys::{lock::locked, netns::Inode},
 };
 
 mod bounds;
@@ -180,7 +180,19 @@ impl Ownership {
 
     /// What the kernel is to be told before the first probe is attached.
     pub(super) fn maps(&self) -> &SlotMaps {
-        self.slots.maps()
+        self.slots.maps().as_ref()
+    }
+
+    /// By what entries are charged now.
+    pub(super) fn charged(&self, probes: Option<&Probes>, host_netns: Inode) -> Charged {
+        Charged {
+            maps: Arc::clone(self.slots.maps()),
+            owners: self.labels.clone(),
+            tables: self.slots.table_owners(),
+            former: Arc::clone(self.slots.former()),
+            host_netns,
+            tags: probes.map(|probes| probes.owners().tag_map_ids()),
+        }
     }
 
     /// Takes what a look around found; gives what is wrong. Without `probes` nothing is attached, and

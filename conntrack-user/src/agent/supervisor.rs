@@ -265,6 +265,22 @@ impl Supervisor {
         }
         // Events may name those that were just found.
         self.publisher.name_owners(names);
+        self.tell_charges().await;
+    }
+
+    /// Says by what entries are charged now.
+    async fn tell_charges(&self) {
+        let probes = match &self.life {
+            ProbesLife::Attached { probes, .. } => Some(Arc::clone(probes)),
+            ProbesLife::Waiting | ProbesLife::Without { .. } => None,
+        };
+        let (ownership, host_netns) = (Arc::clone(&self.ownership), self.host_netns);
+        let charged = self
+            .aside(move || locked(&ownership).charged(probes.as_deref(), host_netns))
+            .await;
+        if let Some(charged) = charged {
+            self.publisher.charge(charged);
+        }
     }
 
     /// Takes over what is known of pods.
@@ -279,6 +295,7 @@ impl Supervisor {
             .await;
         if let Some(names) = names {
             self.publisher.name_owners(names);
+            self.tell_charges().await;
         }
     }
 

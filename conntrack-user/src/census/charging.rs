@@ -5,6 +5,7 @@ use std::{
     cell::Cell,
     collections::{BTreeMap, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use conntrack_ebpf::{
@@ -13,12 +14,13 @@ use conntrack_ebpf::{
     record,
 };
 
+use super::vacant::{Vacant, VacantAddresses};
 use crate::{
     kernel::{
         Root,
         entries::{EntryTuple, Layer4, TableEntry},
     },
-    owners::{Details, Scanner, Sighting, SlotLimits, SlotMaps, Slots, TableOwners},
+    owners::{Owner, Scanner, Sighting, SlotLimits, SlotMaps, Slots, TableOwners},
     sys::netns::Inode,
 };
 
@@ -36,10 +38,12 @@ pub(crate) struct Charge {
 }
 
 /// What the kernel was told, at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Charging {
     /// Claims, cgroups and network namespaces.
-    pub maps: SlotMaps,
+    pub maps: Arc<SlotMaps>,
+    /// Addresses that nobody on this node has.
+    pub vacant: VacantAddresses,
     /// Inode number of the host's network namespace.
     pub host_netns: Inode,
     pub names: BTreeMap<u32, String>,
@@ -50,7 +54,7 @@ pub(crate) struct Charging {
 }
 
 /// Workloads by slot; each goes by its lowest one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Workloads {
     slots: BTreeMap<u32, u32>,
     names: BTreeMap<u32, String>,
@@ -72,30 +76,28 @@ impl FromIterator<(u32, String)> for Workloads {
 }
 
 impl Charging {
-    /// Whose an entry is, by a look around of the caller's own. Sockets of the host are the host's:
-    /// only the running agent saw whose they are.
-    /// `describe` may add what is known of them from elsewhere.
-    pub(crate) fn look_around(root: &Root, describe: impl FnOnce(&mut Slots)) -> Self {
+    /// Whose an entry is, by a look around of the caller's own. Sockets of the host are the host's, and what was an
+    /// address's before it changed hands is whose that is now: only the running agent saw more.
+    pub(crate) fn look_around(root: &Root) -> Self {
         let mut slots = Slots::new(SlotLimits::default());
         let found = Scanner::new(root.clone()).scan();
         slots.apply(&found, |_| true, |_| false);
-        describe(&mut slots);
-        let workload = |details: &Details| {
-            let workload = details.workload.as_ref()?;
-            let namespace = &details.namespace;
-            Some(format!("{} {namespace}/{}", workload.kind, workload.name))
-        };
+        let owners: Vec<(u32, &Owner)> = slots
+            .occupants()
+            .map(|(slot, occupant)| (slot, &occupant.owner))
+            .collect();
         Self {
-            maps: slots.maps().clone(),
+            maps: Arc::clone(slots.maps()),
+            vacant: VacantAddresses::default(),
             host_netns: found.host_netns.unwrap_or_default(),
-            names: slots
-                .occupants()
-                .map(|(slot, occupant)| (slot, occupant.owner.name()))
+            names: owners
+                .iter()
+                .map(|(slot, owner)| (*slot, owner.name()))
                 .collect(),
             tables: slots.table_owners(),
-            workloads: slots
-                .occupants()
-                .filter_map(|(slot, occupant)| Some((slot, workload(&occupant.owner)?)))
+            workloads: owners
+                .into_iter()
+                .filter_map(|(slot, owner)| Some((slot, workload_of(owner)?)))
                 .collect(),
         }
     }
@@ -134,6 +136,12 @@ impl Charging {
         self.maps.addresses.contains_key(&Address::of(address))
     }
 
+    /// What is known of an address that nobody on this node has any more, though it was one of this node's or would be; `None`:
+    /// somebody has it, or it can't be told.
+    pub(crate) fn vacant(&self, address: IpAddr) -> Option<Vacant> {
+        self.vacant.get(address, || self.claims(address))
+    }
+
     /// The name of a slot, such as `default/web-0`.
     pub(crate) fn name(&self, slot: u32) -> String {
         match (self.names.get(&slot), slot) {
@@ -154,6 +162,13 @@ impl Charging {
         let name = self.workloads.names.get(&slot).cloned();
         name.unwrap_or_else(|| self.name(slot))
     }
+}
+
+/// What made a pod, such as `Deployment default/web`.
+pub(crate) fn workload_of(owner: &Owner) -> Option<String> {
+    let workload = owner.workload.as_ref()?;
+    let namespace = &owner.namespace;
+    Some(format!("{} {namespace}/{}", workload.kind, workload.name))
 }
 
 /// What an entry that was charged to `party` tells of the Service that it asked for.
@@ -237,7 +252,7 @@ mod tests {
         let address = |text: &str| -> IpAddr { text.parse().unwrap() };
         let claims = [("10.0.0.2", 2, 0), ("fd00::4", 4, FLAG_TAGGED)];
         let charging = Charging {
-            maps: SlotMaps {
+            maps: Arc::new(SlotMaps {
                 addresses: claims
                     .into_iter()
                     .map(|(of, slot, flags)| {
@@ -260,7 +275,7 @@ mod tests {
                 )]
                 .into(),
                 ..SlotMaps::default()
-            },
+            }),
             host_netns: HOST_NETNS,
             ..Charging::default()
         };

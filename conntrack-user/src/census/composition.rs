@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     kernel::entries::{EntryState, EntryWalk, TableEntry},
+    probes::TagReader,
     sys::netns::Inode,
 };
 
@@ -22,6 +23,7 @@ const ROWS: usize = 8;
 /// Counts the entries of one table.
 pub(crate) struct CompositionCount<'a> {
     owners: &'a Charging,
+    tags: Option<&'a TagReader>,
     tunnels: Vec<OverlayPart>,
     entries: u64,
     one_way: u64,
@@ -36,6 +38,7 @@ impl<'a> CompositionCount<'a> {
         let known = KNOWN.iter().filter(|known| !tunnels.contains(known));
         Self {
             owners,
+            tags: None,
             tunnels: tunnels
                 .iter()
                 .chain(known)
@@ -61,6 +64,11 @@ impl<'a> CompositionCount<'a> {
         }
     }
 
+    /// Whose an entry is may be told by its tag, too.
+    pub(crate) fn with_tags(self, tags: Option<&'a TagReader>) -> Self {
+        Self { tags, ..self }
+    }
+
     /// Counts an entry, which is charged to `party` as far as that is known already.
     #[inline]
     pub(crate) fn add(&mut self, netns: Inode, entry: &TableEntry, party: Option<Party>) {
@@ -78,6 +86,7 @@ impl<'a> CompositionCount<'a> {
             netns,
             entry,
             owners: self.owners,
+            tags: self.tags,
             party: party.map_or_else(OnceCell::new, OnceCell::from),
             now: 0,
         };

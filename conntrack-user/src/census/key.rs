@@ -7,12 +7,13 @@ use std::{
 };
 
 use clap::ValueEnum;
-use conntrack_ebpf::owner::{Direction, Party};
+use conntrack_ebpf::owner::{Direction, Party, TagKey};
 use ctpressure_model::protocol::protocol_name;
 use serde::Serialize;
 
 use super::Charging;
 use crate::kernel::entries::{EntryState, TableEntry};
+use crate::probes::TagReader;
 use crate::sys::netns::Inode;
 
 /// A property to group by.
@@ -147,6 +148,7 @@ pub(super) struct CensusEntry<'a> {
     pub(super) netns: Inode,
     pub(super) entry: &'a TableEntry,
     pub(super) owners: &'a Charging,
+    pub(super) tags: Option<&'a TagReader>,
     /// Whom `owners` charge it to, once that was asked.
     pub(super) party: OnceCell<Party>,
     pub(super) now: u64,
@@ -154,9 +156,10 @@ pub(super) struct CensusEntry<'a> {
 
 impl CensusEntry<'_> {
     fn party(&self) -> Party {
-        *self
-            .party
-            .get_or_init(|| self.owners.charge(self.netns, self.entry, |_| None).party)
+        *self.party.get_or_init(|| {
+            let tag_of = |key: &TagKey| self.tags?.tag(key);
+            self.owners.charge(self.netns, self.entry, tag_of).party
+        })
     }
 
     fn slot(&self) -> u32 {

@@ -19,17 +19,22 @@ mod summary;
 #[cfg(test)]
 mod tests;
 pub(crate) mod text;
+mod vacant;
 
-pub(crate) use charging::{Charging, sighting};
+pub(crate) use charging::{Charging, sighting, workload_of};
 pub(crate) use composition::CompositionCount;
 pub(crate) use filter::{Filter, parse_state};
 pub(crate) use groups::{Counts, MOST_KEYS};
 pub(crate) use key::By;
 pub(crate) use summary::{Group, StateCount, Summary, line_json};
+#[cfg(test)]
+pub(crate) use vacant::WasHolder;
+pub(crate) use vacant::{Vacant, VacantAddresses};
 
 use std::{cell::OnceCell, collections::BTreeMap};
 
 use crate::kernel::entries::{EntryState, TableEntry};
+use crate::probes::TagReader;
 use crate::sys::netns::Inode;
 use groups::Groups;
 use key::CensusEntry;
@@ -58,6 +63,7 @@ impl Labels<'_> {
 pub(crate) struct Census<'a> {
     filter: Filter,
     owners: &'a Charging,
+    tags: Option<&'a TagReader>,
     /// Nanoseconds of Unix time.
     now: u64,
     seen: u64,
@@ -88,6 +94,7 @@ impl<'a> Census<'a> {
         Self {
             filter,
             owners,
+            tags: None,
             now,
             seen: 0,
             totals: Counts::default(),
@@ -96,6 +103,11 @@ impl<'a> Census<'a> {
             groupings,
             key: Vec::new(),
         }
+    }
+
+    /// Whose an entry is may be told by its tag, too.
+    pub(crate) fn with_tags(self, tags: Option<&'a TagReader>) -> Self {
+        Self { tags, ..self }
     }
 
     /// Says that another table begins: it is given room for its own keys.
@@ -120,6 +132,7 @@ impl<'a> Census<'a> {
             netns,
             entry,
             owners: self.owners,
+            tags: self.tags,
             party: OnceCell::new(),
             now: self.now,
         };

@@ -11,6 +11,7 @@ use ctpressure_model::{
 use super::Labels;
 use super::groups::{Counts, Groups};
 use super::key::{By, Endpoint, Nat, Part, Span};
+use super::vacant::translated;
 use crate::kernel::entries::{EntryState, EntryTuple, TableEntry};
 use crate::sys::netns::Inode;
 
@@ -176,7 +177,13 @@ fn part_json(by: By, part: Part, labels: &Labels<'_>) -> Vec<(String, Value)> {
         Part::Owner(slot) => labels.owners.name(slot).into(),
         Part::Workload(slot) => labels.owners.workload_name(slot).into(),
         Part::Direction(direction) => direction_name(direction).into(),
-        Part::Destination(endpoint) => endpoint_json(endpoint),
+        Part::Destination(endpoint) => {
+            let mut object = endpoint_json(endpoint);
+            if let Some(vacant) = labels.owners.vacant(endpoint.address) {
+                object["vacant"] = vacant.json();
+            }
+            object
+        }
         Part::Service(endpoint) => endpoint.map_or(Value::Null, endpoint_json),
         Part::Source(address) => json!(address),
         Part::Protocol(number) => protocol_name(number).into(),
@@ -226,9 +233,14 @@ pub(crate) fn line_json(netns: Inode, entry: &TableEntry, now: u64, labels: &Lab
     let age = entry
         .start
         .map(|start| now.saturating_sub(start) / 1_000_000_000);
+    let vacant = translated(entry).filter_map(|address| {
+        let vacant = labels.owners.vacant(address)?;
+        Some((address.to_string(), vacant.json()))
+    });
     json!({
         "netns": netns,
         "netns_name": labels.netns(netns),
+        "vacant": vacant.collect::<Map<String, Value>>(),
         "protocol": protocol_name(entry.original.protocol),
         "state": entry.state.label(),
         "assured": entry.status.assured(),

@@ -1,6 +1,7 @@
 //! Made-up tables.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use conntrack_ebpf::owner::{Address, Claim};
 use proptest::prelude::*;
@@ -113,10 +114,11 @@ fn pods() -> Charging {
     let workload = || "workload of 2".to_owned();
     Charging {
         host_netns: NETNS,
-        maps: SlotMaps {
+        vacant: VacantAddresses::default(),
+        maps: Arc::new(SlotMaps {
             addresses: [claim("10.42.0.2", 2), claim("10.42.0.9", 3)].into(),
             ..SlotMaps::default()
-        },
+        }),
         names: [2, 3]
             .map(|slot| (slot, format!("default/pod-{slot}")))
             .into(),

@@ -11,6 +11,7 @@ use ctpressure_model::{
 use super::groups::Counts;
 use super::key::{Part, Span};
 use super::summary::{Group, Summary, event_tuple, nat_name};
+use super::vacant::translated;
 use super::{By, Labels};
 use crate::kernel::entries::{EntryState, TableEntry};
 use crate::sys::netns::Inode;
@@ -137,7 +138,11 @@ pub(crate) fn label(part: Part, labels: &Labels<'_>) -> String {
         Part::Workload(slot) => labels.owners.workload_name(slot),
         Part::Direction(direction) => direction_name(direction).to_owned(),
         Part::Netns(inode) => labels.netns(inode),
-        Part::Destination(endpoint) | Part::Service(Some(endpoint)) => endpoint.to_string(),
+        Part::Destination(endpoint) => match labels.owners.vacant(endpoint.address) {
+            Some(vacant) => format!("{endpoint} ({vacant})"),
+            None => endpoint.to_string(),
+        },
+        Part::Service(Some(endpoint)) => endpoint.to_string(),
         Part::Service(None) => "(no service: opened by the server's address)".to_owned(),
         Part::Source(address) => address.to_string(),
         Part::Protocol(number) => protocol_name(number).into_owned(),
@@ -193,6 +198,11 @@ pub(crate) fn line(netns: Option<Inode>, entry: &TableEntry, labels: &Labels<'_>
     if entry.source_translated() || entry.destination_translated() {
         let reply = text::flow(Some(&event_tuple(&entry.reply)), usize::MAX);
         let _ = write!(line, " reply {reply}");
+    }
+    for address in translated(entry) {
+        if let Some(vacant) = labels.owners.vacant(address) {
+            let _ = write!(line, " ({address}: {vacant})");
+        }
     }
     line
 }

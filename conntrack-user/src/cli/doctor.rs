@@ -12,7 +12,7 @@ use ctpressure_model::command_line::{self, Output, OutputArgs};
 
 use super::{
     args::{LogArgs, SocketArgs},
-    logging, thread,
+    logging, owners, thread,
 };
 use crate::{
     doctor::{DoctorReport, Facts, RefusedRequests},
@@ -62,7 +62,8 @@ fn refused(socket: &Path) -> Option<RefusedRequests> {
 impl Doctor {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::ERROR);
-        let mut facts = Facts::gather(&Root::system());
+        let root = Root::system();
+        let mut facts = Facts::gather(&root, &|| owners::addresses(&root, &self.socket.socket));
         facts.refused = refused(&self.socket.socket);
         let report = DoctorReport::new(&facts);
         let text = match self.output.output {

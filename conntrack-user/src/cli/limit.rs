@@ -143,7 +143,7 @@ fn look(controller: &mut Controller, root: &Root) -> anyhow::Result<LimitView> {
             what: format!("the tables can't be read: {error}"),
             help: "load conntrack (`modprobe nf_conntrack`), and run as root".to_owned(),
         })?;
-    let owners = Charging::look_around(root, |_| {}).tables;
+    let owners = Charging::look_around(root).tables;
     let kept_as = tables
         .tables
         .iter()

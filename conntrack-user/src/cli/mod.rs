@@ -10,6 +10,7 @@ mod limit;
 mod limit_args;
 mod logging;
 mod output;
+mod owners;
 mod report;
 mod run;
 mod signals;

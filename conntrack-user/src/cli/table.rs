@@ -4,8 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{self, BufWriter, IsTerminal as _, Write as _},
     ops::ControlFlow,
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use clap::Args;
@@ -18,16 +17,14 @@ use ctpressure_model::{
 
 use super::{
     args::{FlowArgs, LogArgs, SocketArgs},
-    logging, thread,
+    logging,
+    owners::KnownOwners,
 };
 use crate::{
     census::{
-        By, Census, Charging, CompositionCount, Filter, Labels, MOST_KEYS, line_json, parse_state,
-        text,
+        By, Census, CompositionCount, Filter, Labels, MOST_KEYS, line_json, parse_state, text,
     },
     kernel::{Root, entries::walk_namespaces, overlays, sysctl, tables::Namespace},
-    owners::Key,
-    serve::{names::PodNames, socket::Remote},
     sys::netns::Inode,
 };
 
@@ -92,51 +89,55 @@ pub(super) struct Table {
     log: LogArgs,
 }
 
-/// Whose an entry is. The running agent is asked only for names and workloads of pods.
-fn owners(root: &Root, socket: &Path) -> Charging {
-    Charging::look_around(root, |slots| {
-        for known in known_pods(socket).pods {
-            slots.describe(&Key::pod(&known.uid), |details| {
-                details.namespace = known.namespace;
-                details.pod = known.pod;
-                details.workload = known.workload;
-            });
-        }
-    })
-}
-
-/// What a running agent knows of pods; nothing if there is none, or it can't be asked: the count is the same.
-fn known_pods(socket: &Path) -> PodNames {
-    let ask = async { Ok(Remote::pods(socket).await?) };
-    let answer = thread::block_on(Duration::ZERO, ask).inspect_err(|error| {
-        tracing::info!(%error, "the running agent does not say what it knows of pods");
-    });
-    answer.ok().flatten().unwrap_or_default()
-}
+/// What it means that pods came or went while a table was read.
+const OWNERS_CHANGED: &str = "owners came, went or changed addresses while the tables were read: rows by owner may be off by what \
+     came and went with them; run it again for exact numbers";
 
 impl Table {
     pub(super) fn run(self) -> anyhow::Result<()> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::WARN);
         let root = Root::system();
-        let owners = owners(&root, &self.socket.socket);
-        let namespaces = targets::find(&root, &self.netns, &owners.tables)?;
+        let mut owners = KnownOwners::find(&root, &self.socket.socket);
+        let namespaces = targets::find(&root, &self.netns, &owners.charging.tables)?;
+        owners.look_for_vacant(&root, &namespaces);
         let names: BTreeMap<Inode, String> = namespaces
             .iter()
             .map(|namespace| (namespace.inode, namespace.name.clone()))
             .collect();
-        let labels = Labels {
-            owners: &owners,
-            namespaces: &names,
-        };
         if self.list {
+            let labels = Labels {
+                owners: &owners.charging,
+                namespaces: &names,
+            };
             return self.list(&root, &namespaces, &labels);
         }
-        let report = self.census(&root, &namespaces, &labels)?;
+        let mut report = self.census(&root, &namespaces, &names, &owners)?;
+        if owners.of_agent {
+            let now = self.owners(&root, &namespaces);
+            if !now.is_as(&owners) {
+                owners = now;
+                report = self.census(&root, &namespaces, &names, &owners)?;
+                if !self.owners(&root, &namespaces).is_as(&owners) {
+                    report.problems.push(OWNERS_CHANGED.to_owned());
+                }
+            }
+        }
+        let labels = Labels {
+            owners: &owners.charging,
+            namespaces: &names,
+        };
         let printed = match self.output.output {
             Output::Text => report.text(&labels),
             Output::Json => format!("{}\n", report.json(&labels)),
         };
         Ok(command_line::print(&printed)?)
+    }
+
+    /// Whose entries are now.
+    fn owners(&self, root: &Root, namespaces: &[Namespace]) -> KnownOwners {
+        let mut owners = KnownOwners::find(root, &self.socket.socket);
+        owners.look_for_vacant(root, namespaces);
+        owners
     }
 
     fn filter(&self) -> Filter {
@@ -170,9 +171,15 @@ impl Table {
         &self,
         root: &Root,
         namespaces: &[Namespace],
-        labels: &Labels<'_>,
+        names: &BTreeMap<Inode, String>,
+        owners: &KnownOwners,
     ) -> anyhow::Result<CensusReport> {
-        let mut census = Census::new(self.filter(), self.groupings(), labels.owners, now());
+        let labels = Labels {
+            owners: &owners.charging,
+            namespaces: names,
+        };
+        let mut census = Census::new(self.filter(), self.groupings(), labels.owners, now())
+            .with_tags(owners.tags.as_ref());
         let mut progress = Progress::new();
         let mut makeup: BTreeMap<Inode, CompositionCount<'_>> = namespaces
             .iter()
@@ -180,7 +187,7 @@ impl Table {
                 let tunnels = overlays::of(root, namespace);
                 (
                     namespace.inode,
-                    CompositionCount::new(labels.owners, &tunnels),
+                    CompositionCount::new(labels.owners, &tunnels).with_tags(owners.tags.as_ref()),
                 )
             })
             .collect();
@@ -198,7 +205,7 @@ impl Table {
             ControlFlow::Continue(())
         });
         drop(progress);
-        let (tables, problems) = targets::sort_out(outcomes, labels)?;
+        let (tables, problems) = targets::sort_out(outcomes, &labels)?;
         let limit = sysctl::limit(root)?;
         let name = |slot| labels.owners.names.get(&slot).cloned();
         let verdicts = tables.iter().filter_map(|table| {

@@ -142,6 +142,7 @@ fn census() -> CensusFacts {
             count(8_000, 0),
         ],
         ports: None,
+        strays: Vec::new(),
         expired: Some(1_000),
         held: Some(0),
     }

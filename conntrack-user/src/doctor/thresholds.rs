@@ -82,3 +82,9 @@ pub(crate) const CLASHES_PER_DAY: f64 = 1_000.0;
 pub(crate) const FULL_PER_DAY: f64 = 1.0;
 
 const _: () = assert!(TABLE_RISK < TABLE_CRITICAL && CHAIN_RISK < CHAIN_PROBLEM);
+
+/// Seconds by which the last packet of an entry has to be later than the loss of the address that it leads to, for the entry to be in
+/// use: timeouts are whole seconds, and a loss is seen within one. The same within which it has to be where the loss was not seen.
+pub(crate) const STRAY_LATELY: u64 = 3;
+/// Part of the limit, in percent, from which on entries of addresses that nobody has are worth a word even if nothing uses them.
+pub(crate) const STRAY_RISK: u64 = 5;

@@ -18,7 +18,7 @@ use caps::Capability;
 use super::confinement::Confinement;
 use super::namespace::namespace_of;
 use super::{Problem, Root};
-use crate::sys::netns::Inode;
+use crate::sys::netns::{self, Inode};
 
 mod first_process;
 
@@ -41,6 +41,22 @@ pub(crate) struct HostNamespace {
     pub folder: &'static str,
     /// Which namespace the process of that folder is in may not be asked, but is known.
     pub by_kernel: bool,
+}
+
+impl HostNamespace {
+    /// What `ask` says inside of it; `None`: it can't be entered, or nothing.
+    pub(crate) fn inside<T: Send>(
+        &self,
+        root: &Root,
+        ask: impl Fn() -> Option<T> + Sync,
+    ) -> Option<T> {
+        if self.folder != "1" {
+            return ask();
+        }
+        let target = (self.inode, root.proc("1/ns/net"), ());
+        let found = netns::visit(&[target], |(), entered| entered.ok().and_then(|()| ask()));
+        found.into_iter().next().and_then(|(_, found)| found)
+    }
 }
 
 /// Why it can't be told which network namespace is the host's.

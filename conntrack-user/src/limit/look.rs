@@ -22,7 +22,7 @@ pub(crate) fn composition(root: &Root, netns: u32) -> Result<Composition, String
     let Some(namespace) = found.namespaces.get(&netns) else {
         return Err(format!("network namespace {netns} is not there any more"));
     };
-    let owners = Charging::look_around(root, |_| {});
+    let owners = Charging::look_around(root);
     let mut count = CompositionCount::new(&owners, &overlays::of(root, namespace));
     let outcomes = walk_namespaces(root, std::slice::from_ref(namespace), |inode, entry| {
         count.add(inode, entry, None);

@@ -15,7 +15,7 @@ use crate::kernel::host::HostNamespace;
 use crate::kernel::{Problem, Root};
 use crate::sys::netlink::addresses::InterfaceAddresses;
 use crate::sys::netlink::interfaces::Interfaces;
-use crate::sys::{netns, priority};
+use crate::sys::priority;
 
 /// They are read again after this many times what that took.
 const PAUSE: u32 = 50;
@@ -86,12 +86,7 @@ fn by_interface(root: &Root, host: &HostNamespace) -> Option<HashMap<u32, Interf
     }
     let ask =
         || -> Option<HashMap<u32, InterfaceAddresses>> { Interfaces::new().ok()?.addresses().ok() };
-    if host.folder != "1" {
-        return ask();
-    }
-    let target = (host.inode, root.proc("1/ns/net"), ());
-    let found = netns::visit(&[target], |(), entered| entered.ok().and_then(|()| ask()));
-    found.into_iter().next().and_then(|(_, found)| found)
+    host.inside(root, ask)
 }
 
 /// The host's own ones, and those of its dummies.

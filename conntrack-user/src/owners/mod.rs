@@ -49,6 +49,6 @@ pub(crate) use discovery::Looks;
 pub use notify::Notifier;
 pub use scanner::Scanner;
 pub(crate) use services::{ServiceCounts, Services, Sighting};
-pub(crate) use slots::{Occupancy, OccupantState, SlotMaps};
+pub(crate) use slots::{FormerHolder, Occupancy, OccupantState, SlotMaps};
 pub use slots::{SlotLimits, Slots};
 pub(crate) use table_names::{TableOwner, TableOwners, as_argument, table_names};

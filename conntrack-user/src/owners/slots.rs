@@ -20,6 +20,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use conntrack_ebpf::owner::{Address, FIRST, HOST, MAX_SLOTS, UNKNOWN};
@@ -29,6 +30,7 @@ use crate::kernel::{Problem, Said};
 
 mod addresses;
 mod changes;
+mod former;
 mod holding;
 mod tables;
 #[cfg(test)]
@@ -36,6 +38,8 @@ mod tests;
 mod types;
 
 pub(crate) use changes::{Changes, SlotMaps};
+use former::FormerAddresses;
+pub(crate) use former::FormerHolder;
 use holding::{Holding, Released};
 pub(crate) use types::Place;
 pub use types::SlotLimits;
@@ -69,9 +73,10 @@ pub struct Slots {
     /// The lowest slot that was never given.
     untouched: u32,
     held: HashMap<IpAddr, Held>,
+    former: FormerAddresses,
     /// Tables of network namespaces other than the host's, by inode number.
     tables: HashMap<u32, Holding>,
-    maps: SlotMaps,
+    maps: Arc<SlotMaps>,
     /// Those whose tags have no use any more; not yet told.
     sweep: BTreeSet<u32>,
     without: usize,
@@ -96,8 +101,9 @@ impl Slots {
             vacant: Vec::new(),
             untouched: FIRST,
             held: HashMap::new(),
+            former: FormerAddresses::default(),
             tables: HashMap::new(),
-            maps: SlotMaps::default(),
+            maps: Arc::default(),
             sweep: BTreeSet::new(),
             without: 0,
             said: Said::default(),
@@ -132,8 +138,10 @@ impl Slots {
         self.claim(found, &slots, &mut has_entries, &mut changes);
         self.hold_tables(&idle, &mut has_entries, &mut changes);
         let wished = self.wished(&mut changes);
-        changes.maps = self.maps != wished;
-        self.maps = wished;
+        changes.maps = *self.maps != wished;
+        if changes.maps {
+            self.maps = Arc::new(wished);
+        }
         changes.sweep_tags = std::mem::take(&mut self.sweep)
             .into_iter()
             .filter(|slot| !self.holdings().any(|holding| holding.may_tag(*slot)))
@@ -169,7 +177,7 @@ impl Slots {
 
     /// The maps and the tables are empty: conntrack was loaded anew. Owners keep their slots.
     pub fn restart(&mut self) {
-        self.maps = SlotMaps::default();
+        self.maps = Arc::default();
         self.held.clear();
         self.tables.clear();
         self.sweep.clear();
@@ -177,8 +185,13 @@ impl Slots {
     }
 
     /// What the kernel's maps say when the last changes were made.
-    pub const fn maps(&self) -> &SlotMaps {
+    pub const fn maps(&self) -> &Arc<SlotMaps> {
         &self.maps
+    }
+
+    /// Who had the addresses that nobody has any more.
+    pub(crate) const fn former(&self) -> &Arc<HashMap<IpAddr, FormerHolder>> {
+        self.former.all()
     }
 
     /// Whose a slot is; `None`: nobody's, or not any more.

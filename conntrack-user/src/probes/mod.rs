@@ -48,7 +48,7 @@ pub(crate) use owner_maps::OwnerMaps;
 pub(crate) use ring::RingReader;
 pub use ring_filler::RingFiller;
 pub(crate) use status::{HookStatus, ProbeStatus, ProgramTime};
-pub(crate) use tags::TagReader;
+pub(crate) use tags::{TagMapIds, TagReader};
 pub(crate) use totals::{DropTotals, Lost, Totals};
 
 use crate::{

@@ -9,7 +9,7 @@ use conntrack_ebpf::{
 };
 use zerocopy::FromZeros;
 
-use super::tags::{TagReader, Tags, error, removed};
+use super::tags::{TagMapIds, TagReader, Tags, error, removed};
 use crate::owners::SlotMaps;
 use crate::sys::mapping::MappedArray;
 
@@ -157,6 +157,11 @@ impl OwnerMaps {
     /// If there can be no further file descriptor of a map.
     pub(crate) fn tag_reader(&self) -> io::Result<TagReader> {
         self.tags.reader()
+    }
+
+    /// For another process that reads tags by itself.
+    pub(crate) fn tag_map_ids(&self) -> TagMapIds {
+        self.tags.ids()
     }
 
     /// Keeps room for as many tags as a table with this limit can have entries. Nobody may hold a [`TagReader`].

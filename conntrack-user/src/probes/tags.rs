@@ -93,13 +93,17 @@ struct TagMap {
     map: HashMap<MapData, TagKey, Tag>,
     /// The same map, for [`Tags::reader`].
     fd: OwnedFd,
+    /// Its number in the kernel.
+    id: u32,
 }
 
-fn of_fd(fd: OwnedFd) -> io::Result<HashMap<MapData, TagKey, Tag>> {
-    let map = MapData::from_fd(fd).map_err(error)?;
+fn typed(map: MapData) -> io::Result<HashMap<MapData, TagKey, Tag>> {
     let map = Map::from_map_data(map).map_err(error)?;
     map.try_into().map_err(error)
 }
+
+/// The kernel's numbers of the maps of tags: the newer one, and the older one; twice the same while nothing is moved.
+pub(crate) type TagMapIds = [u32; TAG_MAPS as usize];
 
 impl TagMap {
     fn new(room: TagRoom) -> io::Result<Self> {
@@ -114,15 +118,16 @@ impl TagMap {
         );
         let map = MapData::create(definition, TAGS_MAP, None).map_err(error)?;
         let fd = map.fd().as_fd().try_clone_to_owned()?;
-        let map = Map::from_map_data(map).map_err(error)?;
+        let id = map.info().map_err(error)?.id();
         Ok(Self {
-            map: map.try_into().map_err(error)?,
+            map: typed(map)?,
             fd,
+            id,
         })
     }
 
     fn reader(&self) -> io::Result<HashMap<MapData, TagKey, Tag>> {
-        of_fd(self.fd.try_clone()?)
+        typed(MapData::from_fd(self.fd.try_clone()?).map_err(error)?)
     }
 }
 
@@ -133,6 +138,18 @@ pub(crate) struct TagReader {
 }
 
 impl TagReader {
+    /// The tags of another process, which is the agent.
+    ///
+    /// # Errors
+    /// If the kernel refuses its maps, as it does without `CAP_SYS_ADMIN`, or they are not there any more.
+    pub(crate) fn open([newer, older]: TagMapIds) -> io::Result<Self> {
+        let open = |id| typed(MapData::from_id(id).map_err(error)?);
+        Ok(Self {
+            newer: open(newer)?,
+            older: (older != newer).then(|| open(older)).transpose()?,
+        })
+    }
+
     /// The tag of an entry; `None`: it has none, or it can't be read.
     pub(crate) fn tag(&self, key: &TagKey) -> Option<Party> {
         let newer = || self.newer.get(key, 0).ok();
@@ -240,6 +257,12 @@ impl Tags {
             newer: self.newer.reader()?,
             older: self.older.as_ref().map(TagMap::reader).transpose()?,
         })
+    }
+
+    /// For another process that reads tags: see [`TagReader::open`].
+    pub(super) fn ids(&self) -> TagMapIds {
+        let newer = self.newer.id;
+        [newer, self.older.as_ref().map_or(newer, |older| older.id)]
     }
 
     fn all(&self) -> impl Iterator<Item = &TagMap> {

@@ -1,13 +1,13 @@
 //! What the agent answers: HTTP for monitoring systems (`http`), where whoever asks may be a stranger, and the local socket for its own
 //! command line ([`socket`]), where only root asks.
 
+pub(crate) mod charged;
 mod companions;
 mod family;
 pub(crate) mod http;
 mod life;
 pub(crate) mod limit;
 pub(crate) mod metrics;
-pub(crate) mod names;
 mod node_exporter;
 pub mod socket;
 mod status;

@@ -6,14 +6,14 @@
 //! * `{"watch":{...filter...}}`: from then on each line is an event (see [`ctpressure_model::events`]);
 //! * `{"top":{}}`: a line at once and then one each second (see `crate::serve::top`); `{"top":{"once":true}}`:
 //!   one line, as soon as there are rates;
-//! * `{"pods":{}}`: one line with the names and workloads of pods (see `crate::serve::names`);
+//! * `{"charged":{}}`: one line, whose entries are (see `crate::serve::charged`);
 //! * `{"status":{}}`: one line, all that the agent says of itself (see `crate::serve::status`);
 //! * `{"health":{}}`: one line, `{"well":true}` if it is alive, else `{"well":false,"problem":"..."}`; `{"health":{"ready":true}}`: whether it is ready. It is answered
 //!   however many other clients there are;
 //! * `{"limit":{}}`: one line, what limits the tables and what the controller does (see `crate::serve::limit`);
 //!   `{"limit":{"set":{"limit":N}}}`: the controller sets it, if nothing speaks against it.
 //!
-//! A request that is not understood gets `{"error":"..."}`. No line is longer than 64 KiB, but for those of `top`, `pods` and
+//! A request that is not understood gets `{"error":"..."}`. No line is longer than 64 KiB, but for those of `top`, `charged` and
 //! `status` (`top::LINE_BYTES`). Who takes nothing of what waits for it for five seconds is dropped. Only the user that the agent runs as, root, can open the socket (mode 0600), and that is
 //! checked once more by the peer's credentials.
 
@@ -75,8 +75,8 @@ pub enum Request {
         #[serde(default)]
         once: bool,
     },
-    /// Send what is known of pods.
-    Pods {},
+    /// Send by what entries are charged.
+    Charged {},
     /// Send all that the agent says of itself.
     Status {},
     /// Send whether it is alive.

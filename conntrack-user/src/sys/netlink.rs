@@ -20,6 +20,7 @@ use nix::sys::time::TimeVal;
 pub(crate) mod addresses;
 mod attributes;
 pub(crate) mod interfaces;
+mod neighbours;
 pub(crate) mod queues;
 #[cfg(test)]
 mod tests;

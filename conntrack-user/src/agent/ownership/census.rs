@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
+    sync::Arc,
 };
 
 use conntrack_ebpf::owner::Party;
@@ -58,7 +59,7 @@ impl Ownership {
             waiting: self.waiting.waiting(),
             changes: self.changes,
         });
-        let maps = self.slots.maps().clone();
+        let maps = Arc::clone(self.slots.maps());
         let wanted = maps.netns.iter().filter(|(_, claim)| {
             let tally = self.tallies.get(&claim.slot);
             claim.slot != claim.base || tally.is_some_and(|tally| !tally.is_exact())

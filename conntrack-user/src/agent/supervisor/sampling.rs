@@ -123,6 +123,7 @@ impl Supervisor {
             .map(|table| table.pressure)
             .max();
         self.publisher.publish(snapshot);
+        self.tell_charges().await;
         self.set_reserve(worst.unwrap_or_default()).await;
         self.recount(owners.needs_census).await;
     }

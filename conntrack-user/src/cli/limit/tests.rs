@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::{look, text};
 use crate::{
     agent::{Snapshot, Tables, channel},
+    census::Charging,
     doctor,
     kernel::{Root, fixtures, memory, release, slab, tables::TableReader},
     limit::{Controller, ControllerPlace, Mode, Settings},
@@ -83,7 +84,7 @@ fn between(text: &str, before: &str, after: &str) -> String {
 }
 
 fn of_doctor(root: &Root) -> Figures {
-    let report = doctor::DoctorReport::new(&doctor::Facts::gather(root));
+    let report = doctor::DoctorReport::new(&doctor::Facts::gather(root, &Charging::default));
     let text = report.text(false);
     let json = serde_json::to_value(&report).expect("JSON");
     Figures {

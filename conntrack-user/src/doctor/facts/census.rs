@@ -17,7 +17,10 @@ use ctpressure_model::{
     verdict::Composition,
 };
 
-use super::{Facts, KernelSettings};
+use super::{
+    Addresses, Facts, KernelSettings,
+    strays::{Stray, Ways},
+};
 use crate::{
     census::{Charging, CompositionCount},
     doctor::thresholds,
@@ -71,7 +74,7 @@ pub(crate) const CLASSES: [Class; 6] = [
 
 impl Class {
     /// Which timeout keeps this entry; `None`: one that no finding is about.
-    fn of(entry: &TableEntry) -> Option<Self> {
+    pub(super) fn of(entry: &TableEntry) -> Option<Self> {
         match (entry.original.protocol, entry.state) {
             (6, EntryState::Tcp(3)) => Some(Self::Established),
             (6, EntryState::Tcp(7)) => Some(Self::TimeWait),
@@ -169,6 +172,8 @@ pub(crate) struct CensusFacts {
     pub expired: Option<u64>,
     /// Entries that the kernel counts and does not list: packets hold them. Known likewise.
     pub held: Option<u64>,
+    /// Of the entries read: those of addresses that nobody has any more.
+    pub strays: Vec<Stray>,
 }
 
 /// What the entries of one table are, for verdicts.
@@ -207,6 +212,7 @@ struct Counter<'a> {
     idle: [IdleCount; CLASSES.len()],
     facts: CensusFacts,
     ports: SpaceSaving<PortSpace>,
+    ways: Ways,
 }
 
 impl<'a> Counter<'a> {
@@ -217,6 +223,7 @@ impl<'a> Counter<'a> {
             idle: [IdleCount::default(); CLASSES.len()],
             facts: CensusFacts::default(),
             ports: SpaceSaving::new(SPACES),
+            ways: Ways::default(),
         }
     }
 
@@ -233,9 +240,10 @@ impl<'a> Counter<'a> {
         if let Some(space) = PortSpace::of(entry) {
             self.ports.add(space, 1.0);
         }
+        self.ways.add(entry, self.settings);
     }
 
-    fn finish(mut self, walk: &EntryWalk) -> CensusFacts {
+    fn finish(mut self, walk: &EntryWalk, owners: &Charging) -> CensusFacts {
         let [before, after] = walk.counts;
         self.facts.counted = before.max(after);
         self.facts.whole = !walk.stopped;
@@ -253,16 +261,22 @@ impl<'a> Counter<'a> {
             .top(1)
             .first()
             .map(|space| (space.key, as_count(space.at_least())));
+        self.facts.strays = self.ways.strays(owners);
         self.facts
     }
 }
 
-/// Lists the host's table, and of the `others` (network namespace, name) what they are made of.
-pub(super) fn look(root: &Root, facts: &mut Facts, others: &[(Inode, String)]) {
+/// Lists the host's table, and of the `others` (network namespace, name) what they are made of; `owners` says who has which address.
+pub(super) fn look(
+    root: &Root,
+    owners: &Addresses<'_>,
+    facts: &mut Facts,
+    others: &[(Inode, String)],
+) {
     if !root.is_live() {
         return;
     }
-    match count(root, facts, others) {
+    match count(root, owners, facts, others) {
         Ok((census, makeup)) => {
             facts.census = Some(census);
             facts.makeup = makeup;
@@ -277,6 +291,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts, others: &[(Inode, String)]) {
 /// What the tables say; why the host's can't be listed, and what to do about it.
 fn count(
     root: &Root,
+    owners: &Addresses<'_>,
     facts: &Facts,
     others: &[(Inode, String)],
 ) -> Result<(CensusFacts, Vec<TableMakeup>), (String, String)> {
@@ -299,11 +314,11 @@ fn count(
         .map_err(|unseen| (unseen.to_string(), unseen.help()))?;
     let gone = || hidden(&"the host's network namespace can't be entered");
     let host = found.namespaces.get(&host).ok_or_else(gone)?;
-    let owners = Charging::look_around(root, |_| {});
+    let owners = owners();
     let mut counter = Counter::new(&facts.settings, bounds(facts));
     let (outcome, composition) = list(root, host, &owners, |entry| counter.add(entry));
     let census = match outcome {
-        Some(WalkOutcome::Walked(walk)) => counter.finish(&walk),
+        Some(WalkOutcome::Walked(walk)) => counter.finish(&walk, &owners),
         Some(WalkOutcome::Failed(error)) => {
             return Err((error.to_string(), error.help().to_owned()));
         }

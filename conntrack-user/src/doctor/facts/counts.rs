@@ -116,7 +116,7 @@ impl CountReader {
         let owners = if tables.iter().all(|table| table.name == HOST_NAME) {
             TableOwners::default()
         } else {
-            Charging::look_around(&self.root, |_| {}).tables
+            Charging::look_around(&self.root).tables
         };
         let kept_as = tables
             .iter()

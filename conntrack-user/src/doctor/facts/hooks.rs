@@ -94,7 +94,10 @@ mod tests {
         ]);
         assert_eq!(
             outlook.hooks,
-            ["early_drop: fentry early_drop", "delete: fentry nf_ct_delete"]
+            [
+                "early_drop: fentry early_drop",
+                "delete: fentry nf_ct_delete"
+            ]
         );
         assert_eq!(outlook.missing, ["no function"]);
     }

@@ -17,6 +17,7 @@ use ctpressure_model::{
 
 use super::Unseen;
 use crate::{
+    census::Charging,
     kernel::{Root, confinement::as_root, conntrack::Presence, slab},
     sys::netns,
 };
@@ -32,6 +33,7 @@ pub(crate) mod place;
 pub(crate) mod proxy;
 pub(crate) mod rules;
 pub(crate) mod settings;
+pub(crate) mod strays;
 pub(crate) mod waiting;
 
 pub(crate) use bpf_tables::{BpfTables, Plugin};
@@ -58,6 +60,9 @@ pub(crate) struct RefusedRequests {
     /// Since the agent began.
     pub seconds: f64,
 }
+
+/// Says who has which address.
+pub(crate) type Addresses<'a> = dyn Fn() -> Charging + Sync + 'a;
 
 /// Everything that findings are made of.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -110,15 +115,16 @@ impl Facts {
     /// a packet does, and a kernel without `/proc/net/stat/nf_conntrack` loads `nf_conntrack_netlink` when it
     /// is asked for its statistics.
     ///
-    /// From another network namespace than the node's, as in a pod, it enters the node's to look.
-    pub(crate) fn gather(root: &Root) -> Self {
+    /// From another network namespace than the node's, as in a pod, it enters the node's to look. `owners` says who has which
+    /// address.
+    pub(crate) fn gather(root: &Root, owners: &Addresses<'_>) -> Self {
         let Some((inode, path)) = place::other_than_own(root).filter(|_| root.is_live()) else {
-            return Self::gather_here(root, false);
+            return Self::gather_here(root, false, owners);
         };
         let looked = netns::visit(&[(inode, path, ())], |(), entered| match entered {
-            Ok(()) => Self::gather_here(root, true),
+            Ok(()) => Self::gather_here(root, true, owners),
             Err(error) => {
-                let mut facts = Self::gather_here(root, false);
+                let mut facts = Self::gather_here(root, false, owners);
                 facts.could_not(
                     "the node's network namespace",
                     &error,
@@ -135,7 +141,7 @@ impl Facts {
     }
 
     /// From the network namespace of this thread; `entered`: it was in another one before.
-    fn gather_here(root: &Root, entered: bool) -> Self {
+    fn gather_here(root: &Root, entered: bool, owners: &Addresses<'_>) -> Self {
         let mut facts = Self::default();
         node::look(root, &mut facts);
         match Presence::read(root) {
@@ -165,7 +171,7 @@ impl Facts {
         reader.first(&mut facts);
         // All that takes time is done between the two readings.
         let others = reader.nearly_full(facts.settings.limit);
-        census::look(root, &mut facts, &others);
+        census::look(root, owners, &mut facts, &others);
         waiting::look(root, &mut facts);
         rules::look(root, &mut facts);
         listeners::look(root, &mut facts);

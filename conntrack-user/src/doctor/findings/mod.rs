@@ -15,6 +15,7 @@ mod proxy;
 mod published;
 mod remedy;
 mod size;
+mod strays;
 mod tables;
 mod timeouts;
 mod verdicts;
@@ -48,6 +49,7 @@ const CHECKS: &[Check] = &[
     invalid::rising,
     invalid::logged,
     tables::expired,
+    strays::led_astray,
     size::listeners,
     size::extensions,
     observer::no_statistics_file,

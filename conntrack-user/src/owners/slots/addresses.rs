@@ -46,6 +46,7 @@ impl Slots {
                     .flat_map(|one| one.addresses.iter().copied()),
             )
             .collect();
+        self.note_lost(found, &claimed);
         let gone: HashSet<u32> = self
             .occupants
             .iter()
@@ -94,6 +95,27 @@ impl Slots {
         self.release(|_, address| lost.contains(address));
     }
 
+    /// Notes who had the addresses that nobody was found to have, but for those of whom no process could be asked.
+    fn note_lost(&mut self, found: &Discovery, claimed: &HashSet<IpAddr>) {
+        let silent: HashSet<u32> = found
+            .owners
+            .iter()
+            .filter(|one| one.netns.is_none())
+            .filter_map(|one| self.slot_of(&one.owner.key()))
+            .collect();
+        let lost: Vec<(IpAddr, Owner)> = self
+            .held
+            .iter()
+            .filter(|(address, held)| held.lost.is_none() && !claimed.contains(*address))
+            .map(|(address, held)| (*address, held.holding.holder()))
+            .filter(|(_, slot)| *slot != UNKNOWN && !silent.contains(slot))
+            .filter_map(|(address, slot)| Some((address, self.owner(slot)?.clone())))
+            .collect();
+        for (address, owner) in lost {
+            self.former.lost(address, owner, found.at);
+        }
+    }
+
     /// Lets go of the addresses that `which` says.
     pub(super) fn release(&mut self, which: impl Fn(u32, &IpAddr) -> bool) {
         let sweep = &mut self.sweep;
@@ -133,6 +155,7 @@ impl Slots {
             self.limits.addresses
         ));
         for (address, slot) in self.claimants(found, slots, changes) {
+            self.former.taken(&address);
             if let Some(held) = self.held.get_mut(&address) {
                 held.holding.hand_over(slot);
                 held.lost = None;

@@ -20,8 +20,8 @@ use super::{
     StatusAnswer, connect, greeting, is_served, write_line,
 };
 use crate::serve::{
+    charged::ChargedAnswer,
     limit::{self, LimitView},
-    names::PodNames,
     top::{self, TopSample},
 };
 
@@ -91,13 +91,13 @@ impl Remote<TopSample> {
     }
 }
 
-impl Remote<PodNames> {
-    /// Asks the agent at `path` what it knows of pods; `None` if no agent runs there, or one that does not know the question.
+impl Remote<ChargedAnswer> {
+    /// Asks the agent at `path` by what it charges entries; `None` if no agent runs there, or one that does not know the question.
     ///
     /// # Errors
     /// If there is one but it can't be asked, or does not answer.
-    pub(crate) async fn pods(path: &Path) -> Result<Option<PodNames>, SocketError> {
-        Self::answer(path, &Request::Pods {}, top::LINE_BYTES).await
+    pub(crate) async fn charged(path: &Path) -> Result<Option<ChargedAnswer>, SocketError> {
+        Self::answer(path, &Request::Charged {}, top::LINE_BYTES).await
     }
 }
 

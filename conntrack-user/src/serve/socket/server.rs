@@ -30,8 +30,9 @@ use super::{
 use crate::{
     agent::Handle,
     serve::{
-        Companions, StatusPage, life, limit,
-        names::PodNames,
+        Companions, StatusPage,
+        charged::ChargedAnswer,
+        life, limit,
         top::{self, TopSample},
     },
 };
@@ -196,9 +197,9 @@ async fn client(
             write_line(&mut writer, &sample).await
         }
         Request::Top { once: false } => follow(&mut reader, &mut writer, agent).await,
-        Request::Pods {} => {
-            let names = PodNames::from(&*agent.latest());
-            write_line(&mut writer, &names).await
+        Request::Charged {} => {
+            let answer = ChargedAnswer::from(&*agent.charged());
+            write_line(&mut writer, &answer).await
         }
         Request::Limit { set } => {
             let view = limit::answer(set, agent, companions.limit.as_ref()).await;

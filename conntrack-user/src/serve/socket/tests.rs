@@ -12,8 +12,8 @@ use tokio::{
 
 use super::*;
 use crate::{
-    agent::{Publisher, Snapshot, Tables, channel},
-    owners::{Owner, Workload},
+    agent::{Charged, Publisher, Snapshot, Tables, channel},
+    owners::Owner,
     serve::{
         Companions,
         top::{LINE_BYTES as TOP_LINE_BYTES, TopSample, tests::example},
@@ -280,24 +280,17 @@ async fn once_is_one_line() {
 }
 
 #[tokio::test]
-async fn names_of_pods() {
+async fn by_what_entries_are_charged() {
     served(|path, publisher| async move {
-        let workload = Workload {
-            kind: "Deployment".to_owned(),
-            name: "cart".to_owned(),
+        let charged = Charged {
+            owners: [(7, Owner::pod("u-7", Some(("shop", "cart-1"))))].into(),
+            host_netns: 4_026_531_840,
+            ..Charged::default()
         };
-        let named = Owner::pod("u-7", Some(("shop", "cart-1")))
-            .with(|details| details.workload = Some(workload.clone()));
-        let nameless = Owner::pod("u-8", None);
-        let mut snapshot = example::snapshot();
-        snapshot.owners.list = vec![example::owner(7, named, 1), example::owner(8, nameless, 1)];
-        publisher.publish(snapshot);
-        let known = Remote::pods(&path).await.unwrap().expect("an agent").pods;
-        let [pod] = known.as_slice() else {
-            panic!("{known:?}")
-        };
-        assert_eq!((pod.uid.as_str(), pod.pod.as_str()), ("u-7", "cart-1"));
-        assert_eq!(pod.workload.as_ref(), Some(&workload));
+        publisher.charge(charged);
+        let answer = Remote::charged(&path).await.unwrap().expect("an agent");
+        let charging = answer.charging().expect("the host's namespace is known");
+        assert_eq!(charging.name(7), "shop/cart-1");
     })
     .await;
 }

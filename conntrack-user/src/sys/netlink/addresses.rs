@@ -70,8 +70,8 @@ impl Interfaces {
     }
 }
 
-/// The number of the interface: at the same place in both headers.
-fn number(header: &[u8]) -> Option<u32> {
+/// The number of the interface: at the same place in the headers of links, addresses and neighbours.
+pub(super) fn number(header: &[u8]) -> Option<u32> {
     header
         .get(4..8)?
         .first_chunk()
@@ -79,7 +79,7 @@ fn number(header: &[u8]) -> Option<u32> {
         .map(u32::from_ne_bytes)
 }
 
-fn of_family(family: u8, bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn of_family(family: u8, bytes: &[u8]) -> Option<IpAddr> {
     match i32::from(family) {
         AF_INET => Some(IpAddr::from(*bytes.first_chunk::<4>()?)),
         AF_INET6 => Some(IpAddr::from(*bytes.first_chunk::<16>()?)),

@@ -10,6 +10,7 @@ use super::model::{
 /// Connections for which one is opened anew from another port, every second, until it gets in.
 const IMPATIENT: super::model::Again = NewPort(1, 30);
 
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn bursts() -> Vec<(&'static str, Incident)> {
     let one = |load, seconds, limit| Incident::new(vec![load], seconds, limit);
     vec![
@@ -124,6 +125,7 @@ fn bursts() -> Vec<(&'static str, Incident)> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn of_several() -> Vec<(&'static str, Incident)> {
     let beside = Load::tcp(|_| 20, Mean(10));
     let fan = Load::tcp(
@@ -242,6 +244,7 @@ fn of_several() -> Vec<(&'static str, Incident)> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn of_udp_and_retries() -> Vec<(&'static str, Incident)> {
     let again = |seconds, load| Load {
         sends_again: Some(seconds),

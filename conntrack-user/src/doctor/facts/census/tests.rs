@@ -80,7 +80,7 @@ fn idle_entries_and_ports() {
         counts: [13, 12],
         ..EntryWalk::default()
     };
-    let facts = counter.finish(&walk);
+    let facts = counter.finish(&walk, &Charging::default());
     let count = |entries, idle| ClassCount { entries, idle };
     assert_eq!(facts.of(Class::Established), count(4, 1));
     // What is beyond a gap may have had another timeout.
@@ -110,6 +110,7 @@ fn a_part_stands_for_the_whole() {
         counts: [4_000; 2],
         ..EntryWalk::default()
     };
-    let facts = Counter::new(&KernelSettings::default(), IdleBounds::default()).finish(&walk);
+    let facts = Counter::new(&KernelSettings::default(), IdleBounds::default())
+        .finish(&walk, &Charging::default());
     assert_eq!((facts.expired, facts.whole), (None, false));
 }

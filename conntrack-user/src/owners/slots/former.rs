@@ -1,0 +1,67 @@
+//! Addresses that somebody on this node had and nobody has any more: an entry that was translated to one leads nowhere.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Instant};
+
+use crate::owners::Owner;
+
+/// How many are kept; then the half that was lost first goes.
+const MOST: usize = 4096;
+
+/// Who had an address last, and when that was found to be over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FormerHolder {
+    pub(crate) owner: Owner,
+    pub(crate) since: Instant,
+}
+
+/// All that are known.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FormerAddresses(Arc<HashMap<IpAddr, FormerHolder>>);
+
+impl FormerAddresses {
+    pub(super) const fn all(&self) -> &Arc<HashMap<IpAddr, FormerHolder>> {
+        &self.0
+    }
+
+    /// Nobody has the address any more.
+    pub(super) fn lost(&mut self, address: IpAddr, owner: Owner, at: Instant) {
+        let all = Arc::make_mut(&mut self.0);
+        all.insert(address, FormerHolder { owner, since: at });
+        if all.len() > MOST {
+            let mut times: Vec<Instant> = all.values().map(|former| former.since).collect();
+            let (_, middle, _) = times.select_nth_unstable(MOST / 2);
+            let middle = *middle;
+            all.retain(|_, former| former.since > middle);
+        }
+    }
+
+    /// Somebody has it.
+    pub(super) fn taken(&mut self, address: &IpAddr) {
+        if self.0.contains_key(address) {
+            Arc::make_mut(&mut self.0).remove(address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn those_that_were_lost_last_are_kept() {
+        let begin = Instant::now();
+        let mut former = FormerAddresses::default();
+        let address = |number: usize| IpAddr::from(Ipv4Addr::from(u32::try_from(number).unwrap()));
+        for number in 0..=MOST {
+            let at = begin + Duration::from_secs(number as u64);
+            former.lost(address(number), Owner::host(), at);
+        }
+        assert_eq!(former.all().len(), MOST / 2);
+        assert!(former.all().contains_key(&address(MOST)));
+        assert!(!former.all().contains_key(&address(0)));
+        former.taken(&address(MOST));
+        assert!(!former.all().contains_key(&address(MOST)));
+    }
+}
