@@ -10,7 +10,7 @@ use std::{
 
 use conntrack_ebpf::{
     owner::{Direction, Party, UNKNOWN},
-    record::{FLAG_CAUSE_KNOWN, FLAG_INGRESS, View},
+    record::{DropReason, FLAG_CAUSE_KNOWN, FLAG_INGRESS, View},
 };
 use ctpressure_model::{
     events::{Filter, Names, OwnersBySlot},
@@ -205,6 +205,11 @@ fn note_service(services: &Mutex<Services>, view: &View) {
     }
 }
 
+/// Whether a packet was lost for this reason; one of a newer program is taken for one.
+fn loses_packet(reason: u8) -> bool {
+    DropReason::from_number(reason).is_none_or(DropReason::loses_packet)
+}
+
 /// Adds where the event's connection goes to what is known of its owner.
 fn note_destination(destinations: &Mutex<Destinations>, view: &View) {
     let flags = view.header().flags;
@@ -214,7 +219,9 @@ fn note_destination(destinations: &Mutex<Destinations>, view: &View) {
         View::Insert(record) => {
             destinations.insert(party(record.origin.owner), &record.original, &record.reply);
         }
-        View::Drop(record) if flags & FLAG_CAUSE_KNOWN != 0 => {
+        View::Drop(record)
+            if flags & FLAG_CAUSE_KNOWN != 0 && loses_packet(record.header.reason) =>
+        {
             destinations.dropped(party(record.origin.owner), &record.original);
         }
         View::Drop(_) | View::Eviction(_) => {}
@@ -270,13 +277,19 @@ impl Handle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        agent::Probed,
-        probes::{DropTotals, Lost, Totals},
-    };
+    use std::time::Duration;
+
     use ctpressure_model::{
         events::{Event, Kind},
+        pressure::state::Pressure,
         tests::sample,
+        verdict::{Verdict, VerdictKind},
+    };
+    use tokio::time::timeout;
+
+    use crate::{
+        agent::{Probed, Table, Tables},
+        probes::{DropTotals, Lost, Totals},
     };
 
     fn filter(kinds: &[Kind]) -> Filter {
@@ -336,6 +349,53 @@ mod tests {
         assert_eq!(lost, 100);
         assert_eq!(lost + drops, sent);
         assert_eq!(publisher.watchers_lost(), 100);
+    }
+
+    #[tokio::test]
+    async fn of_what_a_table_is_full_is_told_once_for_as_long_as_it_is() {
+        let (publisher, handle) = channel();
+        let mut watcher = handle
+            .subscribe(filter(&[Kind::Drop]))
+            .expect("the agent runs");
+        let publish = |entries: Option<u64>| {
+            let verdicts = entries.map(|entries| Verdict {
+                kind: VerdictKind::Held,
+                entries,
+                of: 1_000,
+            });
+            let host = Table {
+                netns: 1,
+                name: "host".to_owned(),
+                entries: 1_000,
+                pressure: Pressure::Full,
+                verdicts: verdicts.into_iter().collect(),
+                ..Table::default()
+            };
+            publisher.publish(Snapshot {
+                tables: Tables {
+                    list: vec![host],
+                    ..Tables::default()
+                },
+                ..Snapshot::default()
+            });
+        };
+        let mut events = Vec::new();
+        for (entries, told) in [(990, 1), (980, 1), (0, 1), (970, 2)] {
+            publish(Some(entries).filter(|entries| *entries > 0));
+            let next = watcher.next(&mut events);
+            // Nothing comes of a second in which there is nothing to tell.
+            let _: Result<_, _> = timeout(Duration::from_millis(50), next).await;
+            assert_eq!(events.len(), told, "{entries}: {events:?}");
+        }
+        let Event::Verdict(first) = &events[0] else {
+            panic!("{events:?}");
+        };
+        assert!(
+            first
+                .advice
+                .starts_with("990 of 1,000 entries are in no list"),
+            "{first:?}"
+        );
     }
 
     #[tokio::test]

@@ -60,7 +60,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
         Some(name.trim().to_owned())
     };
     // Not there: nobody has asked the kernel for a queue.
-    if let Ok(Some(text)) = read_if_there(&root.proc("net/netfilter/nfnetlink_queue")) {
+    if let Ok(Some(text)) = read_if_there(&root.proc("thread-self/net/netfilter/nfnetlink_queue")) {
         facts.waiting.programs = parse(&text, program);
     }
     if !root.is_live() {
