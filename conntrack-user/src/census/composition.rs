@@ -8,7 +8,7 @@ use ctpressure_model::verdict::{Composition, KNOWN, OverlayPart, Part as NamedPa
 use super::{
     Charging,
     groups::Groups,
-    key::{By, CensusEntry, Part},
+    key::{By, CensusEntry, Endpoint, Part},
     summary::Group,
 };
 use crate::{
@@ -17,6 +17,9 @@ use crate::{
     sys::netns::Inode,
 };
 
+/// Different keys of each kind that are counted. Whoever has half of the one-way entries, in the order of their hash, is among the first so
+/// many of them.
+const MOST: usize = 1 << 12;
 /// Rows among which the first is looked for that has a name.
 const ROWS: usize = 8;
 
@@ -28,7 +31,9 @@ pub(crate) struct CompositionCount<'a> {
     entries: u64,
     one_way: u64,
     time_wait: u64,
-    groupings: [(Vec<By>, Groups); 3],
+    groupings: [(Vec<By>, Groups); 4],
+    /// Servers without their ports, as keys of [`By::Destination`].
+    hosts: Groups,
     key: Vec<u8>,
 }
 
@@ -55,11 +60,13 @@ impl<'a> CompositionCount<'a> {
                 vec![By::Source],
                 vec![By::Destination],
                 vec![By::Owner, By::Direction],
+                vec![By::Service],
             ]
             .map(|by| {
                 let width = by.iter().map(|by| by.width()).sum();
-                (by, Groups::new(width))
+                (by, Groups::with_most(width, MOST))
             }),
+            hosts: Groups::with_most(By::Destination.width(), MOST),
             key: Vec::new(),
         }
     }
@@ -97,6 +104,14 @@ impl<'a> CompositionCount<'a> {
             }
             groups.add(&self.key, true);
         }
+        self.key.clear();
+        let host = Endpoint {
+            address: entry.reply.source,
+            port: None,
+            protocol: entry.reply.protocol,
+        };
+        host.write(&mut self.key);
+        self.hosts.add(&self.key, true);
     }
 
     /// Whether it is an outer flow of an overlay, which is counted then.
@@ -119,13 +134,22 @@ impl<'a> CompositionCount<'a> {
         walk: &EntryWalk,
         name: impl Fn(u32) -> Option<String>,
     ) -> Composition {
-        let [sources, destinations, openers] = self.groupings.map(|(by, groups)| {
-            let totals = super::Counts {
-                entries: self.one_way,
-                evictable: self.one_way,
-            };
-            Group::new(&by, &groups, totals, ROWS)
-        });
+        let totals = super::Counts {
+            entries: self.one_way,
+            evictable: self.one_way,
+        };
+        let [sources, destinations, openers, services] = self
+            .groupings
+            .map(|(by, groups)| Group::new(&by, &groups, totals, ROWS));
+        let hosts = Group::new(&[By::Destination], &self.hosts, totals, ROWS);
+        let server = |group| {
+            first(group, |key| match key {
+                [Part::Destination(endpoint) | Part::Service(Some(endpoint))] => {
+                    Some(endpoint.to_string())
+                }
+                _ => None,
+            })
+        };
         let mut overlays: Vec<_> = self.tunnels;
         overlays.retain(|part| part.entries() > 0);
         overlays.sort_by_key(|part| std::cmp::Reverse(part.entries()));
@@ -139,10 +163,9 @@ impl<'a> CompositionCount<'a> {
                 [Part::Source(address)] => Some(address.to_string()),
                 _ => None,
             }),
-            destination: first(&destinations, |key| match key {
-                [Part::Destination(endpoint)] => Some(endpoint.to_string()),
-                _ => None,
-            }),
+            destination: server(&destinations),
+            service: server(&services),
+            host: server(&hosts),
             opener: first(&openers, |key| match key {
                 [Part::Owner(slot), Part::Direction(Direction::Egress)]
                     if ![HOST, UNKNOWN].contains(slot) =>

@@ -66,7 +66,7 @@ impl fmt::Display for Endpoint {
 
 impl Endpoint {
     /// The address, the port and whether there is one, the protocol.
-    fn write(self, key: &mut Vec<u8>) {
+    pub(super) fn write(self, key: &mut Vec<u8>) {
         write_address(self.address, key);
         let [low, high] = self.port.unwrap_or_default().to_ne_bytes();
         key.extend([self.port.is_some().into(), low, high, self.protocol]);

@@ -62,8 +62,12 @@ pub struct Composition {
     pub source: Option<Part>,
     /// The pod (or other owner, but for the host) that opened the most of them.
     pub opener: Option<Part>,
-    /// The server with the most of them.
+    /// The server with the most of them, and its port.
     pub destination: Option<Part>,
+    /// The Service with the most of them, as it was asked for: a flood on one goes to many servers.
+    pub service: Option<Part>,
+    /// The server with the most of them, by any port.
+    pub host: Option<Part>,
 }
 
 /// Something that more room would only hold more of.
@@ -174,7 +178,9 @@ impl Composition {
             let part = part.as_ref()?;
             is_part(part.entries, self.one_way, MOST).then(|| part.clone())
         };
-        let to = most(&self.destination);
+        let to = most(&self.destination)
+            .or_else(|| most(&self.service))
+            .or_else(|| most(&self.host));
         let towards = to
             .as_ref()
             .map(|part| format!(" towards {}", part.name))

@@ -49,6 +49,18 @@ fn a_flood_has_one_sender_or_one_receiver_and_nobody_answers() {
     assert!(seen(&spoofed)[0].ends_with("of many senders towards 10.0.0.9:8125 udp"));
     assert!(spoofed.verdicts()[0].advice().contains("notrack"));
     assert_eq!(spoofed.needed(), 220);
+    let on_a_service = Composition {
+        destination: Some(part("10.42.3.7:8080 tcp", 80)),
+        service: Some(part("10.96.0.10:80 tcp", 700)),
+        ..spoofed.clone()
+    };
+    assert!(seen(&on_a_service)[0].ends_with("of many senders towards 10.96.0.10:80 tcp"));
+    let on_all_ports = Composition {
+        destination: Some(part("198.51.100.7:17 udp", 2)),
+        host: Some(part("198.51.100.7 udp", 790)),
+        ..spoofed.clone()
+    };
+    assert!(seen(&on_all_ports)[0].ends_with("of many senders towards 198.51.100.7 udp"));
     let scattered = Composition {
         destination: Some(part("10.0.0.9:53 udp", 9)),
         ..spoofed
