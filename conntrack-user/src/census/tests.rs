@@ -15,6 +15,7 @@ use crate::{
     owners::SlotMaps,
 };
 
+mod composition;
 mod output;
 
 const NETNS: Inode = 4_026_531_840;
