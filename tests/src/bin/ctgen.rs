@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use ctpressure_tests::traffic::{
     bench,
     flow::{Addresses, Family, Plan, Ports, Protocol},
-    queue, race,
+    race,
     send::{self, Pace},
     sockets::{self, Transport},
     worker,
@@ -59,15 +59,6 @@ enum Command {
     Hold {
         /// Its name.
         name: String,
-    },
-    /// Asks for the packets of NFQUEUE and lets them wait until it is ended.
-    Queue {
-        /// The queue's number.
-        #[arg(long, default_value_t = 0)]
-        number: u16,
-        /// So many may wait.
-        #[arg(long, default_value_t = 100_000)]
-        packets: u32,
     },
     /// Does nothing until it is ended: what holds a pod's namespaces.
     Pause,
@@ -290,7 +281,6 @@ fn run(cli: Cli) -> Result<()> {
                 nix::unistd::pause();
             }
         }
-        Command::Queue { number, packets } => queue::hold(number, packets),
         Command::Pause => loop {
             nix::unistd::pause();
         },

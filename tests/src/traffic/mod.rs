@@ -3,7 +3,6 @@
 pub mod bench;
 pub mod flow;
 pub mod packet;
-pub mod queue;
 pub mod race;
 pub mod send;
 pub mod sockets;
