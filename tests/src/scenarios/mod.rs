@@ -118,7 +118,7 @@ scenarios! {
     // One kernel: findings come of sysctls, rules and processes; what a kernel may lack is `doctor_kernel`.
     doctor doctor::doctor_finds, Any, OneKernel, Counted, 180 s, "ctpressure doctor: no finding on a plain node; each condition made true is found, and false again is not";
     // One kernel: it reads the statistics whose exactness the counts below show on each.
-    doctor_losses doctor::losses, Any, OneKernel, Counted, 240 s, "ctpressure doctor while packets are lost: a full table, NAT without ports, INVALID packets; expired entries, limits that can't be right; each is found, and gone again";
+    doctor_losses doctor::losses, Any, OneKernel, Counted, 360 s, "ctpressure doctor while packets are lost: a full table, NAT without ports, INVALID packets; expired entries, limits that can't be right; each is found, and gone again";
     // One kernel: it reads processes and files.
     doctor_kube_proxies doctor::kube_proxies, Any, OneKernel, Counted, 120 s, "kube-proxy inside kubelite, k3s and hyperkube, and its configuration in every style: the doctor knows whether it lowers the limit";
     // Of the kernel: how long a chain may be, which files and functions there are.
