@@ -17,12 +17,13 @@ use super::{
 mod exported;
 mod limit;
 mod owners;
+mod table_sums;
 
 use exported::Exported;
+use table_sums::TableSums;
 
 use crate::{
     agent::{Handle, Snapshot, Table},
-    kernel::stats::KernelStats,
     sys::lock::locked,
 };
 
@@ -97,7 +98,7 @@ fn families(
     exported: &mut Exported,
 ) -> Vec<MetricFamily> {
     let limit = companions.limit.as_deref();
-    let mut families: Vec<_> = tables(snapshot)
+    let mut families: Vec<_> = tables(snapshot, exported.tables())
         .into_iter()
         .chain(owners::families(snapshot))
         .chain(by_nobody(snapshot))
@@ -115,13 +116,14 @@ fn families(
 
 /// The host's table has all series, another one those that say something, from when it held an entry or the kernel counted something in
 /// it: most of 250 pods' tables never do.
-fn tables(snapshot: &Snapshot) -> [Family; 9] {
+fn tables(snapshot: &Snapshot, sums: &mut TableSums) -> [Family; 9] {
     let tables: Vec<_> = snapshot
         .tables
         .list
         .iter()
         .filter(|table| table.is_in_use())
         .collect();
+    sums.forget(&tables);
     [
         Family::gauge(
             "ctpressure_table_entries",
@@ -180,7 +182,7 @@ fn tables(snapshot: &Snapshot) -> [Family; 9] {
             "The kernel's own conntrack statistics. insert counts only entries made by ctnetlink or BPF, found only tuples that NAT found taken. Of other tables than the host's what is 0 is absent.",
         )
         .each(&tables, |family, table| {
-            let values = table.stats.iter().flat_map(KernelStats::named);
+            let values = table.stats.iter().flat_map(|stats| sums.add(table, stats));
             let values = values.filter(|(_, value)| table.is_host() || *value > Some(0));
             family.each(values, |family, (stat, value)| {
                 let mut labels = labels(table);

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use prometheus::proto::{Counter, LabelPair, Metric, MetricFamily, MetricType};
 
-/// Counters of the kernel's own begin anew with what they belong to: a module that was loaded again, a network namespace that
-/// was made under the name of another. There a fall is a restart.
+use super::table_sums::TableSums;
+
+/// Counters of the kernel's own begin anew with what they belong to: a module that was loaded again. There a fall is a restart.
 const OF_THE_KERNEL: [&str; 3] = [
     "ctpressure_kernel_stat_total",
     "ctpressure_program_run_seconds_total",
@@ -17,12 +18,18 @@ const OF_THE_KERNEL: [&str; 3] = [
 pub(super) struct Exported {
     last: HashMap<String, f64>,
     fell: u64,
+    tables: TableSums,
 }
 
 impl Exported {
     /// By how much counters would have fallen so far: they never should.
     pub(super) const fn fell(&self) -> u64 {
         self.fell
+    }
+
+    /// The kernel's statistics by the name of a table.
+    pub(super) const fn tables(&mut self) -> &mut TableSums {
+        &mut self.tables
     }
 
     /// A counter that would be less than before stays as it was, until it has caught up. One that was withdrawn may begin anew.

@@ -11,6 +11,7 @@ use crate::{
         Activity, AgentState, Bounds, Drift, LossCounts, NodeLosses, Own, OwnerSample, OwnerTotals,
         Owners, Probed, Table, Tables, Tops,
     },
+    kernel::stats::KernelStats,
     kube_events::EventsStatus,
     limit::{
         Mode, Report,
