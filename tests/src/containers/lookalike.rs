@@ -1,6 +1,6 @@
-//! Pods without a runtime: a network namespace, a control group named as a kubelet and containerd
-//! name it, a log folder, and one process. A runtime under emulation makes one in some seconds; of
-//! these several are made in one.
+//! Pods, and other containers, without a runtime: a network namespace, a control group named as a kubelet and containerd
+//! (or another runtime) name it, a log folder of pods, and one process. A runtime under emulation makes one in some
+//! seconds; of these several are made in one.
 
 use std::{
     fs::{self, File},
@@ -40,6 +40,8 @@ pub struct Lookalike {
     /// Its address.
     pub address: Ipv4Addr,
     number: u32,
+    /// The folder of its control group.
+    container: PathBuf,
     child: Child,
 }
 
@@ -48,13 +50,24 @@ impl Lookalike {
     /// spaces) after `delay` seconds. It lives on until it is removed.
     pub fn make(number: u32, address: Ipv4Addr, delay: f64, arguments: &str) -> Result<Self> {
         let name = format!("job-{number}");
-        Self::try_make(number, name.clone(), address, delay, arguments)
+        fs::create_dir_all(log_folder(number)).context("making its log folder")?;
+        let container = container_folder(number);
+        Self::try_make(number, name.clone(), container, address, delay, arguments)
             .with_context(|| format!("making {name} with {address}"))
+    }
+
+    /// Makes number `number`, which is no pod, with an address and a process that does nothing, in this control group.
+    pub fn in_group(number: u32, group: &str, address: Ipv4Addr) -> Result<Self> {
+        let name = group.to_owned();
+        let container = PathBuf::from(format!("/sys/fs/cgroup{group}"));
+        Self::try_make(number, name, container, address, 0.0, "send --flows 0")
+            .with_context(|| format!("making {group} with {address}"))
     }
 
     fn try_make(
         number: u32,
         name: String,
+        container: PathBuf,
         address: Ipv4Addr,
         delay: f64,
         arguments: &str,
@@ -80,8 +93,7 @@ impl Lookalike {
                  route add default via {GATEWAY} dev eth0\n"
             ),
         )?;
-        let container = container_folder(number);
-        for folder in [&container, &log_folder(number), &PathBuf::from(FOLDER)] {
+        for folder in [&container, &PathBuf::from(FOLDER)] {
             fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         }
         // Into the control group before the namespace, as a runtime does it; `ip netns exec` hides
@@ -103,6 +115,7 @@ impl Lookalike {
             name,
             address,
             number,
+            container,
             child: command::spawn(&mut command)?,
         })
     }
@@ -127,10 +140,9 @@ impl Lookalike {
     /// Runs `ctgen` with these arguments (split at spaces) in its network and control group, besides what it
     /// runs already; its output is piped.
     pub fn run(&self, arguments: &str) -> Result<Child> {
-        let container = container_folder(self.number);
         let script = format!(
             "echo $$ > {}/cgroup.procs && exec ip netns exec {} ctgen {arguments}",
-            container.display(),
+            self.container.display(),
             netns(self.number)
         );
         let mut command = Command::new("sh");
@@ -145,18 +157,19 @@ impl Lookalike {
     /// Ends its process and removes all that was made for it, entries of conntrack excepted.
     pub fn remove(mut self) -> Result<()> {
         let gone = || format!("removing {}", self.name);
-        let container = container_folder(self.number);
-        end_all(&container).with_context(gone)?;
+        end_all(&self.container).with_context(gone)?;
         self.child.wait().with_context(gone)?;
         ip(None, &format!("netns delete {}", netns(self.number)))?;
-        let pod = container.parent().context("a container is in a pod")?;
+        let parent = self.container.parent().context("a container is in a pod")?;
         // The kernel may still be at the end of a killed process.
         wait_for("its processes to end", Duration::from_secs(20), || {
-            Ok(fs::remove_dir(&container).ok())
+            Ok(fs::remove_dir(&self.container).ok())
         })
         .with_context(gone)?;
-        fs::remove_dir(pod).with_context(gone)?;
-        fs::remove_dir_all(log_folder(self.number)).with_context(gone)?;
+        if self.container == container_folder(self.number) {
+            fs::remove_dir(parent).with_context(gone)?;
+            fs::remove_dir_all(log_folder(self.number)).with_context(gone)?;
+        }
         fs::remove_file(counts(self.number)).with_context(gone)
     }
 }

@@ -45,7 +45,11 @@ fn folder(unit: &str) -> String {
 /// A program in the control group of a unit that was started, by way of a shell that moves itself there first: arguments can
 /// be added.
 pub fn in_unit(unit: &str, program: &str) -> Command {
-    let folder = folder(unit);
+    in_group(&folder(unit), program)
+}
+
+/// The same in a control group, by its folder.
+pub fn in_group(folder: &str, program: &str) -> Command {
     let script = format!("echo $$ > {folder}/cgroup.procs && exec {program} \"$@\"");
     let mut command = Command::new("sh");
     command.args(["-c", &script, "sh"]);

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use crate::guest::agent::Mechanism;
 
 mod addresses;
+mod boxes;
 mod census;
 mod charged;
 mod conditions;
@@ -152,6 +153,8 @@ scenarios! {
     // One kernel, these and the next: who is charged is decided by the same rules on each.
     busy_start charged::busy_start, Any, OneKernel, Counted, 120 s, "the agent starts on a node with entries while more come: no owner has a value before it is known, each is exact afterwards, and the sum is the tables'";
     foreign_namespace charged::foreign_namespace, Any, OneKernel, Counted, 90 s, "a network namespace that only a name keeps is an owner by it, a sandbox that was left behind is nobody's: flows from a pod's address and the host's in them, for the counts and for a census";
+    // One kernel: it is about paths of control groups.
+    boxes boxes::apart, Any, OneKernel, Counted, 180 s, "containers of twenty runtimes and kinds, with equal units and pods in them and on the host: each is an owner of its own, by a name of its people, exact to the entry";
     tags_short charged::tags_short, Each, OneKernel, Counted, 180 s, "more entries of a unit than there is room for tags: the rest is the host's, and leaves on the host's account";
     tags_grow charged::tags_grow, Each, OneKernel, Counted, 180 s, "the limit is raised twice: there is room for the tags of a unit that has more entries than the first limit allowed";
     // Of the kernel: which clashes it resolves and how. Two CPUs: they race.
