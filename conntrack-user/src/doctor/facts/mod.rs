@@ -24,6 +24,7 @@ use crate::{
 
 mod bpf_tables;
 pub(crate) mod census;
+pub(crate) mod class;
 pub(crate) mod counts;
 pub(crate) mod files;
 pub(crate) mod hooks;
@@ -37,7 +38,8 @@ pub(crate) mod strays;
 pub(crate) mod waiting;
 
 pub(crate) use bpf_tables::{BpfTables, Plugin};
-pub(crate) use census::{CensusFacts, Class, TableMakeup};
+pub(crate) use census::{CensusFacts, TableMakeup};
+pub(crate) use class::Class;
 pub(crate) use counts::{CountFacts, TableFacts};
 pub(crate) use files::FileSetting;
 pub(crate) use listeners::Listener;

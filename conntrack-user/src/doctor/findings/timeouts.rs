@@ -5,7 +5,7 @@ use ctpressure_model::words::{grouped, seconds, share};
 use crate::{
     doctor::{
         Facts, Finding, Severity,
-        facts::{Class, census::CLASSES},
+        facts::{Class, class::CLASSES},
         thresholds::{WASTE_PROBLEM, WASTE_RISK},
     },
     kernel::tables::HOST_NAME,

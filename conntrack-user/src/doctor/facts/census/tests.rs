@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::kernel::entries::EntryState;
 use crate::kernel::entries::{EntryStatus, EntryTuple, Layer4};
 
 pub(super) fn entry(
