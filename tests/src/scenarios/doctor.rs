@@ -311,6 +311,7 @@ fn full_of_old(limit: u64) -> Result<()> {
             "limit_below_default",
             "nothing_to_evict",
             "table_near_limit",
+            "one_way_flood",
         ],
     )?;
     kernel::set_limit(limit)?;
