@@ -226,13 +226,27 @@ pub(super) fn apart(mechanism: Option<Mechanism>) -> Result<()> {
     let mut checks = Checks::new();
     checks.at_least("flows", expected.sum(), 1_000);
     growth.check(&mut checks, "inserts", &expected);
-    // The command that looks for itself says the same.
-    let listing = output("ctpressure", &["table", "--by", "owner", "--top", "40"])?;
-    for name in ["web01", "db01", "mail", "hostnet", "web-4744f0ea"] {
-        let is_there = listing.split_whitespace().any(|word| word == name);
-        checks.holds(is_there, || {
-            format!("`table --by owner` lacks {name}:\n{listing}")
-        });
+    // A command that looks for itself names the same boxes; whose sockets the host's entries are only the agent saw.
+    let by_owner = ["table", "--by", "owner", "--top", "40"];
+    let socket = setting.agent.socket();
+    let socket = socket.to_str().context("a path that is not text")?;
+    let with_agent = [&by_owner[..], &["--socket", socket]].concat();
+    let of_agent = ["hostnet", UNIT, "user@1000.service"];
+    let of_boxes = ["web01", "db01", "mail", "web-4744f0ea"];
+    for (arguments, names) in [
+        (&by_owner[..], of_boxes.to_vec()),
+        (&with_agent[..], [&of_boxes[..], &of_agent[..]].concat()),
+    ] {
+        let listing = output("ctpressure", arguments)?;
+        for name in names {
+            let is_there = listing.split_whitespace().any(|word| word == name);
+            checks.holds(is_there, || {
+                format!(
+                    "{arguments:?} lacks {name}:\n{}",
+                    listing.chars().take(600).collect::<String>()
+                )
+            });
+        }
     }
     checks.finish()?;
     setting.agent.stop()?;
