@@ -34,6 +34,10 @@ const EVERY: Duration = Duration::from_mins(1);
 /// wants to know.
 const WHILE_FULL: Duration = Duration::from_secs(5);
 const SHARE_WHILE_FULL: u32 = 10;
+/// A table that has fewer entries than one in so many buckets is looked at once and then at the usual pace: the kernel goes through all
+/// empty buckets at one stretch (`ctnetlink_dump_table`), and where it can't be preempted no event is read on that CPU meanwhile
+/// (262,144 buckets: 15 million instructions).
+const BUCKETS_TO_AN_ENTRY: u64 = 16;
 /// How soon there can be another one, and how long it may be put off for what it costs.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// Of the time, at most one part in so many goes into this, unless that would put it off for too long.
@@ -116,8 +120,8 @@ pub(super) struct Recounter {
 }
 
 impl Recounter {
-    /// Whether one should begin now; `needed`: there is something to find out, `judged`: a table is full, and it is to be told of what.
-    pub(super) fn is_due(&self, needed: bool, judged: bool) -> bool {
+    /// Whether one should begin now; `needed`: there is something to find out, `hurried`: a table is full, and it is to be told of what.
+    pub(super) fn is_due(&self, needed: bool, hurried: bool) -> bool {
         match (&self.running, self.ended) {
             (Some(_), _) => false,
             (None, None) => true,
@@ -125,7 +129,12 @@ impl Recounter {
                 let pause = (self.took * SHARE).clamp(PAUSE.0, PAUSE.1);
                 let pause = if needed { pause } else { pause.max(EVERY) };
                 let while_full = (self.took * SHARE_WHILE_FULL).clamp(WHILE_FULL, EVERY);
-                ended.elapsed() >= if judged { pause.min(while_full) } else { pause }
+                ended.elapsed()
+                    >= if hurried {
+                        pause.min(while_full)
+                    } else {
+                        pause
+                    }
             }
         }
     }
@@ -157,6 +166,11 @@ impl Recounter {
         self.turn = self.turn.wrapping_add(found.walked.len());
         found
     }
+}
+
+/// Whether a table with so many entries may be walked more often than others in a hash of so many buckets.
+pub(super) fn fills_its_buckets(entries: u64, buckets: Option<u64>) -> bool {
+    buckets.is_some_and(|buckets| entries.saturating_mul(BUCKETS_TO_AN_ENTRY) >= buckets)
 }
 
 /// One that is under way.

@@ -24,7 +24,7 @@ use super::{
     Background, Capabilities, KernelInfo, Publisher, Reconciler,
     near_limit::NearLimit,
     ownership::{Ownership, Taken},
-    recount::{CensusResult, Recounter},
+    recount::{CensusResult, Recounter, fills_its_buckets},
     scans::Scans,
     verdicts::Verdicts,
 };
@@ -197,15 +197,19 @@ impl Supervisor {
         let ProbesLife::Attached { probes, .. } = &self.life else {
             return;
         };
-        let tables = &self.publisher.latest().tables.list;
-        let judged: HashSet<u32> = tables
-            .iter()
+        let latest = self.publisher.latest();
+        let full = latest.tables.list.iter();
+        let full: Vec<_> = full
             .filter(|table| table.pressure >= Pressure::High)
-            .map(|table| table.netns)
             .collect();
-        if !self.recounter.is_due(needed, !judged.is_empty()) {
+        let hurried = full.iter().any(|table| {
+            !self.verdicts.has(table.netns)
+                || fills_its_buckets(table.entries, latest.tables.buckets)
+        });
+        if !self.recounter.is_due(needed, hurried) {
             return;
         }
+        let judged: HashSet<u32> = full.iter().map(|table| table.netns).collect();
         let (probes, ownership) = (Arc::clone(probes), Arc::clone(&self.ownership));
         let host_netns = self.host_netns;
         let order = self

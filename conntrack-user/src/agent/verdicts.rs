@@ -29,6 +29,11 @@ impl Verdicts {
         self.0.get(&netns).cloned().unwrap_or_default()
     }
 
+    /// Whether it was judged since it got so full.
+    pub(super) fn has(&self, netns: u32) -> bool {
+        self.0.contains_key(&netns)
+    }
+
     /// Forgets tables that are not there any more.
     pub(super) fn retain(&mut self, is_there: impl Fn(u32) -> bool) {
         self.0.retain(|netns, _| is_there(*netns));
@@ -54,10 +59,12 @@ mod tests {
         assert_eq!(verdicts.on(7, 990, 1_000).len(), 1);
         assert_eq!(verdicts.on(8, 990, 1_000), []);
         verdicts.judge(held(980), 1_000);
+        assert!(verdicts.has(7), "though there is nothing to say");
         assert_eq!(verdicts.on(7, 990, 1_000), []);
         verdicts.judge(held(10), 1_000);
         assert_eq!(verdicts.on(7, 400, 1_000), []);
         assert_eq!(verdicts.on(7, 990, 1_000), [], "it was forgotten");
+        assert!(!verdicts.has(7));
         verdicts.judge(held(10), 0);
         assert_eq!(verdicts.on(7, 990, 0), [], "no limit");
         verdicts.judge(held(10), 1_000);

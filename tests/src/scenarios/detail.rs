@@ -62,13 +62,17 @@ fn measure_drops(watch: &Watch, checks: &mut Checks) -> Result<()> {
     let skipped = watch.len();
     let tally = generator::send(None, &format!("--flows {FLOWS} --rate 1000 --cpus 0"))?;
     let dropped = usize::try_from(tally.error("EPERM"))?;
+    // Lines of other kinds come in between: verdicts and changes of pressure.
+    let is_drop = |line: &&Line| line.kind() == "drop";
     wait_for("a line for each drop", HANG, || {
-        Ok((watch.len() >= skipped + dropped).then_some(()))
+        let lines = watch.lines();
+        let drops = lines[skipped..].iter().filter(is_drop).count();
+        Ok((drops >= dropped).then_some(()))
     })?;
     let lines = watch.lines();
     let mut delays = lines[skipped..]
         .iter()
-        .filter(|line| line.kind() == "drop")
+        .filter(is_drop)
         .map(delay_ms)
         .collect::<Result<Vec<f64>>>()?;
     delays.sort_by(f64::total_cmp);
