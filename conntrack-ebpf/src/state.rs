@@ -67,9 +67,13 @@ pub struct PerCpuState {
     pub evictions: Budget,
     /// Inserts that wait. What is left here by a call whose end was missed makes room for others.
     pub pending: [Pending; PENDING],
-    /// Always 0: no two CPUs write to one cache line.
-    reserved: u64,
+    /// When a drop or an eviction on this CPU last woke the reader, in nanoseconds of the records' clock.
+    pub woken_ns: u64,
 }
+
+/// A record of a drop or an eviction wakes the reader, unless another one of its CPU did so in the last so many nanoseconds: the reader
+/// looks once more when it has rested for longer than that.
+pub const WAKE_EVERY_NS: u64 = 2_000_000;
 
 const _: () = {
     assert!(size_of::<NewFlow>() == 40);

@@ -9,7 +9,7 @@ use conntrack_ebpf::{
         DropReason, DropRecord, EvictionRecord, FLAG_CAUSE_KNOWN, FLAG_VICTIM_INGRESS, Header,
         InsertRecord, Kind, Origin, Tuple, VERSION,
     },
-    state::PerCpuState,
+    state::{PerCpuState, WAKE_EVERY_NS},
 };
 
 use super::{
@@ -52,6 +52,19 @@ fn lazy_wake(state: *mut PerCpuState) -> u64 {
 
 /// See [`lazy_wake`]: 32 records are 4 KiB of the ring.
 const ROOM_EVERY: u64 = 32;
+
+/// How a record of a drop or an eviction wakes the reader: see [`WAKE_EVERY_NS`]. Left to itself the kernel would wake it only if all
+/// before was read (`ringbuf.c`, `bpf_ringbuf_commit`), and records of inserts that woke nobody lie there.
+#[inline(always)]
+fn prompt_wake(state: *mut PerCpuState, time_ns: u64) -> u64 {
+    // SAFETY: `state` is a live map value of this CPU. A softirq in between can at most wake the reader once more.
+    let woken_ns = unsafe { &mut (*state).woken_ns };
+    if time_ns.wrapping_sub(*woken_ns) < WAKE_EVERY_NS {
+        return u64::from(BPF_RB_NO_WAKEUP);
+    }
+    *woken_ns = time_ns;
+    u64::from(BPF_RB_FORCE_WAKEUP)
+}
 
 /// The record of an insert, made at once. `skb` 0: not at hand.
 #[inline(always)]
@@ -183,15 +196,16 @@ pub(super) fn drop_of_entry(state: *mut PerCpuState, reason: DropReason, ct: u64
     };
     origin.owner = party.slot() as u16;
     let flags = flags | owner::flags(party) | FLAG_CAUSE_KNOWN;
+    let header = header(Kind::Drop, reason as u8, flags, netns, 1);
     let place = record.as_mut_ptr();
     // SAFETY: the reserved place is as large as the record; all of its bytes are written.
     unsafe {
-        (*place).header = header(Kind::Drop, reason as u8, flags, netns, 1);
+        (*place).header = header;
         read::copy_ct_tuple::<ByHelper, 0>(ct, &raw mut (*place).original);
         read::copy_ct_tuple::<ByHelper, 1>(ct, &raw mut (*place).reply);
         (*place).origin = origin;
     }
-    record.submit(0);
+    record.submit(prompt_wake(state, header.time_ns));
     count_atomic(state, Counter::Records, 1);
 }
 
@@ -212,8 +226,9 @@ pub(super) fn drop_of_flow(state: *mut PerCpuState, reason: DropReason, frame: &
     };
     let netns = read::netns::<ByHelper>(frame.net);
     let flags = frame.flags | known | owner::flags(frame.party);
+    let header = header(Kind::Drop, reason as u8, flags, netns, 1);
     record.write(DropRecord {
-        header: header(Kind::Drop, reason as u8, flags, netns, 1),
+        header,
         original: frame.cause,
         reply: Tuple::default(),
         origin: Origin {
@@ -221,7 +236,7 @@ pub(super) fn drop_of_flow(state: *mut PerCpuState, reason: DropReason, frame: &
             ..frame.origin
         },
     });
-    record.submit(0);
+    record.submit(prompt_wake(state, header.time_ns));
     count_atomic(state, Counter::Records, 1);
 }
 
@@ -259,8 +274,9 @@ pub(super) fn eviction(
     }
     origin.zone = read::ct_zone::<ByHelper>(ct);
     let netns = read::netns::<ByHelper>(read::ct_net::<ByHelper>(ct));
+    let header = header(Kind::Eviction, 0, flags, netns, 1);
     record.write(EvictionRecord {
-        header: header(Kind::Eviction, 0, flags, netns, 1),
+        header,
         victim: read::ct_tuple::<0>(ct),
         victim_reply: read::ct_tuple::<1>(ct),
         cause,
@@ -269,6 +285,6 @@ pub(super) fn eviction(
         victim_owner: victim.slot() as u16,
         reserved: [0; 3],
     });
-    record.submit(0);
+    record.submit(prompt_wake(state, header.time_ns));
     count_atomic(state, Counter::Records, 1);
 }

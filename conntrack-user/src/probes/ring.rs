@@ -1,13 +1,13 @@
 //! Reads the ring buffer: in batches, always until it is empty.
 //!
-//! The kernel wakes the reader for a drop or an eviction only if the reader had caught up. After
-//! a batch the reader therefore waits a few milliseconds, so that a storm costs a bounded number
-//! of wake-ups; inserts don't wake it at all while there is room, it looks by itself.
+//! A drop or an eviction wakes the reader, unless another one of its CPU did so a moment ago. After a batch with such a record the reader
+//! rests for longer than that moment and looks once more, so a storm costs a bounded number of wake-ups. Inserts don't wake it
+//! at all while there is room, it looks by itself.
 
 use std::{io, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
-use conntrack_ebpf::record::View;
+use conntrack_ebpf::{record::View, state::WAKE_EVERY_NS};
 use tokio::time::{sleep, timeout};
 
 use crate::sys::readiness::watch_ring;
@@ -16,6 +16,7 @@ use crate::sys::readiness::watch_ring;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long wake-ups are gathered after a batch.
 const GATHER: Duration = Duration::from_millis(4);
+const _: () = assert!(GATHER.as_nanos() > WAKE_EVERY_NS as u128);
 /// Records after which others get a turn on this thread.
 const BATCH: usize = 4096;
 /// From this many records in a round on there is no rest: the ring fills faster than that.
@@ -43,26 +44,50 @@ impl RingReader {
     /// If the ring can't be polled.
     pub async fn run(self, mut sink: impl FnMut(&View)) -> io::Result<()> {
         let mut ring = watch_ring(self.ring)?;
+        let mut look = Look::WhenWoken;
         loop {
-            // A time-out is not an error: inserts wait without a wake-up.
-            if let Ok(ready) = timeout(LOOK_EVERY, ring.readable_mut()).await {
-                ready?.clear_ready();
+            match look {
+                Look::WhenWoken => {
+                    // A time-out is not an error: inserts wait without a wake-up.
+                    if let Ok(ready) = timeout(LOOK_EVERY, ring.readable_mut()).await {
+                        ready?.clear_ready();
+                    }
+                }
+                Look::AfterRest => sleep(GATHER).await,
+                Look::AtOnce => tokio::task::yield_now().await,
             }
-            let mut read = 0;
             // Drained to empty after `clear_ready`: the wake-up is edge-triggered.
+            let (mut read, mut prompt) = (0, false);
             loop {
-                let batch = read_batch(ring.get_mut(), BATCH, &mut sink);
+                let batch = read_batch(ring.get_mut(), BATCH, &mut |view| {
+                    prompt |= !matches!(view, View::Insert(_));
+                    sink(view);
+                });
                 read += batch;
                 if batch < BATCH {
                     break;
                 }
                 tokio::task::yield_now().await;
             }
-            if (1..BUSY).contains(&read) {
-                sleep(GATHER).await;
-            }
+            look = if read >= BUSY {
+                Look::AtOnce
+            } else if prompt || look == Look::AtOnce {
+                Look::AfterRest
+            } else {
+                Look::WhenWoken
+            };
         }
     }
+}
+
+/// When the ring is looked into next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    WhenWoken,
+    /// Records that wake nobody may have followed the one that did.
+    AfterRest,
+    /// The ring fills fast.
+    AtOnce,
 }
 
 fn read_batch(ring: &mut RingBuf<MapData>, limit: usize, sink: &mut impl FnMut(&View)) -> usize {

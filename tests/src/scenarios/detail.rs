@@ -16,6 +16,8 @@ use crate::guest::{
 /// A table that is full of nothing that could be evicted in reach: with so many buckets nearly
 /// every new flow is refused.
 const TINY_LIMIT: u64 = 20;
+/// Buckets of which eight hold one of so few entries now and then.
+const FEW_BUCKETS: u64 = 1_024;
 
 /// The most that the p99 from a drop to its line may be.
 const MOST_P99_MS: f64 = 10.0;
@@ -49,14 +51,17 @@ pub(super) fn latency(mechanism: Option<Mechanism>) -> Result<()> {
     watch.wait_for("the first drop", |line| line.kind() == "drop")?;
     drop(warm_up);
     let mut checks = Checks::new();
-    measure_drops(&watch, &mut checks)?;
+    measure_drops(&watch, &mut checks, 9_000)?;
+    // Now and then a flow gets the place of another: records of inserts, which wake nobody, lie between those of drops.
+    kernel::set_sysctl("nf_conntrack_buckets", FEW_BUCKETS)?;
+    measure_drops(&watch, &mut checks, 3_000)?;
     watch.stop()?;
     checks.finish()?;
     setting.agent.stop()
 }
 
 /// Makes 1,000 drops a second for ten seconds and looks at how late their lines come.
-fn measure_drops(watch: &Watch, checks: &mut Checks) -> Result<()> {
+fn measure_drops(watch: &Watch, checks: &mut Checks, least: usize) -> Result<()> {
     const FLOWS: u64 = 10_000;
     thread::sleep(Duration::from_secs(1));
     let skipped = watch.len();
@@ -84,7 +89,7 @@ fn measure_drops(watch: &Watch, checks: &mut Checks) -> Result<()> {
         tally.seconds,
     );
     checks.equal("drop lines", delays.len(), "EPERM", dropped);
-    checks.at_least("drops", delays.len(), 9_000);
+    checks.at_least("drops", delays.len(), least);
     checks.at_least("earliest line after its drop, ms", delays[0], -1.0);
     checks.at_most("p99 from drop to line, ms", p99, MOST_P99_MS);
     checks.at_most("latest line after its drop, ms", most, MOST_MS);
