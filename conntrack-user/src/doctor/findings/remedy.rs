@@ -2,7 +2,7 @@
 
 use ctpressure_model::{
     verdict::{Verdict, VerdictKind},
-    words::list,
+    words::{grouped, list},
 };
 
 use crate::{
@@ -56,14 +56,18 @@ pub(super) fn more_room(facts: &Facts, table: &str, then: &str) -> Remedy {
             };
         }
         Some(verdicts) => (only_more_of(&verdicts), "none: the limit stays as it is"),
-        None => (
-            format!(
+        None => {
+            let raise = if facts.place.standpoint.is_without_limit() {
+                format!("a limit of {}, set on the host", grouped(more))
+            } else {
+                format!("`{}`", set(more))
+            };
+            let look = format!(
                 "What it is full of was not looked at, and it may be a flood that fills whatever it is given: `ctpressure table --netns \
-                 {table}` says so. Then, if it is not: `{}`.",
-                set(more)
-            ),
-            "none: it is a look",
-        ),
+                 {table}` says so. Then, if it is not: {raise}."
+            );
+            (look, "none: it is a look")
+        }
     };
     Remedy {
         fix: Vec::new(),

@@ -301,6 +301,11 @@ mod tests {
         let near = near.expect("a finding");
         assert_eq!(near.fix, [""; 0]);
         assert!(near.advice.contains("ctpressure table"), "{near:?}");
+        // Nor a command in words that a node in a container refuses.
+        facts.place.standpoint = crate::doctor::facts::Standpoint::NestedNode;
+        for finding in findings::all(&facts) {
+            assert!(!finding.advice.contains("sysctl -w"), "{finding:?}");
+        }
     }
 
     #[test]
