@@ -1,7 +1,7 @@
 //! The agent: keeps the probes attached, samples once a second, and hands out what it knows.
 //!
 //! There is one writer. Once a second it makes a [`Snapshot`]; whoever wants numbers reads that,
-//! and nobody else touches a BPF map, but for `ctpressure table`, which reads tags of entries ([`Charged`]). Events go out by `Handle::subscribe`: a watcher that is too slow
+//! and nobody else touches a BPF map, but for `ctpressure table`, which reads tags of entries (`Charged`). Events go out by `Handle::subscribe`: a watcher that is too slow
 //! loses some and is told how many; it never slows the agent down.
 
 mod background;

@@ -146,12 +146,23 @@ pub(super) fn led_astray(mechanism: Option<Mechanism>) -> Result<()> {
         let all = ["198.18.0.53", "198.18.0.54", "198.18.0.55"];
         all.into_iter().try_for_each(ask)
     };
+    // A flow of each, and always another one: what was there before somebody was known is never charged to him.
+    let mut first = 1_000;
     wait_for("both pods to be known", HANG, || {
-        ask_all()?;
+        first += 1;
+        let flow = format!("--flows 1 --first {first}");
+        generator::send(
+            None,
+            &format!("{flow} --source 192.0.2.9/32 --destination {PUBLISHED}/32"),
+        )?;
+        client
+            .run(&format!("send {flow} --source {CLIENT}/32"))?
+            .wait()?;
         let known = ByOwner::read(&agent.scrape()?, "inserts_total", "direction")?;
         let known = |name: &str| known.of(&Owner::pod("batch", name)) > 0;
         Ok((known("job-3") && known("job-4")).then_some(()))
     })?;
+    ask_all()?;
     let mut checks = Checks::new();
     let calm = found(&agent)?;
     checks.holds(calm.is_none(), || {
