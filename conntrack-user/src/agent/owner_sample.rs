@@ -23,6 +23,9 @@ pub struct OwnerTotals {
     /// What is certain of that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bounds: Option<Bounds>,
+    /// Entries that the last census found, where they are not counted: of what came and went since nothing is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<u64>,
     /// Live entries that were removed to make room.
     pub victims: u64,
     /// Live entries of anybody that were removed to make room for this owner's.
@@ -96,9 +99,11 @@ impl OwnerSample {
         ]
     }
 
-    /// Entries in both directions; 0 while that is not known.
+    /// Entries in both directions, or those that the last census found; 0 while that is not known.
     pub fn live(&self) -> u64 {
-        self.egress.live.unwrap_or(0) + self.ingress.live.unwrap_or(0)
+        let [egress, ingress] =
+            [&self.egress, &self.ingress].map(|totals| totals.live.or(totals.found));
+        egress.unwrap_or(0) + ingress.unwrap_or(0)
     }
 }
 
@@ -119,6 +124,7 @@ impl OwnerTotals {
     pub fn is_zero(&self) -> bool {
         let counted = Self {
             live: self.live.filter(|live| *live > 0),
+            found: self.found.filter(|found| *found > 0),
             bounds: None,
             ..*self
         };
@@ -142,6 +148,7 @@ impl Add for OwnerTotals {
                 .bounds
                 .zip(other.bounds)
                 .map(|(one, other)| one + other),
+            found: self.found.zip(other.found).map(|(one, other)| one + other),
             victims: self.victims + other.victims,
             causes: self.causes + other.causes,
             drops,

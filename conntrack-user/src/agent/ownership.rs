@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use conntrack_ebpf::owner::{Direction, FIRST, HOST, OwnerState, UNKNOWN};
+use conntrack_ebpf::owner::{Direction, FIRST, HOST, OwnerState, Party, UNKNOWN};
 use ctpressure_model::kubernetes::Pods;
 
 use super::{
@@ -107,6 +107,8 @@ pub(super) struct Ownership {
     changes: u64,
     /// When the census that is under way began.
     census: Option<Moment>,
+    /// Entries that the last census found.
+    found: Option<HashMap<Party, u64>>,
     /// States of the entries in each table, when it was last walked.
     states: HashMap<u32, States>,
     looks: Looks,
@@ -139,6 +141,7 @@ impl Ownership {
             held: Held::default(),
             changes: 0,
             census: None,
+            found: None,
             states: HashMap::new(),
             looks: Looks::default(),
             pods: Arc::default(),
@@ -389,13 +392,19 @@ impl Ownership {
             tally.held = (0, 0);
         }
         self.held = Held::default();
-        self.recount.times = 0;
         self.totals = Totals::default();
         self.owners_check.restart();
         self.clashes.clear();
         self.waiting = Waiting::default();
-        self.census = None;
-        self.states.clear();
         self.slots.restart();
+        self.forget_censuses();
+    }
+
+    /// Probes begin to count, or there are none any more: what censuses told does not go with what is known from now on.
+    pub(super) fn forget_censuses(&mut self) {
+        self.recount.times = 0;
+        self.census = None;
+        self.found = None;
+        self.states.clear();
     }
 }

@@ -54,8 +54,8 @@ pub(super) type States = BTreeMap<(u32, EntryState), u64>;
 /// What a census is to know when it begins.
 pub(super) struct CensusOrder {
     pub(super) charging: Charging,
-    /// Tags of single entries, as they are when an entry is seen.
-    pub(super) tags: TagReader,
+    /// Tags of single entries, as they are when an entry is seen; `None`: no probe gives any.
+    pub(super) tags: Option<TagReader>,
     /// Tables of which more is to be known than how many entries they have.
     pub(super) wanted: HashSet<u32>,
     /// Tables of which it is to be told what they are made of.
@@ -251,7 +251,7 @@ impl Census {
             .contains(&namespace.inode)
             .then(|| CompositionCount::new(charging, &overlays::of(root, namespace)));
         let outcomes = walk_namespaces(root, std::slice::from_ref(namespace), |netns, entry| {
-            let charge = charging.charge(netns, entry, |key| tags.tag(key));
+            let charge = charging.charge(netns, entry, |key| tags.as_ref()?.tag(key));
             let party = charge.party;
             if let Some(makeup) = &mut makeup {
                 makeup.add(netns, entry, Some(party));

@@ -194,8 +194,10 @@ async fn forward_log(mut logger: aya_log::EbpfLogger<&'static dyn log::Log>) {
 impl Supervisor {
     /// Begins a census if one is due.
     async fn recount(&mut self, needed: bool) {
-        let ProbesLife::Attached { probes, .. } = &self.life else {
-            return;
+        let probes = match &self.life {
+            ProbesLife::Waiting => return,
+            ProbesLife::Without { .. } => None,
+            ProbesLife::Attached { probes, .. } => Some(Arc::clone(probes)),
         };
         let latest = self.publisher.latest();
         let full = latest.tables.list.iter();
@@ -210,10 +212,9 @@ impl Supervisor {
             return;
         }
         let judged: HashSet<u32> = full.iter().map(|table| table.netns).collect();
-        let (probes, ownership) = (Arc::clone(probes), Arc::clone(&self.ownership));
-        let host_netns = self.host_netns;
+        let (ownership, host_netns) = (Arc::clone(&self.ownership), self.host_netns);
         let order = self
-            .aside(move || locked(&ownership).census(&probes, host_netns, judged))
+            .aside(move || locked(&ownership).census(probes.as_deref(), host_netns, judged))
             .await;
         match order {
             Some(Ok(order)) => self.recounter.begin(order),
@@ -227,12 +228,14 @@ impl Supervisor {
         let limit = self.publisher.latest().tables.limit.unwrap_or(0);
         self.verdicts
             .judge(mem::take(&mut found.compositions), limit);
-        let ProbesLife::Attached { probes, .. } = &self.life else {
-            return;
+        let probes = match &self.life {
+            ProbesLife::Waiting => return,
+            ProbesLife::Without { .. } => None,
+            ProbesLife::Attached { probes, .. } => Some(Arc::clone(probes)),
         };
-        let (probes, ownership) = (Arc::clone(probes), Arc::clone(&self.ownership));
+        let ownership = Arc::clone(&self.ownership);
         let counted = self
-            .aside(move || locked(&ownership).counted(found, &probes))
+            .aside(move || locked(&ownership).counted(found, probes.as_deref()))
             .await;
         if let Some(Err(error)) = counted {
             self.remember(format!("a census can't be used: {error}"));
@@ -342,6 +345,7 @@ impl Supervisor {
         };
         self.baseline = None;
         self.recounter = Recounter::default();
+        locked(&self.ownership).forget_censuses();
         self.reconciler.restart();
         self.begin();
         Ok(())

@@ -29,7 +29,8 @@
 //! asked for) and `drops`, each with `window_seconds`, `total`, `others_at_most` and `destinations`
 //! (`address`, `port`, `protocol`, `count`, `error`, `share`, `per_second`); the others have null.
 //!
-//! What no probe counts on this kernel is null, in `totals` and of each owner: numbers, shares and rates.
+//! What no probe counts on this kernel is null, in `totals` and of each owner: numbers, shares and rates. Where `live` is null for that
+//! reason, `found` is what the last census found.
 //!
 //! A line is never longer than [`LINE_BYTES`].
 
@@ -196,6 +197,9 @@ pub(crate) struct OwnerRow {
     pub present: bool,
     /// Entries in both directions; `None`: not known yet, or, as everywhere below, nothing counts them.
     pub live: Option<u64>,
+    /// Entries that the last census found, where they are not counted: of what came and went since nothing is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<u64>,
     /// Of connections that it opened.
     pub live_egress: Option<u64>,
     /// Of connections to it.
@@ -252,6 +256,13 @@ pub(crate) struct OtherOwners {
 
 pub(crate) fn rate(rates: &Rates) -> f64 {
     rates.ten_seconds.unwrap_or(0.0)
+}
+
+impl OwnerRow {
+    /// Its entries, or those that the last census found.
+    pub(crate) fn entries(&self) -> Option<u64> {
+        self.live.or(self.found)
+    }
 }
 
 impl TopSample {

@@ -336,6 +336,12 @@ fn nothing_is_attached(setting: &Setting, why: &str) -> Result<()> {
     let probes = growth.metrics.select("ctpressure_probe_attached", &[]);
     let missing = probes.filter(|probe| probe.value == 0.0).count();
     checks.at_least("events without a probe", missing, 6);
+    // Who has the entries is told by a census.
+    let held = kernel::entries()?;
+    wait_for("a census that finds all entries", HANG, || {
+        let found = agent.scrape()?.count("ctpressure_entries_found", &[])?;
+        Ok((found == held).then_some(()))
+    })?;
     let said = agent.log();
     let errors = said.matches("nothing is attached").count();
     checks.equal("times that the log says so", errors, "once", 1);

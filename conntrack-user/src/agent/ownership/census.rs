@@ -27,7 +27,9 @@ impl Ownership {
     /// Whether a census would tell something: entries that were there before the counts began, or
     /// whether an address has entries from before its owner was known.
     pub(super) fn needs_census(&self) -> bool {
-        self.recount.times < CENSUSES_FOR_BASELINE && self.exact() < self.tallies.len()
+        self.counts_entries()
+            && self.recount.times < CENSUSES_FOR_BASELINE
+            && self.exact() < self.tallies.len()
             || self.slots.unconfirmed().next().is_some()
             || self.slots.unconfirmed_tables().next().is_some()
     }
@@ -39,17 +41,20 @@ impl Ownership {
             .count()
     }
 
-    /// A census begins: what it needs to know; of the tables that are `judged` it tells what they are made of.
+    /// A census begins: what it needs to know; of the tables that are `judged` it tells what they are made of. Without `probes` there
+    /// are no tags, and sockets of the host are the host's.
     ///
     /// # Errors
     /// If a map can't be read.
     pub(in crate::agent) fn census(
         &mut self,
-        probes: &Probes,
+        probes: Option<&Probes>,
         host_netns: u32,
         judged: HashSet<u32>,
     ) -> io::Result<CensusOrder> {
-        self.read(probes)?;
+        if let Some(probes) = probes {
+            self.read(probes)?;
+        }
         for tally in self.tallies.values_mut() {
             tally.at_census = Some(tally.moved());
         }
@@ -71,7 +76,9 @@ impl Ownership {
                 host_netns,
                 ..Charging::default()
             },
-            tags: probes.owners().tag_reader()?,
+            tags: probes
+                .map(|probes| probes.owners().tag_reader())
+                .transpose()?,
             names: if judged.is_empty() {
                 OwnersBySlot::default()
             } else {
@@ -103,9 +110,11 @@ impl Ownership {
     pub(in crate::agent) fn counted(
         &mut self,
         found: CensusResult,
-        probes: &Probes,
+        probes: Option<&Probes>,
     ) -> io::Result<()> {
-        self.read(probes)?;
+        if let Some(probes) = probes {
+            self.read(probes)?;
+        }
         let Some(began) = self.census.take() else {
             return Ok(());
         };
@@ -116,13 +125,14 @@ impl Ownership {
         self.recount.seconds = found.took.as_secs_f64();
         let elsewhere: u64 = found.elsewhere.values().sum();
         self.recount.entries = found.entries.values().sum::<u64>() + elsewhere;
-        if found.whole {
+        if found.whole && probes.is_some() {
             self.narrow(&began, &found);
             // An entry that found no room for its tag may be in a place that was walked before.
             if self.totals.lost.tags == began.totals.lost.tags {
                 self.confirm(&found);
             }
         }
+        self.found = found.whole.then_some(found.entries);
         self.states.extend(found.states);
         let states = states_by_slot(self.states.values());
         for (slot, tally) in &mut self.tallies {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use conntrack_ebpf::owner::{Direction, FIRST};
+use conntrack_ebpf::owner::{Direction, FIRST, Party};
 use ctpressure_model::{
     events::OwnersBySlot,
     pressure::share::{OwnerHolding, shares},
 };
 
-use super::{OwnersNow, Ownership, bounds::values};
+use super::{DIRECTIONS, OwnersNow, Ownership, bounds::values};
 use crate::{
     agent::{
         OwnerSample, Owners,
@@ -88,8 +88,18 @@ impl Ownership {
         let counts_entries = self.counts_entries();
         for sample in samples {
             if !counts_entries {
-                sample.egress.bounds = None;
-                sample.ingress.bounds = None;
+                let slot = sample.slot;
+                let found = |direction| {
+                    let found = self.found.as_ref()?;
+                    Some(
+                        found
+                            .get(&Party::new(slot, direction))
+                            .copied()
+                            .unwrap_or(0),
+                    )
+                };
+                (sample.egress.bounds, sample.ingress.bounds) = (None, None);
+                [sample.egress.found, sample.ingress.found] = DIRECTIONS.map(found);
             }
             // Whoever has sockets in the host's network may be the one that an insert waits for; till then the host has it.
             let has_sockets = sample.owner.host_network
@@ -123,7 +133,7 @@ impl Ownership {
     }
 
     /// Whether both what enters and what leaves is counted.
-    fn counts_entries(&self) -> bool {
+    pub(super) fn counts_entries(&self) -> bool {
         self.totals.flow().is_some()
     }
 

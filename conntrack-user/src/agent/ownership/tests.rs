@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Instant};
 use ctpressure_model::kubernetes::Pod;
 
 use super::*;
-use crate::owners::{FoundOwner as There, Workload};
+use crate::{
+    agent::recount::CensusResult,
+    owners::{FoundOwner as There, Workload},
+};
 
 const UID: &str = "3f1c6a52-9d0e-4b7a-8a57-0d9c2e4b1f60";
 
@@ -75,4 +78,34 @@ fn the_api_may_know_a_pod_before_it_is_found() {
     other.know(pods("another"));
     other.take(&nameless(), None).unwrap();
     assert_eq!(the_pod(&mut other).name(), format!("pod {UID}"));
+}
+
+#[test]
+fn without_probes_a_census_tells_what_each_owner_has() {
+    let mut ownership = Ownership::new(16, Arc::default());
+    ownership.take(&nameless(), None).unwrap();
+    let order = ownership.census(None, 1, HashSet::new()).unwrap();
+    assert!(order.tags.is_none());
+    let found = CensusResult {
+        entries: [(Party::new(FIRST, Direction::Egress), 7)].into(),
+        whole: true,
+        ..CensusResult::default()
+    };
+    ownership.counted(found, None).unwrap();
+    let of_pod = |ownership: &mut Ownership| {
+        let now = ownership.now(Duration::from_secs(1), None);
+        let mut owners = now.owners.list.into_iter();
+        owners.find(|sample| sample.slot == FIRST).expect("the pod")
+    };
+    let pod = of_pod(&mut ownership);
+    assert_eq!((pod.egress.found, pod.ingress.found), (Some(7), Some(0)));
+    assert_eq!(
+        (pod.egress.live, pod.egress.bounds),
+        (None, None),
+        "it is of a moment ago"
+    );
+    assert_eq!(pod.live(), 7);
+    // Probes count from here on.
+    ownership.forget_censuses();
+    assert_eq!(of_pod(&mut ownership).egress.found, None);
 }

@@ -48,9 +48,15 @@ pub(super) fn sorted(sample: &TopSample, sort: Sort) -> Vec<&OwnerRow> {
         .owners
         .iter()
         .filter(|row| {
-            [row.live, row.inserts, row.deletes, row.drops, row.victims]
-                .iter()
-                .any(|count| count.unwrap_or(0) > 0)
+            [
+                row.entries(),
+                row.inserts,
+                row.deletes,
+                row.drops,
+                row.victims,
+            ]
+            .iter()
+            .any(|count| count.unwrap_or(0) > 0)
                 || !row.drops_by_reason.is_empty()
         })
         .collect();
@@ -65,7 +71,7 @@ pub(super) fn sorted(sample: &TopSample, sort: Sort) -> Vec<&OwnerRow> {
                 .then(other.drops.cmp(&one.drops)),
         };
         order
-            .then(other.live.cmp(&one.live))
+            .then(other.entries().cmp(&one.entries()))
             .then(one.slot.cmp(&other.slot))
     });
     owners
@@ -154,7 +160,7 @@ pub(super) fn row(owner: &OwnerRow, width: usize) -> String {
     let kind = owner.kind.label();
     let figures = [
         if kind == owner.name { "-" } else { kind },
-        &figure(owner.live, column::entries),
+        &figure(owner.entries(), column::entries),
         &figure(owner.live_share, column::share),
         &rate_figure(owner.inserts, &owner.inserts_per_second),
         &rate_figure(owner.deletes, &owner.deletes_per_second),

@@ -62,6 +62,10 @@ pub(super) fn view(sample: &TopSample, sort: Sort, count: usize) -> String {
         out += "note: entries from before ctpressure began are not charged to owners yet\n";
     }
     let owners = sorted(sample, sort);
+    if owners.iter().any(|owner| owner.found.is_some()) {
+        out +=
+            "note: entries are those of the last census; what came and went since is not counted\n";
+    }
     if !owners.is_empty() {
         let _ = writeln!(out, "\nowners by {} (rates over 10 s)", sort.name());
         let _ = writeln!(out, "{}", header(WIDTH));
@@ -73,7 +77,7 @@ pub(super) fn view(sample: &TopSample, sort: Sort, count: usize) -> String {
         }
         let more = owners.len().saturating_sub(count) as u64 + sample.other_owners.number;
         if more > 0 {
-            let rest = owners.iter().skip(count).map(|owner| owner.live);
+            let rest = owners.iter().skip(count).map(|owner| owner.entries());
             let rest: Option<u64> = rest.chain([sample.other_owners.live]).sum();
             let _ = writeln!(
                 out,
@@ -307,7 +311,7 @@ pub(super) fn owner_lines(owner: &OwnerRow) -> Vec<String> {
     let mut lines = vec![
         format!(
             "live {}{} ({} of all{limit}): {} opened by it, {} to it",
-            figure(owner.live, column::entries),
+            figure(owner.entries(), column::entries),
             between(owner.live_bounds),
             figure(owner.live_share, column::share),
             figure(owner.live_egress, column::count),

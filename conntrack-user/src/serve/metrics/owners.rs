@@ -17,7 +17,7 @@ use crate::{
     serve::family::{Family, f},
 };
 
-pub(super) fn families(snapshot: &Snapshot) -> [Family; 6] {
+pub(super) fn families(snapshot: &Snapshot) -> [Family; 7] {
     let owners = by_labels(&snapshot.owners.list);
     let totals = &snapshot.probes.totals;
     // What nothing counts is withheld: 0 would say that there was none.
@@ -51,6 +51,14 @@ pub(super) fn families(snapshot: &Snapshot) -> [Family; 6] {
         .each(when(totals.flow().is_some()), |family, owner| {
             let width = |totals: &OwnerTotals| totals.bounds.map(Bounds::width).filter(|width| *width > 0);
             each_known(family, owner, width)
+        }),
+        Family::gauge(
+            "ctpressure_entries_found",
+            "Entries that the last census found in the conntrack tables, by owner, where ctpressure_entries is absent since inserts or deletes are not counted: of what came and went since (a minute at most, unless a census takes long) nothing is known.",
+        )
+        .each(&owners, |family, owner| {
+            let found = |totals: &OwnerTotals| totals.found.filter(|found| *found > 0);
+            each_known(family, owner, found)
         }),
         Family::counter(
             "ctpressure_drops_total",

@@ -235,6 +235,8 @@ fn owners() -> Vec<OwnerSample> {
         OwnerTotals {
             victims: 3,
             drops: [6, 1, 0, 0, 9],
+            // Only where there is no `live`, but every family is to have a sample.
+            found: Some(480),
             ..egress(4000, 3500, 500)
         },
     );

@@ -196,8 +196,7 @@ impl TopSample {
                 .collect(),
             other_owners: OtherOwners {
                 number: others.len() as u64,
-                live: counted
-                    .live
+                live: (counted.live || others.iter().any(|owner| owner.egress.found.is_some()))
                     .then(|| others.iter().map(|owner| owner.live()).sum()),
                 inserts: counted.inserts.then_some(rest.inserts),
                 deletes: counted.deletes.then_some(rest.deletes),
@@ -318,6 +317,7 @@ impl OwnerRow {
             }),
             present: sample.present,
             live: live(both.live),
+            found: both.found,
             live_egress: live(egress.live),
             live_ingress: live(ingress.live),
             live_bounds: both.bounds.filter(|_| counted.live),
