@@ -104,7 +104,12 @@ fn round(cluster: &Cluster, mechanism: Option<Mechanism>) -> Result<Round> {
         anyhow::Ok(now - start.count("ctpressure_events_lost_total", &labels)?)
     };
     let missed = lost("missed_runs")?;
-    let skipped = missed + lost("sockets")?;
+    let sockets = lost("sockets")?;
+    println!(
+        "{missed} runs missed, {sockets} sockets not seen, of {} flows",
+        sent.sum()
+    );
+    let skipped = missed + sockets;
     // Where a census found what a skipped run did not count, entries are known within bounds until the next one.
     let unsure = |metrics: &Metrics| {
         let unsure = metrics.count("ctpressure_entries_uncertainty", &[])?;
