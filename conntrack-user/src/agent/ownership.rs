@@ -321,8 +321,8 @@ impl Ownership {
             .add(before, moved(of_owners), after, waiting, contexts);
         let missed = totals
             .lost
-            .missed_runs
-            .saturating_sub(self.totals.lost.missed_runs);
+            .missed_counts
+            .saturating_sub(self.totals.lost.missed_counts);
         for tally in self.tallies.values_mut().filter(|_| missed > 0) {
             for baseline in &mut tally.baseline {
                 baseline.missed(missed);

@@ -17,7 +17,7 @@ use super::{
     error::AttachError,
     globals::{AtConfirm, find_fields, ring_size, settings},
     object::{self, Programs},
-    plan::{COUNTS_AT_CONFIRM, EventKind, HookEvent, NEW_FLOW_PACKET},
+    plan::{COUNTS_AT_CONFIRM, EventKind, HookEvent, NEW_FLOW_PACKET, counts_entries},
     privileges,
     reserve::Reserve,
     running::{Running, SYMBOLS},
@@ -39,6 +39,8 @@ const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 pub(super) struct Attached {
     pub(super) program: &'static str,
     pub(super) function: String,
+    /// See [`counts_entries`].
+    pub(super) counts_entries: bool,
     // Declared, and so closed, before `fd`.
     link: Link,
     pub(super) fd: OwnedFd,
@@ -410,6 +412,7 @@ fn attach_hook(
     Ok(Attached {
         program: hook.program,
         function: hook.symbol.name.clone(),
+        counts_entries: counts_entries(hook.program),
         link,
         fd,
     })

@@ -102,14 +102,21 @@ impl Probes {
     /// # Errors
     /// If the kernel does not tell which runs were missed.
     pub fn totals(&self) -> io::Result<Totals> {
-        let mut missed_runs = 0;
+        let (mut missed_runs, mut missed_counts) = (0, 0);
         for program in &self.attached {
-            missed_runs += program.missed_runs()?;
+            let missed = program.missed_runs()?;
+            missed_runs += missed;
+            if program.counts_entries {
+                missed_counts += missed;
+            }
         }
         if let Some(reserve) = &self.reserve {
             missed_runs += reserve.missed_runs()?;
         }
-        Ok(self.name(&self.counters(), missed_runs))
+        let mut totals = self.name(&self.counters());
+        totals.lost.missed_runs = missed_runs;
+        totals.lost.missed_counts = missed_counts;
+        Ok(totals)
     }
 
     /// The counters, over all CPUs.
@@ -125,12 +132,12 @@ impl Probes {
 
     /// Inserts and deletes since they were attached, over all owners; cheaper than [`Probes::totals`].
     pub fn moved(&self) -> (u64, u64) {
-        let totals = self.name(&self.counters(), 0);
+        let totals = self.name(&self.counters());
         (totals.inserts.unwrap_or(0), totals.deletes.unwrap_or(0))
     }
 
-    /// What the counters mean under the chosen plan.
-    fn name(&self, sums: &Counters, missed_runs: u64) -> Totals {
+    /// What the counters mean under the chosen plan; which runs were missed they don't say.
+    fn name(&self, sums: &Counters) -> Totals {
         let sum = |counter: Counter| sums[counter as usize];
         let counted = &self.counted;
         let inserts = if self.counts_at_confirm {
@@ -162,7 +169,7 @@ impl Probes {
                 frames: sum(Counter::FramesLost),
                 sockets_missed: sum(Counter::SocketsMissed),
                 tags: sum(Counter::TagsLost),
-                missed_runs,
+                ..Lost::default()
             },
         }
     }

@@ -203,6 +203,18 @@ pub(super) fn name(kind: EventKind) -> &'static str {
         .map_or("", |event| event.name)
 }
 
+/// Whether this program counts what enters or leaves a table: where a run of it is skipped, such a count is off.
+pub(super) fn counts_entries(program: &str) -> bool {
+    let counting = PLAN.iter().filter(|event| {
+        matches!(
+            event.kind,
+            EventKind::Insert | EventKind::Delete | EventKind::Clash
+        )
+    });
+    let mut hooks = counting.flat_map(|event| event.candidates.iter().flat_map(|one| one.hooks));
+    hooks.any(|hook| hook.program == program)
+}
+
 /// What is attached only while a table is nearly full, where the new flow is seen by fentry: the
 /// packet that a table-full drop loses. It tells the socket, and with it the owner among those who
 /// share the host's addresses.
@@ -231,6 +243,21 @@ mod tests {
                     assert!(hook.program.ends_with(suffix), "{}", hook.program);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_tells_more_of_an_insert_counts_none() {
+        for (program, counts) in [
+            ("insert_fentry", true),
+            (COUNTS_AT_CONFIRM, true),
+            ("delete_kprobe", true),
+            ("clash_fexit", true),
+            ("confirm_fexit", false),
+            ("new_flow_alloc_fentry", false),
+            (NEW_FLOW_PACKET.program, false),
+        ] {
+            assert_eq!(counts_entries(program), counts, "{program}");
         }
     }
 

@@ -63,6 +63,9 @@ pub struct Lost {
     /// Times that the kernel skipped one of our programs because it was already running on that
     /// CPU (recursion guard): what those runs would have counted is missing.
     pub missed_runs: u64,
+    /// Of these: the ones of programs that count what enters or leaves a table. The others tell more of what was counted, such as the
+    /// socket of an insert.
+    pub missed_counts: u64,
 }
 
 impl Lost {
@@ -78,6 +81,7 @@ impl Lost {
             sockets_missed: self.sockets_missed + more.sockets_missed,
             tags: self.tags + more.tags,
             missed_runs: self.missed_runs + more.missed_runs,
+            missed_counts: self.missed_counts + more.missed_counts,
         }
     }
 }

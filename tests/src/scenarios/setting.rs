@@ -27,9 +27,8 @@ pub(super) const ALL_KINDS: &str =
 pub(super) const MIXED: &str =
     "--protocol udp,tcp,icmp,sctp,gre,other --family 4,6 --threads 2 --cpus 0,1";
 
-/// Rounds of [`exact_or_bounded`]: so many if few runs were skipped in one of them, at most so many if not. (On 7.3, two CPUs, the pods'
-/// senders are put aside in the middle of a program: of 14 rounds three had few.)
-const ROUNDS: (u32, u32) = (2, 6);
+/// Rounds of [`exact_or_bounded`].
+const ROUNDS: u32 = 2;
 
 /// One in so many runs may have been skipped in each of them.
 const FEW: u64 = 200;
@@ -49,16 +48,13 @@ pub(super) struct Round {
 /// bounded and said. [`Late`] if there were many.
 pub(super) fn exact_or_bounded(mut round: impl FnMut() -> Result<Round>) -> Result<()> {
     let mut few = false;
-    for number in 1..=ROUNDS.1 {
+    for number in 1..=ROUNDS {
         let Round { skipped, flows } = round()?;
         if skipped == 0 {
             return Ok(());
         }
         println!("round {number}: {skipped} runs skipped by the kernel, every count within that");
         few |= skipped <= flows / FEW;
-        if few && number >= ROUNDS.0 {
-            break;
-        }
     }
     if !few {
         let late = "the kernel skipped many runs in each round".to_owned();

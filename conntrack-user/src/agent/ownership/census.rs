@@ -145,7 +145,7 @@ impl Ownership {
     /// Takes over the entries that a census found.
     fn narrow(&mut self, began: &Moment, found: &CensusResult) {
         let (before, now) = (&began.totals, &self.totals);
-        let missed = now.lost.missed_runs - before.lost.missed_runs;
+        let missed = now.lost.missed_counts - before.lost.missed_counts;
         let window = Window {
             inserts: now.inserts.unwrap_or(0) - before.inserts.unwrap_or(0),
             deletes: now.deletes.unwrap_or(0) - before.deletes.unwrap_or(0),
