@@ -141,6 +141,11 @@ impl CauseKind {
         )
     }
 
+    /// Whether there had been room until somebody took it.
+    pub(crate) const fn is_lowered(self) -> bool {
+        matches!(self, Self::LimitLowered | Self::LimitLoweredAndGrowth)
+    }
+
     /// Whether more room would only be filled as well.
     pub(crate) const fn is_flood(self) -> bool {
         matches!(

@@ -158,9 +158,9 @@ pub(crate) fn evidence(
 ) -> Result<Evidence, JournalError> {
     let (mut evidence, mut owners, tables) = shown_in(reader, focus, shown, table)?;
     // What is known of before; a reader gives one recording at a time.
-    let known = {
+    let (known, mut standing) = {
         let before = reader.read(time(focus.from.saturating_sub(KNOWN)), time(focus.from))?;
-        owners::known(&before)?
+        (owners::known(&before)?, standing_verdicts(&before)?)
     };
     {
         let within = reader.read(time(focus.from), time(focus.until))?;
@@ -174,7 +174,8 @@ pub(crate) fn evidence(
             .collect();
         evidence.problems.dedup();
         let inode = id.and_then(|id| Some(within.namespaces().ok()?.get(&id)?.inode));
-        evidence.verdicts = verdicts(&within, inode)?;
+        let standing = inode.and_then(|inode| standing.remove(&inode));
+        evidence.verdicts = verdicts(&within, inode, standing.unwrap_or_default())?;
         node(&mut evidence, &within, &tables)?;
         owners::add_focus(focus, &mut owners, &within, &known)?;
     }
@@ -186,15 +187,32 @@ pub(crate) fn evidence(
     Ok(evidence)
 }
 
-/// What was said of this table, each with the most entries that it was said of.
-fn verdicts(within: &Recording<'_>, inode: Option<u32>) -> Result<Vec<Verdict>, JournalError> {
+/// What was said of tables, the first thing first.
+fn told_of_tables(recording: &Recording<'_>) -> Result<Vec<TableVerdicts>, JournalError> {
+    let told = recording.life(MESSAGES)?.into_iter();
+    let told = told.filter(|life| life.kind == "verdict");
+    Ok(told
+        .filter_map(|life| serde_json::from_str(&life.detail).ok())
+        .collect())
+}
+
+/// What had been said last, by network namespace.
+fn standing_verdicts(before: &Recording<'_>) -> Result<BTreeMap<u32, Vec<Verdict>>, JournalError> {
+    let told = told_of_tables(before)?.into_iter();
+    Ok(told.map(|told| (told.netns, told.verdicts)).collect())
+}
+
+/// What was said of this table, or had been and stood, each with the most entries that it was said of.
+fn verdicts(
+    within: &Recording<'_>,
+    inode: Option<u32>,
+    standing: Vec<Verdict>,
+) -> Result<Vec<Verdict>, JournalError> {
     let mut found: Vec<Verdict> = Vec::new();
-    for life in within.life(MESSAGES)? {
-        let told = (life.kind == "verdict").then(|| serde_json::from_str(&life.detail).ok());
-        let Some(TableVerdicts { netns, verdicts }) = told.flatten() else {
-            continue;
-        };
-        for mut verdict in verdicts.into_iter().filter(|_| Some(netns) == inode) {
+    let told = told_of_tables(within)?.into_iter();
+    let told = told.filter(|told| Some(told.netns) == inode);
+    for verdicts in [standing].into_iter().chain(told.map(|told| told.verdicts)) {
+        for mut verdict in verdicts {
             if let VerdictKind::Flood { who } = &mut verdict.kind {
                 *who = clean(who);
             }

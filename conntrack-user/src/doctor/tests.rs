@@ -61,7 +61,11 @@ pub(super) fn healthy() -> Facts {
         },
         census: Some(census()),
         makeup: ["host", "4026532177"].map(makeup).into(),
-        waiting: Waiting::default(),
+        waiting: Waiting {
+            programs: Some(Vec::new()),
+            interfaces: Some(Vec::new()),
+            neighbours: Some(0),
+        },
         proxy: Some(KubeProxy {
             process: 321,
             program: Program::KubeProxy,
@@ -78,7 +82,7 @@ pub(super) fn healthy() -> Facts {
             mode: Some(ProxyMode::Iptables),
             forward: vec![forward(false), forward(true)],
             complete: true,
-            ..FirewallRules::default()
+            timeout_policies: Some(false),
         },
         listeners: Vec::new(),
         hooks: Some(HookOutlook {

@@ -120,6 +120,15 @@ const MOST: u64 = 2;
 /// From this part of the limit on it is asked what a table is full of: half.
 const WORTH_IT: u64 = 2;
 
+/// Percent of a limit that what is needed may fill: while it fills less, a raise would only hold more of what a verdict is about. The limit
+/// controller's default leaves as much room after a raise.
+pub const NEEDED_FITS: u64 = 60;
+
+/// The limit in which so many entries that are needed fit.
+pub const fn limit_for(needed: u64) -> u64 {
+    needed.saturating_mul(100).div_ceil(NEEDED_FITS)
+}
+
 /// Whether a table is full enough for its verdicts to mean anything.
 pub const fn is_worth_judging(entries: u64, limit: u64) -> bool {
     limit > 0 && entries.saturating_mul(WORTH_IT) >= limit
@@ -134,6 +143,38 @@ impl Composition {
     /// Entries that the kernel counts.
     pub fn counted(&self) -> u64 {
         self.count.unwrap_or(0).max(self.entries)
+    }
+
+    /// The whole table, of which the kernel counts so many entries, where it was listed for a while only: the list is in the order of the
+    /// hash, so the rest is like what was read.
+    #[must_use]
+    pub fn of_whole(mut self, counted: u64) -> Self {
+        let read = self.entries;
+        if read == 0 || counted <= read {
+            return self;
+        }
+        let scale = |number: &mut u64| {
+            let scaled = u128::from(*number) * u128::from(counted) / u128::from(read);
+            *number = u64::try_from(scaled).unwrap_or(u64::MAX);
+        };
+        for part in &mut self.overlays {
+            scale(&mut part.ipv4);
+            scale(&mut part.ipv6);
+        }
+        let parts = [
+            &mut self.source,
+            &mut self.opener,
+            &mut self.destination,
+            &mut self.service,
+            &mut self.host,
+        ];
+        for part in parts.into_iter().flatten() {
+            scale(&mut part.entries);
+        }
+        scale(&mut self.one_way);
+        scale(&mut self.time_wait);
+        self.entries = counted;
+        self
     }
 
     /// All that there is to say of it, the most entries first.
@@ -254,7 +295,7 @@ impl Verdict {
                 tunnel.address()
             ),
             VerdictKind::Flood { .. } => {
-                "Stop or rate-limit the sender, or exempt this traffic from tracking (notrack)".to_owned()
+                "Stop or rate-limit the sender, or exempt this traffic from tracking (notrack), if it needs no NAT".to_owned()
             }
         }
     }

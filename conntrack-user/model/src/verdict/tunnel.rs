@@ -167,12 +167,21 @@ impl Tunnel {
         commands
     }
 
-    /// The command line that removes the entries that are there.
-    pub fn forget(self) -> String {
-        match self.port {
-            Some(port) => format!("conntrack -D -p udp --dport {port}"),
-            None => format!("conntrack -D -p {}", self.protocol),
-        }
+    /// The command lines that remove the entries that are there.
+    pub fn forget(self, ipv4: bool, ipv6: bool) -> Vec<String> {
+        let matches = self.matches(
+            |side, port| format!("-p udp --{side} {port}"),
+            |protocol| format!("-p {protocol}"),
+        );
+        let families = [("", ipv4), (" -f ipv6", ipv6)].into_iter();
+        let families = families.filter(|(_, used)| *used);
+        families
+            .flat_map(|(family, _)| {
+                matches
+                    .iter()
+                    .map(move |matched| format!("conntrack -D{family} {matched}"))
+            })
+            .collect()
     }
 
     /// What it is sent to: `UDP port 4789`, `protocol 47`.

@@ -3,20 +3,33 @@
 use conntrack_ebpf::record::DropReason;
 use ctpressure_model::{
     cost::buckets_for,
-    words::{bytes, grouped, plural, time},
+    verdict::{Verdict, limit_for},
+    words::{bytes, grouped, list, plural, time},
 };
 
 use super::{
-    super::{
-        cause::{Cause, CauseKind},
-        reading::Reading,
-    },
+    super::{cause::Cause, reading::Reading},
     Advice, short_of_room,
 };
 
 /// Whether more room would only be filled as well.
 fn more_of_the_same(reading: &Reading<'_>, cause: &Cause) -> bool {
-    cause.kind.is_flood() || reading.verdict().is_some()
+    if cause.kind.is_lowered() {
+        false
+    } else if reading.verdict().is_some() {
+        limit_beside(reading).is_none()
+    } else {
+        cause.kind.is_flood()
+    }
+}
+
+/// The limit in which fits what was needed beside what the verdicts are about; `None`: it fitted, or there are none.
+fn limit_beside(reading: &Reading<'_>) -> Option<u64> {
+    let verdicts = &reading.evidence.verdicts;
+    let all = verdicts.iter().map(|verdict| verdict.of).max()?;
+    let of_verdicts = verdicts.iter().map(|verdict| verdict.entries).sum();
+    let limit = limit_for(all.saturating_sub(of_verdicts));
+    (limit > reading.limit).then(|| limit.next_multiple_of(ROUND))
 }
 
 /// Of a flood: what a limit that holds would have to be.
@@ -34,6 +47,9 @@ pub(super) fn dont_raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice>
         )
     })
 }
+
+/// The limit beside a verdict is a multiple of this.
+const ROUND: u64 = 1_024;
 
 /// What is left as room: see `MARGIN` of `crate::demand`.
 const ROOM: &str = "15 %";
@@ -78,7 +94,8 @@ pub(super) fn raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
         return None;
     }
     let evidence = reading.evidence;
-    let limit = reading.demand.limit();
+    let beside = limit_beside(reading).filter(|_| !cause.kind.is_lowered());
+    let limit = beside.unwrap_or_else(|| reading.demand.limit());
     let now = evidence
         .points
         .iter()
@@ -104,6 +121,11 @@ pub(super) fn raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
         String::new()
     };
     let would = match reading.demand.limit_at_least() {
+        _ if beside.is_some() => {
+            let verdicts = evidence.verdicts.iter();
+            let which: Vec<_> = verdicts.map(Verdict::which).collect();
+            format!("has room for what was needed beside {}", list(&which))
+        }
         Some(least) => format!(
             "would have held, as may have any from {} on",
             grouped(least)
@@ -135,12 +157,8 @@ pub(super) fn raise(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
 }
 
 pub(super) fn who_lowers(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
-    let lowered = matches!(
-        cause.kind,
-        CauseKind::LimitLowered | CauseKind::LimitLoweredAndGrowth
-    );
     let change = reading.evidence.changes.get(reading.lowered?)?;
-    (lowered && !change.ours()).then(|| {
+    (cause.kind.is_lowered() && !change.ours()).then(|| {
         let who = if change.who.is_empty() {
             "whoever lowered the limit".to_owned()
         } else {

@@ -38,6 +38,14 @@ pub(crate) struct CountFacts {
     pub seconds: f64,
 }
 
+impl CountFacts {
+    /// The network namespace of the table of this name.
+    pub(crate) fn netns_of(&self, table: &str) -> Option<Inode> {
+        let known = self.tables.iter().find(|known| known.name == table);
+        known.map(|known| known.netns)
+    }
+}
+
 pub(super) struct CountReader {
     root: Root,
     tables: TableReader,

@@ -66,17 +66,29 @@ fn read(root: &Root, namespace: &Namespace) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
-/// The inode and port of each socket that is in one of the groups. Columns: address, protocol, port,
-/// groups, ..., inode.
-fn parse(text: &str) -> impl Iterator<Item = (u64, u32)> + '_ {
+/// The inode, port and groups of each socket that speaks to netfilter. Columns: address, protocol, port, groups, ..., inode.
+fn sockets(text: &str) -> impl Iterator<Item = (u64, u32, u32)> + '_ {
     text.lines().skip(1).filter_map(|line| {
         let cells: Vec<&str> = line.split_whitespace().collect();
         let [_, NETFILTER, port, groups, .., inode] = cells[..] else {
             return None;
         };
         let groups = u32::from_str_radix(groups, 16).ok()?;
-        (groups & GROUPS != 0).then_some((inode.parse().ok()?, port.parse().ok()?))
+        Some((inode.parse().ok()?, port.parse().ok()?, groups))
     })
+}
+
+/// The inode and port of each socket that is in one of the groups.
+fn parse(text: &str) -> impl Iterator<Item = (u64, u32)> + '_ {
+    let in_group = sockets(text).filter(|(_, _, groups)| groups & GROUPS != 0);
+    in_group.map(|(inode, port, _)| (inode, port))
+}
+
+/// The process that holds the socket with this port in the calling thread's network namespace, and its name.
+pub(super) fn holder(root: &Root, port: u32) -> Option<(u32, String)> {
+    let text = fs::read_to_string(root.proc("thread-self/net/netlink")).ok()?;
+    let (inode, ..) = sockets(&text).find(|(_, of, _)| *of == port)?;
+    owner(root, inode, port, Instant::now() + PATIENCE)
 }
 
 /// Whose socket it is. The port of a process's first netlink socket is the process's number; else all are

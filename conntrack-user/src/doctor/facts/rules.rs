@@ -78,7 +78,8 @@ pub(crate) struct FirewallRules {
     /// One for each family and back-end that has the chain.
     pub forward: Vec<Forward>,
     /// There are timeouts that a rule may give some connections in place of the usual ones.
-    pub timeout_policies: bool,
+    /// `None`: not known.
+    pub timeout_policies: Option<bool>,
     /// Everything could be looked at, so what was not found is not there.
     pub complete: bool,
 }
@@ -112,15 +113,17 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
     }
     facts.rules.complete = true;
     let mut own_table = false;
+    let (mut timeouts, mut knows_timeouts) = (false, true);
     if has_module(root, "nf_tables") {
         match nft::read() {
             Ok(found) => {
                 own_table = found.own_table;
-                facts.rules.timeout_policies = found.timeouts;
+                timeouts |= found.timeouts;
                 facts.rules.forward.extend(found.forward);
             }
             Err(error) => {
                 facts.rules.complete = false;
+                knows_timeouts = false;
                 facts.could_not(
                     "the rules of nf_tables",
                     &error,
@@ -131,9 +134,9 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
     }
     if has_module(root, "nfnetlink_cttimeout") {
         match timeout_policies() {
-            Ok(some) => facts.rules.timeout_policies |= some,
+            Ok(some) => timeouts |= some,
             Err(error) => {
-                facts.rules.complete = false;
+                knows_timeouts = false;
                 facts.could_not(
                     "timeout policies",
                     &error,
@@ -142,6 +145,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
             }
         }
     }
+    facts.rules.timeout_policies = (timeouts || knows_timeouts).then_some(timeouts);
     for (ipv6, names) in [(false, "ip_tables_names"), (true, "ip6_tables_names")] {
         let path = root.proc("thread-self/net").join(names);
         let problem = match read_if_there(&path) {

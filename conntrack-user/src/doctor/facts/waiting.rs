@@ -3,10 +3,10 @@
 
 use std::cmp::Reverse;
 
-use super::{Facts, read_if_there};
+use super::{Facts, listeners::holder, read_if_there};
 use crate::{
     kernel::Root,
-    sys::netlink::{interfaces::Interfaces, queues::InterfaceQueue},
+    sys::netlink::{NetlinkError, interfaces::Interfaces, queues::InterfaceQueue},
 };
 
 /// One queue of NFQUEUE that has packets.
@@ -18,30 +18,30 @@ pub(crate) struct ProgramQueue {
     pub packets: u64,
 }
 
-/// All places, the fullest first.
+/// All places, the fullest first; `None`: it could not be looked there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Waiting {
-    pub programs: Vec<ProgramQueue>,
+    pub programs: Option<Vec<ProgramQueue>>,
     /// Queues of interfaces that have packets.
-    pub interfaces: Vec<InterfaceQueue>,
+    pub interfaces: Option<Vec<InterfaceQueue>>,
     /// Neighbours that were asked for and have not answered.
-    pub neighbours: u64,
+    pub neighbours: Option<u64>,
 }
 
-/// Each line of the file: the queue, the socket of its program (most often the process), packets, ...
-fn parse(text: &str, program: impl Fn(u32) -> Option<String>) -> Vec<ProgramQueue> {
+/// Each line of the file: the queue, the port of its program's socket, packets, ... `program`: who holds that socket.
+fn parse(text: &str, program: impl Fn(u32) -> Option<(u32, String)>) -> Vec<ProgramQueue> {
     let queue = |line: &str| {
         let mut numbers = line.split_whitespace();
         let number = numbers.next()?.parse().ok()?;
-        let socket: u32 = numbers.next()?.parse().ok()?;
+        let port: u32 = numbers.next()?.parse().ok()?;
         let packets = numbers
             .next()?
             .parse()
             .ok()
             .filter(|packets| *packets > 0)?;
-        let program = program(socket).map_or_else(
-            || format!("a program whose socket is {socket}"),
-            |name| format!("{name} (process {socket})"),
+        let program = program(port).map_or_else(
+            || format!("a program whose socket has the port {port}"),
+            |(process, name)| format!("{name} (process {process})"),
         );
         Some(ProgramQueue {
             number,
@@ -55,25 +55,42 @@ fn parse(text: &str, program: impl Fn(u32) -> Option<String>) -> Vec<ProgramQueu
 }
 
 pub(super) fn look(root: &Root, facts: &mut Facts) {
-    let program = |process: u32| {
-        let name = read_if_there(&root.proc(format!("{process}/comm"))).ok()??;
-        Some(name.trim().to_owned())
-    };
-    // Not there: nobody has asked the kernel for a queue.
-    if let Ok(Some(text)) = read_if_there(&root.proc("thread-self/net/netfilter/nfnetlink_queue")) {
-        facts.waiting.programs = parse(&text, program);
+    const WHAT: &str = "where packets wait";
+    match read_if_there(&root.proc("thread-self/net/netfilter/nfnetlink_queue")) {
+        // Not there: nobody has asked the kernel for a queue.
+        Ok(text) => {
+            let text = text.unwrap_or_default();
+            facts.waiting.programs = Some(parse(&text, |port| holder(root, port)));
+        }
+        Err(error) => facts.could_not(WHAT, &error, "run as root"),
     }
     if !root.is_live() {
         return;
     }
-    let listed = Interfaces::new().and_then(|mut interfaces| {
-        facts.waiting.interfaces = interfaces.queues()?;
-        facts.waiting.neighbours = interfaces.unanswered_neighbours()?;
-        Ok(())
-    });
-    if let Err(error) = listed {
-        facts.could_not("where packets wait", &error, "");
+    let interfaces = whole(Interfaces::queues);
+    let neighbours = whole(Interfaces::unanswered_neighbours);
+    for error in [interfaces.as_ref().err(), neighbours.as_ref().err()]
+        .into_iter()
+        .flatten()
+    {
+        facts.could_not(WHAT, error, "ask again");
     }
+    facts.waiting.interfaces = interfaces.ok();
+    facts.waiting.neighbours = neighbours.ok();
+}
+
+/// A list that comes whole within a few tries: interfaces come and go while pods do.
+fn whole<T>(list: impl Fn(&mut Interfaces) -> Result<T, NetlinkError>) -> Result<T, NetlinkError> {
+    const TRIES: usize = 3;
+    let once = || Interfaces::new().and_then(|mut interfaces| list(&mut interfaces));
+    let mut listed = once();
+    for _ in 1..TRIES {
+        if listed.is_ok() {
+            break;
+        }
+        listed = once();
+    }
+    listed
 }
 
 #[cfg(test)]
@@ -84,12 +101,15 @@ mod tests {
     fn queues_of_programs() {
         let text = "    0   4242     0 2 65531     0     0        7  1\n    \
                     3   4243   980 2 65531     0     0      987  1\n    5 2147485952 12 2 0 0 0 0 1\n";
-        let name = |process| (process == 4243).then(|| "snort".to_owned());
+        let name = |port| (port == 4243).then(|| (77, "snort".to_owned()));
         let queues = parse(text, name);
         assert_eq!(queues.len(), 2, "{queues:?}");
         assert_eq!((queues[0].number, queues[0].packets), (3, 980));
-        assert_eq!(queues[0].program, "snort (process 4243)");
-        assert_eq!(queues[1].program, "a program whose socket is 2147485952");
+        assert_eq!(queues[0].program, "snort (process 77)");
+        assert_eq!(
+            queues[1].program,
+            "a program whose socket has the port 2147485952"
+        );
         assert_eq!(parse("", name), []);
     }
 }

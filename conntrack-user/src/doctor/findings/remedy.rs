@@ -1,7 +1,7 @@
 //! What is to be done about the limit, and about a kube-proxy that gives it.
 
 use ctpressure_model::{
-    verdict::{Verdict, VerdictKind},
+    verdict::{Verdict, VerdictKind, limit_for},
     words::{grouped, list},
 };
 
@@ -11,10 +11,14 @@ use crate::{
         facts::{Keeper, KubeProxy, Place, Program},
     },
     kernel::tables::HOST_NAME,
+    owners::as_argument,
 };
 
 /// The version of kube-proxy (1.x) from which on it reads all entries to clean up those of servers that are gone.
 const RECONCILES: u32 = 32;
+
+/// Limits that are worked out are multiples of this.
+const ROUND: u64 = 1_024;
 
 /// What the names of conntrack's sysctls begin with.
 pub(super) const SYSCTLS: &str = "net.netfilter.";
@@ -47,24 +51,33 @@ pub(super) struct Remedy {
 /// of, or where it is not known what that is.
 pub(super) fn more_room(facts: &Facts, table: &str, then: &str) -> Remedy {
     let more = facts.settings.limit.unwrap_or_default().saturating_mul(2);
+    let raised = |to, advice| Remedy {
+        fix: vec![set(to)],
+        advice,
+        cost: cost_of(facts, to),
+    };
     let (not_now, cost) = match facts.verdicts(table) {
-        Some(verdicts) if verdicts.is_empty() => {
-            return Remedy {
-                fix: vec![set(more)],
-                advice: then.to_owned(),
-                cost: cost_of(facts, more),
-            };
-        }
-        Some(verdicts) => (only_more_of(&verdicts), "none: the limit stays as it is"),
+        Some(verdicts) if verdicts.is_empty() => return raised(more, then.to_owned()),
+        Some(verdicts) => match limit_beside(facts, table) {
+            Some(to) => {
+                let besides = findings_on(&verdicts);
+                let advice =
+                    format!("That is for what is needed: {besides} does not count. {then}");
+                return raised(to, advice);
+            }
+            None => (only_more_of(&verdicts), "none: the limit stays as it is"),
+        },
         None => {
             let raise = if facts.place.standpoint.is_without_limit() {
                 format!("a limit of {}, set on the host", grouped(more))
             } else {
                 format!("`{}`", set(more))
             };
+            let netns = facts.counts.netns_of(table);
+            let argument = as_argument(table, netns.unwrap_or_default());
             let look = format!(
                 "What it is full of was not looked at, and it may be a flood that fills whatever it is given: `ctpressure table --netns \
-                 {table}` says so. Then, if it is not: {raise}."
+                 {argument}` says so. Then, if it is not: {raise}."
             );
             (look, "none: it is a look")
         }
@@ -85,13 +98,28 @@ pub(super) const fn finding_on(verdict: &Verdict) -> &'static str {
     }
 }
 
-/// Why there is to be no more room.
-fn only_more_of(verdicts: &[Verdict]) -> String {
+/// The limit in which what is needed of a table fits, beside what it is full of; `None`: it fits as it is.
+fn limit_beside(facts: &Facts, table: &str) -> Option<u64> {
+    let makeup = facts.makeup.iter().find(|makeup| makeup.table == table)?;
+    let to = limit_for(makeup.composition.needed());
+    (to > facts.settings.limit?).then(|| to.next_multiple_of(ROUND))
+}
+
+/// What verdicts are about, and their findings.
+fn findings_on(verdicts: &[Verdict]) -> String {
     let which: Vec<_> = verdicts
         .iter()
         .map(|verdict| format!("{} (finding `{}`)", verdict.which(), finding_on(verdict)))
         .collect();
-    format!("More room would only hold more of {}.", list(&which))
+    list(&which)
+}
+
+/// Why there is to be no more room.
+fn only_more_of(verdicts: &[Verdict]) -> String {
+    format!(
+        "More room would only hold more of {}.",
+        findings_on(verdicts)
+    )
 }
 
 /// Takes a raise out of what a finding advises, while the host's table is full of what more room would only hold more of.
@@ -105,7 +133,8 @@ pub(super) fn withhold_raise(facts: &Facts, finding: &mut Finding) {
             .and_then(|to| to.parse::<u64>().ok());
         to.is_some_and(|to| to > limit)
     };
-    if verdicts.is_empty() || !finding.fix.iter().any(raises) {
+    let is_needed = limit_beside(facts, HOST_NAME).is_some();
+    if verdicts.is_empty() || is_needed || !finding.fix.iter().any(raises) {
         return;
     }
     finding.fix.retain(|line| !raises(line));

@@ -57,7 +57,7 @@ pub(super) fn too_long(facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     };
     // A rule may give some connections a timeout of its own, and no entry says which.
-    if facts.rules.timeout_policies || !facts.rules.complete {
+    if facts.rules.timeout_policies != Some(false) {
         return Vec::new();
     }
     // Whoever makes entries by ctnetlink says when they expire.
@@ -174,8 +174,13 @@ mod tests {
             too_long(&facts).len()
         };
         assert_eq!(idle(|_| {}), 1);
-        assert_eq!(idle(|facts| facts.rules.timeout_policies = true), 0);
-        assert_eq!(idle(|facts| facts.rules.complete = false), 0);
+        assert_eq!(idle(|facts| facts.rules.timeout_policies = Some(true)), 0);
+        assert_eq!(idle(|facts| facts.rules.timeout_policies = None), 0);
+        assert_eq!(
+            idle(|facts| facts.rules.complete = false),
+            1,
+            "iptables-legacy has no such timeouts"
+        );
         // conntrackd made as many.
         let made = |facts: &mut Facts| {
             if let Some(stats) = &mut facts.counts.tables[0].since_boot {

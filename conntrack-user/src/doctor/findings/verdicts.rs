@@ -25,7 +25,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
         let table = makeup.table.clone();
         let severity = severity(facts, &table, makeup.composition.counted());
         let told = verdicts.into_iter();
-        let told = told.filter_map(move |verdict| finding(&table, severity, &verdict));
+        let told = told.filter_map(move |verdict| finding(facts, &table, severity, &verdict));
         told.chain(held(facts, makeup))
     };
     facts.makeup.iter().flat_map(of_table).collect()
@@ -43,8 +43,8 @@ fn severity(facts: &Facts, table: &str, counted: u64) -> Severity {
 }
 
 /// A finding on what is listed; [`held`] is the other one.
-fn finding(table: &str, severity: Severity, verdict: &Verdict) -> Option<Finding> {
-    let Remedy { fix, advice, cost } = remedy(verdict);
+fn finding(facts: &Facts, table: &str, severity: Severity, verdict: &Verdict) -> Option<Finding> {
+    let Remedy { fix, advice, cost } = elsewhere(facts, table, remedy(verdict));
     let (title, consequence) = match &verdict.kind {
         VerdictKind::Held => return None,
         VerdictKind::Overlay { tunnel, .. } => (
@@ -73,13 +73,35 @@ fn finding(table: &str, severity: Severity, verdict: &Verdict) -> Option<Finding
     })
 }
 
+/// Commands for the table of another network namespace than the host's would change the host's rules where they are read.
+fn elsewhere(facts: &Facts, table: &str, mut remedy: Remedy) -> Remedy {
+    if table == HOST_NAME || remedy.fix.is_empty() {
+        return remedy;
+    }
+    let number = facts.counts.netns_of(table);
+    let number = number
+        .map(|netns| format!(" ({netns})"))
+        .unwrap_or_default();
+    let lines: Vec<_> = remedy
+        .fix
+        .drain(..)
+        .map(|line| format!("`{line}`"))
+        .collect();
+    remedy.advice = format!(
+        "In that network namespace{number}, which `nsenter -t PROCESS -n` enters (`lsns -t net` lists the processes): {}. {}",
+        lines.join(", "),
+        remedy.advice
+    );
+    remedy
+}
+
 fn remedy(verdict: &Verdict) -> Remedy {
     match &verdict.kind {
         VerdictKind::Overlay { tunnel, ipv4, ipv6 } => Remedy {
             fix: tunnel.iptables(*ipv4, *ipv6),
             advice: format!(
                 "Or by nft: {}. On every node, and kept where its firewall is set up. Such packets are UNTRACKED then: a rule that lets only \
-                 known connections in has to accept {} by itself. `{}` removes the entries that are there.",
+                 known connections in has to accept {} by itself. {} removes the entries that are there.",
                 tunnel
                     .nft()
                     .iter()
@@ -87,7 +109,12 @@ fn remedy(verdict: &Verdict) -> Remedy {
                     .collect::<Vec<_>>()
                     .join(", "),
                 tunnel.address(),
-                tunnel.forget()
+                tunnel
+                    .forget(*ipv4, *ipv6)
+                    .iter()
+                    .map(|line| format!("`{line}`"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             ),
             cost: "none for the overlay: its packets are sent and taken as before".to_owned(),
         },
@@ -143,7 +170,7 @@ fn held(facts: &Facts, makeup: &TableMakeup) -> Option<Finding> {
 /// Where packets wait now, as a continuation.
 fn waiting(facts: &Facts) -> String {
     let waiting = &facts.waiting;
-    let programs = waiting.programs.iter().map(|queue| {
+    let programs = waiting.programs.iter().flatten().map(|queue| {
         format!(
             "{} in NFQUEUE {} of {}",
             plural(queue.packets, "packet waits", "packets wait"),
@@ -151,7 +178,7 @@ fn waiting(facts: &Facts) -> String {
             queue.program
         )
     });
-    let interfaces = waiting.interfaces.iter().map(|queue| {
+    let interfaces = waiting.interfaces.iter().flatten().map(|queue| {
         format!(
             "{} in the queue of {} ({})",
             plural(queue.packets, "packet waits", "packets wait"),
@@ -160,17 +187,22 @@ fn waiting(facts: &Facts) -> String {
         )
     });
     let mut places: Vec<String> = programs.take(NAMED).chain(interfaces.take(NAMED)).collect();
-    if waiting.neighbours > 0 {
+    if let Some(neighbours) = waiting.neighbours.filter(|neighbours| *neighbours > 0) {
         places.push(format!(
             "{} not answered",
-            plural(waiting.neighbours, "neighbour has", "neighbours have")
+            plural(neighbours, "neighbour has", "neighbours have")
         ));
     }
-    if places.is_empty() {
-        return "; now no packet waits in NFQUEUE, at an interface of the host or for a neighbour"
-            .to_owned();
+    let looked_all =
+        waiting.programs.is_some() && waiting.interfaces.is_some() && waiting.neighbours.is_some();
+    match (places.is_empty(), looked_all) {
+        (true, true) => {
+            "; now no packet waits in NFQUEUE, at an interface of the host or for a neighbour"
+                .to_owned()
+        }
+        (true, false) => "; not all places where packets wait could be looked at".to_owned(),
+        (false, _) => format!("; {}", list(&places)),
     }
-    format!("; {}", list(&places))
 }
 
 #[cfg(test)]
@@ -327,6 +359,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_overlay_of_another_table_is_exempted_there() {
+        let mut facts = full(encapsulated());
+        facts.makeup[0].table = "kind-worker".to_owned();
+        facts.counts.tables[0].name = "kind-worker".to_owned();
+        facts.counts.tables[0].netns = 4_026_532_201;
+        let found = all(&facts);
+        assert_eq!(found[0].fix, [""; 0], "the host's rules are others");
+        for part in ["(4026532201)", "nsenter", "`iptables -t raw"] {
+            assert!(found[0].advice.contains(part), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_needed_beside_it_gets_room() {
+        let needed = Composition {
+            entries: 960,
+            count: Some(960),
+            overlays: vec![OverlayPart {
+                tunnel: Tunnel::of_port(TunnelKind::Vxlan, 8472),
+                ipv4: 300,
+                ipv6: 0,
+            }],
+            ..Composition::default()
+        };
+        let found = findings::all(&full(needed));
+        let near = found
+            .iter()
+            .find(|finding| finding.id == "table_near_limit");
+        let near = near.expect("a finding");
+        // 660 that are needed, as 60 % of it.
+        assert_eq!(near.fix, ["sysctl -w net.netfilter.nf_conntrack_max=2048"]);
+        assert!(near.advice.contains("overlay_tracked"), "{near:?}");
+    }
+
     /// Case 12 of operators.
     #[test]
     fn held_entries_have_a_place_where_their_packets_wait() {
@@ -338,23 +405,30 @@ mod tests {
             assert!(!found[0].title.contains("shop/web"));
             found[0].evidence.clone()
         };
+        facts.waiting.programs = None;
+        let said = evidence(&facts);
+        assert!(
+            said.ends_with("are held; not all places where packets wait could be looked at"),
+            "{said}"
+        );
+        facts.waiting.programs = Some(Vec::new());
         let said = evidence(&facts);
         assert!(
             said.starts_with("the kernel counts 990 entries and lists 10: 980 (98 % of the limit) are held; now no packet waits"),
             "{said}"
         );
         facts.waiting = Waiting {
-            programs: vec![ProgramQueue {
+            programs: Some(vec![ProgramQueue {
                 number: 3,
                 program: "snort (process 77)".to_owned(),
                 packets: 979,
-            }],
-            interfaces: vec![InterfaceQueue {
+            }]),
+            interfaces: Some(vec![InterfaceQueue {
                 interface: "eth0".to_owned(),
                 kind: "netem".to_owned(),
                 packets: 1,
-            }],
-            neighbours: 2,
+            }]),
+            neighbours: Some(2),
         };
         let said = evidence(&facts);
         assert!(

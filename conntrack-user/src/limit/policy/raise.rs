@@ -212,3 +212,18 @@ pub(super) fn why(pressure: LimitPressure) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ctpressure_model::verdict::NEEDED_FITS;
+
+    use super::*;
+    use crate::limit::Settings;
+
+    /// The doctor and a report, which know no settings, advise a raise where the controller makes one.
+    #[test]
+    fn what_is_needed_fits_for_all_alike() {
+        let part = Settings::default().raise_at * AFTERWARDS;
+        assert!((part - as_f64(NEEDED_FITS) / 100.0).abs() < 1e-9, "{part}");
+    }
+}

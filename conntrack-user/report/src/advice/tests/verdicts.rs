@@ -56,6 +56,34 @@ fn no_raise_and_the_same_words() {
     assert!(given(raise, &evidence(), CauseKind::DnsStorm).is_some());
 }
 
+/// As the limit controller raises for what is needed beside an overlay.
+#[test]
+fn what_is_needed_beside_it_gets_room() {
+    let overlay = VerdictKind::Overlay {
+        tunnel: KNOWN[0],
+        ipv4: true,
+        ipv6: false,
+    };
+    let evidence = said(overlay, 300);
+    // 700 that are needed, as 60 % of it.
+    let advice = given(raise, &evidence, CauseKind::Overlay).expect("advice");
+    assert!(
+        advice.text.contains(
+            "to 2,048: that has room for what was needed beside what VXLAN (UDP port 4789) sends"
+        ),
+        "{advice:?}"
+    );
+    assert_eq!(given(dont_raise, &evidence, CauseKind::Overlay), None);
+}
+
+/// What was lowered is put back, whatever the table was full of.
+#[test]
+fn a_limit_that_was_lowered_is_raised() {
+    let evidence = said(VerdictKind::Held, 900);
+    assert!(given(raise, &evidence, CauseKind::LimitLowered).is_some());
+    assert_eq!(given(dont_raise, &evidence, CauseKind::LimitLowered), None);
+}
+
 /// Case 12 of operators.
 #[test]
 fn who_is_in_the_list_is_not_to_blame_for_what_is_not() {
