@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, net::IpAddr};
 
-use conntrack_ebpf::owner::{Direction, HOST, Party, UNKNOWN};
+use conntrack_ebpf::owner::{Address, Direction, HOST, Party, UNKNOWN};
 use ctpressure_model::verdict::{Composition, KNOWN, OverlayPart, Part as NamedPart, Tunnel};
 
 use super::{
@@ -114,13 +114,26 @@ impl<'a> CompositionCount<'a> {
         self.hosts.add(&self.key, true);
     }
 
-    /// Whether it is an outer flow of an overlay, which is counted then.
+    /// Whether it is an outer flow of an overlay, which is counted then. Nodes speak to each other from addresses of their own, and
+    /// without NAT: what a pod sends to such a port, or a tunnel that somebody runs in one, is no overlay's.
     fn is_outer(&mut self, entry: &TableEntry) -> bool {
         let (protocol, ports) = (entry.original.protocol, entry.original.layer4.ports());
         let mut tunnels = self.tunnels.iter_mut();
         let Some(part) = tunnels.find(|part| part.tunnel.carries(protocol, ports)) else {
             return false;
         };
+        let of_workload = |address| {
+            let claim = self.owners.maps.addresses.get(&Address::of(address));
+            claim.is_some_and(|claim| ![HOST, UNKNOWN].contains(&claim.slot))
+        };
+        if entry.source_translated()
+            || entry.destination_translated()
+            || [entry.original.source, entry.reply.source]
+                .into_iter()
+                .any(of_workload)
+        {
+            return false;
+        }
         match entry.original.source {
             IpAddr::V4(_) => part.ipv4 += 1,
             IpAddr::V6(_) => part.ipv6 += 1,
@@ -153,7 +166,7 @@ impl<'a> CompositionCount<'a> {
         let mut overlays: Vec<_> = self.tunnels;
         overlays.retain(|part| part.entries() > 0);
         overlays.sort_by_key(|part| std::cmp::Reverse(part.entries()));
-        Composition {
+        let read = Composition {
             entries: self.entries,
             count: walk.listable(),
             overlays,
@@ -174,6 +187,11 @@ impl<'a> CompositionCount<'a> {
                 }
                 _ => None,
             }),
+        };
+        if walk.stopped {
+            read.of_whole(walk.counts[0].max(walk.counts[1]))
+        } else {
+            read
         }
     }
 }

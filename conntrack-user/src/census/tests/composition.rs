@@ -45,6 +45,52 @@ fn outer_flows_are_counted_apart_by_the_ports_that_are_known_and_those_of_the_no
     assert_eq!(composition(&entries, &[], 0).overlays.len(), 1);
 }
 
+/// Nodes speak to each other from their own addresses and without NAT: exempted from tracking, a pod's tunnel would break.
+#[test]
+fn what_a_pod_sends_to_such_a_port_is_no_overlay() {
+    let of_pod: Vec<_> = (0..50)
+        .map(|number| udp(("10.42.0.2", 1_024 + number), ("203.0.113.9", 8_472)))
+        .collect();
+    let found = composition(&of_pod, &[], 0);
+    assert_eq!(found.overlays, []);
+    assert_eq!(
+        seen(&found),
+        ["50 of 50 entries are one-way connections of default/pod-2 towards 203.0.113.9:8472 udp"]
+    );
+    let published: Vec<_> = (0..50)
+        .map(|number| TableEntry {
+            reply: tuple(17, ("172.17.0.2", 51_820), ("203.0.113.9", 30_000 + number)),
+            ..udp(("203.0.113.9", 30_000 + number), ("192.0.2.1", 51_820))
+        })
+        .collect();
+    assert_eq!(composition(&published, &[], 0).overlays, []);
+}
+
+/// Of a million entries the doctor reads as many as there is time for.
+#[test]
+fn a_part_of_a_table_stands_for_all_of_it() {
+    let owners = pods();
+    let mut count = CompositionCount::new(&owners, &[]);
+    for number in 0..100 {
+        let entry = udp(("10.42.0.2", 1_024 + number), ("203.0.113.9", 80));
+        count.add(NETNS, &entry, None);
+    }
+    let walk = EntryWalk {
+        entries: 100,
+        stopped: true,
+        counts: [999_000, 1_000_000],
+        ..EntryWalk::default()
+    };
+    let found = count.finish(&walk, |slot| owners.names.get(&slot).cloned());
+    assert_eq!(
+        seen(&found),
+        [
+            "1,000,000 of 1,000,000 entries are one-way connections of default/pod-2 towards 203.0.113.9:80 udp"
+        ]
+    );
+    assert_eq!((found.counted(), found.needed()), (1_000_000, 0));
+}
+
 #[test]
 fn a_flood_by_its_pod_its_service_or_its_host() {
     let of_pod: Vec<_> = (0..50_u8)

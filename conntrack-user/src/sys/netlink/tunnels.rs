@@ -9,6 +9,10 @@ use super::{Attributes, NetlinkError};
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_GENEVE_PORT: u16 = 5;
 
+/// Ports that are told apart at most: nodes have one tunnel or two, and who may make devices in a network namespace of his own makes
+/// thousands.
+const MOST: usize = 32;
+
 /// A kind of device that puts packets into UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UdpTunnel {
@@ -17,7 +21,7 @@ pub(crate) enum UdpTunnel {
 }
 
 impl Interfaces {
-    /// The ports that the tunnels send to, each once.
+    /// The ports that the tunnels send to, each once, of the first [`MOST`].
     ///
     /// # Errors
     /// When the kernel refuses, or the list is not whole.
@@ -26,7 +30,8 @@ impl Interfaces {
         self.list(RTM_GETLINK, LINK_HEADER, |mut part| {
             let info = part.attributes.find(|(kind, _)| *kind == IFLA_LINKINFO);
             let tunnel = info.and_then(|(_, info)| of_link(info));
-            if let Some(tunnel) = tunnel.filter(|tunnel| !found.contains(tunnel)) {
+            let is_new = |tunnel: &_| found.len() < MOST && !found.contains(tunnel);
+            if let Some(tunnel) = tunnel.filter(is_new) {
                 found.push(tunnel);
             }
         })?;
