@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use conntrack_ebpf::owner::{Direction, FIRST, HOST, OwnerState, Party, UNKNOWN};
+use conntrack_ebpf::owner::{Direction, FIRST, HOST, OwnerState, UNKNOWN};
 use ctpressure_model::kubernetes::Pods;
 
 use super::{
@@ -36,6 +36,7 @@ mod waiting;
 
 use bounds::Baseline;
 pub use bounds::Bounds;
+use census::FoundEntries;
 use ctpressure_model::{events::OwnersBySlot, pressure::rate::Timeline};
 use held::Held;
 use tally::{OwnerTally, difference, sum};
@@ -107,8 +108,8 @@ pub(super) struct Ownership {
     changes: u64,
     /// When the census that is under way began.
     census: Option<Moment>,
-    /// Entries that the last census found.
-    found: Option<HashMap<Party, u64>>,
+    /// What the last census found.
+    found: Option<FoundEntries>,
     /// States of the entries in each table, when it was last walked.
     states: HashMap<u32, States>,
     looks: Looks,

@@ -13,6 +13,7 @@ use std::{
 use ctpressure_model::{
     kubernetes::Latest,
     pressure::{Tracker, state::Pressure},
+    verdict::is_worth_judging,
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -200,9 +201,12 @@ impl Supervisor {
             ProbesLife::Attached { probes, .. } => Some(Arc::clone(probes)),
         };
         let latest = self.publisher.latest();
+        let limit = latest.tables.limit.unwrap_or(0);
         let full = latest.tables.list.iter();
         let full: Vec<_> = full
-            .filter(|table| table.pressure >= Pressure::High)
+            .filter(|table| {
+                table.pressure >= Pressure::High && is_worth_judging(table.entries, limit)
+            })
             .collect();
         let hurried = full.iter().any(|table| {
             !self.verdicts.has(table.netns)
@@ -212,6 +216,9 @@ impl Supervisor {
             return;
         }
         let judged: HashSet<u32> = full.iter().map(|table| table.netns).collect();
+        for netns in &judged {
+            self.verdicts.ask(*netns);
+        }
         let (ownership, host_netns) = (Arc::clone(&self.ownership), self.host_netns);
         let order = self
             .aside(move || locked(&ownership).census(probes.as_deref(), host_netns, judged))

@@ -29,7 +29,12 @@ impl Verdicts {
         self.0.get(&netns).cloned().unwrap_or_default()
     }
 
-    /// Whether it was judged since it got so full.
+    /// A census begins that is to tell of this table.
+    pub(super) fn ask(&mut self, netns: u32) {
+        self.0.entry(netns).or_default();
+    }
+
+    /// Whether it was asked about since it got so full.
     pub(super) fn has(&self, netns: u32) -> bool {
         self.0.contains_key(&netns)
     }
@@ -65,6 +70,8 @@ mod tests {
         assert_eq!(verdicts.on(7, 400, 1_000), []);
         assert_eq!(verdicts.on(7, 990, 1_000), [], "it was forgotten");
         assert!(!verdicts.has(7));
+        verdicts.ask(7);
+        assert!(verdicts.has(7), "whether or not it can be listed");
         verdicts.judge(held(10), 0);
         assert_eq!(verdicts.on(7, 990, 0), [], "no limit");
         verdicts.judge(held(10), 1_000);

@@ -23,6 +23,22 @@ use crate::{
 /// owner that never rests.
 const CENSUSES_FOR_BASELINE: u64 = 10;
 
+/// Entries by owner, as a census found them.
+#[derive(Debug)]
+pub(super) struct FoundEntries {
+    entries: HashMap<Party, u64>,
+    /// Slots with a table that it did not come to.
+    elsewhere: HashSet<u32>,
+}
+
+impl FoundEntries {
+    /// `None`: not all of this owner's were seen.
+    pub(super) fn of(&self, party: Party) -> Option<u64> {
+        let is_known = !self.elsewhere.contains(&party.slot());
+        is_known.then(|| self.entries.get(&party).copied().unwrap_or(0))
+    }
+}
+
 impl Ownership {
     /// Whether a census would tell something: entries that were there before the counts began, or
     /// whether an address has entries from before its owner was known.
@@ -132,7 +148,10 @@ impl Ownership {
                 self.confirm(&found);
             }
         }
-        self.found = found.whole.then_some(found.entries);
+        self.found = found.whole.then(|| FoundEntries {
+            entries: found.entries,
+            elsewhere: found.elsewhere.into_keys().collect(),
+        });
         self.states.extend(found.states);
         let states = states_by_slot(self.states.values());
         for (slot, tally) in &mut self.tallies {

@@ -89,15 +89,7 @@ impl Ownership {
         for sample in samples {
             if !counts_entries {
                 let slot = sample.slot;
-                let found = |direction| {
-                    let found = self.found.as_ref()?;
-                    Some(
-                        found
-                            .get(&Party::new(slot, direction))
-                            .copied()
-                            .unwrap_or(0),
-                    )
-                };
+                let found = |direction| self.found.as_ref()?.of(Party::new(slot, direction));
                 (sample.egress.bounds, sample.ingress.bounds) = (None, None);
                 [sample.egress.found, sample.ingress.found] = DIRECTIONS.map(found);
             }

@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Instant};
 use ctpressure_model::kubernetes::Pod;
 
 use super::*;
+use conntrack_ebpf::owner::Party;
+
 use crate::{
     agent::recount::CensusResult,
     owners::{FoundOwner as There, Workload},
@@ -105,6 +107,15 @@ fn without_probes_a_census_tells_what_each_owner_has() {
         "it is of a moment ago"
     );
     assert_eq!(pod.live(), 7);
+    // It has a table that the census had no time for.
+    ownership.census(None, 1, HashSet::new()).unwrap();
+    let found = CensusResult {
+        elsewhere: [(FIRST, 5)].into(),
+        whole: true,
+        ..CensusResult::default()
+    };
+    ownership.counted(found, None).unwrap();
+    assert_eq!(of_pod(&mut ownership).egress.found, None);
     // Probes count from here on.
     ownership.forget_censuses();
     assert_eq!(of_pod(&mut ownership).egress.found, None);

@@ -57,8 +57,7 @@ pub(super) fn families(snapshot: &Snapshot) -> [Family; 7] {
             "Entries that the last census found in the conntrack tables, by owner, where ctpressure_entries is absent since inserts or deletes are not counted: of what came and went since (a minute at most, unless a census takes long) nothing is known.",
         )
         .each(&owners, |family, owner| {
-            let found = |totals: &OwnerTotals| totals.found.filter(|found| *found > 0);
-            each_known(family, owner, found)
+            each_known(family, owner, |totals| totals.found)
         }),
         Family::counter(
             "ctpressure_drops_total",
