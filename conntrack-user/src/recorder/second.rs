@@ -29,6 +29,8 @@ mod owners;
 const KEYFRAME_MS: i64 = 60_000;
 /// How often destinations are written.
 const DESTINATIONS_MS: i64 = 10_000;
+/// How often it is written what a table is still full of, in uptime: a report looks back for a quarter of an hour.
+const SAID_AGAIN_MS: u64 = 600_000;
 /// A clock that is off by less was slewed, not set.
 const CLOCK_SET_MS: i64 = 2_000;
 
@@ -330,12 +332,15 @@ fn life(before: Option<&Snapshot>, now: &Snapshot, second: &mut Second) {
                 .push(("hook", serde_json::to_string(hook).unwrap_or_default()));
         }
     }
+    let turn = |snapshot: &Snapshot| ms(snapshot.uptime_seconds) / SAID_AGAIN_MS;
     for table in &now.tables.list {
         let tables = before.iter().flat_map(|before| &before.tables.list);
         let mut earlier = tables.filter(|earlier| earlier.netns == table.netns);
         let which =
             |table: &Table| -> Vec<String> { table.verdicts.iter().map(Verdict::which).collect() };
-        if which(table) != earlier.next().map(which).unwrap_or_default() {
+        let told = earlier.next().map(which).unwrap_or_default();
+        let is_due = before.is_some_and(|before| turn(before) != turn(now));
+        if which(table) != told || is_due && !told.is_empty() {
             let said = TableVerdicts {
                 netns: table.netns,
                 verdicts: table.verdicts.clone(),
@@ -361,4 +366,47 @@ fn life(before: Option<&Snapshot>, now: &Snapshot, second: &mut Second) {
 )]
 fn ms(seconds: f64) -> u64 {
     (seconds * 1000.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use ctpressure_model::verdict::VerdictKind;
+
+    use super::*;
+    use crate::agent::Tables;
+
+    #[test]
+    fn what_a_table_is_full_of_is_said_again_while_it_is() {
+        let seen = |uptime_seconds: f64, is_full: bool| {
+            let held = Verdict {
+                kind: VerdictKind::Held,
+                entries: 800,
+                of: 1_000,
+            };
+            let table = Table {
+                netns: 7,
+                verdicts: is_full.then_some(held).into_iter().collect(),
+                ..Table::default()
+            };
+            Snapshot {
+                uptime_seconds,
+                tables: Tables {
+                    list: vec![table],
+                    ..Tables::default()
+                },
+                ..Snapshot::default()
+            }
+        };
+        let said = |before: &Snapshot, now: &Snapshot| {
+            let mut second = Second::default();
+            life(Some(before), now, &mut second);
+            let verdicts = second.life.iter().filter(|(kind, _)| *kind == "verdict");
+            verdicts.count()
+        };
+        assert_eq!(said(&seen(598.0, false), &seen(599.0, true)), 1, "begins");
+        assert_eq!(said(&seen(598.0, true), &seen(599.0, true)), 0);
+        assert_eq!(said(&seen(599.0, true), &seen(600.0, true)), 1, "goes on");
+        assert_eq!(said(&seen(598.0, true), &seen(599.0, false)), 1, "ends");
+        assert_eq!(said(&seen(599.0, false), &seen(600.0, false)), 0);
+    }
 }
