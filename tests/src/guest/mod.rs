@@ -10,6 +10,7 @@ pub mod entries;
 pub mod generator;
 pub mod kernel;
 pub mod net;
+pub mod nfqueue;
 pub mod owned;
 pub mod prom;
 pub mod unit;

@@ -171,6 +171,7 @@ scenarios! {
     limit_lock limit::lock, Any, OneKernel, Counted, 90 s, "somebody who is not root holds the name of the controller's lock: the controller acts, and a second one stands by";
     limit_timeout limit::timeout, Any, OneKernel, Counted, 120 s, "a table at its ceiling that is full of closed connections: their timeout is shortened, and restored at the end and after kill -9, also by one without the controller";
     // One kernel, these three: what is judged is a listing and counts that the scenarios above compare on each.
+    verdict_queued verdicts::queued, Any, OneKernel, Counted, 240 s, "packets that a program was given to judge and did not hold the table: every command says so, and which queue";
     verdict_held verdicts::held, Any, OneKernel, Counted, 240 s, "packets that wait in a slow queue hold the table: every command says so and where they wait, the victim is not blamed, no raise is advised";
     verdict_overlay verdicts::overlay, Any, OneKernel, Counted, 180 s, "the outer packets of a VXLAN tunnel on its own port fill half of the table: every command says so, and the doctor's rules, by iptables and by nft, end it";
     verdict_requests verdicts::requests, Any, OneKernel, Counted, 180 s, "entries that ctnetlink is refused in a full table are no lost packets, in metrics, top and doctor; committed entries are not idle";

@@ -15,7 +15,8 @@ use crate::{
         checks::Checks,
         command::{self, HANG, wait_for},
         generator, kernel,
-        net::ip,
+        net::{self, ip},
+        nfqueue::SilentQueue,
     },
     scenarios::setting::Setting,
 };
@@ -27,6 +28,15 @@ const CONTROLLER: &str = "--limit-controller dry-run --raise-cooldown 10s --rais
 const POD: Ipv4Addr = Ipv4Addr::new(10, 89, 0, 5);
 /// Whose packets are lost.
 const VICTIM: &str = "--source 198.18.77.1/32 --destination 198.19.7.7/32 --flows 60 --rate 60";
+
+const QUEUED: &str = "
+table ip ctp_queue {
+  chain out {
+    type filter hook output priority 100;
+    ip saddr 198.18.55.1 queue num 7
+  }
+}
+";
 
 /// What a command says that asks this agent.
 fn asked(agent: &Agent, arguments: &str) -> Result<Value> {
@@ -135,6 +145,30 @@ pub(super) fn held(mechanism: Option<Mechanism>) -> Result<()> {
     checks.at_least("ctpressure_entries_held", held, count - 80);
     command::output("tc", &["qdisc", "del", "dev", "ctp0", "root"])?;
     pod.remove()?;
+    checks.finish()?;
+    setting.agent.stop()
+}
+
+/// The same with packets that a program was given to judge (NFQUEUE: an intrusion detection, a parental control) and did not.
+pub(super) fn queued(mechanism: Option<Mechanism>) -> Result<()> {
+    let setting = Setting::new(mechanism, LIMIT, CONTROLLER)?;
+    let mut checks = Checks::new();
+    kernel::load_module("nfnetlink_queue")?;
+    let queue = SilentQueue::bind(7)?;
+    net::nft(None, QUEUED)?;
+    // What waits is charged to the socket that sent it: no socket has room for all.
+    for part in 0..FLOWS / 140 {
+        let first = 1_000 * part;
+        let flows = format!("--source 198.18.55.1/32 --flows 140 --first {first}");
+        generator::send(None, &flows)?;
+    }
+    let found = said_by_all(&setting.agent, "held", "entries_held", &mut checks)?;
+    let evidence = found["evidence"].to_string();
+    checks.holds(evidence.contains("NFQUEUE 7 of"), || {
+        format!("where packets wait: {found}")
+    });
+    net::nft(None, "delete table ip ctp_queue")?;
+    drop(queue);
     checks.finish()?;
     setting.agent.stop()
 }
