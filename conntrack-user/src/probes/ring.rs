@@ -46,18 +46,21 @@ impl RingReader {
         let mut ring = watch_ring(self.ring)?;
         let mut look = Look::WhenWoken;
         loop {
+            // What woke the reader may lie behind a record that another CPU is just writing: it looks again, read or not.
+            let mut prompt = false;
             match look {
                 Look::WhenWoken => {
                     // A time-out is not an error: inserts wait without a wake-up.
                     if let Ok(ready) = timeout(LOOK_EVERY, ring.readable_mut()).await {
                         ready?.clear_ready();
+                        prompt = true;
                     }
                 }
                 Look::AfterRest => sleep(GATHER).await,
                 Look::AtOnce => tokio::task::yield_now().await,
             }
             // Drained to empty after `clear_ready`: the wake-up is edge-triggered.
-            let (mut read, mut prompt) = (0, false);
+            let mut read = 0;
             loop {
                 let batch = read_batch(ring.get_mut(), BATCH, &mut |view| {
                     prompt |= !matches!(view, View::Insert(_));
