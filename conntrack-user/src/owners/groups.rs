@@ -250,8 +250,10 @@ impl OwnerGroups {
         let mut pods: HashMap<Key, Key> = HashMap::new();
         for tree in trees {
             tree.walk((), |node, _, ()| {
+                // A pod that is inside a box is told by names that the box's own root gave: it takes nothing of the machine's.
                 if let Identity::Pod {
                     container: Some(id),
+                    node: None,
                     ..
                 } = &node.place.identity
                     && let Some(id) = apart.get(&Key::cgroup(id))

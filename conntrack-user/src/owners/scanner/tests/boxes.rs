@@ -142,6 +142,25 @@ fn what_a_runtime_keeps_elsewhere_for_a_pod_is_the_pod_s() {
 }
 
 #[test]
+fn a_pod_inside_a_box_takes_no_container_of_the_machine() {
+    let mut node = Node::new();
+    node.group(&format!("docker/{CID}"), &[100]);
+    node.process(100, 7001, &["172.17.0.2"]);
+    node.group("lxc.payload.evil/init.scope", &[200]);
+    node.process(200, 7002, &["10.0.3.5"]);
+    // Whose root writes the ID of another's container below a pod of his.
+    let inside = format!("lxc.payload.evil/{}/{CID}", pod_folder(1));
+    node.group(&inside, &[201]);
+    node.process(201, 7003, &["10.244.0.5"]);
+    let found = node.scan();
+    let pod = format!("pod {} on evil", uid(1));
+    assert_eq!(names(&found), [&*pod, "evil", &CID[..12]]);
+    let container = one(&found, &CID[..12]);
+    assert_eq!((container.netns, container.cgroups.len()), (Some(7001), 1));
+    assert_eq!(netns_of(&found, &pod), Some(7003));
+}
+
+#[test]
 fn networks_inside_an_owner_are_owners_of_their_own() {
     let mut node = Node::new();
     let user = "user.slice/user-1000.slice/user@1000.service";
