@@ -79,6 +79,11 @@ impl Identity {
             Self::Other(_) => None,
         }
     }
+
+    /// Whether a user without rights names what is below it, and makes networks there with whatever addresses he likes.
+    pub(super) fn is_delegated(&self) -> bool {
+        matches!(self, Self::Unit(name) if DELEGATED.iter().any(|unit| name.starts_with(unit)))
+    }
 }
 
 /// What a path says.
@@ -153,15 +158,14 @@ impl Reader {
         self.path.push('/');
         self.path.push_str(segment);
         self.place.below += 1;
-        match &mut self.place.identity {
-            Identity::Pod { container, .. } => {
-                if self.place.below == 1 {
-                    (*container, self.place.helper) = segment::of_pod(segment);
-                }
-                return;
+        if self.place.identity.is_delegated() {
+            return;
+        }
+        if let Identity::Pod { container, .. } = &mut self.place.identity {
+            if self.place.below == 1 {
+                (*container, self.place.helper) = segment::of_pod(segment);
             }
-            Identity::Unit(name) if DELEGATED.iter().any(|unit| name.starts_with(unit)) => return,
-            _ => {}
+            return;
         }
         if self.read_pod(segment) {
             return;

@@ -20,7 +20,8 @@ pub struct FoundOwner {
     pub cgroups: Vec<u64>,
     /// Inode number of its network namespace, if it has another one than the host.
     pub netns: Option<u32>,
-    /// The addresses in that namespace; none of the loopback device, none that is link-local.
+    /// The addresses in that namespace that are the owner's in the host's table, too; none of the loopback device, none that is
+    /// link-local.
     pub addresses: Vec<IpAddr>,
 }
 

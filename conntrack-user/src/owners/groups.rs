@@ -5,10 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::cgroup_path::{self, CgroupPlace, Identity};
+use super::cgroup_path::{self, Identity};
 use super::tree::{CgroupNode, CgroupTree};
 use super::{Key, Owner, OwnerKind};
 use crate::kernel::{Root, tables::process_numbers};
+
+mod inner;
 
 /// How many characters of a container's ID are shown, as its runtime does.
 const SHORT: usize = 12;
@@ -18,10 +20,6 @@ const MOST_PROCESSES: usize = 64;
 
 /// How many folders are watched for owners that begin or end.
 const MOST_FOLDERS: usize = 4096;
-
-/// How many networks inside one owner are owners of their own: whoever may make namespaces could
-/// take all slots else. The rest is the outer one's.
-const MOST_INNER: usize = 64;
 
 /// How far below a pod that is which a runtime keeps elsewhere for it.
 const ELSEWHERE: usize = 64;
@@ -71,6 +69,9 @@ pub(super) struct OwnerGroup {
     pub(super) name: GroupName,
     /// It is inside another owner, and told from that by its network.
     pub(super) inner: bool,
+    /// What has its addresses in the host's table is its own. Not so where anybody may have made its network: `unshare -Urn`
+    /// gives who has no rights at all one with the addresses of any pod.
+    pub(super) has_addresses: bool,
 }
 
 /// What an owner that is not a pod is called, or the node of one that is.
@@ -90,12 +91,13 @@ pub(super) struct OwnerGroups {
 }
 
 impl OwnerGroup {
-    fn new(youngest: Instant, name: GroupName) -> Self {
+    fn new(youngest: Instant, identity: &Identity) -> Self {
         Self {
             members: Vec::new(),
             youngest,
-            name,
+            name: GroupName::of(identity),
             inner: false,
+            has_addresses: !identity.is_delegated(),
         }
     }
 
@@ -158,7 +160,7 @@ impl OwnerGroups {
     fn group(&mut self, key: Key, youngest: Instant, identity: &Identity) -> &mut OwnerGroup {
         self.by_key
             .entry(key)
-            .or_insert_with(|| OwnerGroup::new(youngest, GroupName::of(identity)))
+            .or_insert_with(|| OwnerGroup::new(youngest, identity))
     }
 
     /// Adds the control groups of a hierarchy. `number`: its number. `owns`: whether one whose
@@ -287,96 +289,6 @@ impl OwnerGroups {
                 .members
                 .sort_unstable_by_key(|member| (member.helper, member.below, member.id));
         }
-    }
-
-    /// Makes owners of networks that are inside another owner, who is no pod, and are not its own: containers of a
-    /// service that runs many, of a user, or of a container with a whole system. Members are sorted.
-    pub(super) fn split(
-        &mut self,
-        host: Option<u32>,
-        mut networks: impl FnMut(&GroupMember) -> GroupNetworks,
-    ) {
-        let mut inner = BTreeMap::new();
-        for (key, group) in &mut self.by_key {
-            let has_groups = group.members.iter().any(|one| one.below > 0);
-            if key.kind() == OwnerKind::Cgroup && has_groups {
-                split_group(key, group, host, &mut networks, &mut inner);
-            }
-        }
-        self.by_key.extend(inner);
-    }
-}
-
-/// Moves members that are in other networks than this owner and the host to owners of their own.
-fn split_group(
-    key: &Key,
-    group: &mut OwnerGroup,
-    host: Option<u32>,
-    networks: &mut impl FnMut(&GroupMember) -> GroupNetworks,
-    inner: &mut BTreeMap<Key, OwnerGroup>,
-) {
-    let found: Vec<GroupNetworks> = group
-        .members
-        .iter()
-        .map(|member| {
-            let asked = (!member.helper).then(|| networks(member));
-            asked.unwrap_or_default()
-        })
-        .collect();
-    // A service that runs containers is in the host's network, whichever of its groups is first.
-    let in_host = |found: &GroupNetworks| found.first.is_some() && found.first == host;
-    let own = if !group.name.container && found.iter().any(in_host) {
-        host
-    } else {
-        found.iter().find_map(|found| found.first)
-    };
-    let mut keys: HashMap<u32, Key> = HashMap::new();
-    let members = std::mem::take(&mut group.members);
-    for (member, found) in members.into_iter().zip(found) {
-        let netns = found
-            .apart
-            .filter(|netns| member.below > 0 && Some(*netns) != own)
-            .filter(|netns| keys.contains_key(netns) || keys.len() < MOST_INNER);
-        let Some(netns) = netns else {
-            group.members.push(member);
-            continue;
-        };
-        let place = inside(&member);
-        let inner_key = keys.entry(netns).or_insert_with(|| {
-            let path = match (&place.identity, place.identity.key()) {
-                (Identity::Other(path), _) => path.trim_start_matches('/').to_owned(),
-                (_, key) => key.map_or_else(String::new, |key| key.uid().to_owned()),
-            };
-            Key::cgroup(&format!("{}/{path}", key.uid()))
-        });
-        let one = inner
-            .entry(inner_key.clone())
-            .or_insert_with(|| OwnerGroup {
-                inner: true,
-                ..OwnerGroup::new(member.born, inner_name(&group.name, &place.identity))
-            });
-        one.youngest = one.youngest.max(member.born);
-        one.members.push(member);
-    }
-}
-
-/// What the path of a member says, seen from the owner's own control group.
-fn inside(member: &GroupMember) -> CgroupPlace {
-    let mut parts: Vec<_> = member.path.iter().rev().take(member.below).collect();
-    parts.reverse();
-    let path: PathBuf = parts.into_iter().collect();
-    CgroupPlace::of(&path.to_string_lossy())
-}
-
-fn inner_name(outer: &GroupName, identity: &Identity) -> GroupName {
-    let inner = match identity {
-        Identity::Pod { uid, .. } => format!("pod {uid}"),
-        identity => GroupName::of(identity).text,
-    };
-    GroupName {
-        text: format!("{}/{inner}", outer.text),
-        id: None,
-        container: true,
     }
 }
 

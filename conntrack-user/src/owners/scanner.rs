@@ -97,7 +97,7 @@ impl Scanner {
                 .look(key, group, found.host_netns, now, &mut problems);
         }
         let mut holders = self.holders(&groups, found.host_netns);
-        if self.reread_doubtful(&holders, now, &mut problems) {
+        if self.reread_doubtful(&groups, &holders, now, &mut problems) {
             holders = self.holders(&groups, found.host_netns);
         }
         let uids: HashSet<&str> = groups
@@ -216,6 +216,7 @@ impl Scanner {
     /// Whether that was done.
     fn reread_doubtful(
         &mut self,
+        groups: &OwnerGroups,
         holders: &BTreeMap<u32, Key>,
         now: Instant,
         problems: &mut Problems,
@@ -223,7 +224,8 @@ impl Scanner {
         let mut seen: HashMap<IpAddr, &Key> = HashMap::new();
         let mut doubts = HashMap::new();
         let mut doubtful: BTreeSet<&Key> = BTreeSet::new();
-        for key in holders.values() {
+        let claims = |key: &&Key| groups.by_key.get(*key).is_some_and(|one| one.has_addresses);
+        for key in holders.values().filter(claims) {
             let Some(network) = self.networks.get(key) else {
                 continue;
             };
@@ -300,14 +302,15 @@ impl Scanner {
                 continue;
             };
             let own = holders.get(&network.netns) == Some(&key);
+            let claims = own && group.has_addresses;
             if Some(network.netns) == found.host_netns {
                 owner = owner.with(|details| details.host_network = true);
                 // Its process may be about to go into its own.
                 found.unsettled |= is_young(network.since);
-            } else if own && network.addresses.is_empty() {
+            } else if claims && network.addresses.is_empty() {
                 found.unsettled |= is_young(network.since);
             }
-            if own && network.count > MOST_ADDRESSES {
+            if claims && network.count > MOST_ADDRESSES {
                 crowded.add(format_args!("{owner} has {}", network.count));
             }
             if own {
@@ -320,7 +323,7 @@ impl Scanner {
                 owner,
                 cgroups: group.cgroups(),
                 netns: own.then_some(network.netns),
-                addresses: if own {
+                addresses: if claims {
                     network.addresses.iter().copied().collect()
                 } else {
                     Vec::new()

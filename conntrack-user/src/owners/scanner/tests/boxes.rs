@@ -213,10 +213,7 @@ fn networks_inside_an_owner_are_owners_of_their_own() {
         ]
     );
     let container = one(&found, &format!("user@1000.service/{short}"));
-    assert_eq!(
-        (container.netns, addresses(container)),
-        (Some(7001), vec!["10.0.2.100".into()])
-    );
+    assert_eq!(container.netns, Some(7001));
     assert!(container.cgroups.contains(&second));
     assert!(one(&found, "user@1000.service").owner.host_network);
     assert_eq!(
@@ -225,6 +222,64 @@ fn networks_inside_an_owner_are_owners_of_their_own() {
     );
     assert_eq!(netns_of(&found, "garden.service/garden/two"), Some(7004));
     assert_eq!(netns_of(&found, "web"), Some(7005));
+}
+
+/// `unshare -Urn` takes no right, and gives one: any address of another's.
+#[test]
+fn what_anybody_may_have_made_has_no_addresses_in_the_host_s_table() {
+    let mut node = Node::new();
+    let user = "user.slice/user-1000.slice/user@1000.service";
+    let session = "user.slice/user-1000.slice/session-3.scope";
+    node.group(&format!("{user}/init.scope"), &[100]);
+    node.process(100, HOST, &[]);
+    for (process, group) in [
+        (101, format!("{user}/app.slice/evil.scope")),
+        (102, format!("{session}/evil")),
+        // The session's own group, of which nothing but this is left.
+        (103, "user.slice/user-1000.slice/session-4.scope".to_owned()),
+        // Docker in LXC goes by an address of the container.
+        (
+            301,
+            format!("lxc.payload.web/system.slice/docker-{CID}.scope"),
+        ),
+    ] {
+        node.group(&group, &[process]);
+        node.process(process, 7000 + process, &["10.42.0.7"]);
+    }
+    node.group(session, &[104]);
+    node.process(104, HOST, &[]);
+    node.group("lxc.payload.web/init.scope", &[300]);
+    node.process(300, 7300, &["10.0.3.5"]);
+    // Garden is a service of the host, and so are the bridges of what it runs.
+    node.group("system.slice/garden.service/garden/one", &[200]);
+    node.process(200, 7200, &["10.255.0.2"]);
+    node.group("system.slice/garden.service/server", &[202]);
+    node.process(202, HOST, &[]);
+    let found = node.scan();
+    for (name, netns) in [
+        ("user@1000.service/evil.scope", 7101),
+        ("session-3.scope/evil", 7102),
+        ("session-4.scope", 7103),
+        (&*format!("web/{}", &CID[..12]), 7301),
+    ] {
+        let one = one(&found, name);
+        assert_eq!(
+            (one.netns, addresses(one)),
+            (Some(netns), Vec::new()),
+            "{name}"
+        );
+    }
+    assert_eq!(addresses(one(&found, "web")), ["10.0.3.5"]);
+    let garden = one(&found, "garden.service/garden/one");
+    assert_eq!(addresses(garden), ["10.255.0.2"]);
+    // The pod that comes later has its address for itself.
+    node.pod(1, 400);
+    node.process(400, 7400, &["10.42.0.7"]);
+    let found = node.scan();
+    let mut slots = super::super::super::Slots::new(super::super::super::SlotLimits::default());
+    let changes = slots.apply(&found, |_| true, |_| false);
+    assert_eq!(addresses(&found.owners[0]), ["10.42.0.7"]);
+    assert!(changes.problems.is_empty(), "{:?}", changes.problems);
 }
 
 #[test]
