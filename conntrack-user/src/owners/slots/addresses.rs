@@ -95,7 +95,8 @@ impl Slots {
         self.release(|_, address| lost.contains(address));
     }
 
-    /// Notes who had the addresses that nobody was found to have, but for those of whom no process could be asked.
+    /// Notes who had the addresses that nobody was found to have. Where no process of that one could be asked, that waits
+    /// until one can be, or the owner is gone.
     fn note_lost(&mut self, found: &Discovery, claimed: &HashSet<IpAddr>) {
         let silent: HashSet<u32> = found
             .owners
@@ -103,16 +104,19 @@ impl Slots {
             .filter(|one| one.netns.is_none())
             .filter_map(|one| self.slot_of(&one.owner.key()))
             .collect();
-        let lost: Vec<(IpAddr, Owner)> = self
-            .held
-            .iter()
-            .filter(|(address, held)| held.lost.is_none() && !claimed.contains(*address))
-            .map(|(address, held)| (*address, held.holding.holder()))
-            .filter(|(_, slot)| *slot != UNKNOWN && !silent.contains(slot))
-            .filter_map(|(address, slot)| Some((address, self.owner(slot)?.clone())))
-            .collect();
-        for (address, owner) in lost {
-            self.former.lost(address, owner, found.at);
+        for (address, held) in &self.held {
+            let slot = held.holding.holder();
+            if held.lost.is_none() && slot != UNKNOWN && !claimed.contains(address) {
+                self.former.missed(*address, slot);
+            }
+        }
+        for (address, slot) in self.former.decided(|slot| silent.contains(&slot)) {
+            if claimed.contains(&address) {
+                continue;
+            }
+            if let Some(owner) = self.owner(slot).cloned() {
+                self.former.lost(address, owner, found.at);
+            }
         }
     }
 

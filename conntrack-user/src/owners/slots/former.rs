@@ -16,16 +16,33 @@ pub(crate) struct FormerHolder {
 
 /// All that are known.
 #[derive(Clone, Debug, Default)]
-pub(super) struct FormerAddresses(Arc<HashMap<IpAddr, FormerHolder>>);
+pub(super) struct FormerAddresses {
+    all: Arc<HashMap<IpAddr, FormerHolder>>,
+    /// Lost, but no process of the one in this slot could be asked since: it may have them still. A pod ends so: its
+    /// processes end first, and its control group goes later.
+    silent: HashMap<IpAddr, u32>,
+}
 
 impl FormerAddresses {
     pub(super) const fn all(&self) -> &Arc<HashMap<IpAddr, FormerHolder>> {
-        &self.0
+        &self.all
+    }
+
+    /// The one in `slot` was not found to have the address any more.
+    pub(super) fn missed(&mut self, address: IpAddr, slot: u32) {
+        self.silent.insert(address, slot);
+    }
+
+    /// Takes out the addresses that were missed and whose holder can be asked, or is gone.
+    pub(super) fn decided(&mut self, is_silent: impl Fn(u32) -> bool) -> Vec<(IpAddr, u32)> {
+        self.silent
+            .extract_if(|_, slot| !is_silent(*slot))
+            .collect()
     }
 
     /// Nobody has the address any more.
     pub(super) fn lost(&mut self, address: IpAddr, owner: Owner, at: Instant) {
-        let all = Arc::make_mut(&mut self.0);
+        let all = Arc::make_mut(&mut self.all);
         all.insert(address, FormerHolder { owner, since: at });
         if all.len() > MOST {
             let mut times: Vec<Instant> = all.values().map(|former| former.since).collect();
@@ -37,8 +54,9 @@ impl FormerAddresses {
 
     /// Somebody has it.
     pub(super) fn taken(&mut self, address: &IpAddr) {
-        if self.0.contains_key(address) {
-            Arc::make_mut(&mut self.0).remove(address);
+        self.silent.remove(address);
+        if self.all.contains_key(address) {
+            Arc::make_mut(&mut self.all).remove(address);
         }
     }
 }

@@ -526,6 +526,41 @@ fn ten_thousand_at_once() {
     assert!(node.look(&owners).is_empty());
 }
 
+/// kubelet's order: the processes end, later the control group goes.
+#[test]
+fn who_is_silent_before_it_goes_had_its_addresses() {
+    let former = |node: &Node, number| {
+        let former = node.slots.former().get(&address(number));
+        former.map(|former| (former.owner.name(), node.now - former.since))
+    };
+    let mut silent = pod(1, &[]);
+    silent.netns = None;
+    // The second time it is silent for so long that the addresses are let go of.
+    for looks in [1, 70] {
+        let mut node = Node::known();
+        node.look(&[pod(1, &[1, 2, 3])]);
+        for _ in 0..looks {
+            node.look(&[silent.clone()]);
+        }
+        assert!(node.slots.former().is_empty(), "it may have them still");
+        assert_eq!(node.claim(1).is_some(), looks == 1);
+        // Another one has one of them meanwhile, and keeps it.
+        node.look(&[silent.clone(), pod(2, &[3])]);
+        node.look(&[pod(2, &[3])]);
+        let gone = Some(("shop/pod-1".to_owned(), Duration::ZERO));
+        assert_eq!((former(&node, 1), former(&node, 2)), (gone.clone(), gone));
+        assert_eq!(former(&node, 3), None);
+        node.look(&[pod(2, &[3, 1])]);
+        assert_eq!(former(&node, 1), None, "somebody has it");
+    }
+    // It is there again, with one of them only.
+    let mut node = Node::known();
+    node.look(&[pod(1, &[1, 2])]);
+    node.look(&[silent]);
+    node.look(&[pod(1, &[2])]);
+    assert!(former(&node, 1).is_some() && former(&node, 2).is_none());
+}
+
 #[test]
 fn former_addresses_of_the_host_are_bounded() {
     let mut node = Node::known();
