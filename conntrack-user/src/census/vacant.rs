@@ -22,11 +22,11 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WasHolder {
     pub name: String,
-    /// For how long nobody has had it.
+    /// For how long nobody on this node has had it.
     pub since: Duration,
 }
 
-/// An address that nobody has.
+/// An address that nobody on this node has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Vacant {
     /// `None`: it is not known who had it.
@@ -37,11 +37,14 @@ impl fmt::Display for Vacant {
     /// What is said beside the address.
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.was {
-            None => write!(to, "nobody has it"),
+            None => write!(to, "nobody on this node has it"),
             Some(WasHolder { name, since }) => {
                 let name = clean(name);
                 let since = seconds(since.as_secs());
-                write!(to, "nobody has it; {name} did until {since} ago")
+                write!(
+                    to,
+                    "nobody on this node has it; {name} did until {since} ago"
+                )
             }
         }
     }

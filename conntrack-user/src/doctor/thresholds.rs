@@ -86,5 +86,5 @@ const _: () = assert!(TABLE_RISK < TABLE_CRITICAL && CHAIN_RISK < CHAIN_PROBLEM)
 /// Seconds by which the last packet of an entry has to be later than the loss of the address that it leads to, for the entry to be in
 /// use: timeouts are whole seconds, and a loss is seen within one. The same within which it has to be where the loss was not seen.
 pub(crate) const STRAY_LATELY: u64 = 3;
-/// Part of the limit, in percent, from which on entries of addresses that nobody has are worth a word even if nothing uses them.
+/// Part of the limit, in percent, from which on entries of addresses that nobody on this node has are worth a word even if nothing uses them.
 pub(crate) const STRAY_RISK: u64 = 5;

@@ -107,7 +107,7 @@ pub(crate) struct CensusFacts {
     pub expired: Option<u64>,
     /// Entries that the kernel counts and does not list: packets hold them. Known likewise.
     pub held: Option<u64>,
-    /// Of the entries read: those of addresses that nobody has any more.
+    /// Of the entries read: those of addresses that nobody on this node has any more.
     pub strays: Vec<Stray>,
 }
 

@@ -1,4 +1,7 @@
-//! Entries that NAT leads to, or lets come from, an address that nobody has any more.
+//! Entries that NAT leads to, or lets come from, an address that nobody on this node has any more.
+//!
+//! Somebody elsewhere may have it: an entry that leads there and was answered may be a conversation with that one. Who sends
+//! as from an address that this node lost has no answer, whatever came before.
 
 use std::{
     collections::HashMap,
@@ -71,7 +74,8 @@ impl Way {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct WayCount {
     entries: u64,
-    /// Seconds since the last packet of any; `None`: of none that is known.
+    unanswered: u64,
+    /// Seconds since the last packet of any that is unanswered; `None`: of none that is known.
     idle: Option<u64>,
 }
 
@@ -86,7 +90,9 @@ pub(crate) struct Stray {
     /// By the protocol's number.
     pub protocol: u8,
     pub entries: u64,
-    /// Seconds since the last packet of any of these entries, where their timeouts tell.
+    /// Of these, the ones that nobody elsewhere answers.
+    pub unanswered: u64,
+    /// Seconds since the last packet of any of those, where their timeouts tell.
     pub idle: Option<u64>,
     pub vacant: Vacant,
 }
@@ -106,6 +112,10 @@ impl Ways {
             }
             let count = self.0.entry(key).or_default();
             count.entries += 1;
+            if matches!(way, Way::Server { .. }) && !entry.one_way() {
+                continue;
+            }
+            count.unanswered += 1;
             let idle = idle(entry, settings);
             count.idle = [count.idle, idle].into_iter().flatten().min();
         }
@@ -123,6 +133,7 @@ impl Ways {
                     way,
                     protocol,
                     entries: count.entries,
+                    unanswered: count.unanswered,
                     idle: count.idle,
                     vacant,
                 })
@@ -195,6 +206,11 @@ mod tests {
         ] {
             ways.add(&entry(asked, server, from, left), &settings);
         }
+        // Docker's is another machine's now, and answers.
+        let mut answered = entry("10.0.0.1", "172.18.1.2", "10.42.9.2", 30);
+        answered.status.0 |= 1 << 1;
+        answered.state = EntryState::Replied;
+        ways.add(&answered, &settings);
         let former = [("172.18.1.2", "docker-a"), ("198.51.100.7", "host")];
         let former = former.map(|(address, name)| {
             let since = Duration::from_secs(12);
@@ -208,7 +224,8 @@ mod tests {
         let [published, snat] = strays.as_slice() else {
             panic!("{strays:?}")
         };
-        assert_eq!((published.entries, published.idle), (2, Some(1)));
+        assert_eq!((published.entries, published.unanswered), (3, 2));
+        assert_eq!(published.idle, Some(1), "of those without an answer");
         assert_eq!(published.way.address().to_string(), "172.18.1.2");
         assert_eq!(snat.way, Way::Source("198.51.100.7".parse().unwrap()));
         assert_eq!(snat.idle, None, "it is kept for longer than UDP is");

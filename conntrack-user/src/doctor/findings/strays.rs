@@ -1,4 +1,4 @@
-//! Entries that lead to an address that nobody has any more.
+//! Entries that lead to an address that nobody on this node has any more.
 
 use ctpressure_model::words::{grouped, plural, seconds, share};
 
@@ -24,7 +24,11 @@ pub(super) fn led_astray(facts: &Facts) -> Option<Finding> {
     } else {
         (Severity::Problem, used)
     };
-    let entries: u64 = told.iter().map(|stray| stray.entries).sum();
+    let number = |stray: &&Stray| match severity {
+        Severity::Problem => stray.unanswered,
+        _ => stray.entries,
+    };
+    let entries: u64 = told.iter().map(number).sum();
     let named: Vec<String> = told.iter().take(NAMED).map(|stray| words(stray)).collect();
     let more = told.len().saturating_sub(NAMED);
     let more = match more {
@@ -39,9 +43,9 @@ pub(super) fn led_astray(facts: &Facts) -> Option<Finding> {
         id: "entries_lead_nowhere",
         severity,
         title: if severity == Severity::Problem {
-            "stale entries send traffic to an address that nobody has any more".to_owned()
+            "stale entries send traffic to an address that nobody on this node has any more".to_owned()
         } else {
-            "stale entries of addresses that nobody has any more fill the table".to_owned()
+            "stale entries of addresses that nobody on this node has any more fill the table".to_owned()
         },
         evidence: format!(
             "{}{of_limit}: {}{more}",
@@ -75,7 +79,7 @@ fn share_of(entries: u64, limit: u64) -> u64 {
     entries.saturating_mul(100) / limit
 }
 
-/// `udp for 10.0.0.1:8125 goes to 172.18.1.2:8125, where nobody is; shop/web was until 12 s ago; last packet 1 s ago`.
+/// `udp for 10.0.0.1:8125 goes to 172.18.1.2:8125 (nobody on this node has it; shop/web did until 12 s ago), the last packet 1 s ago`.
 fn words(stray: &Stray) -> String {
     let protocol = stray.protocol_name();
     let way = match &stray.way {
@@ -136,7 +140,8 @@ mod tests {
                 server: place("172.18.1.2"),
             },
             protocol: 17,
-            entries: 1,
+            entries: 3,
+            unanswered: 1,
             idle,
             vacant: Vacant {
                 was: since.map(|since| WasHolder {
@@ -160,8 +165,8 @@ mod tests {
         });
         assert_eq!(finding.severity, Severity::Problem);
         assert!(
-            finding.evidence.ends_with(
-                "udp for 10.0.0.1:8125 goes to 172.18.1.2:8125 (nobody has it; docker-a did until 12 s ago), the last packet 1 s ago"
+            finding.evidence.starts_with("1 entry") && finding.evidence.ends_with(
+                "udp for 10.0.0.1:8125 goes to 172.18.1.2:8125 (nobody on this node has it; docker-a did until 12 s ago), the last packet 1 s ago"
             ),
             "{finding:?}"
         );
