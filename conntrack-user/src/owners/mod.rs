@@ -51,4 +51,4 @@ pub use scanner::Scanner;
 pub(crate) use services::{ServiceCounts, Services, Sighting};
 pub(crate) use slots::{FormerHolder, Occupancy, OccupantState, SlotMaps};
 pub use slots::{SlotLimits, Slots};
-pub(crate) use table_names::{TableOwner, TableOwners, as_argument, table_names};
+pub(crate) use table_names::{ALL, TableOwner, TableOwners, as_argument, table_names};

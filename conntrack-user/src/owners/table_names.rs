@@ -62,10 +62,17 @@ pub(crate) fn table_names<'a>(
         .collect()
 }
 
-/// The name as an argument of a command that people copy: anybody may name a control group, and a shell reads some letters as orders.
+/// The word of commands for all tables.
+pub(crate) const ALL: &str = "all";
+
+/// The name as an argument of a command that people copy: anybody may name a control group, a shell reads some letters as orders,
+/// and commands take digits for an inode number and [`ALL`] for every table.
 pub(crate) fn as_argument(name: &str, netns: Inode) -> Cow<'_, str> {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._:@-".contains(letter);
-    if name.starts_with(|letter: char| letter.is_ascii_alphanumeric()) && name.chars().all(is_plain)
+    let is_name = name != ALL && !name.bytes().all(|byte| byte.is_ascii_digit());
+    if is_name
+        && name.starts_with(|letter: char| letter.is_ascii_alphanumeric())
+        && name.chars().all(is_plain)
     {
         Cow::Borrowed(name)
     } else {
@@ -84,6 +91,16 @@ mod tests {
         }
         for odd in ["", "-x", "a b", "$(reboot)", "a;b", "pod u-1", "é"] {
             assert_eq!(as_argument(odd, 7), "7");
+        }
+    }
+
+    #[test]
+    fn a_name_that_commands_read_in_another_way_is_a_number() {
+        for odd in ["all", "8", "4026532001", "99999999999"] {
+            assert_eq!(as_argument(odd, 7), "7");
+        }
+        for plain in ["all:9", "8a", "wall", "a8"] {
+            assert_eq!(as_argument(plain, 7), plain);
         }
     }
 

@@ -14,12 +14,9 @@ use crate::{
         host,
         tables::{Namespace, TO_ENTER, discover},
     },
-    owners::{TableOwners, table_names},
+    owners::{ALL, TableOwners, table_names},
     sys::netns::{self, Inode},
 };
-
-/// The word for every namespace.
-const ALL: &str = "all";
 
 /// One table that was read.
 #[derive(Clone, Copy, Debug)]
@@ -42,18 +39,11 @@ pub(super) fn find(
     let names = names(found.namespaces.values(), owners);
     let mut chosen: Vec<Namespace> = Vec::new();
     for want in wanted {
-        let is_it = |namespace: &Namespace| match want {
-            Netns::Name(name) => {
-                *name == namespace.name || names.get(&namespace.inode) == Some(name)
-            }
-            Netns::Inode(inode) => *inode == namespace.inode,
-        };
+        let meant = meant(want, &found.namespaces, &names);
         let all = *want == Netns::Name(ALL.to_owned());
-        let mut is_there = all;
-        for namespace in found.namespaces.values() {
-            let it = is_it(namespace);
-            is_there |= it;
-            if (all || it) && !chosen.contains(namespace) {
+        let is_there = all || !meant.is_empty();
+        for namespace in meant {
+            if !chosen.contains(namespace) {
                 chosen.push(namespace.clone());
             }
         }
@@ -81,6 +71,30 @@ pub(super) fn find(
         eprintln!("ctpressure: {problem}");
     }
     Ok(chosen)
+}
+
+/// Those that are meant by this. Others give names to tables: one that is called [`ALL`] takes nothing from that word, and
+/// one whose name is a number is meant by it only if no namespace has that number.
+fn meant<'a>(
+    want: &Netns,
+    found: &'a BTreeMap<Inode, Namespace>,
+    names: &BTreeMap<Inode, String>,
+) -> Vec<&'a Namespace> {
+    let called = |name: &str| {
+        let is_it = |namespace: &&Namespace| {
+            let name_now = names.get(&namespace.inode);
+            namespace.name == name || name_now.is_some_and(|it| it == name)
+        };
+        found.values().filter(is_it).collect()
+    };
+    match want {
+        Netns::Name(name) if name == ALL => found.values().collect(),
+        Netns::Name(name) => called(name),
+        Netns::Inode(inode) => match found.get(inode) {
+            Some(namespace) => vec![namespace],
+            None => called(&inode.to_string()),
+        },
+    }
 }
 
 /// What their tables are called.
@@ -172,5 +186,40 @@ pub(super) fn sort_out(
     match first {
         Some(error) if tables.is_empty() => Err(error),
         _ => Ok((tables, problems)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_an_inode_first_and_all_is_every_table() {
+        let kept = [(1, "host"), (7, "7"), (8, "all"), (9, "7"), (10, "12")];
+        let found: BTreeMap<Inode, Namespace> = kept
+            .into_iter()
+            .map(|(inode, name)| {
+                let namespace = Namespace {
+                    inode,
+                    name: name.to_owned(),
+                    own: false,
+                    process: None,
+                    by_kernel: false,
+                    file: None,
+                };
+                (inode, namespace)
+            })
+            .collect();
+        let names = BTreeMap::from([(10, "8".to_owned()), (9, "shop/web".to_owned())]);
+        let meant = |want: &str| -> Vec<Inode> {
+            let meant = meant(&want.parse().unwrap(), &found, &names);
+            meant.iter().map(|namespace| namespace.inode).collect()
+        };
+        assert_eq!(meant("7"), [7], "not the one that is called so");
+        assert_eq!(meant("8"), [8]);
+        assert_eq!(meant("12"), [10], "no namespace has this number");
+        assert_eq!(meant("all"), [1, 7, 8, 9, 10]);
+        assert_eq!(meant("shop/web"), [9]);
+        assert!(meant("13").is_empty());
     }
 }
