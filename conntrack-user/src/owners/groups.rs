@@ -21,7 +21,7 @@ const MOST_PROCESSES: usize = 64;
 /// How many folders are watched for owners that begin or end.
 const MOST_FOLDERS: usize = 4096;
 
-/// How far below a pod that is which a runtime keeps elsewhere for it.
+/// How far below an owner that is which was not found below its own control group.
 const ELSEWHERE: usize = 64;
 
 /// A control group, or a process, of an owner.
@@ -99,6 +99,12 @@ impl OwnerGroup {
             inner: false,
             has_addresses: !identity.is_delegated(),
         }
+    }
+
+    /// Brings the members into the order in which they are asked for a process.
+    fn sort(&mut self) {
+        self.members
+            .sort_unstable_by_key(|member| (member.helper, member.below, member.id));
     }
 
     /// IDs of its control groups.
@@ -282,13 +288,9 @@ impl OwnerGroups {
         }
     }
 
-    /// Brings the members into the order in which they are asked for a process.
+    /// Brings the members of each into their order.
     pub(super) fn sort(&mut self) {
-        for group in self.by_key.values_mut() {
-            group
-                .members
-                .sort_unstable_by_key(|member| (member.helper, member.below, member.id));
-        }
+        self.by_key.values_mut().for_each(OwnerGroup::sort);
     }
 }
 

@@ -138,6 +138,7 @@ impl Scanner {
                 found.problems.push(problem.into());
             }
             groups.sort();
+            found.problems.extend(groups.limit_pods());
             return groups;
         }
         let mut changed = false;
@@ -177,6 +178,7 @@ impl Scanner {
         groups.split(host, |member| {
             asking.networks(member.id, member.born, &member.path, problems)
         });
+        found.problems.extend(groups.limit_pods());
         self.asked = asking.done();
         if changed {
             let mut folders = Vec::new();

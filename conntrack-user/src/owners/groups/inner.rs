@@ -2,14 +2,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::time::Instant;
 
-use super::{GroupMember, GroupName, GroupNetworks, OwnerGroup, OwnerGroups};
+use super::{ELSEWHERE, GroupMember, GroupName, GroupNetworks, OwnerGroup, OwnerGroups};
+use crate::kernel::Problem;
 use crate::owners::cgroup_path::{CgroupPlace, Identity};
 use crate::owners::{Key, OwnerKind};
 
 /// How many networks inside one owner are owners of their own: whoever may make namespaces could
 /// take all slots else. The rest is the outer one's.
 const MOST_INNER: usize = 64;
+
+/// How many pods of a node that is a container are owners of their own: its root names its control groups, and could take all
+/// slots else. Kubernetes itself puts 110 on a node. The rest, those that came last, is the node's.
+const MOST_PODS: usize = 256;
 
 impl OwnerGroups {
     /// Makes owners of networks that are inside another owner, who is no pod, and are not its own: containers of a
@@ -27,6 +33,55 @@ impl OwnerGroups {
             }
         }
         self.by_key.extend(inner);
+    }
+
+    /// Gives to each node that is a container those of its pods that are too many; what is to be said of that.
+    pub(in super::super) fn limit_pods(&mut self) -> Option<Problem> {
+        let mut by_node: BTreeMap<&str, Vec<(Instant, &Key)>> = BTreeMap::new();
+        for (key, group) in &self.by_key {
+            if key.kind() == OwnerKind::Pod
+                && let Some((node, _)) = key.uid().rsplit_once('/')
+            {
+                let born = group.members.iter().map(|member| member.born).min();
+                let born = born.unwrap_or(group.youngest);
+                by_node.entry(node).or_default().push((born, key));
+            }
+        }
+        by_node.retain(|_, pods| pods.len() > MOST_PODS);
+        let surplus: Vec<(Key, Vec<Key>)> = by_node
+            .into_iter()
+            .map(|(node, mut pods)| {
+                pods.sort_unstable();
+                let rest = pods.into_iter().skip(MOST_PODS);
+                (
+                    Key::cgroup(node),
+                    rest.map(|(_, pod)| pod.clone()).collect(),
+                )
+            })
+            .collect();
+        let mut said = Problem::new(format!(
+            "a node that is a container has more than {MOST_PODS} pods: what belongs to the rest is counted as the node's"
+        ));
+        for (key, pods) in surplus {
+            let pods: Vec<OwnerGroup> = pods
+                .iter()
+                .filter_map(|pod| self.by_key.remove(pod))
+                .collect();
+            let Some(first) = pods.first() else { continue };
+            said.add(&first.name.text);
+            let node = self.by_key.entry(key).or_insert_with(|| OwnerGroup {
+                members: Vec::new(),
+                name: first.name.clone(),
+                ..*first
+            });
+            let members = pods.into_iter().flat_map(|pod| pod.members);
+            node.members.extend(members.map(|member| GroupMember {
+                below: member.below + ELSEWHERE,
+                ..member
+            }));
+            node.sort();
+        }
+        said.if_any()
     }
 }
 

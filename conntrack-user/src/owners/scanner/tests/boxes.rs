@@ -298,6 +298,44 @@ fn nobody_takes_all_slots_with_networks_of_his_own() {
 }
 
 #[test]
+fn nobody_takes_all_slots_with_pods_of_a_node_of_his_own() {
+    let mut node = Node::new();
+    let id = "a".repeat(64);
+    let own = |number: u32| format!("docker/{id}/kubelet/kubepods/pod{}", uid(number));
+    let add = |node: &mut Node, numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            node.group(&own(number), &[1000 + number]);
+            node.process(1000 + number, 20_000 + number, &[]);
+        }
+    };
+    node.group(&format!("docker/{id}/init.scope"), &[100]);
+    node.process(100, 7001, &["172.18.0.2"]);
+    node.pod(7, 200);
+    node.process(200, 7002, &["10.42.0.7"]);
+    add(&mut node, 100..356);
+    let found = node.scan();
+    assert_eq!((found.owners.len(), found.problems.len()), (258, 0));
+    // Those that are there stay, whatever those are called that come later.
+    add(&mut node, 10..60);
+    let found = node.scan_after(60);
+    assert_eq!((found.owners.len(), found.problems.len()), (258, 1));
+    assert!(
+        found.problems[0].contains(&id[..12]),
+        "{:?}",
+        found.problems
+    );
+    let name = |number| format!("pod {} on {}", uid(number), &id[..12]);
+    let names = names(&found);
+    for (number, is_there) in [(10, false), (59, false), (100, true), (355, true)] {
+        assert_eq!(names.contains(&name(number)), is_there, "{number}");
+    }
+    let rest = one(&found, &id[..12]);
+    // Its own, the kubelet's two, `init.scope`, and the pods that came later.
+    assert_eq!((rest.netns, rest.cgroups.len()), (Some(7001), 4 + 50));
+    assert_eq!(addresses(rest), ["172.18.0.2"]);
+}
+
+#[test]
 fn equal_names_are_told_apart() {
     let mut node = Node::new();
     node.group("lxc.payload.web", &[100]);
