@@ -45,10 +45,16 @@ impl FormerAddresses {
         let all = Arc::make_mut(&mut self.all);
         all.insert(address, FormerHolder { owner, since: at });
         if all.len() > MOST {
-            let mut times: Vec<Instant> = all.values().map(|former| former.since).collect();
-            let (_, middle, _) = times.select_nth_unstable(MOST / 2);
-            let middle = *middle;
-            all.retain(|_, former| former.since > middle);
+            // By count: any number may have been lost at one time.
+            let mut by_age: Vec<(Instant, IpAddr)> = all
+                .iter()
+                .map(|(address, former)| (former.since, *address))
+                .collect();
+            let surplus = by_age.len() - MOST / 2;
+            by_age.select_nth_unstable(surplus);
+            for (_, address) in &by_age[..surplus] {
+                all.remove(address);
+            }
         }
     }
 
@@ -81,5 +87,19 @@ mod tests {
         assert!(!former.all().contains_key(&address(0)));
         former.taken(&address(MOST));
         assert!(!former.all().contains_key(&address(MOST)));
+    }
+
+    #[test]
+    fn of_many_that_were_lost_at_once_half_are_kept() {
+        let begin = Instant::now();
+        let mut former = FormerAddresses::default();
+        let address = |number: u32| IpAddr::from(Ipv4Addr::from(number));
+        former.lost(address(0), Owner::host(), begin);
+        let at = begin + Duration::from_secs(1);
+        for number in (1..).take(MOST) {
+            former.lost(address(number), Owner::host(), at);
+        }
+        assert_eq!(former.all().len(), MOST / 2);
+        assert!(!former.all().contains_key(&address(0)), "the oldest");
     }
 }
