@@ -2,14 +2,14 @@
 //!
 //! A table that somebody has goes by that one's name (`shop/web`), another one by the name that its network namespace is kept by
 //! (`ingress_sbox`), else by the inode number in digits. No two go by one name at a time: of two pods of one name it is the one that is
-//! there, and the other one's has the inode number behind it.
+//! there, and the other one's has the inode number behind it. A pod's is its before anybody's who names control groups or containers.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ctpressure_model::words::{NAME_BYTES, clean_within};
 
-use super::Owner;
+use super::{Owner, OwnerKind};
 use crate::{kernel::tables::HOST_NAME, sys::netns::Inode};
 
 /// Who has a table.
@@ -35,9 +35,13 @@ pub(crate) fn table_names<'a>(
             let owner = owners.get(&netns).filter(|_| kept_as != HOST_NAME);
             let rank = match owner {
                 None if kept_as == HOST_NAME => 0,
-                Some(owner) if owner.present => 1,
-                Some(_) => 2,
-                None => 3,
+                Some(owner) => match (owner.owner.kind, owner.present) {
+                    (OwnerKind::Pod, true) => 1,
+                    (OwnerKind::Pod, false) => 2,
+                    (_, true) => 3,
+                    (_, false) => 4,
+                },
+                None => 5,
             };
             let name = owner.map_or_else(
                 || clean_within(kept_as, NAME_BYTES),
@@ -52,14 +56,18 @@ pub(crate) fn table_names<'a>(
     wished
         .into_iter()
         .map(|(_, netns, name)| {
-            if taken.insert(name.clone()) {
+            // Nobody chooses a name that looks numbered: so one that has its own number behind it is the only one of its kind.
+            if !is_numbered(&name) && taken.insert(name.clone()) {
                 return (netns, name);
             }
-            let name = format!("{name}:{netns}");
-            taken.insert(name.clone());
-            (netns, name)
+            (netns, format!("{name}:{netns}"))
         })
         .collect()
+}
+
+fn is_numbered(name: &str) -> bool {
+    let behind = name.rsplit_once(':').map(|(_, behind)| behind);
+    behind.is_some_and(|it| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The word of commands for all tables.
@@ -175,6 +183,42 @@ mod tests {
         let owners = owners(&[(7, Owner::cgroup("host", "/evil.slice/host"), true)]);
         let tables = [(7, "7"), (4_026_531_840, "host"), (8, "x"), (9, "x")];
         assert_eq!(names(&tables, &owners), ["host:7", "host", "x", "x:9"]);
+    }
+
+    #[test]
+    fn nobody_takes_the_name_of_a_pod_s() {
+        for present in [true, false] {
+            let owners = owners(&[
+                (7, Owner::cgroup("shop/web", "/shop/web"), true),
+                (8, Owner::pod("u-1", WEB), present),
+            ]);
+            let tables = [(7, "7"), (8, "8")];
+            assert_eq!(names(&tables, &owners), ["shop/web:7", "shop/web"]);
+        }
+    }
+
+    #[test]
+    fn no_two_have_one_name_whatever_they_are_called() {
+        let all = ["x", "x", "x:9", "x:9:8", "x:6", "x:", "9"];
+        let of = |number: usize| u32::try_from(number).unwrap() + 5;
+        let owned: Vec<_> = all
+            .iter()
+            .enumerate()
+            .map(|(at, name)| (of(at), Owner::cgroup(name, &format!("/{at}")), true))
+            .collect();
+        let mut tables: Vec<(Inode, &str)> = (0..all.len()).map(|at| (of(at), "kept")).collect();
+        tables.extend([(12, "x"), (13, "x:6"), (14, "14")]);
+        let found = names(&tables, &owners(&owned));
+        assert_eq!(
+            found,
+            [
+                "x", "x:6", "x:9:7", "x:9:8:8", "x:6:9", "x:", "9", "x:12", "x:6:13", "14"
+            ]
+        );
+        // As many as anybody can make.
+        let many: Vec<(Inode, &str)> = (0..100_000).map(|netns| (netns, "x")).collect();
+        let found = names(&many, &TableOwners::new());
+        assert_eq!(HashSet::<&String>::from_iter(&found).len(), many.len());
     }
 
     #[test]
