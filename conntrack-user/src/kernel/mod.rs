@@ -9,6 +9,7 @@ pub mod btf;
 pub(crate) mod confinement;
 pub(crate) mod conntrack;
 pub(crate) mod entries;
+pub(crate) mod files;
 pub(crate) mod host;
 pub(crate) mod kallsyms;
 pub(crate) mod memory;

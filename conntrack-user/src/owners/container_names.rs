@@ -8,17 +8,16 @@
 //! | nerdctl | `/run/containerd/io.containerd.runtime.v2.task/NAMESPACE/ID/config.json` |
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{self, File};
-use std::io::{self, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::groups::{OwnerGroup, OwnerGroups};
 use super::{Key, OwnerKind};
-use crate::kernel::Root;
+use crate::kernel::{Root, files::bounded_text};
 
 /// How long a new container without a name is looked for with each scan, and how often later; a name may change, too.
 const YOUNG: Duration = Duration::from_secs(10);
@@ -203,9 +202,5 @@ fn folders(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn read<T: DeserializeOwned>(file: &Path) -> io::Result<T> {
-    let file = File::open(file)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    Ok(serde_json::from_reader(BufReader::new(file.take(LONGEST)))?)
+    Ok(serde_json::from_str(&bounded_text(file, LONGEST)?)?)
 }

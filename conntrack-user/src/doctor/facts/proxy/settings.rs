@@ -1,8 +1,10 @@
 //! What kube-proxy was told: by flags, and by the file that goes before them.
 
-use std::{fs::OpenOptions, io, io::Read as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::{io, path::Path};
 
 use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::kernel::files::bounded_text;
 
 /// No such file is longer.
 const MOST_BYTES: u64 = 1 << 20;
@@ -107,23 +109,11 @@ pub(super) fn flags<'a>(
 ///
 /// Whoever calls himself kube-proxy chooses what is there: only a file of a bounded length is read.
 pub(super) fn text_inside(root: &Path, path: &str) -> io::Result<Option<String>> {
-    let path = root.join(path.trim_start_matches('/'));
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path);
-    let file = match file {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let found = file.metadata()?;
-    if !found.is_file() || found.len() > MOST_BYTES {
-        return Err(io::Error::other("it is no file, or larger than 1 MiB"));
+    match bounded_text(&root.join(path.trim_start_matches('/')), MOST_BYTES) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
-    let mut text = String::new();
-    file.take(MOST_BYTES).read_to_string(&mut text)?;
-    Ok(Some(text))
 }
 
 /// The documents of a YAML or JSON file.

@@ -1,5 +1,7 @@
 //! Nodes that are not as most are: other hierarchies, hidden or hostile processes, very many of them.
 
+use nix::{sys::stat::Mode, unistd::mkfifo};
+
 use super::*;
 
 #[test]
@@ -253,4 +255,29 @@ fn namespaces_that_are_kept_take_no_more_than_their_share() {
         "{:?}",
         found.problems
     );
+}
+
+/// Where a runtime's files are somebody else's, a pipe without a writer would hold up every look.
+#[test]
+fn nobody_waits_for_what_stands_where_a_runtime_keeps_names() {
+    let mut node = Node::new();
+    node.group(&format!("docker/{CID}"), &[100]);
+    node.process(100, 7001, &["172.17.0.2"]);
+    let podman = "var/lib/containers/storage/overlay-containers";
+    for (folder, file) in [
+        (
+            &*format!("var/lib/docker/containers/{CID}"),
+            "config.v2.json",
+        ),
+        (podman, "containers.json"),
+        (podman, "volatile-containers.json"),
+        (
+            &format!("run/containerd/io.containerd.runtime.v2.task/default/{CID}"),
+            "config.json",
+        ),
+    ] {
+        fs::create_dir_all(node.path(folder)).unwrap();
+        mkfifo(&node.path(folder).join(file), Mode::S_IRWXU).unwrap();
+    }
+    assert_eq!(names(&node.scan()), [&CID[..12]]);
 }
