@@ -37,8 +37,8 @@ pub(super) struct LimitArgs {
     /// nothing; above 1 they are overcommitted [default: 0.5]
     #[arg(long, env = "CTPRESSURE_MAX_MEMORY_SHARE_ALL", value_name = "SHARE", value_parser = parse_share)]
     max_memory_share_all: Option<f64>,
-    /// Raise the limit for the table of this network namespace, too: that of a pod (`shop/router`), or by its name in /run/netns;
-    /// only the host's table has it raised otherwise. Repeatable
+    /// Raise the limit for the table of this network namespace, too: that of a pod (`shop/router`), by its name in /run/netns, or by its inode
+    /// number; only the host's table has it raised otherwise. Repeatable
     #[arg(
         long,
         env = "CTPRESSURE_RAISE_NETNS",

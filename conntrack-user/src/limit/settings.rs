@@ -4,8 +4,6 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::tables::HOST_NAME;
-
 /// What the controller may do.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum,
@@ -130,12 +128,6 @@ pub(crate) fn parse_share(text: &str) -> Result<f64, String> {
 }
 
 impl Settings {
-    /// Whether the limit is raised for this table. Every other one belongs to whoever made its network namespace, which takes
-    /// no right but to make one: the limit would be anybody's to raise, for all.
-    pub(crate) fn raises_for(&self, name: &str) -> bool {
-        name == HOST_NAME || self.raise_netns.iter().any(|named| named == name)
-    }
-
     /// Checks that the settings make sense together.
     ///
     /// # Errors

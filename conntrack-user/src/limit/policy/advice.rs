@@ -5,7 +5,7 @@ use ctpressure_model::{
     words::{clean, grouped},
 };
 
-use super::{Observation, Policy, TableSeen};
+use super::{Observation, Policy};
 use crate::owners::as_argument;
 
 /// So many of them are named.
@@ -44,10 +44,7 @@ impl Policy {
             ));
         }
         for name in &self.settings.raise_netns {
-            let is_it = |table: &TableSeen| {
-                table.raised_as() == *name || table.kept_as.as_ref() == Some(name)
-            };
-            if !seen.tables.iter().any(is_it) {
+            if !seen.tables.iter().any(|table| table.is_called(name)) {
                 advice.push(format!(
                     "no table is called {} (--raise-netns): `ctpressure table --netns all` shows their names",
                     clean(name)

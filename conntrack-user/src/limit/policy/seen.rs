@@ -6,7 +6,7 @@ use ctpressure_model::cost::{EntryCost, Sharing};
 
 use crate::{
     agent::Table,
-    kernel::{memory::NodeMemory, stats::KernelStats},
+    kernel::{memory::NodeMemory, stats::KernelStats, tables::HOST_NAME},
     limit::{change::Size, settings::Settings},
     owners::OwnerKind,
 };
@@ -70,13 +70,18 @@ impl TableSeen {
         }
     }
 
-    /// Whether the limit is raised for it.
+    /// Whether `--raise-netns` means it: by that name, by what its namespace is kept as, or by its inode number.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.raised_as() == name
+            || self.kept_as.as_deref() == Some(name)
+            || self.netns.to_string() == name
+    }
+
+    /// Whether the limit is raised for it. Every table but the host's belongs to whoever made its network namespace, which takes
+    /// no right but to make one: the limit would be anybody's to raise, for all.
     pub(crate) fn raises(&self, settings: &Settings) -> bool {
-        settings.raises_for(self.raised_as())
-            || self
-                .kept_as
-                .as_ref()
-                .is_some_and(|kept_as| settings.raises_for(kept_as))
+        self.raised_as() == HOST_NAME
+            || settings.raise_netns.iter().any(|name| self.is_called(name))
     }
 }
 

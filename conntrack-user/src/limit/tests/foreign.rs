@@ -275,4 +275,10 @@ fn a_table_raises_by_a_name_that_only_root_can_give() {
     let pod = called("shop/router", Some("cni-1"), true);
     assert!(pod.raises(&named("shop/router")) && pod.raises(&named("cni-1")));
     assert!(!pod.raises(&named("router")) && !pod.raises(&Settings::default()));
+    // What a shell would read, or a number, is advised as the inode number.
+    let odd = TableSeen {
+        netns: 4_026_532_200,
+        ..called("7", None, false)
+    };
+    assert!(odd.raises(&named("4026532200")) && !pod.raises(&named("4026532200")));
 }
