@@ -13,8 +13,10 @@ pub const WINDOW_NS: u64 = 100_000_000;
 pub struct Budget {
     /// When the current window began, nanoseconds.
     window_start_ns: u64,
-    /// The tick at which the clock was last read.
-    checked_tick: u64,
+    /// The tick at which the clock was last read: its lower half.
+    checked_tick: u32,
+    /// What this window had at first.
+    granted: u32,
     /// Records left in this window.
     left: u32,
     /// Events since the last record of this kind.
@@ -22,7 +24,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Begins a new window when the last one is over.
+    /// Begins a new window when the last one is over, or has less than one would have that begins now: who asks for more is not
+    /// kept waiting.
     #[inline(always)]
     fn refill(
         &mut self,
@@ -30,14 +33,17 @@ impl Budget {
         tick: u64,
         now_ns: impl FnOnce() -> u64,
     ) {
+        #[expect(clippy::cast_possible_truncation, reason = "neighbours differ in it")]
+        let tick = tick as u32;
         if tick == self.checked_tick {
             return;
         }
         self.checked_tick = tick;
-        let now = now_ns();
-        if now.wrapping_sub(self.window_start_ns) >= WINDOW_NS {
+        let (now, per_window) = (now_ns(), per_window());
+        if now.wrapping_sub(self.window_start_ns) >= WINDOW_NS || per_window > self.granted {
             self.window_start_ns = now;
-            self.left = per_window();
+            self.left = per_window;
+            self.granted = per_window;
         }
     }
 
@@ -146,6 +152,22 @@ mod tests {
         assert_eq!(budget.sample(|| 1, || 0, || 1, || 0), None);
         assert_eq!(budget.sample(|| 1, || 0, || 1, || 0), None);
         assert_eq!(budget.sample(|| 1, || 0, || 2, || WINDOW_NS * 2), Some(3));
+    }
+
+    #[test]
+    fn who_asks_for_more_has_it_with_the_next_tick() {
+        let mut budget = Budget::default();
+        let mut made = |most, tick| {
+            budget
+                .sample(|| most, || 0, || tick, || WINDOW_NS)
+                .is_some()
+        };
+        assert!(made(1, 1));
+        assert!(!made(1, 2));
+        assert!(!made(100, 2), "the same tick");
+        assert!((0..100).all(|_| made(100, 3)));
+        assert!(!made(100, 4), "the window is not over");
+        assert!(!made(1, 5));
     }
 
     #[test]

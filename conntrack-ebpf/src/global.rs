@@ -51,8 +51,6 @@ fields! {
     "KERNFS_ID" "kernfs_node" ["id"], 8, "socket cgroup";
 }
 
-/// Records of inserts for each window and CPU before sampling begins (`u32`).
-pub const INSERT_BUDGET: &str = "INSERT_BUDGET";
 /// Beyond the budget, one insert in this many has a record; 0: none (`u32`).
 pub const INSERT_ONE_IN: &str = "INSERT_ONE_IN";
 /// Records of drops for each window and CPU (`u32`).
@@ -74,6 +72,8 @@ pub const OWNER_SLOTS: &str = "OWNER_SLOTS";
 /// 1: the kernel is all preemptible (`PREEMPT_RT`), also where softirqs are off (`u32`).
 pub const IS_REAL_TIME: &str = "IS_REAL_TIME";
 
+/// Map `0 -> u32`: records of inserts for each window and CPU before sampling begins. Written while the programs run.
+pub const INSERT_BUDGET_MAP: &str = "INSERT_BUDGET";
 /// The ring buffer's map name.
 pub const EVENTS_MAP: &str = "EVENTS";
 /// Map `CPU -> PerCpuState`.

@@ -12,7 +12,7 @@ use conntrack_ebpf::{
 
 use super::{
     emit, globals,
-    maps::{count, count_atomic, state},
+    maps::{count, count_atomic, insert_budget, state},
     new_flow, owner,
     read::{self, ByHelper, Memory, Typed},
 };
@@ -25,7 +25,7 @@ pub(super) fn sampled(state: *mut PerCpuState) -> Option<u32> {
     // SAFETY: `state` is a live map value of this CPU.
     let inserts = unsafe { &mut (*state).inserts };
     inserts.sample(
-        || globals::INSERT_BUDGET.load(),
+        insert_budget,
         || globals::INSERT_ONE_IN.load(),
         read::tick,
         read::now_ns,

@@ -21,6 +21,16 @@ use super::{globals, read};
 #[map]
 static STATE: Array<PerCpuState> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
+/// Records of inserts for each window and CPU; written by user space.
+#[map]
+static INSERT_BUDGET: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Records of inserts that a window may have that begins now.
+#[inline(always)]
+pub(super) fn insert_budget() -> u32 {
+    INSERT_BUDGET.get(0).copied().unwrap_or(0)
+}
+
 /// Records for user space; the size is set when it is loaded.
 #[map]
 pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);

@@ -13,7 +13,7 @@ use conntrack_ebpf::{
     record::{DropReason, FLAG_CAUSE_KNOWN, FLAG_INGRESS, View},
 };
 use ctpressure_model::{
-    events::{Filter, Names, OwnersBySlot},
+    events::{Filter, Kind, Names, OwnersBySlot},
     pressure::destinations::Destinations,
 };
 use tokio::sync::{broadcast, watch};
@@ -26,6 +26,7 @@ use crate::{
 
 mod subscription;
 
+use subscription::InsertWatcher;
 pub(crate) use subscription::Subscription;
 
 /// Records that wait for the slowest watcher at most: about 1.5 MB.
@@ -39,6 +40,8 @@ struct HubShared {
     unknown_owner: AtomicBool,
     known_netns: Mutex<HashSet<u32>>,
     destinations: Mutex<Destinations>,
+    /// How many watch inserts.
+    insert_watchers: watch::Sender<usize>,
     services: Arc<Mutex<Services>>,
 }
 
@@ -179,6 +182,11 @@ impl Publisher {
         Arc::clone(&self.shared.services)
     }
 
+    /// Follows how many watch inserts.
+    pub(super) fn insert_watchers(&self) -> watch::Receiver<usize> {
+        self.shared.insert_watchers.subscribe()
+    }
+
     /// Records that watchers were too slow to take.
     pub fn watchers_lost(&self) -> u64 {
         self.shared.watchers_lost.load(Ordering::Relaxed)
@@ -261,7 +269,9 @@ impl Handle {
     pub fn subscribe(&self, filter: Filter) -> Result<Subscription, Closed> {
         let mut snapshots = self.snapshots.clone();
         let latest = Arc::clone(&snapshots.borrow_and_update());
+        let wants_inserts = filter.wants(Kind::Insert);
         Ok(Subscription {
+            _inserts: wants_inserts.then(|| InsertWatcher::new(&self.shared)),
             filter,
             events: self.events.upgrade().ok_or(Closed)?.subscribe(),
             snapshots,
@@ -280,7 +290,7 @@ mod tests {
     use std::time::Duration;
 
     use ctpressure_model::{
-        events::{Event, Kind},
+        events::Event,
         pressure::state::Pressure,
         tests::sample,
         verdict::{Verdict, VerdictKind},
@@ -315,6 +325,22 @@ mod tests {
             matches!(events.as_slice(), [Event::Eviction(_), Event::Drop(_)]),
             "{events:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn who_watches_inserts_is_counted_for_as_long_as_he_does() {
+        let (publisher, handle) = channel();
+        let watchers = publisher.insert_watchers();
+        let watch = |kinds: &[Kind]| handle.subscribe(filter(kinds)).expect("the agent runs");
+        let _other = watch(&[Kind::Drop, Kind::Eviction]);
+        assert_eq!(*watchers.borrow(), 0);
+        let first = watch(&[Kind::Insert]);
+        let second = watch(&[Kind::Drop, Kind::Insert]);
+        assert_eq!(*watchers.borrow(), 2);
+        drop(first);
+        assert_eq!(*watchers.borrow(), 1);
+        drop(second);
+        assert_eq!(*watchers.borrow(), 0);
     }
 
     #[tokio::test]

@@ -184,6 +184,19 @@ async fn pods(source: &mut Option<watch::Receiver<Latest>>) -> Latest {
     pending().await
 }
 
+/// Has inserts recorded for as long as somebody watches them.
+async fn follow_watchers(probes: Arc<Probes>, mut watchers: watch::Receiver<usize>) -> Infallible {
+    loop {
+        let watched = *watchers.borrow_and_update() > 0;
+        if let Err(error) = probes.watch_inserts(watched) {
+            tracing::warn!(%error, "how many records inserts have can't be changed");
+        }
+        if watchers.changed().await.is_err() {
+            pending::<()>().await;
+        }
+    }
+}
+
 /// Hands on what the eBPF programs log; for debugging them, so a look now and then is enough.
 async fn forward_log(mut logger: aya_log::EbpfLogger<&'static dyn log::Log>) {
     loop {
@@ -319,9 +332,17 @@ impl Supervisor {
         let mut probes = attach_elsewhere(&self.options.probes, &owners).await?;
         let ring = probes.take_ring();
         let sink = self.publisher.sink();
+        let probes = Arc::new(probes);
+        let watched = follow_watchers(Arc::clone(&probes), self.publisher.insert_watchers());
         let reader = spawn_local(async move {
             let Some(ring) = ring else { return };
-            if let Err(error) = ring.run(sink).await {
+            let run = async {
+                tokio::select! {
+                    result = ring.run(sink) => result,
+                    never = watched => match never {},
+                }
+            };
+            if let Err(error) = run.await {
                 tracing::error!(%error, "the ring can't be read: events are not seen any more");
             }
         });
@@ -346,7 +367,7 @@ impl Supervisor {
             "attached"
         );
         self.life = ProbesLife::Attached {
-            probes: Arc::new(probes),
+            probes,
             reader,
             status,
         };

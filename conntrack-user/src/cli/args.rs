@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::logging::LogFormat;
 use crate::{
-    probes::{Mechanism, Options},
+    probes::{InsertBudget, Mechanism, Options},
     recorder::{Bounds, JournalOptions},
     serve::socket,
 };
@@ -131,7 +131,7 @@ pub(super) struct ProbeArgs {
             })
     )]
     mechanism: Option<Mechanism>,
-    /// Insert records for each second and CPU before sampling begins
+    /// Insert records for each second and CPU before sampling begins [default: 10, and 500 while somebody watches inserts]
     #[arg(long, env = "CTPRESSURE_INSERT_BUDGET", value_name = "N")]
     insert_budget: Option<u32>,
     /// Beyond the budget, one insert in N has a record; 0: none
@@ -187,11 +187,13 @@ impl ProbeArgs {
         let (insert_budget, insert_one_in) = if inserts {
             (default.insert_budget, default.insert_one_in)
         } else {
-            (0, 0)
+            (InsertBudget::always(0), 0)
         };
         Options {
             mechanism: self.mechanism,
-            insert_budget: self.insert_budget.unwrap_or(insert_budget),
+            insert_budget: self
+                .insert_budget
+                .map_or(insert_budget, InsertBudget::always),
             insert_one_in: self.insert_one_in.unwrap_or(insert_one_in),
             drop_budget: self.drop_budget.unwrap_or(default.drop_budget),
             eviction_budget: self.eviction_budget.unwrap_or(default.eviction_budget),

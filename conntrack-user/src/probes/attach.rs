@@ -16,6 +16,7 @@ use super::{
     counted::Counted,
     error::AttachError,
     globals::{AtConfirm, find_fields, ring_size, settings},
+    insert_records::InsertRecords,
     object::{self, Programs},
     plan::{COUNTS_AT_CONFIRM, EventKind, HookEvent, NEW_FLOW_PACKET, counts_entries},
     privileges,
@@ -191,6 +192,7 @@ fn attach_plan(
         state: maps.state,
         ring: Some(maps.ring),
         owners: Mutex::new(maps.owners),
+        insert_records: InsertRecords::new(maps.insert_budget, options.insert_budget),
         status: ProbeStatus {
             hooks: Vec::new(),
             fields,
@@ -200,6 +202,9 @@ fn attach_plan(
         counted: Counted::default(),
         presence,
     };
+    outcome
+        .watch_inserts(false)
+        .map_err(AttachError::OwnerMaps)?;
     let mut module_fd = ModuleBtf::default();
     for (event, candidates) in plan {
         attach_event(event, candidates, &programs, &mut module_fd, &mut outcome)?;

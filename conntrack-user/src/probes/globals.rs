@@ -56,11 +56,8 @@ pub(super) fn settings(
     host_netns: u32,
     owner_slots: u32,
     is_real_time: bool,
-) -> [(&'static str, u32); 11] {
-    let windows_a_second = u32::try_from(1_000_000_000 / WINDOW_NS).unwrap_or(1);
-    let per_window = |per_second: u32| per_second.div_ceil(windows_a_second);
+) -> [(&'static str, u32); 10] {
     [
-        (global::INSERT_BUDGET, per_window(options.insert_budget)),
         (global::INSERT_ONE_IN, options.insert_one_in),
         (global::DROP_BUDGET, per_window(options.drop_budget)),
         (global::EVICTION_BUDGET, per_window(options.eviction_budget)),
@@ -72,6 +69,11 @@ pub(super) fn settings(
         (global::OWNER_SLOTS, owner_slots),
         (global::IS_REAL_TIME, u32::from(is_real_time)),
     ]
+}
+
+/// What a budget of so many records a second has for one window.
+pub(super) fn per_window(per_second: u32) -> u32 {
+    per_second.div_ceil(u32::try_from(1_000_000_000 / WINDOW_NS).unwrap_or(1))
 }
 
 /// A size that the kernel takes: a power of two, at least a page of any architecture.

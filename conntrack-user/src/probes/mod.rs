@@ -11,6 +11,7 @@ mod choice;
 mod counted;
 mod error;
 mod globals;
+mod insert_records;
 mod object;
 mod options;
 mod owner_maps;
@@ -43,7 +44,8 @@ pub(crate) use attach::outlook;
 pub(crate) use choice::nothing;
 use counted::Counted;
 pub(crate) use error::AttachError;
-pub(crate) use options::{Mechanism, Options};
+use insert_records::InsertRecords;
+pub(crate) use options::{InsertBudget, Mechanism, Options};
 pub(crate) use owner_maps::OwnerMaps;
 pub(crate) use ring::RingReader;
 pub use ring_filler::RingFiller;
@@ -78,6 +80,7 @@ pub struct Probes {
     state: MappedArray<PerCpuState>,
     ring: Option<RingBuf<MapData>>,
     owners: Mutex<OwnerMaps>,
+    insert_records: InsertRecords,
     status: ProbeStatus,
     counts_at_confirm: bool,
     sees_confirm: bool,
@@ -95,6 +98,14 @@ impl Probes {
     /// event for which no hook can be had is not an error: see [`Probes::status`].
     pub fn attach(options: &Options, owners: &SlotMaps) -> Result<Self, AttachError> {
         attach::attach(options, owners)
+    }
+
+    /// Somebody watches inserts from now on, so that all are to have a record as far as the budget goes; or nobody does.
+    ///
+    /// # Errors
+    /// If the map can't be written.
+    pub(crate) fn watch_inserts(&self, watched: bool) -> io::Result<()> {
+        self.insert_records.watch(watched)
     }
 
     /// What has been counted since they were attached, over all CPUs and namespaces.

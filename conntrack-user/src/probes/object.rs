@@ -7,12 +7,12 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
-use aya::maps::{Map, MapData, RingBuf};
+use aya::maps::{Array, Map, MapData, RingBuf};
 use aya_obj::{EbpfSectionKind, Object, generated::bpf_insn};
 use conntrack_ebpf::{
     global::{
-        ACTIVE_MAP, ADDRESSES_MAP, CGROUPS_MAP, EVENTS_MAP, NAMESPACES_MAP, OWNERS_MAP,
-        SERVICES_MAP, STATE_MAP, TAGS_MAP,
+        ACTIVE_MAP, ADDRESSES_MAP, CGROUPS_MAP, EVENTS_MAP, INSERT_BUDGET_MAP, NAMESPACES_MAP,
+        OWNERS_MAP, SERVICES_MAP, STATE_MAP, TAGS_MAP,
     },
     state::PerCpuState,
 };
@@ -78,6 +78,7 @@ pub(super) struct Maps {
     pub(super) state: MappedArray<PerCpuState>,
     pub(super) ring: RingBuf<MapData>,
     pub(super) owners: OwnerMaps,
+    pub(super) insert_budget: Array<MapData, u32>,
 }
 
 /// Of each table of owners there are two, see [`conntrack_ebpf::place`].
@@ -178,6 +179,7 @@ pub(super) fn open(
         cpus,
         asks_sockets: false,
     };
+    let insert_budget = take(INSERT_BUDGET_MAP)?.try_into().map_err(malformed)?;
     let programs = Programs {
         object,
         _maps: made.into_values().collect(),
@@ -188,6 +190,7 @@ pub(super) fn open(
             state,
             ring,
             owners,
+            insert_budget,
         },
     ))
 }

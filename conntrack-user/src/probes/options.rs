@@ -26,13 +26,33 @@ impl fmt::Display for Mechanism {
     }
 }
 
+/// Insert records for each second and CPU. To make one and to read it costs more than all the rest that is done of an insert; a
+/// few tell where connections go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InsertBudget {
+    /// Records while nobody watches inserts.
+    pub unwatched: u32,
+    /// Records while somebody watches inserts.
+    pub watched: u32,
+}
+
+impl InsertBudget {
+    /// The same, whether or not somebody watches.
+    pub(crate) const fn always(records: u32) -> Self {
+        Self {
+            unwatched: records,
+            watched: records,
+        }
+    }
+}
+
 /// How the probes are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Use this mechanism only; `None`: the first that the kernel offers, hook by hook.
     pub mechanism: Option<Mechanism>,
     /// Insert records for each second and CPU before sampling begins.
-    pub insert_budget: u32,
+    pub insert_budget: InsertBudget,
     /// Beyond the budget one insert in this many has a record; 0: none.
     pub insert_one_in: u32,
     /// Drop records for each second and CPU.
@@ -57,7 +77,10 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             mechanism: None,
-            insert_budget: 500,
+            insert_budget: InsertBudget {
+                unwatched: 10,
+                watched: 500,
+            },
             insert_one_in: 128,
             drop_budget: 10_000,
             eviction_budget: 10_000,

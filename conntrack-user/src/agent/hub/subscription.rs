@@ -19,10 +19,32 @@ use crate::{
 /// Events in one go at most, so that a storm is written in pieces.
 const BATCH: usize = 512;
 
+/// Counts as one who watches inserts until it is dropped.
+#[derive(Debug)]
+pub(super) struct InsertWatcher(Arc<HubShared>);
+
+impl InsertWatcher {
+    pub(super) fn new(shared: &Arc<HubShared>) -> Self {
+        shared
+            .insert_watchers
+            .send_modify(|watchers| *watchers += 1);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for InsertWatcher {
+    fn drop(&mut self) {
+        self.0
+            .insert_watchers
+            .send_modify(|watchers| *watchers -= 1);
+    }
+}
+
 /// One watcher's view of the events.
 #[derive(Debug)]
 pub struct Subscription {
     pub(super) filter: Filter,
+    pub(super) _inserts: Option<InsertWatcher>,
     pub(super) events: broadcast::Receiver<View>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) shared: Arc<HubShared>,
