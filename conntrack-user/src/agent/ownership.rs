@@ -21,7 +21,7 @@ use crate::{
     owners::{
         Discovery, Looks, Owner, OwnerKind, Services, SlotLimits, SlotMaps, Slots, TableOwners,
     },
-    probes::{Probes, Totals},
+    probes::{InsertMarks, Probes, Totals},
     sys::{lock::locked, netns::Inode},
 };
 
@@ -331,6 +331,12 @@ impl Ownership {
         }
         self.totals = totals;
         Ok(())
+    }
+
+    /// What tells whether anything was inserted into a table; `None`: not every insert is counted.
+    pub(super) fn insert_marks(&self, probes: &Probes) -> Option<InsertMarks> {
+        self.totals.inserts?;
+        Some(probes.owners().insert_marks(self.most_slots))
     }
 
     /// What was counted in all, at the last reading.

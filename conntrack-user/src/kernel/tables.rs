@@ -45,6 +45,9 @@ pub(crate) const TO_ENTER: &[Capability] = &[Capability::CAP_SYS_ADMIN, Capabili
 /// milliseconds.
 const ROWS_PER_READ: usize = 2048;
 
+/// Within so many readings each table is read once, also if it is empty and nothing was inserted.
+const IDLE_READINGS: usize = 10;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableSample {
     /// Inode of its network namespace.
@@ -84,12 +87,40 @@ pub(crate) enum TablesError {
     None(String),
 }
 
+/// What changes with every insert into a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InsertMark {
+    /// By whose count.
+    pub(crate) slot: u32,
+    pub(crate) inserts: u64,
+}
+
 /// What is kept about a table between readings.
 #[derive(Debug)]
 struct KnownNamespace {
     namespace: Namespace,
     sums: Accumulator,
     stats: Option<KernelStats>,
+    /// The mark from before it was found empty.
+    empty_since: Option<InsertMark>,
+}
+
+impl KnownNamespace {
+    fn new(namespace: Namespace) -> Self {
+        Self {
+            namespace,
+            sums: Accumulator::default(),
+            stats: None,
+            empty_since: None,
+        }
+    }
+}
+
+/// What one reading does.
+struct Plan {
+    jobs: Vec<reading::ReadJob>,
+    /// Tables that are empty still.
+    left: Vec<Inode>,
 }
 
 #[derive(Debug)]
@@ -102,6 +133,8 @@ pub(crate) struct TableReader {
     missed: bool,
     /// Where the next round of statistics begins.
     turn: Inode,
+    /// The same for tables that are empty still.
+    idle_turn: Inode,
     full_reads: usize,
     said: Said,
 }
@@ -117,6 +150,7 @@ impl TableReader {
             looked: None,
             missed: false,
             turn: 0,
+            idle_turn: 0,
             full_reads: (ROWS_PER_READ / cpus).max(1),
             said: Said::default(),
         }
@@ -128,19 +162,37 @@ impl TableReader {
     /// # Errors
     /// When conntrack is not loaded, or no table can be read.
     pub(crate) fn read(&mut self) -> Result<TablesSample, TablesError> {
+        self.read_since(|_| None)
+    }
+
+    /// The same, but a table that was empty and whose mark did not change is empty still, and is only read now and then: packets may
+    /// hold entries that were never inserted, and its statistics go on. Marks are from before this call.
+    ///
+    /// # Errors
+    /// As of [`Self::read`].
+    pub(crate) fn read_since(
+        &mut self,
+        mark: impl Fn(Inode) -> Option<InsertMark>,
+    ) -> Result<TablesSample, TablesError> {
         let limit = sysctl::limit(&self.root)?;
         let buckets = sysctl::buckets(&self.root)?;
         let mut problems: Vec<Problem> = Vec::new();
         if self.is_time_to_look() {
             self.look(&mut problems);
         }
-        let plan = self.plan();
-        let mut tables = Vec::with_capacity(plan.len());
+        let plan = self.plan(&mark);
+        let mut tables = Vec::with_capacity(self.known.len());
+        let left = plan.left.iter().filter_map(|inode| {
+            let known = self.known.get(inode)?;
+            Some(sample(*inode, known, 0))
+        });
+        tables.extend(left);
         let mut failures = Vec::new();
-        for (inode, outcome) in reading::read_all(&self.root, &plan) {
+        for (inode, outcome) in reading::read_all(&self.root, &plan.jobs) {
             let Some(known) = self.known.get_mut(&inode) else {
                 continue;
             };
+            known.empty_since = mark(inode).filter(|_| outcome.is_empty());
             match outcome {
                 ReadOutcome::Entries(entries) => tables.push(sample(inode, known, entries)),
                 ReadOutcome::Full(entries, reading) => {
@@ -226,17 +278,11 @@ impl TableReader {
         self.host = Some(found.host);
         let mut before = std::mem::take(&mut self.known);
         for (inode, namespace) in found.namespaces {
-            let (sums, stats) = before
-                .remove(&inode)
-                .map_or_else(Default::default, |known| (known.sums, known.stats));
-            self.known.insert(
-                inode,
-                KnownNamespace {
-                    namespace,
-                    sums,
-                    stats,
-                },
-            );
+            let known = match before.remove(&inode) {
+                Some(known) => KnownNamespace { namespace, ..known },
+                None => KnownNamespace::new(namespace),
+            };
+            self.known.insert(inode, known);
         }
         self.looked = Some(Instant::now());
         self.missed = false;
@@ -244,33 +290,30 @@ impl TableReader {
 
     /// Which tables to read, and of which the statistics too: the host's always, the others in
     /// turn.
-    fn plan(&mut self) -> Vec<reading::ReadJob> {
-        let begin = self.turn;
-        let mut left = self.full_reads;
+    fn plan(&mut self, mark: &impl Fn(Inode) -> Option<InsertMark>) -> Plan {
         let host = self.host();
-        let order: Vec<Inode> = self
-            .known
-            .range(begin..)
-            .chain(self.known.range(..begin))
-            .map(|(inode, _)| *inode)
-            .collect();
-        let mut plan = Vec::with_capacity(order.len());
-        for inode in order {
-            let Some(known) = self.known.get(&inode) else {
-                continue;
-            };
-            let mut full = Some(inode) == host;
-            if !full && left > 0 {
-                full = true;
-                left -= 1;
-                self.turn = inode.wrapping_add(1);
-            }
-            plan.push(reading::ReadJob {
-                namespace: known.namespace.clone(),
-                full,
-            });
+        let is_idle = |inode: &Inode| {
+            let empty_since = self.known.get(inode).and_then(|known| known.empty_since);
+            empty_since.is_some() && empty_since == mark(*inode)
+        };
+        let others = self.known.keys().copied();
+        let others = others.filter(|inode| Some(*inode) != host);
+        let (idle, busy): (Vec<_>, Vec<_>) = others.partition(is_idle);
+        let looks = self.known.len().div_ceil(IDLE_READINGS);
+        let (looked, left) = in_turn(idle, looks, &mut self.idle_turn);
+        let (full, brief) = in_turn(busy, self.full_reads, &mut self.turn);
+        let full = host.into_iter().chain(full).chain(looked);
+        let jobs = full
+            .map(|inode| (inode, true))
+            .chain(brief.into_iter().map(|inode| (inode, false)));
+        let jobs = jobs.filter_map(|(inode, full)| {
+            let namespace = self.known.get(&inode)?.namespace.clone();
+            Some(reading::ReadJob { namespace, full })
+        });
+        Plan {
+            jobs: jobs.collect(),
+            left,
         }
-        plan
     }
 
     /// What to say about a table that can't be read, and which one it is.
@@ -287,6 +330,17 @@ impl TableReader {
         }
         (Problem::new(kind), format!("{name}: {error}"))
     }
+}
+
+/// So many of these (sorted) whose turn it is, and the others.
+fn in_turn(mut all: Vec<Inode>, count: usize, turn: &mut Inode) -> (Vec<Inode>, Vec<Inode>) {
+    let first = all.partition_point(|inode| inode < turn);
+    all.rotate_left(first);
+    let others = all.split_off(count.min(all.len()));
+    if let Some(last) = all.last() {
+        *turn = last.wrapping_add(1);
+    }
+    (all, others)
 }
 
 fn sample(netns: Inode, known: &KnownNamespace, entries: u64) -> TableSample {

@@ -46,7 +46,7 @@ use counted::Counted;
 pub(crate) use error::AttachError;
 use insert_records::InsertRecords;
 pub(crate) use options::{InsertBudget, Mechanism, Options};
-pub(crate) use owner_maps::OwnerMaps;
+pub(crate) use owner_maps::{InsertMarks, OwnerMaps};
 pub(crate) use ring::RingReader;
 pub use ring_filler::RingFiller;
 pub(crate) use status::{HookStatus, ProbeStatus, ProgramTime};

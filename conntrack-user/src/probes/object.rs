@@ -170,6 +170,7 @@ pub(super) fn open(
         cgroups: MappedArray::new(cgroups_fd.as_fd(), TABLES).map_err(refused(CGROUPS_MAP))?,
         active: take(ACTIVE_MAP)?.try_into().map_err(malformed)?,
         namespaces: take(NAMESPACES_MAP)?.try_into().map_err(malformed)?,
+        namespaces_told: HashMap::new(),
         tags,
         counts: MappedArray::new(counts_fd.as_fd(), cpus * owner_slots as usize)
             .map_err(refused(OWNERS_MAP))?,

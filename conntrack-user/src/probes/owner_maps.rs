@@ -4,12 +4,13 @@ use std::{collections::HashMap as StdHashMap, io};
 
 use aya::maps::{Array, HashMap, MapData};
 use conntrack_ebpf::{
-    owner::{Claim, FLAG_SOCKET, FLAG_TAGGED, OwnerState, Service, TagKey},
+    owner::{Claim, FLAG_SOCKET, FLAG_TAGGED, OwnerState, Service, TagKey, UNKNOWN},
     place::{self, Addresses, Cgroups, Table},
 };
 use zerocopy::FromZeros;
 
 use super::tags::{TagMapIds, TagReader, Tags, error, removed};
+use crate::kernel::tables::InsertMark;
 use crate::owners::SlotMaps;
 use crate::sys::mapping::MappedArray;
 
@@ -19,6 +20,8 @@ pub struct OwnerMaps {
     pub(super) cgroups: MappedArray<Cgroups>,
     pub(super) active: Array<MapData, u32>,
     pub(super) namespaces: HashMap<MapData, u32, Claim>,
+    /// What that map says.
+    pub(super) namespaces_told: StdHashMap<u32, Claim>,
     pub(super) tags: Tags,
     /// Those of the first CPU, then those of the next.
     pub(super) counts: MappedArray<OwnerState>,
@@ -30,6 +33,25 @@ pub struct OwnerMaps {
     pub(super) cpus: usize,
     /// There was an owner that only its sockets tell.
     pub(super) asks_sockets: bool,
+}
+
+/// Inserts of the owner to whom all entries of a table are charged, by the rules of [`conntrack_ebpf::charge`]: they change with
+/// every insert into that table.
+#[derive(Debug)]
+pub(crate) struct InsertMarks {
+    /// By network namespace; `None`: without room for a tag it would be charged to somebody else.
+    slots: StdHashMap<u32, Option<u32>>,
+    /// By slot.
+    inserts: Vec<u64>,
+}
+
+impl InsertMarks {
+    /// The mark of a table, other than the host's.
+    pub(crate) fn of(&self, netns: u32) -> Option<InsertMark> {
+        let slot = self.slots.get(&netns).copied().unwrap_or(Some(UNKNOWN))?;
+        let inserts = *self.inserts.get(slot as usize)?;
+        Some(InsertMark { slot, inserts })
+    }
 }
 
 /// A table with these entries, and how many found no room.
@@ -95,18 +117,21 @@ impl OwnerMaps {
     }
 
     fn charge_namespaces(&mut self, wanted: &StdHashMap<u32, Claim>) -> io::Result<()> {
-        let there: Vec<u32> = self
-            .namespaces
+        let over: Vec<u32> = self
+            .namespaces_told
             .keys()
-            .collect::<Result<_, _>>()
-            .map_err(error)?;
-        for netns in there {
-            if !wanted.contains_key(&netns) {
-                removed(self.namespaces.remove(&netns))?;
-            }
+            .filter(|netns| !wanted.contains_key(*netns))
+            .copied()
+            .collect();
+        for netns in over {
+            removed(self.namespaces.remove(&netns))?;
+            self.namespaces_told.remove(&netns);
         }
         for (netns, claim) in wanted {
-            self.namespaces.insert(netns, claim, 0).map_err(error)?;
+            if self.namespaces_told.get(netns) != Some(claim) {
+                self.namespaces.insert(netns, claim, 0).map_err(error)?;
+                self.namespaces_told.insert(*netns, *claim);
+            }
         }
         Ok(())
     }
@@ -134,6 +159,19 @@ impl OwnerMaps {
             }
         }
         Ok(())
+    }
+
+    /// What tells whether anything was inserted into a table, whose owners have slots below `slots`.
+    pub(crate) fn insert_marks(&self, slots: u32) -> InsertMarks {
+        let slot_of = |claim: &Claim| (claim.flags & FLAG_TAGGED == 0).then_some(claim.slot);
+        let told = self.namespaces_told.iter();
+        let inserts = |counts: &OwnerState| counts.iter().map(|counts| counts.inserts).sum();
+        InsertMarks {
+            slots: told
+                .map(|(netns, claim)| (*netns, slot_of(claim)))
+                .collect(),
+            inserts: self.counts(slots).iter().map(inserts).collect(),
+        }
     }
 
     /// What has been counted for each slot below `slots`, over all CPUs.

@@ -272,7 +272,9 @@ impl Supervisor {
             // In this order: see `Reconciler::add`.
             let first = probes.as_ref().filter(|_| is_first);
             let counts_before = first.and_then(|probes| probes.totals().ok());
-            let tables = reader.read();
+            let marks = probes.as_ref();
+            let marks = marks.and_then(|probes| locked(&ownership).insert_marks(probes));
+            let tables = reader.read_since(|netns| marks.as_ref()?.of(netns));
             let mut ownership = locked(&ownership);
             let counts = probes.as_ref().map(|probes| {
                 ownership.read(probes)?;

@@ -34,6 +34,12 @@ pub(super) enum ReadOutcome {
     Failed(io::Error),
 }
 
+impl ReadOutcome {
+    pub(super) const fn is_empty(&self) -> bool {
+        matches!(self, Self::Entries(0) | Self::Full(0, _))
+    }
+}
+
 /// Reads all tables: as many as possible from here, the others by entering their namespaces.
 pub(super) fn read_all(root: &Root, jobs: &[ReadJob]) -> Vec<(Inode, ReadOutcome)> {
     let mut outcomes = Vec::with_capacity(jobs.len());

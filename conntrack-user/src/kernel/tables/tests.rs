@@ -210,6 +210,63 @@ fn with_many_tables_statistics_come_in_turn_and_counts_at_once() {
 }
 
 #[test]
+fn a_table_that_is_empty_still_is_read_now_and_then() {
+    let machine = Machine::new();
+    machine.process(1, 100, 7, [0, 0]);
+    for table in 0..20 {
+        machine.process(1000 + table, 2000 + table, 0, [0, 0]);
+    }
+    let marks = |inserts| move |netns| (netns != 2019).then_some(InsertMark { slot: 1, inserts });
+    let mut reader = machine.reader();
+    let mut read = |inserts| reader.read_since(marks(inserts)).unwrap();
+    let of = |sample: &TablesSample, netns| {
+        let mut tables = sample.tables.iter();
+        let table = tables.find(|table| table.netns == netns);
+        table.map(|table| (table.entries, table.stats.map_or(0, |stats| stats.drop)))
+    };
+    assert_eq!(read(5).tables.len(), 21);
+    for table in 0..20 {
+        machine.process(1000 + table, 2000 + table, 3, [1, 1]);
+    }
+    machine.write("proc/sys/net/netfilter/nf_conntrack_count", "8\n");
+    let sample = read(5);
+    assert_eq!(sample.tables.len(), 21);
+    assert_eq!(of(&sample, 100), Some((8, 7)), "the host's is always read");
+    assert_eq!(of(&sample, 2019), Some((3, 2)), "nobody counts its inserts");
+    let looked = |sample: &TablesSample| {
+        let tables = sample.tables.iter();
+        tables.filter(|table| table.entries == 3).count()
+    };
+    // Three more with each reading; those that hold something are read every time.
+    assert_eq!(looked(&sample), 4);
+    assert_eq!(looked(&read(5)), 7);
+    for _ in 2..9 {
+        read(5);
+    }
+    assert_eq!(looked(&read(5)), 20, "within ten readings");
+    for table in 0..20 {
+        machine.process(1000 + table, 2000 + table, 0, [1, 1]);
+    }
+    read(5);
+    for table in 0..20 {
+        machine.process(1000 + table, 2000 + table, 3, [1, 1]);
+    }
+    assert!(looked(&read(5)) < 20);
+    assert_eq!(looked(&read(6)), 20, "something was inserted");
+    // Its owner is another one since.
+    machine.process(1000, 2000, 0, [1, 1]);
+    read(6);
+    machine.process(1000, 2000, 4, [1, 1]);
+    let sample = reader.read_since(|_| {
+        Some(InsertMark {
+            slot: 2,
+            inserts: 6,
+        })
+    });
+    assert_eq!(of(&sample.unwrap(), 2000), Some((4, 2)));
+}
+
+#[test]
 fn a_problem_is_said_once() {
     let machine = Machine::new();
     machine.process(1, 100, 7, [0, 0]);
