@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    census::Charging,
     owners::{FormerHolder, Owner, SlotMaps, TableOwners},
     probes::TagMapIds,
     sys::netns::Inode,
@@ -24,4 +25,15 @@ pub(crate) struct Charged {
     pub(crate) host_netns: Inode,
     /// `None`: no programs are attached, so no entry has a tag.
     pub(crate) tags: Option<TagMapIds>,
+}
+
+impl Charged {
+    /// The same for who goes through a table; `None`: it is not known which table is the host's.
+    pub(crate) fn charging(&self) -> Option<Charging> {
+        let owners = self.owners.iter().map(|(slot, owner)| (*slot, owner));
+        (self.host_netns != 0).then(|| Charging {
+            tables: self.tables.clone(),
+            ..Charging::new(Arc::clone(&self.maps), self.host_netns, owners)
+        })
+    }
 }

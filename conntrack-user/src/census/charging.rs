@@ -82,23 +82,33 @@ impl Charging {
         let mut slots = Slots::new(SlotLimits::default());
         let found = Scanner::new(root.clone()).scan();
         slots.apply(&found, |_| true, |_| false);
-        let owners: Vec<(u32, &Owner)> = slots
-            .occupants()
-            .map(|(slot, occupant)| (slot, &occupant.owner))
-            .collect();
+        let maps = Arc::clone(slots.maps());
+        let owners = slots.occupants();
         Self {
-            maps: Arc::clone(slots.maps()),
-            vacant: VacantAddresses::default(),
-            host_netns: found.host_netns.unwrap_or_default(),
-            names: owners
-                .iter()
-                .map(|(slot, owner)| (*slot, owner.name()))
-                .collect(),
             tables: slots.table_owners(),
-            workloads: owners
-                .into_iter()
-                .filter_map(|(slot, owner)| Some((slot, workload_of(owner)?)))
-                .collect(),
+            ..Self::new(
+                maps,
+                found.host_netns.unwrap_or_default(),
+                owners.map(|(slot, occupant)| (slot, &occupant.owner)),
+            )
+        }
+    }
+
+    /// By these maps, in which slots are these owners'.
+    pub(crate) fn new<'a>(
+        maps: Arc<SlotMaps>,
+        host_netns: Inode,
+        owners: impl Iterator<Item = (u32, &'a Owner)>,
+    ) -> Self {
+        let owners: Vec<_> = owners.collect();
+        let workload = |(slot, owner): &(u32, &Owner)| Some((*slot, workload_of(owner)?));
+        let name = |(slot, owner): &(u32, &Owner)| (*slot, owner.name());
+        Self {
+            maps,
+            host_netns,
+            names: owners.iter().map(name).collect(),
+            workloads: owners.iter().filter_map(workload).collect(),
+            ..Self::default()
         }
     }
 
@@ -165,7 +175,7 @@ impl Charging {
 }
 
 /// What made a pod, such as `Deployment default/web`.
-pub(crate) fn workload_of(owner: &Owner) -> Option<String> {
+fn workload_of(owner: &Owner) -> Option<String> {
     let workload = owner.workload.as_ref()?;
     let namespace = &owner.namespace;
     Some(format!("{} {namespace}/{}", workload.kind, workload.name))

@@ -21,7 +21,7 @@ mod tests;
 pub(crate) mod text;
 mod vacant;
 
-pub(crate) use charging::{Charging, sighting, workload_of};
+pub(crate) use charging::{Charging, sighting};
 pub(crate) use composition::CompositionCount;
 pub(crate) use filter::{Filter, parse_state};
 pub(crate) use groups::{Counts, MOST_KEYS};

@@ -20,6 +20,7 @@ use crate::{
     limit::{
         Controller, ControllerPlace, ControllerSample, Mode,
         controller::SetRequest,
+        look::LookOwners,
         node,
         policy::{Observation, TableLosses, TableSeen},
     },
@@ -107,7 +108,8 @@ impl Common {
         let mut view = match asked {
             Some(view) if set.is_none() || view.set.is_some() => view,
             _ => {
-                let mut controller = Controller::new(settings, ControllerPlace::node());
+                let mut controller =
+                    Controller::new(settings, ControllerPlace::node(LookOwners::look_around));
                 let root = Root::system();
                 let view = look(&mut controller, &root)?;
                 match set {

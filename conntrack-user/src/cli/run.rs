@@ -14,7 +14,9 @@ use super::{
 use crate::{
     agent::{self, AgentOptions, Closed},
     kube_events::KubeEvents,
-    limit::{Control, Controller, ControllerPlace, Following, Mode, node::since_boot},
+    limit::{
+        Control, Controller, ControllerPlace, Following, Mode, look::LookOwners, node::since_boot,
+    },
     owners::kube::Kube,
     recorder::Journal,
     serve::{
@@ -98,7 +100,8 @@ impl Run {
         let limit = (settings.mode != Mode::Off).then(|| Control::new(settings.clone()));
         // With the controller off there is none that would put back what one was killed with.
         let put_back = if limit.is_none() {
-            Controller::new(settings, ControllerPlace::node()).put_back(since_boot())
+            Controller::new(settings, ControllerPlace::node(LookOwners::look_around))
+                .put_back(since_boot())
         } else {
             Vec::new()
         };

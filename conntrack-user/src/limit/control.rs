@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::{
     Controller, ControllerPlace, ControllerSample, Report, Settings,
     controller::{LimitSet, SetError, SetRequest},
+    look::LookOwners,
     node,
     report::Standing,
 };
@@ -74,14 +75,16 @@ impl Control {
     }
 
     /// Starts the thread, if it was not tried yet. It has the capabilities of the caller's.
-    fn start(&self) -> io::Result<()> {
+    fn start(&self, agent: &Handle) -> io::Result<()> {
         let Some(jobs) = locked(&self.0.waiting).take() else {
             return Ok(());
         };
         let weak = Arc::downgrade(&self.0);
         let settings = self.0.settings.clone();
+        let agent = agent.clone();
         let work = move || {
-            let mut controller = Controller::new(settings, ControllerPlace::node());
+            let place = ControllerPlace::node(move || LookOwners::of_agent(&agent.charged()));
+            let mut controller = Controller::new(settings, place);
             for job in jobs {
                 let mut ended = None;
                 match job {
@@ -123,7 +126,7 @@ impl Control {
             if !snapshot.begun {
                 continue;
             }
-            if let Err(error) = self.start() {
+            if let Err(error) = self.start(agent) {
                 self.blocked(format!("there is no thread for it: {error}"));
             }
             self.sample(snapshot);

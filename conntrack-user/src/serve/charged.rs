@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::Charged,
-    census::{Charging, VacantAddresses, workload_of},
+    census::{Charging, VacantAddresses},
     owners::{Details, Owner, SlotMaps, TableOwner},
     probes::TagMapIds,
     sys::netns::Inode,
@@ -102,36 +102,29 @@ impl ChargedAnswer {
             .map(|(slot, details)| (slot, whole(details)))
             .collect();
         let named = self.named_tables.into_iter();
+        let maps = Arc::new(SlotMaps {
+            addresses: addresses
+                .map(|(address, numbers)| (Address::of(address), claim(numbers)))
+                .collect(),
+            cgroups: HashMap::new(),
+            netns: tables
+                .map(|(netns, numbers)| (netns, claim(numbers)))
+                .collect(),
+        });
+        let former = self.former.into_iter();
+        let owners = owners.iter().map(|(slot, owner)| (*slot, owner));
         (self.host_netns != 0).then(|| Charging {
-            maps: Arc::new(SlotMaps {
-                addresses: addresses
-                    .map(|(address, numbers)| (Address::of(address), claim(numbers)))
-                    .collect(),
-                cgroups: HashMap::new(),
-                netns: tables
-                    .map(|(netns, numbers)| (netns, claim(numbers)))
-                    .collect(),
-            }),
             vacant: VacantAddresses::former(
-                self.former
-                    .into_iter()
+                former
                     .map(|(address, name, seconds)| (address, name, Duration::from_secs(seconds))),
             ),
-            host_netns: self.host_netns,
             tables: named
                 .map(|(netns, details, present)| {
                     let owner = whole(details);
                     (netns, TableOwner { owner, present })
                 })
                 .collect(),
-            workloads: owners
-                .iter()
-                .filter_map(|(slot, owner)| Some((*slot, workload_of(owner)?)))
-                .collect(),
-            names: owners
-                .iter()
-                .map(|(slot, owner)| (*slot, owner.name()))
-                .collect(),
+            ..Charging::new(maps, self.host_netns, owners)
         })
     }
 }

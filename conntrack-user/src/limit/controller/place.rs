@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::{Composition, TableSeen, look};
-use crate::{agent::Snapshot, kernel::Root, limit::lock};
+use crate::{
+    agent::Snapshot,
+    kernel::Root,
+    limit::{lock, look::LookOwners},
+};
 
 /// Of the time, at most one part in so many goes into looking at tables.
 const LOOK_SHARE: u32 = 20;
@@ -56,7 +60,8 @@ pub(crate) struct ControllerPlace {
 }
 
 impl ControllerPlace {
-    pub(crate) fn node() -> Self {
+    /// This node; `owners` tells whose entries are at the time of a look.
+    pub(crate) fn node(owners: impl Fn() -> LookOwners + Send + 'static) -> Self {
         // What was found last: a look at a large table is not repeated at once.
         let mut last: Option<(Instant, Duration, u32, Option<Composition>)> = None;
         let look = move |netns| {
@@ -67,7 +72,7 @@ impl ControllerPlace {
                 return found.clone();
             }
             let begin = Instant::now();
-            let found = look::composition(&Root::system(), netns)
+            let found = look::composition(&Root::system(), netns, &owners())
                 .inspect_err(|error| {
                     tracing::warn!(%error, "what fills the table could not be looked at");
                 })
