@@ -1,6 +1,6 @@
 //! The metrics, made from a [`Snapshot`].
 
-use std::{collections::BTreeMap, sync::Mutex};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Mutex};
 
 use prometheus::{
     Encoder as _, Registry, TextEncoder,
@@ -114,17 +114,32 @@ fn families(
     families
 }
 
+/// Tables that have series: who may make network namespaces, which takes no right, makes as many as he likes.
+const MOST_TABLES: usize = 1024;
+
 /// The host's table has all series, another one those that say something, from when it held an entry or the kernel counted something in
 /// it: most of 250 pods' tables never do.
-fn tables(snapshot: &Snapshot, sums: &mut TableSums) -> [Family; 9] {
-    let tables: Vec<_> = snapshot
-        .tables
-        .list
-        .iter()
-        .filter(|table| table.is_in_use())
-        .collect();
+fn tables(snapshot: &Snapshot, sums: &mut TableSums) -> [Family; 10] {
+    let all = snapshot.tables.list.iter();
+    let mut tables: Vec<_> = all.filter(|table| table.is_in_use()).collect();
+    let left_out = tables.len().saturating_sub(MOST_TABLES);
+    if left_out > 0 {
+        tables.sort_by_key(|table| {
+            (
+                !table.is_host(),
+                table.owner.is_none(),
+                Reverse(table.entries),
+            )
+        });
+        tables.truncate(MOST_TABLES);
+    }
     sums.forget(&tables);
     [
+        Family::gauge(
+            "ctpressure_tables_left_out",
+            "Tables in use that have no series, because 1,024 others have: the host's, those of pods and containers, then the fullest. ctpressure top shows all.",
+        )
+        .with(&[], f(left_out as u64)),
         Family::gauge(
             "ctpressure_table_entries",
             "Entries in the conntrack table of a network namespace; absent of another one than the host's that has never held any.",

@@ -561,6 +561,30 @@ fn with_250_pods_there_are_no_more_than_2500_series() {
 }
 
 #[test]
+fn who_makes_network_namespaces_makes_no_series_without_end() {
+    let mut snapshot = full();
+    let first = snapshot.tables.list.len();
+    snapshot.tables.list.extend((0..3_000).map(|number| Table {
+        netns: 5_000 + number,
+        name: format!("{number}"),
+        used: true,
+        entries: u64::from(number),
+        ..Table::default()
+    }));
+    let text = exposition(&snapshot, &CompanionStatus::default(), false);
+    let entries = text
+        .lines()
+        .filter(|line| line.starts_with("ctpressure_table_entries{"));
+    assert_eq!(entries.count(), 1_024);
+    let left_out = format!("ctpressure_tables_left_out {}", first + 3_000 - 1_024);
+    assert!(text.contains(&left_out), "{text}");
+    for there in ["host", "2999"] {
+        assert!(text.contains(&format!("netns=\"{there}\"")), "{there}");
+    }
+    assert!(!text.contains("netns=\"1\""));
+}
+
+#[test]
 fn a_table_has_series_once_there_is_something_to_tell() {
     let mut snapshot = full();
     let drops = r#"ctpressure_kernel_stat_total{netns="pod",stat="drop"}"#;
