@@ -7,11 +7,13 @@
 //! * [`containers`]: pods by a real container runtime;
 //! * [`scenarios`]: what has to hold, one function for each;
 //! * [`torture`]: everything at once, by chance;
-//! * [`busy_node`]: what a census costs, and a start with a million entries.
+//! * [`busy_node`]: what a census costs, and a start with a million entries;
+//! * [`agent_cost`]: what the agent itself costs, beside `node_exporter`.
 //!
 //! Scenarios change sysctls, load modules and fill tables, so they run in a guest only
 //! (`cargo xtask vm`); the unit tests of this package run anywhere.
 
+pub mod agent_cost;
 pub mod busy_node;
 pub mod containers;
 pub mod documents;

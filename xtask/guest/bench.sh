@@ -13,22 +13,25 @@ agent ctpressure-kprobe --mechanism kprobe
 agent ctpressure-fentry-records --mechanism fentry --insert-budget 1000000
 agent ctpressure-kprobe-records --mechanism kprobe --insert-budget 1000000
 
-# The same events, counted the way one would do by hand.
-bpftrace -e '
-kprobe:__nf_conntrack_alloc { @alloc_calls = count(); }
-kretprobe:__nf_conntrack_alloc { @alloc_returns = count(); }
-kprobe:__nf_conntrack_hash_insert { @inserts = count(); }
-kprobe:nf_ct_delete { @deletes = count(); }
-BEGIN { printf("attached\n"); }' >/tmp/bpftrace.log 2>&1 &
-peer=$!
-if wait_for 600 grep -q attached /tmp/bpftrace.log; then
-    # Its compiler's threads take a while to come to rest.
-    sleep 10
-    runs bpftrace
-else
-    skipped bpftrace "not attached: $(tail -n 3 /tmp/bpftrace.log | tr '\n' ' ')"
-fi
-end_peer
+# As an ordinary node has them.
+ip link add calm type dummy && ip link set calm up || exit 1
+ip addr add 192.0.2.1/32 dev calm && ip route add 198.18.0.0/15 dev calm || exit 1
+calm calm-bare-sent calm-bare-whole
+calm_agent calm-fentry-sent calm-fentry-whole --mechanism fentry
+calm_agent calm-kprobe-sent calm-kprobe-whole --mechanism kprobe
+
+# What one would write by hand: who opens and ends how many, by the source address; then just how many.
+insert=nf_conntrack:__nf_conntrack_hash_insert delete=nf_conntrack:nf_ct_delete
+source='->tuplehash[0].tuple.src.u3.ip'
+by_bpftrace bpftrace-fentry-source "
+fentry:$insert { @inserts[args.ct$source] = count(); }
+fentry:$delete { @deletes[args.ct$source] = count(); }"
+by_bpftrace bpftrace-kprobe-source "
+kprobe:$insert { @inserts[((struct nf_conn *)arg0)$source] = count(); }
+kprobe:$delete { @deletes[((struct nf_conn *)arg0)$source] = count(); }"
+by_bpftrace bpftrace-fentry-counts "
+fentry:$insert { @inserts = count(); }
+fentry:$delete { @deletes = count(); }"
 
 conntrack -E -e NEW >/tmp/events.log 2>&1 &
 peer=$!

@@ -13,6 +13,12 @@ LISTEN=127.0.0.1:9743
 # Arguments of ctgen, and the control group that it runs in ("": this one).
 GENERATOR=
 GROUP=
+# The control groups of an agent, and of who sends at an ordinary rate.
+AGENT=/sys/fs/cgroup/bench-agent
+SENDER=/sys/fs/cgroup/bench-sender
+# Flows of an ordinary node, a second, and for how many seconds.
+RATE=300
+CALM=30
 # Seconds that an agent has for its first census.
 SETTLE=15
 # Empties the table after each run.
@@ -25,6 +31,8 @@ echo 262144 >/sys/module/nf_conntrack/parameters/hashsize
 echo 262144 >/proc/sys/net/netfilter/nf_conntrack_max
 # No entry may expire inside a measurement.
 echo 600 >/proc/sys/net/netfilter/nf_conntrack_udp_timeout
+
+mkdir -p "$AGENT" "$SENDER"
 
 skipped() { echo "BENCH $1 skipped $2"; }
 
@@ -74,13 +82,29 @@ end_peer() {
     wait "$peer" 2>/dev/null
 }
 
+# by_bpftrace NAME PROGRAM
+by_bpftrace() {
+    bpftrace -e "$2
+BEGIN { printf(\"attached\\n\"); }" >/tmp/bpftrace.log 2>&1 &
+    peer=$!
+    if wait_for 600 grep -q attached /tmp/bpftrace.log; then
+        # Its compiler's threads take a while to come to rest.
+        sleep 10
+        runs "$1"
+    else
+        skipped "$1" "not attached: $(tail -n 3 /tmp/bpftrace.log | tr '\n' ' ')"
+    fi
+    end_peer
+}
+
 metrics() { wget -q -O - "http://$LISTEN/metrics"; }
 
 # agent NAME ARGUMENTS...: begins one, or says why not.
 begin_agent() {
     name=$1
     shift
-    ctpressure run --listen "$LISTEN" "$@" >/tmp/peer.log 2>&1 &
+    # shellcheck disable=SC2016 # the inner shell's variables
+    sh -c 'echo $$ >"$0/cgroup.procs" && exec ctpressure run "$@"' "$AGENT" --listen "$LISTEN" "$@" >/tmp/peer.log 2>&1 &
     peer=$!
     if ! wait_for 60 wget -q -O /dev/null "http://$LISTEN/readyz"; then
         skipped "$name" "not ready: $(tail -n 3 /tmp/peer.log | tr '\n' ' ')"
@@ -89,6 +113,43 @@ begin_agent() {
     fi
     # The first samples are taken; what follows is the steady state.
     sleep 3
+}
+
+# used GROUP: CPU time of a control group, nanoseconds.
+used() { awk '/^usage_usec/ { printf "%d000", $2 }' "$1/cpu.stat"; }
+
+# calm SENT WHOLE: what a flow costs at an ordinary rate: its sender, and with what the agent does for it, above what it does when
+# nothing is sent.
+calm() {
+    for run in $(seq "$RUNS"); do
+        agent_before=$(used "$AGENT")
+        sleep $((CALM + 1))
+        idle=$(($(used "$AGENT") - agent_before))
+        agent_before=$(used "$AGENT") sender_before=$(used "$SENDER")
+        # shellcheck disable=SC2016 # the inner shell's variables
+        if ! sh -c 'echo $$ >"$0/cgroup.procs" && exec ctgen "$@"' "$SENDER" send \
+            --source 10.42.0.1/32 --rate "$RATE" --flows $((RATE * CALM)) >/tmp/ctgen.log 2>&1; then
+            skipped "$1" "ctgen send: $(tail -n 1 /tmp/ctgen.log)"
+            return
+        fi
+        sent=$(($(used "$SENDER") - sender_before))
+        sleep 1
+        whole=$((sent + $(used "$AGENT") - agent_before - idle))
+        echo "BENCH $1 send {\"flows\":$((RATE * CALM)),\"nanoseconds\":$sent}"
+        echo "BENCH $2 send {\"flows\":$((RATE * CALM)),\"nanoseconds\":$whole}"
+        empty
+    done
+}
+
+# calm_agent SENT WHOLE ARGUMENTS...
+calm_agent() {
+    sent_name=$1
+    shift
+    begin_agent "$@" || return
+    sleep "$SETTLE"
+    calm "$sent_name" "$1"
+    show_agent
+    end_peer
 }
 
 # What it lost and attached, for the person who doubts a figure.

@@ -9,7 +9,7 @@ use crate::cache::Cache;
 use crate::groups::Group;
 use crate::qemu::Machine;
 use crate::vm_command::Prepared;
-use crate::{bench_census, bench_ring, command, project, setup};
+use crate::{bench_agent, bench_census, bench_ring, command, project, setup};
 
 mod contests;
 mod figures;
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
         value_name = "PART",
         value_enum,
         value_delimiter = ',',
-        default_values_t = [BenchPart::Peers, BenchPart::Owners, BenchPart::Entries, BenchPart::Ring, BenchPart::Census]
+        default_values_t = [BenchPart::Peers, BenchPart::Owners, BenchPart::Entries, BenchPart::Ring, BenchPart::Census, BenchPart::Agent]
     )]
     only: Vec<BenchPart>,
 }
@@ -50,6 +50,8 @@ enum BenchPart {
     Ring,
     /// `ctpressure table` against `conntrack -L`
     Census,
+    /// The agent's own CPU and memory, beside `node_exporter`'s
+    Agent,
 }
 
 /// Runs the command; the result is its exit status.
@@ -79,6 +81,7 @@ fn measure(prepared: &Prepared, part: BenchPart) -> Result<bool> {
         BenchPart::Entries => hold(prepared, "entries"),
         BenchPart::Ring => bench_ring::run(),
         BenchPart::Census => bench_census::run(prepared),
+        BenchPart::Agent => bench_agent::run(prepared),
     }
 }
 

@@ -25,6 +25,8 @@ impl Group {
     pub(crate) const CONTAINERS: Self = Self("containers");
     /// Prometheus and Alertmanager.
     pub(crate) const PROMETHEUS: Self = Self("prometheus");
+    /// `node_exporter`, whose CPU and memory the agent's are compared with.
+    pub(crate) const NODE_EXPORTER: Self = Self("node-exporter");
     /// What a cluster has besides the programs that are built.
     pub(crate) const KUBERNETES: Self = Self("kubernetes");
     /// systemd: the first process of a guest that has it.
@@ -77,6 +79,7 @@ mod tests {
             Group::BPFTRACE,
             Group::CONTAINERS,
             Group::PROMETHEUS,
+            Group::NODE_EXPORTER,
             Group::KUBERNETES,
             Group::SYSTEMD,
         ];

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod apt;
 mod arch;
 mod bench;
+mod bench_agent;
 mod bench_census;
 mod bench_ring;
 mod cache;

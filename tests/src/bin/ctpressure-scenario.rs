@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use ctpressure_tests::{
-    busy_node,
+    agent_cost, busy_node,
     containers::{
         network::{self, NODE, Network},
         runtime::{self, CgroupDriver},
@@ -105,6 +105,8 @@ enum What {
     },
     /// Measures censuses of 1, 50 and 250 network namespaces, and what is counted from a busy start on. Needs 4 GiB.
     BusyNode,
+    /// Measures CPU and memory of the agent, beside `node_exporter`. Needs a guest that has it.
+    AgentCost,
     /// Makes this guest a node: networks, containerd, images of pods. Needs a guest with containerd.
     Node {
         /// Who makes the control groups of containers
@@ -369,12 +371,8 @@ fn run(cli: Cli) -> Result<bool> {
                 torture::run(rounds, Some(limit)).map(drop)
             })
         }
-        What::BusyNode => {
-            prepare()?;
-            busy_node::run()?;
-            println!("CENSUS DONE");
-            Ok(true)
-        }
+        What::BusyNode => measured(busy_node::run, "CENSUS DONE"),
+        What::AgentCost => measured(agent_cost::run, "AGENT DONE"),
         What::Node { cgroup_driver } => {
             kernel::load_module("nf_conntrack")?;
             network::prepare()?;
@@ -390,6 +388,14 @@ fn run(cli: Cli) -> Result<bool> {
             Ok(false)
         }
     }
+}
+
+/// Runs a benchmark, and says so at its end.
+fn measured(run: fn() -> Result<()>, done: &str) -> Result<bool> {
+    prepare()?;
+    run()?;
+    println!("{done}");
+    Ok(true)
 }
 
 fn main() -> ExitCode {
