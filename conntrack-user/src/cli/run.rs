@@ -136,6 +136,7 @@ impl Run {
             pages,
             self.access.files(),
             Arc::clone(&companions.http),
+            http::IDLE_TIME,
         )?;
         let limit = companions.limit.clone();
         let mut noted = Following::from_now();

@@ -1,7 +1,8 @@
 //! HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`, and a page of links.
 //!
 //! Whoever can reach the port may be a stranger. So it is answered by a thread of its own, without capabilities ([`server`]); places for
-//! connections are few, and a newcomer always gets one ([`places`]); the text of the metrics is made once a second, however many ask
+//! connections are few, and a newcomer always gets one ([`places`]); a connection is kept for who asks now and then, and each request has its
+//! time ([`talk`]); the text of the metrics is made once a second, however many ask
 //! ([`pages`]); and if it is asked for, only who has a certificate or a token gets more than whether the agent lives ([`access`]).
 
 use std::{
@@ -15,12 +16,14 @@ mod health;
 mod pages;
 mod places;
 mod server;
+mod talk;
 mod tokens;
 
 pub(crate) use access::AccessFiles;
 pub(crate) use health::{PortHealth, PortStatus};
 pub(crate) use pages::Pages;
 pub(crate) use server::{ServeError, Server};
+pub(crate) use talk::IDLE_TIME;
 
 /// The address to listen on can't be had.
 #[derive(Debug, thiserror::Error)]

@@ -28,6 +28,7 @@ mod nested;
 mod pods;
 mod report;
 mod reused;
+mod scraper;
 mod setting;
 mod strangers;
 mod tables;
@@ -184,7 +185,9 @@ scenarios! {
     // One kernel: the agent's own server.
     pages metrics::pages, Any, OneKernel, Counted, 60 s, "/healthz, /readyz, the short /status and the whole one of `ctpressure status`, wrong requests; each thread has the capabilities that it needs, the one that answers HTTP none";
     // One kernel: the agent's own server.
-    http_strangers strangers::strangers, Any, OneKernel, Counted, 240 s, "800 connections that say nothing, ask slowly or take nothing of the answer, from one address or a hundred: health and metrics are answered at once, files and memory stay bounded";
+    http_strangers strangers::strangers, Any, OneKernel, Counted, 240 s, "800 connections that say nothing, ask slowly, take nothing of the answer or keep idle ones, from one address or a hundred: health and metrics are answered at once, files and memory stay bounded";
+    // One kernel, as above: that the kernel evicts no assured entry is so on each.
+    scrape_full scraper::full, Any, OneKernel, Counted, 120 s, "a table full of assured entries: a scraper that keeps its connection goes on seeing the node, while the kernel drops whoever comes anew";
     // Of the kernel: it frees what a dead process had. Two CPUs: one may still run what the other frees.
     kill9 life::kill9, EachOnOneKernel, EachKernel, Real, 400 s, "kill -9 at ten moments (four on further kernels) leaves no program, map or link";
     // Of the kernel: how it tells that the module comes.

@@ -41,6 +41,8 @@ enum Manner {
     SlowToAsk,
     /// They ask, and take nothing of the answer.
     SlowToRead,
+    /// They ask, have their answer, and stay.
+    Idle,
 }
 
 /// They hold connections until they are sent away, and make those anew that the agent ends.
@@ -95,6 +97,7 @@ fn connect(to: SocketAddr, from: Ipv4Addr, manner: Manner) -> std::io::Result<Tc
         Manner::Silent => {}
         Manner::SlowToAsk => stream.write_all(b"GET /metrics HTTP/1.1\r\nX: ")?,
         Manner::SlowToRead => stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")?,
+        Manner::Idle => stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")?,
     }
     Ok(stream)
 }
@@ -119,7 +122,7 @@ fn open_files(agent: &Agent) -> Result<usize> {
     Ok(files.count())
 }
 
-/// Silent, slow and many: nobody holds a place for ever, nobody's answer waits for them, and who asks whether the agent lives does not pass
+/// Silent, slow, idle and many: nobody holds a place for ever, nobody's answer waits for them, and who asks whether the agent lives does not pass
 /// by the port at all.
 pub(super) fn strangers(mechanism: Option<Mechanism>) -> Result<()> {
     let agent = Agent::start(mechanism, "")?;
@@ -131,6 +134,7 @@ pub(super) fn strangers(mechanism: Option<Mechanism>) -> Result<()> {
         (1, Manner::SlowToAsk),
         (1, Manner::SlowToRead),
         (100, Manner::SlowToRead),
+        (100, Manner::Idle),
     ] {
         let told = format!("{manner:?} from {addresses} addresses");
         let strangers = Strangers::come(agent.address(), addresses, manner);

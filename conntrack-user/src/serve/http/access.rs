@@ -104,6 +104,8 @@ struct State {
     read: Read,
     stamps: Vec<Option<Stamp>>,
     looked: Instant,
+    /// How often it was replaced.
+    edition: u64,
 }
 
 /// What was read from the files.
@@ -131,18 +133,24 @@ impl Access {
             // Before they are read: a change meanwhile is one that is seen later.
             stamps: stamps(&files),
             looked: Instant::now(),
+            edition: 0,
             read: read(&files)?,
         });
         Ok(Self { files, state })
     }
 
-    /// What makes a connection secure, if it has to be. Looks at the files again, now and then.
-    pub(super) fn tls(&self, health: &PortHealth) -> Option<TlsAcceptor> {
+    /// A number that is another one when what is in force is. Looks at the files again, now and then.
+    pub(super) fn edition(&self, health: &PortHealth) -> u64 {
         let mut state = self.state.borrow_mut();
         if state.looked.elapsed() >= LOOK {
             self.look(&mut state, health);
         }
-        state.read.tls.clone()
+        state.edition
+    }
+
+    /// What makes a connection secure, if it has to be.
+    pub(super) fn tls(&self) -> Option<TlsAcceptor> {
+        self.state.borrow().read.tls.clone()
     }
 
     fn look(&self, state: &mut State, health: &PortHealth) {
@@ -155,6 +163,7 @@ impl Access {
         match read(&self.files) {
             Ok(read) => {
                 state.read = read;
+                state.edition += 1;
                 health.set_problem(None);
                 tracing::info!("certificates and tokens of the port were read again");
             }

@@ -1,13 +1,16 @@
 //! Who has a place at the port. There are few; a newcomer always gets one, and somebody else goes for it: of the peer who has as many as one
-//! may have, or else of those who have the most, and came most often of late. Of these goes who has asked for nothing yet, the oldest first.
+//! may have, or else of those who have the most, and came most often of late. Of these goes who has asked for nothing yet, then who has had his
+//! answer and is idle, then who waits for one; of equals the oldest.
 //!
 //! So who holds many places loses his own to his own, and somebody who comes once is not kept waiting by him, nor sent away in the
 //! middle of an answer by many who come again and again.
 
 use std::{
-    cmp::Reverse,
+    cell::RefCell,
     collections::{HashMap, VecDeque},
+    mem,
     net::IpAddr,
+    rc::Rc,
 };
 
 /// Places in all.
@@ -17,12 +20,12 @@ pub(super) const MOST_OF_PEER: usize = 8;
 /// How many comings are remembered, to know who comes often.
 const REMEMBERED: usize = 512;
 
-/// The places that are taken, in the order in which they were.
+/// The places that are taken, in the order in which they were, or became idle.
 #[derive(Debug)]
 pub(super) struct Places<C> {
     taken: Vec<Place<C>>,
     next: u64,
-    /// Who came last, the latest at the end.
+    /// Who came last, or asked once more, the latest at the end.
     comings: VecDeque<IpAddr>,
 }
 
@@ -30,8 +33,19 @@ pub(super) struct Places<C> {
 struct Place<C> {
     number: u64,
     peer: IpAddr,
-    asked: bool,
+    standing: Standing,
     close: C,
+}
+
+/// What goes on at a place. Who is the least goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// It has asked for nothing yet.
+    Silent,
+    /// It has had its answer, and has not asked again.
+    Idle,
+    /// It waits for an answer, or takes one.
+    Asked,
 }
 
 /// Who has to go.
@@ -72,8 +86,8 @@ impl<C> Places<C> {
     fn displace(&mut self, is_meant: impl Fn(IpAddr) -> bool) -> Option<C> {
         let places = self.taken.iter().enumerate();
         let meant = places.filter(|(_, place)| is_meant(place.peer));
-        // The first is the oldest.
-        let (at, _) = meant.max_by_key(|(at, place)| (!place.asked, Reverse(*at)))?;
+        // Of equals the first, which is the oldest.
+        let (at, _) = meant.min_by_key(|(_, place)| place.standing)?;
         Some(self.taken.remove(at).close)
     }
 
@@ -85,30 +99,73 @@ impl<C> Places<C> {
 
     /// The place is taken; `close` closes its connection.
     pub(super) fn take(&mut self, number: u64, peer: IpAddr, close: C) {
-        if self.comings.len() == REMEMBERED {
-            self.comings.pop_front();
-        }
-        self.comings.push_back(peer);
-        let asked = false;
+        self.came(peer);
         self.taken.push(Place {
             number,
             peer,
-            asked,
+            standing: Standing::Silent,
             close,
         });
     }
 
-    /// Who has the place has asked for something.
-    pub(super) fn asked(&mut self, number: u64) {
+    fn came(&mut self, peer: IpAddr) {
+        if self.comings.len() == REMEMBERED {
+            self.comings.pop_front();
+        }
+        self.comings.push_back(peer);
+    }
+
+    /// Who has the place has asked for something. To ask once more counts as a coming, so that who asks often by one connection is known
+    /// as one who comes often.
+    fn asked(&mut self, number: u64) {
         let place = self.taken.iter_mut().find(|place| place.number == number);
         if let Some(place) = place {
-            place.asked = true;
+            let before = mem::replace(&mut place.standing, Standing::Asked);
+            let peer = place.peer;
+            if before == Standing::Idle {
+                self.came(peer);
+            }
+        }
+    }
+
+    /// Who has the place has had the whole answer.
+    fn idle(&mut self, number: u64) {
+        let at = self.taken.iter().position(|place| place.number == number);
+        if let Some(at) = at {
+            let mut place = self.taken.remove(at);
+            place.standing = Standing::Idle;
+            // Behind the others: of those who are idle goes first who asked longest ago.
+            self.taken.push(place);
         }
     }
 
     /// The place is free again, if it was not given away.
-    pub(super) fn free(&mut self, number: u64) {
+    fn free(&mut self, number: u64) {
         self.taken.retain(|place| place.number != number);
+    }
+}
+
+/// Gives the place back when the connection has ended, however.
+pub(super) struct TakenPlace<C> {
+    pub(super) number: u64,
+    pub(super) places: Rc<RefCell<Places<C>>>,
+}
+
+impl<C> TakenPlace<C> {
+    /// It has asked for something.
+    pub(super) fn asked(&self) {
+        self.places.borrow_mut().asked(self.number);
+    }
+
+    /// It has had the whole answer, and may ask again.
+    pub(super) fn idle(&self) {
+        self.places.borrow_mut().idle(self.number);
+    }
+}
+
+impl<C> Drop for TakenPlace<C> {
+    fn drop(&mut self) {
+        self.places.borrow_mut().free(self.number);
     }
 }
 
@@ -160,6 +217,39 @@ mod tests {
     }
 
     #[test]
+    fn who_is_idle_goes_after_who_is_silent_and_before_who_takes_an_answer() {
+        let mut places = Places::new();
+        for number in 1..=8 {
+            come(&mut places, peer(1));
+            places.asked(number);
+        }
+        for number in [7, 3, 5] {
+            places.idle(number);
+        }
+        let gone = |number| Some(Displaced::OfPeer(number));
+        assert_eq!(come(&mut places, peer(1)), gone(7), "idle the longest");
+        assert_eq!(come(&mut places, peer(1)), gone(9), "it is silent");
+        places.asked(10);
+        assert_eq!(come(&mut places, peer(1)), gone(3), "idle before 5");
+        places.asked(11);
+        places.asked(5);
+        assert_eq!(come(&mut places, peer(1)), gone(1), "5 asks again");
+    }
+
+    #[test]
+    fn who_asks_often_by_one_connection_goes_before_who_comes_seldom() {
+        let mut places = Places::new();
+        for number in 0..64 {
+            come(&mut places, peer(number));
+            places.asked(u64::from(number) + 1);
+            places.idle(u64::from(number) + 1);
+        }
+        places.asked(40);
+        places.idle(40);
+        assert_eq!(come(&mut places, peer(100)), Some(Displaced::OfAll(40)));
+    }
+
+    #[test]
     fn of_many_peers_one_who_holds_most_loses_his() {
         let mut places = Places::new();
         assert_eq!(come(&mut places, peer(100)), None, "it has not asked yet");
@@ -207,15 +297,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_are_never_more_than_there_may_be(comings in prop::collection::vec((any::<u8>(), any::<bool>(), 0..80_u64), 0..500)) {
+        fn there_are_never_more_than_there_may_be(comings in prop::collection::vec((any::<u8>(), any::<bool>(), any::<bool>(), 0..80_u64), 0..500)) {
             let mut places = Places::new();
-            for (from, asks, leaves) in comings {
+            for (from, asks, is_idle, leaves) in comings {
                 let before = places.taken.len();
                 let displaced = come(&mut places, peer(from % 20));
                 prop_assert_eq!(places.taken.len(), before + usize::from(displaced.is_none()));
                 let number = places.next;
                 if asks {
                     places.asked(number);
+                }
+                if asks && is_idle {
+                    places.idle(number);
                 }
                 places.free(number.saturating_sub(leaves + 1));
                 prop_assert!(places.taken.len() <= MOST);

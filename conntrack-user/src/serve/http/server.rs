@@ -6,15 +6,17 @@ use std::{
     net::{SocketAddr, TcpListener as StdListener},
     rc::Rc,
     sync::{Arc, mpsc},
+    time::Duration,
 };
 
 use tokio::{net::TcpListener, runtime, sync::oneshot, task::LocalSet};
 
 use super::{
     access::{Access, AccessError, AccessFiles},
-    connections::{self, Site},
+    connections,
     health::PortHealth,
     pages::Pages,
+    talk::Site,
 };
 use crate::{probes::privileges, sys::priority};
 
@@ -59,7 +61,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Begins to answer what comes to `listener`.
+    /// Begins to answer what comes to `listener`. Connections are kept for so long between two requests.
     ///
     /// # Errors
     /// If there can be no such thread, or certificates and tokens can't be used.
@@ -68,6 +70,7 @@ impl Server {
         pages: Pages,
         files: AccessFiles,
         health: Arc<PortHealth>,
+        idle: Duration,
     ) -> Result<Self, ServeError> {
         let address = listener
             .local_addr()
@@ -92,6 +95,7 @@ impl Server {
                         pages,
                         access,
                         health,
+                        idle,
                     });
                     match LocalSet::new().block_on(&runtime, connections::serve(listener, site)) {}
                 }

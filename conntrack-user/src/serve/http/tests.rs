@@ -15,8 +15,8 @@ use tokio::{
 };
 
 use super::{
-    connections::{CONNECTION_TIME, HEADER_BYTES, HEADER_TIME},
     places::{MOST, MOST_OF_PEER},
+    talk::{HEADER_BYTES, HEADER_TIME, REQUEST_TIME},
     *,
 };
 use crate::{
@@ -47,6 +47,16 @@ async fn served_to<F: Future<Output = ()>>(
     files: AccessFiles,
     test: impl FnOnce(SocketAddr, Publisher, Arc<PortHealth>) -> F,
 ) {
+    served_for(IDLE_TIME, snapshot, files, test).await;
+}
+
+/// Connections are kept for so long between two requests.
+async fn served_for<F: Future<Output = ()>>(
+    idle: Duration,
+    snapshot: Option<Snapshot>,
+    files: AccessFiles,
+    test: impl FnOnce(SocketAddr, Publisher, Arc<PortHealth>) -> F,
+) {
     let (publisher, handle) = channel();
     if let Some(snapshot) = snapshot {
         publisher.publish(snapshot);
@@ -57,7 +67,8 @@ async fn served_to<F: Future<Output = ()>>(
         Exporter::new(handle.clone(), Companions::default(), false).expect("an exporter");
     let pages = Pages::new(handle, exporter);
     let health = Arc::new(PortHealth::default());
-    let server = Server::start(listener, pages, files, Arc::clone(&health)).expect("a thread");
+    let server =
+        Server::start(listener, pages, files, Arc::clone(&health), idle).expect("a thread");
     tokio::select! {
         ended = server.ended() => panic!("{ended}"),
         () = test(SocketAddr::from(([127, 0, 0, 1], port)), publisher, health) => {}
@@ -93,7 +104,7 @@ async fn talk(address: SocketAddr, request: &[u8]) -> String {
 async fn get(address: SocketAddr, path: &str) -> String {
     talk(
         address,
-        format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes(),
+        format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").as_bytes(),
     )
     .await
 }
@@ -148,8 +159,8 @@ async fn the_metrics_come_packed_to_who_takes_that() {
         // Twice: the second is the first once more.
         for _ in 0..2 {
             let mut stream = TcpStream::connect(address).await.expect("a connection");
-            let request = b"GET /metrics HTTP/1.1\r\nHost: test\r\nAccept-Encoding: gzip\r\n\r\n";
-            stream.write_all(request).await.expect("sent");
+            let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
+            stream.write_all(request.as_bytes()).await.expect("sent");
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer).await.expect("an answer");
             let end = answer.windows(4).position(|part| part == b"\r\n\r\n");
@@ -177,7 +188,8 @@ async fn other_methods_are_refused() {
             assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
             assert!(answer.contains("allow: GET, HEAD"), "{answer}");
         }
-        let head = talk(address, b"HEAD /metrics HTTP/1.1\r\nHost: test\r\n\r\n").await;
+        let request = b"HEAD /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        let head = talk(address, request).await;
         assert!(
             head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"),
             "{head}"
@@ -219,16 +231,6 @@ async fn nonsense_and_too_much_are_cut_off() {
             get(address, "/healthz").await.starts_with("HTTP/1.1 200 "),
             "it goes on"
         );
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn one_request_for_each_connection() {
-    served(Some(full()), |address, _publisher| async move {
-        let two = "GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n".repeat(2);
-        let answer = talk(address, two.as_bytes()).await;
-        assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 1, "{answer}");
     })
     .await;
 }
@@ -329,17 +331,13 @@ async fn who_takes_nothing_of_the_answer_goes_after_a_time_or_for_who_comes() {
         let answer = get(address, "/metrics").await;
         assert!(answer.len() > 1_000_000, "{} bytes", answer.len());
         assert!(
-            answer.ends_with('\n') && begin.elapsed() < CONNECTION_TIME,
+            answer.ends_with('\n') && begin.elapsed() < REQUEST_TIME,
             "{:?}",
             begin.elapsed()
         );
         assert!(health.status().closed_full >= 16, "{:?}", health.status());
         while health.status().closed_slow < 40 {
-            assert!(
-                begin.elapsed() < 3 * CONNECTION_TIME,
-                "{:?}",
-                health.status()
-            );
+            assert!(begin.elapsed() < 3 * REQUEST_TIME, "{:?}", health.status());
             sleep(Duration::from_millis(100)).await;
         }
     })
@@ -428,3 +426,4 @@ fn threads_without_capabilities() -> Result<(), String> {
 }
 
 mod access;
+mod kept;

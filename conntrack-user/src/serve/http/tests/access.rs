@@ -6,9 +6,12 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use tempfile::TempDir;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::*;
+use super::{
+    kept::{SPACE, ask},
+    *,
+};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -87,17 +90,23 @@ fn certificate(path: &Path) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(path).expect("a certificate")
 }
 
+async fn connect_by_tls(
+    connector: &TlsConnector,
+    address: SocketAddr,
+) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::IpAddress(address.ip().into());
+    connector.connect(name, stream).await
+}
+
 /// What is answered, and by whom.
 async fn get_by_tls(
     connector: &TlsConnector,
     address: SocketAddr,
     path: &str,
-    header: &str,
 ) -> io::Result<(String, CertificateDer<'static>)> {
-    let stream = TcpStream::connect(address).await?;
-    let name = ServerName::IpAddress(address.ip().into());
-    let mut stream = connector.connect(name, stream).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n{header}\r\n");
+    let mut stream = connect_by_tls(connector, address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
@@ -111,7 +120,7 @@ async fn by_tls_and_not_without() {
     let made = Certificates::new();
     served_to(Some(long()), made.files(), |address, _, _| async move {
         let connector = made.connector(false);
-        let (answer, _) = get_by_tls(&connector, address, "/metrics", "")
+        let (answer, _) = get_by_tls(&connector, address, "/metrics")
             .await
             .expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -142,11 +151,11 @@ async fn a_client_needs_a_certificate_if_one_is_asked_for() {
         ..made.files()
     };
     served_to(Some(full()), files, |address, _, _| async move {
-        let (answer, _) = get_by_tls(&made.connector(true), address, "/metrics", "")
+        let (answer, _) = get_by_tls(&made.connector(true), address, "/metrics")
             .await
             .expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-        let refused = get_by_tls(&made.connector(false), address, "/metrics", "").await;
+        let refused = get_by_tls(&made.connector(false), address, "/metrics").await;
         assert!(refused.is_err(), "{refused:?}");
         let stranger = Certificates::new();
         let mut config = made.connector(false);
@@ -155,8 +164,69 @@ async fn a_client_needs_a_certificate_if_one_is_asked_for() {
         let mut trusted = ClientConfig::clone(config.config());
         trusted.client_auth_cert_resolver = theirs;
         config = TlsConnector::from(Arc::new(trusted));
-        let refused = get_by_tls(&config, address, "/metrics", "").await;
+        let refused = get_by_tls(&config, address, "/metrics").await;
         assert!(refused.is_err(), "of another authority: {refused:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn by_tls_too_a_connection_is_kept_and_ends_well() {
+    let made = Certificates::new();
+    let idle = Duration::from_secs(3);
+    served_for(
+        idle,
+        Some(long()),
+        made.files(),
+        |address, _, health| async move {
+            let mut stream = connect_by_tls(&made.connector(false), address)
+                .await
+                .expect("a connection");
+            for _ in 0..2 {
+                let answer = ask(&mut stream, "GET /metrics HTTP/1.1").await;
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+                assert!(answer.ends_with('\n'), "all of it");
+                sleep(SPACE).await;
+            }
+            let read = timeout(2 * idle, stream.read(&mut [0])).await;
+            let read = read.expect("it ends").map_err(|error| error.to_string());
+            assert_eq!(
+                read,
+                Ok(0),
+                "TLS says that this is the end, and nothing is cut off"
+            );
+            assert_eq!(health.status(), PortStatus::default());
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn who_was_let_in_by_what_is_no_longer_in_force_has_to_come_anew() {
+    let made = Certificates::new();
+    let files = AccessFiles {
+        client_ca: Some(made.path("ca.crt")),
+        ..made.files()
+    };
+    served_to(Some(full()), files, |address, _, health| async move {
+        let mut stream = connect_by_tls(&made.connector(true), address)
+            .await
+            .expect("a connection");
+        let answer = ask(&mut stream, "GET /metrics HTTP/1.1").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let other = Certificates::new();
+        fs::copy(other.path("ca.crt"), made.path("ca.crt")).expect("another authority");
+        let begin = Instant::now();
+        loop {
+            sleep(SPACE).await;
+            let answer = ask(&mut stream, "GET /metrics HTTP/1.1").await;
+            if answer.is_empty() {
+                break;
+            }
+            assert!(!answer.contains("connection: close"), "{answer}");
+            assert!(begin.elapsed() < Duration::from_secs(30), "still let in");
+        }
+        assert_eq!(health.status(), PortStatus::default());
     })
     .await;
 }
@@ -178,7 +248,7 @@ async fn a_token_is_needed_for_what_not_everybody_may_know() {
             assert!(!answer.contains("ctpressure_"), "{answer}");
             for (token, status) in [(TOKEN, 200), ("0123456789abcdef", 401)] {
                 let request = format!(
-                    "GET {path} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\n\r\n"
+                    "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
                 );
                 let answer = talk(address, request.as_bytes()).await;
                 assert!(
@@ -207,7 +277,7 @@ async fn what_is_replaced_is_read_again_and_what_is_wrong_changes_nothing() {
             let connector = made.connector(false);
             let begin = Instant::now();
             let presented = async || {
-                let answered = get_by_tls(&connector, address, "/healthz", "").await;
+                let answered = get_by_tls(&connector, address, "/healthz").await;
                 answered.expect("an answer").1
             };
             let first = certificate(&made.path("server.crt"));
@@ -288,6 +358,7 @@ fn what_can_not_be_used_is_said_before_anybody_is_answered() {
             Pages::new(handle, exporter),
             files,
             Arc::default(),
+            IDLE_TIME,
         );
         let error = started.expect_err("it can't be used");
         assert!(error.to_string().contains(word), "{error}");
