@@ -7,7 +7,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     mem,
     net::IpAddr,
     rc::Rc,
@@ -17,16 +17,45 @@ use std::{
 pub(super) const MOST: usize = 64;
 /// Places that one peer, an address, may have.
 pub(super) const MOST_OF_PEER: usize = 8;
-/// How many comings are remembered, to know who comes often.
-const REMEMBERED: usize = 512;
+/// How many comings are remembered, to know who comes often: enough that who asks every few seconds is told from a hundred who come
+/// again as soon as they are sent away.
+const REMEMBERED: usize = 4096;
 
 /// The places that are taken, in the order in which they were, or became idle.
 #[derive(Debug)]
 pub(super) struct Places<C> {
     taken: Vec<Place<C>>,
     next: u64,
-    /// Who came last, or asked once more, the latest at the end.
-    comings: VecDeque<IpAddr>,
+    comings: Comings,
+}
+
+/// Who came last, or asked once more.
+#[derive(Debug, Default)]
+struct Comings {
+    /// The latest at the end.
+    peers: VecDeque<IpAddr>,
+    times: HashMap<IpAddr, usize>,
+}
+
+impl Comings {
+    fn add(&mut self, peer: IpAddr) {
+        if self.peers.len() == REMEMBERED
+            && let Some(oldest) = self.peers.pop_front()
+            && let Entry::Occupied(mut times) = self.times.entry(oldest)
+        {
+            *times.get_mut() -= 1;
+            if *times.get() == 0 {
+                times.remove();
+            }
+        }
+        self.peers.push_back(peer);
+        *self.times.entry(peer).or_default() += 1;
+    }
+
+    /// How often this one came.
+    fn of(&self, peer: IpAddr) -> usize {
+        self.times.get(&peer).copied().unwrap_or(0)
+    }
 }
 
 #[derive(Debug)]
@@ -58,17 +87,20 @@ pub(super) enum Displaced<C> {
 }
 
 impl<C> Places<C> {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             taken: Vec::new(),
             next: 0,
-            comings: VecDeque::new(),
+            comings: Comings::default(),
         }
     }
 
     /// Takes the place from whoever has to go before `peer` can have one.
     pub(super) fn make_room(&mut self, peer: IpAddr) -> Option<Displaced<C>> {
-        let held = tally(self.taken.iter().map(|place| place.peer));
+        let mut held: HashMap<IpAddr, usize> = HashMap::new();
+        for place in &self.taken {
+            *held.entry(place.peer).or_default() += 1;
+        }
         if held.get(&peer).is_some_and(|held| *held >= MOST_OF_PEER) {
             let close = self.displace(|of| of == peer)?;
             return Some(Displaced::OfPeer(close));
@@ -76,10 +108,12 @@ impl<C> Places<C> {
         if self.taken.len() < MOST {
             return None;
         }
-        let comings = tally(self.comings.iter().copied());
-        let share = |of: IpAddr| (held.get(&of).copied(), comings.get(&of).copied());
-        let most = self.taken.iter().map(|place| share(place.peer)).max();
-        let close = self.displace(|of| Some(share(of)) == most)?;
+        let shares = held
+            .into_iter()
+            .map(|(of, held)| (of, (held, self.comings.of(of))));
+        let shares: HashMap<_, _> = shares.collect();
+        let most = shares.values().max().copied()?;
+        let close = self.displace(|of| shares.get(&of) == Some(&most))?;
         Some(Displaced::OfAll(close))
     }
 
@@ -99,20 +133,13 @@ impl<C> Places<C> {
 
     /// The place is taken; `close` closes its connection.
     pub(super) fn take(&mut self, number: u64, peer: IpAddr, close: C) {
-        self.came(peer);
+        self.comings.add(peer);
         self.taken.push(Place {
             number,
             peer,
             standing: Standing::Silent,
             close,
         });
-    }
-
-    fn came(&mut self, peer: IpAddr) {
-        if self.comings.len() == REMEMBERED {
-            self.comings.pop_front();
-        }
-        self.comings.push_back(peer);
     }
 
     /// Who has the place has asked for something. To ask once more counts as a coming, so that who asks often by one connection is known
@@ -123,7 +150,7 @@ impl<C> Places<C> {
             let before = mem::replace(&mut place.standing, Standing::Asked);
             let peer = place.peer;
             if before == Standing::Idle {
-                self.came(peer);
+                self.comings.add(peer);
             }
         }
     }
@@ -167,15 +194,6 @@ impl<C> Drop for TakenPlace<C> {
     fn drop(&mut self) {
         self.places.borrow_mut().free(self.number);
     }
-}
-
-/// How often each is there.
-fn tally(peers: impl Iterator<Item = IpAddr>) -> HashMap<IpAddr, usize> {
-    let mut times = HashMap::new();
-    for peer in peers {
-        *times.entry(peer).or_default() += 1;
-    }
-    times
 }
 
 #[cfg(test)]
@@ -277,6 +295,37 @@ mod tests {
         }
         places.asked(1);
         assert_eq!(come(&mut places, peer(64)), Some(Displaced::OfAll(2)));
+    }
+
+    #[test]
+    fn who_asks_some_times_is_not_one_of_those_who_come_most() {
+        let mut places = Places::new();
+        for round in 0..3_400 {
+            if round >= 3_000 && round % 50 == 0 {
+                come(&mut places, peer(200));
+                let number = places.next;
+                places.asked(number);
+            }
+            come(&mut places, peer(u8::try_from(round % 100).unwrap_or(0)));
+            let there = places.taken.iter().any(|place| place.peer == peer(200));
+            assert!(round < 3_000 || there, "round {round}");
+            if round >= 3_000 && round % 50 == 49 {
+                // It has had its answer.
+                places.taken.retain(|place| place.peer != peer(200));
+            }
+        }
+    }
+
+    #[test]
+    fn comings_are_forgotten() {
+        let mut comings = Comings::default();
+        for round in 0..REMEMBERED + 2 {
+            comings.add(peer(u8::from(round > 2)));
+        }
+        assert_eq!(comings.of(peer(0)), 1);
+        comings.add(peer(1));
+        assert_eq!((comings.of(peer(0)), comings.of(peer(1))), (0, REMEMBERED));
+        assert_eq!((comings.times.len(), comings.peers.len()), (1, REMEMBERED));
     }
 
     #[test]
