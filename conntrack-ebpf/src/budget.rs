@@ -6,6 +6,9 @@
 
 /// Length of a window, nanoseconds.
 pub const WINDOW_NS: u64 = 100_000_000;
+/// What windows without an event leave for one that has many, as far as the budget of these windows goes: of a short burst on a quiet
+/// node all is seen.
+const BURST: u64 = 64;
 
 /// The state of one budget on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,9 +43,12 @@ impl Budget {
         }
         self.checked_tick = tick;
         let (now, per_window) = (now_ns(), per_window());
-        if now.wrapping_sub(self.window_start_ns) >= WINDOW_NS || per_window > self.granted {
+        let windows = now.wrapping_sub(self.window_start_ns) / WINDOW_NS;
+        if windows > 0 || per_window > self.granted {
             self.window_start_ns = now;
-            self.left = per_window;
+            let saved = windows.min(BURST) * u64::from(per_window);
+            let saved = saved.min(BURST) as u32;
+            self.left = per_window.max(saved);
             self.granted = per_window;
         }
     }
@@ -168,6 +174,28 @@ mod tests {
         assert!((0..100).all(|_| made(100, 3)));
         assert!(!made(100, 4), "the window is not over");
         assert!(!made(1, 5));
+    }
+
+    #[test]
+    fn a_burst_after_a_rest_has_what_was_not_used() {
+        let mut budget = Budget::default();
+        let mut made = |tick: u64| {
+            let window = || tick * WINDOW_NS;
+            budget.sample(|| 1, || 0, || tick, window).is_some()
+        };
+        assert!(made(1));
+        assert_eq!((0..1000).filter(|_| made(2)).count(), 1);
+        assert_eq!((0..1000).filter(|_| made(32)).count(), 30);
+        assert_eq!((0..1000).filter(|_| made(3_200)).count(), 64);
+        assert_eq!((0..1000).filter(|_| made(3_201)).count(), 1);
+        // What a window may have is not more for that.
+        let mut budget = Budget::default();
+        let many = |budget: &mut Budget| {
+            (0..1000)
+                .filter(|_| budget.take(100, 9, || 9_000 * WINDOW_NS))
+                .count()
+        };
+        assert_eq!(many(&mut budget), 100);
     }
 
     #[test]
