@@ -16,11 +16,14 @@ GROUP=
 # The control groups of an agent, and of who sends at an ordinary rate.
 AGENT=/sys/fs/cgroup/bench-agent
 SENDER=/sys/fs/cgroup/bench-sender
-# Flows of an ordinary node, a second, and for how many seconds.
+# Flows of an ordinary node, a second, and for how many seconds. As long without any, before, fits into the minute from one census
+# of the agent to the next.
 RATE=300
-CALM=30
+CALM=20
 # Seconds that an agent has for its first census.
 SETTLE=15
+# The process that is measured besides the kernel; "": none.
+peer=
 # Empties the table after each run.
 empty() { conntrack -F >/dev/null 2>&1; }
 
@@ -80,6 +83,7 @@ wait_for() {
 end_peer() {
     kill "$peer" 2>/dev/null
     wait "$peer" 2>/dev/null
+    peer=
 }
 
 # by_bpftrace NAME PROGRAM
@@ -118,14 +122,44 @@ begin_agent() {
 # used GROUP: CPU time of a control group, nanoseconds.
 used() { awk '/^usage_usec/ { printf "%d000", $2 }' "$1/cpu.stat"; }
 
+# now: hundredths of a second.
+now() { awk '{ printf "%d", $1 * 100 }' /proc/uptime; }
+
+# How many censuses the agent has made; nothing where there is no agent.
+censuses() {
+    [ -z "$peer" ] || wget -q -O - "http://$LISTEN/status" |
+        awk '/"census": \{/ { found = 1 } found && /"times"/ { gsub(/[^0-9]/, ""); print; exit }'
+}
+
+# Waits until the agent has just made one: then there is none for a minute.
+next_census() {
+    [ -n "$peer" ] || return 0
+    earlier=$(censuses)
+    for second in $(seq 90); do
+        sleep 1
+        latest=$(censuses)
+        [ "$latest" = "$earlier" ] || break
+    done
+    [ -n "$earlier" ] && [ -n "$latest" ] && [ "$latest" -gt "$earlier" ]
+}
+
 # calm SENT WHOLE: what a flow costs at an ordinary rate: its sender, and with what the agent does for it, above what it does when
-# nothing is sent.
+# nothing is sent. A census costs by the entries that are there, not by the flow: a run with one is repeated.
 calm() {
-    for run in $(seq "$RUNS"); do
-        agent_before=$(used "$AGENT")
+    run=0
+    for try in $(seq $((RUNS * 2))); do
+        if ! next_census; then
+            skipped "$1" 'the agent makes no census'
+            return
+        fi
+        earlier=$(censuses)
+        # What asking left is gone.
+        empty
+        sleep 1
+        began=$(now) agent_before=$(used "$AGENT")
         sleep $((CALM + 1))
-        idle=$(($(used "$AGENT") - agent_before))
-        agent_before=$(used "$AGENT") sender_before=$(used "$SENDER")
+        idle=$(($(used "$AGENT") - agent_before)) idle_time=$(($(now) - began))
+        began=$(now) agent_before=$(used "$AGENT") sender_before=$(used "$SENDER")
         # shellcheck disable=SC2016 # the inner shell's variables
         if ! sh -c 'echo $$ >"$0/cgroup.procs" && exec ctgen "$@"' "$SENDER" send \
             --source 10.42.0.1/32 --rate "$RATE" --flows $((RATE * CALM)) >/tmp/ctgen.log 2>&1; then
@@ -134,11 +168,20 @@ calm() {
         fi
         sent=$(($(used "$SENDER") - sender_before))
         sleep 1
-        whole=$((sent + $(used "$AGENT") - agent_before - idle))
+        agent=$(($(used "$AGENT") - agent_before))
+        whole=$((sent + agent - idle * ($(now) - began) / idle_time))
+        latest=$(censuses)
+        empty
+        if [ "$latest" != "$earlier" ]; then
+            echo "$1: a census fell into run $try" >&2
+            continue
+        fi
         echo "BENCH $1 send {\"flows\":$((RATE * CALM)),\"nanoseconds\":$sent}"
         echo "BENCH $2 send {\"flows\":$((RATE * CALM)),\"nanoseconds\":$whole}"
-        empty
+        run=$((run + 1))
+        [ "$run" -lt "$RUNS" ] || return
     done
+    skipped "$1" "a census fell into all but $run of $try runs"
 }
 
 # calm_agent SENT WHOLE ARGUMENTS...
