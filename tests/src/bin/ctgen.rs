@@ -1,7 +1,7 @@
 //! `ctgen`: new flows of chosen tuples for the tests and benchmarks of ctpressure.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::{
         linux::net::SocketAddrExt as _,
         unix::net::{SocketAddr as SocketName, UnixListener},
@@ -72,7 +72,7 @@ enum Command {
         #[arg(long)]
         listen: Option<SocketAddr>,
     },
-    /// Nanoseconds for new loopback UDP flows, the sends only.
+    /// Nanoseconds for new UDP flows, the sends only.
     BenchSend(Bench),
     /// Nanoseconds for the deletion of as many entries (a ctnetlink flush of the whole table of
     /// this network namespace).
@@ -85,18 +85,26 @@ struct Bench {
     #[arg(long, default_value_t = 20_000)]
     flows: u64,
     /// Where they come from; it need not be an address of this host.
-    #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
-    source: Ipv4Addr,
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    source: IpAddr,
+    /// Where they go: from this address on, those of its network, each of this host, where it is received.
+    #[arg(long, default_value = "127.0.0.2/8")]
+    destination: IpNet,
+    /// To each of these ports of an address before the next address, in place of a receiver's: nobody may answer.
+    #[arg(long)]
+    destination_ports: Option<Ports>,
     /// Leave others' entries in the table: those of the flows are deleted, by a request for each.
     #[arg(long)]
     spare: bool,
 }
 
 impl Bench {
-    const fn flows(&self) -> bench::Flows {
+    fn flows(self) -> bench::Flows {
         bench::Flows {
             number: self.flows,
             source: self.source,
+            destination: self.destination,
+            ports: self.destination_ports,
             spare: self.spare,
         }
     }
@@ -285,8 +293,8 @@ fn run(cli: Cli) -> Result<()> {
             nix::unistd::pause();
         },
         Command::Worker { socket, listen } => worker::work(&socket, listen),
-        Command::BenchSend(options) => print(&bench::send(options.flows())?),
-        Command::BenchEnd(options) => print(&bench::end(options.flows())?),
+        Command::BenchSend(options) => print(&bench::send(&options.flows())?),
+        Command::BenchEnd(options) => print(&bench::end(&options.flows())?),
     }
 }
 

@@ -107,12 +107,18 @@ impl FromStr for Ports {
     }
 }
 
+impl From<u16> for Ports {
+    fn from(port: u16) -> Self {
+        Self(port..=port)
+    }
+}
+
 impl Ports {
-    fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         u64::from(*self.0.end()) - u64::from(*self.0.start()) + 1
     }
 
-    fn nth(&self, number: u64) -> u16 {
+    pub(super) fn nth(&self, number: u64) -> u16 {
         let number = u16::try_from(number).unwrap_or(u16::MAX);
         self.0.start().saturating_add(number)
     }

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::SocketAddrV4,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
@@ -59,12 +59,11 @@ impl Deleter {
     /// how long it took.
     pub(super) fn delete(
         &self,
-        flows: impl Iterator<Item = (SocketAddrV4, SocketAddrV4)>,
+        flows: impl Iterator<Item = (SocketAddr, SocketAddr)>,
     ) -> Result<Clock> {
-        const AF_INET: u8 = 2;
         // Only errors are answered.
         let messages: Vec<_> = flows
-            .map(|(from, to)| request(NLM_F_REQUEST, AF_INET, &udp_tuple(from, to)))
+            .map(|(from, to)| request(NLM_F_REQUEST, family(from), &udp_tuple(from, to)))
             .collect();
         let start = Clock::now()?;
         for message in &messages {
@@ -118,16 +117,26 @@ fn request(flags: u16, family: u8, attributes: &[u8]) -> Vec<u8> {
     message
 }
 
+/// `AF_INET` or `AF_INET6`.
+const fn family(address: SocketAddr) -> u8 {
+    match address {
+        SocketAddr::V4(_) => 2,
+        SocketAddr::V6(_) => 10,
+    }
+}
+
 /// `CTA_TUPLE_ORIG` of a UDP flow.
-fn udp_tuple(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
+fn udp_tuple(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     const NESTED: u16 = 1 << 15;
     const CTA_TUPLE_ORIG: u16 = 1;
     const CTA_TUPLE_IP: u16 = 1;
     const CTA_TUPLE_PROTO: u16 = 2;
-    let addresses = [
-        attribute(1, &from.ip().octets()),
-        attribute(2, &to.ip().octets()),
-    ];
+    // `CTA_IP_V4_SRC` and `_DST`, or those of IPv6.
+    let address = |v4: u16, v6: u16, address| match address {
+        IpAddr::V4(address) => attribute(v4, &address.octets()),
+        IpAddr::V6(address) => attribute(v6, &address.octets()),
+    };
+    let addresses = [address(1, 3, from.ip()), address(2, 4, to.ip())];
     let protocol = [
         attribute(1, &[IPPROTO_UDP]),
         attribute(2, &from.port().to_be_bytes()),
@@ -182,5 +191,13 @@ mod tests {
         assert_eq!(message[32..36], [10, 0, 0, 1]);
         assert_eq!(message[52..56], [IPPROTO_UDP, 0, 0, 0]);
         assert_eq!(message[68..], [1, 2, 0, 0]);
+
+        let [from, to] = ["[fd00::1]:9", "[fd00::2]:258"].map(|text| text.parse().unwrap());
+        let message = request(NLM_F_REQUEST, family(from), &udp_tuple(from, to));
+        assert_eq!(message.len(), 96);
+        assert_eq!(message[16], 10);
+        assert_eq!(message[28..32], [20, 0, 3, 0]);
+        assert_eq!(message[48..52], [20, 0, 4, 0]);
+        assert_eq!(message[92..], [1, 2, 0, 0]);
     }
 }
