@@ -10,6 +10,8 @@ agent() { agent_of 'pod="pod-1"' "$@"; }
 runs bare
 agent ctpressure-fentry --mechanism fentry
 agent ctpressure-kprobe --mechanism kprobe
+agent ctpressure-fentry-armed --mechanism fentry --arm always
+agent ctpressure-kprobe-armed --mechanism kprobe --arm always
 agent ctpressure-fentry-records --mechanism fentry --insert-budget 1000000
 agent ctpressure-kprobe-records --mechanism kprobe --insert-budget 1000000
 

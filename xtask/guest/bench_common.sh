@@ -127,7 +127,7 @@ now() { awk '{ printf "%d", $1 * 100 }' /proc/uptime; }
 
 # How many censuses the agent has made; nothing where there is no agent.
 censuses() {
-    [ -z "$peer" ] || wget -q -O - "http://$LISTEN/status" |
+    [ -z "$peer" ] || ctpressure status 2>/dev/null |
         awk '/"census": \{/ { found = 1 } found && /"times"/ { gsub(/[^0-9]/, ""); print; exit }'
 }
 
@@ -220,8 +220,8 @@ agent_of() {
     end_peer
 }
 
-# pods FIRST LAST: a network namespace with an address each, one process in it, in a control group and with a log folder
-# that are named as containerd and the kubelet name them.
+# pods FIRST LAST: a network namespace with an address of IPv4 and one of IPv6 each, one process in it, in a control group and with
+# a log folder that are named as containerd and the kubelet name them.
 pods() {
     number=$1
     while [ "$number" -le "$2" ]; do
@@ -231,10 +231,11 @@ pods() {
         # shellcheck disable=SC2016 # the inner shell's variables
         sh -c 'echo $$ >"$0/cgroup.procs" && exec unshare --net sh -c "
             ip link add eth0 type dummy
-            ip addr add $1/32 dev eth0
+            ip addr add 10.42.0.$1/32 dev eth0
+            ip addr add fd00:10:42::$1/128 dev eth0
             ip link set eth0 up
             echo up >/tmp/pod
-            exec sleep 1000000"' "$group" "10.42.0.$number" </dev/null >/dev/null 2>&1 &
+            exec sleep 1000000"' "$group" "$number" </dev/null >/dev/null 2>&1 &
         tries=0
         while ! rm /tmp/pod 2>/dev/null; do
             tries=$((tries + 1))

@@ -24,7 +24,7 @@ pub(super) struct Contest {
     /// The member of `ctgen`'s JSON that counts.
     pub(super) clock: String,
     pub(super) contestants: Vec<Contestant>,
-    /// Pairs that must cost the same, by name: the second not more than the first.
+    /// Pairs that must cost the same, by name.
     #[serde(default)]
     pub(super) alike: Vec<(String, String)>,
 }
@@ -49,7 +49,8 @@ pub(super) struct Contestant {
 #[serde(deny_unknown_fields)]
 pub(super) struct InstructionBudget {
     pub(super) new: f64,
-    pub(super) ended: f64,
+    /// `None`: its end is not measured.
+    pub(super) ended: Option<f64>,
 }
 
 impl Contest {
@@ -107,6 +108,11 @@ mod tests {
             .filter(|contestant| contestant.charged)
             .filter_map(|contestant| Some(contestant.budget?.new))
             .collect();
-        assert_eq!(budgets, [800.0, 1500.0, 800.0, 1500.0]);
+        assert_eq!(
+            budgets,
+            [
+                340.0, 740.0, 340.0, 740.0, 420.0, 850.0, 560.0, 820.0, 900.0, 900.0, 420.0, 850.0
+            ]
+        );
     }
 }

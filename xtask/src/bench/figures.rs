@@ -4,9 +4,8 @@ use serde_json::{Value, json};
 
 use super::contests::{Contest, Contestant};
 
-/// Two contestants that must cost the same may differ by this share, or by so many instructions.
+/// Of two contestants that must cost the same, the dearer one may add this share more.
 const ALIKE_SHARE: f64 = 0.03;
-const ALIKE: f64 = 30.0;
 
 /// Of all inserts, the fewest that are charged to the owner: a few are the reader's of the metrics.
 const CHARGED_PER_MILLE: u64 = 999;
@@ -122,7 +121,7 @@ impl<'a> ContestResults<'a> {
             let most = contestant.budget.as_ref();
             for (what, added, most) in [
                 ("new", added[0], most.map(|most| most.new)),
-                ("ended", added[1], most.map(|most| most.ended)),
+                ("ended", added[1], most.and_then(|most| most.ended)),
             ] {
                 let Some(most) = most else { continue };
                 match added {
@@ -148,18 +147,29 @@ impl<'a> ContestResults<'a> {
         failures
     }
 
-    /// Whether the second costs more than the first.
-    fn unlike(&self, first: &str, second: &str) -> Option<String> {
-        let both = |name| {
+    /// Where two that must cost the same do not.
+    fn unlike(&self, first: &str, second: &str) -> Vec<String> {
+        let added = |name| {
             let (contestant, figures) = self.of(name)?;
-            let [new, _] = self.added(contestant, figures);
-            Some((&contestant.title, new?))
+            Some((&contestant.title, self.added(contestant, figures)))
         };
-        // What was not measured is told elsewhere.
-        let ((small, less), (large, more)) = (both(first)?, both(second)?);
-        (more - less > ALIKE.max(less * ALIKE_SHARE)).then(|| {
-            format!("{large} adds {more:.0} instructions to a new connection; {small}, {less:.0}: it grows")
-        })
+        let (Some((first, one)), Some((second, other))) = (added(first), added(second)) else {
+            return Vec::new();
+        };
+        ["new", "ended"]
+            .into_iter()
+            .zip(one.into_iter().zip(other))
+            .filter_map(|(what, pair)| {
+                // What was not measured is told elsewhere.
+                let (one, other) = (pair.0?, pair.1?);
+                let least = one.min(other);
+                ((one - other).abs() > least.abs() * ALIKE_SHARE).then(|| {
+                    format!(
+                        "{first} adds {one:.0} instructions to a connection that is {what}; {second}, {other:.0}: not the same"
+                    )
+                })
+            })
+            .collect()
     }
 
     pub(super) fn json(&self, version: &str, qemu: &str) -> Value {
@@ -242,13 +252,22 @@ mod tests {
         assert_eq!(c.skipped.as_deref(), Some("no such probe"));
     }
 
+    /// Where a contestant is.
+    fn place(contest: &Contest, name: &str) -> usize {
+        let mut all = contest.contestants.iter();
+        all.position(|contestant| contestant.name == name).unwrap()
+    }
+
     #[test]
     fn a_budget_is_met_or_named() {
         let contest = Contest::read("peers").unwrap();
-        let mut results = results(&contest, 300.0);
-        assert!(results.failures().is_empty());
-        results.figures[1].send = vec![1801.0];
-        results.figures[2].end = Vec::new();
+        let mut results = results(&contest, 280.0);
+        assert!(results.failures().is_empty(), "{:?}", results.failures());
+        let of = |name| place(&contest, name);
+        results.figures[of("ctpressure-fentry")].send = vec![1801.0];
+        results.figures[of("ctpressure-kprobe")].end = Vec::new();
+        // Its end is not measured.
+        results.figures[of("calm-fentry-sent")].end = Vec::new();
         assert_eq!(results.failures().len(), 2, "{:?}", results.failures());
         assert!(results.table("6.12").contains("+801 ±0"));
     }
@@ -256,16 +275,24 @@ mod tests {
     #[test]
     fn flows_of_others_and_growth_are_named() {
         let contest = Contest::read("owners").unwrap();
-        let mut results = results(&contest, 300.0);
+        let mut results = results(&contest, 200.0);
         assert!(results.failures().is_empty(), "{:?}", results.failures());
-        results.figures[1].charged = Some((70_000, 69_800));
-        results.figures[2].charged = None;
+        let of = |name| place(&contest, name);
+        results.figures[of("owners-1-fentry")].charged = Some((70_000, 69_800));
+        results.figures[of("owners-1-kprobe")].charged = None;
         assert_eq!(results.failures().len(), 2);
-        results.figures[3].send = vec![1331.0];
-        let failures = results.failures();
-        assert!(failures[2].ends_with("it grows"), "{failures:?}");
-        results.figures[3].send = vec![1330.0];
-        assert_eq!(results.failures().len(), 2);
+        for (send, end, unlike) in [
+            (1206.0, 1200.0, 0),
+            (1207.0, 1200.0, 1),
+            (1193.0, 1207.0, 2),
+        ] {
+            results.figures[of("owners-250-fentry")].send = vec![send];
+            results.figures[of("owners-250-fentry")].end = vec![end];
+            let failures = results.failures();
+            assert_eq!(failures.len(), 2 + unlike, "{failures:?}");
+            let mut told = failures[2..].iter();
+            assert!(told.all(|failure| failure.ends_with("not the same")));
+        }
     }
 
     #[test]
