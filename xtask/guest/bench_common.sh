@@ -16,10 +16,9 @@ GROUP=
 # The control groups of an agent, and of who sends at an ordinary rate.
 AGENT=/sys/fs/cgroup/bench-agent
 SENDER=/sys/fs/cgroup/bench-sender
-# Flows of an ordinary node, a second, and for how many seconds. As long without any, before, fits into the minute from one census
-# of the agent to the next.
+# Flows of an ordinary node, a second, and for how many seconds: what the agent does every 6, 10 and 15 s is in 30 s equally often.
 RATE=300
-CALM=20
+CALM=29
 # Seconds that an agent has for its first census.
 SETTLE=15
 # The process that is measured besides the kernel; "": none.
@@ -122,9 +121,6 @@ begin_agent() {
 # used GROUP: CPU time of a control group, nanoseconds.
 used() { awk '/^usage_usec/ { printf "%d000", $2 }' "$1/cpu.stat"; }
 
-# now: hundredths of a second.
-now() { awk '{ printf "%d", $1 * 100 }' /proc/uptime; }
-
 # How many censuses the agent has made; nothing where there is no agent.
 censuses() {
     [ -z "$peer" ] || ctpressure status 2>/dev/null |
@@ -143,45 +139,47 @@ next_census() {
     [ -n "$earlier" ] && [ -n "$latest" ] && [ "$latest" -gt "$earlier" ]
 }
 
-# calm SENT WHOLE: what a flow costs at an ordinary rate: its sender, and with what the agent does for it, above what it does when
-# nothing is sent. A census costs by the entries that are there, not by the flow: a run with one is repeated.
-calm() {
-    run=0
-    for try in $(seq $((RUNS * 2))); do
-        if ! next_census; then
-            skipped "$1" 'the agent makes no census'
-            return
-        fi
-        earlier=$(censuses)
-        # What asking left is gone.
+# undisturbed COMMAND: what the agent used in $agent, while that ran and until half a minute was over, in which there was no census:
+# that costs by the entries that are there, not by the flow.
+undisturbed() {
+    for try in 1 2 3; do
+        next_census || return
+        counted=$(censuses)
         empty
-        sleep 1
-        began=$(now) agent_before=$(used "$AGENT")
-        sleep $((CALM + 1))
-        idle=$(($(used "$AGENT") - agent_before)) idle_time=$(($(now) - began))
-        began=$(now) agent_before=$(used "$AGENT") sender_before=$(used "$SENDER")
-        # shellcheck disable=SC2016 # the inner shell's variables
-        if ! sh -c 'echo $$ >"$0/cgroup.procs" && exec ctgen "$@"' "$SENDER" send \
-            --source 10.42.0.1/32 --rate "$RATE" --flows $((RATE * CALM)) >/tmp/ctgen.log 2>&1; then
-            skipped "$1" "ctgen send: $(tail -n 1 /tmp/ctgen.log)"
-            return
-        fi
-        sent=$(($(used "$SENDER") - sender_before))
-        sleep 1
+        sleep 3
+        agent_before=$(used "$AGENT")
+        sleep $((CALM + 1)) &
+        half=$!
+        "$1" || return
+        wait "$half"
         agent=$(($(used "$AGENT") - agent_before))
-        whole=$((sent + agent - idle * ($(now) - began) / idle_time))
-        latest=$(censuses)
-        empty
-        if [ "$latest" != "$earlier" ]; then
-            echo "$1: a census fell into run $try" >&2
-            continue
+        [ "$(censuses)" != "$counted" ] || return 0
+    done
+    return 1
+}
+
+# Sends flows at an ordinary rate; what their sender used is in $sent.
+send_calmly() {
+    sender_before=$(used "$SENDER")
+    # shellcheck disable=SC2016 # the inner shell's variables
+    sh -c 'echo $$ >"$0/cgroup.procs" && exec ctgen "$@"' "$SENDER" send \
+        --source 10.42.0.1/32 --rate "$RATE" --flows $((RATE * CALM)) >/tmp/ctgen.log 2>&1 || return
+    sent=$(($(used "$SENDER") - sender_before))
+}
+
+# calm SENT WHOLE: what a flow costs at an ordinary rate: its sender, and with what the agent does for it, above what it does when
+# nothing is sent.
+calm() {
+    : >/tmp/ctgen.log
+    for run in $(seq "$RUNS"); do
+        if ! { undisturbed : && idle=$agent && undisturbed send_calmly; }; then
+            skipped "$1" "ctgen send, or no half a minute between two censuses: $(tail -n 1 /tmp/ctgen.log)"
+            return
         fi
         echo "BENCH $1 send {\"flows\":$((RATE * CALM)),\"nanoseconds\":$sent}"
-        echo "BENCH $2 send {\"flows\":$((RATE * CALM)),\"nanoseconds\":$whole}"
-        run=$((run + 1))
-        [ "$run" -lt "$RUNS" ] || return
+        echo "BENCH $2 send {\"flows\":$((RATE * CALM)),\"nanoseconds\":$((sent + agent - idle))}"
     done
-    skipped "$1" "a census fell into all but $run of $try runs"
+    empty
 }
 
 # calm_agent SENT WHOLE ARGUMENTS...
