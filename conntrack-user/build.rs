@@ -45,6 +45,8 @@ fn build_object(out_dir: &Path) -> Result<()> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").context("CARGO_CFG_TARGET_ARCH is not set")?;
     let flags = [
         &format!("--cfg=bpf_target_arch=\"{arch}\""),
+        // Registers of 32 bits and their jumps (5.1): without them each number of 32 bits is cut by two shifts.
+        "-Ctarget-cpu=v3",
         "-Cdebuginfo=2",
         "-Clink-arg=--btf",
     ];

@@ -22,8 +22,17 @@ pub struct Budget {
     granted: u32,
     /// Records left in this window.
     left: u32,
-    /// Events since the last record of this kind.
-    skipped: u32,
+    /// Always 0, so that no byte is undefined.
+    reserved: u32,
+}
+
+/// Which events of a sampled kind have a record on one CPU, by the number of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Sampler {
+    budget: Budget,
+    /// The number of the last event that had a record.
+    recorded: u64,
 }
 
 impl Budget {
@@ -53,38 +62,6 @@ impl Budget {
         }
     }
 
-    /// One more event of a sampled kind: the weight of its record if one is to be made.
-    ///
-    /// Within the budget every event gets a record; beyond it one in `one_in` (0: none). The
-    /// weight counts this event and those skipped before it, so that weights add up to events.
-    ///
-    /// All but the state is asked for by closures: this is on the path of each new connection,
-    /// where an unneeded load counts.
-    #[inline(always)]
-    pub fn sample(
-        &mut self,
-        per_window: impl FnOnce() -> u32,
-        one_in: impl FnOnce() -> u32,
-        tick: impl FnOnce() -> u64,
-        now_ns: impl FnOnce() -> u64,
-    ) -> Option<u32> {
-        let weight = self.skipped.wrapping_add(1);
-        if self.left == 0 {
-            self.refill(per_window, tick(), now_ns);
-        }
-        if self.left > 0 {
-            self.left -= 1;
-        } else {
-            let one_in = one_in();
-            if one_in == 0 || weight < one_in {
-                self.skipped = weight;
-                return None;
-            }
-        }
-        self.skipped = 0;
-        Some(weight)
-    }
-
     /// One more event of a kind that is never sampled: whether it may have a record.
     #[inline(always)]
     pub fn take(&mut self, per_window: u32, tick: u64, now_ns: impl FnOnce() -> u64) -> bool {
@@ -99,50 +76,145 @@ impl Budget {
     }
 }
 
+impl Sampler {
+    /// The event of this number, of which none before the [next](Self::next) one needs to be told of: the weight of its record if one
+    /// is to be made.
+    ///
+    /// Within the budget every event gets a record; beyond it one in `one_in` (0: none). The
+    /// weight counts this event and those skipped before it, so that weights add up to events.
+    #[inline(always)]
+    pub fn sample(
+        &mut self,
+        event: u64,
+        per_window: impl FnOnce() -> u32,
+        one_in: u32,
+        tick: u64,
+        now_ns: impl FnOnce() -> u64,
+    ) -> Option<u32> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a record comes long before"
+        )]
+        let weight = event.saturating_sub(self.recorded) as u32;
+        if weight == 0 {
+            // A later one that interrupted has a record, which stands for this one too.
+            return None;
+        }
+        if self.budget.left == 0 {
+            self.budget.refill(per_window, tick, now_ns);
+        }
+        if self.budget.left > 0 {
+            self.budget.left -= 1;
+        } else if one_in == 0 || weight < one_in {
+            return None;
+        }
+        self.recorded = event;
+        Some(weight)
+    }
+
+    /// The number of the next event after this one that has a record, unless a new window begins before.
+    #[inline(always)]
+    pub const fn next(&self, event: u64, one_in: u32) -> u64 {
+        if self.budget.left > 0 {
+            event + 1
+        } else if one_in == 0 {
+            u64::MAX
+        } else {
+            self.recorded + one_in as u64
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Events that are numbered as they come.
+    #[derive(Default)]
+    struct Events {
+        sampler: Sampler,
+        number: u64,
+    }
+
+    impl Events {
+        fn one(&mut self, per_window: u32, one_in: u32, tick: u64, now_ns: u64) -> Option<u32> {
+            self.number += 1;
+            self.sampler
+                .sample(self.number, || per_window, one_in, tick, || now_ns)
+        }
+
+        fn made(&mut self, events: u32, per_window: u32, tick: u64) -> usize {
+            (0..events)
+                .filter(|_| self.one(per_window, 0, tick, tick * WINDOW_NS).is_some())
+                .count()
+        }
+    }
+
     #[test]
     fn within_the_budget_each_event_has_a_record() {
-        let mut budget = Budget::default();
+        let mut events = Events::default();
         for _ in 0..10 {
-            assert_eq!(budget.sample(|| 10, || 64, || 1, || WINDOW_NS), Some(1));
+            assert_eq!(events.one(10, 64, 1, WINDOW_NS), Some(1));
         }
         assert_eq!(
-            budget.sample(|| 10, || 64, || 1, || unreachable!("same tick")),
-            None
+            events.one(10, 64, 1, 100 * WINDOW_NS),
+            None,
+            "the same tick"
         );
     }
 
     #[test]
     fn beyond_the_budget_weights_add_up_to_events() {
-        let mut budget = Budget::default();
-        let (mut weights, mut events, mut records) = (0u64, 0u64, 0u64);
+        let mut events = Events::default();
+        let (mut weights, mut records) = (0u64, 0u64);
         for tick in 1..=5_000u64 {
             for _ in 0..7 {
-                events += 1;
-                if let Some(weight) = budget.sample(|| 3, || 10, || tick, || tick * WINDOW_NS / 40)
-                {
+                if let Some(weight) = events.one(3, 10, tick, tick * WINDOW_NS / 40) {
                     weights += u64::from(weight);
                     records += 1;
                 }
             }
         }
-        assert_eq!(weights + u64::from(budget.skipped), events);
+        let skipped = events.number - events.sampler.recorded;
+        assert_eq!(weights + skipped, events.number);
         assert!(
-            records < events / 5,
-            "{records} records for {events} events"
+            records < events.number / 5,
+            "{records} records for {} events",
+            events.number
         );
     }
 
     #[test]
+    fn none_before_the_next_one_has_a_record_in_its_window() {
+        let mut events = Events::default();
+        for tick in 1..2_000 {
+            let next = events.sampler.next(events.number, 10);
+            let made = events
+                .one(3, 10, tick / 20, tick / 20 * WINDOW_NS)
+                .is_some();
+            let is_new_window = tick % 20 == 0;
+            assert!(
+                events.number >= next || is_new_window || !made,
+                "{} before {next}",
+                events.number
+            );
+        }
+        assert_eq!(Sampler::default().next(7, 0), u64::MAX);
+    }
+
+    #[test]
+    fn one_that_was_overtaken_is_in_the_weight_of_the_other() {
+        let mut sampler = Sampler::default();
+        let mut weight = |event| sampler.sample(event, || 100, 0, 1, || WINDOW_NS);
+        assert_eq!(weight(1), Some(1));
+        assert_eq!(weight(3), Some(2));
+        assert_eq!(weight(2), None);
+        assert_eq!(weight(4), Some(1));
+    }
+
+    #[test]
     fn one_in_zero_means_budget_only() {
-        let mut budget = Budget::default();
-        let made = (0..1000)
-            .filter(|_| budget.sample(|| 5, || 0, || 1, || WINDOW_NS).is_some())
-            .count();
-        assert_eq!(made, 5);
+        assert_eq!(Events::default().made(1000, 5, 1), 5);
     }
 
     #[test]
@@ -153,21 +225,17 @@ mod tests {
         assert!(!budget.take(1, 2, || WINDOW_NS + WINDOW_NS / 2));
         assert!(budget.take(1, 3, || WINDOW_NS * 2));
 
-        let mut budget = Budget::default();
-        assert_eq!(budget.sample(|| 1, || 0, || 1, || WINDOW_NS), Some(1));
-        assert_eq!(budget.sample(|| 1, || 0, || 1, || 0), None);
-        assert_eq!(budget.sample(|| 1, || 0, || 1, || 0), None);
-        assert_eq!(budget.sample(|| 1, || 0, || 2, || WINDOW_NS * 2), Some(3));
+        let mut events = Events::default();
+        assert_eq!(events.one(1, 0, 1, WINDOW_NS), Some(1));
+        assert_eq!(events.one(1, 0, 1, 0), None);
+        assert_eq!(events.one(1, 0, 1, 0), None);
+        assert_eq!(events.one(1, 0, 2, WINDOW_NS * 2), Some(3));
     }
 
     #[test]
     fn who_asks_for_more_has_it_with_the_next_tick() {
-        let mut budget = Budget::default();
-        let mut made = |most, tick| {
-            budget
-                .sample(|| most, || 0, || tick, || WINDOW_NS)
-                .is_some()
-        };
+        let mut events = Events::default();
+        let mut made = |most, tick| events.one(most, 0, tick, WINDOW_NS).is_some();
         assert!(made(1, 1));
         assert!(!made(1, 2));
         assert!(!made(100, 2), "the same tick");
@@ -178,24 +246,14 @@ mod tests {
 
     #[test]
     fn a_burst_after_a_rest_has_what_was_not_used() {
-        let mut budget = Budget::default();
-        let mut made = |tick: u64| {
-            let window = || tick * WINDOW_NS;
-            budget.sample(|| 1, || 0, || tick, window).is_some()
-        };
-        assert!(made(1));
-        assert_eq!((0..1000).filter(|_| made(2)).count(), 1);
-        assert_eq!((0..1000).filter(|_| made(32)).count(), 30);
-        assert_eq!((0..1000).filter(|_| made(3_200)).count(), 64);
-        assert_eq!((0..1000).filter(|_| made(3_201)).count(), 1);
+        let mut events = Events::default();
+        assert_eq!(events.made(1, 1, 1), 1);
+        assert_eq!(events.made(1000, 1, 2), 1);
+        assert_eq!(events.made(1000, 1, 32), 30);
+        assert_eq!(events.made(1000, 1, 3_200), 64);
+        assert_eq!(events.made(1000, 1, 3_201), 1);
         // What a window may have is not more for that.
-        let mut budget = Budget::default();
-        let many = |budget: &mut Budget| {
-            (0..1000)
-                .filter(|_| budget.take(100, 9, || 9_000 * WINDOW_NS))
-                .count()
-        };
-        assert_eq!(many(&mut budget), 100);
+        assert_eq!(Events::default().made(1000, 100, 9_000), 100);
     }
 
     #[test]

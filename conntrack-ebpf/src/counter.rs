@@ -53,10 +53,12 @@ pub enum Counter {
     SocketsMissed = 21,
     /// Inserts that should have been tagged with their owner but were not: the map was full.
     TagsLost = 22,
+    /// Calls of `early_drop` before what tells the new flow was attached: neither drop nor eviction is charged to who caused it.
+    Unarmed = 23,
 }
 
 /// How many [`Counter`]s there are.
-pub const COUNTERS: usize = Counter::TagsLost as usize + 1;
+pub const COUNTERS: usize = Counter::Unarmed as usize + 1;
 
 /// One value for each [`Counter`].
 pub type Counters = [u64; COUNTERS];

@@ -3,8 +3,8 @@
 //! Rust has no CO-RE: offsets are looked up in the running kernel's BTF and handed over. Globals
 //! are frozen, so the verifier treats them as constants and drops the branches they switch off.
 
-/// An offset that this kernel does not have; what needs it is switched off.
-pub const MISSING: u32 = u32::MAX;
+/// An offset that this kernel does not have; what needs it is switched off. (The largest number that an instruction has room for.)
+pub const MISSING: u32 = i32::MAX as u32;
 
 /// One member of a kernel structure that the programs read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +67,26 @@ pub const WAKE_AT_BYTES: &str = "WAKE_AT_BYTES";
 pub const STALE_TICKS: &str = "STALE_TICKS";
 /// Inode number of the host's network namespace (`u32`).
 pub const HOST_NETNS: &str = "HOST_NETNS";
-/// Slots of owners for each CPU (`u32`).
-pub const OWNER_SLOTS: &str = "OWNER_SLOTS";
+/// Counters of owners for each CPU: two for each slot (`u32`).
+pub const OWNER_COUNTS: &str = "OWNER_COUNTS";
 /// 1: the kernel is all preemptible (`PREEMPT_RT`), also where softirqs are off (`u32`).
 pub const IS_REAL_TIME: &str = "IS_REAL_TIME";
+/// 1: an entry's status and namespace follow its tuples at once, so that one read gets all (`u32`).
+pub const CT_IN_ONE_PIECE: &str = "CT_IN_ONE_PIECE";
+/// Offset of the preempt count in this CPU's variable that user space puts in for [`PREEMPT_VARIABLE`]; [`MISSING`]: there is none (`u32`).
+pub const PREEMPT_OF_CPU: &str = "PREEMPT_OF_CPU";
+/// Offset of `flags` in `struct task_struct`; [`MISSING`]: it can't be told for which task a program runs (`u32`).
+pub const TASK_FLAGS: &str = "TASK_FLAGS";
+/// Offset of the preempt count in `struct task_struct`; [`MISSING`]: it is not there (`u32`).
+pub const PREEMPT_OF_TASK: &str = "PREEMPT_OF_TASK";
+
+/// Stands in the code for the address of a variable of each CPU: aya has no relocation for one. User space puts in the variable's BTF id
+/// (`BPF_PSEUDO_BTF_ID`).
+pub const PREEMPT_VARIABLE: u64 = 0xc7c7_1234_5678_9abc;
+
+/// Stands in the code for the address of the element of [`ADDRESSES_MAP`], which the program can have without a look-up since it is the
+/// only one (`BPF_PSEUDO_MAP_VALUE`). User space puts in the map's descriptor.
+pub const ADDRESSES_VALUE: u64 = 0x5a5a_4321_8765_cba9;
 
 /// Map `0 -> u32`: records of inserts for each window and CPU before sampling begins. Written while the programs run.
 pub const INSERT_BUDGET_MAP: &str = "INSERT_BUDGET";
@@ -78,17 +94,17 @@ pub const INSERT_BUDGET_MAP: &str = "INSERT_BUDGET";
 pub const EVENTS_MAP: &str = "EVENTS";
 /// Map `CPU -> PerCpuState`.
 pub const STATE_MAP: &str = "STATE";
-/// Two tables `Address -> Claim`; see [`crate::place`].
+/// One element, two tables `Address -> Claim`; see [`crate::place`].
 pub const ADDRESSES_MAP: &str = "ADDRESSES";
 /// Two tables `cgroup id -> slot`.
 pub const CGROUPS_MAP: &str = "CGROUPS";
-/// Which of the two is read.
-pub const ACTIVE_MAP: &str = "ACTIVE";
+/// Ring buffer of nothing but wake-ups: user space is to look whether a table fills.
+pub const WAKES_MAP: &str = "WAKES";
 /// Map `inode number of a network namespace -> slot`.
 pub const NAMESPACES_MAP: &str = "NAMESPACES";
 /// Array of maps `TagKey -> Tag`, see [`TAG_MAPS`](crate::owner::TAG_MAPS).
 pub const TAGS_MAP: &str = "TAGS";
-/// Map `CPU * slots + slot -> OwnerState`.
+/// Map `CPU * counters of a CPU + Party::index -> OwnerCounts`.
 pub const OWNERS_MAP: &str = "OWNERS";
 /// Name of the map of Service addresses.
 pub const SERVICES_MAP: &str = "SERVICES";

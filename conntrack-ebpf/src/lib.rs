@@ -34,7 +34,7 @@ pub mod state;
 mod pod {
     use crate::{
         owner::{Address, Claim, OwnerCounts, Service, Tag, TagKey},
-        place::Table,
+        place::{Addresses, Table},
     };
 
     // SAFETY: `repr(C)` integers without padding (sizes asserted in `owner`), so any bytes are a
@@ -48,6 +48,8 @@ mod pod {
     unsafe impl aya::Pod for Service {}
     // SAFETY: `repr(C)` of plain bytes without padding (sizes asserted in `place`).
     unsafe impl<K: aya::Pod, V: aya::Pod> aya::Pod for Table<K, V> {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Addresses {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Tag {}
     // SAFETY: as above.

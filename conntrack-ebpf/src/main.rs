@@ -1,7 +1,10 @@
 //! The eBPF programs. On any other target this is an empty program, so that the workspace can be
 //! checked, documented and tested without a BPF toolchain.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics, stmt_expr_attributes))]
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(asm_experimental_arch, core_intrinsics, stmt_expr_attributes)
+)]
 #![cfg_attr(
     target_arch = "bpf",
     expect(internal_features, reason = "the only way to an atomic add")

@@ -8,6 +8,9 @@ use core::mem::size_of;
 
 use crate::record::{DropReason, Tuple};
 
+/// `l3num` of a tuple of IPv4 (`AF_INET`).
+pub const IPV4: u16 = 2;
+
 /// The slot of what belongs to nobody that is known.
 pub const UNKNOWN: u32 = 0;
 /// The slot of the host itself: its addresses, and sockets of no known cgroup.
@@ -41,8 +44,6 @@ pub struct Claim {
     pub base: u32,
     /// `FLAG_*` of this module.
     pub flags: u32,
-    /// Always 0, so that no byte is undefined.
-    pub reserved: u32,
 }
 
 /// Set in [`Claim::flags`]: entries with this address, or in this table, may belong to others than [`Claim::slot`].
@@ -138,34 +139,35 @@ pub struct Tag {
 pub struct Party(u32);
 
 impl Party {
-    const INGRESS: u32 = 1 << 31;
-
     /// Nobody that is known.
     pub const NOBODY: Self = Self::new(UNKNOWN, Direction::Egress);
 
     /// The owner in this slot, in this direction.
     #[inline(always)]
     pub const fn new(slot: u32, direction: Direction) -> Self {
-        match direction {
-            Direction::Egress => Self(slot),
-            Direction::Ingress => Self(slot | Self::INGRESS),
-        }
+        Self(slot << 1 | direction as u32)
     }
 
     /// The slot of the owner.
     #[inline(always)]
     pub const fn slot(self) -> u32 {
-        self.0 & !Self::INGRESS
+        self.0 >> 1
     }
 
     /// Whether the owner opened it, or it came in to it.
     #[inline(always)]
     pub const fn direction(self) -> Direction {
-        if self.0 & Self::INGRESS == 0 {
+        if self.0 & 1 == 0 {
             Direction::Egress
         } else {
             Direction::Ingress
         }
+    }
+
+    /// Where its counts are among those of one CPU: the two of a slot follow each other.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self.0
     }
 }
 
@@ -192,7 +194,7 @@ pub type OwnerState = [OwnerCounts; 2];
 
 const _: () = {
     assert!(size_of::<Address>() == 16);
-    assert!(size_of::<Claim>() == 16);
+    assert!(size_of::<Claim>() == 12);
     assert!(size_of::<TagKey>() == 48);
     assert!(size_of::<Service>() == 24);
     assert!(size_of::<OwnerCounts>() == 80);
@@ -231,6 +233,12 @@ impl Address {
     /// `::ffff:0:0/96` as the third word is in memory.
     const MAPPED: u32 = 0xffff_u32.to_be();
 
+    /// Whether it is an IPv4 address.
+    #[cfg(not(target_arch = "bpf"))]
+    pub const fn is_v4(&self) -> bool {
+        matches!(self.words, [0, 0, Self::MAPPED, _])
+    }
+
     /// An IPv4 address, network order.
     #[inline(always)]
     pub const fn v4(address: u32) -> Self {
@@ -242,8 +250,6 @@ impl Address {
     /// An address as in a [`Tuple`] of this family.
     #[inline(always)]
     pub const fn of_family(words: [u32; 4], l3num: u16) -> Self {
-        /// `AF_INET`
-        const IPV4: u16 = 2;
         if l3num == IPV4 {
             Self::v4(words[0])
         } else {
@@ -303,6 +309,7 @@ mod tests {
             for slot in [0, 1, 2, MAX_SLOTS - 1] {
                 let party = Party::new(slot, direction);
                 assert_eq!((party.slot(), party.direction()), (slot, direction));
+                assert_eq!(party.index(), 2 * slot + direction as u32);
             }
         }
     }

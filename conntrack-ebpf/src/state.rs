@@ -3,7 +3,7 @@
 use core::mem::size_of;
 
 use crate::{
-    budget::Budget,
+    budget::{Budget, Sampler},
     counter::{COUNTERS, Counters},
     record::InsertRecord,
 };
@@ -59,8 +59,8 @@ pub struct PerCpuState {
     pub counters: Counters,
     /// See [`NewFlow`]: who a new connection is of.
     pub new_flow: NewFlow,
-    /// Budget of insert records.
-    pub inserts: Budget,
+    /// Which inserts have a record.
+    pub inserts: Sampler,
     /// Budget of drop records.
     pub drops: Budget,
     /// Budget of eviction records.
@@ -69,7 +69,22 @@ pub struct PerCpuState {
     pub pending: [Pending; PENDING],
     /// When a drop or an eviction on this CPU last woke the reader, in nanoseconds of the records' clock.
     pub woken_ns: u64,
+    /// Written by user space: which of the two tables of owners is read, 0 or 1; see [`crate::place`].
+    pub tables: u64,
+    /// Written by user space: not 0 while the programs that are attached on demand are.
+    pub armed: u64,
+    /// Written by user space, and moved on by a program that wakes it: as soon as [`crate::counter::Counter::HashInserts`] is this, user space is to look
+    /// whether a table fills. See [`WAKE_AGAIN`].
+    pub wake_at: u64,
+    /// Inserts below this number need nothing but to be counted: the least of `wake_at` and the next one that has a record. User space makes
+    /// it 0 when `wake_at` has changed or a new window begins ([`crate::budget::WINDOW_NS`]).
+    pub due: u64,
+    /// Always 0: CPUs share no cache line.
+    pub reserved: [u64; 2],
 }
+
+/// Inserts on a CPU after which it wakes user space once more.
+pub const WAKE_AGAIN: u64 = 1024;
 
 /// A record of a drop or an eviction wakes the reader, unless another one of its CPU did so in the last so many nanoseconds: the reader
 /// looks once more when it has rested for longer than that.
@@ -78,8 +93,9 @@ pub const WAKE_EVERY_NS: u64 = 2_000_000;
 const _: () = {
     assert!(size_of::<NewFlow>() == 40);
     assert!(size_of::<Budget>() == 24);
+    assert!(size_of::<Sampler>() == 32);
     assert!(size_of::<Pending>() == 136);
-    assert!(size_of::<PerCpuState>() == 8 * COUNTERS + 40 + 3 * 24 + PENDING * 136 + 8);
+    assert!(size_of::<PerCpuState>() == 8 * COUNTERS + 40 + 32 + 2 * 24 + PENDING * 136 + 7 * 8);
     assert!(size_of::<PerCpuState>().is_multiple_of(64));
     assert!(align_of::<PerCpuState>() == 8);
 };

@@ -94,12 +94,7 @@ impl Connection {
 }
 
 const fn claim(slot: u32, base: u32, flags: u32) -> Claim {
-    Claim {
-        slot,
-        base,
-        flags,
-        reserved: 0,
-    }
+    Claim { slot, base, flags }
 }
 
 const OF_2: Table<'_> = Table::Owned(&claim(2, 2, 0));

@@ -13,6 +13,7 @@ use super::{
     emit, globals, insert,
     maps::{CLASHED, count_atomic, settle, state},
     read::{self, ByHelper},
+    sender::At,
 };
 
 /// `NF_DROP`
@@ -40,7 +41,7 @@ fn resolved(call: Call, verdict: u32) {
     if verdict == DROP {
         count_atomic(state, Counter::DropClash, 1);
         let _: Result<(), i32> = CLASHED.insert(skb, 1, 0);
-        emit::drop_of_entry(state, DropReason::Clash, ct, skb);
+        emit::drop_of_entry(state, DropReason::Clash, ct, skb, At::Confirmation);
         return;
     }
     if globals::COUNTS_AT_CONFIRM.load() != 0 {
@@ -49,7 +50,7 @@ fn resolved(call: Call, verdict: u32) {
     let lost = read::ct_status(ct).is_some_and(|status| status & read::NAT_CLASH != 0);
     if lost && ct != read::entry_of_hash(call.winner) {
         count_atomic(state, Counter::ClashInserts, 1);
-        insert::entered::<ByHelper>(state, ct, skb, true);
+        insert::entered::<ByHelper>(state, ct, skb, At::Confirmation);
     } else {
         count_atomic(state, Counter::ClashMerges, 1);
     }

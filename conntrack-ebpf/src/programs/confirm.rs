@@ -1,5 +1,7 @@
 //! The end of `__nf_conntrack_confirm`: packets lost there, and the packet behind an insert.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 use conntrack_ebpf::{
     counter::Counter,
@@ -11,7 +13,8 @@ use super::{
     emit, insert,
     maps::{CLASHED, count_atomic, state, take_settled},
     owner,
-    read::{self, ByHelper, Typed},
+    read::{self, ByHelper, Memory as _, Typed},
+    sender::{self, At},
 };
 
 /// `NF_DROP`
@@ -61,11 +64,19 @@ fn arrived(state: *mut PerCpuState, pending: *mut Pending, skb: u64, verdict: u3
             &raw mut (*pending).record,
         )
     };
-    let (origin, flags) = read::origin::<Typed>(skb, 0);
+    let (mut origin, flags) = read::origin::<Typed>(skb, 0);
+    if origin.cgroup != 0
+        && let Some(cgroup) = sender::cgroup(At::Begin)
+    {
+        origin.cgroup = cgroup;
+    }
     // SAFETY: as above.
     let record = unsafe { &mut *record };
     if due & DUE_SOCKET != 0 {
-        let party = owner::entered_by_socket(state, origin.cgroup, ct, false);
+        // No task sends it: see `insert.rs`.
+        let mut head = MaybeUninit::uninit();
+        let entry = ByHelper::entry(ct, &mut head);
+        let party = owner::entered_by_socket::<ByHelper>(state, origin.cgroup, &entry, false);
         record.origin.owner = party.slot() as u16;
         record.header.flags = owner::flags(party);
     }
@@ -96,10 +107,12 @@ fn confirm_counting_fexit(ctx: FExitContext) -> u32 {
         return 0;
     };
     count_atomic(state, Counter::Confirmed, 1);
-    let weight = insert::sampled(state);
-    let party = insert::entered::<ByHelper>(state, ct, skb, false);
+    // SAFETY: `state` is a live map value of this CPU.
+    let number = unsafe { (*state).counters[Counter::Confirmed as usize] };
+    let weight = insert::sampled(state, number);
+    let party = insert::entered::<ByHelper>(state, ct, skb, At::Begin);
     if let Some(weight) = weight {
-        emit::insert::<ByHelper>(state, ct, skb, weight, party);
+        emit::insert::<ByHelper>(state, ct, skb, weight, party, At::Begin);
     }
     0
 }
@@ -125,5 +138,5 @@ fn lost(state: *mut PerCpuState, skb: u64) {
         (Counter::DropChainTooLong, DropReason::ChainTooLong)
     };
     count_atomic(state, counter, 1);
-    emit::drop_of_entry(state, reason, ct, skb);
+    emit::drop_of_entry(state, reason, ct, skb, At::Begin);
 }

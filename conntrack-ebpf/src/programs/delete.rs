@@ -1,5 +1,7 @@
 //! An entry leaves the hash table; under `early_drop` a live one is an eviction.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
@@ -10,14 +12,12 @@ use super::{
     emit, globals,
     maps::{FRAMES, count, count_atomic, early_drop_is_open, state},
     owner,
-    read::{self, ByHelper, Memory, Typed},
+    read::{self, ByHelper, Entry as _, Memory, Typed},
 };
 
 /// `IPS_ASSURED`: `early_drop` spares these; one that goes inside it was expired.
 const ASSURED: u64 = 1 << 2;
 
-/// `ct->ct_general.use`: a reference count at offset 0 of `struct nf_conn` on every kernel.
-const CT_USE: u32 = 0;
 /// The table's, and that of whoever removes the entry. Any more are those of packets (or of a flow table, or of connections that belong
 /// to it), which keep it counted for as long as they are there.
 const OWN_REFERENCES: u32 = 2;
@@ -26,9 +26,10 @@ const OWN_REFERENCES: u32 = 2;
 fn left_the_table<M: Memory>(ct: u64) {
     let Some(state) = state() else { return };
     count(state, Counter::Deletes);
-    let party = owner::of_leaving::<M>(ct);
-    let references = M::load::<u32>(ct, CT_USE).unwrap_or(0);
-    owner::count_delete(party, references > OWN_REFERENCES);
+    let mut head = MaybeUninit::uninit();
+    let entry = M::entry(ct, &mut head);
+    let party = owner::of_leaving::<M>(state, &entry);
+    owner::count_delete(party, entry.references() > OWN_REFERENCES);
     if early_drop_is_open() {
         evicted(state, ct, party);
     }
@@ -37,7 +38,7 @@ fn left_the_table<M: Memory>(ct: u64) {
 /// Counts and records an eviction if this task is inside `early_drop` and the entry was live.
 ///
 /// `early_drop` also reaps expired entries that it meets; the kernel doesn't count those either.
-#[inline(always)]
+#[inline(never)]
 fn evicted(state: *mut PerCpuState, ct: u64, party: Party) {
     let Some(frames) = FRAMES.get_ptr_mut(read::task_key()) else {
         return;
@@ -105,7 +106,7 @@ const DYING: u64 = 1 << 9;
 #[inline(always)]
 fn expectations_removed<M: Memory>(ct: u64) {
     let leaves = read::ct_status(ct).is_none_or(|status| status & DYING != 0);
-    if leaves && read::member::<u32>(ct, CT_USE).is_some_and(|references| references != 0) {
+    if leaves && read::references(ct) != 0 {
         left_the_table::<M>(ct);
     }
 }

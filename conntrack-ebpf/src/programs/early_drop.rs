@@ -18,8 +18,9 @@ use conntrack_ebpf::{
 
 use super::{
     emit,
-    maps::{FRAMES, count_atomic, early_drops_changed, state},
+    maps::{FRAMES, count_atomic, early_drops_changed, is_armed, state},
     owner, read,
+    sender::{self, At},
 };
 
 /// What a task's element begins with.
@@ -48,13 +49,23 @@ fn describe(frame: &mut Frame, state: *mut PerCpuState, net: u64, hash: u32, id:
     // The place on the stack is the next flow's too, whose packet may be missed.
     flow.skb_tuple = 0;
     if flow.net != net || (flow.hash != hash && flow.hash_alt != hash) {
+        if !is_armed(state) {
+            count_atomic(state, Counter::Unarmed, 1);
+        }
         return;
     }
     // SAFETY: the frame is a live map value.
     unsafe { read::copy_tuple_at(flow.tuple, &raw mut frame.cause) };
     frame.known = u8::from(frame.cause.l3num != 0);
-    (frame.origin, frame.flags) = read::origin::<read::ByHelper>(skb, 0);
-    frame.party = owner::of_packet(&frame.cause, net, frame.origin.cgroup);
+    (frame.origin, frame.flags) = emit::origin(skb, 0, At::Begin);
+    // What is made by request has no sender.
+    let sender = if frame.request == 0 {
+        sender::cgroup(At::Begin)
+    } else {
+        None
+    };
+    let cgroup = sender.unwrap_or(frame.origin.cgroup);
+    frame.party = owner::of_packet(state, &frame.cause, net, cgroup);
 }
 
 #[inline(always)]

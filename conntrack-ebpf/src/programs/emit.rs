@@ -17,6 +17,7 @@ use super::{
     maps::{EVENTS, count_atomic},
     owner,
     read::{self, ByHelper, Memory},
+    sender::{self, At},
 };
 
 #[inline(always)]
@@ -66,6 +67,19 @@ fn prompt_wake(state: *mut PerCpuState, time_ns: u64) -> u64 {
     u64::from(BPF_RB_FORCE_WAKEUP)
 }
 
+/// Where a packet came from, and the `FLAG_*` that go with it. Of one with a socket the task is told that sends it, if one does: what is
+/// forwarded has no socket, and may pass while any task runs.
+#[inline(always)]
+pub(super) fn origin(skb: u64, zone: u16, at: At) -> (Origin, u8) {
+    let (mut origin, flags) = read::origin::<ByHelper>(skb, zone);
+    if origin.cgroup != 0
+        && let Some(cgroup) = sender::cgroup(at)
+    {
+        origin.cgroup = cgroup;
+    }
+    (origin, flags)
+}
+
 /// The record of an insert, made at once. `skb` 0: not at hand.
 #[inline(always)]
 pub(super) fn insert<M: Memory>(
@@ -74,13 +88,14 @@ pub(super) fn insert<M: Memory>(
     skb: u64,
     weight: u32,
     party: Party,
+    at: At,
 ) {
     let Some(mut record) = EVENTS.reserve::<InsertRecord>(0) else {
         insert_lost(state, weight);
         return;
     };
     let place = record.as_mut_ptr();
-    let (mut origin, flags) = read::origin::<M>(skb, read::ct_zone::<M>(ct));
+    let (mut origin, flags) = origin(skb, read::ct_zone::<M>(ct), at);
     origin.owner = party.slot() as u16;
     let flags = flags | owner::flags(party);
     let netns = read::netns::<M>(read::ct_net::<M>(ct));
@@ -182,10 +197,16 @@ fn drop_has_budget(state: *mut PerCpuState) -> bool {
 
 /// A packet dropped at its confirmation, when there is an entry: charged, and its record.
 #[inline(always)]
-pub(super) fn drop_of_entry(state: *mut PerCpuState, reason: DropReason, ct: u64, skb: u64) {
-    let (mut origin, flags) = read::origin::<ByHelper>(skb, read::ct_zone::<ByHelper>(ct));
+pub(super) fn drop_of_entry(
+    state: *mut PerCpuState,
+    reason: DropReason,
+    ct: u64,
+    skb: u64,
+    at: At,
+) {
+    let (mut origin, flags) = origin(skb, read::ct_zone::<ByHelper>(ct), at);
     let netns = read::netns::<ByHelper>(read::ct_net::<ByHelper>(ct));
-    let party = owner::of_lost_entry(ct, origin.cgroup);
+    let party = owner::of_lost_entry(state, ct, sender::cgroup_of(skb, at));
     owner::count_drop(party, reason);
     if !drop_has_budget(state) {
         return;
@@ -260,31 +281,36 @@ pub(super) fn eviction(
         return;
     };
     let known = frame.known != 0 && frame.tainted == 0;
-    let (cause, mut origin, mut flags) = if known {
-        let flags = frame.flags | FLAG_CAUSE_KNOWN | owner::flags(frame.party);
-        (frame.cause, frame.origin, flags)
+    let mut flags = if known {
+        frame.flags | FLAG_CAUSE_KNOWN | owner::flags(frame.party)
     } else {
-        (Tuple::default(), Origin::default(), 0)
+        0
     };
-    if known {
-        origin.owner = frame.party.slot() as u16;
-    }
     if victim.direction() == Direction::Ingress {
         flags |= FLAG_VICTIM_INGRESS;
     }
-    origin.zone = read::ct_zone::<ByHelper>(ct);
     let netns = read::netns::<ByHelper>(read::ct_net::<ByHelper>(ct));
     let header = header(Kind::Eviction, 0, flags, netns, 1);
-    record.write(EvictionRecord {
-        header,
-        victim: read::ct_tuple::<0>(ct),
-        victim_reply: read::ct_tuple::<1>(ct),
-        cause,
-        origin,
-        victim_status: status,
-        victim_owner: victim.slot() as u16,
-        reserved: [0; 3],
-    });
+    let place = record.as_mut_ptr();
+    // In place: a record takes nearly half of a program's stack.
+    // SAFETY: the reserved place is as large as the record; all of its bytes are written.
+    unsafe {
+        (*place).header = header;
+        read::copy_ct_tuple::<ByHelper, 0>(ct, &raw mut (*place).victim);
+        read::copy_ct_tuple::<ByHelper, 1>(ct, &raw mut (*place).victim_reply);
+        if known {
+            copy_words(&raw const frame.cause, &raw mut (*place).cause);
+            (*place).origin = frame.origin;
+            (*place).origin.owner = frame.party.slot() as u16;
+        } else {
+            (*place).cause = Tuple::default();
+            (*place).origin = Origin::default();
+        }
+        (*place).origin.zone = read::ct_zone::<ByHelper>(ct);
+        (*place).victim_status = status;
+        (*place).victim_owner = victim.slot() as u16;
+        (*place).reserved = [0; 3];
+    }
     record.submit(prompt_wake(state, header.time_ns));
     count_atomic(state, Counter::Records, 1);
 }

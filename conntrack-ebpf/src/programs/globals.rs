@@ -20,6 +20,7 @@ globals! {
     CT_ZONE = MISSING;
     CT_TUPLEHASH = MISSING;
     NET_INUM = MISSING;
+    TASK_FLAGS = MISSING;
     SKB_NFCT = MISSING;
     SKB_SK = MISSING;
     SKB_IIF = MISSING;
@@ -36,6 +37,9 @@ globals! {
     WAKE_AT_BYTES = 0;
     STALE_TICKS = 0;
     HOST_NETNS = 0;
-    OWNER_SLOTS = 0;
+    OWNER_COUNTS = 0;
     IS_REAL_TIME = 0;
+    CT_IN_ONE_PIECE = 0;
+    PREEMPT_OF_CPU = MISSING;
+    PREEMPT_OF_TASK = MISSING;
 }

@@ -1,5 +1,7 @@
 //! An entry enters the hash table.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     macros::{fentry, fexit, kprobe},
     programs::{FEntryContext, FExitContext, ProbeContext},
@@ -12,55 +14,95 @@ use conntrack_ebpf::{
 
 use super::{
     emit, globals,
-    maps::{count, count_atomic, insert_budget, state},
+    maps::{count, count_atomic, insert_budget, is_armed, state, wake_if_due},
     new_flow, owner,
-    read::{self, ByHelper, Memory, Typed},
+    read::{self, ByHelper, Entry as _, Memory, Typed},
+    sender::{self, At},
 };
 
-/// An insert was counted: a record if the budget has one.
+/// The insert of this number: the weight of its record, if it has one.
 ///
 /// Softirqs are off here in both callers, so nothing else changes the budget meanwhile.
 #[inline(always)]
-pub(super) fn sampled(state: *mut PerCpuState) -> Option<u32> {
+pub(super) fn sampled(state: *mut PerCpuState, number: u64) -> Option<u32> {
     // SAFETY: `state` is a live map value of this CPU.
     let inserts = unsafe { &mut (*state).inserts };
     inserts.sample(
+        number,
         insert_budget,
-        || globals::INSERT_ONE_IN.load(),
-        read::tick,
+        globals::INSERT_ONE_IN.load(),
+        read::tick(),
         read::now_ns,
     )
 }
 
 /// `__nf_conntrack_hash_insert`: all checks are passed, softirqs are off, the bucket locks held.
 /// So no program can be running here already on this CPU, and none of these calls is missed.
+///
+/// What all new connections pay for is in here; the rest is in functions of their own, which cost what is on their stack only where
+/// they are called.
 #[inline(always)]
 fn hash_insert<M: Memory>(ct: u64) {
     let Some(state) = state() else { return };
-    count(state, Counter::HashInserts);
-    let entering = owner::of_entry::<M>(ct);
-    let weight = sampled(state);
-    if globals::RECORD_AT_CONFIRM.load() == 0 {
-        let party = if entering.asks_socket() {
-            match new_flow::take_socket(ct) {
-                Some(cgroup) => owner::entered_by_socket(state, cgroup, ct, false),
-                None => owner::entered_without_socket(state),
-            }
-        } else {
-            owner::entered::<M>(state, entering, ct)
+    let number = count(state, Counter::HashInserts);
+    let mut head = MaybeUninit::uninit();
+    let entry = M::entry(ct, &mut head);
+    let entering = owner::of_entry::<M>(state, &entry);
+    let mut party = entering.party;
+    let mut waits = false;
+    if !entering.asks_socket() {
+        party = owner::entered::<M>(state, entering, &entry);
+    } else if entry.is_request() {
+        party = owner::entered_without_socket(state);
+    } else if let Some(cgroup) = sender::cgroup(At::Confirmation) {
+        party = owner::entered_by_cgroup::<M>(state, cgroup, &entry);
+    } else if packets_are_seen(state) {
+        waits = true;
+    } else {
+        party = match new_flow::take_socket(state, ct) {
+            Some(cgroup) => owner::entered_by_cgroup::<M>(state, cgroup, &entry),
+            None => owner::entered_without_socket(state),
         };
+    }
+    // SAFETY: `state` is a live map value of this CPU.
+    if waits || number >= unsafe { (*state).due } {
+        more_is_due::<M>(state, ct, number, party, waits);
+    }
+}
+
+/// Whether the packet of an insert is seen when it was confirmed, which is soon: see `confirm.rs`.
+#[inline(always)]
+fn packets_are_seen(state: *mut PerCpuState) -> bool {
+    globals::RECORD_AT_CONFIRM.load() != 0 && is_armed(state)
+}
+
+/// What few inserts need: a wake-up, a record, or to wait for their packet. `waits`: its socket is to be asked.
+#[inline(never)]
+fn more_is_due<M: Memory>(
+    state: *mut PerCpuState,
+    ct: u64,
+    number: u64,
+    party: Party,
+    waits: bool,
+) {
+    wake_if_due(state, number);
+    let weight = sampled(state, number);
+    // SAFETY: `state` is a live map value of this CPU.
+    unsafe {
+        let next = (*state).inserts.next(number, globals::INSERT_ONE_IN.load());
+        (*state).due = next.min((*state).wake_at);
+    }
+    // Not asked once more of one that waits: it may have changed since, and nobody else would charge it.
+    if !waits && !packets_are_seen(state) {
         if let Some(weight) = weight {
-            emit::insert::<ByHelper>(state, ct, origin_skb(state, ct), weight, party);
+            let skb = origin_skb(state, ct);
+            emit::insert::<M>(state, ct, skb, weight, party, At::Confirmation);
         }
         return;
     }
-    // The packet is only known to `__nf_conntrack_confirm`, whose end is near: see `confirm.rs`.
     let mut due = 0;
-    let mut party = entering.party;
-    if entering.asks_socket() {
+    if waits {
         due |= DUE_SOCKET;
-    } else {
-        party = owner::entered::<M>(state, entering, ct);
     }
     if weight.is_some() {
         due |= DUE_RECORD;
@@ -80,14 +122,18 @@ fn hash_insert<M: Memory>(ct: u64) {
     }
 }
 
-/// Charges an entry whose packet is at hand (0: it has none that could be found). `clash`: it lost one.
+/// Charges an entry whose packet is at hand (0: it has none). It lost a clash if that is where this is called.
 #[inline(always)]
-pub(super) fn entered<M: Memory>(state: *mut PerCpuState, ct: u64, skb: u64, clash: bool) -> Party {
-    let entering = owner::of_entry::<M>(ct);
+pub(super) fn entered<M: Memory>(state: *mut PerCpuState, ct: u64, skb: u64, at: At) -> Party {
+    // A clash is resolved within the confirmation.
+    let clash = matches!(at, At::Confirmation);
+    let mut head = MaybeUninit::uninit();
+    let entry = M::entry(ct, &mut head);
+    let entering = owner::of_entry::<M>(state, &entry);
     if entering.asks_socket() {
-        owner::entered_by_socket(state, read::packet_cgroup(skb), ct, clash)
+        owner::entered_by_socket::<M>(state, sender::cgroup_of(skb, at), &entry, clash)
     } else {
-        owner::entered_interruptible::<M>(state, entering, ct, clash)
+        owner::entered_interruptible::<M>(state, entering, &entry, clash)
     }
 }
 
@@ -149,9 +195,12 @@ pub(super) fn given_up(state: *mut PerCpuState, pending: *mut Pending) {
     }
 }
 
-/// The packet that allocated this entry, if this CPU has seen no other new flow since; else 0.
+/// The packet that allocated this entry, if it was seen and this CPU has seen no other new flow since; else 0.
 #[inline(always)]
 fn origin_skb(state: *mut PerCpuState, ct: u64) -> u64 {
+    if !is_armed(state) {
+        return 0;
+    }
     // SAFETY: `state` is a live map value of this CPU.
     let skb = unsafe { (*state).new_flow.skb };
     match read::skb_ct::<ByHelper>(skb) {
@@ -185,7 +234,7 @@ fn check_insert_fexit(ctx: FExitContext) -> u32 {
     if let (0, Some(state)) = (ret, state()) {
         count_atomic(state, Counter::CheckInserts, 1);
         let ct = ctx.arg::<*const u8>(0) as u64;
-        entered::<Typed>(state, ct, 0, false);
+        entered::<Typed>(state, ct, 0, At::Begin);
     }
     0
 }

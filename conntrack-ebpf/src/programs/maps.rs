@@ -6,11 +6,15 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_RB_FORCE_WAKEUP},
     macros::map,
     maps::{Array, HashMap, RingBuf},
 };
-use conntrack_ebpf::{counter::Counter, frame::Frames, state::PerCpuState};
+use conntrack_ebpf::{
+    counter::Counter,
+    frame::Frames,
+    state::{PerCpuState, WAKE_AGAIN},
+};
 
 use super::{globals, read};
 
@@ -34,6 +38,10 @@ pub(super) fn insert_budget() -> u32 {
 /// Records for user space; the size is set when it is loaded.
 #[map]
 pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Wakes user space; see [`PerCpuState::wake_at`].
+#[map]
+static WAKES: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 /// Open calls of `early_drop`, by task. An element lives as long as a call is open, so the number
 /// is bounded by the tasks that are inside at once: two for each CPU at the most, but for
@@ -63,11 +71,46 @@ pub(super) fn state() -> Option<*mut PerCpuState> {
     STATE.get_ptr_mut(read::cpu())
 }
 
-/// Counts where softirqs are off.
+/// Wakes user space if so many were inserted on this CPU that a table may fill. Softirqs are off.
 #[inline(always)]
-pub(super) fn count(state: *mut PerCpuState, counter: Counter) {
+pub(super) fn wake_if_due(state: *mut PerCpuState, inserts: u64) {
+    // SAFETY: `state` is a live map value.
+    unsafe {
+        if inserts < (*state).wake_at {
+            return;
+        }
+        (*state).wake_at = inserts + WAKE_AGAIN;
+    }
+    // When the ring is full, there is a wake-up in it.
+    if let Some(mut place) = WAKES.reserve::<u64>(0) {
+        place.write(read::now_ns());
+        place.submit(u64::from(BPF_RB_FORCE_WAKEUP));
+    }
+}
+
+/// Which of the two tables of owners is read.
+#[inline(always)]
+pub(super) fn tables(state: *mut PerCpuState) -> u32 {
+    // SAFETY: `state` is a live map value.
+    unsafe { (*state).tables as u32 }
+}
+
+/// Whether the programs are attached that tell more of a new flow than its entry does.
+#[inline(always)]
+pub(super) fn is_armed(state: *mut PerCpuState) -> bool {
+    // SAFETY: `state` is a live map value.
+    unsafe { (*state).armed != 0 }
+}
+
+/// Counts where softirqs are off; gives the count.
+#[inline(always)]
+pub(super) fn count(state: *mut PerCpuState, counter: Counter) -> u64 {
     // SAFETY: `state` is a live map value; the index is a constant below its length.
-    unsafe { add_one(&raw mut (*state).counters[counter as usize]) }
+    unsafe {
+        let count = &raw mut (*state).counters[counter as usize];
+        add_one(count);
+        *count
+    }
 }
 
 /// Adds one to a word of this CPU where softirqs are off, so that nothing else can run between load and store. On a kernel that is

@@ -16,4 +16,5 @@ mod new_flow;
 mod owner;
 mod read;
 mod ring_fill;
+mod sender;
 mod tags;

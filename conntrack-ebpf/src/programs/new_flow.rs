@@ -7,12 +7,16 @@ use aya_ebpf::{
     maps::LruHashMap,
     programs::{FEntryContext, ProbeContext},
 };
-use conntrack_ebpf::{record::Tuple, state::NewFlow};
+use conntrack_ebpf::{
+    record::Tuple,
+    state::{NewFlow, PerCpuState},
+};
 
 use super::{
-    maps::state,
+    maps::{is_armed, state},
     owner,
-    read::{self, ByHelper, Memory as _},
+    read::{self, ByHelper},
+    sender::{self, At},
 };
 
 /// cgroup ids of the sockets of new flows, until they are in the table, where only the entry is at
@@ -30,10 +34,11 @@ struct Socket {
 }
 
 /// Keeps the cgroup of the socket that sends a flow's first packet, 0 if there is none, if it is going to be
-/// asked: a flow of a pod costs the look at its address, not the place in the map.
+/// asked: a flow of a pod costs the look at its address, not the place in the map, and what a task sends is told without it.
 #[inline(always)]
 fn remember_socket(net: u64, tuple: u64, skb: u64) {
-    if !owner::asks_socket(ByHelper::source(tuple, 0), net) {
+    let Some(state) = state() else { return };
+    if sender::cgroup(At::Begin).is_some() || !owner::asks_socket(state, tuple, net) {
         return;
     }
     let cgroup = read::sender_cgroup(skb).unwrap_or(0);
@@ -48,8 +53,11 @@ fn remember_socket(net: u64, tuple: u64, skb: u64) {
 }
 
 /// What [`remember_socket`] kept for this entry; `None`: its packet was not seen, or another one took it.
-#[inline(always)]
-pub(super) fn take_socket(ct: u64) -> Option<u64> {
+#[inline(never)]
+pub(super) fn take_socket(state: *mut PerCpuState, ct: u64) -> Option<u64> {
+    if !is_armed(state) {
+        return None;
+    }
     let key = Socket {
         tuple: read::ct_tuple::<0>(ct),
         net: read::ct_net::<ByHelper>(ct),

@@ -1,11 +1,14 @@
 //! Reads of kernel memory by offsets from BTF.
 
+use core::{ffi::c_void, mem::MaybeUninit};
+
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_probe_read_kernel, generated,
 };
 use conntrack_ebpf::{
     global::MISSING,
-    owner::Address,
+    owner::{Address, Claim, IPV4},
+    place::Addresses,
     record::{FLAG_SOCKET_SEEN, Origin, Tuple},
 };
 
@@ -18,15 +21,17 @@ const CTINFO_FIRST_REPLY: u64 = 3;
 /// `struct nf_conntrack_tuple_hash`: 16 bytes of list node, then the tuple (5.4 to 7.3).
 const TUPLE_IN_HASH: u32 = 16;
 const TUPLE_HASH_SIZE: u32 = 56;
+/// `struct hlist_nulls_node`: where `pprev` is.
+const NODE_PPREV: u32 = 8;
 /// `IPS_CONFIRMED`, `IPS_DYING` and `IPS_NAT_CLASH` of `ct->status`; the last one: it lost a clash and was inserted in the
 /// reply direction only.
 pub(super) const CONFIRMED: u64 = 1 << 3;
 pub(super) const DYING: u64 = 1 << 9;
 pub(super) const NAT_CLASH: u64 = 1 << 12;
+/// `ct->ct_general.use`: a reference count at offset 0 of `struct nf_conn` on every kernel.
+const CT_USE: u32 = 0;
 /// Where in a tuple its direction is.
 const TUPLE_DIR: u32 = 39;
-/// `AF_INET`
-pub(super) const IPV4: u16 = 2;
 /// `TCP_TIME_WAIT`, `TCP_NEW_SYN_RECV` (include/net/tcp_states.h).
 const TIME_WAIT: u8 = 6;
 const NEW_SYN_RECV: u8 = 12;
@@ -47,28 +52,175 @@ pub(super) trait Memory {
     /// `place` can be written.
     unsafe fn copy_tuple(base: u64, offset: u32, place: *mut Tuple);
 
-    /// The source address of the tuple at `base + offset`; all zero if it can't be read.
-    fn source(base: u64, offset: u32) -> Address;
+    /// What is read of an entry in advance.
+    type Head;
+
+    /// The entry at this address. `head` is room for what is read of it: a value that is moved would be copied byte by byte.
+    fn entry(ct: u64, head: &mut MaybeUninit<Self::Head>) -> impl Entry;
 }
 
-/// The first half of a tuple.
+/// What the rules of owners read of an entry.
+pub(super) trait Entry {
+    /// Its address: `struct nf_conn *`.
+    fn address(&self) -> u64;
+
+    /// A number that entries of one source seldom share.
+    fn digest(&self) -> u32;
+
+    /// `ct->ct_general.use`: how many hold it; 0 if it can't be read.
+    fn references(&self) -> u32;
+
+    /// Whether ctnetlink or a BPF program made it, of an entry that is just entering the table: the kernel keeps a packet's hash in the
+    /// node of the replies until then (`__nf_conntrack_alloc`), and that of a request is 0.
+    fn is_request(&self) -> bool;
+
+    /// `ct->ct_net`; 0 if it can't be read.
+    fn net(&self) -> u64;
+
+    /// Who has the source address of the original direction (`REPLY` 0) or of the replies (1).
+    fn claim<'a, const REPLY: u32>(&self, addresses: &'a Addresses) -> Option<&'a Claim>;
+}
+
+/// `struct nf_conn` as far as it is needed, in one read: a helper's call costs more than what it copies. User space has compared it with the
+/// kernel's ([`conntrack_ebpf::global::CT_IN_ONE_PIECE`]); where it is another one, the tuples alone are put into it.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Source {
-    address: [u32; 4],
-    port: u16,
-    l3num: u16,
+pub(super) struct EntryHead {
+    references: u32,
+    before: [u32; 3],
+    original_node: [u64; 2],
+    original: Tuple,
+    reply_node: [u64; 2],
+    reply: Tuple,
+    status: u64,
+    net: u64,
 }
 
-impl Source {
+/// See [`EntryHead`].
+struct CopiedEntry<'a> {
+    ct: u64,
+    head: &'a EntryHead,
+}
+
+impl Entry for CopiedEntry<'_> {
     #[inline(always)]
-    const fn key(self) -> Address {
-        if self.l3num == IPV4 {
-            Address::v4(self.address[0])
+    fn address(&self) -> u64 {
+        self.ct
+    }
+
+    #[inline(always)]
+    fn digest(&self) -> u32 {
+        let tuple = &self.head.original;
+        digest(tuple.src_port, tuple.dst_port, tuple.dst[0])
+    }
+
+    #[inline(always)]
+    fn references(&self) -> u32 {
+        if globals::CT_IN_ONE_PIECE.load() != 0 {
+            self.head.references
         } else {
-            Address {
-                words: self.address,
+            references(self.ct)
+        }
+    }
+
+    #[inline(always)]
+    fn is_request(&self) -> bool {
+        self.head.reply_node[1] == 0
+    }
+
+    #[inline(always)]
+    fn net(&self) -> u64 {
+        if globals::CT_IN_ONE_PIECE.load() != 0 {
+            self.head.net
+        } else {
+            ct_net::<ByHelper>(self.ct)
+        }
+    }
+
+    #[inline(always)]
+    fn claim<'a, const REPLY: u32>(&self, addresses: &'a Addresses) -> Option<&'a Claim> {
+        let tuple = if REPLY == 0 {
+            &self.head.original
+        } else {
+            &self.head.reply
+        };
+        addresses.find_in_family(tuple.src, tuple.l3num)
+    }
+}
+
+#[inline(always)]
+fn digest(source_port: u16, destination_port: u16, destination: u32) -> u32 {
+    let ports = u32::from(source_port) << 16 | u32::from(destination_port);
+    (ports ^ destination).wrapping_mul(0x9e37_79b1)
+}
+
+/// The address of an entry whose members are read one by one.
+struct TypedEntry(u64);
+
+impl Entry for TypedEntry {
+    #[inline(always)]
+    fn address(&self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn digest(&self) -> u32 {
+        let hashes = globals::CT_TUPLEHASH.load();
+        if hashes == MISSING {
+            return 0;
+        }
+        let from = (self.0 + u64::from(hashes) + u64::from(TUPLE_IN_HASH)) as *const Tuple;
+        // SAFETY: as in `Typed::copy_tuple`.
+        unsafe {
+            digest(
+                (&raw const (*from).src_port).read_volatile(),
+                (&raw const (*from).dst_port).read_volatile(),
+                (&raw const (*from).dst[0]).read_volatile(),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn references(&self) -> u32 {
+        Typed::load(self.0, CT_USE).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn is_request(&self) -> bool {
+        let hashes = globals::CT_TUPLEHASH.load();
+        let pprev = u64::from(hashes) + u64::from(TUPLE_HASH_SIZE + NODE_PPREV);
+        // SAFETY: as in `Typed::copy_tuple`.
+        hashes != MISSING && unsafe { ((self.0 + pprev) as *const u64).read_volatile() } == 0
+    }
+
+    #[inline(always)]
+    fn net(&self) -> u64 {
+        ct_net::<Typed>(self.0)
+    }
+
+    #[inline(always)]
+    fn claim<'a, const REPLY: u32>(&self, addresses: &'a Addresses) -> Option<&'a Claim> {
+        let hashes = globals::CT_TUPLEHASH.load();
+        if hashes == MISSING {
+            return None;
+        }
+        // In 64 bits: a sum of 32 has to be cut, which costs two instructions.
+        let offset = u64::from(hashes) + u64::from(REPLY * TUPLE_HASH_SIZE + TUPLE_IN_HASH);
+        let from = self.0.wrapping_add(offset) as *const Tuple;
+        // SAFETY: as in `Typed::copy_tuple`.
+        unsafe {
+            let first = (&raw const (*from).src[0]).read_volatile();
+            if (&raw const (*from).l3num).read_volatile() == IPV4 {
+                return addresses.find_v4(first);
             }
+            addresses.find_v6(Address {
+                words: [
+                    first,
+                    (&raw const (*from).src[1]).read_volatile(),
+                    (&raw const (*from).src[2]).read_volatile(),
+                    (&raw const (*from).src[3]).read_volatile(),
+                ],
+            })
         }
     }
 }
@@ -97,9 +249,31 @@ impl Memory for ByHelper {
         unsafe { copy_tuple_at(base.wrapping_add(u64::from(offset)), place) }
     }
 
+    type Head = EntryHead;
+
     #[inline(always)]
-    fn source(base: u64, offset: u32) -> Address {
-        Self::load::<Source>(base, offset).map_or(Address { words: [0; 4] }, Source::key)
+    fn entry(ct: u64, head: &mut MaybeUninit<EntryHead>) -> impl Entry {
+        let place: *mut EntryHead = head.as_mut_ptr();
+        // SAFETY: the helper checks the address, and fills the place with zeroes if it fails. Where it gets the tuples alone, the
+        // rest is not read, but has to be written.
+        let head = unsafe {
+            if globals::CT_IN_ONE_PIECE.load() != 0 {
+                generated::bpf_probe_read_kernel(
+                    place.cast(),
+                    size_of::<EntryHead>() as u32,
+                    ct as *const c_void,
+                );
+            } else {
+                let tuples = globals::CT_TUPLEHASH.load();
+                generated::bpf_probe_read_kernel(
+                    (&raw mut (*place).original_node).cast(),
+                    2 * TUPLE_HASH_SIZE,
+                    ct.wrapping_add(u64::from(tuples)) as *const c_void,
+                );
+            }
+            &*place
+        };
+        CopiedEntry { ct, head }
     }
 }
 
@@ -138,24 +312,11 @@ impl Memory for Typed {
         }
     }
 
+    type Head = ();
+
     #[inline(always)]
-    fn source(base: u64, offset: u32) -> Address {
-        let from = base.wrapping_add(u64::from(offset)) as *const Tuple;
-        // SAFETY: as in `copy_tuple`.
-        unsafe {
-            let first = (&raw const (*from).src[0]).read_volatile();
-            if (&raw const (*from).l3num).read_volatile() == IPV4 {
-                return Address::v4(first);
-            }
-            Address {
-                words: [
-                    first,
-                    (&raw const (*from).src[1]).read_volatile(),
-                    (&raw const (*from).src[2]).read_volatile(),
-                    (&raw const (*from).src[3]).read_volatile(),
-                ],
-            }
-        }
+    fn entry(ct: u64, _: &mut MaybeUninit<()>) -> impl Entry {
+        TypedEntry(ct)
     }
 }
 
@@ -171,7 +332,7 @@ pub(super) unsafe fn copy_tuple_at(address: u64, place: *mut Tuple) {
         generated::bpf_probe_read_kernel(
             place.cast(),
             size_of::<Tuple>() as u32,
-            address as *const core::ffi::c_void,
+            address as *const c_void,
         );
     }
 }
@@ -231,6 +392,12 @@ pub(super) fn ct_net<M: Memory>(ct: u64) -> u64 {
     M::load(ct, globals::CT_NET.load()).unwrap_or(0)
 }
 
+/// `ct->ct_general.use`; 0 if it can't be read.
+#[inline(always)]
+pub(super) fn references(ct: u64) -> u32 {
+    member(ct, CT_USE).unwrap_or(0)
+}
+
 /// `ct->status`
 #[inline(always)]
 pub(super) fn ct_status(ct: u64) -> Option<u64> {
@@ -262,14 +429,19 @@ pub(super) unsafe fn copy_ct_tuple<M: Memory, const REPLY: u32>(ct: u64, place: 
     }
 }
 
-/// The source address of one direction of an entry, as in [`copy_ct_tuple`].
+/// Who has the source address of the tuple at this address.
 #[inline(always)]
-pub(super) fn ct_source<M: Memory, const REPLY: u32>(ct: u64) -> Address {
-    let hashes = globals::CT_TUPLEHASH.load();
-    if hashes == MISSING {
-        return Address { words: [0; 4] };
+pub(super) fn source_claim(tuple: u64, addresses: &Addresses) -> Option<&Claim> {
+    /// The first half of a tuple.
+    #[derive(Clone, Copy)]
+    #[repr(C)]
+    struct Source {
+        address: [u32; 4],
+        port: u16,
+        l3num: u16,
     }
-    M::source(ct, hashes + REPLY * TUPLE_HASH_SIZE + TUPLE_IN_HASH)
+    let source: Source = member(tuple, 0)?;
+    addresses.find_in_family(source.address, source.l3num)
 }
 
 /// As [`copy_ct_tuple`] by helper, for rare paths.

@@ -10,12 +10,33 @@ use aya_ebpf::{
 };
 use conntrack_ebpf::owner::{NEWER_TAGS, OLDER_TAGS, Party, TAG_MAPS, Tag, TagKey};
 
-use super::read::{self, Memory};
+use super::{
+    maps::add,
+    read::{self, Entry, Memory},
+};
 
 /// Maps `TagKey -> Tag`: user space makes this an array of maps (`conntrack-user/src/probes/tags.rs`), since aya's section of
 /// maps can't say so.
 #[map]
 static TAGS: Array<c_void> = Array::with_max_entries(TAG_MAPS, 0);
+
+/// Tags in the maps, by a digest of their entries: where there are none, no entry has one. So an entry of the host
+/// costs no look at the maps. What user space removes is not taken off: that only costs a look.
+#[map]
+static TAGGED: Array<TaggedCounts> = Array::with_max_entries(1, 0);
+
+const TAGGED_COUNTS: usize = 1 << TAGGED_BITS;
+const TAGGED_BITS: u32 = 15;
+type TaggedCounts = [u64; TAGGED_COUNTS];
+
+/// How many have a tag of the entries that share a count with this one.
+#[inline(always)]
+fn tagged(entry: &impl Entry) -> Option<*mut u64> {
+    let counts = TAGGED.get_ptr_mut(0)?;
+    let index = (entry.digest() >> (u32::BITS - TAGGED_BITS)) as usize & (TAGGED_COUNTS - 1);
+    // SAFETY: the mask keeps the index below the number of counts.
+    Some(unsafe { counts.cast::<u64>().add(index) })
+}
 
 /// One of the maps; it stays for as long as the program runs.
 #[inline(always)]
@@ -24,10 +45,25 @@ fn of_number(number: u32) -> Option<*mut c_void> {
 }
 
 /// Tags an entry with who is charged for it, if there is room; `clash`: it lost one, see [`TagKey::CLASH`].
-///
-/// A call, as is [`take`]: most entries have no tag, and what is on the stack for one would cost them too.
+#[inline(always)]
+pub(super) fn put<M: Memory>(entry: &impl Entry, clash: bool, party: Party) -> bool {
+    let Some(tagged) = tagged(entry) else {
+        return false;
+    };
+    // Before it can be found: a count that is 0 is sure.
+    // SAFETY: a live, aligned word of a map value.
+    unsafe { add(tagged, 1) };
+    let is_put = put_in::<M>(entry.address(), clash, party);
+    if !is_put {
+        // SAFETY: as above.
+        unsafe { add(tagged, u64::MAX) };
+    }
+    is_put
+}
+
+/// A call, as is [`take_out`]: most entries have no tag, and what is on the stack for one would cost them too.
 #[inline(never)]
-pub(super) fn put<M: Memory>(ct: u64, clash: bool, party: Party) -> bool {
+fn put_in<M: Memory>(ct: u64, clash: bool, party: Party) -> bool {
     let key = key::<M>(ct, clash);
     let tag = Tag {
         entry: ct,
@@ -51,8 +87,21 @@ pub(super) fn put<M: Memory>(ct: u64, clash: bool, party: Party) -> bool {
 }
 
 /// The tag of an entry, removed. The insert and the delete of an entry may both want it: only one of them gets it.
+#[inline(always)]
+pub(super) fn take<M: Memory>(entry: &impl Entry, clash: impl Fn() -> bool) -> Option<Party> {
+    let tagged = tagged(entry)?;
+    // SAFETY: a live, aligned word of a map value.
+    if unsafe { tagged.read_volatile() } == 0 {
+        return None;
+    }
+    let party = take_out::<M>(entry.address(), clash())?;
+    // SAFETY: as above.
+    unsafe { add(tagged, u64::MAX) };
+    Some(party)
+}
+
 #[inline(never)]
-pub(super) fn take<M: Memory>(ct: u64, clash: bool) -> Option<Party> {
+fn take_out<M: Memory>(ct: u64, clash: bool) -> Option<Party> {
     let key = key::<M>(ct, clash);
     let (newer, older) = (of_number(NEWER_TAGS)?, of_number(OLDER_TAGS)?);
     let found = take_from(newer, &key, ct);

@@ -37,7 +37,7 @@ pub struct NodeLosses {
     pub drops: Option<u64>,
     /// The statistic `early_drop`: live entries evicted to make room.
     pub evictions: Option<u64>,
-    /// The statistic `chain_too_long`: packets lost, and entries that ctnetlink was refused.
+    /// Of the statistic `chain_too_long` (packets lost, and entries that ctnetlink was refused) what no probe told.
     pub chain_too_long: Option<u64>,
 }
 
@@ -126,8 +126,9 @@ fn counted(ours: &Totals) -> [(u64, bool); COMPARED] {
             drops.iter().all(Option::is_some),
         ),
         (ours.evictions.unwrap_or(0), ours.evictions.is_some()),
-        // The kernel's number of chains is more than packets, so it is no measure for what probes count.
-        (0, false),
+        // The kernel's number of chains is more than packets, and the probe at the confirmation may not be attached: what the kernel
+        // has more of is never unexplained.
+        (ours.drops.chain_too_long.unwrap_or(0), false),
     ]
 }
 
@@ -222,8 +223,9 @@ impl Reconciler {
             node: NodeLosses {
                 drops: node_drops,
                 evictions: node_evictions,
-                chain_too_long: node_chains
-                    .filter(|_| has_chains && ours.drops.chain_too_long.is_none()),
+                chain_too_long: node_chains.filter(|more| {
+                    has_chains && (ours.drops.chain_too_long.is_none() || *more > 0)
+                }),
             },
         }
     }

@@ -190,7 +190,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// What was not seen or not delivered since the agent began, by the kinds of
     /// `ctpressure_events_lost_total`.
-    pub const fn losses(&self) -> [(&'static str, u64); 12] {
+    pub const fn losses(&self) -> [(&'static str, u64); 13] {
         let lost = &self.probes.totals.lost;
         [
             ("insert_records", lost.insert_records),
@@ -201,6 +201,7 @@ impl Snapshot {
             ("frames", lost.frames),
             ("sockets", lost.sockets_missed),
             ("tags", lost.tags),
+            ("unarmed", lost.unarmed),
             ("missed_runs", lost.missed_runs),
             ("drops_unexplained", self.probes.unexplained.drops),
             ("evictions_unseen", self.probes.unexplained.evictions),

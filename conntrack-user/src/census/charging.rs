@@ -270,7 +270,6 @@ mod tests {
                             slot,
                             base: 3,
                             flags,
-                            reserved: 0,
                         };
                         (Address::of(address(of)), claim)
                     })

@@ -108,7 +108,6 @@ fn pods() -> Charging {
             slot,
             base: slot,
             flags: 0,
-            reserved: 0,
         };
         (Address::of(ip(address)), claim)
     };

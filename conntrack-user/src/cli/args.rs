@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::logging::LogFormat;
 use crate::{
-    probes::{InsertBudget, Mechanism, Options},
+    probes::{ArmMode, InsertBudget, Mechanism, Options},
     recorder::{Bounds, JournalOptions},
     serve::socket,
 };
@@ -154,6 +154,15 @@ pub(super) struct ProbeArgs {
         value_parser = clap::value_parser!(u32).range(2..=65_536)
     )]
     owner_slots: Option<u32>,
+    /// When probes are attached that only matter while a table fills, and that each new connection pays for
+    #[arg(
+        long,
+        env = "CTPRESSURE_ARM",
+        value_name = "WHEN",
+        value_enum,
+        default_value_t
+    )]
+    arm: ArmMode,
     /// Treat the kernel as if it did not have these functions
     #[arg(
         long,
@@ -199,6 +208,7 @@ impl ProbeArgs {
             eviction_budget: self.eviction_budget.unwrap_or(default.eviction_budget),
             ring_bytes: self.ring_size.unwrap_or(default.ring_bytes),
             owner_slots: self.owner_slots.unwrap_or(default.owner_slots),
+            arm: self.arm,
             ebpf_log_level: self.ebpf_log,
             without_functions: self.without_function.clone(),
             btf: self.btf.clone(),

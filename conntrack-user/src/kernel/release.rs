@@ -35,8 +35,20 @@ pub(crate) fn cpu_numbers(root: &Root) -> io::Result<usize> {
     read_possible(root, |cpus| last_cpu(cpus)?.checked_add(1))
 }
 
+/// How many CPUs run now.
+///
+/// # Errors
+/// When `/sys/devices/system/cpu/online` can't be read or makes no sense.
+pub(crate) fn online_cpus(root: &Root) -> io::Result<usize> {
+    read_cpus(root, "online", count_cpus)
+}
+
 fn read_possible(root: &Root, read: impl Fn(&str) -> Option<usize>) -> io::Result<usize> {
-    let path = root.sys("devices/system/cpu/possible");
+    read_cpus(root, "possible", read)
+}
+
+fn read_cpus(root: &Root, which: &str, read: impl Fn(&str) -> Option<usize>) -> io::Result<usize> {
+    let path = root.sys("devices/system/cpu").join(which);
     let text = read_text(&path)?;
     read(text.trim())
         .ok_or_else(|| io::Error::other(format!("{}: no list of CPUs: {text:?}", path.display())))

@@ -5,22 +5,28 @@ use std::{
     fs, io,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use conntrack_ebpf::owner;
 
 use super::{
-    Mechanism, Options, ProbeStatus, Probes,
+    ArmMode, Mechanism, Options, ProbeStatus, Probes,
+    armer::Armer,
+    arming::ArmedFor,
     choice::{self, Candidates, choose, no_hook, status_of},
     counted::Counted,
     error::AttachError,
-    globals::{AtConfirm, find_fields, ring_size, settings},
+    globals::{AtConfirm, TaskFields, find_fields, ring_size, settings},
     insert_records::InsertRecords,
+    link::{Link, hang},
     object::{self, Programs},
-    plan::{COUNTS_AT_CONFIRM, EventKind, HookEvent, NEW_FLOW_PACKET, counts_entries},
+    on_demand::{Loaded, OnDemand},
+    plan::{
+        COUNTS_AT_CONFIRM, EventKind, HookEvent, NEW_FLOW_PACKET, NEW_FLOW_PACKET_EVENT,
+        counts_entries,
+    },
     privileges,
-    reserve::Reserve,
     running::{Running, SYMBOLS},
     select::{self, Resolved},
     status::HookStatus,
@@ -29,7 +35,7 @@ use super::{
 use crate::{
     kernel::{Root, btf::Btf, conntrack::Presence, host, kallsyms::Symbols, release, sysctl},
     owners::SlotMaps as Charged,
-    sys::{bpf, perf},
+    sys::bpf,
 };
 
 /// The module that conntrack is in, where it is one.
@@ -38,8 +44,7 @@ const MODULE: &str = "nf_conntrack";
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// A program that is loaded and attached. Dropping it detaches it.
 pub(super) struct Attached {
-    pub(super) program: &'static str,
-    pub(super) function: String,
+    pub(super) hook: Resolved,
     /// See [`counts_entries`].
     pub(super) counts_entries: bool,
     // Declared, and so closed, before `fd`.
@@ -47,20 +52,10 @@ pub(super) struct Attached {
     pub(super) fd: OwnedFd,
 }
 
-/// What keeps a program attached.
-enum Link {
-    Tracing { _link: OwnedFd },
-    Kprobe(perf::Kprobe),
-}
-
 impl Attached {
     /// Times that the kernel skipped the program because one of ours was running on that CPU.
     pub(super) fn missed_runs(&self) -> io::Result<u64> {
-        let probe = match &self.link {
-            Link::Tracing { .. } => 0,
-            Link::Kprobe(probe) => probe.missed(),
-        };
-        Ok(bpf::program_info(self.fd.as_fd())?.recursion_misses + probe)
+        Ok(bpf::program_info(self.fd.as_fd())?.recursion_misses + self.link.missed())
     }
 }
 
@@ -170,48 +165,97 @@ fn attach_plan(
 ) -> Result<Probes, AttachError> {
     let (mut globals, fields) = find_fields(running.vmlinux);
     let owner_slots = options.owner_slots.clamp(owner::FIRST, owner::MAX_SLOTS);
-    globals.extend(settings(
+    let task = TaskFields::find(running.vmlinux);
+    let is_real_time = release::is_real_time(&Root::system());
+    let settings = settings(
         options,
         at_confirm,
         host_netns(&Root::system()),
         owner_slots,
-        release::is_real_time(&Root::system()),
-    ));
+        is_real_time,
+        task,
+        &globals,
+    );
+    let settings: Vec<_> = settings.collect();
+    globals.extend(settings);
     let (programs, mut maps) = object::open(
         &globals,
         ring_size(options.ring_bytes),
         owner_slots,
         tag_room(running.vmlinux),
         options.ebpf_log_level,
+        task.and_then(TaskFields::preempt_variable),
     )?;
     maps.owners.charge(owners).map_err(AttachError::OwnerMaps)?;
+    let insert_records = InsertRecords::new(maps.insert_budget, options.insert_budget);
+    insert_records
+        .watch(false)
+        .map_err(AttachError::OwnerMaps)?;
 
-    let mut outcome = Probes {
+    let mut outcome = Outcome {
         attached: Vec::new(),
-        reserve: None,
-        state: maps.state,
-        ring: Some(maps.ring),
-        owners: Mutex::new(maps.owners),
-        insert_records: InsertRecords::new(maps.insert_budget, options.insert_budget),
+        on_demand: (Vec::new(), Vec::new()),
         status: ProbeStatus {
             hooks: Vec::new(),
+            arming: None,
             fields,
         },
         counts_at_confirm: false,
         sees_confirm: false,
-        counted: Counted::default(),
-        presence,
     };
-    outcome
-        .watch_inserts(false)
-        .map_err(AttachError::OwnerMaps)?;
     let mut module_fd = ModuleBtf::default();
     for (event, candidates) in plan {
         attach_event(event, candidates, &programs, &mut module_fd, &mut outcome)?;
     }
-    outcome.counted = Counted::of(&outcome.status, outcome.counts_at_confirm);
-    outcome.reserve = reserve(options, running, &programs, &mut module_fd, &outcome);
-    Ok(outcome)
+    let reserve = reserve(options, running, &programs, &mut module_fd, &outcome);
+    let always = if options.arm == ArmMode::Always {
+        Some(ArmedFor::Asked)
+    } else if outcome.counts_at_confirm {
+        Some(ArmedFor::Confirmation)
+    } else if task.is_none() || is_real_time {
+        Some(ArmedFor::Packets)
+    } else {
+        None
+    };
+    let (loaded, links) = outcome.on_demand;
+    let on_demand = loaded.iter().map(|program| &program.status);
+    let counted = Counted::of(
+        &outcome.status.hooks.iter().chain(on_demand),
+        &outcome.status.fields,
+        outcome.counts_at_confirm,
+    );
+    let armer = Armer::new(
+        OnDemand::new(loaded, links),
+        Arc::clone(&maps.state),
+        maps.wakes,
+        always,
+    )
+    .map_err(AttachError::OwnerMaps)?;
+    let probes = Probes {
+        attached: outcome.attached,
+        armer,
+        reserve,
+        state: maps.state,
+        ring: Some(maps.ring),
+        owners: Mutex::new(maps.owners),
+        insert_records,
+        counted,
+        status: outcome.status,
+        counts_at_confirm: outcome.counts_at_confirm,
+        sees_confirm: outcome.sees_confirm,
+        presence,
+    };
+    Ok(probes)
+}
+
+/// What came of the plan.
+struct Outcome {
+    attached: Vec<Attached>,
+    /// What is attached only while a table may fill, and is now.
+    on_demand: (Vec<Loaded>, Vec<Link>),
+    status: ProbeStatus,
+    counts_at_confirm: bool,
+    sees_confirm: bool,
 }
 
 /// Room for tags of entries of the host's table.
@@ -228,19 +272,31 @@ fn reserve(
     running: &Running<'_>,
     programs: &Programs,
     module: &mut ModuleBtf,
-    outcome: &Probes,
-) -> Option<Reserve> {
+    outcome: &Outcome,
+) -> Option<OnDemand> {
     let by_fentry = outcome
-        .status
-        .hooks
+        .on_demand
+        .0
         .iter()
-        .any(|hook| hook.event == "new_flow" && hook.mechanism == Some(Mechanism::Fentry));
+        .any(|new_flow| new_flow.status.event == "new_flow" && new_flow.hook.btf.is_some());
     if !by_fentry || options.mechanism.is_some() {
         return None;
     }
     let hook = select::resolve_hook(&NEW_FLOW_PACKET, Mechanism::Kprobe, running);
     let loaded = hook.and_then(|hook| match load(&hook, programs, module) {
-        Ok(fd) => Ok(Reserve::new(fd, hook)),
+        Ok(fd) => {
+            let status = HookStatus {
+                event: NEW_FLOW_PACKET_EVENT,
+                function: hook.symbol.name.clone(),
+                mechanism: Some(Mechanism::Kprobe),
+                at_return: false,
+                module: hook.symbol.module.clone(),
+                attached: false,
+                waits: true,
+                reason: None,
+            };
+            Ok(OnDemand::new(vec![Loaded { hook, fd, status }], Vec::new()))
+        }
         Err(AttachFailure::Here(reason)) => Err(reason),
         Err(AttachFailure::Fatal(error)) => Err(error.to_string()),
     });
@@ -290,7 +346,7 @@ fn attach_event(
     candidates: Candidates,
     programs: &Programs,
     module: &mut ModuleBtf,
-    outcome: &mut Probes,
+    outcome: &mut Outcome,
 ) -> Result<(), AttachError> {
     if event.kind == EventKind::Confirm && outcome.counts_at_confirm {
         // The program that counts inserts there does this too.
@@ -308,12 +364,20 @@ fn attach_event(
         };
         match attach_all(&hooks, programs, module) {
             Ok(attached) => {
-                let chosen = |hook| status_of(event, mechanism, hook, &reasons);
-                outcome.status.hooks.extend(hooks.iter().map(chosen));
                 outcome.counts_at_confirm |=
                     hooks.iter().any(|hook| hook.program == COUNTS_AT_CONFIRM);
                 outcome.sees_confirm |= event.kind == EventKind::Confirm;
-                outcome.attached.extend(attached);
+                for (hook, attached) in hooks.iter().zip(attached) {
+                    let status = status_of(event, mechanism, hook, &reasons);
+                    if event.kind.is_on_demand() {
+                        let (hook, fd) = (attached.hook, attached.fd);
+                        outcome.on_demand.0.push(Loaded { hook, fd, status });
+                        outcome.on_demand.1.push(attached.link);
+                    } else {
+                        outcome.status.hooks.push(status);
+                        outcome.attached.push(attached);
+                    }
+                }
                 return Ok(());
             }
             Err(AttachFailure::Fatal(error)) => return Err(error),
@@ -406,28 +470,11 @@ fn attach_hook(
     module: &mut ModuleBtf,
 ) -> Result<Attached, AttachFailure> {
     let fd = load(hook, programs, module)?;
-    let link = if hook.btf.is_some() {
-        let link = bpf::attach_tracing(fd.as_fd()).map_err(|error| here(hook, "attach", &error))?;
-        Link::Tracing { _link: link }
-    } else {
-        let probe = perf::attach_kprobe(&hook.kprobe_target(), hook.at_return, fd.as_fd())
-            .map_err(|error| here(hook, "attach", &kprobe_refusal(&error)))?;
-        Link::Kprobe(probe)
-    };
+    let link = hang(hook, fd.as_fd()).map_err(AttachFailure::Here)?;
     Ok(Attached {
-        program: hook.program,
-        function: hook.symbol.name.clone(),
+        hook: hook.clone(),
         counts_entries: counts_entries(hook.program),
         link,
         fd,
     })
-}
-
-/// A refused kprobe with the usual cause.
-fn kprobe_refusal(error: &io::Error) -> String {
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        format!("{error}; needs CAP_SYS_ADMIN, or CAP_PERFMON with kernel.perf_event_paranoid <= 2")
-    } else {
-        error.to_string()
-    }
 }

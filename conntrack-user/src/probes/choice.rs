@@ -73,6 +73,7 @@ pub(crate) fn nothing(reason: &str) -> ProbeStatus {
     let reasons = [reason.to_owned()];
     ProbeStatus {
         hooks: PLAN.iter().map(|event| no_hook(event, &reasons)).collect(),
+        arming: None,
         fields: Vec::new(),
     }
 }
@@ -91,6 +92,7 @@ pub(super) fn status_of(
         at_return: hook.at_return,
         module: hook.symbol.module.clone(),
         attached: true,
+        waits: false,
         reason: (!passed_over.is_empty()).then(|| passed_over.join("; ")),
     }
 }
@@ -104,6 +106,7 @@ pub(super) fn no_hook(event: &'static HookEvent, reasons: &[String]) -> HookStat
         at_return: false,
         module: None,
         attached: false,
+        waits: false,
         reason: Some(format!("{}: {}", event.without, reasons.join("; "))),
     }
 }

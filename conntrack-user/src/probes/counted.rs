@@ -3,7 +3,7 @@
 
 use super::{
     plan::{self, EventKind},
-    status::ProbeStatus,
+    status::{FieldStatus, HookStatus},
 };
 
 /// Members without which a program does not count, as in [`ProbeStatus`].
@@ -29,16 +29,19 @@ pub(super) struct Counted {
 impl Counted {
     /// `inserts_at_confirm`: inserts are counted when a packet was confirmed, by the program that sees what is lost
     /// there too.
-    pub(super) fn of(status: &ProbeStatus, inserts_at_confirm: bool) -> Self {
+    pub(super) fn of<'a>(
+        hooks: &(impl Iterator<Item = &'a HookStatus> + Clone),
+        fields: &[FieldStatus],
+        inserts_at_confirm: bool,
+    ) -> Self {
         let seen = |kind: EventKind| {
             let name = plan::name(kind);
-            let mut hooks = status.hooks.iter();
+            let mut hooks = hooks.clone();
             hooks.any(|hook| hook.event == name && hook.attached)
         };
         let mut blind = Vec::new();
         let mut knows = |what: &str, hooked: bool, members: &[&str]| {
-            let missing = status
-                .fields
+            let missing = fields
                 .iter()
                 .find(|field| field.offset.is_none() && members.contains(&field.field.as_str()));
             if let (true, Some(field)) = (hooked, missing) {
@@ -78,11 +81,7 @@ mod tests {
     use conntrack_ebpf::global::FIELDS;
 
     use super::*;
-    use crate::probes::{
-        Mechanism,
-        plan::PLAN,
-        status::{FieldStatus, HookStatus},
-    };
+    use crate::probes::{Mechanism, plan::PLAN, status::ProbeStatus};
 
     /// Every event has a hook and every member is known, but for these.
     fn but(missing: &[&str]) -> ProbeStatus {
@@ -93,6 +92,7 @@ mod tests {
             at_return: false,
             module: None,
             attached: !missing.contains(&event),
+            waits: false,
             reason: None,
         };
         let field = |field: &conntrack_ebpf::global::Field| {
@@ -106,12 +106,17 @@ mod tests {
         };
         ProbeStatus {
             hooks: PLAN.iter().map(|event| hook(event.name)).collect(),
+            arming: None,
             fields: FIELDS.iter().map(field).collect(),
         }
     }
 
     fn of(missing: &[&str]) -> Counted {
-        Counted::of(&but(missing), false)
+        counted_by(&but(missing), false)
+    }
+
+    fn counted_by(status: &ProbeStatus, inserts_at_confirm: bool) -> Counted {
+        Counted::of(&status.hooks.iter(), &status.fields, inserts_at_confirm)
     }
 
     #[test]
@@ -173,16 +178,16 @@ mod tests {
             assert_eq!(of(&[missing]), expected, "without {missing}");
         }
         assert_eq!(
-            Counted::of(&ProbeStatus::default(), false),
+            counted_by(&ProbeStatus::default(), false),
             Counted::default()
         );
     }
 
     #[test]
     fn inserts_that_are_counted_at_the_confirmation_stand_for_its_hook() {
-        let counted = Counted::of(&but(&["confirm"]), true);
+        let counted = counted_by(&but(&["confirm"]), true);
         assert!(counted.at_confirm && counted.inserts);
-        let counted = Counted::of(&but(&[ENTRY_OF_PACKET]), true);
+        let counted = counted_by(&but(&[ENTRY_OF_PACKET]), true);
         assert!(!counted.at_confirm && !counted.inserts);
         assert_eq!(counted.blind.len(), 2, "{:?}", counted.blind);
     }

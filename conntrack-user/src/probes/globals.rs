@@ -6,7 +6,7 @@ use conntrack_ebpf::{
 };
 
 use super::{Options, status::FieldStatus};
-use crate::kernel::btf::Btf;
+use crate::kernel::btf::{Btf, BtfKind};
 
 /// How long `early_drop` can take, interrupted by softirqs (2 ms at a time) or preempted, in jiffies:
 /// 50 ms at HZ 1000, 200 ms at 250.
@@ -49,14 +49,109 @@ pub(super) struct AtConfirm {
     pub(super) counts: bool,
 }
 
-/// The globals that are not offsets.
+/// How the kernel tells for which task a program runs, and whether for one at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TaskFields {
+    preempt_count: PreemptCount,
+    /// Offset of `task_struct.flags`.
+    flags: u32,
+}
+
+/// Where the preempt count is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PreemptCount {
+    /// In this variable of each CPU (its BTF id), at this offset: x86.
+    OfCpu { variable: u32, offset: u32 },
+    /// In `struct task_struct`, at this offset: arm64.
+    OfTask { offset: u32 },
+}
+
+impl TaskFields {
+    /// As the running kernel's BTF has them; `None`: it does not tell.
+    pub(super) fn find(vmlinux: &Btf<'_>) -> Option<Self> {
+        let variable = |name| vmlinux.find(&[BtfKind::Var], name).map(|found| found.id());
+        let member = |structure, members: &[&str]| {
+            let found = vmlinux.member(structure, members).ok()?;
+            (found.size == 4).then_some(found.offset_bytes)
+        };
+        let of_cpu = |variable, offset| PreemptCount::OfCpu { variable, offset };
+        let hot = || {
+            Some((
+                variable("pcpu_hot")?,
+                member("pcpu_hot", &["preempt_count"])?,
+            ))
+        };
+        let preempt_count = if let Some(variable) = variable("__preempt_count") {
+            of_cpu(variable, 0)
+        } else if let Some((variable, offset)) = hot() {
+            of_cpu(variable, offset)
+        } else {
+            let offset = member("task_struct", &["thread_info", "preempt", "count"])?;
+            PreemptCount::OfTask { offset }
+        };
+        let flags = member("task_struct", &["flags"])?;
+        Some(Self {
+            preempt_count,
+            flags,
+        })
+    }
+
+    /// See [`conntrack_ebpf::global::PREEMPT_VARIABLE`].
+    pub(super) const fn preempt_variable(self) -> Option<u32> {
+        match self.preempt_count {
+            PreemptCount::OfCpu { variable, .. } => Some(variable),
+            PreemptCount::OfTask { .. } => None,
+        }
+    }
+
+    /// For the programs.
+    fn globals(task: Option<Self>) -> [(&'static str, u32); 3] {
+        let (of_cpu, of_task) = match task.map(|task| task.preempt_count) {
+            Some(PreemptCount::OfCpu { offset, .. }) => (offset, MISSING),
+            Some(PreemptCount::OfTask { offset }) => (MISSING, offset),
+            None => (MISSING, MISSING),
+        };
+        [
+            (global::TASK_FLAGS, task.map_or(MISSING, |task| task.flags)),
+            (global::PREEMPT_OF_CPU, of_cpu),
+            (global::PREEMPT_OF_TASK, of_task),
+        ]
+    }
+}
+
+/// Whether the begin of an entry is as the programs read it in one piece: its tuples, its status, its namespace.
+fn is_in_one_piece(offsets: &[(&'static str, u32)]) -> bool {
+    /// `struct nf_conntrack_tuple_hash`, of which there are two.
+    const TUPLES: u32 = 2 * 56;
+    /// What comes before them: the reference count, a lock, the timeout, the zone.
+    const BEFORE: u32 = 16;
+    let offset = |global| {
+        let mut all = offsets.iter();
+        all.find(|(name, _)| *name == global)
+            .map(|(_, offset)| *offset)
+    };
+    match (
+        offset("CT_TUPLEHASH"),
+        offset("CT_STATUS"),
+        offset("CT_NET"),
+    ) {
+        (Some(tuples), Some(status), Some(net)) => {
+            (tuples, status, net) == (BEFORE, BEFORE + TUPLES, BEFORE + TUPLES + 8)
+        }
+        _ => false,
+    }
+}
+
+/// The globals that are not offsets of [`FIELDS`].
 pub(super) fn settings(
     options: &Options,
     at_confirm: AtConfirm,
     host_netns: u32,
     owner_slots: u32,
     is_real_time: bool,
-) -> [(&'static str, u32); 10] {
+    task: Option<TaskFields>,
+    offsets: &[(&'static str, u32)],
+) -> impl Iterator<Item = (&'static str, u32)> {
     [
         (global::INSERT_ONE_IN, options.insert_one_in),
         (global::DROP_BUDGET, per_window(options.drop_budget)),
@@ -66,9 +161,12 @@ pub(super) fn settings(
         (global::WAKE_AT_BYTES, ring_size(options.ring_bytes) / 4),
         (global::STALE_TICKS, STALE_TICKS),
         (global::HOST_NETNS, host_netns),
-        (global::OWNER_SLOTS, owner_slots),
+        (global::OWNER_COUNTS, 2 * owner_slots),
         (global::IS_REAL_TIME, u32::from(is_real_time)),
+        (global::CT_IN_ONE_PIECE, u32::from(is_in_one_piece(offsets))),
     ]
+    .into_iter()
+    .chain(TaskFields::globals(task))
 }
 
 /// What a budget of so many records a second has for one window.

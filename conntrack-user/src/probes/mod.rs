@@ -6,18 +6,22 @@
 //! * `counted`: which counts that gives, pure;
 //! * `totals`, `ring`: what comes back, exact counts and detail.
 
+mod armer;
+mod arming;
 mod attach;
 mod choice;
+mod code;
 mod counted;
 mod error;
 mod globals;
 mod insert_records;
+mod link;
 mod object;
+mod on_demand;
 mod options;
 mod owner_maps;
 pub(crate) mod plan;
 pub(crate) mod privileges;
-mod reserve;
 mod ring;
 mod ring_filler;
 mod running;
@@ -29,7 +33,7 @@ mod totals;
 use std::{
     io,
     os::fd::AsFd as _,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use aya::maps::{MapData, RingBuf};
@@ -40,11 +44,16 @@ use conntrack_ebpf::{
     state::{DUE_SOCKET, PerCpuState},
 };
 
+use armer::Armer;
+#[cfg(test)]
+pub(crate) use arming::ArmingStatus;
+pub(crate) use arming::{ArmMode, ArmedFor, Room};
 pub(crate) use attach::outlook;
 pub(crate) use choice::nothing;
 use counted::Counted;
 pub(crate) use error::AttachError;
 use insert_records::InsertRecords;
+use on_demand::OnDemand;
 pub(crate) use options::{InsertBudget, Mechanism, Options};
 pub(crate) use owner_maps::{InsertMarks, OwnerMaps};
 pub(crate) use ring::RingReader;
@@ -75,9 +84,11 @@ pub struct WaitingInsert {
 pub struct Probes {
     // Detached in reverse order: see `Drop`.
     attached: Vec<attach::Attached>,
+    /// What is attached while a table may fill.
+    armer: Armer,
     /// What is attached under pressure.
-    reserve: Option<reserve::Reserve>,
-    state: MappedArray<PerCpuState>,
+    reserve: Option<OnDemand>,
+    state: Arc<MappedArray<PerCpuState>>,
     ring: Option<RingBuf<MapData>>,
     owners: Mutex<OwnerMaps>,
     insert_records: InsertRecords,
@@ -105,7 +116,18 @@ impl Probes {
     /// # Errors
     /// If the map can't be written.
     pub(crate) fn watch_inserts(&self, watched: bool) -> io::Result<()> {
+        self.armer.watch(watched);
         self.insert_records.watch(watched)
+    }
+
+    /// All tables were looked at: what only matters while one fills is attached, or detached, if need be.
+    pub(crate) fn look(&self, room: Room) {
+        self.armer.look(room);
+    }
+
+    /// Entries that were inserted into the hash table since they were attached: cheap.
+    pub(crate) fn hash_inserts(&self) -> u64 {
+        self.counters()[Counter::HashInserts as usize]
     }
 
     /// What has been counted since they were attached, over all CPUs and namespaces.
@@ -121,6 +143,7 @@ impl Probes {
                 missed_counts += missed;
             }
         }
+        missed_runs += self.armer.programs().missed_runs()?;
         if let Some(reserve) = &self.reserve {
             missed_runs += reserve.missed_runs()?;
         }
@@ -180,6 +203,7 @@ impl Probes {
                 frames: sum(Counter::FramesLost),
                 sockets_missed: sum(Counter::SocketsMissed),
                 tags: sum(Counter::TagsLost),
+                unarmed: sum(Counter::Unarmed),
                 ..Lost::default()
             },
         }
@@ -220,29 +244,40 @@ impl Probes {
     /// What is attached and which fields were found.
     pub fn status(&self) -> ProbeStatus {
         let mut status = self.status.clone();
-        let reserve = self.reserve.as_ref().and_then(reserve::Reserve::status);
-        status.hooks.extend(reserve);
+        status.hooks.extend(self.armer.programs().status());
+        status.hooks.sort_by_key(|hook| plan::place(hook.event));
+        let reserve = self.reserve.iter().flat_map(OnDemand::status);
+        // What is needed least is only told of when there is something to tell.
+        status.hooks.extend(reserve.filter(|hook| !hook.waits));
+        status.arming = Some(self.armer.status());
         status
     }
 
     /// Attaches what is only needed while a table is nearly full, or detaches it
     /// (`plan::NEW_FLOW_PACKET`); whether that changed [`Probes::status`].
     pub fn set_reserve(&self, wanted: bool) -> bool {
-        self.reserve
-            .as_ref()
-            .is_some_and(|reserve| reserve.set(wanted))
+        self.reserve.as_ref().is_some_and(|reserve| {
+            let before = reserve.is_attached();
+            if wanted {
+                reserve.attach();
+            } else {
+                reserve.detach();
+            }
+            reserve.is_attached() != before
+        })
     }
 
     /// What each program has cost; `None` unless `kernel.bpf_stats_enabled` is 1.
     pub fn run_time(&self) -> Option<Vec<ProgramTime>> {
-        let times: Vec<ProgramTime> = self
-            .attached
-            .iter()
-            .filter_map(|program| {
-                let info = bpf::program_info(program.fd.as_fd()).ok()?;
+        let attached = self.attached.iter().map(|one| (&one.hook, &one.fd));
+        let on_demand = self.armer.programs().programs().iter();
+        let times: Vec<ProgramTime> = attached
+            .chain(on_demand.map(|one| (&one.hook, &one.fd)))
+            .filter_map(|(hook, fd)| {
+                let info = bpf::program_info(fd.as_fd()).ok()?;
                 Some(ProgramTime {
-                    program: program.program,
-                    function: program.function.clone(),
+                    program: hook.program,
+                    function: hook.symbol.name.clone(),
                     #[expect(clippy::cast_precision_loss, reason = "52 bits of ns are 52 days")]
                     seconds: info.run_time_ns as f64 / 1e9,
                     runs: info.run_count,
@@ -254,7 +289,8 @@ impl Probes {
 
     /// The reading side of the ring buffer; only the first call gets it.
     pub fn take_ring(&mut self) -> Option<RingReader> {
-        self.ring.take().map(RingReader::new)
+        let ring = self.ring.take()?;
+        Some(RingReader::new(ring, Arc::clone(&self.state)))
     }
 
     /// What the eBPF programs log, when `Options::ebpf_log_level` is not 0; needs

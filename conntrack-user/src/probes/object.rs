@@ -4,20 +4,23 @@ use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
     ffi::CStr,
     io, mem,
+    mem::offset_of,
     os::fd::{AsFd as _, AsRawFd as _},
+    sync::Arc,
 };
 
 use aya::maps::{Array, Map, MapData, RingBuf};
 use aya_obj::{EbpfSectionKind, Object, generated::bpf_insn};
 use conntrack_ebpf::{
     global::{
-        ACTIVE_MAP, ADDRESSES_MAP, CGROUPS_MAP, EVENTS_MAP, INSERT_BUDGET_MAP, NAMESPACES_MAP,
-        OWNERS_MAP, SERVICES_MAP, STATE_MAP, TAGS_MAP,
+        ADDRESSES_MAP, CGROUPS_MAP, EVENTS_MAP, INSERT_BUDGET_MAP, NAMESPACES_MAP, OWNERS_MAP,
+        SERVICES_MAP, STATE_MAP, TAGS_MAP, WAKES_MAP,
     },
     state::PerCpuState,
 };
 
 use super::{
+    code,
     owner_maps::OwnerMaps,
     tags::{TagRoom, Tags},
 };
@@ -75,7 +78,9 @@ pub(super) struct Programs {
 /// The maps that user space reads.
 pub(super) struct Maps {
     /// By the number of the CPU.
-    pub(super) state: MappedArray<PerCpuState>,
+    pub(super) state: Arc<MappedArray<PerCpuState>>,
+    /// See [`PerCpuState::wake_at`].
+    pub(super) wakes: RingBuf<MapData>,
     pub(super) ring: RingBuf<MapData>,
     pub(super) owners: OwnerMaps,
     pub(super) insert_budget: Array<MapData, u32>,
@@ -95,21 +100,13 @@ pub(super) fn open(
     owner_slots: u32,
     tags: TagRoom,
     log_level: u8,
+    preempt_variable: Option<u32>,
 ) -> Result<(Programs, Maps), ObjectError> {
     if OBJECT.is_empty() {
         return Err(ObjectError::LeftOut);
     }
     let mut object = Object::parse(OBJECT).map_err(malformed)?;
-    let values: Vec<(&str, [u8; 4])> = globals
-        .iter()
-        .map(|(name, value)| (*name, value.to_ne_bytes()))
-        .collect();
-    let level = [log_level];
-    let values = values
-        .iter()
-        .map(|(name, value)| (*name, (&value[..], true)))
-        .chain([(LOG_LEVEL, (&level[..], true))]);
-    object.patch_map_data(values.collect()).map_err(malformed)?;
+    set_globals(&mut object, globals, log_level)?;
 
     let mut definitions = mem::take(&mut object.maps);
     if let Some(ring) = definitions.get_mut(EVENTS_MAP) {
@@ -119,7 +116,7 @@ pub(super) fn open(
         log.set_max_entries(SMALLEST_RING);
     }
     let cpus = release::cpu_numbers(&Root::system()).map_err(ObjectError::Cpus)?;
-    for (name, of_each) in [(STATE_MAP, 1), (OWNERS_MAP, owner_slots as usize)] {
+    for (name, of_each) in [(STATE_MAP, 1), (OWNERS_MAP, 2 * owner_slots as usize)] {
         if let Some(map) = definitions.get_mut(name) {
             map.set_max_entries(u32::try_from(cpus * of_each).map_err(malformed)?);
         }
@@ -147,6 +144,7 @@ pub(super) fn open(
     });
     object.relocate_maps(by_fd, &text).map_err(malformed)?;
     object.relocate_calls(&text).map_err(malformed)?;
+    put_in(&mut object, &definitions, &made, preempt_variable);
 
     let fd_of = |name: &str| {
         let map = made
@@ -163,12 +161,18 @@ pub(super) fn open(
         Map::from_map_data(map).map_err(malformed)
     };
     let state = MappedArray::new(state_fd.as_fd(), cpus).map_err(refused(STATE_MAP))?;
+    let state = Arc::new(state);
+    for cpu in 0..cpus {
+        // Nobody waits for it yet.
+        state.write_word(cpu, offset_of!(PerCpuState, wake_at), u64::MAX);
+    }
+    let wakes = take(WAKES_MAP)?.try_into().map_err(malformed)?;
     let ring = take(EVENTS_MAP)?.try_into().map_err(malformed)?;
     let owners = OwnerMaps {
-        addresses: MappedArray::new(addresses_fd.as_fd(), TABLES)
-            .map_err(refused(ADDRESSES_MAP))?,
+        addresses: MappedArray::new(addresses_fd.as_fd(), 1).map_err(refused(ADDRESSES_MAP))?,
         cgroups: MappedArray::new(cgroups_fd.as_fd(), TABLES).map_err(refused(CGROUPS_MAP))?,
-        active: take(ACTIVE_MAP)?.try_into().map_err(malformed)?,
+        state: Arc::clone(&state),
+        tables: 0,
         namespaces: take(NAMESPACES_MAP)?.try_into().map_err(malformed)?,
         namespaces_told: HashMap::new(),
         tags,
@@ -189,11 +193,54 @@ pub(super) fn open(
         programs,
         Maps {
             state,
+            wakes,
             ring,
             owners,
             insert_budget,
         },
     ))
+}
+
+/// Sets the read-only globals, and that of aya-log.
+fn set_globals(
+    object: &mut Object,
+    globals: &[(&str, u32)],
+    log_level: u8,
+) -> Result<(), ObjectError> {
+    let values: Vec<(&str, [u8; 4])> = globals
+        .iter()
+        .map(|(name, value)| (*name, value.to_ne_bytes()))
+        .collect();
+    let level = [log_level];
+    let values = values
+        .iter()
+        .map(|(name, value)| (*name, (&value[..], true)))
+        .chain([(LOG_LEVEL, (&level[..], true))]);
+    object.patch_map_data(values.collect()).map_err(malformed)
+}
+
+/// Puts into the code what is known now.
+fn put_in(
+    object: &mut Object,
+    definitions: &HashMap<String, aya_obj::Map>,
+    made: &HashMap<&str, MapData>,
+    preempt_variable: Option<u32>,
+) {
+    let fd_of = |name: &str| Some(made.get(name)?.fd().as_fd().as_raw_fd());
+    for function in object.functions.values_mut() {
+        let code = &mut function.instructions;
+        if let Some(id) = preempt_variable {
+            code::put_in_variable(code, id);
+        }
+        if let Some(fd) = fd_of(ADDRESSES_MAP) {
+            code::put_in_addresses(code, fd);
+        }
+        for (name, definition) in definitions {
+            if let (EbpfSectionKind::Rodata, Some(fd)) = (definition.section_kind(), fd_of(name)) {
+                code::put_in_constants(code, fd, definition.data());
+            }
+        }
+    }
 }
 
 /// Makes one map; a data section gets its content, the read-only one is frozen.

@@ -5,6 +5,7 @@ use std::fmt;
 use conntrack_ebpf::owner::{FIRST, MAX_SLOTS, OwnerState};
 use ctpressure_model::{cost::entry::kernel_version, words::grouped};
 
+use super::ArmMode;
 use crate::kernel::{Root, release};
 
 /// How a program is hung into a kernel function.
@@ -67,6 +68,8 @@ pub struct Options {
     /// What the eBPF programs log (aya-log), for debugging them; 0: nothing, 1: errors, up to
     /// 5: everything. At 0 the verifier removes the calls.
     pub ebpf_log_level: u8,
+    /// When what only matters while a table fills is attached.
+    pub arm: ArmMode,
     /// Functions to treat as if the kernel did not have them (for tests).
     pub without_functions: Vec<String>,
     /// Where vmlinux BTF is; `None`: /sys/kernel/btf/vmlinux.
@@ -87,6 +90,7 @@ impl Default for Options {
             ring_bytes: 1 << 20,
             owner_slots: conntrack_ebpf::owner::DEFAULT_SLOTS,
             ebpf_log_level: 0,
+            arm: ArmMode::default(),
             without_functions: Vec::new(),
             btf: None,
         }

@@ -1,11 +1,12 @@
 //! The maps by which the programs charge owners, and what they counted for each.
 
-use std::{collections::HashMap as StdHashMap, io};
+use std::{collections::HashMap as StdHashMap, io, mem::offset_of, sync::Arc};
 
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{HashMap, MapData};
 use conntrack_ebpf::{
     owner::{Claim, FLAG_SOCKET, FLAG_TAGGED, OwnerState, Service, TagKey, UNKNOWN},
-    place::{self, Addresses, Cgroups, Table},
+    place::{self, Addresses, Cgroups},
+    state::PerCpuState,
 };
 use zerocopy::FromZeros;
 
@@ -16,9 +17,13 @@ use crate::sys::mapping::MappedArray;
 
 /// The maps of owners; see [`conntrack_ebpf::owner`]. There is one writer.
 pub struct OwnerMaps {
-    pub(super) addresses: MappedArray<Addresses>,
+    /// One element, of which each half is written by itself.
+    pub(super) addresses: MappedArray<[Addresses; 2]>,
     pub(super) cgroups: MappedArray<Cgroups>,
-    pub(super) active: Array<MapData, u32>,
+    /// Whose [`PerCpuState::tables`] says which of the two tables is read.
+    pub(super) state: Arc<MappedArray<PerCpuState>>,
+    /// Which one that is.
+    pub(super) tables: usize,
     pub(super) namespaces: HashMap<MapData, u32, Claim>,
     /// What that map says.
     pub(super) namespaces_told: StdHashMap<u32, Claim>,
@@ -54,13 +59,9 @@ impl InsertMarks {
     }
 }
 
-/// A table with these entries, and how many found no room.
-fn filled<K: place::Key + Default + FromZeros, V: Copy + Default + FromZeros>(
-    entries: &[(K, V)],
-) -> io::Result<(Box<Table<K, V>>, usize)> {
-    let mut table = Table::new_box_zeroed().map_err(|_| io::ErrorKind::OutOfMemory)?;
-    let left_out = place::fill(&mut table, entries);
-    Ok((table, left_out))
+/// An empty table, which is too large for the stack.
+fn empty<T: FromZeros>() -> io::Result<Box<T>> {
+    Ok(T::new_box_zeroed().map_err(|_| io::ErrorKind::OutOfMemory)?)
 }
 
 impl OwnerMaps {
@@ -83,7 +84,7 @@ impl OwnerMaps {
     /// # Errors
     /// If a map can't be written.
     pub fn charge(&mut self, maps: &SlotMaps) -> io::Result<usize> {
-        let next = 1 - self.active.get(&0, 0).map_err(error)?.min(1);
+        let next = 1 - self.tables;
         self.asks_sockets |= !maps.cgroups.is_empty();
         let asks_sockets = self.asks_sockets;
         let addresses: Vec<_> = maps
@@ -98,21 +99,25 @@ impl OwnerMaps {
                 (*address, claim)
             })
             .collect();
-        let (table, mut left_out) = filled(&addresses)?;
-        self.addresses.write(next as usize, &table);
+        let mut table = empty::<Addresses>()?;
+        let mut left_out = table.fill(&addresses);
+        self.addresses.write_part(0, next, &*table);
         drop(table);
 
-        let cgroups: Vec<_> = maps
+        let cgroups = maps
             .cgroups
             .iter()
-            .map(|(id, slot)| (*id, u64::from(*slot)))
-            .collect();
-        let (table, more) = filled(&cgroups)?;
-        left_out += more;
-        self.cgroups.write(next as usize, &table);
+            .map(|(id, slot)| (*id, u64::from(*slot)));
+        let mut table = empty::<Cgroups>()?;
+        left_out += place::fill(&mut table, cgroups);
+        self.cgroups.write(next, &table);
 
         self.charge_namespaces(&maps.netns)?;
-        self.active.set(0, next, 0).map_err(error)?;
+        for cpu in 0..self.state.len() {
+            self.state
+                .write_word(cpu, offset_of!(PerCpuState, tables), next as u64);
+        }
+        self.tables = next;
         Ok(left_out)
     }
 

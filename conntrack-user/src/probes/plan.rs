@@ -46,6 +46,13 @@ pub(crate) enum EventKind {
     Confirm,
 }
 
+impl EventKind {
+    /// Whether it only matters while a table may fill or its chains are long: see [`super::arming`].
+    pub(crate) const fn is_on_demand(self) -> bool {
+        matches!(self, Self::NewFlow | Self::Confirm)
+    }
+}
+
 /// An event and the ways to see it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HookEvent {
@@ -195,6 +202,12 @@ pub(crate) const PLAN: &[HookEvent] = &[
         )])],
     },
 ];
+
+/// Where an event is in the plan; behind it if it has no place there.
+pub(super) fn place(name: &str) -> usize {
+    let found = PLAN.iter().position(|event| event.name == name);
+    found.unwrap_or(PLAN.len())
+}
 
 /// What an event is called.
 pub(super) fn name(kind: EventKind) -> &'static str {

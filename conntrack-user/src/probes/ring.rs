@@ -4,16 +4,25 @@
 //! rests for longer than that moment and looks once more, so a storm costs a bounded number of wake-ups. Inserts don't wake it
 //! at all while there is room, it looks by itself.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    mem::offset_of,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aya::maps::{MapData, RingBuf};
-use conntrack_ebpf::{record::View, state::WAKE_EVERY_NS};
+use conntrack_ebpf::{
+    budget::WINDOW_NS,
+    record::View,
+    state::{PerCpuState, WAKE_EVERY_NS},
+};
 use tokio::time::{sleep, timeout};
 
-use crate::sys::readiness::watch_ring;
+use crate::sys::{mapping::MappedArray, readiness::watch_ring};
 
 /// How long a quiet ring is left alone; inserts are seen after this time at the latest.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_nanos(WINDOW_NS);
 /// How long wake-ups are gathered after a batch.
 const GATHER: Duration = Duration::from_millis(4);
 const _: () = assert!(GATHER.as_nanos() > WAKE_EVERY_NS as u128);
@@ -25,11 +34,12 @@ const BUSY: usize = 1024;
 /// The reading side of the ring; there is one.
 pub struct RingReader {
     ring: RingBuf<MapData>,
+    state: Arc<MappedArray<PerCpuState>>,
 }
 
 impl RingReader {
-    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
-        Self { ring }
+    pub(super) const fn new(ring: RingBuf<MapData>, state: Arc<MappedArray<PerCpuState>>) -> Self {
+        Self { ring, state }
     }
 
     /// Hands up to `limit` records to `sink` in order; how many there were. Fewer than `limit`
@@ -45,7 +55,16 @@ impl RingReader {
     pub async fn run(self, mut sink: impl FnMut(&View)) -> io::Result<()> {
         let mut ring = watch_ring(self.ring)?;
         let mut look = Look::WhenWoken;
+        let mut window = Instant::now();
         loop {
+            if window.elapsed() >= LOOK_EVERY {
+                window = Instant::now();
+                for cpu in 0..self.state.len() {
+                    // A new window has begun: the next insert may have a record.
+                    let due = offset_of!(PerCpuState, due);
+                    self.state.write_word(cpu, due, 0);
+                }
+            }
             // What woke the reader may lie behind a record that another CPU is just writing: it looks again, read or not.
             let mut prompt = false;
             match look {

@@ -25,15 +25,21 @@ impl RingFiller {
     /// # Errors
     /// If the kernel refuses the maps or the program.
     pub fn new(ring_bytes: u32) -> Result<(Self, RingReader), AttachError> {
-        let (programs, maps) =
-            object::open(&[], ring_size(ring_bytes), owner::FIRST, TagRoom::LEAST, 0)?;
+        let (programs, maps) = object::open(
+            &[],
+            ring_size(ring_bytes),
+            owner::FIRST,
+            TagRoom::LEAST,
+            0,
+            None,
+        )?;
         let (code, license) = programs.code(PROGRAM)?;
         let program = bpf::load_program(PROGRAM, bpf::ProgramKind::SocketFilter, code, license)
             .map_err(|error| AttachError::NotPermitted {
                 what: format!("load the program {PROGRAM} ({})", error.log),
                 error: error.error,
             })?;
-        Ok((Self { program }, RingReader::new(maps.ring)))
+        Ok((Self { program }, RingReader::new(maps.ring, maps.state)))
     }
 
     /// Writes insert records until the ring is full.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Mechanism;
+use super::{Mechanism, arming::ArmingStatus};
 
 /// One hook, or an event for which there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -19,6 +19,9 @@ pub struct HookStatus {
     pub module: Option<String>,
     /// Whether the event is seen.
     pub attached: bool,
+    /// It is not attached, since it is not needed now: see `arming` in `/status`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
     /// Why nothing is attached, or why earlier candidates were passed over.
     pub reason: Option<String>,
 }
@@ -41,6 +44,8 @@ pub struct FieldStatus {
 pub struct ProbeStatus {
     /// Attached hooks and missing events, in the order of the plan.
     pub hooks: Vec<HookStatus>,
+    /// Whether those are attached that only matter while a table fills; `None`: nothing is attached.
+    pub(crate) arming: Option<ArmingStatus>,
     /// Every field that is looked up.
     pub fields: Vec<FieldStatus>,
 }
@@ -48,7 +53,9 @@ pub struct ProbeStatus {
 impl ProbeStatus {
     /// The events that are not seen.
     pub fn missing(&self) -> impl Iterator<Item = &HookStatus> {
-        self.hooks.iter().filter(|hook| !hook.attached)
+        self.hooks
+            .iter()
+            .filter(|hook| !hook.attached && !hook.waits)
     }
 }
 

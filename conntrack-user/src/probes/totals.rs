@@ -60,6 +60,8 @@ pub struct Lost {
     pub sockets_missed: u64,
     /// Entries that could not be tagged with their owner: they are charged to whom they are without a tag.
     pub tags: u64,
+    /// Calls of `early_drop` before what tells the new flow was attached: their drops and evictions have no cause.
+    pub unarmed: u64,
     /// Times that the kernel skipped one of our programs because it was already running on that
     /// CPU (recursion guard): what those runs would have counted is missing.
     pub missed_runs: u64,
@@ -80,6 +82,7 @@ impl Lost {
             frames: self.frames + more.frames,
             sockets_missed: self.sockets_missed + more.sockets_missed,
             tags: self.tags + more.tags,
+            unarmed: self.unarmed + more.unarmed,
             missed_runs: self.missed_runs + more.missed_runs,
             missed_counts: self.missed_counts + more.missed_counts,
         }

@@ -41,12 +41,7 @@ const fn numbers(claim: &Claim) -> ClaimNumbers {
 }
 
 const fn claim((slot, base, flags): ClaimNumbers) -> Claim {
-    Claim {
-        slot,
-        base,
-        flags,
-        reserved: 0,
-    }
+    Claim { slot, base, flags }
 }
 
 fn whole(details: Details) -> Owner {

@@ -24,6 +24,7 @@ use table_sums::TableSums;
 
 use crate::{
     agent::{Handle, Snapshot, Table},
+    probes::ArmedFor,
     sys::lock::locked,
 };
 
@@ -255,7 +256,7 @@ fn by_nobody(snapshot: &Snapshot) -> [Family; 2] {
     [
         Family::counter(
             "ctpressure_node_drops_total",
-            "Packets lost over all network namespaces that only the kernel's own statistics count, where a probe is missing, so that no owner is charged: drop (full tables, unresolved clashes, no memory; less what probes told), chain_too_long. Absent for what probes count: that is in ctpressure_drops_total.",
+            "Packets lost over all network namespaces that only the kernel's own statistics count, where a probe is missing, so that no owner is charged: drop (full tables, unresolved clashes, no memory; less what probes told), chain_too_long (less what probes told, which are only attached while ctpressure_armed). Absent for what probes count: that is in ctpressure_drops_total.",
         )
         .maybe(&[("stat", "drop")], node.drops.map(f))
         .maybe(&[("stat", "chain_too_long")], node.chain_too_long.map(f)),
@@ -267,7 +268,7 @@ fn by_nobody(snapshot: &Snapshot) -> [Family; 2] {
     ]
 }
 
-fn own_state(snapshot: &Snapshot, companions: &CompanionStatus, fell: u64) -> [Family; 12] {
+fn own_state(snapshot: &Snapshot, companions: &CompanionStatus, fell: u64) -> [Family; 14] {
     let wrong = snapshot.self_check.by_name().into_iter();
     let wrong = wrong.chain([("counters", fell)]);
     let journal = companions.journal.as_ref();
@@ -285,10 +286,11 @@ fn own_state(snapshot: &Snapshot, companions: &CompanionStatus, fell: u64) -> [F
         .chain(not_kept.into_iter().flatten())
         .chain(not_written);
     let own = &snapshot.own;
+    let arming = snapshot.probes.status.arming.as_ref();
     [
         Family::counter(
             "ctpressure_events_lost_total",
-            "What was not seen or not delivered. *_records: a buffer was full; *_not_detailed: beyond the budget of records; frames: evictions without a cause; sockets: inserts charged to the host because their socket was not seen; tags: entries charged to the host, or to who had the address before, since there was no room to mark whose they are, or the mark of one with the same tuple was in its way; missed_runs: the kernel skipped a probe; drops_unexplained, evictions_unseen: only the kernel counted them; journal_samples: seconds that the journal has only together with the next one; journal_events: detail that it does not have; kubernetes_events: Events that were not written, with --kube.",
+            "What was not seen or not delivered. *_records: a buffer was full; *_not_detailed: beyond the budget of records; frames: evictions without a cause; sockets: inserts charged to the host because their socket was not seen; tags: entries charged to the host, or to who had the address before, since there was no room to mark whose they are, or the mark of one with the same tuple was in its way; unarmed: drops and evictions without a cause, since the table filled faster than the probes that tell it were attached; missed_runs: the kernel skipped a probe; drops_unexplained, evictions_unseen: only the kernel counted them; journal_samples: seconds that the journal has only together with the next one; journal_events: detail that it does not have; kubernetes_events: Events that were not written, with --kube.",
         )
         .each(lost, |family, (kind, number)| family.with(&[("kind", kind)], f(number))),
         Family::counter(
@@ -300,9 +302,9 @@ fn own_state(snapshot: &Snapshot, companions: &CompanionStatus, fell: u64) -> [F
         }),
         Family::gauge(
             "ctpressure_probe_attached",
-            "1 for each kernel function that is probed, 0 for an event that has no hook on this kernel.",
+            "1 for each kernel function that is probed, 0 for an event that has no hook on this kernel; absent for one that is only attached while a table may fill (ctpressure_armed).",
         )
-        .each(&snapshot.probes.status.hooks, |family, hook| {
+        .each(snapshot.probes.status.hooks.iter().filter(|hook| !hook.waits), |family, hook| {
             let mechanism = hook.mechanism.map_or_else(|| "none".to_owned(), |it| it.to_string());
             let mechanism = match (mechanism.as_str(), hook.at_return) {
                 ("fentry", true) => "fexit",
@@ -313,6 +315,19 @@ fn own_state(snapshot: &Snapshot, companions: &CompanionStatus, fell: u64) -> [F
                 [("event", hook.event), ("function", &hook.function), ("mechanism", mechanism)];
             family.with(&labels, f64::from(u8::from(hook.attached)))
         }),
+        Family::gauge(
+            "ctpressure_armed",
+            "1 while the probes are attached that only matter when a table may fill or chains are long, and each new connection pays for them; reason: why, or why they were last.",
+        )
+        .each(arming, |family, arming| {
+            let reason = arming.reason.map_or("none", ArmedFor::name);
+            family.with(&[("reason", reason)], f64::from(u8::from(arming.armed)))
+        }),
+        Family::counter(
+            "ctpressure_armings_total",
+            "Times that those probes were attached.",
+        )
+        .each(arming, |family, arming| family.with(&[], f(arming.times))),
         Family::counter(
             "ctpressure_program_run_seconds_total",
             "Time spent in a probe's program over all CPUs; absent unless kernel.bpf_stats_enabled is 1.",

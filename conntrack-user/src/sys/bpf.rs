@@ -94,7 +94,8 @@ pub(crate) fn load_program(
     match try_load(name, kind, instructions, license, &mut []) {
         Ok(fd) => Ok(fd),
         Err(error) => {
-            let mut log = vec![0; 1 << 20];
+            // As large as any kernel takes it (`UINT_MAX >> 8` before 5.16): what it says last is at its end.
+            let mut log = vec![0; (1 << 24) - 1];
             let retried = try_load(name, kind, instructions, license, &mut log);
             let text = CStr::from_bytes_until_nul(&log).map(CStr::to_string_lossy);
             let text = text.unwrap_or_default();

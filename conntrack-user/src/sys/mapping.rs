@@ -22,9 +22,9 @@ pub(crate) struct MappedArray<T> {
     kind: PhantomData<T>,
 }
 
-// SAFETY: it owns its mapping, which any thread may write; `&mut self` keeps writers apart.
+// SAFETY: it owns its mapping, which any thread may write; `&mut self` keeps writers of elements apart.
 unsafe impl<T: Send> Send for MappedArray<T> {}
-// SAFETY: shared, it can only be read, and that expects others to write meanwhile.
+// SAFETY: shared, it can only be read and written by words, and that expects others to write meanwhile.
 unsafe impl<T: Sync> Sync for MappedArray<T> {}
 
 impl<T: Pod> MappedArray<T> {
@@ -103,12 +103,54 @@ impl<T: Pod> MappedArray<T> {
         }
     }
 
+    /// Writes one word of an element, at so many bytes, in one step: the programs may be reading it.
+    ///
+    /// # Panics
+    /// If there is no such word.
+    pub(crate) fn write_word(&self, index: usize, offset: usize, value: u64) {
+        self.check(index);
+        assert!(
+            offset.is_multiple_of(8) && offset / 8 < Self::WORDS,
+            "a word of an element"
+        );
+        // SAFETY: within the mapping.
+        unsafe {
+            let place = self.start.as_ptr().add(index * Self::WORDS + offset / 8);
+            ptr::write_volatile(place, value);
+        }
+    }
+
+    /// How many elements there are.
+    pub(crate) const fn len(&self) -> usize {
+        self.elements
+    }
+
     fn check(&self, index: usize) {
         assert!(
             index < self.elements,
             "element {index} of {}",
             self.elements
         );
+    }
+}
+
+impl<P: Pod, const N: usize> MappedArray<[P; N]> {
+    /// Writes one part of an element; as [`Self::write`].
+    ///
+    /// # Panics
+    /// If there is no such part.
+    pub(crate) fn write_part(&mut self, index: usize, part: usize, value: &P) {
+        self.check(index);
+        assert!(part < N, "part {part} of {N}");
+        // SAFETY: within the mapping; `P` is plain bytes, and its value can't overlap the mapping.
+        unsafe {
+            let element = self.start.as_ptr().add(index * Self::WORDS).cast::<u8>();
+            ptr::copy_nonoverlapping(
+                ptr::from_ref(value).cast::<u8>(),
+                element.add(part * size_of::<P>()),
+                size_of::<P>(),
+            );
+        }
     }
 }
 

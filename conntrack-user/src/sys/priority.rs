@@ -8,6 +8,9 @@ use nix::time::{ClockId, clock_gettime};
 /// both want it, enough to get on with the work on a machine that is never idle.
 pub(crate) const NICE: i32 = 5;
 
+/// `include/uapi/linux/sched.h`
+const SCHED_RESET_ON_FORK: libc::c_int = 0x4000_0000;
+
 /// Starts a thread whose priority is lower by [`NICE`]: events go first. (To POSIX it would be that of
 /// the process; Linux gives each thread its own.)
 ///
@@ -23,6 +26,30 @@ pub(crate) fn thread(
         unsafe { libc::nice(NICE) };
         work();
     })
+}
+
+/// Gives the calling thread a real-time priority (`SCHED_FIFO`, the lowest one): it goes before all ordinary threads. Those that it
+/// starts have an ordinary one.
+///
+/// # Errors
+/// If the kernel refuses: it takes `CAP_SYS_NICE`, and a control group with real-time bandwidth where the kernel asks for one.
+pub(crate) fn real_time() -> io::Result<()> {
+    // `struct sched_param` of the kernel. By number, since a libc may have no such call (musl).
+    let priority: libc::c_int = 1;
+    // SAFETY: 0 is the calling thread; the kernel reads that one number.
+    let refused = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            0,
+            libc::SCHED_FIFO | SCHED_RESET_ON_FORK,
+            &raw const priority,
+        )
+    };
+    if refused == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// What the calling thread has used of a processor.

@@ -32,7 +32,7 @@ fn ours(drops: u64, evictions: u64) -> Totals {
 /// What no probe explained, where probes count everything.
 fn add(reconciler: &mut Reconciler, tables: &[TableSample], ours: Totals) -> LossCounts {
     let found = reconciler.add(tables, &ours, &ours);
-    assert_eq!(found.node, NodeLosses::default());
+    assert_eq!((found.node.drops, found.node.evictions), (None, None));
     found.unexplained
 }
 
@@ -264,8 +264,8 @@ fn each_loss_has_one_home_when_what_is_counted_changes() {
     for _ in 0..3 {
         let found = reconciler.add(&[table(1, 7, 0)], &ours(0, 0), &ours(0, 0));
         assert_eq!(
-            found,
-            Uncharged::default(),
+            (found.unexplained, found.node.drops),
+            (LossCounts::default(), None),
             "the node's is not unexplained too"
         );
     }
@@ -276,4 +276,20 @@ fn each_loss_has_one_home_when_what_is_counted_changes() {
     reconciler.add(&[table(1, 12, 0)], &nothing, &nothing);
     let found = reconciler.add(&[table(1, 12, 0)], &nothing, &nothing);
     assert_eq!(found.node.drops, Some(10), "it goes on from 7");
+}
+
+#[test]
+fn chains_that_no_probe_saw_are_the_nodes_though_a_probe_counts_some() {
+    let mut reconciler = Reconciler::default();
+    let mut chains = |kernel: u64, told: u64| {
+        let mut ours = ours(0, 0);
+        ours.drops.chain_too_long = Some(told);
+        let tables = [table(1, 2 * kernel, 0)];
+        reconciler.add(&tables, &ours, &ours);
+        reconciler.add(&tables, &ours, &ours).node.chain_too_long
+    };
+    assert_eq!(chains(0, 0), None);
+    assert_eq!(chains(5, 5), None, "a probe told all");
+    assert_eq!(chains(8, 5), Some(3), "it was not attached");
+    assert_eq!(chains(10, 7), Some(3));
 }

@@ -21,10 +21,10 @@ use crate::{
     },
     kernel::{
         Problem, Root, slab,
-        tables::{HOST_NAME, TableReader, TablesError, TablesSample},
+        tables::{HOST_NAME, TableReader, TableSample, TablesError, TablesSample},
     },
     owners::table_names,
-    probes::{self, AttachError, ProbeStatus, ProgramTime, Totals},
+    probes::{self, AttachError, ProbeStatus, ProgramTime, Room, Totals},
     sys::lock::locked,
 };
 
@@ -41,6 +41,8 @@ struct Readings {
     counts: Option<io::Result<Totals>>,
     /// The same before the tables were read, at the first sample.
     counts_before: Totals,
+    /// Inserts before the tables were read.
+    inserts_before: u64,
     table_bytes: Option<u64>,
     programs: Vec<ProgramTime>,
     own: Own,
@@ -56,6 +58,7 @@ impl Supervisor {
             tables,
             counts,
             counts_before,
+            inserts_before,
             table_bytes,
             programs,
             own,
@@ -93,6 +96,7 @@ impl Supervisor {
         if self.publisher.take_unknown_owner() {
             self.scans.look_again();
         }
+        let room = tables.as_ref().map(|tables| room(tables, inserts_before));
         self.probe(tables.as_ref(), &counts_before, counts, &mut snapshot);
         if matches!(self.life, ProbesLife::Attached { .. }) {
             snapshot.probes.programs = programs;
@@ -125,6 +129,9 @@ impl Supervisor {
         self.publisher.publish(snapshot);
         self.tell_charges().await;
         self.set_reserve(worst.unwrap_or_default()).await;
+        if let Some(room) = room {
+            self.arm(room).await;
+        }
         self.recount(owners.needs_census).await;
     }
 
@@ -226,6 +233,32 @@ impl Supervisor {
         }
     }
 
+    /// Attaches what only matters while a table fills, or detaches it.
+    async fn arm(&mut self, room: Room) {
+        let ProbesLife::Attached { probes, .. } = &self.life else {
+            return;
+        };
+        let probes = Arc::clone(probes);
+        let now = self
+            .aside(move || {
+                probes.look(room);
+                probes.status()
+            })
+            .await;
+        let Some(now) = now else { return };
+        if let ProbesLife::Attached { status, .. } = &mut self.life
+            && *status != now
+        {
+            let unseen_before = unseen(status);
+            *status = now.clone();
+            for event in unseen(&now) {
+                if !unseen_before.contains(&event) {
+                    self.remember(event);
+                }
+            }
+        }
+    }
+
     /// Says of each owner where its connections go; `grown`: by how many inserts and drops all of them have grown.
     fn add_destinations(&self, owners: &mut [OwnerSample], grown: [u64; 2]) {
         let mut destinations = self.publisher.destinations();
@@ -272,6 +305,7 @@ impl Supervisor {
             // In this order: see `Reconciler::add`.
             let first = probes.as_ref().filter(|_| is_first);
             let counts_before = first.and_then(|probes| probes.totals().ok());
+            let inserts_before = probes.as_ref().map_or(0, |probes| probes.hash_inserts());
             let marks = probes.as_ref();
             let marks = marks.and_then(|probes| locked(&ownership).insert_marks(probes));
             let tables = reader.read_since(|netns| marks.as_ref()?.of(netns));
@@ -301,6 +335,7 @@ impl Supervisor {
                 tables: None,
                 counts,
                 counts_before: counts_before.unwrap_or_default(),
+                inserts_before,
                 table_bytes,
                 programs: programs.unwrap_or_default(),
                 own: Own::read().unwrap_or_default(),
@@ -420,6 +455,20 @@ impl Supervisor {
             .with_kept(kept)
             .with_owners(owners.names.clone());
         self.publisher.name(names);
+    }
+}
+
+/// What tells whether a table may fill soon; so many were inserted `before` they were read.
+fn room(tables: &TablesSample, before: u64) -> Room {
+    let entries = || tables.tables.iter().map(|table| table.entries);
+    let chains = |table: &TableSample| table.stats?.chain_too_long;
+    Room {
+        limit: tables.limit,
+        fullest: entries().max().unwrap_or(0),
+        entries: entries().sum(),
+        buckets: tables.buckets,
+        chains_too_long: tables.tables.iter().filter_map(chains).sum(),
+        inserts: before,
     }
 }
 

@@ -78,6 +78,7 @@ mod tests {
             mechanism: Some(Mechanism::Fentry),
             at_return,
             module: None,
+            waits: false,
             attached: false,
             reason: None,
         };

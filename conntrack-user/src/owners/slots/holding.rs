@@ -98,7 +98,6 @@ impl Holding {
             slot: self.holder,
             base,
             flags,
-            reserved: 0,
         }
     }
 

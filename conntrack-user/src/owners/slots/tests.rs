@@ -26,12 +26,7 @@ fn pod(number: u8, addresses: &[u8]) -> FoundOwner {
 
 #[expect(clippy::unnecessary_wraps, reason = "compared with what a map has")]
 const fn claim(slot: u32, base: u32, flags: u32) -> Option<Claim> {
-    Some(Claim {
-        slot,
-        base,
-        flags,
-        reserved: 0,
-    })
+    Some(Claim { slot, base, flags })
 }
 
 fn claim_in(maps: &SlotMaps, address: IpAddr) -> Option<Claim> {

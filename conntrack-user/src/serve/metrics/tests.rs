@@ -19,7 +19,10 @@ use crate::{
         report::{ChangeTally, Fight, ShortenedTimeout, Standing},
     },
     owners::{Owner, Workload},
-    probes::{DropTotals, HookStatus, Lost, Mechanism, ProbeStatus, ProgramTime, Totals},
+    probes::{
+        ArmedFor, ArmingStatus, DropTotals, HookStatus, Lost, Mechanism, ProbeStatus, ProgramTime,
+        Totals,
+    },
     recorder::JournalStatus,
 };
 
@@ -79,6 +82,7 @@ fn status() -> ProbeStatus {
         mechanism: Some(Mechanism::Fentry),
         at_return: false,
         module: Some("nf_conntrack".to_owned()),
+        waits: false,
         attached: true,
         reason: None,
     };
@@ -96,6 +100,12 @@ fn status() -> ProbeStatus {
     };
     ProbeStatus {
         hooks: vec![hook, at_return, missing],
+        arming: Some(ArmingStatus {
+            armed: true,
+            reason: Some(ArmedFor::Room),
+            times: 2,
+            ..ArmingStatus::default()
+        }),
         fields: Vec::new(),
     }
 }
