@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod backends;
 pub mod bpf;
+pub mod busy;
 pub mod checks;
 pub mod command;
 pub mod confinement;

@@ -38,7 +38,42 @@ impl Drop for Unit {
     }
 }
 
-fn folder(unit: &str) -> String {
+/// This process is in the control group of a unit; it goes back when this is dropped.
+#[derive(Debug)]
+#[must_use = "it goes back when this is dropped"]
+pub struct Inside {
+    back: String,
+}
+
+impl Inside {
+    /// Enters the control group of a unit that was started.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn enter(unit: &str) -> Result<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").context("reading its control group")?;
+        let own = own.lines().find_map(|line| line.strip_prefix("0::"));
+        let own = own.context("there is no cgroup v2")?;
+        let back = format!("/sys/fs/cgroup{own}/cgroup.procs");
+        move_into(&format!("{}/cgroup.procs", folder(unit)))?;
+        Ok(Self { back })
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        // It was there before.
+        drop(move_into(&self.back));
+    }
+}
+
+fn move_into(list: &str) -> Result<()> {
+    fs::write(list, std::process::id().to_string()).with_context(|| format!("moving into {list}"))
+}
+
+/// The folder of a unit's control group.
+pub fn folder(unit: &str) -> String {
     format!("/sys/fs/cgroup/system.slice/{unit}")
 }
 

@@ -1,7 +1,9 @@
 //! `ctpressure watch -o json` as a process, and the lines that it prints.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::Shutdown,
+    os::unix::net::UnixStream,
     path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
@@ -48,6 +50,25 @@ impl Line {
     pub fn happened(&self) -> Result<SystemTime> {
         let time = self.text("/time");
         humantime::parse_rfc3339(time).with_context(|| format!("`{time}` is no RFC 3339 time"))
+    }
+}
+
+/// Somebody who watches by the agent's socket and reads nothing: comes and goes at once, where a program takes seconds to start under
+/// emulation.
+#[derive(Debug)]
+pub struct Onlooker(UnixStream);
+
+impl Onlooker {
+    /// Asks for all events of a kind.
+    pub fn of(agent: &Agent, kind: &str) -> Result<Self> {
+        let mut stream = UnixStream::connect(agent.socket()).context("connecting to the agent")?;
+        writeln!(stream, "{{\"watch\":{{\"kinds\":[\"{kind}\"]}}}}")?;
+        Ok(Self(stream))
+    }
+
+    /// Goes.
+    pub fn leave(self) -> Result<()> {
+        self.0.shutdown(Shutdown::Both).context("leaving the agent")
     }
 }
 

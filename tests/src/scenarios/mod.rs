@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use crate::guest::agent::Mechanism;
 
 mod addresses;
+mod arming;
 mod boxes;
 mod census;
 mod charged;
@@ -29,6 +30,7 @@ mod pods;
 mod report;
 mod reused;
 mod scraper;
+mod senders;
 mod setting;
 mod strangers;
 mod tables;
@@ -129,6 +131,10 @@ scenarios! {
     exact_counts counts::exact, Each, EachKernel, Real, 180 s, "200,000 flows (60,000 on further kernels) from two CPUs at a limit of 20,000: every count is the kernel's and the generator's";
     // Of the kernel, as above; and the ring fills up.
     exact_counts_reader_stopped counts::exact_reader_stopped, EachOnOneKernel, EachKernel, Real, 180 s, "the same while the agent is stopped for 5 s: counts exact, lost events counted";
+    // Of the kernel: what is attached and how fast. Two CPUs: one fills the table while the other attaches.
+    arming_burst arming::burst, EachOnOneKernel, EachKernel, Real, 240 s, "tables of three limits fill at once, beside busy loops: counts are exact, each drop is somebody's, each eviction has its cause";
+    // Of the kernel, as above: an insert on one CPU while programs go on the other.
+    arming_toggled arming::toggled, EachOnOneKernel, EachKernel, Real, 180 s, "a watcher of inserts comes and goes each second while a pod and a unit send: counts by owner are exact to the entry";
     // Of the kernel: who deletes what has expired.
     expiry counts::expiry, EachOnOneKernel, EachKernel, Counted, 90 s, "entries that expire are counted as deletes";
     // Of the kernel: which programs it skips when one interrupts another. Two CPUs: who sends does not wait for who receives.
@@ -158,6 +164,8 @@ scenarios! {
     boxes boxes::apart, Any, OneKernel, Counted, 180 s, "containers of twenty runtimes and kinds, with equal units and pods in them and on the host: each is an owner of its own, by a name of its people, exact to the entry";
     tags_short charged::tags_short, Each, OneKernel, Counted, 180 s, "more entries of a unit than there is room for tags: the rest is the host's, and leaves on the host's account";
     tags_grow charged::tags_grow, Each, OneKernel, Counted, 180 s, "the limit is raised twice: there is room for the tags of a unit that has more entries than the first limit allowed";
+    // Of the kernel: whether it tells for which task a program runs.
+    senders senders::senders, EachOnOneKernel, EachKernel, Counted, 240 s, "flows from the host's own address of every kind: who sends is charged, whoever made the socket; what no task sends is the socket's while a table may fill";
     // Of the kernel: which clashes it resolves and how. Two CPUs: they race.
     clashes charged::clashes, Each, EachKernel, Real, 120 s, "clashes that the kernel resolves, with and without NAT: inserts, live entries and counts by owner are exact";
     clashes_at_confirm charged::clashes_at_confirm, Any, EachKernel, Real, 120 s, "the same on a kernel whose compiler inlined the insert, so that it is counted at the confirmation";

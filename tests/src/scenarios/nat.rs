@@ -3,7 +3,12 @@
 use anyhow::Result;
 
 use super::setting::Setting;
-use crate::guest::{agent::Mechanism, checks::Checks, generator, kernel, net};
+use crate::guest::{
+    agent::Mechanism,
+    checks::Checks,
+    command::{HANG, wait_for},
+    generator, kernel, net,
+};
 
 /// Ten ports for whatever leaves by the dead end.
 const MASQUERADE: &str = "
@@ -57,6 +62,13 @@ pub(super) fn chain_too_long(mechanism: Option<Mechanism>) -> Result<()> {
     // Two nodes for each entry in 512 buckets: chains of 94 if none were refused, and the kernel
     // (5.15 and later) stops at 50 to 79.
     kernel::set_sysctl("nf_conntrack_buckets", 512)?;
+    if mechanism == Some(Mechanism::Fentry) {
+        wait_for("long chains to be expected", HANG, || {
+            let armed = [("reason", "chains")];
+            let armed = setting.agent.scrape()?.value("ctpressure_armed", &armed);
+            Ok((armed == Some(1.0)).then_some(()))
+        })?;
+    }
     let tally = generator::send(None, &format!("--family 4,6 --flows {FLOWS}"))?;
     let growth = setting.growth()?;
     let mut checks = Checks::new();
