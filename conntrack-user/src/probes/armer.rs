@@ -170,7 +170,8 @@ impl Armer {
     pub(super) fn status(&self) -> ArmingStatus {
         let plan = locked(&self.shared.plan);
         ArmingStatus {
-            armed: plan.armed,
+            // Not what was tried: they may have been refused.
+            armed: self.shared.programs.is_attached(),
             reason: Some(plan.reason()),
             ..plan.status.clone()
         }
@@ -320,8 +321,8 @@ impl Shared {
         }
         let mut plan = locked(&self.plan);
         plan.armed = true;
-        plan.status.times += 1;
-        if let Some(took) = took.filter(|_| plan.reason == ArmedFor::Burst) {
+        plan.status.times += u64::from(attached);
+        if let Some(took) = took.filter(|_| attached && plan.reason == ArmedFor::Burst) {
             plan.status.burst_to_armed_us = Some(took / 1000);
         }
         tracing::debug!(reason = plan.reason.name(), attached, "armed");

@@ -1,6 +1,6 @@
 //! When each new connection pays for the programs that only tell something of a table that fills. Pure.
 //!
-//! Three programs at a new flow tell whose packet a full table drops and for whom it evicts (`new_flow`), and what is lost at the
+//! Two programs at a new flow tell whose packet a full table drops and for whom it evicts (`new_flow`), and what is lost at the
 //! confirmation (`confirm`). None of it can happen while every table has room and chains are short. So they are attached only when it
 //! may soon: *armed*. While they are not, the program that counts inserts counts a lease down on each CPU, and wakes the agent when a
 //! table may have filled since its last look.
