@@ -132,14 +132,19 @@ impl Job {
             return torture_seed::of_seed(seed, TORTURE_MINUTES);
         }
         let clock = self.clock_flag();
+        let of_kernel = if self.whole || filter.is_some() {
+            ""
+        } else {
+            " --of-kernel"
+        };
         if !self.again.is_empty() {
             let titles: Vec<String> = self.again.iter().map(|title| quoted(title)).collect();
-            return format!("exec ctpressure-scenario turns {}\n", titles.join(" "));
+            let titles = titles.join(" ");
+            return format!("exec ctpressure-scenario turns{of_kernel} {titles}\n");
         }
         if let Some(name) = filter {
             return format!("exec ctpressure-scenario run{clock} {}\n", quoted(name));
         }
-        let of_kernel = if self.whole { "" } else { " --of-kernel" };
         let pods = if self.makes_pods() { " --pods" } else { "" };
         format!("{WHOLE}{clock}{of_kernel}{pods}\n")
     }

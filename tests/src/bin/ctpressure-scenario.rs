@@ -81,6 +81,9 @@ enum What {
     },
     /// Runs just these, each as its result line names it: `counts`, `counts[kprobe]`.
     Turns {
+        /// As `all` runs them with this.
+        #[arg(long)]
+        of_kernel: bool,
         #[arg(required = true)]
         titles: Vec<String>,
     },
@@ -334,16 +337,16 @@ fn run(cli: Cli) -> Result<bool> {
             turns.retain(|(scenario, _)| clock.is_none_or(|clock| clock == scenario.clock));
             run_all(&turns, false)
         }
-        What::Turns { titles } => {
+        What::Turns { of_kernel, titles } => {
             kernel::load_module("nf_conntrack")?;
-            let mut left = turns("", None, false);
+            let mut left = turns("", None, of_kernel);
             let wanted = titles.iter().map(|wanted| {
                 let found = left.iter().position(|turn| title(turn) == *wanted);
                 let found =
                     found.with_context(|| format!("no scenario is called {wanted} here"))?;
                 Ok(left.swap_remove(found))
             });
-            run_all(&wanted.collect::<Result<Vec<Turn>>>()?, false)
+            run_all(&wanted.collect::<Result<Vec<Turn>>>()?, of_kernel)
         }
         What::Only { name, mechanism } => {
             let scenario = scenarios::ALL.iter().find(|scenario| scenario.name == name);
