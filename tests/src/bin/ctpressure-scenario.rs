@@ -183,9 +183,8 @@ fn put_back(sysctls: &BTreeMap<String, String>) -> Result<()> {
 fn run_all(turns: &[Turn], of_kernel: bool) -> Result<bool> {
     // Asked before: loading the module makes its BTF appear.
     let sysctls = prepare()?;
-    // Who measures how long each takes begins here.
-    println!("SCENARIOS {}", turns.len());
-    std::io::stdout().flush()?;
+    let titles: Vec<String> = turns.iter().map(title).collect();
+    say_titles(&titles)?;
     let mut all_ok = true;
     for turn in turns {
         let start = Instant::now();
@@ -205,14 +204,20 @@ fn run_all(turns: &[Turn], of_kernel: bool) -> Result<bool> {
 /// As if it were the only scenario; in this process.
 fn tortured(title: &str, torture: impl FnOnce() -> Result<()>) -> Result<bool> {
     prepare()?;
-    println!("SCENARIOS 1");
-    std::io::stdout().flush()?;
+    say_titles(&[title.to_owned()])?;
     let start = Instant::now();
     let result = torture();
     say_result(title, start.elapsed(), &result);
     println!("RESULTS 1");
     std::io::stdout().flush()?;
     Ok(result.is_ok())
+}
+
+/// Who measures how long each takes begins here, and knows of each if this machine does not get to it.
+fn say_titles(titles: &[String]) -> Result<()> {
+    println!("SCENARIOS {}: {}", titles.len(), titles.join(" "));
+    std::io::stdout().flush()?;
+    Ok(())
 }
 
 fn say_result(name: &str, took: Duration, result: &Result<()>) {
