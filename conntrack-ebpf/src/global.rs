@@ -80,6 +80,11 @@ pub const TASK_FLAGS: &str = "TASK_FLAGS";
 /// Offset of the preempt count in `struct task_struct`; [`MISSING`]: it is not there (`u32`).
 pub const PREEMPT_OF_TASK: &str = "PREEMPT_OF_TASK";
 
+/// Number of a group of tags is a digest shifted right by so much, see [`crate::tag_groups`] (`u32`).
+pub const TAG_GROUPS_SHIFT: &str = "TAG_GROUPS_SHIFT";
+/// 1: tags are put into places; 0: into the hash maps only, since the kernel has no compare-and-exchange for programs (`u32`).
+pub const HAS_TAG_PLACES: &str = "HAS_TAG_PLACES";
+
 /// Stands in the code for the address of a variable of each CPU: aya has no relocation for one. User space puts in the variable's BTF id
 /// (`BPF_PSEUDO_BTF_ID`).
 pub const PREEMPT_VARIABLE: u64 = 0xc7c7_1234_5678_9abc;
@@ -87,6 +92,9 @@ pub const PREEMPT_VARIABLE: u64 = 0xc7c7_1234_5678_9abc;
 /// Stands in the code for the address of the element of [`ADDRESSES_MAP`], which the program can have without a look-up since it is the
 /// only one (`BPF_PSEUDO_MAP_VALUE`). User space puts in the map's descriptor.
 pub const ADDRESSES_VALUE: u64 = 0x5a5a_4321_8765_cba9;
+
+/// Likewise for the element of [`TAG_GROUPS_MAP`].
+pub const TAG_GROUPS_VALUE: u64 = 0x3c3c_8765_4321_d5e7;
 
 /// Map `0 -> u32`: records of inserts for each window and CPU before sampling begins. Written while the programs run.
 pub const INSERT_BUDGET_MAP: &str = "INSERT_BUDGET";
@@ -104,6 +112,8 @@ pub const WAKES_MAP: &str = "WAKES";
 pub const NAMESPACES_MAP: &str = "NAMESPACES";
 /// Array of maps `TagKey -> Tag`, see [`TAG_MAPS`](crate::owner::TAG_MAPS).
 pub const TAGS_MAP: &str = "TAGS";
+/// One element: as many groups of tags as there is room for, see [`crate::tag_groups`].
+pub const TAG_GROUPS_MAP: &str = "TAG_GROUPS";
 /// Map `CPU * counters of a CPU + Party::index -> OwnerCounts`.
 pub const OWNERS_MAP: &str = "OWNERS";
 /// Name of the map of Service addresses.

@@ -8,6 +8,7 @@
 //! * [`budget`]: how many records may be made, and what a record stands for;
 //! * [`charge`]: the rules by which an entry or a lost packet is charged to an owner;
 //! * [`owner`]: what is kept and counted of owners;
+//! * [`tag_groups`]: where most tags of entries are, which say who is charged;
 //! * [`place`]: the tables in which the programs look owners up;
 //! * [`frame`]: which new flow made the kernel evict, over nested contexts;
 //! * [`state`]: what each CPU keeps, made of the above;
@@ -29,12 +30,14 @@ pub mod owner;
 pub mod place;
 pub mod record;
 pub mod state;
+pub mod tag_groups;
 
 #[cfg(feature = "user")]
 mod pod {
     use crate::{
         owner::{Address, Claim, OwnerCounts, Service, Tag, TagKey},
         place::{Addresses, Table},
+        tag_groups::TagGroup,
     };
 
     // SAFETY: `repr(C)` integers without padding (sizes asserted in `owner`), so any bytes are a
@@ -52,7 +55,9 @@ mod pod {
     unsafe impl aya::Pod for Addresses {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Tag {}
-    // SAFETY: as above.
+    // SAFETY: `repr(C)` words of 8 bytes.
+    unsafe impl aya::Pod for TagGroup {}
+    // SAFETY: as for `Address`.
     unsafe impl aya::Pod for OwnerCounts {}
     // SAFETY: `PerCpuState` is `repr(C)`, has no padding (asserted in `state`), no pointers and no
     // invalid bit patterns: any bytes that the kernel hands out are a value of it.

@@ -164,6 +164,12 @@ impl Party {
         }
     }
 
+    /// The one with this [`Self::index`].
+    #[inline(always)]
+    pub const fn of_index(index: u32) -> Self {
+        Self(index)
+    }
+
     /// Where its counts are among those of one CPU: the two of a slot follow each other.
     #[inline(always)]
     pub const fn index(self) -> u32 {

@@ -42,4 +42,6 @@ globals! {
     CT_IN_ONE_PIECE = 0;
     PREEMPT_OF_CPU = MISSING;
     PREEMPT_OF_TASK = MISSING;
+    TAG_GROUPS_SHIFT = 31;
+    HAS_TAG_PLACES = 0;
 }

@@ -160,7 +160,8 @@ pub(super) fn entered_interruptible<M: Memory>(
 ) -> Party {
     let mut party = tagged::<M>(state, entry, entering, clash);
     // It is in the table already: if it was found dying there before it had its tag, it left without one. Whoever takes the tag out
-    // says who is charged.
+    // says who is charged. What ends `put` is a full barrier, and so is how the kernel sets the bit: if this does not see the bit,
+    // who deletes the entry sees the tag.
     if entering.is_tagged()
         && read::ct_status(entry.address()).is_some_and(|status| status & read::DYING != 0)
         && tags::take::<M>(entry, || clash).is_some()

@@ -1,6 +1,6 @@
 //! Reads of kernel memory by offsets from BTF.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::{arch::asm, ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_probe_read_kernel, generated,
@@ -10,6 +10,7 @@ use conntrack_ebpf::{
     owner::{Address, Claim, IPV4},
     place::Addresses,
     record::{FLAG_SOCKET_SEEN, Origin, Tuple},
+    tag_groups,
 };
 
 use super::globals;
@@ -64,7 +65,7 @@ pub(super) trait Entry {
     /// Its address: `struct nf_conn *`.
     fn address(&self) -> u64;
 
-    /// A number that entries of one source seldom share.
+    /// See [`tag_groups::digest`].
     fn digest(&self) -> u32;
 
     /// `ct->ct_general.use`: how many hold it; 0 if it can't be read.
@@ -110,8 +111,25 @@ impl Entry for CopiedEntry<'_> {
 
     #[inline(always)]
     fn digest(&self) -> u32 {
-        let tuple = &self.head.original;
-        digest(tuple.src_port, tuple.dst_port, tuple.dst[0])
+        let tuple: *const Tuple = &raw const self.head.original;
+        // SAFETY: the first three words of an aligned copy. Volatile, since the compiler would load those of IPv6 for all.
+        unsafe {
+            tag_groups::digest(
+                (*tuple).l3num,
+                #[inline(always)]
+                |word| {
+                    (
+                        (&raw const (*tuple).src[word]).read_volatile(),
+                        (&raw const (*tuple).dst[word]).read_volatile(),
+                    )
+                },
+                // A port and what follows it, in one load.
+                (
+                    (&raw const (*tuple).src_port).cast::<u32>().read(),
+                    (&raw const (*tuple).dst_port).cast::<u32>().read(),
+                ),
+            )
+        }
     }
 
     #[inline(always)]
@@ -148,12 +166,6 @@ impl Entry for CopiedEntry<'_> {
     }
 }
 
-#[inline(always)]
-fn digest(source_port: u16, destination_port: u16, destination: u32) -> u32 {
-    let ports = u32::from(source_port) << 16 | u32::from(destination_port);
-    (ports ^ destination).wrapping_mul(0x9e37_79b1)
-}
-
 /// The address of an entry whose members are read one by one.
 struct TypedEntry(u64);
 
@@ -172,10 +184,23 @@ impl Entry for TypedEntry {
         let from = (self.0 + u64::from(hashes) + u64::from(TUPLE_IN_HASH)) as *const Tuple;
         // SAFETY: as in `Typed::copy_tuple`.
         unsafe {
-            digest(
-                (&raw const (*from).src_port).read_volatile(),
-                (&raw const (*from).dst_port).read_volatile(),
-                (&raw const (*from).dst[0]).read_volatile(),
+            let family = (&raw const (*from).l3num).read_volatile();
+            tag_groups::digest(
+                family,
+                #[inline(always)]
+                |word| {
+                    (
+                        (&raw const (*from).src[word]).read_volatile(),
+                        (&raw const (*from).dst[word]).read_volatile(),
+                    )
+                },
+                (
+                    tag_groups::behind((&raw const (*from).src_port).read_volatile(), family),
+                    tag_groups::behind(
+                        (&raw const (*from).dst_port).read_volatile(),
+                        u16::from((&raw const (*from).protonum).read_volatile()),
+                    ),
+                ),
             )
         }
     }
@@ -341,6 +366,18 @@ pub(super) unsafe fn copy_tuple_at(address: u64, place: *mut Tuple) {
 #[inline(always)]
 pub(super) fn member<T: Copy>(base: u64, offset: u32) -> Option<T> {
     ByHelper::load(base, offset)
+}
+
+/// The lower half of an address. By hand: of a typed pointer the verifier allows this copy, but no arithmetic, with which the compiler would begin.
+#[inline(always)]
+pub(super) fn lower_half(address: u64) -> u32 {
+    let half: u32;
+    // SAFETY: it copies from one register to another.
+    unsafe {
+        asm!("{half} = {address}", half = out(wreg) half, address = in(wreg) address as u32,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    half
 }
 
 /// Jiffies. The verifier turns the call into one load.

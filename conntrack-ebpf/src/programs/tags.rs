@@ -1,16 +1,21 @@
 //! Tags of entries: who an entry is charged to when its addresses do not tell.
 
-use core::ffi::c_void;
+use core::{arch::asm, ffi::c_void, hint, mem::offset_of, ptr};
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
     helpers::{bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem},
     macros::map,
     maps::Array,
 };
-use conntrack_ebpf::owner::{NEWER_TAGS, OLDER_TAGS, Party, TAG_MAPS, Tag, TagKey};
+use conntrack_ebpf::{
+    global::TAG_GROUPS_VALUE,
+    owner::{NEWER_TAGS, OLDER_TAGS, Party, TAG_MAPS, Tag, TagKey},
+    tag_groups::{self, PLACES, TagGroup, TagPlace, WRITING},
+};
 
 use super::{
+    globals,
     maps::add,
     read::{self, Entry, Memory},
 };
@@ -20,22 +25,26 @@ use super::{
 #[map]
 static TAGS: Array<c_void> = Array::with_max_entries(TAG_MAPS, 0);
 
-/// Tags in the maps, by a digest of their entries: where there are none, no entry has one. So an entry of the host
-/// costs no look at the maps. What user space removes is not taken off: that only costs a look.
+/// Where most tags are, see [`conntrack_ebpf::tag_groups`]. One element, whose size is set when it is loaded, and whose address the
+/// code has by [`TAG_GROUPS_VALUE`].
 #[map]
-static TAGGED: Array<TaggedCounts> = Array::with_max_entries(1, 0);
+static TAG_GROUPS: Array<TagGroup> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-const TAGGED_COUNTS: usize = 1 << TAGGED_BITS;
-const TAGGED_BITS: u32 = 15;
-type TaggedCounts = [u64; TAGGED_COUNTS];
-
-/// How many have a tag of the entries that share a count with this one.
+/// The group of entries with this digest.
 #[inline(always)]
-fn tagged(entry: &impl Entry) -> Option<*mut u64> {
-    let counts = TAGGED.get_ptr_mut(0)?;
-    let index = (entry.digest() >> (u32::BITS - TAGGED_BITS)) as usize & (TAGGED_COUNTS - 1);
-    // SAFETY: the mask keeps the index below the number of counts.
-    Some(unsafe { counts.cast::<u64>().add(index) })
+fn group(digest: u32) -> *mut TagGroup {
+    let first: *mut TagGroup;
+    // SAFETY: it puts a number into a register, which user space has made the address of the map's element.
+    unsafe {
+        asm!("{first} = {value} ll", first = out(reg) first, value = const TAG_GROUPS_VALUE,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    let shift = globals::TAG_GROUPS_SHIFT.load();
+    // SAFETY: there are two groups at least.
+    unsafe { hint::assert_unchecked(shift < u32::BITS) };
+    let number = tag_groups::group(digest, shift);
+    // SAFETY: user space has made the map as large as the shift demands.
+    unsafe { first.add(number as usize) }
 }
 
 /// One of the maps; it stays for as long as the program runs.
@@ -47,18 +56,88 @@ fn of_number(number: u32) -> Option<*mut c_void> {
 /// Tags an entry with who is charged for it, if there is room; `clash`: it lost one, see [`TagKey::CLASH`].
 #[inline(always)]
 pub(super) fn put<M: Memory>(entry: &impl Entry, clash: bool, party: Party) -> bool {
-    let Some(tagged) = tagged(entry) else {
-        return false;
-    };
+    let ct = entry.address();
+    let digest = entry.digest();
+    let group = group(digest);
+    if globals::HAS_TAG_PLACES.load() != 0 && !clash {
+        let check = tag_groups::check(digest, read::lower_half(ct));
+        // SAFETY: a live map value.
+        if unsafe { put_in_place(group, ct, tag_groups::mark(check, party)) } {
+            return true;
+        }
+    }
+    // SAFETY: as above.
+    let elsewhere = unsafe { &raw mut (*group).elsewhere };
     // Before it can be found: a count that is 0 is sure.
     // SAFETY: a live, aligned word of a map value.
-    unsafe { add(tagged, 1) };
-    let is_put = put_in::<M>(entry.address(), clash, party);
+    unsafe { add(elsewhere, 1) };
+    let is_put = put_in::<M>(ct, clash, party);
     if !is_put {
         // SAFETY: as above.
-        unsafe { add(tagged, u64::MAX) };
+        unsafe { add(elsewhere, u64::MAX) };
     }
     is_put
+}
+
+/// Changes a place's mark in one step if it is as it was read; whether it was. A full barrier. Kernels before 5.12 have no such instruction:
+/// this may only be where [`HAS_TAG_PLACES`](conntrack_ebpf::global::HAS_TAG_PLACES) says so, and user space takes it out elsewhere.
+///
+/// # Safety
+///
+/// `place` is in a live map value.
+#[inline(always)]
+unsafe fn exchange_mark(place: *mut TagPlace, was: u64, becomes: u64) -> bool {
+    let found: u64;
+    // SAFETY: an aligned word of a map value. By hand: what the compiler makes of it says in a further register whether it was, and compares
+    // that.
+    unsafe {
+        asm!("r0 = cmpxchg_64({place} + {mark}, r0, {becomes})",
+            place = in(reg) place, mark = const offset_of!(TagPlace, mark), becomes = in(reg) becomes,
+            inout("r0") was => found, options(nostack, preserves_flags));
+    }
+    found == was
+}
+
+/// Puts a tag into a free place of its group, or that which has the address: a tag that was left there is another time's. Whoever is not first takes
+/// it for full. How this is safe: see [`conntrack_ebpf::tag_groups`].
+///
+/// # Safety
+///
+/// `group` is a live map value.
+#[inline(always)]
+unsafe fn put_in_place(group: *mut TagGroup, ct: u64, mark: u64) -> bool {
+    let mut chosen: *mut TagPlace = ptr::null_mut();
+    let mut was = 0;
+    // The last that is free is the first one, where `take_from_places` looks first.
+    for number in (0..PLACES).rev() {
+        let place = place(group, number);
+        // SAFETY: aligned words of a map value; BPF loads of them don't tear.
+        let (entry, now) = unsafe {
+            (
+                (&raw const (*place).entry).read_volatile(),
+                (&raw const (*place).mark).read_volatile(),
+            )
+        };
+        if entry == ct && now != WRITING {
+            chosen = place;
+            was = now;
+            break;
+        }
+        if now == 0 {
+            chosen = place;
+        }
+    }
+    if chosen.is_null() {
+        return false;
+    }
+    // SAFETY: as above; from the first exchange to the second one the place is this CPU's.
+    unsafe {
+        if !exchange_mark(chosen, was, WRITING) {
+            return false;
+        }
+        (&raw mut (*chosen).entry).write_volatile(ct);
+        exchange_mark(chosen, WRITING, mark)
+    }
 }
 
 /// A call, as is [`take_out`]: most entries have no tag, and what is on the stack for one would cost them too.
@@ -89,15 +168,77 @@ fn put_in<M: Memory>(ct: u64, clash: bool, party: Party) -> bool {
 /// The tag of an entry, removed. The insert and the delete of an entry may both want it: only one of them gets it.
 #[inline(always)]
 pub(super) fn take<M: Memory>(entry: &impl Entry, clash: impl Fn() -> bool) -> Option<Party> {
-    let tagged = tagged(entry)?;
+    let ct = entry.address();
+    let digest = entry.digest();
+    let group = group(digest);
+    if globals::HAS_TAG_PLACES.load() != 0 {
+        // SAFETY: a live map value.
+        let party = unsafe { take_from_places(group, ct, digest) };
+        if party.is_some() {
+            return party;
+        }
+    }
+    // SAFETY: as above.
+    let elsewhere = unsafe { &raw mut (*group).elsewhere };
     // SAFETY: a live, aligned word of a map value.
-    if unsafe { tagged.read_volatile() } == 0 {
+    if unsafe { elsewhere.read_volatile() } == 0 {
         return None;
     }
-    let party = take_out::<M>(entry.address(), clash())?;
+    let party = take_out::<M>(ct, clash())?;
     // SAFETY: as above.
-    unsafe { add(tagged, u64::MAX) };
+    unsafe { add(elsewhere, u64::MAX) };
     Some(party)
+}
+
+/// The first place is where a tag mostly is.
+///
+/// # Safety
+///
+/// `group` is a live map value.
+#[inline(always)]
+unsafe fn take_from_places(group: *mut TagGroup, ct: u64, digest: u32) -> Option<Party> {
+    // SAFETY: aligned words of a map value; BPF loads of them don't tear.
+    let entry =
+        |number: usize| unsafe { (&raw const (*place(group, number)).entry).read_volatile() };
+    let check = tag_groups::check(digest, read::lower_half(ct));
+    if entry(0) == ct {
+        // SAFETY: within the group.
+        return unsafe { take_from_place(place(group, 0), check) };
+    }
+    if entry(1) == ct {
+        return take_from_other(group, 1, check);
+    }
+    if entry(2) == ct {
+        return take_from_other(group, 2, check);
+    }
+    None
+}
+
+/// A place of a group.
+#[inline(always)]
+const fn place(group: *mut TagGroup, number: usize) -> *mut TagPlace {
+    // SAFETY: `number` is below `PLACES`.
+    unsafe { (&raw mut (*group).places).cast::<TagPlace>().add(number) }
+}
+
+/// # Safety
+///
+/// `place` is in a live map value.
+#[inline(always)]
+unsafe fn take_from_place(place: *mut TagPlace, check: u32) -> Option<Party> {
+    // SAFETY: an aligned word of a map value.
+    let mark = unsafe { (&raw const (*place).mark).read_volatile() };
+    // SAFETY: as above.
+    let taken = tag_groups::fits(mark, check) && unsafe { exchange_mark(place, mark, 0) };
+    taken.then_some(tag_groups::party(mark))
+}
+
+/// A call, so that it costs others nothing.
+#[inline(never)]
+fn take_from_other(group: *mut TagGroup, number: usize, check: u32) -> Option<Party> {
+    let number = if number == 1 { 1 } else { 2 };
+    // SAFETY: the group is a live map value.
+    unsafe { take_from_place(place(group, number), check) }
 }
 
 #[inline(never)]

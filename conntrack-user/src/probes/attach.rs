@@ -30,6 +30,7 @@ use super::{
     running::{Running, SYMBOLS},
     select::{self, Resolved},
     status::HookStatus,
+    tag_groups,
     tags::TagRoom,
 };
 use crate::{
@@ -262,7 +263,8 @@ struct Outcome {
 fn tag_room(vmlinux: &Btf<'_>) -> TagRoom {
     // From 6.1 on a program can take memory as it goes wherever it runs (`struct bpf_mem_alloc`).
     let as_needed = vmlinux.member("bpf_htab", &["ma"]).is_ok();
-    TagRoom::for_limit(sysctl::limit(&Root::system()).unwrap_or(0), as_needed)
+    let limit = sysctl::limit(&Root::system()).unwrap_or(0);
+    TagRoom::for_limit(limit, as_needed, tag_groups::can_exchange())
 }
 
 /// What fentry does not see of a new flow, for when it matters. There is none where a kprobe sees it

@@ -1,7 +1,7 @@
 //! What is put into the programs' code before it is loaded.
 
 use aya_obj::generated::bpf_insn;
-use conntrack_ebpf::global::{ADDRESSES_VALUE, PREEMPT_VARIABLE};
+use conntrack_ebpf::global::{ADDRESSES_VALUE, PREEMPT_VARIABLE, TAG_GROUPS_VALUE};
 
 // Instructions (include/uapi/linux/bpf.h).
 
@@ -13,6 +13,8 @@ const LOAD_32_BITS: u8 = 0x61;
 const JUMP: u8 = 0x05;
 /// `BPF_JMP32 | BPF_JA`: a jump whose distance is in `imm`.
 const LONG_JUMP: u8 = 0x06;
+/// `BPF_STX | BPF_ATOMIC | BPF_DW` with `BPF_CMPXCHG`, which is in `imm`: compares a word with r0 and exchanges it.
+pub(super) const EXCHANGE: (u8, i32) = (0xdb, 0xf1);
 /// What sets a register whatever it was: a word, and numbers of 64 and of 32 bits.
 const SETS: [u8; 3] = [LOAD_WORD, 0xb7, 0xb4];
 /// The classes of all jumps, calls and exits, and the bits in which calls and exits differ.
@@ -34,6 +36,22 @@ pub(super) fn put_in_variable(code: &mut [bpf_insn], id: u32) {
 /// Puts in the address of the only element of the map with this descriptor for [`ADDRESSES_VALUE`].
 pub(super) fn put_in_addresses(code: &mut [bpf_insn], map: i32) {
     put_in(code, ADDRESSES_VALUE, BPF_PSEUDO_MAP_VALUE, map);
+}
+
+/// Likewise for [`TAG_GROUPS_VALUE`].
+pub(super) fn put_in_tag_groups(code: &mut [bpf_insn], map: i32) {
+    put_in(code, TAG_GROUPS_VALUE, BPF_PSEUDO_MAP_VALUE, map);
+}
+
+/// Takes out what a kernel refuses that has no compare-and-exchange, even where no program gets to.
+pub(super) fn take_out_exchanges(code: &mut [bpf_insn]) {
+    for one in code {
+        if (one.code, one.imm) == EXCHANGE {
+            (one.code, one.off, one.imm) = (JUMP, 0, 0);
+            one.set_dst_reg(0);
+            one.set_src_reg(0);
+        }
+    }
 }
 
 /// Makes each `word` of the code the address of what has this number.
@@ -173,6 +191,16 @@ mod tests {
             put_in_constants(&mut code, map, &bytes);
             assert_eq!(numbers(&code), before, "{offset} {registers:?} {map}");
         }
+    }
+
+    #[test]
+    fn exchanges_are_taken_out_and_additions_stay() {
+        const ADDITION: i32 = 0;
+        let of = |operation| instruction(EXCHANGE.0, (2, 1), 8, operation);
+        let mut code = [of(EXCHANGE.1), of(ADDITION)];
+        take_out_exchanges(&mut code);
+        assert_eq!(numbers(&code), [(JUMP, 0, 0), (EXCHANGE.0, 1, ADDITION)]);
+        assert_eq!((code[0].off, code[0].dst_reg()), (0, 0));
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod ring_filler;
 mod running;
 pub(crate) mod select;
 mod status;
+mod tag_groups;
 mod tags;
 mod totals;
 

@@ -14,7 +14,7 @@ use aya_obj::{EbpfSectionKind, Object, generated::bpf_insn};
 use conntrack_ebpf::{
     global::{
         ADDRESSES_MAP, CGROUPS_MAP, EVENTS_MAP, INSERT_BUDGET_MAP, NAMESPACES_MAP, OWNERS_MAP,
-        SERVICES_MAP, STATE_MAP, TAGS_MAP, WAKES_MAP,
+        SERVICES_MAP, STATE_MAP, TAG_GROUPS_MAP, TAGS_MAP, WAKES_MAP,
     },
     state::PerCpuState,
 };
@@ -106,7 +106,8 @@ pub(super) fn open(
         return Err(ObjectError::LeftOut);
     }
     let mut object = Object::parse(OBJECT).map_err(malformed)?;
-    set_globals(&mut object, globals, log_level)?;
+    let (tags, of_tags) = Tags::new(tags).map_err(refused(TAGS_MAP))?;
+    set_globals(&mut object, &[globals, &tags.globals()].concat(), log_level)?;
 
     let mut definitions = mem::take(&mut object.maps);
     if let Some(ring) = definitions.get_mut(EVENTS_MAP) {
@@ -121,9 +122,8 @@ pub(super) fn open(
             map.set_max_entries(u32::try_from(cpus * of_each).map_err(malformed)?);
         }
     }
-    let (tags, tag_maps) = Tags::new(tags).map_err(refused(TAGS_MAP))?;
     let mut made = HashMap::with_capacity(definitions.len());
-    made.insert(TAGS_MAP, tag_maps);
+    made.extend(of_tags);
     for (name, definition) in &definitions {
         if let Entry::Vacant(place) = made.entry(name.as_str()) {
             place.insert(create(name, definition.clone())?);
@@ -145,6 +145,10 @@ pub(super) fn open(
     object.relocate_maps(by_fd, &text).map_err(malformed)?;
     object.relocate_calls(&text).map_err(malformed)?;
     put_in(&mut object, &definitions, &made, preempt_variable);
+    if !tags.has_places() {
+        let functions = object.functions.values_mut();
+        functions.for_each(|function| code::take_out_exchanges(&mut function.instructions));
+    }
 
     let fd_of = |name: &str| {
         let map = made
@@ -234,6 +238,9 @@ fn put_in(
         }
         if let Some(fd) = fd_of(ADDRESSES_MAP) {
             code::put_in_addresses(code, fd);
+        }
+        if let Some(fd) = fd_of(TAG_GROUPS_MAP) {
+            code::put_in_tag_groups(code, fd);
         }
         for (name, definition) in definitions {
             if let (EbpfSectionKind::Rodata, Some(fd)) = (definition.section_kind(), fd_of(name)) {

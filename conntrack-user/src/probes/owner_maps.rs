@@ -230,6 +230,9 @@ impl OwnerMaps {
         if freed.is_empty() && swept.is_empty() {
             return Ok(());
         }
+        // In places nothing tells the source. A tag there that has no use does no harm while its owner is there: if its entry is still in
+        // the table, it says who was charged, and if not, another one's check does not fit (see `conntrack_ebpf::tag_groups`).
+        self.tags.take_out(freed)?;
         for (key, party) in self.tags.parties()? {
             let slot = party.slot();
             if freed.contains(&slot) || (swept.contains(&slot) && !used(&key)) {

@@ -10,10 +10,12 @@ use std::{
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
 use aya_obj::generated::{BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_map_type::BPF_MAP_TYPE_HASH};
 use conntrack_ebpf::{
-    global::TAGS_MAP,
+    global::{TAG_GROUPS_MAP, TAGS_MAP},
     owner::{NEWER_TAGS, OLDER_TAGS, Party, TAG_MAPS, Tag, TagKey},
+    tag_groups::Said,
 };
 
+use super::tag_groups::{GroupRoom, MappedGroups, TagGroups};
 use crate::sys::bpf;
 
 /// Tags that there is room for at least, and at most.
@@ -31,6 +33,8 @@ pub(super) struct TagRoom {
     most: u32,
     /// Memory is taken as they come, else in advance.
     as_needed: bool,
+    /// Where most of them are.
+    groups: GroupRoom,
 }
 
 impl TagRoom {
@@ -38,11 +42,12 @@ impl TagRoom {
     pub(super) const LEAST: Self = Self {
         most: 1,
         as_needed: false,
+        groups: GroupRoom::LEAST,
     };
 
     /// For a table with this limit (0: unknown): as many as it can have entries, twice over where that costs little, since the
     /// limit may be raised, and tables of other network namespaces have tags too.
-    pub(super) fn for_limit(limit: u64, as_needed: bool) -> Self {
+    pub(super) fn for_limit(limit: u64, as_needed: bool, has_places: bool) -> Self {
         let wanted = match limit {
             0 => MOST,
             limit if as_needed => limit.saturating_mul(2),
@@ -51,13 +56,14 @@ impl TagRoom {
         Self {
             most: u32::try_from(wanted.clamp(LEAST, MOST)).unwrap_or(u32::MAX),
             as_needed,
+            groups: GroupRoom::for_entries(if limit == 0 { MOST } else { limit }, has_places),
         }
     }
 
     /// What there should be instead, now that the limit is this; `None`: it does.
     fn outgrown(self, limit: u64) -> Option<Self> {
-        let wanted = Self::for_limit(limit, self.as_needed);
-        (limit > 0 && wanted.most > self.most).then_some(wanted)
+        let most = Self::for_limit(limit, self.as_needed, true).most;
+        (limit > 0 && most > self.most).then_some(Self { most, ..self })
     }
 }
 
@@ -102,8 +108,8 @@ fn typed(map: MapData) -> io::Result<HashMap<MapData, TagKey, Tag>> {
     map.try_into().map_err(error)
 }
 
-/// The kernel's numbers of the maps of tags: the newer one, and the older one; twice the same while nothing is moved.
-pub(crate) type TagMapIds = [u32; TAG_MAPS as usize];
+/// The kernel's numbers of the maps of tags: the newer one, and the older one; twice the same while nothing is moved; and that of the groups.
+pub(crate) type TagMapIds = [u32; TAG_MAPS as usize + 1];
 
 impl TagMap {
     fn new(room: TagRoom) -> io::Result<Self> {
@@ -135,6 +141,7 @@ impl TagMap {
 pub(crate) struct TagReader {
     newer: HashMap<MapData, TagKey, Tag>,
     older: Option<HashMap<MapData, TagKey, Tag>>,
+    groups: MappedGroups,
 }
 
 impl TagReader {
@@ -142,16 +149,33 @@ impl TagReader {
     ///
     /// # Errors
     /// If the kernel refuses its maps, as it does without `CAP_SYS_ADMIN`, or they are not there any more.
-    pub(crate) fn open([newer, older]: TagMapIds) -> io::Result<Self> {
+    pub(crate) fn open([newer, older, groups]: TagMapIds) -> io::Result<Self> {
         let open = |id| typed(MapData::from_id(id).map_err(error)?);
         Ok(Self {
             newer: open(newer)?,
             older: (older != newer).then(|| open(older)).transpose()?,
+            groups: MappedGroups::open(groups)?,
         })
     }
 
-    /// The tag of an entry; `None`: it has none, or it can't be read.
+    /// The tag of the entry with this key; `None`: it has none, or it can't be told.
     pub(crate) fn tag(&self, key: &TagKey) -> Option<Party> {
+        let (said, is_elsewhere) = self.groups.of_tuple(key);
+        match said {
+            Said::Party(party) => Some(party),
+            Said::Several => None,
+            Said::Nothing => is_elsewhere.then(|| self.in_hash_maps(key))?,
+        }
+    }
+
+    /// The tag of the entry with this key, which is at this address in the kernel (`struct nf_conn *`): it can always be told.
+    #[expect(dead_code, reason = "for a census that knows addresses")]
+    pub(crate) fn tag_of_entry(&self, address: u64, key: &TagKey) -> Option<Party> {
+        let (party, is_elsewhere) = self.groups.of_entry(address, key);
+        party.or_else(|| is_elsewhere.then(|| self.in_hash_maps(key))?)
+    }
+
+    fn in_hash_maps(&self, key: &TagKey) -> Option<Party> {
         let newer = || self.newer.get(key, 0).ok();
         let older = || {
             let tag = self.older.as_ref()?.get(key, 0).ok();
@@ -168,15 +192,17 @@ pub(super) struct Tags {
     newer: TagMap,
     /// Its tags are being moved to the newer one.
     older: Option<TagMap>,
+    groups: TagGroups,
     room: TagRoom,
 }
 
 impl Tags {
-    /// The maps, and the array of them for the programs.
+    /// The maps, and those for the programs by their names.
     ///
     /// # Errors
     /// If the kernel refuses one.
-    pub(super) fn new(room: TagRoom) -> io::Result<(Self, MapData)> {
+    pub(super) fn new(room: TagRoom) -> io::Result<(Self, [(&'static str, MapData); 2])> {
+        let (groups, groups_of_programs) = TagGroups::new(room.groups)?;
         let newer = TagMap::new(room)?;
         let array = bpf::create_array_of_maps(TAGS_MAP, TAG_MAPS, newer.fd.as_fd())?;
         let of_programs = MapData::from_fd(array.try_clone()?).map_err(error)?;
@@ -189,9 +215,24 @@ impl Tags {
             maps,
             newer,
             older: None,
+            groups,
             room,
         };
-        Ok((tags, of_programs))
+        let for_programs = [
+            (TAGS_MAP, of_programs),
+            (TAG_GROUPS_MAP, groups_of_programs),
+        ];
+        Ok((tags, for_programs))
+    }
+
+    /// What the programs have to know.
+    pub(super) fn globals(&self) -> [(&'static str, u32); 2] {
+        self.groups.globals()
+    }
+
+    /// Whether the programs put anything into the groups.
+    pub(super) const fn has_places(&self) -> bool {
+        self.groups.has_places()
     }
 
     /// Makes more room if a table with this limit needs it; or goes on with that. Nobody may hold a [`TagReader`].
@@ -256,20 +297,22 @@ impl Tags {
         Ok(TagReader {
             newer: self.newer.reader()?,
             older: self.older.as_ref().map(TagMap::reader).transpose()?,
+            groups: self.groups.mapped()?,
         })
     }
 
     /// For another process that reads tags: see [`TagReader::open`].
     pub(super) fn ids(&self) -> TagMapIds {
         let newer = self.newer.id;
-        [newer, self.older.as_ref().map_or(newer, |older| older.id)]
+        let older = self.older.as_ref().map_or(newer, |older| older.id);
+        [newer, older, self.groups.id()]
     }
 
     fn all(&self) -> impl Iterator<Item = &TagMap> {
         self.older.iter().chain([&self.newer])
     }
 
-    /// All tags: entries whose owner their addresses do not tell.
+    /// All tags in the hash maps: of entries whose owner their addresses do not tell, and that found no place.
     ///
     /// Key by key, though the kernel could give thousands at once: while it walks the buckets of a
     /// batch it keeps every kprobe program of that CPU from running (`bpf_disable_instrumentation`
@@ -295,7 +338,18 @@ impl Tags {
         Ok(tags)
     }
 
-    /// Removes a tag, if it is there.
+    /// Takes out the tags in places of these slots, which nobody has any more.
+    ///
+    /// # Errors
+    /// If the groups can't be mapped.
+    pub(super) fn take_out(&mut self, slots: &[u32]) -> io::Result<()> {
+        if self.groups.has_places() && !slots.is_empty() {
+            self.groups.mapped()?.take_out(slots);
+        }
+        Ok(())
+    }
+
+    /// Removes a tag from the hash maps, if it is there.
     ///
     /// # Errors
     /// If a map can't be written.
@@ -313,7 +367,7 @@ mod tests {
 
     #[test]
     fn room_grows_with_the_limit() {
-        let room = TagRoom::for_limit(20_000, true);
+        let room = TagRoom::for_limit(20_000, true, true);
         assert_eq!(u64::from(room.most), LEAST);
         assert_eq!(room.outgrown(32_768), None);
         let more = room.outgrown(100_000).expect("it needs more");
@@ -328,7 +382,7 @@ mod tests {
 
     #[test]
     fn room_in_advance_is_not_doubled() {
-        assert_eq!(TagRoom::for_limit(100_000, false).most, 100_000);
-        assert_eq!(u64::from(TagRoom::for_limit(0, false).most), MOST);
+        assert_eq!(TagRoom::for_limit(100_000, false, true).most, 100_000);
+        assert_eq!(u64::from(TagRoom::for_limit(0, false, true).most), MOST);
     }
 }

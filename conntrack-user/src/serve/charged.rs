@@ -172,11 +172,11 @@ mod tests {
                 .into(),
             ),
             host_netns: 4_026_531_840,
-            tags: Some([5, 5]),
+            tags: Some([5, 5, 6]),
         };
         let line = serde_json::to_string(&ChargedAnswer::from(&charged)).unwrap();
         let answer: ChargedAnswer = serde_json::from_str(&line).unwrap();
-        assert_eq!(answer.tags, Some([5, 5]));
+        assert_eq!(answer.tags, Some([5, 5, 6]));
         let charging = answer.charging().unwrap();
         assert_eq!(charging.maps, charged.maps);
         assert_eq!(charging.host_netns, charged.host_netns);

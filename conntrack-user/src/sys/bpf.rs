@@ -268,6 +268,8 @@ pub(crate) struct ProgramInfo {
     pub run_time_ns: u64,
     /// Times that it ran; 0 as above.
     pub run_count: u64,
+    /// It is machine code, not interpreted.
+    pub is_compiled: bool,
 }
 
 /// `BPF_OBJ_GET_INFO_BY_FD` of a program.
@@ -280,6 +282,7 @@ pub(crate) fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
         recursion_misses: info.recursion_misses,
         run_time_ns: info.run_time_ns,
         run_count: info.run_cnt,
+        is_compiled: info.jited_prog_len > 0,
     })
 }
 

@@ -9,6 +9,7 @@ use std::{
     mem::{MaybeUninit, align_of, size_of},
     os::fd::{AsRawFd as _, BorrowedFd},
     ptr::{self, NonNull},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::Pod;
@@ -108,16 +109,38 @@ impl<T: Pod> MappedArray<T> {
     /// # Panics
     /// If there is no such word.
     pub(crate) fn write_word(&self, index: usize, offset: usize, value: u64) {
+        let place = self.word(index, offset);
+        // SAFETY: within the mapping.
+        unsafe { ptr::write_volatile(place, value) };
+    }
+
+    /// Changes one word of an element, at so many bytes, in one step if it is as it was read; whether it was.
+    ///
+    /// # Panics
+    /// If there is no such word.
+    pub(crate) fn exchange_word(
+        &self,
+        index: usize,
+        offset: usize,
+        was: u64,
+        becomes: u64,
+    ) -> bool {
+        let place = self.word(index, offset);
+        // SAFETY: an aligned word within the mapping, which is only ever accessed as a whole.
+        let word = unsafe { AtomicU64::from_ptr(place) };
+        word.compare_exchange(was, becomes, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    /// Where a word of an element is.
+    fn word(&self, index: usize, offset: usize) -> *mut u64 {
         self.check(index);
         assert!(
             offset.is_multiple_of(8) && offset / 8 < Self::WORDS,
             "a word of an element"
         );
         // SAFETY: within the mapping.
-        unsafe {
-            let place = self.start.as_ptr().add(index * Self::WORDS + offset / 8);
-            ptr::write_volatile(place, value);
-        }
+        unsafe { self.start.as_ptr().add(index * Self::WORDS + offset / 8) }
     }
 
     /// How many elements there are.
