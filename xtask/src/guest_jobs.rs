@@ -22,6 +22,8 @@ pub(crate) const FOLDER: &str = "target/guest-tests";
 pub(crate) const SCRIPT: &str = "script";
 /// What the script of a guest begins with if nothing was left out.
 pub(crate) const WHOLE: &str = "exec ctpressure-scenario all";
+/// What its kernel said.
+pub(crate) const CONSOLE: &str = "console";
 /// What the guest printed.
 pub(crate) const OUTPUT: &str = "output";
 /// What the name of a guest's folder ends in if its clock counted instructions.
@@ -60,7 +62,7 @@ pub(crate) struct Job {
     pub(crate) clock: Clock,
     /// Those that don't depend on the kernel, too.
     pub(crate) whole: bool,
-    /// Just these: what is tried once more.
+    /// Just these: what is tried once more. Of torture it is the whole.
     pub(crate) again: Vec<String>,
     /// Not scenarios, but torture with this seed.
     pub(crate) torture: Option<u64>,

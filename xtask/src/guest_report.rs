@@ -1,5 +1,6 @@
 //! What a guest reports of its scenarios, line by line, and what a missed time limit in it means.
 
+use crate::emulator_fault;
 use crate::stolen::Share;
 use crate::times::Ending;
 use crate::vm::{Ended, GuestOutcome};
@@ -20,6 +21,8 @@ pub(crate) struct Scenario {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     partial: Vec<u8>,
+    /// The titles of those that it is to run.
+    planned: Vec<String>,
     scenarios: Vec<Scenario>,
     /// The number of scenarios that were run, by the guest's own last line.
     announced: Option<usize>,
@@ -36,6 +39,11 @@ impl Report {
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
             if let Some(count) = line.strip_prefix("RESULTS ") {
                 self.announced = count.trim().parse().ok();
+            } else if let Some((count, titles)) = planned(&line) {
+                self.planned = titles.split_whitespace().map(str::to_owned).collect();
+                // A whole run has a hundred titles.
+                lines.push(count.to_owned());
+                continue;
             } else if let Some(result) = line.strip_prefix("RESULT ") {
                 let scenario = read(result, share());
                 let fine = scenario.ending == Ending::Passed && !scenario.share.starved();
@@ -54,6 +62,27 @@ impl Report {
     /// All that have a result, in their order.
     pub(crate) fn scenarios(&self) -> &[Scenario] {
         &self.scenarios
+    }
+
+    /// The titles of those that have no result, in their order: the first is the one that the guest was in.
+    pub(crate) fn left(&self) -> Vec<String> {
+        let has_result = |title: &&String| {
+            let mut scenarios = self.scenarios.iter();
+            scenarios.any(|scenario| scenario.title == **title)
+        };
+        let left = self.planned.iter().filter(|title| !has_result(title));
+        left.cloned().collect()
+    }
+
+    /// The titles of those that have to be tried once more since a fault of the emulator ended the guest, by what its kernel
+    /// said: only once.
+    pub(crate) fn lost(&self, ended: &Ended, is_again: bool, console: &str) -> Vec<String> {
+        let died = matches!(ended.outcome, GuestOutcome::Died(_));
+        if died && !is_again && emulator_fault::is_shown(console) {
+            self.left()
+        } else {
+            Vec::new()
+        }
     }
 
     fn any_failed(&self) -> bool {
@@ -93,6 +122,13 @@ impl Report {
         }
         faults
     }
+}
+
+/// Reads `SCENARIOS NUMBER: NAME NAME`: what is before the colon, and the names.
+fn planned(line: &str) -> Option<(&str, &str)> {
+    let (count, titles) = line.split_once(": ")?;
+    let is_plan = count.starts_with("SCENARIOS ");
+    is_plan.then_some((count, titles))
 }
 
 /// Reads `NAME ok SECONDS`, `NAME LATE WHY` (a time limit was missed) or `NAME FAIL WHY`.
@@ -162,6 +198,34 @@ mod tests {
         assert_eq!(scenario.message, "counts differ");
         assert_eq!(scenario.ending, Ending::Failed);
         assert!(report.faults(&ended(GuestOutcome::Exited(1))).is_empty());
+    }
+
+    #[test]
+    fn what_has_no_result_is_left() {
+        let plan = "SCENARIOS 3: a b[kprobe] c\n";
+        let (begun, lines) = report_while(&format!("{plan}RESULT a FAIL no\n"), None);
+        assert_eq!(lines, ["SCENARIOS 3", "RESULT a FAIL no"]);
+        assert_eq!(begun.left(), ["b[kprobe]", "c"]);
+        let all = "RESULT a ok 1\nRESULT b[kprobe] ok 1\nRESULT c ok 1\n";
+        assert!(report(&format!("{plan}{all}")).left().is_empty());
+        assert!(report("RESULT a ok 1\n").left().is_empty());
+    }
+
+    #[test]
+    fn what_the_emulator_ended_is_tried_once_more_and_only_once() {
+        let begun = report("SCENARIOS 2: a b\nRESULT a ok 1\n");
+        let died = || ended(GuestOutcome::Died("Kernel panic".into()));
+        let shown = emulator_fault::SHOWN;
+        assert_eq!(begun.lost(&died(), false, shown), ["b"]);
+        assert!(begun.lost(&died(), true, shown).is_empty());
+        let panic = "Kernel panic - not syncing: Attempted to kill init!\n";
+        assert!(begun.lost(&died(), false, panic).is_empty());
+        for outcome in [GuestOutcome::TimedOut, GuestOutcome::Exited(1)] {
+            assert!(begun.lost(&ended(outcome), false, shown).is_empty());
+        }
+        // Nothing is known of what it was to do.
+        let died_early = report("noise\n").lost(&died(), false, shown);
+        assert!(died_early.is_empty());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::groups::Group;
-use crate::guest_jobs::{AGAIN, Clock, FOLDER, Job, OUTPUT, SCRIPT, prepare};
+use crate::guest_jobs::{AGAIN, CONSOLE, Clock, FOLDER, Job, OUTPUT, SCRIPT, prepare};
 use crate::guest_queue::Queue;
 use crate::guest_report::{Report, Scenario};
 use crate::initramfs::Content;
@@ -99,10 +99,10 @@ fn of_guests(
         filter,
         content,
     };
-    let (of_guests, starved) = guests.each_in(queue);
+    let (of_guests, again) = guests.each_in(queue);
     tally.add(of_guests);
-    // What says nothing because its guest was kept waiting: one at a time, with nothing else.
-    for job in starved {
+    // What says nothing because its guest was kept waiting, or ended by its emulator: one at a time, with nothing else.
+    for job in again {
         command::say(&format!(
             "[{}] once more: {}",
             job.name(),
@@ -125,28 +125,28 @@ impl Guests<'_> {
     fn each_in(&self, queue: &Queue) -> (Tally, Vec<Job>) {
         let work = || {
             let mut tally = Tally::default();
-            let mut starved = Vec::new();
+            let mut once_more = Vec::new();
             while let Some(taken) = queue.take() {
                 let (of_guest, again) = self.one(&taken.job);
                 tally.add(of_guest);
-                starved.extend(again);
+                once_more.extend(again);
             }
-            (tally, starved)
+            (tally, once_more)
         };
         let cores = thread::available_parallelism().map_or(1, usize::from);
         thread::scope(|scope| {
             let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
             let mut tally = Tally::default();
-            let mut starved = Vec::new();
+            let mut once_more = Vec::new();
             for worker in workers {
                 if let Ok((of_worker, again)) = worker.join() {
                     tally.add(of_worker);
-                    starved.extend(again);
+                    once_more.extend(again);
                 } else {
                     tally.fail("the thread of a guest panicked".to_owned());
                 }
             }
-            (tally, starved)
+            (tally, once_more)
         })
     }
 
@@ -158,9 +158,23 @@ impl Guests<'_> {
         command::say(&format!("[{short}] booting"));
         let started = Instant::now();
         let mut whole = Share::default();
+        let is_again = !job.again.is_empty();
+        let mut lost = Vec::new();
         match self.guest(job, short, &mut report, &mut whole) {
             Ok((ended, folder)) => {
-                for mut fault in report.faults(&ended) {
+                let console = fs::read(folder.join(CONSOLE)).unwrap_or_default();
+                lost = report.lost(&ended, is_again, &String::from_utf8_lossy(&console));
+                let faults = if lost.is_empty() {
+                    report.faults(&ended)
+                } else {
+                    command::say(&format!(
+                        "[{short}] the EMULATOR ended the guest: its kernel met an INT3 that is not in memory; tried once more: {}; all that it said: {}",
+                        lost.join(" "),
+                        folder.display()
+                    ));
+                    Vec::new()
+                };
+                for mut fault in faults {
                     if !matches!(ended.outcome, GuestOutcome::Exited(_)) {
                         let tail = ended.console_tail.join("\n  ");
                         fault = format!("{fault}\nthe end of its console:\n  {tail}");
@@ -174,17 +188,35 @@ impl Guests<'_> {
             Err(error) => tally.fail(format!("[{short}] no guest: {error:#}")),
         }
         let kernel = &job.kernel.version;
-        let is_again = !job.again.is_empty();
-        let titles = count(short, kernel, is_again, report.scenarios(), &mut tally);
-        whole.seconds = started.elapsed().as_secs_f64();
+        let mut titles = count(short, kernel, is_again, report.scenarios(), &mut tally);
+        let seconds = started.elapsed().as_secs_f64();
+        if let Some(title) = lost.first() {
+            // The one that the guest was in; what it got of this machine nobody could ask.
+            tally.times.push(Timed {
+                what: What::Test,
+                stage: short.clone(),
+                kernel: Some(kernel.clone()),
+                test: Some(title.clone()),
+                share: Share {
+                    seconds: seconds - whole.seconds,
+                    ..Share::default()
+                },
+                ending: Ending::Emulator,
+            });
+        }
+        whole.seconds = seconds;
         tally.times.push(Timed {
             what: What::Stage,
             stage: short.clone(),
             kernel: Some(job.kernel.version.clone()),
             test: None,
             share: whole,
-            ending: Ending::of(tally.failures.is_empty()),
+            ending: match Ending::of(tally.failures.is_empty()) {
+                Ending::Passed if !lost.is_empty() => Ending::Emulator,
+                ending => ending,
+            },
         });
+        titles.extend(lost);
         let again = (!titles.is_empty()).then(|| Job {
             again: titles,
             ..job.clone()
@@ -213,7 +245,7 @@ impl Guests<'_> {
                     .with_context(|| format!("remove {}", again.display()))?;
             }
         }
-        let console = folder.join("console");
+        let console = folder.join(CONSOLE);
         let script = job.script(self.filter);
         // Whoever reads the results later can tell a whole run from one of a few scenarios.
         let path = folder.join(SCRIPT);
@@ -286,7 +318,7 @@ fn count(
         match ending {
             Ending::Passed => tally.passed += 1,
             Ending::Starved if !is_again => again.push(title.clone()),
-            Ending::Starved | Ending::Failed => {
+            Ending::Starved | Ending::Emulator | Ending::Failed => {
                 ending = Ending::Failed;
                 let stolen = scenario.share.describe();
                 let stolen = stolen.map_or_else(String::new, |stolen| format!(" ({stolen})"));

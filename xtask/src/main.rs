@@ -17,6 +17,7 @@ mod cpio;
 mod cross;
 mod demo;
 mod deploy;
+mod emulator_fault;
 mod files;
 #[path = "../guest/src/frame.rs"]
 mod frame;

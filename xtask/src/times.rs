@@ -27,6 +27,8 @@ pub(crate) enum Ending {
     Failed,
     /// It missed a time limit while its guest was kept waiting: it is tried once more.
     Starved,
+    /// A fault of the emulator ended its guest: it is tried once more.
+    Emulator,
 }
 
 impl Ending {
@@ -39,6 +41,7 @@ impl Ending {
             Self::Passed => "passed",
             Self::Failed => "failed",
             Self::Starved => "starved",
+            Self::Emulator => "emulator",
         }
     }
 }
