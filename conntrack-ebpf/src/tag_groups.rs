@@ -52,7 +52,7 @@ pub struct TagGroup {
     pub elsewhere: u64,
     /// Always 0, so that a group is a line of the cache.
     pub reserved: u64,
-    /// The places.
+    /// Where a tag of this group can be: in any of these, if not in the hash maps.
     pub places: [TagPlace; PLACES],
 }
 
@@ -111,6 +111,7 @@ pub const fn fits(mark: u64, check: u32) -> bool {
 
 /// Who is charged, of a tag's mark.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
 pub const fn party(mark: u64) -> Party {
     Party::of_index(mark as u32)
 }
@@ -121,7 +122,7 @@ mod user {
     use crate::record::Tuple;
 
     impl Tuple {
-        /// Its [`digest`].
+        /// The number by which the tag of an entry with this original tuple is found: see [`digest`].
         pub fn digest(&self) -> u32 {
             let words = |word| (self.src[word], self.dst[word]);
             let source = behind(self.src_port, self.l3num);
@@ -133,7 +134,7 @@ mod user {
     /// What the places of a group say of a tuple.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Said {
-        /// Nothing.
+        /// No place has a tag that fits: it may be in the hash maps.
         Nothing,
         /// Its entry is charged to this one.
         Party(Party),
@@ -147,6 +148,7 @@ mod user {
             (self.mark > WRITING).then(|| party(self.mark))
         }
 
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
         fn fits(&self, digest: u32) -> bool {
             // Both halves are told apart: see `check`.
             fits(self.mark, check(digest, self.entry as u32))
@@ -205,6 +207,7 @@ mod tests {
     const OWNER: Party = Party::new(7, Direction::Ingress);
     const OTHER: Party = Party::new(9, Direction::Egress);
 
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
     fn place(entry: u64, digest: u32, party: Party) -> TagPlace {
         TagPlace {
             entry,

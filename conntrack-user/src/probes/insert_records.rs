@@ -4,7 +4,7 @@ use std::{io, sync::Mutex};
 
 use aya::maps::{Array, MapData};
 
-use super::{InsertBudget, globals::per_window, tags::error};
+use super::{InsertBudget, globals::per_window, map_error::error};
 use crate::sys::lock::locked;
 
 /// The map from which the programs read it, and what it may say.

@@ -16,6 +16,7 @@ mod error;
 mod globals;
 mod insert_records;
 mod link;
+mod map_error;
 mod object;
 mod on_demand;
 mod options;

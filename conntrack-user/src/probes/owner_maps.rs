@@ -10,7 +10,10 @@ use conntrack_ebpf::{
 };
 use zerocopy::FromZeros;
 
-use super::tags::{TagMapIds, TagReader, Tags, error, removed};
+use super::{
+    map_error::{error, removed},
+    tags::{TagMapIds, TagReader, Tags},
+};
 use crate::kernel::tables::InsertMark;
 use crate::owners::SlotMaps;
 use crate::sys::mapping::MappedArray;

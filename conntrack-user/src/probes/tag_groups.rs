@@ -15,7 +15,7 @@ use conntrack_ebpf::{
     tag_groups::{PLACES, Said, TagGroup, TagPlace, group},
 };
 
-use super::{code::EXCHANGE, tags::error};
+use super::{code::EXCHANGE, map_error::error};
 use crate::sys::{bpf, mapping::MappedArray};
 
 /// Groups at least and at most: 64 KiB to 32 MiB.

@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
+use aya::maps::{ArrayOfMaps, HashMap, Map, MapData};
 use aya_obj::generated::{BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_map_type::BPF_MAP_TYPE_HASH};
 use conntrack_ebpf::{
     global::{TAG_GROUPS_MAP, TAGS_MAP},
@@ -15,7 +15,10 @@ use conntrack_ebpf::{
     tag_groups::Said,
 };
 
-use super::tag_groups::{GroupRoom, MappedGroups, TagGroups};
+use super::{
+    map_error::{error, into_kind, removed},
+    tag_groups::{GroupRoom, MappedGroups, TagGroups},
+};
 use crate::sys::bpf;
 
 /// Tags that there is room for at least, and at most.
@@ -65,33 +68,6 @@ impl TagRoom {
         let most = Self::for_limit(limit, self.as_needed, true).most;
         (limit > 0 && most > self.most).then_some(Self { most, ..self })
     }
-}
-
-/// As an `io::Error`, with the kernel's own where there is one.
-pub(super) fn error(error: MapError) -> io::Error {
-    match error {
-        MapError::SyscallError(error) => error.io_error,
-        MapError::CreateError { io_error, .. } => io_error,
-        other => io::Error::other(other),
-    }
-}
-
-/// Whether there was something to remove.
-pub(super) fn removed(result: Result<(), MapError>) -> io::Result<bool> {
-    match result.map_err(into_kind) {
-        Ok(()) => Ok(true),
-        Err(None) => Ok(false),
-        Err(Some(error)) => Err(error),
-    }
-}
-
-/// `None`: there is no such key.
-fn into_kind(failed: MapError) -> Option<io::Error> {
-    if matches!(failed, MapError::KeyNotFound) {
-        return None;
-    }
-    let error = error(failed);
-    (error.kind() != io::ErrorKind::NotFound).then_some(error)
 }
 
 /// One of the maps.
