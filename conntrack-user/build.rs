@@ -1,6 +1,6 @@
-//! Builds the eBPF object and embeds it.
+//! Builds the eBPF objects and embeds them.
 //!
-//! Without a BPF toolchain (bpf-linker, rust-src) the object is left out with a warning, so that
+//! Without a BPF toolchain (bpf-linker, rust-src) the objects are left out with a warning, so that
 //! clippy, doc and unit tests work anywhere; the program then says at start what to do.
 
 use std::{
@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// The program of `conntrack-ebpf`, and what it is compiled for: both processors that ctpressure runs on are little-endian.
-const OBJECT: &str = "conntrack";
+/// The programs of `conntrack-ebpf`, and what they are compiled for: both processors that ctpressure runs on are little-endian.
+const OBJECTS: [&str; 2] = ["conntrack", "walk"];
 const TARGET: &str = "bpfel-unknown-none";
 const SKIP: &str = "CTPRESSURE_SKIP_EBPF";
 const CACHE: &str = "CTPRESSURE_CACHE";
@@ -25,19 +25,21 @@ fn main() -> Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
 
     if let Some(reason) = skip_reason() {
-        println!("cargo:warning=the eBPF object is left out: {reason}");
-        fs::write(out_dir.join(OBJECT), []).context("cannot write an empty eBPF object")?;
+        println!("cargo:warning=the eBPF objects are left out: {reason}");
+        for object in OBJECTS {
+            fs::write(out_dir.join(object), []).context("cannot write an empty eBPF object")?;
+        }
         return Ok(());
     }
 
-    build_object(&out_dir)
+    build_objects(&out_dir)
 }
 
-/// Builds the object into the folder that the library embeds it from.
+/// Builds the objects into the folder that the library embeds it from.
 ///
 /// The other cargo has a folder of its own below `target/`, one for all profiles: `core` is compiled for eBPF once, and an
 /// object that a profile has is there for the next one.
-fn build_object(out_dir: &Path) -> Result<()> {
+fn build_objects(out_dir: &Path) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for input in ["conntrack-ebpf", "Cargo.toml", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={}", root.join(input).display());
@@ -84,14 +86,17 @@ fn build_object(out_dir: &Path) -> Result<()> {
         println!("cargo:warning={line}");
     }
     if !output.status.success() {
-        bail!("building the eBPF object failed; `cargo xtask setup` brings what it needs");
+        bail!("building the eBPF objects failed; `cargo xtask setup` brings what it needs");
     }
-    let built = target.join(TARGET).join("release").join(OBJECT);
-    fs::copy(&built, out_dir.join(OBJECT)).with_context(|| format!("copy {}", built.display()))?;
+    for object in OBJECTS {
+        let built = target.join(TARGET).join("release").join(object);
+        fs::copy(&built, out_dir.join(object))
+            .with_context(|| format!("copy {}", built.display()))?;
+    }
     Ok(())
 }
 
-/// Why the object can't or shall not be built; `None` when it can.
+/// Why the objects can't or shall not be built; `None` when it can.
 fn skip_reason() -> Option<String> {
     if env::var_os(SKIP).is_some_and(|value| value == "1") {
         return Some(format!("{SKIP}=1"));

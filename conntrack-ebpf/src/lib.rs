@@ -12,7 +12,8 @@
 //! * [`place`]: the tables in which the programs look owners up;
 //! * [`frame`]: which new flow made the kernel evict, over nested contexts;
 //! * [`state`]: what each CPU keeps, made of the above;
-//! * [`global`]: the read-only globals that user space sets before loading.
+//! * [`global`]: the read-only globals that user space sets before loading;
+//! * [`walk`]: entries copied out of the kernel's hash table.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_op_in_unsafe_fn)]
@@ -31,6 +32,7 @@ pub mod place;
 pub mod record;
 pub mod state;
 pub mod tag_groups;
+pub mod walk;
 
 #[cfg(feature = "user")]
 mod pod {
@@ -59,6 +61,10 @@ mod pod {
     unsafe impl aya::Pod for TagGroup {}
     // SAFETY: as for `Address`.
     unsafe impl aya::Pod for OwnerCounts {}
+    // SAFETY: `repr(C)` integers without padding (sizes asserted in `walk`).
+    unsafe impl aya::Pod for crate::walk::Walk {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::walk::CopiedEntry {}
     // SAFETY: `PerCpuState` is `repr(C)`, has no padding (asserted in `state`), no pointers and no
     // invalid bit patterns: any bytes that the kernel hands out are a value of it.
     unsafe impl aya::Pod for crate::state::PerCpuState {}

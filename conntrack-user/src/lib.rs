@@ -3,6 +3,7 @@
 //! * `sys`: the only unsafe code: bpf(2), netlink sockets, perf events, capabilities;
 //! * [`kernel`]: what the running kernel is;
 //! * [`probes`]: which function is probed how, the loader, exact totals, the ring reader;
+//! * `walk`: all entries of the tables, from the kernel's hash table or from ctnetlink;
 //! * `census`: what a table is full of;
 //! * `doctor`: what is wrong or risky on this node, and what to do about it;
 //! * [`owners`]: who is on this node, and which slot each has;
@@ -27,3 +28,4 @@ pub mod probes;
 mod recorder;
 pub mod serve;
 mod sys;
+mod walk;

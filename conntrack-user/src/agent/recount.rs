@@ -19,17 +19,38 @@ use crate::{
     census::{Charging, CompositionCount, sighting},
     kernel::{
         Root,
-        entries::{EntryState, WalkOutcome, walk_namespaces},
+        entries::{EntryState, TableEntry, WalkOutcome, walk_namespaces},
         overlays,
         tables::{self, Namespace, TableReader},
     },
     owners::Sighting,
     probes::TagReader,
     sys::priority,
+    walk::{TableWalker, WalkSource},
 };
 
-/// How often there is one without need.
-const EVERY: Duration = Duration::from_mins(1);
+/// How often there is a census.
+struct Pace {
+    /// Without need.
+    every: Duration,
+    /// Of the time, at most one part in so many goes into it, unless that would put it off for too long.
+    share: u32,
+    /// How long it may be put off for what it costs.
+    longest: Duration,
+}
+
+/// A walk over the hash table takes one in a hundred parts of a core at most (a million entries: well below a second).
+const OVER_HASH: Pace = Pace {
+    every: Duration::from_secs(10),
+    share: 100,
+    longest: Duration::from_mins(10),
+};
+/// What ctnetlink lists costs many times as much.
+const BY_LIST: Pace = Pace {
+    every: Duration::from_mins(1),
+    share: 50,
+    longest: Duration::from_mins(1),
+};
 /// How often there is one while a table is nearly full, and what part of the time may go into it then: who looks at a node in distress
 /// wants to know.
 const WHILE_FULL: Duration = Duration::from_secs(5);
@@ -38,10 +59,8 @@ const SHARE_WHILE_FULL: u32 = 10;
 /// empty buckets at one stretch (`ctnetlink_dump_table`), and where it can't be preempted no event is read on that CPU meanwhile
 /// (262,144 buckets: 15 million instructions).
 const BUCKETS_TO_AN_ENTRY: u64 = 16;
-/// How soon there can be another one, and how long it may be put off for what it costs.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
-/// Of the time, at most one part in so many goes into this, unless that would put it off for too long.
-const SHARE: u32 = 50;
+/// How soon there can be another one.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long the tables of other namespaces than the host's may be walked, if the host's takes less: each walk goes through the hash
 /// that all share, however few entries a namespace has in it.
 const OTHERS: Duration = Duration::from_millis(250);
@@ -85,11 +104,61 @@ pub(super) struct CensusResult {
     pub(super) sightings: HashMap<Sighting, u32>,
     /// Nothing was left out but what is in `elsewhere`.
     pub(super) whole: bool,
+    /// Where the entries came from.
+    pub(super) source: Option<CensusSource>,
     pub(super) took: Duration,
 }
 
+/// Where the entries of a census came from, for `ctpressure status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum CensusSource {
+    /// The kernel's hash table, which a program walked over.
+    Hash {
+        /// How often it began anew, since the kernel made another hash table meanwhile.
+        restarts: u32,
+        /// Buckets that it went over again, since entries had moved meanwhile.
+        torn_buckets: u64,
+        /// Entries whose memory held none any more when it was copied.
+        unreadable: u64,
+        /// The longest time that a CPU was held, nanoseconds.
+        cpu_held_ns: u64,
+    },
+    /// The kernel's list of each network namespace.
+    Ctnetlink {
+        /// Why not the hash table.
+        reason: String,
+    },
+}
+
+impl CensusSource {
+    fn of(walker: &TableWalker) -> Self {
+        match walker.stats() {
+            Some(stats) => Self::Hash {
+                restarts: stats.restarts,
+                torn_buckets: stats.walked.torn,
+                unreadable: stats.walked.unreadable,
+                cpu_held_ns: stats.walked.held_ns,
+            },
+            None => Self::Ctnetlink {
+                reason: walker
+                    .no_hash_walk()
+                    .map_or_else(String::new, ToString::to_string),
+            },
+        }
+    }
+
+    /// Times that the walk began anew.
+    pub(super) const fn restarts(&self) -> u32 {
+        match self {
+            Self::Hash { restarts, .. } => *restarts,
+            Self::Ctnetlink { .. } => 0,
+        }
+    }
+}
+
 /// The last census, for `ctpressure status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Recount {
     /// How many there were.
     pub times: u64,
@@ -97,6 +166,10 @@ pub struct Recount {
     pub seconds: f64,
     /// Entries that it found.
     pub entries: u64,
+    /// Where they came from; `None`: there was none yet.
+    pub source: Option<CensusSource>,
+    /// Walks over the hash table that began anew so far, since the kernel made another one meanwhile.
+    pub restarts: u64,
     /// Owners whose entries are known exactly.
     pub exact_owners: usize,
     /// Owners, the host and nobody included.
@@ -108,11 +181,15 @@ pub struct Recount {
     pub drift: u64,
 }
 
-/// When there is to be a census, and the one that is under way. A default one is due: there has to be a first one, and one
+/// When there is to be a census, and the one that is under way. A new one is due: there has to be a first one, and one
 /// again when the counts begin anew.
-#[derive(Debug, Default)]
 pub(super) struct Recounter {
-    running: Option<oneshot::Receiver<CensusResult>>,
+    source: WalkSource,
+    /// Made for the first census; it is with the one that is under way.
+    walker: Option<TableWalker>,
+    running: Option<oneshot::Receiver<(CensusResult, TableWalker)>>,
+    /// The last one walked over the hash table.
+    over_hash: bool,
     ended: Option<Instant>,
     took: Duration,
     /// Which of the tables that are walked in turn is the first of the next one.
@@ -120,15 +197,29 @@ pub(super) struct Recounter {
 }
 
 impl Recounter {
+    /// For censuses from this source.
+    pub(super) const fn new(source: WalkSource) -> Self {
+        Self {
+            source,
+            walker: None,
+            running: None,
+            over_hash: false,
+            ended: None,
+            took: Duration::ZERO,
+            turn: 0,
+        }
+    }
+
     /// Whether one should begin now; `needed`: there is something to find out, `hurried`: a table is full, and it is to be told of what.
     pub(super) fn is_due(&self, needed: bool, hurried: bool) -> bool {
         match (&self.running, self.ended) {
             (Some(_), _) => false,
             (None, None) => true,
             (None, Some(ended)) => {
-                let pause = (self.took * SHARE).clamp(PAUSE.0, PAUSE.1);
-                let pause = if needed { pause } else { pause.max(EVERY) };
-                let while_full = (self.took * SHARE_WHILE_FULL).clamp(WHILE_FULL, EVERY);
+                let pace = if self.over_hash { &OVER_HASH } else { &BY_LIST };
+                let pause = (self.took * pace.share).clamp(PAUSE, pace.longest);
+                let pause = if needed { pause } else { pause.max(pace.every) };
+                let while_full = (self.took * SHARE_WHILE_FULL).clamp(WHILE_FULL, BY_LIST.every);
                 ended.elapsed()
                     >= if hurried {
                         pause.min(while_full)
@@ -142,8 +233,12 @@ impl Recounter {
     /// Begins one, on a thread of its own.
     pub(super) fn begin(&mut self, order: CensusOrder) {
         let (sender, found) = oneshot::channel();
-        let first = self.turn;
-        let count = move || drop(sender.send(Census::new(order).count(first)));
+        let (first, source, walker) = (self.turn, self.source, self.walker.take());
+        let count = move || {
+            let mut walker = walker.unwrap_or_else(|| TableWalker::new(&Root::system(), source));
+            let found = Census::new(order).count(&mut walker, first);
+            drop(sender.send((found, walker)));
+        };
         match priority::thread("census", count) {
             Ok(_) => self.running = Some(found),
             Err(error) => {
@@ -159,10 +254,15 @@ impl Recounter {
             return std::future::pending().await;
         };
         // An error: the thread panicked. As if it had found out nothing.
-        let found = running.await.unwrap_or_default();
+        let (found, walker) = running.await.map_or_else(
+            |_| Default::default(),
+            |(found, walker)| (found, Some(walker)),
+        );
         self.running = None;
+        self.walker = walker;
         self.ended = Some(Instant::now());
         self.took = found.took;
+        self.over_hash = matches!(found.source, Some(CensusSource::Hash { .. }));
         self.turn = self.turn.wrapping_add(found.walked.len());
         found
     }
@@ -179,6 +279,56 @@ struct Census {
     found: CensusResult,
 }
 
+/// What is seen in one table.
+struct TableSeen<'a> {
+    seen: CensusResult,
+    unsettled: bool,
+    states: States,
+    makeup: Option<CompositionCount<'a>>,
+}
+
+impl TableSeen<'_> {
+    fn add(&mut self, order: &CensusOrder, netns: u32, entry: &TableEntry) {
+        let CensusOrder { charging, tags, .. } = order;
+        let charge = charging.charge(netns, entry, |key| tags.as_ref()?.tag(key));
+        let party = charge.party;
+        if let Some(makeup) = &mut self.makeup {
+            makeup.add(netns, entry, Some(party));
+        }
+        *self.states.entry((party.slot(), entry.state)).or_default() += 1;
+        let seen = &mut self.seen;
+        *seen.entries.entry(party).or_default() += 1;
+        if charge.untagged {
+            *seen.untagged.entry(party).or_default() += 1;
+        }
+        if charge.unsettled {
+            self.unsettled = true;
+            let ends = [entry.original.source, entry.reply.source];
+            seen.unsettled
+                .extend(ends.into_iter().filter(|end| charging.claims(*end)));
+        }
+        if entry.destination_translated()
+            && let Some(sighting) = sighting(netns, entry, party)
+        {
+            seen.see(sighting);
+        }
+    }
+}
+
+impl CensusOrder {
+    /// For the table of a namespace, of which nothing was seen yet.
+    fn table(&self, root: &Root, namespace: &Namespace) -> TableSeen<'_> {
+        let is_judged = self.judged.contains(&namespace.inode);
+        TableSeen {
+            seen: CensusResult::default(),
+            unsettled: false,
+            states: States::new(),
+            makeup: is_judged
+                .then(|| CompositionCount::new(&self.charging, &overlays::of(root, namespace))),
+        }
+    }
+}
+
 impl Census {
     fn new(order: CensusOrder) -> Self {
         Self {
@@ -187,9 +337,8 @@ impl Census {
         }
     }
 
-    /// Walks the host's table, and of the others as many as there is time for, beginning with `first`: those that are wanted, then
-    /// the rest. Of what is not walked the kernel's count is taken.
-    fn count(mut self, first: usize) -> CensusResult {
+    /// Walks the tables of all namespaces that hold something; `first`: see [`Self::list`].
+    fn count(mut self, walker: &mut TableWalker, first: usize) -> CensusResult {
         let began = Instant::now();
         let root = Root::system();
         let held: HashMap<u32, u64> = match TableReader::new(root.clone()).read() {
@@ -202,97 +351,122 @@ impl Census {
         };
         let host = self.order.charging.host_netns;
         let mut namespaces = tables::discover(&root).namespaces;
-        let Some(host) = namespaces.remove(&host) else {
+        namespaces
+            .retain(|inode, _| *inode == host || held.get(inode).is_some_and(|held| *held > 0));
+        if !namespaces.contains_key(&host) {
             return self.found;
-        };
-        self.found.whole = self.walk(&root, &host);
-        let until = began.elapsed().max(OTHERS) + began.elapsed();
-        let mut others: Vec<(u64, Namespace)> = namespaces
-            .into_values()
-            .map(|namespace| (held.get(&namespace.inode).copied().unwrap_or(0), namespace))
-            .filter(|(entries, _)| *entries > 0)
-            .collect();
-        if !others.is_empty() {
-            let middle = first % others.len();
-            others.rotate_left(middle);
         }
-        let CensusOrder { wanted, judged, .. } = &self.order;
-        others.sort_by_key(|(_, namespace)| {
-            let inode = &namespace.inode;
-            (!judged.contains(inode), !wanted.contains(inode))
-        });
-        for (entries, namespace) in &others {
-            if began.elapsed() > until || !self.walk(&root, namespace) {
-                let table = self.order.charging.maps.netns.get(&namespace.inode);
-                let slot = table.map_or(UNKNOWN, |claim| claim.slot);
-                *self.found.elsewhere.entry(slot).or_default() += entries;
-                if let Some(base) = table.map(|claim| claim.base).filter(|base| *base != slot) {
-                    *self.found.elsewhere.entry(base).or_default() += entries;
-                }
-            }
+        let all: Vec<Namespace> = namespaces.values().cloned().collect();
+        if !self.walk_hash(walker, &root, &all) {
+            self.list(&root, namespaces, &held, first);
         }
+        self.found.source = Some(CensusSource::of(walker));
         self.found.took = began.elapsed();
         self.found
     }
 
-    /// Walks one table; `false`: what it holds is not known, and nothing of it is noted.
-    fn walk(&mut self, root: &Root, namespace: &Namespace) -> bool {
-        let mut seen = CensusResult::default();
-        let mut unsettled = false;
-        let mut states = States::new();
-        let CensusOrder {
-            charging,
-            tags,
-            judged,
-            names,
-            ..
-        } = &self.order;
-        let mut makeup = judged
-            .contains(&namespace.inode)
-            .then(|| CompositionCount::new(charging, &overlays::of(root, namespace)));
-        let outcomes = walk_namespaces(root, std::slice::from_ref(namespace), |netns, entry| {
-            let charge = charging.charge(netns, entry, |key| tags.as_ref()?.tag(key));
-            let party = charge.party;
-            if let Some(makeup) = &mut makeup {
-                makeup.add(netns, entry, Some(party));
-            }
-            *states.entry((party.slot(), entry.state)).or_default() += 1;
-            *seen.entries.entry(party).or_default() += 1;
-            if charge.untagged {
-                *seen.untagged.entry(party).or_default() += 1;
-            }
-            if charge.unsettled {
-                unsettled = true;
-                let ends = [entry.original.source, entry.reply.source];
-                seen.unsettled
-                    .extend(ends.into_iter().filter(|end| charging.claims(*end)));
-            }
-            if entry.destination_translated()
-                && let Some(sighting) = sighting(netns, entry, party)
-            {
-                seen.see(sighting);
+    /// Walks over the hash table, in one pass for all namespaces; `false`: that can't be had.
+    fn walk_hash(&mut self, walker: &mut TableWalker, root: &Root, all: &[Namespace]) -> bool {
+        let Self { order, found } = self;
+        let tables = || -> HashMap<u32, TableSeen<'_>> {
+            let table = |namespace: &Namespace| (namespace.inode, order.table(root, namespace));
+            all.iter().map(table).collect()
+        };
+        let found_in = walker.walk_hash(root, all, tables, |tables, netns, entry| {
+            if let Some(table) = tables.get_mut(&netns) {
+                table.add(order, netns, entry);
             }
             ControlFlow::Continue(())
         });
-        let walked = outcomes.iter().all(|(_, outcome)| match outcome {
-            WalkOutcome::Walked(walk) => !walk.changed,
-            WalkOutcome::Gone => true,
-            WalkOutcome::NotEntered(_) | WalkOutcome::Failed(_) => false,
+        let Some((mut tables, outcomes)) = found_in else {
+            return false;
+        };
+        found.whole = true;
+        for (netns, outcome) in outcomes {
+            if let Some(table) = tables.remove(&netns)
+                && !found.take(order, netns, &outcome, table)
+            {
+                found.whole = false;
+            }
+        }
+        true
+    }
+
+    /// Has the host's table listed, and of the others as many as there is time for, beginning with `first`: those that are wanted,
+    /// then the rest. Of what is not listed the kernel's count is taken.
+    fn list(
+        &mut self,
+        root: &Root,
+        mut namespaces: BTreeMap<u32, Namespace>,
+        held: &HashMap<u32, u64>,
+        first: usize,
+    ) {
+        let began = Instant::now();
+        let Self { order, found } = self;
+        let walk = |found: &mut CensusResult, namespace: &Namespace| {
+            let mut table = order.table(root, namespace);
+            let outcomes =
+                walk_namespaces(root, std::slice::from_ref(namespace), |netns, entry| {
+                    table.add(order, netns, entry);
+                    ControlFlow::Continue(())
+                });
+            let outcome = outcomes.into_iter().next();
+            outcome.is_some_and(|(netns, outcome)| found.take(order, netns, &outcome, table))
+        };
+        let Some(host) = namespaces.remove(&order.charging.host_netns) else {
+            return;
+        };
+        found.whole = walk(found, &host);
+        let until = began.elapsed().max(OTHERS) + began.elapsed();
+        let mut others: Vec<Namespace> = namespaces.into_values().collect();
+        if !others.is_empty() {
+            let middle = first % others.len();
+            others.rotate_left(middle);
+        }
+        others.sort_by_key(|namespace| {
+            let inode = &namespace.inode;
+            (!order.judged.contains(inode), !order.wanted.contains(inode))
         });
-        if let (Some(makeup), Some((_, WalkOutcome::Walked(walk)))) = (makeup, outcomes.first()) {
-            let composition = makeup.finish(walk, |slot| names.name(slot));
-            self.found.compositions.insert(namespace.inode, composition);
+        for namespace in &others {
+            if began.elapsed() > until || !walk(found, namespace) {
+                let entries = held.get(&namespace.inode).copied().unwrap_or(0);
+                let table = order.charging.maps.netns.get(&namespace.inode);
+                let slot = table.map_or(UNKNOWN, |claim| claim.slot);
+                *found.elsewhere.entry(slot).or_default() += entries;
+                if let Some(base) = table.map(|claim| claim.base).filter(|base| *base != slot) {
+                    *found.elsewhere.entry(base).or_default() += entries;
+                }
+            }
         }
-        if walked {
-            self.found.walked.insert(namespace.inode, unsettled);
-            self.found.states.insert(namespace.inode, states);
-            self.found.add(seen);
-        }
-        walked
     }
 }
 
 impl CensusResult {
+    /// Takes over what was seen in a table; `false`: what it holds is not known, and nothing of it is noted.
+    fn take(
+        &mut self,
+        order: &CensusOrder,
+        netns: u32,
+        outcome: &WalkOutcome,
+        table: TableSeen<'_>,
+    ) -> bool {
+        let is_walked = match outcome {
+            WalkOutcome::Walked(walk) => !walk.changed,
+            WalkOutcome::Gone => true,
+            WalkOutcome::NotEntered(_) | WalkOutcome::Failed(_) => false,
+        };
+        if let (Some(makeup), WalkOutcome::Walked(walk)) = (table.makeup, outcome) {
+            let composition = makeup.finish(walk, |slot| order.names.name(slot));
+            self.compositions.insert(netns, composition);
+        }
+        if is_walked {
+            self.walked.insert(netns, table.unsettled);
+            self.states.insert(netns, table.states);
+            self.add(table.seen);
+        }
+        is_walked
+    }
+
     fn see(&mut self, sighting: Sighting) {
         let room = self.sightings.len() < MOST_SIGHTINGS;
         if room || self.sightings.contains_key(&sighting) {

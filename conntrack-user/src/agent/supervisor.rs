@@ -34,6 +34,7 @@ use crate::{
     owners::{Discovery, SlotMaps},
     probes::{AttachError, Options, ProbeStatus, Probes, Totals, privileges},
     sys::lock::locked,
+    walk::WalkSource,
 };
 
 mod sampling;
@@ -56,6 +57,8 @@ pub(crate) struct AgentOptions {
     pub goes_on_without: bool,
     /// Names, workloads and labels of pods, whenever somebody who knows them says something new.
     pub pods: Option<watch::Receiver<Latest>>,
+    /// Where a census reads entries from.
+    pub census: WalkSource,
 }
 
 enum ProbesLife {
@@ -119,6 +122,7 @@ pub(crate) async fn run(
     let release = release::release(&root).unwrap_or_else(|_| "unknown".to_owned());
     let ownership = Ownership::new(options.probes.owner_slots, publisher.services());
     let ownership = Arc::new(Mutex::new(ownership));
+    let options_census = options.census;
     let scans = Scans::begin(options.drop_capabilities).map_err(AttachError::Thread)?;
     let mut supervisor = Supervisor {
         options,
@@ -133,7 +137,7 @@ pub(crate) async fn run(
         near_limit: NearLimit::default(),
         scans,
         ownership,
-        recounter: Recounter::default(),
+        recounter: Recounter::new(options_census),
         verdicts: Verdicts::default(),
         host_netns: 0,
         reconciler: Reconciler::default(),
@@ -372,7 +376,7 @@ impl Supervisor {
             status,
         };
         self.baseline = None;
-        self.recounter = Recounter::default();
+        self.recounter = Recounter::new(self.options.census);
         locked(&self.ownership).forget_censuses();
         self.reconciler.restart();
         self.begin();

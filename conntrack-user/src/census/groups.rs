@@ -1,8 +1,8 @@
 //! Counts by key, for a bounded number of keys.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::BuildHasher as _;
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use serde::Serialize;
 
 /// Different keys that a grouping counts at most.
@@ -43,7 +43,7 @@ pub(super) struct Groups {
     keys: Vec<u8>,
     counts: Vec<Counts>,
     places: HashTable<u32>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
     /// Entries of keys that were not counted one by one.
     pub(super) untold: u64,
     /// Those of them since room was made last.
@@ -65,7 +65,7 @@ impl Groups {
             keys: Vec::new(),
             counts: Vec::new(),
             places: HashTable::new(),
-            hasher: RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
             untold: 0,
             lately: 0,
             too_low_by: 0,

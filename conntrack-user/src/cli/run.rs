@@ -25,6 +25,7 @@ use crate::{
         metrics::Exporter,
         socket::LocalSocket,
     },
+    walk::WalkSource,
 };
 
 /// How long the end may take.
@@ -72,6 +73,16 @@ pub(super) struct Run {
     limit: LimitArgs,
     #[command(flatten)]
     probes: ProbeArgs,
+    /// Where the census of entries reads them from
+    #[arg(
+        long,
+        env = "CTPRESSURE_CENSUS",
+        value_name = "SOURCE",
+        value_enum,
+        default_value_t,
+        hide_default_value = true
+    )]
+    census: WalkSource,
     #[command(flatten)]
     kube: KubeArgs,
 }
@@ -128,6 +139,7 @@ impl Run {
             drop_capabilities: true,
             goes_on_without: true,
             pods: companions.kubernetes.as_ref().and_then(Kube::latest),
+            census: self.census,
         };
         let exporter = Exporter::new(handle.clone(), companions.clone(), self.node_exporter_names)?;
         let pages = Pages::new(handle.clone(), exporter);

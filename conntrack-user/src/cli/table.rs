@@ -16,6 +16,7 @@ use ctpressure_model::{
 };
 
 use super::{
+    Failure,
     args::{FlowArgs, LogArgs, SocketArgs},
     logging,
     owners::KnownOwners,
@@ -24,8 +25,15 @@ use crate::{
     census::{
         By, Census, CompositionCount, Filter, Labels, MOST_KEYS, line_json, parse_state, text,
     },
-    kernel::{Root, entries::walk_namespaces, overlays, sysctl, tables::Namespace},
+    kernel::{
+        Root,
+        conntrack::Presence,
+        entries::{TableEntry, walk_namespaces},
+        overlays, sysctl,
+        tables::Namespace,
+    },
     sys::netns::Inode,
+    walk::{TableWalker, WalkSource},
 };
 
 mod report;
@@ -83,6 +91,15 @@ pub(super) struct Table {
     /// Only entries that the kernel may remove early to make room
     #[arg(long, env = "CTPRESSURE_EVICTABLE")]
     evictable: bool,
+    /// Where entries are read from; --list always reads from ctnetlink
+    #[arg(
+        long,
+        env = "CTPRESSURE_CENSUS",
+        value_name = "SOURCE",
+        value_enum,
+        default_value_t
+    )]
+    census: WalkSource,
     #[command(flatten)]
     socket: SocketArgs,
     #[command(flatten)]
@@ -111,12 +128,13 @@ impl Table {
             };
             return self.list(&root, &namespaces, &labels);
         }
-        let mut report = self.census(&root, &namespaces, &names, &owners)?;
+        let mut walker = TableWalker::new(&root, self.source(&root));
+        let mut report = self.census(&root, &mut walker, &namespaces, &names, &owners)?;
         if owners.of_agent {
             let now = self.owners(&root, &namespaces);
             if !now.is_as(&owners) {
                 owners = now;
-                report = self.census(&root, &namespaces, &names, &owners)?;
+                report = self.census(&root, &mut walker, &namespaces, &names, &owners)?;
                 if !self.owners(&root, &namespaces).is_as(&owners) {
                     report.problems.push(OWNERS_CHANGED.to_owned());
                 }
@@ -138,6 +156,18 @@ impl Table {
         let mut owners = KnownOwners::find(root, &self.socket.socket);
         owners.look_for_vacant(root, namespaces);
         owners
+    }
+
+    /// Where entries are to be read from.
+    fn source(&self, root: &Root) -> WalkSource {
+        // Whether conntrack is there, and may be listed, is said by ctnetlink.
+        let is_loaded = Presence::read(root).is_ok_and(Presence::is_loaded);
+        // The time that an entry came at is in a part of it that is not copied.
+        let of_age = self.by.contains(&By::Age) && sysctl::keeps_timestamps(root);
+        match self.census {
+            WalkSource::Auto if !is_loaded || of_age => WalkSource::Ctnetlink,
+            source => source,
+        }
     }
 
     fn filter(&self) -> Filter {
@@ -170,6 +200,7 @@ impl Table {
     fn census(
         &self,
         root: &Root,
+        walker: &mut TableWalker,
         namespaces: &[Namespace],
         names: &BTreeMap<Inode, String>,
         owners: &KnownOwners,
@@ -178,32 +209,43 @@ impl Table {
             owners: &owners.charging,
             namespaces: names,
         };
-        let mut census = Census::new(self.filter(), self.groupings(), labels.owners, now())
-            .with_tags(owners.tags.as_ref());
-        let mut progress = Progress::new();
-        let mut makeup: BTreeMap<Inode, CompositionCount<'_>> = namespaces
+        let tunnels: Vec<_> = namespaces
             .iter()
-            .map(|namespace| {
-                let tunnels = overlays::of(root, namespace);
-                (
-                    namespace.inode,
-                    CompositionCount::new(labels.owners, &tunnels).with_tags(owners.tags.as_ref()),
-                )
-            })
+            .map(|namespace| (namespace.inode, overlays::of(root, namespace)))
             .collect();
-        let mut table = None;
-        let outcomes = walk_namespaces(root, namespaces, |inode, entry| {
-            if table != Some(inode) {
-                census.next_table();
-                table = Some(inode);
-            }
-            census.add(inode, entry);
-            if let Some(makeup) = makeup.get_mut(&inode) {
-                makeup.add(inode, entry, None);
-            }
-            progress.step();
+        let tags = owners.tags.as_ref();
+        let count = || TableCount {
+            census: Census::new(self.filter(), self.groupings(), labels.owners, now())
+                .with_tags(tags),
+            makeup: tunnels
+                .iter()
+                .map(|(inode, tunnels)| {
+                    let makeup = CompositionCount::new(labels.owners, tunnels);
+                    (*inode, makeup.with_tags(tags))
+                })
+                .collect(),
+            table: None,
+            progress: Progress::new(),
+        };
+        let (count, outcomes) = walker.walk(root, namespaces, count, |count, inode, entry| {
+            count.add(inode, entry);
             ControlFlow::Continue(())
         });
+        if self.census == WalkSource::Hash
+            && let Some(error) = walker.no_hash_walk()
+        {
+            return Err(Failure {
+                what: format!("the hash table can't be walked: {error}"),
+                help: error.help().to_owned(),
+            }
+            .into());
+        }
+        let TableCount {
+            census,
+            mut makeup,
+            progress,
+            ..
+        } = count;
         drop(progress);
         let (tables, problems) = targets::sort_out(outcomes, &labels)?;
         let limit = sysctl::limit(root)?;
@@ -221,6 +263,8 @@ impl Table {
             tables,
             filtered: self.filter() != Filter::default(),
             summary: census.summary(self.top as usize),
+            no_hash_walk: walker.no_hash_walk().cloned(),
+            hash_walk: walker.stats(),
             problems,
         })
     }
@@ -262,6 +306,30 @@ impl Table {
             eprintln!("ctpressure: {}", report::CHANGED);
         }
         Ok(())
+    }
+}
+
+/// What is counted while tables are read.
+struct TableCount<'a> {
+    census: Census<'a>,
+    makeup: BTreeMap<Inode, CompositionCount<'a>>,
+    /// The table of the last entry.
+    table: Option<Inode>,
+    progress: Progress,
+}
+
+impl TableCount<'_> {
+    #[inline]
+    fn add(&mut self, inode: Inode, entry: &TableEntry) {
+        if self.table != Some(inode) {
+            self.census.next_table();
+            self.table = Some(inode);
+        }
+        self.census.add(inode, entry);
+        if let Some(makeup) = self.makeup.get_mut(&inode) {
+            makeup.add(inode, entry, None);
+        }
+        self.progress.step();
     }
 }
 

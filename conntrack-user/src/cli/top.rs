@@ -33,6 +33,7 @@ use crate::{
         socket::Remote,
         top::{self, TopSample},
     },
+    walk::WalkSource,
 };
 
 mod draw;
@@ -183,6 +184,7 @@ impl Top {
                 drop_capabilities: false,
                 goes_on_without: false,
                 pods: None,
+                census: WalkSource::Auto,
             };
             let events = match mode {
                 TopMode::Screen => Some(EventSource::Own(Box::new(handle.subscribe(filter)?))),

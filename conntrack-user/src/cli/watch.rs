@@ -19,6 +19,7 @@ use super::{
 use crate::{
     agent::{self, AgentOptions, AgentState, Subscription},
     serve::socket::Remote,
+    walk::WalkSource,
 };
 
 /// Bytes that are written in one go at most.
@@ -191,6 +192,7 @@ impl Watch {
                 drop_capabilities: false,
                 goes_on_without: false,
                 pods: None,
+                census: WalkSource::Auto,
             };
             let source = EventSource::Own(Box::new(handle.subscribe(filter)?));
             let mut snapshots = handle.snapshots();

@@ -10,22 +10,7 @@
 //! * entries that have expired but are not yet removed are in the kernel's count and not in the list,
 //!   and so are the losers of a clash that it inserted in the reply direction only.
 //!
-//! # Why not by a BPF program
-//!
-//! Most of the time is the kernel's: it writes each entry as a dozen attributes. A program that
-//! sees each entry where it is would save that, but no way to it is sound:
-//!
-//! * There is no BPF iterator over conntrack entries, and the look-up functions that modules offer to
-//!   programs (`bpf_skb_ct_lookup`, from 6.1 on) want a tuple that is known already.
-//! * A program that follows the hash chains by itself holds no bucket lock. The memory of entries is
-//!   reused at once (`SLAB_TYPESAFE_BY_RCU`) and a chain can lead over into another one, which the
-//!   kernel's own readers notice by the value at its end; besides, loops of that length need callbacks,
-//!   which Rust can't make for BPF.
-//! * A probe on the filter of a listing that lets nothing through (`ctnetlink_filter_match`) would see
-//!   every entry under its lock. But such a listing fills no piece, so the kernel never pauses: it walks
-//!   the whole table with softirqs off, tens of milliseconds for 250,000 entries, during which that
-//!   CPU receives no packets. A tool that looks at a node in distress must not do that to it. And the
-//!   function is static: some compilers inline it.
+//! Where it can be had a walk over the hash table costs much less: see `crate::walk`.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -46,7 +31,7 @@ mod status;
 mod tests;
 
 pub(crate) use entry::{EntryTuple, Layer4, TableEntry};
-pub(crate) use namespaces::{WalkOutcome, walk_namespaces};
+pub(crate) use namespaces::{WalkOutcome, count_namespaces, walk_namespaces};
 pub(crate) use parse::parse;
 pub(crate) use state::{EntryState, state_names};
 pub(crate) use status::EntryStatus;
@@ -69,6 +54,17 @@ pub(crate) struct EntryWalk {
     pub changed: bool,
     /// The caller had enough before the end.
     pub stopped: bool,
+    /// What only a walk over the hash table tells, where there was one.
+    pub hash: Option<HashFound>,
+}
+
+/// Entries that are in a table and in no list of ctnetlink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HashFound {
+    /// Losers of a clash, which are in it in the reply direction only; not among [`EntryWalk::entries`].
+    pub clashes: u64,
+    /// Entries whose time is over, which the kernel removes when it next comes by; they are among [`EntryWalk::entries`], since they take room.
+    pub expired: u64,
 }
 
 impl EntryWalk {
@@ -81,7 +77,11 @@ impl EntryWalk {
 
     /// Entries that the kernel counts and does not list; `None`: not known.
     pub(crate) fn unlisted(&self) -> Option<u64> {
-        let listed = self.entries.saturating_add(self.unreadable);
+        let clashes = self.hash.map_or(0, |hash| hash.clashes);
+        let listed = self
+            .entries
+            .saturating_add(self.unreadable)
+            .saturating_add(clashes);
         Some(self.listable()?.saturating_sub(listed))
     }
 }

@@ -44,6 +44,12 @@ pub(crate) fn buckets(root: &Root) -> Result<u64, SysctlError> {
     read(root, "nf_conntrack_buckets")
 }
 
+/// Whether entries of the calling thread's network namespace are given the time that they come at (`nf_conntrack_timestamp`); those that
+/// are there already may have one all the same.
+pub(crate) fn keeps_timestamps(root: &Root) -> bool {
+    read(root, "nf_conntrack_timestamp").is_ok_and(|kept| kept != 0)
+}
+
 /// `nf_conntrack_expect_max`: expectations that each network namespace may have, one number for all of them.
 ///
 /// # Errors

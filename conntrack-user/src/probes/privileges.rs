@@ -24,6 +24,10 @@ pub(crate) const KEPT: &[(Capability, &str)] = &[
         "read conntrack statistics by netlink; set the limit, if that is asked for",
     ),
     (Capability::CAP_DAC_READ_SEARCH, "read /proc of other users"),
+    (
+        Capability::CAP_SYSLOG,
+        "find the hash table in /proc/kallsyms, for a census",
+    ),
 ];
 
 /// Checks for the capabilities without which nothing can be attached.

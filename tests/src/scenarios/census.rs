@@ -60,7 +60,7 @@ fn in_pod(arguments: &str) -> Result<Background> {
 }
 
 /// `ctpressure table -o json` with these arguments.
-fn table(arguments: &str) -> Result<Value> {
+pub(super) fn table(arguments: &str) -> Result<Value> {
     let mut words = vec!["table", "-o", "json"];
     words.extend(arguments.split_whitespace());
     let said = command::output("ctpressure", &words)?;

@@ -169,8 +169,11 @@ fn check_capabilities(checks: &mut Checks, agent: &Agent) -> Result<()> {
             row.map(|value| value.trim().to_owned()).unwrap_or_default()
         };
         let name = field("Name:");
-        // CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_NET_ADMIN, CAP_DAC_READ_SEARCH.
-        let kept = [39, 38, 21, 19, 12, 2].map(|bit| 1_u64 << bit).iter().sum();
+        // CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_NET_ADMIN, CAP_DAC_READ_SEARCH, CAP_SYSLOG.
+        let kept = [39, 38, 34, 21, 19, 12, 2]
+            .map(|bit| 1_u64 << bit)
+            .iter()
+            .sum();
         // Whoever can reach the port talks to this one: it has none, and can get none by starting a program.
         let talks = name == "http";
         for set in ["CapPrm:", "CapEff:", "CapInh:", "CapBnd:", "CapAmb:"] {

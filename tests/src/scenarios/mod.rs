@@ -36,6 +36,7 @@ mod strangers;
 mod tables;
 mod top;
 mod verdicts;
+mod walks;
 mod watching;
 
 /// Set for scenarios of which only that is shown that depends on the kernel.
@@ -157,6 +158,10 @@ scenarios! {
     metrics metrics::exposition, Any, OneKernel, Counted, 90 s, "every metric of the contract with help and type; kernel statistics equal; node_exporter's names";
     // One kernel: ctnetlink has been the same for all of them.
     census census::census, Any, OneKernel, Counted, 120 s, "ctpressure table: entries by protocol, state, service, address and namespace equal the generator's";
+    // Of the kernel: how its entries lie in memory, and whether it takes the program that copies them.
+    walk walks::both_ways, Any, EachKernel, Counted, 120 s, "ctpressure table by the hash table and by ctnetlink: the same numbers of a quiet table, each way that they can be grouped";
+    // Of the kernel, as above. Two CPUs: one walks while the other moves what it walks over.
+    walk_moving walks::moving, Any, EachKernel, Real, 180 s, "the hash table is made anew again and again while it is walked over: as many entries as there are each time, none twice; flows come and go: no more than those are missing";
     // One kernel, these and the next: who is charged is decided by the same rules on each.
     busy_start charged::busy_start, Any, OneKernel, Counted, 120 s, "the agent starts on a node with entries while more come: no owner has a value before it is known, each is exact afterwards, and the sum is the tables'";
     foreign_namespace charged::foreign_namespace, Any, OneKernel, Counted, 90 s, "a network namespace that only a name keeps is an owner by it, a sandbox that was left behind is nobody's: flows from a pod's address and the host's in them, for the counts and for a census";
@@ -203,7 +208,7 @@ scenarios! {
     // Of the kernel: it takes probes away with the module. Two CPUs, as above.
     module_reload life::module_reload, KprobeOnly, EachKernel, Real, 120 s, "the module is unloaded and loaded again: attaches again, counters go on";
     // Of the kernel: what it loads for a question.
-    modules_loaded life::modules_loaded, Any, EachKernel, Counted, 90 s, "the census makes the kernel load the modules that the security model names, and no others";
+    modules_loaded life::modules_loaded, Any, EachKernel, Counted, 90 s, "a census over the hash table makes the kernel load no module, one over ctnetlink those that the security model names";
     // One kernel, these and the next: what the program itself refuses.
     not_root conditions::not_root, Any, OneKernel, Counted, 60 s, "not root: watch says what is missing, exit status 1";
     no_cap_bpf degraded::no_cap_bpf, Any, OneKernel, Counted, 90 s, "root without CAP_BPF: tables and the kernel's own statistics go on, the reason is named; watch ends with exit status 1";

@@ -29,6 +29,7 @@ const ROOMS: &[&str] = &[
     "kernel",
     "owners",
     "probes",
+    "walk",
     "census",
     "agent",
     "limit",

@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(
             first,
             "variants='least-privilege:2:BPF,PERFMON,SYS_PTRACE,DAC_READ_SEARCH,SETPCAP \
-             base:3:BPF,PERFMON,SYS_ADMIN,SYS_PTRACE,NET_ADMIN,DAC_READ_SEARCH,SYS_RESOURCE,SYS_NICE,SETPCAP'"
+             base:3:BPF,PERFMON,SYS_ADMIN,SYS_PTRACE,NET_ADMIN,DAC_READ_SEARCH,SYSLOG,SYS_RESOURCE,SYS_NICE,SETPCAP'"
         );
         assert!(!encoded_queries().unwrap().contains('$'));
     }

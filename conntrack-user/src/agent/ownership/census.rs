@@ -14,7 +14,7 @@ use super::{
     tally::{Found, Window},
 };
 use crate::{
-    agent::recount::{CensusOrder, CensusResult, Recount, states_by_slot},
+    agent::recount::{CensusOrder, CensusResult, CensusSource, Recount, states_by_slot},
     census::Charging,
     probes::Probes,
 };
@@ -139,6 +139,9 @@ impl Ownership {
         }
         self.recount.times += 1;
         self.recount.seconds = found.took.as_secs_f64();
+        self.recount.source.clone_from(&found.source);
+        let restarts = found.source.as_ref().map_or(0, CensusSource::restarts);
+        self.recount.restarts += u64::from(restarts);
         let elsewhere: u64 = found.elsewhere.values().sum();
         self.recount.entries = found.entries.values().sum::<u64>() + elsewhere;
         if found.whole && probes.is_some() {
@@ -218,7 +221,7 @@ impl Ownership {
             widest: widest
                 .collect::<Option<Vec<_>>>()
                 .and_then(|widths| widths.into_iter().max()),
-            ..self.recount
+            ..self.recount.clone()
         }
     }
 }

@@ -12,6 +12,7 @@ use super::targets::WalkedTable;
 use crate::{
     census::{Labels, Summary, text},
     sys::netns::Inode,
+    walk::{HashWalkStats, NoHashWalk},
 };
 
 /// What a changed hash table means.
@@ -31,6 +32,10 @@ pub(super) struct CensusReport {
     pub(super) summary: Summary,
     /// What tables are full of that more room would only hold more of.
     pub(super) verdicts: BTreeMap<Inode, Vec<Verdict>>,
+    /// Why the entries came from ctnetlink; `None`: they were read in the hash table.
+    pub(super) no_hash_walk: Option<NoHashWalk>,
+    /// What the walk over it was like.
+    pub(super) hash_walk: Option<HashWalkStats>,
     /// Tables that could not be read, and why.
     pub(super) problems: Vec<String>,
 }
@@ -128,6 +133,23 @@ impl CensusReport {
         out
     }
 
+    /// Where the entries came from, and what that was like.
+    fn source(&self) -> Value {
+        match self.hash_walk {
+            Some(stats) => json!({
+                "kind": "hash",
+                "restarts": stats.restarts,
+                "torn_buckets": stats.walked.torn,
+                "unreadable": stats.walked.unreadable,
+                "cpu_held_ns": stats.walked.held_ns,
+            }),
+            None => json!({
+                "kind": "ctnetlink",
+                "reason": self.no_hash_walk.as_ref().map(ToString::to_string),
+            }),
+        }
+    }
+
     pub(super) fn json(&self, labels: &Labels<'_>) -> Value {
         let tables = self.tables.iter().map(|table| {
             json!({
@@ -137,6 +159,8 @@ impl CensusReport {
                 "count_before": table.walk.counts[0],
                 "count_after": table.walk.counts[1],
                 "held": table.walk.unlisted(),
+                "clashes": table.walk.hash.map(|hash| hash.clashes),
+                "expired": table.walk.hash.map(|hash| hash.expired),
                 "verdicts": self.verdicts.get(&table.netns),
                 "interrupted": table.walk.changed,
                 "unreadable": table.walk.unreadable,
@@ -148,6 +172,7 @@ impl CensusReport {
         object.insert("tables".into(), tables.collect::<Vec<_>>().into());
         object.insert("interrupted".into(), self.changed().into());
         object.insert("unreadable".into(), self.unreadable().into());
+        object.insert("source".into(), self.source());
         object.insert("problems".into(), self.problems.clone().into());
         object.into()
     }

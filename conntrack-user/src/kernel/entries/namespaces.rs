@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::sync::Mutex;
 
 use super::{EntriesError, EntryWalk, TableEntry, walk};
-use crate::kernel::Root;
 use crate::kernel::tables::{Namespace, is_gone};
+use crate::kernel::{Root, sysctl};
 use crate::sys::{
     lock::locked,
     netns::{self, Inode},
@@ -50,6 +50,26 @@ pub(crate) fn walk_namespaces(
             Err(error) => WalkOutcome::Failed(error),
         }
     };
+    in_each(root, namespaces, look)
+}
+
+/// How many entries the kernel counts in the table of each namespace: twice the same in [`EntryWalk::counts`].
+pub(crate) fn count_namespaces(root: &Root, namespaces: &[Namespace]) -> Vec<(Inode, WalkOutcome)> {
+    in_each(root, namespaces, |_| match sysctl::count(root) {
+        Ok(count) => WalkOutcome::Walked(EntryWalk {
+            counts: [count; 2],
+            ..EntryWalk::default()
+        }),
+        Err(error) => WalkOutcome::Failed(error.into()),
+    })
+}
+
+/// Calls `look` inside each namespace.
+fn in_each(
+    root: &Root,
+    namespaces: &[Namespace],
+    look: impl Fn(&Namespace) -> WalkOutcome + Send + Sync,
+) -> Vec<(Inode, WalkOutcome)> {
     let (own, others): (Vec<_>, Vec<_>) = namespaces.iter().partition(|namespace| namespace.own);
     let mut outcomes: Vec<_> = own
         .into_iter()

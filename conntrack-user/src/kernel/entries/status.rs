@@ -28,6 +28,11 @@ impl EntryStatus {
         self.has(10)
     }
 
+    /// It lost a clash and is in the table in the reply direction only (`IPS_NAT_CLASH`): ctnetlink does not list it.
+    pub(crate) const fn lost_clash(self) -> bool {
+        self.has(12)
+    }
+
     /// A flow table forwards its packets, past conntrack (`IPS_OFFLOAD`): it has no time-out then,
     /// and no protocol state.
     pub(crate) const fn offloaded(self) -> bool {

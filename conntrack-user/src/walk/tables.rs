@@ -1,0 +1,220 @@
+//! The tables of network namespaces, by the best way that there is.
+
+use std::ops::ControlFlow;
+
+use clap::ValueEnum;
+use hashbrown::HashMap;
+
+use super::{
+    NoHashWalk,
+    hash::{HashWalk, HashWalked},
+};
+use crate::{
+    kernel::{
+        Root,
+        entries::{
+            EntryWalk, HashFound, TableEntry, WalkOutcome, count_namespaces, walk_namespaces,
+        },
+        tables::Namespace,
+    },
+    sys::netns::Inode,
+};
+
+/// How often a walk begins anew when the kernel makes another hash table meanwhile.
+const RESTARTS: u32 = 5;
+
+/// Where entries are read from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WalkSource {
+    /// The hash table where that can be had, else ctnetlink
+    #[default]
+    Auto,
+    /// The kernel's hash table, by an eBPF program
+    Hash,
+    /// The kernel's list of each network namespace
+    Ctnetlink,
+}
+
+/// What the last walk over the hash table was like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HashWalkStats {
+    pub(crate) walked: HashWalked,
+    /// How often it began anew.
+    pub(crate) restarts: u32,
+}
+
+/// Reads tables.
+pub(crate) struct TableWalker {
+    hash: Result<HashWalk, NoHashWalk>,
+    /// Why the last walk was none over the hash table, though there could be one.
+    failed: Option<NoHashWalk>,
+    /// Of the last walk, if it was one over the hash table.
+    stats: Option<HashWalkStats>,
+}
+
+/// What is found in the table of one namespace.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    entries: u64,
+    hash: HashFound,
+}
+
+impl TableWalker {
+    /// Makes ready what this source needs; conntrack has to be loaded.
+    pub(crate) fn new(root: &Root, source: WalkSource) -> Self {
+        Self {
+            hash: match source {
+                WalkSource::Ctnetlink => Err(NoHashWalk::NotAsked),
+                WalkSource::Auto | WalkSource::Hash => HashWalk::new(root),
+            },
+            failed: None,
+            stats: None,
+        }
+    }
+
+    /// Why it reads from ctnetlink; `None`: it does not.
+    pub(crate) fn no_hash_walk(&self) -> Option<&NoHashWalk> {
+        self.hash.as_ref().err().or(self.failed.as_ref())
+    }
+
+    /// What the last walk over the hash table was like; `None`: the entries came from ctnetlink.
+    pub(crate) const fn stats(&self) -> Option<HashWalkStats> {
+        self.stats
+    }
+
+    /// Calls `each` with every entry of each namespace's table, until it breaks: in any order, from the hash table in one pass for
+    /// all. `make` makes what `each` keeps; it is made again when the kernel made another hash table meanwhile.
+    pub(crate) fn walk<S: Send>(
+        &mut self,
+        root: &Root,
+        namespaces: &[Namespace],
+        mut make: impl FnMut() -> S,
+        mut each: impl FnMut(&mut S, Inode, &TableEntry) -> ControlFlow<()> + Send,
+    ) -> (S, Vec<(Inode, WalkOutcome)>) {
+        if let Some(walked) = self.walk_hash(root, namespaces, &mut make, &mut each) {
+            return walked;
+        }
+        let generation = self.generation();
+        let mut state = make();
+        let mut outcomes = walk_namespaces(root, namespaces, |inode, entry| {
+            each(&mut state, inode, entry)
+        });
+        // A table that was made anew twice has as many buckets as before.
+        if self.hash.is_ok() && (generation.is_none() || generation != self.generation()) {
+            for (_, outcome) in &mut outcomes {
+                if let WalkOutcome::Walked(walk) = outcome {
+                    walk.changed = true;
+                }
+            }
+        }
+        (state, outcomes)
+    }
+
+    fn generation(&mut self) -> Option<u64> {
+        self.hash.as_mut().ok()?.generation()
+    }
+
+    /// As [`Self::walk`], but over the hash table only; `None`: that can't be had now, as [`Self::no_hash_walk`] says.
+    pub(crate) fn walk_hash<S>(
+        &mut self,
+        root: &Root,
+        namespaces: &[Namespace],
+        mut make: impl FnMut() -> S,
+        mut each: impl FnMut(&mut S, Inode, &TableEntry) -> ControlFlow<()>,
+    ) -> Option<(S, Vec<(Inode, WalkOutcome)>)> {
+        self.stats = None;
+        self.failed = None;
+        let hash = self.hash.as_mut().ok()?;
+        match over_hash(hash, root, namespaces, &mut make, &mut each) {
+            Ok((kept, outcomes, stats)) => {
+                self.stats = Some(stats);
+                Some((kept, outcomes))
+            }
+            Err(reason) => {
+                self.failed = Some(reason);
+                None
+            }
+        }
+    }
+}
+
+type OfHash<S> = (S, Vec<(Inode, WalkOutcome)>, HashWalkStats);
+
+fn over_hash<S>(
+    hash: &mut HashWalk,
+    root: &Root,
+    namespaces: &[Namespace],
+    make: &mut impl FnMut() -> S,
+    each: &mut impl FnMut(&mut S, Inode, &TableEntry) -> ControlFlow<()>,
+) -> Result<OfHash<S>, NoHashWalk> {
+    let only = match namespaces {
+        [one] => Some(one.inode),
+        _ => None,
+    };
+    let mut stats = HashWalkStats::default();
+    let mut before = count_namespaces(root, namespaces);
+    loop {
+        let mut kept = make();
+        let mut stopped = false;
+        let mut found: HashMap<Inode, Found> = before
+            .iter()
+            .filter(|(_, outcome)| matches!(outcome, WalkOutcome::Walked(_)))
+            .map(|(inode, _)| (*inode, Found::default()))
+            .collect();
+        let walked = hash.walk(only, |one| {
+            let Some(found) = found.get_mut(&one.netns) else {
+                return true;
+            };
+            if one.is_clash {
+                found.hash.clashes += 1;
+                return true;
+            }
+            found.entries += 1;
+            found.hash.expired += u64::from(one.has_expired);
+            stopped = each(&mut kept, one.netns, one.entry).is_break();
+            !stopped
+        });
+        match walked {
+            Ok(walked) => {
+                stats.walked = walked;
+                let after = count_namespaces(root, namespaces);
+                return Ok((kept, outcomes(before, after, &found, stopped), stats));
+            }
+            Err(NoHashWalk::Changed) if stats.restarts < RESTARTS => {
+                stats.restarts += 1;
+                before = count_namespaces(root, namespaces);
+            }
+            Err(reason) => return Err(reason),
+        }
+    }
+}
+
+/// Puts together what was found and what the kernel counted before and after.
+fn outcomes(
+    before: Vec<(Inode, WalkOutcome)>,
+    after: Vec<(Inode, WalkOutcome)>,
+    found: &HashMap<Inode, Found>,
+    stopped: bool,
+) -> Vec<(Inode, WalkOutcome)> {
+    let after: HashMap<Inode, WalkOutcome> = after.into_iter().collect();
+    before
+        .into_iter()
+        .map(|(inode, outcome)| {
+            let outcome = match (outcome, after.get(&inode)) {
+                (WalkOutcome::Walked(first), Some(WalkOutcome::Walked(last))) => {
+                    let Found { entries, hash } = found.get(&inode).copied().unwrap_or_default();
+                    WalkOutcome::Walked(EntryWalk {
+                        entries,
+                        counts: [first.counts[0], last.counts[0]],
+                        stopped,
+                        hash: Some(hash),
+                        ..EntryWalk::default()
+                    })
+                }
+                (WalkOutcome::Walked(_), _) => WalkOutcome::Gone,
+                (outcome, _) => outcome,
+            };
+            (inode, outcome)
+        })
+        .collect()
+}
