@@ -106,6 +106,7 @@ pub(super) fn open(
         return Err(ObjectError::LeftOut);
     }
     let mut object = Object::parse(OBJECT).map_err(malformed)?;
+    forget_types(&mut object);
     let (tags, of_tags) = Tags::new(tags).map_err(refused(TAGS_MAP))?;
     set_globals(&mut object, &[globals, &tags.globals()].concat(), log_level)?;
 
@@ -203,6 +204,18 @@ pub(super) fn open(
             insert_budget,
         },
     ))
+}
+
+/// Lets go of types and line numbers, which are larger than the code: each program would be given a copy.
+fn forget_types(object: &mut Object) {
+    object.btf = None;
+    object.btf_ext = None;
+    for function in object.functions.values_mut() {
+        function.func_info.func_info = Vec::new();
+        function.func_info.num_info = 0;
+        function.line_info.line_info = Vec::new();
+        function.line_info.num_info = 0;
+    }
 }
 
 /// Sets the read-only globals, and that of aya-log.
