@@ -12,13 +12,9 @@ pub const WALK_MAP: &str = "WALK";
 pub const ENTRIES_MAP: &str = "ENTRIES";
 /// Map of the program itself, by which it goes on in a chain that is longer than [`STEPS`].
 pub const AGAIN_MAP: &str = "AGAIN";
-/// Read-only global: offset of `ct_net` in `struct nf_conn`.
-pub const CT_NET: &str = "CT_NET";
-/// Read-only global: offset of `ns.inum` in `struct net`.
-pub const NET_INUM: &str = "NET_INUM";
 
 /// Room for the entries of one run.
-pub const ENTRIES: u32 = 1 << 12;
+pub const ENTRIES: u32 = 1 << 10;
 /// Nodes of chains, and ends of chains, that a run can go over before it has to call itself.
 pub const STEPS: u32 = 1 << 10;
 /// Bytes of `struct nf_conn` that are copied: what is behind them is of no use here.
@@ -74,6 +70,10 @@ pub struct Walk {
     pub size_at: u64,
     /// Set by user space: address of `nf_conntrack_generation`, in 32 bits. It is odd while the kernel makes another table, and another number afterwards.
     pub generation_at: u64,
+    /// Set by user space: offset of `ct_net` in `struct nf_conn`, among the bytes that are copied.
+    pub net_at: u64,
+    /// Set by user space: offset of `ns.inum` in `struct net`.
+    pub inum_at: u64,
     /// Address of the first bucket; 0: the walk is to begin.
     pub table: u64,
     /// Buckets of the table, as the kernel had them when the walk began.
@@ -133,4 +133,4 @@ pub struct CopiedEntry {
 }
 
 const _: () = assert!(size_of::<CopiedEntry>() == 256);
-const _: () = assert!(size_of::<Walk>() == 24 * 8);
+const _: () = assert!(size_of::<Walk>() == 26 * 8);

@@ -15,7 +15,6 @@ mod program {
     use core::{ffi::c_void, mem::MaybeUninit};
 
     use aya_ebpf::{
-        Global,
         bindings::BPF_F_MMAPABLE,
         helpers::{bpf_probe_read_kernel, generated},
         macros::{map, raw_tracepoint},
@@ -34,11 +33,6 @@ mod program {
 
     #[map]
     static AGAIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
-
-    #[unsafe(no_mangle)]
-    static CT_NET: Global<u32> = Global::new(0);
-    #[unsafe(no_mangle)]
-    static NET_INUM: Global<u32> = Global::new(0);
 
     /// `IPS_CONFIRMED` and `IPS_NAT_CLASH` of `ct->status`.
     const CONFIRMED: u64 = 1 << 3;
@@ -85,6 +79,10 @@ mod program {
     #[inline(always)]
     fn copy(walk: &mut Walk, address: u64) -> Option<Copied> {
         let entry = ENTRIES.get_ptr_mut(walk.found as u32)?;
+        let net_at = walk.net_at as usize;
+        if net_at > ENTRY_BYTES - size_of::<u64>() {
+            return None;
+        }
         // SAFETY: a live element of the map; the helper checks the other address, and fills the place with zeroes if it fails.
         unsafe {
             generated::bpf_probe_read_kernel(
@@ -98,16 +96,13 @@ mod program {
             let bytes = (&raw const (*entry).bytes).cast::<u8>();
             (
                 bytes.add(TUPLES as usize).cast::<u64>().read_volatile(),
-                bytes
-                    .add(CT_NET.load() as usize)
-                    .cast::<u64>()
-                    .read_volatile(),
+                bytes.add(net_at).cast::<u64>().read_volatile(),
                 bytes.add(STATUS as usize).cast::<u64>().read_volatile(),
             )
         };
         if net != walk.net {
             walk.net = net;
-            let inum = net.wrapping_add(u64::from(NET_INUM.load()));
+            let inum = net.wrapping_add(walk.inum_at);
             walk.netns = u64::from(load::<u32>(inum).unwrap_or(0));
         }
         // SAFETY: as above.

@@ -33,7 +33,7 @@ use crate::{
         tables::Namespace,
     },
     sys::netns::Inode,
-    walk::{TableWalker, WalkSource},
+    walk::{NoHashWalk, TableWalker, WalkSource},
 };
 
 mod report;
@@ -165,7 +165,8 @@ impl Table {
         // The time that an entry came at is in a part of it that is not copied.
         let of_age = self.by.contains(&By::Age) && sysctl::keeps_timestamps(root);
         match self.census {
-            WalkSource::Auto if !is_loaded || of_age => WalkSource::Ctnetlink,
+            _ if !is_loaded => WalkSource::Ctnetlink,
+            WalkSource::Auto if of_age => WalkSource::Ctnetlink,
             source => source,
         }
     }
@@ -233,6 +234,7 @@ impl Table {
         });
         if self.census == WalkSource::Hash
             && let Some(error) = walker.no_hash_walk()
+            && *error != NoHashWalk::NotAsked
         {
             return Err(Failure {
                 what: format!("the hash table can't be walked: {error}"),

@@ -11,8 +11,8 @@ use std::{
 };
 
 use aya_obj::generated::{
-    bpf_attach_type, bpf_attr, bpf_btf_info, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_type,
-    bpf_prog_info, bpf_prog_type,
+    BPF_F_SLEEPABLE, bpf_attach_type, bpf_attr, bpf_btf_info, bpf_cmd, bpf_insn, bpf_link_info,
+    bpf_map_type, bpf_prog_info, bpf_prog_type,
 };
 
 /// What kind of program to load.
@@ -32,6 +32,19 @@ pub(crate) enum ProgramKind<'a> {
     SocketFilter,
     /// Run on demand by [`run_once`].
     RawTracepoint,
+    /// Run on demand by [`run_with`] (5.14 and later).
+    Syscall,
+}
+
+/// What the BTF of a program says of its functions: without it the verifier takes none for a global one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FunctionInfo<'a> {
+    /// From [`load_btf`].
+    pub btf: BorrowedFd<'a>,
+    /// Records of `struct bpf_func_info`, one behind the other.
+    pub records: &'a [u8],
+    /// Bytes of each.
+    pub record_bytes: usize,
 }
 
 /// The kernel refused to load a program.
@@ -91,12 +104,23 @@ pub(crate) fn load_program(
     instructions: &[bpf_insn],
     license: &CStr,
 ) -> Result<OwnedFd, LoadError> {
-    match try_load(name, kind, instructions, license, &mut []) {
+    load_with_info(name, kind, instructions, license, None)
+}
+
+/// As [`load_program`], with what its BTF says of its functions.
+pub(crate) fn load_with_info(
+    name: &str,
+    kind: ProgramKind<'_>,
+    instructions: &[bpf_insn],
+    license: &CStr,
+    info: Option<FunctionInfo<'_>>,
+) -> Result<OwnedFd, LoadError> {
+    match try_load(name, kind, instructions, license, info, &mut []) {
         Ok(fd) => Ok(fd),
         Err(error) => {
             // As large as any kernel takes it (`UINT_MAX >> 8` before 5.16): what it says last is at its end.
             let mut log = vec![0; (1 << 24) - 1];
-            let retried = try_load(name, kind, instructions, license, &mut log);
+            let retried = try_load(name, kind, instructions, license, info, &mut log);
             let text = CStr::from_bytes_until_nul(&log).map(CStr::to_string_lossy);
             let text = text.unwrap_or_default();
             let mut tail: Vec<&str> = text.lines().rev().skip(1).take(3).collect();
@@ -114,6 +138,7 @@ fn try_load(
     kind: ProgramKind<'_>,
     instructions: &[bpf_insn],
     license: &CStr,
+    info: Option<FunctionInfo<'_>>,
     log: &mut [u8],
 ) -> io::Result<OwnedFd> {
     let mut attr = attr();
@@ -131,6 +156,10 @@ fn try_load(
         ProgramKind::RawTracepoint => {
             load.prog_type = bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT as u32;
         }
+        ProgramKind::Syscall => {
+            load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SYSCALL as u32;
+            load.prog_flags = BPF_F_SLEEPABLE;
+        }
         ProgramKind::Tracing {
             btf_id,
             module,
@@ -147,6 +176,13 @@ fn try_load(
                 load.__bindgen_anon_1.attach_btf_obj_fd = module.as_raw_fd().cast_unsigned();
             }
         }
+    }
+    if let Some(info) = info {
+        load.prog_btf_fd = info.btf.as_raw_fd().cast_unsigned();
+        load.func_info = address(info.records.as_ptr());
+        load.func_info_rec_size = u32::try_from(info.record_bytes).map_err(io::Error::other)?;
+        let records = info.records.len() / info.record_bytes.max(1);
+        load.func_info_cnt = u32::try_from(records).map_err(io::Error::other)?;
     }
     if !log.is_empty() {
         load.log_level = 1;
@@ -213,6 +249,27 @@ pub(crate) fn run_once(program: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(unsafe { attr.test.retval })
 }
 
+/// `BPF_PROG_TEST_RUN` of a [`ProgramKind::Syscall`], which reads and writes `context`: what it returns.
+pub(crate) fn run_with(program: BorrowedFd<'_>, context: &mut [u8]) -> io::Result<u32> {
+    let mut attr = attr();
+    attr.test.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.test.ctx_in = context.as_mut_ptr() as u64;
+    attr.test.ctx_size_in = u32::try_from(context.len()).map_err(io::Error::other)?;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: as in `run_once`.
+    Ok(unsafe { attr.test.retval })
+}
+
+/// `BPF_BTF_LOAD`: types for [`FunctionInfo`].
+pub(crate) fn load_btf(types: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    // SAFETY: the members written belong to the variant of BPF_BTF_LOAD; all start as zero.
+    let load = unsafe { &mut attr.__bindgen_anon_7 };
+    load.btf = address(types.as_ptr());
+    load.btf_size = u32::try_from(types.len()).map_err(io::Error::other)?;
+    bpf_fd(bpf_cmd::BPF_BTF_LOAD, &mut attr)
+}
+
 /// `BPF_MAP_CREATE` of an array of maps that are like `inner`.
 pub(crate) fn create_array_of_maps(
     name: &str,
@@ -240,7 +297,11 @@ fn set_name(field: &mut [std::ffi::c_char; 16], name: &str) {
 
 /// `BPF_MAP_UPDATE_ELEM` of element 0 of an array whose value is `value` (a data section).
 pub(crate) fn write_section(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
-    let key = 0_u32;
+    write_element(map, 0, value)
+}
+
+/// `BPF_MAP_UPDATE_ELEM` of an array; `value` is as long as the map's values are.
+pub(crate) fn write_element(map: BorrowedFd<'_>, key: u32, value: &[u8]) -> io::Result<()> {
     let mut attr = attr();
     // SAFETY: the members written belong to the variant of map element commands.
     let element = unsafe { &mut attr.__bindgen_anon_2 };

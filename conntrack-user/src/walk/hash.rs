@@ -1,36 +1,21 @@
 //! The program that copies entries out of the kernel's hash table, and its runs.
 
-use std::{
-    fs, io,
-    mem::offset_of,
-    os::fd::{AsFd as _, OwnedFd},
-    thread,
-};
+use std::{fs, mem::offset_of, thread};
 
-use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Map, ProgramArray},
-    programs::RawTracePoint,
-};
-use conntrack_ebpf::walk::{
-    AGAIN_MAP, CT_NET, CopiedEntry, ENTRIES, ENTRIES_MAP, NET_INUM, PROGRAM, RunEnd, STEPS,
-    WALK_MAP, Walk,
-};
+use conntrack_ebpf::walk::{RunEnd, STEPS, Walk};
 
 use super::{
     NoHashWalk,
     decode::Layout,
-    error::{no_walk, not_loaded},
+    error::no_walk,
     hertz::{self, Moment, hertz},
+    program::WalkProgram,
     symbols::HashSymbols,
 };
 use crate::{
     kernel::{Root, btf::Btf, entries::TableEntry},
-    sys::{bpf, mapping::MappedArray, netns::Inode},
+    sys::netns::Inode,
 };
-
-/// The object that the build script made; empty if it had no BPF toolchain.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/walk"));
 
 /// How long a run may hold a CPU, nanoseconds: it takes half of it, as far as that can be told from the last one.
 const HELD_NS: u64 = 200_000;
@@ -61,27 +46,11 @@ pub(crate) struct FoundEntry<'a> {
 
 /// The program, ready to run.
 pub(crate) struct HashWalk {
-    /// Keeps the maps: one of programs is emptied when nobody has it open.
-    _ebpf: Ebpf,
-    program: OwnedFd,
-    walk: MappedArray<Walk>,
-    entries: MappedArray<CopiedEntry>,
+    program: WalkProgram,
     layout: Layout,
     hertz: u64,
     symbols: HashSymbols,
     steps: u64,
-}
-
-fn array<T: aya::Pod>(
-    ebpf: &Ebpf,
-    name: &str,
-    elements: u32,
-) -> Result<MappedArray<T>, NoHashWalk> {
-    let Some(Map::Array(map)) = ebpf.map(name) else {
-        let what = format!("the object has no map {name}");
-        return Err(NoHashWalk::NotLoaded(what));
-    };
-    MappedArray::new(map.fd().as_fd(), elements as usize).map_err(not_loaded)
 }
 
 impl HashWalk {
@@ -90,44 +59,20 @@ impl HashWalk {
     /// # Errors
     /// Why there can be none.
     pub(crate) fn new(root: &Root) -> Result<Self, NoHashWalk> {
-        if OBJECT.is_empty() {
-            return Err(NoHashWalk::LeftOut);
-        }
-        let symbols = HashSymbols::read(root)?;
+        let program = WalkProgram::load()?;
+        let symbols = HashSymbols::find(root)?;
         let path = root.sys("kernel/btf/vmlinux");
         let no_btf = |error: &dyn std::fmt::Display| {
             NoHashWalk::Layout(format!("{}: {error}", path.display()))
         };
         let bytes = fs::read(&path).map_err(|error| no_btf(&error))?;
         let vmlinux = Btf::parse(&bytes, None).map_err(|error| no_btf(&error))?;
-        let layout = Layout::find(&vmlinux)?;
-        let mut ebpf = EbpfLoader::new()
-            .override_global(CT_NET, &layout.net, true)
-            .override_global(NET_INUM, &layout.inum, true)
-            .load(OBJECT)
-            .map_err(not_loaded)?;
-        let missing = || NoHashWalk::NotLoaded("the object is not complete".to_owned());
-        let program: &mut RawTracePoint = ebpf
-            .program_mut(PROGRAM)
-            .ok_or_else(missing)?
-            .try_into()
-            .map_err(not_loaded)?;
-        program.load().map_err(not_loaded)?;
-        let fd = program.fd().map_err(not_loaded)?;
-        let program = fd.as_fd().try_clone_to_owned().map_err(not_loaded)?;
-        let fd = fd.try_clone().map_err(not_loaded)?;
-        let again = ebpf.map_mut(AGAIN_MAP).ok_or_else(missing)?;
-        let mut again = ProgramArray::try_from(again).map_err(not_loaded)?;
-        again.set(0, &fd, 0).map_err(not_loaded)?;
         let mut made = Self {
             program,
-            walk: array(&ebpf, WALK_MAP, 1)?,
-            entries: array(&ebpf, ENTRIES_MAP, ENTRIES)?,
-            layout,
+            layout: Layout::find(&vmlinux)?,
             hertz: 0,
             symbols,
             steps: FEWEST_STEPS,
-            _ebpf: ebpf,
         };
         let first = made.moment()?;
         thread::sleep(hertz::APART);
@@ -138,7 +83,7 @@ impl HashWalk {
     /// What the clocks show.
     fn moment(&mut self) -> Result<Moment, NoHashWalk> {
         self.begin(None);
-        let walk = self.run()?;
+        let walk = self.program.run()?;
         Ok(Moment {
             jiffies: walk.jiffies,
             nanoseconds: walk.began_ns,
@@ -148,7 +93,7 @@ impl HashWalk {
     /// How often the kernel has begun another hash table; `None`: it is making one, or it can't be told.
     pub(super) fn generation(&mut self) -> Option<u64> {
         self.begin(None);
-        let walk = self.run().ok()?;
+        let walk = self.program.run().ok()?;
         (RunEnd::of(walk.end) == RunEnd::Begun).then_some(walk.generation)
     }
 
@@ -157,11 +102,13 @@ impl HashWalk {
             hash_at: self.symbols.hash,
             size_at: self.symbols.size,
             generation_at: self.symbols.generation,
+            net_at: self.layout.net.into(),
+            inum_at: self.layout.inum.into(),
             only: only.unwrap_or(0).into(),
             steps: self.steps,
             ..Walk::default()
         };
-        self.walk.write(0, &walk);
+        self.program.walk.write(0, &walk);
     }
 
     /// For the next run: what the last one was in the middle of begins anew.
@@ -175,16 +122,8 @@ impl HashWalk {
             (offset_of!(Walk, stepped), 0),
         ];
         for (offset, value) in words {
-            self.walk.write_word(0, offset, value);
+            self.program.walk.write_word(0, offset, value);
         }
-    }
-
-    fn run(&self) -> Result<Walk, NoHashWalk> {
-        self.walk
-            .write_word(0, offset_of!(Walk, end), RunEnd::NotRun as u64);
-        let not_run = |error: io::Error| NoHashWalk::NotRun(error.to_string());
-        bpf::run_once(self.program.as_fd()).map_err(not_run)?;
-        Ok(self.walk.read(0))
     }
 
     /// Calls `each` with every entry of this network namespace's table, or of all, until it says that it has enough.
@@ -198,7 +137,7 @@ impl HashWalk {
     ) -> Result<HashWalked, NoHashWalk> {
         let mut walked = HashWalked::default();
         self.begin(only);
-        match RunEnd::of(self.run()?.end) {
+        match RunEnd::of(self.program.run()?.end) {
             RunEnd::Begun => {}
             end => return Err(no_walk(end)),
         }
@@ -206,7 +145,7 @@ impl HashWalk {
         let mut bucket: Vec<u64> = Vec::new();
         loop {
             self.make_ready();
-            let walk = self.run()?;
+            let walk = self.program.run()?;
             match RunEnd::of(walk.end) {
                 RunEnd::Copied => {}
                 end => return Err(no_walk(end)),
@@ -217,9 +156,9 @@ impl HashWalk {
             let mut number = None;
             for index in 0..usize::try_from(walk.copied)
                 .unwrap_or(0)
-                .min(self.entries.len())
+                .min(self.program.entries.len())
             {
-                let copied = self.entries.read(index);
+                let copied = self.program.entries.read(index);
                 if number.replace(copied.bucket) != Some(copied.bucket) {
                     bucket.clear();
                 }

@@ -6,6 +6,8 @@ mod decode;
 mod error;
 mod hash;
 mod hertz;
+mod program;
+mod symbol_program;
 mod symbols;
 mod tables;
 

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead as _, BufReader},
 };
 
-use super::error::NoHashWalk;
+use super::{error::NoHashWalk, symbol_program};
 use crate::kernel::Root;
 
 /// Address of the first bucket, number of buckets, and how often another table was begun (`net/netfilter/nf_conntrack_core.c`).
@@ -28,7 +28,21 @@ impl HashSymbols {
     ///
     /// # Errors
     /// When one is not there, or addresses are hidden.
-    pub(super) fn read(root: &Root) -> Result<Self, NoHashWalk> {
+    pub(super) fn find(root: &Root) -> Result<Self, NoHashWalk> {
+        let [hash, size, generation] = NAMES.map(symbol_program::look_up);
+        match (hash, size, generation) {
+            (Ok(hash), Ok(size), Ok(generation)) => Ok(Self {
+                hash,
+                size,
+                generation,
+            }),
+            // Its words on why are better.
+            _ => Self::read(root),
+        }
+    }
+
+    /// As `/proc/kallsyms` has them.
+    fn read(root: &Root) -> Result<Self, NoHashWalk> {
         let path = root.proc("kallsyms");
         let unreadable = |error| NoHashWalk::Symbols(format!("{}: {error}", path.display()));
         let file = File::open(&path).map_err(unreadable)?;

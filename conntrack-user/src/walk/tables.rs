@@ -1,6 +1,6 @@
 //! The tables of network namespaces, by the best way that there is.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, thread, time::Duration};
 
 use clap::ValueEnum;
 use hashbrown::HashMap;
@@ -20,8 +20,10 @@ use crate::{
     sys::netns::Inode,
 };
 
-/// How often a walk begins anew when the kernel makes another hash table meanwhile.
+/// How often a walk begins anew when the kernel makes another hash table meanwhile, and how long it waits before: the first time so long,
+/// then twice as long each time. To move all entries takes the kernel a while.
 const RESTARTS: u32 = 5;
+const WAIT: Duration = Duration::from_millis(20);
 
 /// Where entries are read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -181,6 +183,7 @@ fn over_hash<S>(
                 return Ok((kept, outcomes(before, after, &found, stopped), stats));
             }
             Err(NoHashWalk::Changed) if stats.restarts < RESTARTS => {
+                thread::sleep(WAIT * (1 << stats.restarts));
                 stats.restarts += 1;
                 before = count_namespaces(root, namespaces);
             }
