@@ -5,6 +5,7 @@
 //! loses some and is told how many; it never slows the agent down.
 
 mod background;
+mod census;
 mod charged;
 mod clock;
 mod drift;

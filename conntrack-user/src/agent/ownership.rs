@@ -11,11 +11,7 @@ use std::{
 use conntrack_ebpf::owner::{Direction, FIRST, HOST, OwnerState, UNKNOWN};
 use ctpressure_model::kubernetes::Pods;
 
-use super::{
-    Charged, Moved, Owners,
-    recount::{Recount, States},
-    self_check::OwnersCheck,
-};
+use super::{Charged, Moved, Owners, census::States, recount::Recount, self_check::OwnersCheck};
 use crate::{
     kernel::{Problem, tables::TablesSample},
     owners::{

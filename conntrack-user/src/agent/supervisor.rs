@@ -23,9 +23,10 @@ use tokio::{
 
 use super::{
     Background, Capabilities, KernelInfo, Publisher, Reconciler,
+    census::CensusResult,
     near_limit::NearLimit,
     ownership::{Ownership, Taken},
-    recount::{CensusResult, Recounter, fills_its_buckets},
+    recount::{Recounter, fills_its_buckets},
     scans::Scans,
     verdicts::Verdicts,
 };

@@ -33,6 +33,16 @@ impl Counts {
     }
 }
 
+/// Whether two keys are the same: word by word, since a libc may compare byte by byte (musl).
+#[inline]
+fn same(one: &[u8], other: &[u8]) -> bool {
+    let ((words, rest), (other_words, other_rest)) = (one.as_chunks(), other.as_chunks());
+    let mut pairs = words.iter().zip(other_words);
+    one.len() == other.len()
+        && pairs.all(|(word, other)| u64::from_ne_bytes(*word) == u64::from_ne_bytes(*other))
+        && rest.iter().eq(other_rest)
+}
+
 /// Keys of one width and their counts. Addresses are chosen by strangers, so the hash is a keyed
 /// one.
 #[derive(Debug)]
@@ -83,7 +93,7 @@ impl Groups {
         let (keys, width) = (&self.keys, self.width);
         let found = self
             .places
-            .find(hash, |place| Self::key(keys, width, *place) == key);
+            .find(hash, |place| same(Self::key(keys, width, *place), key));
         if let Some(place) = found {
             self.counts[*place as usize].add(evictable);
         } else if self.counts.len() < self.most {

@@ -14,7 +14,10 @@ use super::{
     tally::{Found, Window},
 };
 use crate::{
-    agent::recount::{CensusOrder, CensusResult, CensusSource, Recount, states_by_slot},
+    agent::{
+        census::{CensusOrder, CensusResult, CensusSource, states_by_slot},
+        recount::Recount,
+    },
     census::Charging,
     probes::Probes,
 };

@@ -8,7 +8,7 @@ use super::*;
 use conntrack_ebpf::owner::Party;
 
 use crate::{
-    agent::recount::CensusResult,
+    agent::census::CensusResult,
     owners::{FoundOwner as There, Workload},
 };
 

@@ -9,8 +9,8 @@ use crate::{kernel::Problem, owners::Owner};
 /// What the kernel's maps should say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotMaps {
-    /// From an address to who is charged.
-    pub addresses: HashMap<Address, Claim>,
+    /// From an address to who is charged. A census looks two up for each entry, so its hash is a quick one.
+    pub addresses: hashbrown::HashMap<Address, Claim>,
     /// From the ID of a control group to a slot.
     pub cgroups: HashMap<u64, u32>,
     /// From the inode number of a network namespace, other than the host's, to who is charged for its table.

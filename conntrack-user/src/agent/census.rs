@@ -1,0 +1,361 @@
+//! A census: what is in the tables, by owner.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+use conntrack_ebpf::owner::{Party, UNKNOWN};
+use ctpressure_model::{events::OwnersBySlot, verdict::Composition};
+use serde::Serialize;
+
+use crate::{
+    census::{Charging, CompositionCount, sighting},
+    kernel::{
+        Root,
+        entries::{EntryState, TableEntry, WalkOutcome, walk_namespaces},
+        overlays,
+        tables::{self, Namespace, TableReader},
+    },
+    owners::Sighting,
+    probes::TagReader,
+    walk::TableWalker,
+};
+
+/// How long the tables of other namespaces than the host's may be walked, if the host's takes less: each walk goes through the hash
+/// that all share, however few entries a namespace has in it.
+const OTHERS: Duration = Duration::from_millis(250);
+/// Different ones of what entries tell of Services that are kept.
+const MOST_SIGHTINGS: usize = 1 << 14;
+
+/// States of entries, by slot.
+pub(super) type States = BTreeMap<(u32, EntryState), u64>;
+
+/// What a census is to know when it begins.
+pub(super) struct CensusOrder {
+    pub(super) charging: Charging,
+    /// Tags of single entries, as they are when an entry is seen; `None`: no probe gives any.
+    pub(super) tags: Option<TagReader>,
+    /// Tables of which more is to be known than how many entries they have.
+    pub(super) wanted: HashSet<u32>,
+    /// Tables of which it is to be told what they are made of.
+    pub(super) judged: HashSet<u32>,
+    /// Owners by slot.
+    pub(super) names: OwnersBySlot,
+}
+
+/// What a census found.
+#[derive(Debug, Default)]
+pub(super) struct CensusResult {
+    /// Entries by slot and direction.
+    pub(super) entries: HashMap<Party, u64>,
+    /// Of those: the ones that should have a tag and have none.
+    pub(super) untagged: HashMap<Party, u64>,
+    /// Entries in tables that were not walked, by the slot of the table's owner.
+    pub(super) elsewhere: HashMap<u32, u64>,
+    /// Addresses with entries that have no tag, though they should, or one that says nobody.
+    pub(super) unsettled: HashSet<IpAddr>,
+    /// Tables that were walked, and whether there was such an entry in it.
+    pub(super) walked: HashMap<u32, bool>,
+    /// States of the entries in each table that was walked.
+    pub(super) states: HashMap<u32, States>,
+    /// What the tables are made of for which that was asked.
+    pub(super) compositions: HashMap<u32, Composition>,
+    /// What entries tell of Services, and how many tell the same.
+    pub(super) sightings: HashMap<Sighting, u32>,
+    /// Nothing was left out but what is in `elsewhere`.
+    pub(super) whole: bool,
+    /// Where the entries came from.
+    pub(super) source: Option<CensusSource>,
+    pub(super) took: Duration,
+}
+
+/// Where the entries of a census came from, for `ctpressure status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum CensusSource {
+    /// The kernel's hash table, which a program walked over.
+    Hash {
+        /// How often it began anew, since the kernel made another hash table meanwhile.
+        restarts: u32,
+        /// Buckets that it went over again, since entries had moved meanwhile.
+        torn_buckets: u64,
+        /// Entries whose memory held none any more when it was copied.
+        unreadable: u64,
+        /// The longest time that a CPU was held, nanoseconds.
+        cpu_held_ns: u64,
+    },
+    /// The kernel's list of each network namespace.
+    Ctnetlink {
+        /// Why not the hash table.
+        reason: String,
+    },
+}
+
+impl CensusSource {
+    fn of(walker: &TableWalker) -> Self {
+        match walker.stats() {
+            Some(stats) => Self::Hash {
+                restarts: stats.restarts,
+                torn_buckets: stats.walked.torn,
+                unreadable: stats.walked.unreadable,
+                cpu_held_ns: stats.walked.held_ns,
+            },
+            None => Self::Ctnetlink {
+                reason: walker
+                    .no_hash_walk()
+                    .map_or_else(String::new, ToString::to_string),
+            },
+        }
+    }
+
+    /// Times that the walk began anew.
+    pub(super) const fn restarts(&self) -> u32 {
+        match self {
+            Self::Hash { restarts, .. } => *restarts,
+            Self::Ctnetlink { .. } => 0,
+        }
+    }
+}
+
+/// One that is under way.
+pub(super) struct Census {
+    order: CensusOrder,
+    found: CensusResult,
+}
+
+/// What is seen in one table.
+struct TableSeen<'a> {
+    /// All but the entries.
+    seen: CensusResult,
+    unsettled: bool,
+    /// Entries by who is charged and state.
+    counts: hashbrown::HashMap<(Party, EntryState), u64>,
+    makeup: Option<CompositionCount<'a>>,
+}
+
+impl TableSeen<'_> {
+    fn add(&mut self, order: &CensusOrder, netns: u32, entry: &TableEntry) {
+        let CensusOrder { charging, tags, .. } = order;
+        let charge = charging.charge(netns, entry, |key| tags.as_ref()?.tag(key));
+        let party = charge.party;
+        if let Some(makeup) = &mut self.makeup {
+            makeup.add(netns, entry, Some(party));
+        }
+        *self.counts.entry((party, entry.state)).or_default() += 1;
+        let seen = &mut self.seen;
+        if charge.untagged {
+            *seen.untagged.entry(party).or_default() += 1;
+        }
+        if charge.unsettled {
+            self.unsettled = true;
+            let ends = [entry.original.source, entry.reply.source];
+            seen.unsettled
+                .extend(ends.into_iter().filter(|end| charging.claims(*end)));
+        }
+        if entry.destination_translated()
+            && let Some(sighting) = sighting(netns, entry, party)
+        {
+            seen.see(sighting);
+        }
+    }
+}
+
+impl CensusOrder {
+    /// For the table of a namespace, of which nothing was seen yet.
+    fn table(&self, root: &Root, namespace: &Namespace) -> TableSeen<'_> {
+        let is_judged = self.judged.contains(&namespace.inode);
+        TableSeen {
+            seen: CensusResult::default(),
+            unsettled: false,
+            counts: hashbrown::HashMap::new(),
+            makeup: is_judged
+                .then(|| CompositionCount::new(&self.charging, &overlays::of(root, namespace))),
+        }
+    }
+}
+
+impl Census {
+    /// One that begins.
+    pub(super) fn new(order: CensusOrder) -> Self {
+        Self {
+            order,
+            found: CensusResult::default(),
+        }
+    }
+
+    /// Walks the tables of all namespaces that hold something; `first`: see [`Self::list`].
+    pub(super) fn count(mut self, walker: &mut TableWalker, first: usize) -> CensusResult {
+        let began = Instant::now();
+        let root = Root::system();
+        let held: HashMap<u32, u64> = match TableReader::new(root.clone()).read() {
+            Ok(sample) => sample
+                .tables
+                .iter()
+                .map(|table| (table.netns, table.entries))
+                .collect(),
+            Err(_) => return self.found,
+        };
+        let host = self.order.charging.host_netns;
+        let mut namespaces = tables::discover(&root).namespaces;
+        namespaces
+            .retain(|inode, _| *inode == host || held.get(inode).is_some_and(|held| *held > 0));
+        if !namespaces.contains_key(&host) {
+            return self.found;
+        }
+        let all: Vec<Namespace> = namespaces.values().cloned().collect();
+        if !self.walk_hash(walker, &root, &all) {
+            self.list(&root, namespaces, &held, first);
+        }
+        self.found.source = Some(CensusSource::of(walker));
+        self.found.took = began.elapsed();
+        self.found
+    }
+
+    /// Walks over the hash table, in one pass for all namespaces; `false`: that can't be had.
+    fn walk_hash(&mut self, walker: &mut TableWalker, root: &Root, all: &[Namespace]) -> bool {
+        let Self { order, found } = self;
+        let tables = || -> hashbrown::HashMap<u32, TableSeen<'_>> {
+            let table = |namespace: &Namespace| (namespace.inode, order.table(root, namespace));
+            all.iter().map(table).collect()
+        };
+        let found_in = walker.walk_hash(root, all, tables, |tables, netns, entry| {
+            if let Some(table) = tables.get_mut(&netns) {
+                table.add(order, netns, entry);
+            }
+            ControlFlow::Continue(())
+        });
+        let Some((mut tables, outcomes)) = found_in else {
+            return false;
+        };
+        found.whole = true;
+        for (netns, outcome) in outcomes {
+            if let Some(table) = tables.remove(&netns)
+                && !found.take(order, netns, &outcome, table)
+            {
+                found.whole = false;
+            }
+        }
+        true
+    }
+
+    /// Has the host's table listed, and of the others as many as there is time for, beginning with `first`: those that are wanted,
+    /// then the rest. Of what is not listed the kernel's count is taken.
+    fn list(
+        &mut self,
+        root: &Root,
+        mut namespaces: BTreeMap<u32, Namespace>,
+        held: &HashMap<u32, u64>,
+        first: usize,
+    ) {
+        let began = Instant::now();
+        let Self { order, found } = self;
+        let walk = |found: &mut CensusResult, namespace: &Namespace| {
+            let mut table = order.table(root, namespace);
+            let outcomes =
+                walk_namespaces(root, std::slice::from_ref(namespace), |netns, entry| {
+                    table.add(order, netns, entry);
+                    ControlFlow::Continue(())
+                });
+            let outcome = outcomes.into_iter().next();
+            outcome.is_some_and(|(netns, outcome)| found.take(order, netns, &outcome, table))
+        };
+        let Some(host) = namespaces.remove(&order.charging.host_netns) else {
+            return;
+        };
+        found.whole = walk(found, &host);
+        let until = began.elapsed().max(OTHERS) + began.elapsed();
+        let mut others: Vec<Namespace> = namespaces.into_values().collect();
+        if !others.is_empty() {
+            let middle = first % others.len();
+            others.rotate_left(middle);
+        }
+        others.sort_by_key(|namespace| {
+            let inode = &namespace.inode;
+            (!order.judged.contains(inode), !order.wanted.contains(inode))
+        });
+        for namespace in &others {
+            if began.elapsed() > until || !walk(found, namespace) {
+                let entries = held.get(&namespace.inode).copied().unwrap_or(0);
+                let table = order.charging.maps.netns.get(&namespace.inode);
+                let slot = table.map_or(UNKNOWN, |claim| claim.slot);
+                *found.elsewhere.entry(slot).or_default() += entries;
+                if let Some(base) = table.map(|claim| claim.base).filter(|base| *base != slot) {
+                    *found.elsewhere.entry(base).or_default() += entries;
+                }
+            }
+        }
+    }
+}
+
+impl CensusResult {
+    /// Takes over what was seen in a table; `false`: what it holds is not known, and nothing of it is noted.
+    fn take(
+        &mut self,
+        order: &CensusOrder,
+        netns: u32,
+        outcome: &WalkOutcome,
+        table: TableSeen<'_>,
+    ) -> bool {
+        let is_walked = match outcome {
+            WalkOutcome::Walked(walk) => !walk.changed,
+            WalkOutcome::Gone => true,
+            WalkOutcome::NotEntered(_) | WalkOutcome::Failed(_) => false,
+        };
+        if let (Some(makeup), WalkOutcome::Walked(walk)) = (table.makeup, outcome) {
+            let composition = makeup.finish(walk, |slot| order.names.name(slot));
+            self.compositions.insert(netns, composition);
+        }
+        if is_walked {
+            self.walked.insert(netns, table.unsettled);
+            let states = self.states.entry(netns).or_default();
+            for ((party, state), entries) in table.counts {
+                *states.entry((party.slot(), state)).or_default() += entries;
+                *self.entries.entry(party).or_default() += entries;
+            }
+            self.add(table.seen);
+        }
+        is_walked
+    }
+
+    fn see(&mut self, sighting: Sighting) {
+        let room = self.sightings.len() < MOST_SIGHTINGS;
+        if room || self.sightings.contains_key(&sighting) {
+            *self.sightings.entry(sighting).or_default() += 1;
+        }
+    }
+
+    /// Adds what is known of another table, but for its entries.
+    fn add(&mut self, other: Self) {
+        for (party, entries) in other.untagged {
+            *self.untagged.entry(party).or_default() += entries;
+        }
+        for (sighting, entries) in other.sightings {
+            if self.sightings.len() < MOST_SIGHTINGS || self.sightings.contains_key(&sighting) {
+                *self.sightings.entry(sighting).or_default() += entries;
+            }
+        }
+        self.unsettled.extend(other.unsettled);
+    }
+}
+
+/// Names of states and how many entries are in each, most frequent first, by slot.
+pub(super) fn states_by_slot<'a>(
+    tables: impl Iterator<Item = &'a States>,
+) -> BTreeMap<u32, Vec<(String, u64)>> {
+    let mut sums = States::new();
+    for ((slot, state), entries) in tables.flatten() {
+        *sums.entry((*slot, *state)).or_default() += entries;
+    }
+    let mut by_slot: BTreeMap<u32, Vec<(String, u64)>> = BTreeMap::new();
+    for ((slot, state), entries) in &sums {
+        let states = by_slot.entry(*slot).or_default();
+        states.push((state.label(), *entries));
+    }
+    for states in by_slot.values_mut() {
+        states.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    }
+    by_slot
+}
