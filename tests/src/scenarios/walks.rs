@@ -98,9 +98,9 @@ pub(super) fn both_ways(_: Option<Mechanism>) -> Result<()> {
 /// Entries of the table that is made anew.
 const QUIET: u64 = 12_000;
 /// Numbers of buckets in turn.
-const BUCKETS: [u64; 2] = [4_096, 16_384];
+const BUCKETS: [u64; 2] = [131_072, 262_144];
 /// How long each table stays, in turn, milliseconds: walks are over sooner than that, and later.
-const STAYS: [u64; 3] = [100, 400, 1_000];
+const STAYS: [u64; 4] = [50, 150, 500, 1_500];
 /// How often the table is walked over meanwhile, at least.
 const WALKS: usize = 20;
 /// Until then one walk is to have begun anew.
