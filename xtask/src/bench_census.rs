@@ -20,6 +20,7 @@ use crate::{command, guest_tools, project};
 
 mod busy_node;
 mod namespace;
+mod walk;
 
 use namespace::{BenchNamespace, inside};
 
@@ -106,12 +107,16 @@ pub(crate) fn run(prepared: &Prepared) -> Result<bool> {
     for (what, kib) in &memory {
         println!("`{what}` of {MILLION} entries (Linux {version}): {kib} KiB");
     }
+    let costs = walk::run(prepared)?;
+    print!("{}", costs.table(version));
     let times = busy_node::run(prepared)?;
     print!("{}", busy_node::table(&times, version));
     let mut figures = json(&results, &memory, version);
+    figures["walk"] = costs.json();
     figures["first_census"] = busy_node::json(&times);
     project::keep_figures("census", &figures)?;
     let mut complaints = too_high(&results, &memory);
+    complaints.extend(costs.too_much());
     complaints.extend(busy_node::too_long(&times));
     Ok(command::complain(&complaints))
 }
@@ -134,7 +139,7 @@ fn contest(cache: &Cache, binaries: &[PathBuf]) -> Result<CensusRuns> {
     let mut conntrack = guest_tools::on_this_machine(cache, "conntrack", &[])?;
     conntrack.arg("-L");
     let contestants = [
-        (OURS, ctpressure(&[])?),
+        (OURS, ctpressure(&["--census", "ctnetlink"])?),
         ("ctpressure table --list", ctpressure(&["--list"])?),
         (PEER, conntrack),
     ];
