@@ -11,7 +11,7 @@
 //! * **To put a tag** the mark of a free place is changed from 0 to [`WRITING`]. Of two CPUs that try, one succeeds, and the place is that one's
 //!   until it changes the mark once more, to the tag's. In between it writes the address: whoever sees the tag's mark sees the address that
 //!   belongs to it.
-//! * **To take one** the mark is changed from what was read back to 0, if the address was the entry's and the [check](check) fits. Only one gets it
+//! * **To take one** the mark is changed from what was read back to 0, if the address was the entry's and the [check] fits. Only one gets it
 //!   of several that try. A mark that belongs to another address than the one that was read (the place changed hands between the two reads) does not
 //!   fit, since the check is made of the address too.
 //! * **User space** takes out tags of owners that are gone in the same single step.
