@@ -1,7 +1,7 @@
 //! `ctpressure table`: the census of a table, or of several.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, BufWriter, IsTerminal as _, Write as _},
     ops::ControlFlow,
     time::{SystemTime, UNIX_EPOCH},
@@ -226,6 +226,7 @@ impl Table {
                 })
                 .collect(),
             table: None,
+            met: BTreeSet::new(),
             progress: Progress::new(),
         };
         let (count, outcomes) = walker.walk(root, namespaces, count, |count, inode, entry| {
@@ -317,6 +318,8 @@ struct TableCount<'a> {
     makeup: BTreeMap<Inode, CompositionCount<'a>>,
     /// The table of the last entry.
     table: Option<Inode>,
+    /// Tables of which there was an entry: in the hash table those of all namespaces are mixed.
+    met: BTreeSet<Inode>,
     progress: Progress,
 }
 
@@ -324,8 +327,10 @@ impl TableCount<'_> {
     #[inline]
     fn add(&mut self, inode: Inode, entry: &TableEntry) {
         if self.table != Some(inode) {
-            self.census.next_table();
             self.table = Some(inode);
+            if self.met.insert(inode) {
+                self.census.next_table();
+            }
         }
         self.census.add(inode, entry);
         if let Some(makeup) = self.makeup.get_mut(&inode) {
@@ -373,5 +378,55 @@ impl Drop for Progress {
             // The line is wiped out.
             eprint!("\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        census::Charging,
+        kernel::entries::{EntryState, EntryStatus, EntryTuple, Layer4},
+    };
+
+    fn entry(number: u32) -> TableEntry {
+        let tuple = EntryTuple {
+            source: std::net::Ipv4Addr::from_bits(number).into(),
+            destination: std::net::Ipv4Addr::LOCALHOST.into(),
+            protocol: 17,
+            layer4: Layer4::Addresses,
+        };
+        TableEntry {
+            original: tuple,
+            reply: tuple,
+            zone: 0,
+            status: EntryStatus::default(),
+            state: EntryState::Unreplied,
+            timeout: Some(30),
+            mark: 0,
+            id: 0,
+            start: None,
+        }
+    }
+
+    #[test]
+    fn tables_that_are_mixed_keep_the_keys_of_each_other() {
+        let owners = Charging::default();
+        let mut count = TableCount {
+            census: Census::new(Filter::default(), vec![vec![By::Source]], &owners, 0),
+            makeup: BTreeMap::new(),
+            table: None,
+            met: BTreeSet::new(),
+            progress: Progress::new(),
+        };
+        // More keys than a new table leaves.
+        let sources = u32::try_from(MOST_KEYS).unwrap() * 3 / 4;
+        for number in 0..2 * sources {
+            count.add(number % 2, &entry(number / 2));
+        }
+        let summary = count.census.summary(1);
+        assert_eq!(summary.seen, u64::from(2 * sources));
+        assert_eq!(summary.groups[0].untold, 0);
+        assert_eq!(summary.groups[0].rows[0].counts.entries, 2);
     }
 }

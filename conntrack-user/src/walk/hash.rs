@@ -120,6 +120,8 @@ impl HashWalk {
             (offset_of!(Walk, found), 0),
             (offset_of!(Walk, found_others), 0),
             (offset_of!(Walk, stepped), 0),
+            // A namespace may be gone since, and another one have its address.
+            (offset_of!(Walk, net), 0),
         ];
         for (offset, value) in words {
             self.program.walk.write_word(0, offset, value);
