@@ -185,13 +185,6 @@ mod user {
             }
             said
         }
-
-        /// The tag of the entry at this address.
-        pub fn of_entry(&self, address: u64, digest: u32) -> Option<Party> {
-            let mut places = self.places.iter();
-            let place = places.find(|place| place.entry == address && place.fits(digest))?;
-            Some(party(place.mark))
-        }
     }
 }
 #[cfg(not(target_arch = "bpf"))]
@@ -271,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_found_by_its_entry_or_its_tuple() {
+    fn a_tag_is_found_by_its_tuple() {
         let entry = 0xffff_8881_0000_0140;
         let group = group_of([
             TagPlace::default(),
@@ -281,11 +274,7 @@ mod tests {
                 mark: WRITING,
             },
         ]);
-        assert_eq!(group.of_entry(entry, 5), Some(OWNER));
         assert_eq!(group.of_tuple(5), Said::Party(OWNER));
-        // The memory is another entry's now, or the tuple is.
-        assert_eq!(group.of_entry(entry, 8), None);
-        assert_eq!(group.of_entry(entry + 0x140, 5), None);
         assert_eq!(group.of_tuple(8), Said::Nothing);
         // The address that belongs to it is not written yet.
         let half = TagPlace {
@@ -309,7 +298,6 @@ mod tests {
         };
         assert_eq!(of(OWNER).of_tuple(5), Said::Party(OWNER));
         assert_eq!(of(OTHER).of_tuple(5), Said::Several);
-        assert_eq!(of(OTHER).of_entry(second, 5), Some(OTHER));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use aya::maps::MapData;
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_insn, bpf_map_type::BPF_MAP_TYPE_ARRAY};
 use conntrack_ebpf::{
     global::{HAS_TAG_PLACES, TAG_GROUPS_MAP, TAG_GROUPS_SHIFT},
-    owner::{Party, TagKey},
+    owner::TagKey,
     tag_groups::{PLACES, Said, TagGroup, TagPlace, group},
 };
 
@@ -198,13 +198,6 @@ impl MappedGroups {
         let digest = key.tuple.digest();
         let group = self.group(digest);
         (group.of_tuple(digest), group.elsewhere != 0)
-    }
-
-    /// The tag of the entry at this address, and as [`Self::of_tuple`].
-    pub(super) fn of_entry(&self, address: u64, key: &TagKey) -> (Option<Party>, bool) {
-        let digest = key.tuple.digest();
-        let group = self.group(digest);
-        (group.of_entry(address, digest), group.elsewhere != 0)
     }
 
     /// Takes out all tags of these owners, each in one step, so that a program takes none of them at the same time.

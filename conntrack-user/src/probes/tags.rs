@@ -144,13 +144,6 @@ impl TagReader {
         }
     }
 
-    /// The tag of the entry with this key, which is at this address in the kernel (`struct nf_conn *`): it can always be told.
-    #[expect(dead_code, reason = "for a census that knows addresses")]
-    pub(crate) fn tag_of_entry(&self, address: u64, key: &TagKey) -> Option<Party> {
-        let (party, is_elsewhere) = self.groups.of_entry(address, key);
-        party.or_else(|| is_elsewhere.then(|| self.in_hash_maps(key))?)
-    }
-
     fn in_hash_maps(&self, key: &TagKey) -> Option<Party> {
         let newer = || self.newer.get(key, 0).ok();
         let older = || {
