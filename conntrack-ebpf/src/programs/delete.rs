@@ -12,7 +12,7 @@ use super::{
     emit, globals,
     maps::{FRAMES, count, count_atomic, early_drop_is_open, state},
     owner,
-    read::{self, ByHelper, Entry as _, Memory, Typed},
+    read::{self, ByHelper, ByOneRead, Entry as _, Memory, Typed},
 };
 
 /// `IPS_ASSURED`: `early_drop` spares these; one that goes inside it was expired.
@@ -92,7 +92,11 @@ fn delete_fentry(ctx: FEntryContext) -> u32 {
 #[kprobe]
 fn delete_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(ct) = ctx.arg(0) {
-        left_the_table::<ByHelper>(ct);
+        if read::is_entry_in_one_piece() {
+            left_the_table::<ByOneRead>(ct);
+        } else {
+            left_the_table::<ByHelper>(ct);
+        }
     }
     0
 }

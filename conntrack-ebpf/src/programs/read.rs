@@ -97,13 +97,20 @@ pub(super) struct EntryHead {
     net: u64,
 }
 
-/// See [`EntryHead`].
-struct CopiedEntry<'a> {
+/// See [`EntryHead`]. `KNOWN`: that it is as the kernel's has been looked at already.
+struct CopiedEntry<'a, const KNOWN: bool> {
     ct: u64,
     head: &'a EntryHead,
 }
 
-impl Entry for CopiedEntry<'_> {
+impl<const KNOWN: bool> CopiedEntry<'_, KNOWN> {
+    #[inline(always)]
+    fn in_one_piece() -> bool {
+        KNOWN || is_entry_in_one_piece()
+    }
+}
+
+impl<const KNOWN: bool> Entry for CopiedEntry<'_, KNOWN> {
     #[inline(always)]
     fn address(&self) -> u64 {
         self.ct
@@ -134,7 +141,7 @@ impl Entry for CopiedEntry<'_> {
 
     #[inline(always)]
     fn references(&self) -> u32 {
-        if globals::CT_IN_ONE_PIECE.load() != 0 {
+        if Self::in_one_piece() {
             self.head.references
         } else {
             references(self.ct)
@@ -148,7 +155,7 @@ impl Entry for CopiedEntry<'_> {
 
     #[inline(always)]
     fn net(&self) -> u64 {
-        if globals::CT_IN_ONE_PIECE.load() != 0 {
+        if Self::in_one_piece() {
             self.head.net
         } else {
             ct_net::<ByHelper>(self.ct)
@@ -253,6 +260,9 @@ impl Entry for TypedEntry {
 /// Through `bpf_probe_read_kernel`.
 pub(super) struct ByHelper;
 
+/// As [`ByHelper`], where [`is_entry_in_one_piece`]: asked once, it costs less than at each member.
+pub(super) struct ByOneRead;
+
 /// By the program itself; `base` is an argument of the probed function, or was loaded from one.
 pub(super) struct Typed;
 
@@ -282,12 +292,8 @@ impl Memory for ByHelper {
         // SAFETY: the helper checks the address, and fills the place with zeroes if it fails. Where it gets the tuples alone, the
         // rest is not read, but has to be written.
         let head = unsafe {
-            if globals::CT_IN_ONE_PIECE.load() != 0 {
-                generated::bpf_probe_read_kernel(
-                    place.cast(),
-                    size_of::<EntryHead>() as u32,
-                    ct as *const c_void,
-                );
+            if is_entry_in_one_piece() {
+                read_head(ct, place);
             } else {
                 let tuples = globals::CT_TUPLEHASH.load();
                 generated::bpf_probe_read_kernel(
@@ -298,7 +304,54 @@ impl Memory for ByHelper {
             }
             &*place
         };
-        CopiedEntry { ct, head }
+        CopiedEntry::<false> { ct, head }
+    }
+}
+
+/// Whether `struct nf_conn` begins as [`EntryHead`] says.
+#[inline(always)]
+pub(super) fn is_entry_in_one_piece() -> bool {
+    globals::CT_IN_ONE_PIECE.load() != 0
+}
+
+/// # Safety
+///
+/// `place` can be written.
+#[inline(always)]
+unsafe fn read_head(ct: u64, place: *mut EntryHead) {
+    // SAFETY: the helper checks the address, and fills the place with zeroes if it fails.
+    unsafe {
+        generated::bpf_probe_read_kernel(
+            place.cast(),
+            size_of::<EntryHead>() as u32,
+            ct as *const c_void,
+        );
+    }
+}
+
+impl Memory for ByOneRead {
+    #[inline(always)]
+    fn load<T: Copy>(base: u64, offset: u32) -> Option<T> {
+        ByHelper::load(base, offset)
+    }
+
+    #[inline(always)]
+    unsafe fn copy_tuple(base: u64, offset: u32, place: *mut Tuple) {
+        // SAFETY: see the contract.
+        unsafe { ByHelper::copy_tuple(base, offset, place) }
+    }
+
+    type Head = EntryHead;
+
+    #[inline(always)]
+    fn entry(ct: u64, head: &mut MaybeUninit<EntryHead>) -> impl Entry {
+        let place: *mut EntryHead = head.as_mut_ptr();
+        // SAFETY: it is filled by this.
+        let head = unsafe {
+            read_head(ct, place);
+            &*place
+        };
+        CopiedEntry::<true> { ct, head }
     }
 }
 

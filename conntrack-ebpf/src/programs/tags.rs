@@ -80,7 +80,7 @@ pub(super) fn put<M: Memory>(entry: &impl Entry, clash: bool, party: Party) -> b
 }
 
 /// Changes a place's mark in one step if it is as it was read; whether it was. A full barrier. Kernels before 5.12 have no such instruction:
-/// this may only be where [`HAS_TAG_PLACES`](conntrack_ebpf::global::HAS_TAG_PLACES) says so, and user space takes it out elsewhere.
+/// this is only ever reached where [`HAS_TAG_PLACES`](conntrack_ebpf::global::HAS_TAG_PLACES) says so, and user space takes it out elsewhere.
 ///
 /// # Safety
 ///
@@ -171,12 +171,11 @@ pub(super) fn take<M: Memory>(entry: &impl Entry, clash: impl Fn() -> bool) -> O
     let ct = entry.address();
     let digest = entry.digest();
     let group = group(digest);
-    if globals::HAS_TAG_PLACES.load() != 0 {
-        // SAFETY: a live map value.
-        let party = unsafe { take_from_places(group, ct, digest) };
-        if party.is_some() {
-            return party;
-        }
+    // Not asked whether there are places: where there are none they are all free.
+    // SAFETY: a live map value.
+    let party = unsafe { take_from_places(group, ct, digest) };
+    if party.is_some() {
+        return party;
     }
     // SAFETY: as above.
     let elsewhere = unsafe { &raw mut (*group).elsewhere };
