@@ -116,6 +116,9 @@ pub struct Walk {
     pub net: u64,
     /// For the program: the inode number of the namespace that [`Self::net`] points to.
     pub netns: u64,
+    /// For the program: the lowest six bits of the address of the last node of an original direction. Entries are aligned, so one like it is
+    /// most likely another one, and is read at once as an entry.
+    pub original_bits: u64,
 }
 
 /// An entry as it lies in the kernel's memory.
@@ -133,4 +136,4 @@ pub struct CopiedEntry {
 }
 
 const _: () = assert!(size_of::<CopiedEntry>() == 256);
-const _: () = assert!(size_of::<Walk>() == 26 * 8);
+const _: () = assert!(size_of::<Walk>() == 27 * 8);

@@ -52,6 +52,8 @@ mod program {
         status: u64,
     }
 
+    /// Where an entry has the direction of its first tuple: 0.
+    const DIRECTION: usize = TUPLES as usize + 55;
     /// From the second node of an entry to the begin of it.
     const REPLY_NODE: u64 = TUPLES as u64 + 56;
     const _: () = assert!(STATUS as u64 == REPLY_NODE + 56);
@@ -92,12 +94,13 @@ mod program {
             );
         }
         // SAFETY: as above; members of integers, each at a multiple of its size.
-        let (next, net, status) = unsafe {
+        let (next, net, status, direction) = unsafe {
             let bytes = (&raw const (*entry).bytes).cast::<u8>();
             (
                 bytes.add(TUPLES as usize).cast::<u64>().read_volatile(),
                 bytes.add(net_at).cast::<u64>().read_volatile(),
                 bytes.add(STATUS as usize).cast::<u64>().read_volatile(),
+                bytes.add(DIRECTION).read_volatile(),
             )
         };
         if net != walk.net {
@@ -113,6 +116,7 @@ mod program {
         }
         Some(Copied {
             next,
+            is_original: direction == 0,
             // Another entry may be made in that memory now, which is in no table yet.
             counts: status & CONFIRMED != 0,
             is_wanted: walk.only == 0 || walk.only == walk.netns,
@@ -121,6 +125,8 @@ mod program {
 
     struct Copied {
         next: u64,
+        /// What should be its first node is one.
+        is_original: bool,
         counts: bool,
         is_wanted: bool,
     }
@@ -140,6 +146,17 @@ mod program {
         walk.stepped += 1;
         if node & END != 0 {
             return end_of_chain(walk, node >> 1);
+        }
+        if node & ALIGNED == walk.original_bits {
+            let Some(copied) = copy(walk, node - u64::from(TUPLES)) else {
+                walk.failed = RunEnd::TooLong as u64;
+                return STOP;
+            };
+            if copied.is_original {
+                walk.node = copied.next;
+                take(walk, &copied);
+                return GO_ON;
+            }
         }
         let mut read = MaybeUninit::<Node>::uninit();
         // SAFETY: as in `copy`.
@@ -169,14 +186,28 @@ mod program {
             walk.failed = RunEnd::TooLong as u64;
             return STOP;
         };
-        walk.node = if is_original { copied.next } else { seen.next };
+        if is_original {
+            walk.original_bits = node & ALIGNED;
+            walk.node = copied.next;
+        } else {
+            walk.node = seen.next;
+        }
+        take(walk, &copied);
+        GO_ON
+    }
+
+    /// Keeps what was copied, if it counts.
+    #[inline(always)]
+    fn take(walk: &mut Walk, copied: &Copied) {
         if copied.counts && copied.is_wanted {
             walk.found += 1;
         } else if copied.counts {
             walk.found_others += 1;
         }
-        GO_ON
     }
+
+    /// See [`Walk::original_bits`].
+    const ALIGNED: u64 = 63;
 
     const GO_ON: u32 = 0;
     const STOP: u32 = 1;
