@@ -28,7 +28,7 @@ use crate::{
     kernel::{
         Root,
         conntrack::Presence,
-        entries::{TableEntry, walk_namespaces},
+        entries::{TableEntry, count_unlisted, walk_namespaces},
         overlays, sysctl,
         tables::Namespace,
     },
@@ -40,6 +40,7 @@ mod report;
 mod targets;
 
 use report::CensusReport;
+use targets::WalkedTable;
 
 /// Bytes of a list that are written in one go.
 const WRITE_BYTES: usize = 64 << 10;
@@ -250,7 +251,8 @@ impl Table {
             ..
         } = count;
         drop(progress);
-        let (tables, problems) = targets::sort_out(outcomes, &labels)?;
+        let (mut tables, problems) = targets::sort_out(outcomes, &labels)?;
+        tell_unlisted(root, namespaces, &mut tables);
         let limit = sysctl::limit(root)?;
         let name = |slot| labels.owners.names.get(&slot).cloned();
         let verdicts = tables.iter().filter_map(|table| {
@@ -309,6 +311,23 @@ impl Table {
             eprintln!("ctpressure: {}", report::CHANGED);
         }
         Ok(())
+    }
+}
+
+/// Asks what those entries are that are in no list, of tables that have some.
+fn tell_unlisted(root: &Root, namespaces: &[Namespace], tables: &mut [WalkedTable]) {
+    let has_some = |table: &&WalkedTable| table.walk.unlisted().is_some_and(|some| some > 0);
+    let inodes: BTreeSet<Inode> = tables
+        .iter()
+        .filter(has_some)
+        .map(|table| table.netns)
+        .collect();
+    let asked = namespaces
+        .iter()
+        .filter(|namespace| inodes.contains(&namespace.inode));
+    let found = count_unlisted(root, &asked.cloned().collect::<Vec<_>>());
+    for table in tables {
+        table.unlisted = found.get(&table.netns).copied();
     }
 }
 

@@ -29,12 +29,14 @@ mod state;
 mod status;
 #[cfg(test)]
 mod tests;
+mod unlisted;
 
 pub(crate) use entry::{EntryTuple, Layer4, TableEntry};
 pub(crate) use namespaces::{WalkOutcome, count_namespaces, walk_namespaces};
 pub(crate) use parse::parse;
 pub(crate) use state::{EntryState, state_names};
 pub(crate) use status::EntryStatus;
+pub(crate) use unlisted::{Unlisted, count_unlisted};
 
 const CTNETLINK: u8 = 1;
 

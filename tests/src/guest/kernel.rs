@@ -159,6 +159,20 @@ impl Statistics {
     }
 }
 
+/// The first two numbers of the running kernel's version.
+///
+/// # Errors
+///
+/// When it does not begin with two numbers.
+pub fn release() -> Result<(u32, u32)> {
+    let text = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = text.split('.').map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => bail!("the kernel's version is {text}"),
+    }
+}
+
 /// Whether the module is in the kernel (loaded or built in).
 pub fn has_module(name: &str) -> bool {
     Path::new("/sys/module").join(name).exists()

@@ -14,6 +14,7 @@ use crate::guest::{
     agent::{Agent, Mechanism},
     checks::Checks,
     generator, kernel, net,
+    nfqueue::SilentQueue,
     prom::Metrics,
 };
 
@@ -92,7 +93,39 @@ pub(super) fn both_ways(_: Option<Mechanism>) -> Result<()> {
             format!("`table {arguments}`: {walked} by the hash table, {listed} by ctnetlink")
         });
     }
+    waiting(&mut checks)?;
     checks.finish()
+}
+
+/// Packets that a program is given to judge, and does not.
+const QUEUED: &str = "
+table ip ctp_queue {
+  chain out {
+    type filter hook output priority 100;
+    ip saddr 198.18.55.1 queue num 7
+  }
+}
+";
+const WAITING: u64 = 120;
+
+/// Entries that are in no list of the table: kernels before 5.19 keep lists of those that are not confirmed.
+fn waiting(checks: &mut Checks) -> Result<()> {
+    kernel::load_module("nfnetlink_queue")?;
+    let queue = SilentQueue::bind(7)?;
+    net::nft(None, QUEUED)?;
+    generator::send(None, &format!("--source 198.18.55.1/32 --flows {WAITING}"))?;
+    let (major, minor) = kernel::release()?;
+    let told = ((major, minor) < (5, 19)).then_some(WAITING);
+    for source in ["hash", "ctnetlink"] {
+        let found = table(&format!("--census {source} --by protocol"))?;
+        let of_table = |name: &str| found["tables"][0][name].as_u64();
+        checks.equal("held", of_table("held"), "waiting", Some(WAITING));
+        checks.equal("unconfirmed", of_table("unconfirmed"), "waiting", told);
+        checks.equal("dying", of_table("dying"), "none", told.map(|_| 0));
+    }
+    net::nft(None, "delete table ip ctp_queue")?;
+    drop(queue);
+    Ok(())
 }
 
 /// Entries of the table that is made anew.

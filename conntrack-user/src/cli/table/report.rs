@@ -85,6 +85,14 @@ impl CensusReport {
                     grouped(table.walk.entries),
                     grouped(held)
                 );
+                if let Some(unlisted) = table.unlisted {
+                    let _ = writeln!(
+                        out,
+                        "  ({} wait to be confirmed, {} have left the table)",
+                        grouped(unlisted.unconfirmed),
+                        grouped(unlisted.dying)
+                    );
+                }
             }
             for verdict in self.verdicts.get(&table.netns).into_iter().flatten() {
                 let _ = writeln!(out, "  {}", verdict.advice());
@@ -159,6 +167,8 @@ impl CensusReport {
                 "count_before": table.walk.counts[0],
                 "count_after": table.walk.counts[1],
                 "held": table.walk.unlisted(),
+                "unconfirmed": table.unlisted.map(|unlisted| unlisted.unconfirmed),
+                "dying": table.unlisted.map(|unlisted| unlisted.dying),
                 "clashes": table.walk.hash.map(|hash| hash.clashes),
                 "expired": table.walk.hash.map(|hash| hash.expired),
                 "verdicts": self.verdicts.get(&table.netns),

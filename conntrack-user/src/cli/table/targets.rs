@@ -10,7 +10,7 @@ use crate::{
     kernel::{
         Problem, Root,
         confinement::Confinement,
-        entries::{EntryWalk, WalkOutcome},
+        entries::{EntryWalk, Unlisted, WalkOutcome},
         host,
         tables::{Namespace, TO_ENTER, discover},
     },
@@ -24,6 +24,8 @@ pub(super) struct WalkedTable {
     pub(super) netns: Inode,
     /// What the reading came to.
     pub(super) walk: EntryWalk,
+    /// What those are that the kernel counts and that are in no table; `None`: it does not say, or was not asked since there are none.
+    pub(super) unlisted: Option<Unlisted>,
 }
 
 /// The namespaces that were asked for, the caller's own if none was; each by the name of whose table it has.
@@ -165,7 +167,11 @@ pub(super) fn sort_out(
         let name = labels.netns(netns);
         let error: anyhow::Error = match outcome {
             WalkOutcome::Walked(walk) => {
-                tables.push(WalkedTable { netns, walk });
+                tables.push(WalkedTable {
+                    netns,
+                    walk,
+                    unlisted: None,
+                });
                 continue;
             }
             WalkOutcome::Failed(error) => error.into(),

@@ -65,7 +65,7 @@ pub(crate) fn count_namespaces(root: &Root, namespaces: &[Namespace]) -> Vec<(In
 }
 
 /// Calls `look` inside each namespace.
-fn in_each(
+pub(super) fn in_each(
     root: &Root,
     namespaces: &[Namespace],
     look: impl Fn(&Namespace) -> WalkOutcome + Send + Sync,
