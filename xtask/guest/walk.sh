@@ -21,19 +21,28 @@ measure() {
     name=$1
     shift
     busybox time -o /tmp/time -f '%U %S %M' "$@" > /tmp/out 2>/dev/null
-    echo "WALK $entries $(cat /tmp/time) $name"
+    echo "WALK $entries $kind $(cat /tmp/time) $name"
 }
-sent=0
-for entries in 250000 1000000; do
-    # As many buckets as the kernel gives to such a table.
-    [ "$entries" = 250000 ] && buckets=262144 || buckets=1048576
-    echo "$buckets" > /proc/sys/net/netfilter/nf_conntrack_buckets
-    ctgen send --protocol udp,tcp,icmp,sctp --family 4,6 --first "$sent" --flows $((entries - sent)) > /dev/null
-    sent=$entries
+measure_all() {
     [ "$(cat /proc/sys/net/netfilter/nf_conntrack_count)" = "$entries" ]
     measure conntrack conntrack -L
     measure ctnetlink ctpressure table --census ctnetlink -o json
     measure hash ctpressure table --census hash -o json
-    echo "WALK-FOUND $entries $(sed 's/.*"cpu_held_ns":\([0-9]*\).*/\1/' /tmp/out) $(sed 's/.*"seen":\([0-9]*\).*/\1/' /tmp/out)"
-done
+    echo "WALK-FOUND $entries $kind $(sed 's/.*"cpu_held_ns":\([0-9]*\).*/\1/' /tmp/out) $(sed 's/.*"seen":\([0-9]*\).*/\1/' /tmp/out)"
+}
+send() { ctgen send --protocol udp,tcp,icmp,sctp --family 4,6 "$@" > /dev/null; }
+# As many buckets as the kernel gives to such a table.
+echo 262144 > /proc/sys/net/netfilter/nf_conntrack_buckets
+# From an address of its own each: no two are alike but for the port.
+entries=250000 kind=distinct
+send --source-ports 1024 --flows "$entries"
+measure_all
+conntrack -F 2> /dev/null
+kind=alike
+send --flows "$entries"
+measure_all
+echo 1048576 > /proc/sys/net/netfilter/nf_conntrack_buckets
+sent=$entries entries=1000000
+send --first "$sent" --flows $((entries - sent))
+measure_all
 echo "WALK DONE"
