@@ -12,16 +12,16 @@ use ctpressure_model::{events::OwnersBySlot, verdict::Composition};
 use serde::Serialize;
 
 use crate::{
-    census::{Charging, CompositionCount, sighting},
+    census::{Alike, AlikeEntries, Charging, CompositionCount, TagSeen, sighting},
     kernel::{
         Root,
-        entries::{EntryState, TableEntry, WalkOutcome, walk_namespaces},
+        entries::{EntryState, FoundEntry, WalkOutcome, walk_namespaces},
         overlays,
         tables::{self, Namespace, TableReader},
     },
     owners::Sighting,
     probes::TagReader,
-    walk::TableWalker,
+    walk::{EntryCounter, TableWalker},
 };
 
 /// How long the tables of other namespaces than the host's may be walked, if the host's takes less: each walk goes through the hash
@@ -137,19 +137,24 @@ struct TableSeen<'a> {
 }
 
 impl TableSeen<'_> {
-    fn add(&mut self, order: &CensusOrder, netns: u32, entry: &TableEntry) {
-        let CensusOrder { charging, tags, .. } = order;
-        let charge = charging.charge(netns, entry, |key| tags.as_ref()?.tag(key));
+    fn add(&mut self, charging: &Charging, alike: &Alike<'_>) {
+        let Alike {
+            netns,
+            entry,
+            charge,
+            entries,
+            ..
+        } = *alike;
         let party = charge.party;
         if let Some(makeup) = &mut self.makeup {
-            makeup.add(netns, entry, Some(party));
+            makeup.add(alike);
         }
-        *self.counts.entry((party, entry.state)).or_default() += 1;
+        *self.counts.entry((party, entry.state)).or_default() += entries;
         let seen = &mut self.seen;
-        if charge.untagged {
-            *seen.untagged.entry(party).or_default() += 1;
+        if charge.tag == TagSeen::Missing {
+            *seen.untagged.entry(party).or_default() += entries;
         }
-        if charge.unsettled {
+        if charge.is_unsettled() {
             self.unsettled = true;
             let ends = [entry.original.source, entry.reply.source];
             seen.unsettled
@@ -158,8 +163,67 @@ impl TableSeen<'_> {
         if entry.destination_translated()
             && let Some(sighting) = sighting(netns, entry, party)
         {
-            seen.see(sighting);
+            seen.see(sighting, u32::try_from(entries).unwrap_or(u32::MAX));
         }
+    }
+}
+
+/// What is seen in several tables.
+struct TablesSeen<'a> {
+    alike: AlikeEntries<'a>,
+    tables: hashbrown::HashMap<u32, TableSeen<'a>>,
+    charging: &'a Charging,
+}
+
+impl<'a> TablesSeen<'a> {
+    /// For the tables of these namespaces, of which nothing was seen yet.
+    fn new<'n>(
+        order: &'a CensusOrder,
+        root: &Root,
+        namespaces: impl Iterator<Item = &'n Namespace>,
+    ) -> Self {
+        let table = |namespace: &Namespace| (namespace.inode, order.table(root, namespace));
+        let tables: hashbrown::HashMap<u32, TableSeen<'a>> = namespaces.map(table).collect();
+        let makeups = tables.values().filter_map(|table| table.makeup.as_ref());
+        Self {
+            alike: AlikeEntries::new(
+                &order.charging,
+                order.tags.as_ref(),
+                makeups.flat_map(CompositionCount::tunnels),
+            ),
+            tables,
+            charging: &order.charging,
+        }
+    }
+
+    /// By network namespace.
+    fn finish(mut self) -> hashbrown::HashMap<u32, TableSeen<'a>> {
+        let tables = &mut self.tables;
+        self.alike.tell(|alike| tell(tables, self.charging, alike));
+        self.tables
+    }
+}
+
+impl EntryCounter for TablesSeen<'_> {
+    #[inline]
+    fn add(&mut self, netns: u32, found: &impl FoundEntry) {
+        let Self {
+            alike,
+            tables,
+            charging,
+        } = self;
+        alike.add(netns, found, 0, |alike| tell(tables, charging, alike));
+    }
+}
+
+/// Counts entries in their table.
+fn tell(
+    tables: &mut hashbrown::HashMap<u32, TableSeen<'_>>,
+    charging: &Charging,
+    alike: &Alike<'_>,
+) {
+    if let Some(table) = tables.get_mut(&alike.netns) {
+        table.add(charging, alike);
     }
 }
 
@@ -217,19 +281,11 @@ impl Census {
     /// Walks over the hash table, in one pass for all namespaces; `false`: that can't be had.
     fn walk_hash(&mut self, walker: &mut TableWalker, root: &Root, all: &[Namespace]) -> bool {
         let Self { order, found } = self;
-        let tables = || -> hashbrown::HashMap<u32, TableSeen<'_>> {
-            let table = |namespace: &Namespace| (namespace.inode, order.table(root, namespace));
-            all.iter().map(table).collect()
-        };
-        let found_in = walker.walk_hash(root, all, tables, |tables, netns, entry| {
-            if let Some(table) = tables.get_mut(&netns) {
-                table.add(order, netns, entry);
-            }
-            ControlFlow::Continue(())
-        });
-        let Some((mut tables, outcomes)) = found_in else {
+        let tables = || TablesSeen::new(order, root, all.iter());
+        let Some((tables, outcomes)) = walker.walk_hash(root, all, tables) else {
             return false;
         };
+        let mut tables = tables.finish();
         found.whole = true;
         for (netns, outcome) in outcomes {
             if let Some(table) = tables.remove(&netns)
@@ -253,14 +309,17 @@ impl Census {
         let began = Instant::now();
         let Self { order, found } = self;
         let walk = |found: &mut CensusResult, namespace: &Namespace| {
-            let mut table = order.table(root, namespace);
+            let mut seen = TablesSeen::new(order, root, std::iter::once(namespace));
             let outcomes =
                 walk_namespaces(root, std::slice::from_ref(namespace), |netns, entry| {
-                    table.add(order, netns, entry);
+                    seen.add(netns, entry);
                     ControlFlow::Continue(())
                 });
+            let table = seen.finish().remove(&namespace.inode);
             let outcome = outcomes.into_iter().next();
-            outcome.is_some_and(|(netns, outcome)| found.take(order, netns, &outcome, table))
+            outcome
+                .zip(table)
+                .is_some_and(|((netns, outcome), table)| found.take(order, netns, &outcome, table))
         };
         let Some(host) = namespaces.remove(&order.charging.host_netns) else {
             return;
@@ -320,10 +379,11 @@ impl CensusResult {
         is_walked
     }
 
-    fn see(&mut self, sighting: Sighting) {
+    fn see(&mut self, sighting: Sighting, entries: u32) {
         let room = self.sightings.len() < MOST_SIGHTINGS;
         if room || self.sightings.contains_key(&sighting) {
-            *self.sightings.entry(sighting).or_default() += 1;
+            let seen = self.sightings.entry(sighting).or_default();
+            *seen = seen.saturating_add(entries);
         }
     }
 
@@ -333,9 +393,7 @@ impl CensusResult {
             *self.untagged.entry(party).or_default() += entries;
         }
         for (sighting, entries) in other.sightings {
-            if self.sightings.len() < MOST_SIGHTINGS || self.sightings.contains_key(&sighting) {
-                *self.sightings.entry(sighting).or_default() += entries;
-            }
+            self.see(sighting, entries);
         }
         self.unsettled.extend(other.unsettled);
     }

@@ -31,10 +31,27 @@ const AF_INET6: u16 = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Charge {
     pub party: Party,
-    /// It should have a tag and has none: `party` is whose it is unless it has just come or gone.
-    pub untagged: bool,
-    /// It was looked for a tag, and has none or one that says nobody.
-    pub unsettled: bool,
+    pub tag: TagSeen,
+}
+
+/// What the tag of an entry said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TagSeen {
+    /// It was not looked for: the entry tells by itself whose it is.
+    NotAsked,
+    /// It should be there and is not: the entry is the party's unless it has just come or gone.
+    Missing,
+    /// Nobody.
+    Nobody,
+    /// Somebody.
+    Somebody,
+}
+
+impl Charge {
+    /// It was looked for a tag, and there is none or one that says nobody.
+    pub(crate) fn is_unsettled(self) -> bool {
+        matches!(self.tag, TagSeen::Missing | TagSeen::Nobody)
+    }
 }
 
 /// What the kernel was told, at one moment.
@@ -133,12 +150,13 @@ impl Charging {
             looked_for.set(Some(tag));
             tag
         });
-        let tag = looked_for.get();
-        Charge {
-            party,
-            untagged: tag == Some(None),
-            unsettled: tag.is_some_and(|tag| tag.is_none_or(|party| party.slot() == UNKNOWN)),
-        }
+        let tag = match looked_for.get() {
+            None => TagSeen::NotAsked,
+            Some(None) => TagSeen::Missing,
+            Some(Some(party)) if party.slot() == UNKNOWN => TagSeen::Nobody,
+            Some(Some(_)) => TagSeen::Somebody,
+        };
+        Charge { party, tag }
     }
 
     /// Whether an address is somebody's.
@@ -187,7 +205,7 @@ pub(crate) fn sighting(netns: Inode, entry: &TableEntry, party: Party) -> Option
     Sighting::of(&original, &reply, netns, party)
 }
 
-fn tag_key(netns: Inode, entry: &TableEntry) -> TagKey {
+pub(super) fn tag_key(netns: Inode, entry: &TableEntry) -> TagKey {
     TagKey {
         tuple: kernel_tuple(&entry.original),
         netns,
@@ -289,11 +307,11 @@ mod tests {
             ..Charging::default()
         };
         let mut tags: HashMap<TagKey, Party> = HashMap::new();
-        let tagless = |slot, direction| Charge {
+        let charged = |slot, direction, tag| Charge {
             party: Party::new(slot, direction),
-            untagged: false,
-            unsettled: false,
+            tag,
         };
+        let tagless = |slot, direction| charged(slot, direction, TagSeen::NotAsked);
         // After DNAT.
         let comes_in = entry("9.9.9.9", "10.96.0.1", "10.0.0.2");
         let charge = |netns, entry: &TableEntry, tags: &HashMap<TagKey, Party>| {
@@ -310,18 +328,15 @@ mod tests {
         ];
         for (opened, direction) in &opened {
             let direction = *direction;
-            let untagged = Charge {
-                party: Party::new(3, direction),
-                untagged: true,
-                unsettled: true,
-            };
+            let untagged = charged(3, direction, TagSeen::Missing);
             assert_eq!(charge(HOST_NETNS, opened, &tags), untagged);
             let key = tag_key(HOST_NETNS, opened);
             tags.insert(key, Party::new(4, direction));
-            assert_eq!(charge(HOST_NETNS, opened, &tags), tagless(4, direction));
+            let found = charge(HOST_NETNS, opened, &tags);
+            assert_eq!(found, charged(4, direction, TagSeen::Somebody));
             tags.insert(key, Party::NOBODY);
-            let nobodys = charge(HOST_NETNS, opened, &tags);
-            assert!(nobodys.unsettled && !nobodys.untagged);
+            let found = charge(HOST_NETNS, opened, &tags);
+            assert_eq!(found.tag, TagSeen::Nobody);
         }
     }
 

@@ -1,21 +1,17 @@
 //! What a table is made of, as far as it is judged by ([`ctpressure_model::verdict`]): counted entry by entry.
 
-use std::{cell::OnceCell, net::IpAddr};
+use std::net::IpAddr;
 
-use conntrack_ebpf::owner::{Address, Direction, HOST, Party, UNKNOWN};
+use conntrack_ebpf::owner::{Address, Direction, HOST, UNKNOWN};
 use ctpressure_model::verdict::{Composition, KNOWN, OverlayPart, Part as NamedPart, Tunnel};
 
 use super::{
-    Charging,
+    Alike, Charging, Counts,
     groups::Groups,
-    key::{By, CensusEntry, Endpoint, Part},
+    key::{By, Endpoint, Part},
     summary::Group,
 };
-use crate::{
-    kernel::entries::{EntryState, EntryWalk, TableEntry},
-    probes::TagReader,
-    sys::netns::Inode,
-};
+use crate::kernel::entries::{EntryState, EntryWalk, TableEntry};
 
 /// Different keys of each kind that are counted. Whoever has half of the one-way entries, in the order of their hash, is among the first so
 /// many of them.
@@ -26,7 +22,6 @@ const ROWS: usize = 8;
 /// Counts the entries of one table.
 pub(crate) struct CompositionCount<'a> {
     owners: &'a Charging,
-    tags: Option<&'a TagReader>,
     tunnels: Vec<OverlayPart>,
     entries: u64,
     one_way: u64,
@@ -34,7 +29,7 @@ pub(crate) struct CompositionCount<'a> {
     groupings: [(Vec<By>, Groups); 4],
     /// Servers without their ports, as keys of [`By::Destination`].
     hosts: Groups,
-    key: Vec<u8>,
+    key: Vec<u64>,
 }
 
 impl<'a> CompositionCount<'a> {
@@ -43,7 +38,6 @@ impl<'a> CompositionCount<'a> {
         let known = KNOWN.iter().filter(|known| !tunnels.contains(known));
         Self {
             owners,
-            tags: None,
             tunnels: tunnels
                 .iter()
                 .chain(known)
@@ -71,52 +65,45 @@ impl<'a> CompositionCount<'a> {
         }
     }
 
-    /// Whose an entry is may be told by its tag, too.
-    pub(crate) fn with_tags(self, tags: Option<&'a TagReader>) -> Self {
-        Self { tags, ..self }
+    /// The tunnels whose outer flows are counted apart.
+    pub(crate) fn tunnels(&self) -> impl Iterator<Item = &Tunnel> {
+        self.tunnels.iter().map(|part| &part.tunnel)
     }
 
-    /// Counts an entry, which is charged to `party` as far as that is known already.
-    #[inline]
-    pub(crate) fn add(&mut self, netns: Inode, entry: &TableEntry, party: Option<Party>) {
-        self.entries += 1;
-        self.time_wait += u64::from(entry.state == EntryState::TIME_WAIT);
+    /// Counts entries.
+    pub(crate) fn add(&mut self, alike: &Alike<'_>) {
+        let (entry, entries) = (alike.entry, alike.entries);
+        self.entries += entries;
+        if entry.state == EntryState::TIME_WAIT {
+            self.time_wait += entries;
+        }
         // Connections of the usual kind end here.
-        if entry.original.protocol != TCP && self.is_outer(entry) {
+        if entry.original.protocol != TCP && self.count_outer(entry, entries) {
             return;
         }
         if !entry.one_way() || !entry.evictable() {
             return;
         }
-        self.one_way += 1;
-        let seen = CensusEntry {
-            netns,
-            entry,
-            owners: self.owners,
-            tags: self.tags,
-            party: party.map_or_else(OnceCell::new, OnceCell::from),
-            now: 0,
-        };
+        self.one_way += entries;
+        let counts = Counts::of(entries, true);
         for (by, groups) in &mut self.groupings {
             self.key.clear();
             for by in by {
-                by.write(&seen, &mut self.key);
+                by.write(alike, self.owners, 0, &mut self.key);
             }
-            groups.add(&self.key, true);
+            groups.add(&self.key, counts);
         }
-        self.key.clear();
         let host = Endpoint {
             address: entry.reply.source,
             port: None,
             protocol: entry.reply.protocol,
         };
-        host.write(&mut self.key);
-        self.hosts.add(&self.key, true);
+        self.hosts.add(&host.words(), counts);
     }
 
-    /// Whether it is an outer flow of an overlay, which is counted then. Nodes speak to each other from addresses of their own, and
+    /// Whether it is an outer flow of an overlay; so many are counted then. Nodes speak to each other from addresses of their own, and
     /// without NAT: what a pod sends to such a port, or a tunnel that somebody runs in one, is no overlay's.
-    fn is_outer(&mut self, entry: &TableEntry) -> bool {
+    fn count_outer(&mut self, entry: &TableEntry, entries: u64) -> bool {
         let (protocol, ports) = (entry.original.protocol, entry.original.layer4.ports());
         let mut tunnels = self.tunnels.iter_mut();
         let Some(part) = tunnels.find(|part| part.tunnel.carries(protocol, ports)) else {
@@ -135,8 +122,8 @@ impl<'a> CompositionCount<'a> {
             return false;
         }
         match entry.original.source {
-            IpAddr::V4(_) => part.ipv4 += 1,
-            IpAddr::V6(_) => part.ipv6 += 1,
+            IpAddr::V4(_) => part.ipv4 += entries,
+            IpAddr::V6(_) => part.ipv6 += entries,
         }
         true
     }
@@ -147,7 +134,7 @@ impl<'a> CompositionCount<'a> {
         walk: &EntryWalk,
         name: impl Fn(u32) -> Option<String>,
     ) -> Composition {
-        let totals = super::Counts {
+        let totals = Counts {
             entries: self.one_way,
             evictable: self.one_way,
         };

@@ -1,6 +1,6 @@
 //! Counts by key, for a bounded number of keys.
 
-use std::hash::BuildHasher as _;
+use std::hash::{BuildHasher as _, Hasher as _};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use serde::Serialize;
@@ -17,10 +17,18 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    /// So many `entries`, which are all evictable or none is.
+    pub(crate) const fn of(entries: u64, evictable: bool) -> Self {
+        Self {
+            entries,
+            evictable: if evictable { entries } else { 0 },
+        }
+    }
+
     #[inline]
-    pub(crate) fn add(&mut self, evictable: bool) {
-        self.entries += 1;
-        self.evictable += u64::from(evictable);
+    pub(crate) const fn add(&mut self, more: Self) {
+        self.entries += more.entries;
+        self.evictable += more.evictable;
     }
 
     /// What is left of these without `part` of them.
@@ -33,14 +41,24 @@ impl Counts {
     }
 }
 
-/// Whether two keys are the same: word by word, since a libc may compare byte by byte (musl).
+/// Whether two keys are the same. Not by `memcmp`, which may go byte by byte (musl).
 #[inline]
-fn same(one: &[u8], other: &[u8]) -> bool {
-    let ((words, rest), (other_words, other_rest)) = (one.as_chunks(), other.as_chunks());
-    let mut pairs = words.iter().zip(other_words);
-    one.len() == other.len()
-        && pairs.all(|(word, other)| u64::from_ne_bytes(*word) == u64::from_ne_bytes(*other))
-        && rest.iter().eq(other_rest)
+pub(super) fn same(one: &[u64], other: &[u64]) -> bool {
+    let pairs = one.iter().zip(other);
+    one.len() == other.len() && pairs.fold(0, |differ, (one, other)| differ | (one ^ other)) == 0
+}
+
+#[inline]
+pub(super) fn hash(hasher: &DefaultHashBuilder, key: &[u64]) -> u64 {
+    let mut hasher = hasher.build_hasher();
+    let (pairs, rest) = key.as_chunks();
+    for [low, high] in pairs {
+        hasher.write_u128(u128::from(*low) | u128::from(*high) << 64);
+    }
+    for word in rest {
+        hasher.write_u64(*word);
+    }
+    hasher.finish()
 }
 
 /// Keys of one width and their counts. Addresses are chosen by strangers, so the hash is a keyed
@@ -50,7 +68,7 @@ pub(super) struct Groups {
     width: usize,
     most: usize,
     /// One key behind the other.
-    keys: Vec<u8>,
+    keys: Vec<u64>,
     counts: Vec<Counts>,
     places: HashTable<u32>,
     hasher: DefaultHashBuilder,
@@ -63,7 +81,7 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// No keys yet, each of `width` bytes.
+    /// No keys yet, each of `width` words.
     pub(super) fn new(width: usize) -> Self {
         Self::with_most(width, MOST_KEYS)
     }
@@ -82,40 +100,37 @@ impl Groups {
         }
     }
 
-    fn key(keys: &[u8], width: usize, place: u32) -> &[u8] {
+    fn key(keys: &[u64], width: usize, place: u32) -> &[u64] {
         let begin = place as usize * width;
         keys.get(begin..begin + width).unwrap_or_default()
     }
 
     #[inline]
-    pub(super) fn add(&mut self, key: &[u8], evictable: bool) {
-        let hash = self.hasher.hash_one(key);
+    pub(super) fn add(&mut self, key: &[u64], counts: Counts) {
+        let hash = hash(&self.hasher, key);
         let (keys, width) = (&self.keys, self.width);
         let found = self
             .places
             .find(hash, |place| same(Self::key(keys, width, *place), key));
         if let Some(place) = found {
-            self.counts[*place as usize].add(evictable);
+            self.counts[*place as usize].add(counts);
         } else if self.counts.len() < self.most {
-            self.insert(hash, key, evictable);
+            self.insert(hash, key, counts);
         } else {
-            self.untold += 1;
-            self.lately += 1;
+            self.untold += counts.entries;
+            self.lately += counts.entries;
         }
     }
 
     #[cold]
-    fn insert(&mut self, hash: u64, key: &[u8], evictable: bool) {
+    fn insert(&mut self, hash: u64, key: &[u64], counts: Counts) {
         // There are no more than `MOST_KEYS`.
         let place = u32::try_from(self.counts.len()).unwrap_or(u32::MAX);
         self.keys.extend_from_slice(key);
-        self.counts.push(Counts {
-            entries: 1,
-            evictable: u64::from(evictable),
-        });
+        self.counts.push(counts);
         let (keys, width, hasher) = (&self.keys, self.width, &self.hasher);
         self.places.insert_unique(hash, place, |place| {
-            hasher.hash_one(Self::key(keys, width, *place))
+            self::hash(hasher, Self::key(keys, width, *place))
         });
     }
 
@@ -141,11 +156,8 @@ impl Groups {
         let mut kept = Self::with_most(self.width, self.most);
         for place in order {
             let key = Self::key(&self.keys, self.width, place);
-            let hash = kept.hasher.hash_one(key);
-            kept.insert(hash, key, false);
-            if let Some(counts) = kept.counts.last_mut() {
-                *counts = self.counts[place as usize];
-            }
+            let hash = hash(&kept.hasher, key);
+            kept.insert(hash, key, self.counts[place as usize]);
         }
         kept.untold = self.untold;
         kept.too_low_by = too_low_by;
@@ -166,7 +178,7 @@ impl Groups {
     }
 
     /// The `top` keys with the most entries.
-    pub(super) fn top(&self, top: usize) -> Vec<(&[u8], Counts)> {
+    pub(super) fn top(&self, top: usize) -> Vec<(&[u64], Counts)> {
         let mut order = self.order();
         order.truncate(top);
         order
@@ -198,13 +210,13 @@ mod tests {
     fn room_for_another_table() {
         let mut groups = Groups::with_most(1, 4);
         for key in [1, 1, 1, 2, 2, 3, 4, 5, 5] {
-            groups.add(&[key], true);
+            groups.add(&[key], Counts::of(1, true));
         }
         assert_eq!((groups.len(), groups.untold), (4, 2));
         groups.make_room();
         assert_eq!((groups.len(), groups.untold, groups.too_low_by), (2, 4, 2));
         for key in [5, 5, 5, 5, 3] {
-            groups.add(&[key], false);
+            groups.add(&[key], Counts::of(1, false));
         }
         let top = groups.top(2);
         assert_eq!(
@@ -232,15 +244,15 @@ mod tests {
     proptest! {
         #[test]
         fn counts_are_exact_and_nothing_is_lost(
-            keys in proptest::collection::vec((0..40_u8, any::<bool>()), 0..400),
+            keys in proptest::collection::vec((0..40_u64, any::<bool>()), 0..400),
             most in 1..64_usize,
         ) {
             let mut groups = Groups::with_most(2, most);
-            let mut exact: HashMap<[u8; 2], Counts> = HashMap::new();
+            let mut exact: HashMap<[u64; 2], Counts> = HashMap::new();
             for (key, evictable) in &keys {
                 let key = [*key, 7];
-                groups.add(&key, *evictable);
-                exact.entry(key).or_default().add(*evictable);
+                groups.add(&key, Counts::of(1, *evictable));
+                exact.entry(key).or_default().add(Counts::of(1, *evictable));
             }
             let top = groups.top(usize::MAX);
             let sum: u64 = top.iter().map(|(_, counts)| counts.entries).sum();
@@ -259,15 +271,15 @@ mod tests {
         #[test]
         fn after_making_room_counts_are_too_low_by_no_more_than_said(
             tables in proptest::collection::vec(
-                proptest::collection::vec(0..40_u8, 0..100), 1..5),
+                proptest::collection::vec(0..40_u64, 0..100), 1..5),
             most in 2..32_usize,
         ) {
             let mut groups = Groups::with_most(1, most);
-            let mut exact: HashMap<u8, u64> = HashMap::new();
+            let mut exact: HashMap<u64, u64> = HashMap::new();
             for table in &tables {
                 groups.make_room();
                 for key in table {
-                    groups.add(&[*key], false);
+                    groups.add(&[*key], Counts::of(1, false));
                     *exact.entry(*key).or_default() += 1;
                 }
             }

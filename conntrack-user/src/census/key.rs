@@ -1,19 +1,17 @@
-//! What entries are grouped by, and the bytes that such a key has while it is counted.
+//! What entries are grouped by, and the words that such a key has while it is counted.
 
 use std::{
-    cell::OnceCell,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use clap::ValueEnum;
-use conntrack_ebpf::owner::{Direction, Party, TagKey};
+use conntrack_ebpf::owner::Direction;
 use ctpressure_model::protocol::protocol_name;
 use serde::Serialize;
 
-use super::Charging;
-use crate::kernel::entries::{EntryState, TableEntry};
-use crate::probes::TagReader;
+use super::{Alike, Charging};
+use crate::kernel::entries::{EntryState, TableEntry, address_words};
 use crate::sys::netns::Inode;
 
 /// A property to group by.
@@ -65,11 +63,16 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
-    /// The address, the port and whether there is one, the protocol.
-    pub(super) fn write(self, key: &mut Vec<u8>) {
-        write_address(self.address, key);
-        let [low, high] = self.port.unwrap_or_default().to_ne_bytes();
-        key.extend([self.port.is_some().into(), low, high, self.protocol]);
+    /// The address; then its family, whether there is a port, the port and the protocol.
+    pub(super) fn words(self) -> [u64; 3] {
+        let [high, low, family] = address_words(self.address);
+        let port = u64::from(self.port.unwrap_or_default()) << 16;
+        let has_port = u64::from(self.port.is_some()) << 8;
+        [
+            high,
+            low,
+            family | has_port | port | u64::from(self.protocol) << 32,
+        ]
     }
 }
 
@@ -124,7 +127,7 @@ impl Age {
         }
     }
 
-    fn new(entry: &TableEntry, now: u64) -> Self {
+    pub(super) fn new(entry: &TableEntry, now: u64) -> Self {
         match (entry.start, entry.timeout) {
             (Some(start), _) => Self::of(Span::Since, now.saturating_sub(start) / 1_000_000_000),
             (None, Some(left)) => Self::of(Span::Left, left.into()),
@@ -140,30 +143,6 @@ impl Age {
         RANGES
             .get(usize::from(self.range))
             .map_or("", |(_, name)| *name)
-    }
-}
-
-/// An entry and what is known of it besides.
-pub(super) struct CensusEntry<'a> {
-    pub(super) netns: Inode,
-    pub(super) entry: &'a TableEntry,
-    pub(super) owners: &'a Charging,
-    pub(super) tags: Option<&'a TagReader>,
-    /// Whom `owners` charge it to, once that was asked.
-    pub(super) party: OnceCell<Party>,
-    pub(super) now: u64,
-}
-
-impl CensusEntry<'_> {
-    fn party(&self) -> Party {
-        *self.party.get_or_init(|| {
-            let tag_of = |key: &TagKey| self.tags?.tag(key);
-            self.owners.charge(self.netns, self.entry, tag_of).party
-        })
-    }
-
-    fn slot(&self) -> u32 {
-        self.party().slot()
     }
 }
 
@@ -189,9 +168,6 @@ pub(crate) enum Part {
     Zone(u16),
 }
 
-const ADDRESS: usize = 17;
-const ENDPOINT: usize = ADDRESS + 4;
-
 impl By {
     /// As it is asked for, and as JSON has it.
     pub(super) fn name(self) -> String {
@@ -199,129 +175,128 @@ impl By {
             .map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// Bytes in a key.
+    /// Words in a key.
     pub(super) const fn width(self) -> usize {
         match self {
-            Self::Owner | Self::Workload | Self::Netns => 4,
-            Self::Direction | Self::Protocol | Self::Evictable | Self::Nat => 1,
-            Self::Destination | Self::Service => ENDPOINT,
-            Self::Source => ADDRESS,
-            Self::State | Self::Age | Self::Zone => 2,
+            Self::Destination | Self::Service | Self::Source => 3,
+            Self::Owner
+            | Self::Workload
+            | Self::Direction
+            | Self::Netns
+            | Self::Protocol
+            | Self::State
+            | Self::Age
+            | Self::Evictable
+            | Self::Nat
+            | Self::Zone => 1,
         }
     }
 
-    /// Appends the bytes that stand for its value.
+    /// Appends the words that stand for its value.
     #[inline]
-    pub(super) fn write(self, seen: &CensusEntry<'_>, key: &mut Vec<u8>) {
-        let entry = seen.entry;
-        match self {
-            Self::Owner => key.extend(seen.slot().to_ne_bytes()),
-            Self::Workload => key.extend(seen.owners.workload(seen.slot()).to_ne_bytes()),
-            Self::Direction => key.push(seen.party().direction() as u8),
-            Self::Netns => key.extend(seen.netns.to_ne_bytes()),
-            Self::Destination => Endpoint {
-                address: entry.reply.source,
-                port: entry.reply.layer4.ports().map(|(source, _)| source),
-                protocol: entry.reply.protocol,
+    pub(super) fn write(self, alike: &Alike<'_>, owners: &Charging, now: u64, key: &mut Vec<u64>) {
+        let (entry, party) = (alike.entry, alike.charge.party);
+        let word = match self {
+            Self::Destination => {
+                let endpoint = Endpoint {
+                    address: entry.reply.source,
+                    port: entry.reply.layer4.ports().map(|(source, _)| source),
+                    protocol: entry.reply.protocol,
+                };
+                return key.extend_from_slice(&endpoint.words());
             }
-            .write(key),
-            Self::Service if entry.destination_translated() => Endpoint {
-                address: entry.original.destination,
-                port: entry.original.layer4.ports().map(|(_, port)| port),
-                protocol: entry.original.protocol,
+            Self::Service if entry.destination_translated() => {
+                let endpoint = Endpoint {
+                    address: entry.original.destination,
+                    port: entry.original.layer4.ports().map(|(_, port)| port),
+                    protocol: entry.original.protocol,
+                };
+                return key.extend_from_slice(&endpoint.words());
             }
-            .write(key),
-            Self::Service => key.extend([0; ENDPOINT]),
-            Self::Source => write_address(entry.original.source, key),
-            Self::Protocol => key.push(entry.original.protocol),
-            Self::State => key.extend(entry.state.to_bytes()),
+            Self::Service => return key.extend_from_slice(&[0; 3]),
+            Self::Source => return key.extend_from_slice(&address_words(entry.original.source)),
+            Self::Owner => party.slot().into(),
+            Self::Workload => owners.workload(party.slot()).into(),
+            Self::Direction => party.direction() as u64,
+            Self::Netns => alike.netns.into(),
+            Self::Protocol => entry.original.protocol.into(),
+            Self::State => u16::from_le_bytes(entry.state.to_bytes()).into(),
             Self::Age => {
-                let Age { span, range } = Age::new(entry, seen.now);
-                key.extend([span as u8, range]);
+                let Age { span, range } = Age::new(entry, now);
+                u16::from_le_bytes([span as u8, range]).into()
             }
-            Self::Evictable => key.push(entry.evictable().into()),
-            Self::Nat => key.push(
-                match (entry.source_translated(), entry.destination_translated()) {
+            Self::Evictable => entry.evictable().into(),
+            Self::Nat => {
+                let nat = match (entry.source_translated(), entry.destination_translated()) {
                     (false, false) => Nat::None,
                     (true, false) => Nat::Source,
                     (false, true) => Nat::Destination,
                     (true, true) => Nat::Both,
-                } as u8,
-            ),
-            Self::Zone => key.extend(entry.zone.to_ne_bytes()),
-        }
+                };
+                nat as u64
+            }
+            Self::Zone => entry.zone.into(),
+        };
+        key.push(word);
     }
 
-    /// The value that the first bytes of a key stand for, and the other bytes.
-    pub(super) fn read(self, key: &[u8]) -> Option<(Part, &[u8])> {
-        let (bytes, rest) = key.split_at_checked(self.width())?;
-        let word = || bytes.first_chunk().map(|four| u32::from_ne_bytes(*four));
-        let half = || bytes.first_chunk().map(|two| u16::from_ne_bytes(*two));
-        let byte = bytes.first().copied()?;
+    /// The value that the first words of a key stand for, and the other words.
+    pub(super) fn read(self, key: &[u64]) -> Option<(Part, &[u64])> {
+        let (words, rest) = key.split_at_checked(self.width())?;
+        let &word = words.first()?;
+        let [first, second, third, fourth, ..] = word.to_le_bytes();
+        let half = u16::from_le_bytes([first, second]);
+        let number = u32::from_le_bytes([first, second, third, fourth]);
         let part = match self {
-            Self::Owner => Part::Owner(word()?),
-            Self::Workload => Part::Workload(word()?),
-            Self::Direction => Part::Direction(match byte {
+            Self::Owner => Part::Owner(number),
+            Self::Workload => Part::Workload(number),
+            Self::Direction => Part::Direction(match word {
                 0 => Direction::Egress,
                 _ => Direction::Ingress,
             }),
-            Self::Netns => Part::Netns(word()?),
-            Self::Destination => Part::Destination(read_endpoint(bytes)?),
-            Self::Service => Part::Service(read_endpoint(bytes)),
-            Self::Source => Part::Source(read_address(bytes)?),
-            Self::Protocol => Part::Protocol(byte),
-            Self::State => Part::State(EntryState::from_bytes(*bytes.first_chunk()?)),
+            Self::Netns => Part::Netns(number),
+            Self::Destination => Part::Destination(read_endpoint(words)?),
+            Self::Service => Part::Service(read_endpoint(words)),
+            Self::Source => Part::Source(read_address(words)?),
+            Self::Protocol => Part::Protocol(first),
+            Self::State => Part::State(EntryState::from_bytes([first, second])),
             Self::Age => Part::Age(Age {
-                span: match byte {
+                span: match first {
                     0 => Span::Since,
                     1 => Span::Left,
                     _ => Span::Unknown,
                 },
-                range: bytes.get(1).copied()?,
+                range: second,
             }),
-            Self::Evictable => Part::Evictable(byte != 0),
-            Self::Nat => Part::Nat(match byte {
+            Self::Evictable => Part::Evictable(word != 0),
+            Self::Nat => Part::Nat(match word {
                 0 => Nat::None,
                 1 => Nat::Source,
                 2 => Nat::Destination,
                 _ => Nat::Both,
             }),
-            Self::Zone => Part::Zone(half()?),
+            Self::Zone => Part::Zone(half),
         };
         Some((part, rest))
     }
 }
 
-/// The family, then the address; no family: none.
-fn write_address(address: IpAddr, key: &mut Vec<u8>) {
-    match address {
-        IpAddr::V4(address) => {
-            key.push(4);
-            key.extend(address.octets());
-            key.extend([0; 12]);
-        }
-        IpAddr::V6(address) => {
-            key.push(6);
-            key.extend(address.octets());
-        }
-    }
-}
-
-fn read_address(bytes: &[u8]) -> Option<IpAddr> {
-    let (family, address) = bytes.split_first()?;
-    match family {
-        4 => Some(Ipv4Addr::from(*address.first_chunk::<4>()?).into()),
-        6 => Some(Ipv6Addr::from(*address.first_chunk::<16>()?).into()),
+/// `None`: these are words of no address.
+fn read_address(words: &[u64]) -> Option<IpAddr> {
+    let &[high, low, about] = words.first_chunk()?;
+    match about & 0xff {
+        4 => Some(Ipv4Addr::from_bits(u32::try_from(low).ok()?).into()),
+        6 => Some(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).into()),
         _ => None,
     }
 }
 
-fn read_endpoint(bytes: &[u8]) -> Option<Endpoint> {
-    let address = read_address(bytes)?;
-    let &[has_port, low, high, protocol] = bytes.get(ADDRESS..)?.first_chunk()?;
+fn read_endpoint(words: &[u64]) -> Option<Endpoint> {
+    let address = read_address(words)?;
+    let [_, has_port, low, high, protocol, ..] = words.last()?.to_le_bytes();
     Some(Endpoint {
         address,
-        port: (has_port != 0).then(|| u16::from_ne_bytes([low, high])),
+        port: (has_port != 0).then(|| u16::from_le_bytes([low, high])),
         protocol,
     })
 }

@@ -1,7 +1,7 @@
 //! What a table is full of: its entries by owner, destination, source, state and so on.
 //!
-//! [`Census`] takes entries one at a time ([`crate::kernel::entries`]) and keeps counts, never
-//! entries; [`Summary`] is what came of it, with its JSON; [`text`] is how people see it. No I/O here.
+//! [`AlikeEntries`] takes entries one at a time ([`crate::kernel::entries`]) and tells those that are alike at once;
+//! [`Census`] takes these and keeps counts, never entries; [`Summary`] is what came of it, with its JSON; [`text`] is how people see it. No I/O here.
 //!
 //! Memory is bounded: each grouping counts [`MOST_KEYS`] different keys at most. What is counted is
 //! exact, and so are the totals; entries of keys beyond that are one number, [`Group::untold`], which
@@ -10,6 +10,7 @@
 //! the first [`MOST_KEYS`] entries with probability `1 - exp(-p * MOST_KEYS)`: all but certain from a
 //! thousandth of the table on.
 
+mod alike;
 mod charging;
 mod composition;
 mod filter;
@@ -21,7 +22,8 @@ mod tests;
 pub(crate) mod text;
 mod vacant;
 
-pub(crate) use charging::{Charging, sighting};
+pub(crate) use alike::{Alike, AlikeEntries, NO_TAGS};
+pub(crate) use charging::{Charging, TagSeen, sighting};
 pub(crate) use composition::CompositionCount;
 pub(crate) use filter::{Filter, parse_state};
 pub(crate) use groups::{Counts, MOST_KEYS};
@@ -31,18 +33,19 @@ pub(crate) use summary::{Group, StateCount, Summary, line_json};
 pub(crate) use vacant::WasHolder;
 pub(crate) use vacant::{Vacant, VacantAddresses};
 
-use std::{cell::OnceCell, collections::BTreeMap};
+use std::collections::BTreeMap;
 
-use crate::kernel::entries::{EntryState, TableEntry};
-use crate::probes::TagReader;
+use crate::kernel::entries::{EntryState, FoundEntry, TableEntry};
 use crate::sys::netns::Inode;
 use groups::Groups;
-use key::CensusEntry;
+use key::Age;
 
 /// State numbers are kept in one array: the class of the state times this, plus its number.
 const STATES_OF_CLASS: usize = 256;
 /// Classes of states: see [`State::to_bytes`].
 const STATE_CLASSES: usize = 4;
+/// The bit of a class that says that the filter lets entries pass.
+const PASSES: u16 = 1 << 15;
 
 /// Names of what keys hold as numbers.
 #[derive(Clone, Copy)]
@@ -62,17 +65,20 @@ impl Labels<'_> {
 
 pub(crate) struct Census<'a> {
     filter: Filter,
+    /// The filter lets everything pass.
+    passes_all: bool,
     owners: &'a Charging,
-    tags: Option<&'a TagReader>,
     /// Nanoseconds of Unix time.
     now: u64,
+    /// Entries are grouped by age.
+    by_age: bool,
     seen: u64,
     totals: Counts,
     translated: u64,
     states: Vec<u64>,
     groupings: Vec<(Vec<By>, Groups)>,
     /// Room for a key in the making.
-    key: Vec<u8>,
+    key: Vec<u64>,
 }
 
 impl<'a> Census<'a> {
@@ -84,6 +90,7 @@ impl<'a> Census<'a> {
         owners: &'a Charging,
         now: u64,
     ) -> Self {
+        let by_age = groupings.iter().flatten().any(|by| *by == By::Age);
         let groupings = groupings
             .into_iter()
             .map(|by| {
@@ -92,10 +99,11 @@ impl<'a> Census<'a> {
             })
             .collect();
         Self {
+            passes_all: filter == Filter::default(),
             filter,
             owners,
-            tags: None,
             now,
+            by_age,
             seen: 0,
             totals: Counts::default(),
             translated: 0,
@@ -105,43 +113,51 @@ impl<'a> Census<'a> {
         }
     }
 
-    /// Whose an entry is may be told by its tag, too.
-    pub(crate) fn with_tags(self, tags: Option<&'a TagReader>) -> Self {
-        Self { tags, ..self }
-    }
-
     /// Says that another table begins: it is given room for its own keys.
     pub(crate) fn next_table(&mut self) {
         for (_, groups) in &mut self.groupings {
             groups.make_room();
         }
     }
-    /// Counts an entry of a table; allocates nothing unless its key is new.
+
+    /// By what it is told whether entries that are [alike](Alike) count alike here too: whether they pass the filter, and their age if
+    /// that is asked for.
     #[inline]
-    pub(crate) fn add(&mut self, netns: Inode, entry: &TableEntry) {
-        self.seen += 1;
+    pub(crate) fn class(&self, found: &impl FoundEntry) -> u16 {
+        if self.passes_all && !self.by_age {
+            return PASSES;
+        }
+        found.entry().map_or(0, |entry| self.class_of(&entry))
+    }
+
+    fn class_of(&self, entry: &TableEntry) -> u16 {
         if !self.filter.passes(entry) {
+            return 0;
+        }
+        let age = self.by_age.then(|| Age::new(entry, self.now));
+        age.map_or(0, |age| (age.span as u16) << 8 | u16::from(age.range)) | PASSES
+    }
+
+    /// Counts entries of a table, by their [class](Self::class).
+    pub(crate) fn add(&mut self, alike: &Alike<'_>) {
+        self.seen += alike.entries;
+        if alike.class & PASSES == 0 {
             return;
         }
-        let evictable = entry.evictable();
-        self.totals.add(evictable);
-        self.translated += u64::from(entry.source_translated() || entry.destination_translated());
+        let entry = alike.entry;
+        let counts = Counts::of(alike.entries, entry.evictable());
+        self.totals.add(counts);
+        if entry.source_translated() || entry.destination_translated() {
+            self.translated += alike.entries;
+        }
         let [class, number] = entry.state.to_bytes();
-        self.states[usize::from(class) * STATES_OF_CLASS + usize::from(number)] += 1;
-        let seen = CensusEntry {
-            netns,
-            entry,
-            owners: self.owners,
-            tags: self.tags,
-            party: OnceCell::new(),
-            now: self.now,
-        };
+        self.states[usize::from(class) * STATES_OF_CLASS + usize::from(number)] += alike.entries;
         for (by, groups) in &mut self.groupings {
             self.key.clear();
             for by in by {
-                by.write(&seen, &mut self.key);
+                by.write(alike, self.owners, self.now, &mut self.key);
             }
-            groups.add(&self.key, evictable);
+            groups.add(&self.key, counts);
         }
     }
 

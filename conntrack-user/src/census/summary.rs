@@ -122,7 +122,7 @@ impl Group {
 }
 
 /// The parts of a key.
-fn read(by: &[By], mut key: &[u8]) -> Vec<Part> {
+fn read(by: &[By], mut key: &[u64]) -> Vec<Part> {
     let mut parts = Vec::with_capacity(by.len());
     for by in by {
         // Never: each key was written by the same list.

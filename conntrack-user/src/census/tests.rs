@@ -15,6 +15,7 @@ use crate::{
     owners::SlotMaps,
 };
 
+mod alike;
 mod composition;
 mod output;
 
@@ -137,12 +138,19 @@ fn labels(owners: &Charging) -> Labels<'_> {
     }
 }
 
+/// Counts one entry, together with no other.
+fn add(census: &mut Census<'_>, owners: &Charging, entry: &TableEntry) {
+    let mut alike = AlikeEntries::new(owners, NO_TAGS, [].iter());
+    alike.add(NETNS, entry, census.class(entry), |_| unreachable!());
+    alike.tell(|alike| census.add(alike));
+}
+
 fn summary(filter: Filter, by: &[By]) -> Summary {
     let pods = pods();
     let mut census = Census::new(filter, vec![by.to_vec()], &pods, NOW);
     census.next_table();
     for entry in table() {
-        census.add(NETNS, &entry);
+        add(&mut census, &pods, &entry);
     }
     census.summary(10)
 }
@@ -353,7 +361,7 @@ proptest! {
             &nobody,
             NOW,
         );
-        census.add(NETNS, &entry);
+        add(&mut census, &nobody, &entry);
         let summary = census.summary(1);
         let key = &summary.groups[0].rows[0].key;
         prop_assert_eq!(key[0], Part::Source(entry.original.source));

@@ -23,17 +23,19 @@ use super::{
 };
 use crate::{
     census::{
-        By, Census, CompositionCount, Filter, Labels, MOST_KEYS, line_json, parse_state, text,
+        Alike, AlikeEntries, By, Census, Charging, CompositionCount, Filter, Labels, MOST_KEYS,
+        line_json, parse_state, text,
     },
     kernel::{
         Root,
         conntrack::Presence,
-        entries::{TableEntry, count_unlisted, walk_namespaces},
+        entries::{FoundEntry, WalkOutcome, count_namespaces, count_unlisted, walk_namespaces},
         overlays, sysctl,
         tables::Namespace,
     },
+    probes::TagReader,
     sys::netns::Inode,
-    walk::{NoHashWalk, TableWalker, WalkSource},
+    walk::{EntryCounter, NoHashWalk, TableWalker, WalkSource},
 };
 
 mod report;
@@ -211,29 +213,32 @@ impl Table {
             owners: &owners.charging,
             namespaces: names,
         };
+        // What is judged of a table that is nearly full costs more than all the rest.
+        let limit = sysctl::limit(root).unwrap_or(0);
+        let counts = count_namespaces(root, namespaces).into_iter();
+        let nearly_full: BTreeSet<Inode> = counts
+            .filter(|(_, outcome)| match outcome {
+                WalkOutcome::Walked(walk) => may_be_worth_judging(walk.counts[0], limit),
+                _ => false,
+            })
+            .map(|(inode, _)| inode)
+            .collect();
         let tunnels: Vec<_> = namespaces
             .iter()
+            .filter(|namespace| nearly_full.contains(&namespace.inode))
             .map(|namespace| (namespace.inode, overlays::of(root, namespace)))
             .collect();
-        let tags = owners.tags.as_ref();
-        let count = || TableCount {
-            census: Census::new(self.filter(), self.groupings(), labels.owners, now())
-                .with_tags(tags),
+        let tally = || TableTally {
+            census: Census::new(self.filter(), self.groupings(), labels.owners, now()),
             makeup: tunnels
                 .iter()
-                .map(|(inode, tunnels)| {
-                    let makeup = CompositionCount::new(labels.owners, tunnels);
-                    (*inode, makeup.with_tags(tags))
-                })
+                .map(|(inode, tunnels)| (*inode, CompositionCount::new(labels.owners, tunnels)))
                 .collect(),
             table: None,
             met: BTreeSet::new(),
-            progress: Progress::new(),
         };
-        let (count, outcomes) = walker.walk(root, namespaces, count, |count, inode, entry| {
-            count.add(inode, entry);
-            ControlFlow::Continue(())
-        });
+        let count = || TableCount::new(tally(), labels.owners, owners.tags.as_ref());
+        let (count, outcomes) = walker.walk(root, namespaces, count);
         if self.census == WalkSource::Hash
             && let Some(error) = walker.no_hash_walk()
             && *error != NoHashWalk::NotAsked
@@ -244,13 +249,9 @@ impl Table {
             }
             .into());
         }
-        let TableCount {
-            census,
-            mut makeup,
-            progress,
-            ..
-        } = count;
-        drop(progress);
+        let TableTally {
+            census, mut makeup, ..
+        } = count.finish();
         let (mut tables, problems) = targets::sort_out(outcomes, &labels)?;
         tell_unlisted(root, namespaces, &mut tables);
         let limit = sysctl::limit(root)?;
@@ -314,6 +315,11 @@ impl Table {
     }
 }
 
+/// Whether a table may have to be judged once it is read, though it holds less now: it may fill meanwhile.
+const fn may_be_worth_judging(entries: u64, limit: u64) -> bool {
+    is_worth_judging(entries.saturating_mul(2), limit)
+}
+
 /// Asks what those entries are that are in no list, of tables that have some.
 fn tell_unlisted(root: &Root, namespaces: &[Namespace], tables: &mut [WalkedTable]) {
     let has_some = |table: &&WalkedTable| table.walk.unlisted().is_some_and(|some| some > 0);
@@ -333,29 +339,61 @@ fn tell_unlisted(root: &Root, namespaces: &[Namespace], tables: &mut [WalkedTabl
 
 /// What is counted while tables are read.
 struct TableCount<'a> {
-    census: Census<'a>,
-    makeup: BTreeMap<Inode, CompositionCount<'a>>,
-    /// The table of the last entry.
-    table: Option<Inode>,
-    /// Tables of which there was an entry: in the hash table those of all namespaces are mixed.
-    met: BTreeSet<Inode>,
+    alike: AlikeEntries<'a>,
+    tally: TableTally<'a>,
     progress: Progress,
 }
 
-impl TableCount<'_> {
+impl<'a> TableCount<'a> {
+    fn new(tally: TableTally<'a>, owners: &'a Charging, tags: Option<&'a TagReader>) -> Self {
+        let tunnels = tally.makeup.values().flat_map(CompositionCount::tunnels);
+        Self {
+            alike: AlikeEntries::new(owners, tags, tunnels),
+            tally,
+            progress: Progress::new(),
+        }
+    }
+
+    fn finish(mut self) -> TableTally<'a> {
+        self.alike.tell(|alike| self.tally.add(alike));
+        self.tally
+    }
+}
+
+impl EntryCounter for TableCount<'_> {
     #[inline]
-    fn add(&mut self, inode: Inode, entry: &TableEntry) {
+    fn add(&mut self, netns: Inode, found: &impl FoundEntry) {
+        let class = self.tally.census.class(found);
+        let tally = &mut self.tally;
+        self.alike
+            .add(netns, found, class, |alike| tally.add(alike));
+        self.progress.step();
+    }
+}
+
+/// The numbers of what is counted.
+struct TableTally<'a> {
+    census: Census<'a>,
+    makeup: BTreeMap<Inode, CompositionCount<'a>>,
+    /// The table of the last entries.
+    table: Option<Inode>,
+    /// Tables of which there was an entry: in the hash table those of all namespaces are mixed.
+    met: BTreeSet<Inode>,
+}
+
+impl TableTally<'_> {
+    fn add(&mut self, alike: &Alike<'_>) {
+        let inode = alike.netns;
         if self.table != Some(inode) {
             self.table = Some(inode);
             if self.met.insert(inode) {
                 self.census.next_table();
             }
         }
-        self.census.add(inode, entry);
+        self.census.add(alike);
         if let Some(makeup) = self.makeup.get_mut(&inode) {
-            makeup.add(inode, entry, None);
+            makeup.add(alike);
         }
-        self.progress.step();
     }
 }
 
@@ -403,10 +441,7 @@ impl Drop for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        census::Charging,
-        kernel::entries::{EntryState, EntryStatus, EntryTuple, Layer4},
-    };
+    use crate::kernel::entries::{EntryState, EntryStatus, EntryTuple, Layer4, TableEntry};
 
     fn entry(number: u32) -> TableEntry {
         let tuple = EntryTuple {
@@ -431,19 +466,19 @@ mod tests {
     #[test]
     fn tables_that_are_mixed_keep_the_keys_of_each_other() {
         let owners = Charging::default();
-        let mut count = TableCount {
+        let tally = TableTally {
             census: Census::new(Filter::default(), vec![vec![By::Source]], &owners, 0),
             makeup: BTreeMap::new(),
             table: None,
             met: BTreeSet::new(),
-            progress: Progress::new(),
         };
+        let mut count = TableCount::new(tally, &owners, None);
         // More keys than a new table leaves.
         let sources = u32::try_from(MOST_KEYS).unwrap() * 3 / 4;
         for number in 0..2 * sources {
             count.add(number % 2, &entry(number / 2));
         }
-        let summary = count.census.summary(1);
+        let summary = count.finish().census.summary(1);
         assert_eq!(summary.seen, u64::from(2 * sources));
         assert_eq!(summary.groups[0].untold, 0);
         assert_eq!(summary.groups[0].rows[0].counts.entries, 2);

@@ -17,7 +17,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-pub use layout::{MemberError, NamedMember};
+pub use layout::{MemberError, NamedMember, NamedStructure};
 use records::Records;
 pub use records::{BtfKind, Type};
 

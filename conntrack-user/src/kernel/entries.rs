@@ -23,6 +23,7 @@ use super::{Root, sysctl};
 use crate::sys::netlink::{NetlinkError, NetlinkSocket};
 
 mod entry;
+mod found;
 mod namespaces;
 mod parse;
 mod state;
@@ -32,6 +33,7 @@ mod tests;
 mod unlisted;
 
 pub(crate) use entry::{EntryTuple, Layer4, TableEntry};
+pub(crate) use found::{FoundEntry, PortSet, Shape, address_words};
 pub(crate) use namespaces::{WalkOutcome, count_namespaces, walk_namespaces};
 pub(crate) use parse::parse;
 pub(crate) use state::{EntryState, state_names};

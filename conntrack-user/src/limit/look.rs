@@ -6,7 +6,7 @@ use ctpressure_model::verdict::Composition;
 
 use crate::{
     agent::Charged,
-    census::{Charging, CompositionCount},
+    census::{AlikeEntries, Charging, CompositionCount},
     kernel::{
         Root,
         entries::{WalkOutcome, walk_namespaces},
@@ -60,12 +60,13 @@ pub(crate) fn composition(
         return Err(format!("network namespace {netns} is not there any more"));
     };
     let LookOwners { charging, tags } = owners;
-    let mut count =
-        CompositionCount::new(charging, &overlays::of(root, namespace)).with_tags(tags.as_ref());
+    let mut count = CompositionCount::new(charging, &overlays::of(root, namespace));
+    let mut alike = AlikeEntries::new(charging, tags.as_ref(), count.tunnels());
     let outcomes = walk_namespaces(root, std::slice::from_ref(namespace), |inode, entry| {
-        count.add(inode, entry, None);
+        alike.add(inode, entry, 0, |alike| count.add(alike));
         ControlFlow::Continue(())
     });
+    alike.tell(|alike| count.add(alike));
     match outcomes.into_iter().next() {
         Some((_, WalkOutcome::Walked(walk))) => {
             Ok(count.finish(&walk, |slot| charging.names.get(&slot).cloned()))

@@ -114,6 +114,17 @@ impl<T: Pod> MappedArray<T> {
         unsafe { ptr::write_volatile(place, value) };
     }
 
+    /// Reads one word of an element, at so many bytes.
+    ///
+    /// # Panics
+    /// If there is no such word.
+    #[inline]
+    pub(crate) fn read_word(&self, index: usize, offset: usize) -> u64 {
+        let place = self.word(index, offset);
+        // SAFETY: within the mapping.
+        unsafe { ptr::read_volatile(place) }
+    }
+
     /// Changes one word of an element, at so many bytes, in one step if it is as it was read; whether it was.
     ///
     /// # Panics
@@ -133,6 +144,7 @@ impl<T: Pod> MappedArray<T> {
     }
 
     /// Where a word of an element is.
+    #[inline]
     fn word(&self, index: usize, offset: usize) -> *mut u64 {
         self.check(index);
         assert!(

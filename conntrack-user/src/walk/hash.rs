@@ -6,14 +6,15 @@ use conntrack_ebpf::walk::{RunEnd, STEPS, Walk};
 
 use super::{
     NoHashWalk,
-    decode::Layout,
+    copied::{CopiedFound, CopiedPlace},
+    decode::{JiffyClock, Layout},
     error::no_walk,
     hertz::{self, Moment, hertz},
     program::WalkProgram,
     symbols::HashSymbols,
 };
 use crate::{
-    kernel::{Root, btf::Btf, entries::TableEntry},
+    kernel::{Root, btf::Btf},
     sys::netns::Inode,
 };
 
@@ -32,16 +33,6 @@ pub(crate) struct HashWalked {
     pub unreadable: u64,
     /// The longest time that a CPU was held, nanoseconds.
     pub held_ns: u64,
-}
-
-/// An entry as the walk finds it.
-pub(crate) struct FoundEntry<'a> {
-    pub(crate) netns: Inode,
-    pub(crate) entry: &'a TableEntry,
-    /// It lost a clash, and is in the table in the reply direction only.
-    pub(crate) is_clash: bool,
-    /// Its time is over; the kernel removes it when it next comes by.
-    pub(crate) has_expired: bool,
 }
 
 /// The program, ready to run.
@@ -128,14 +119,14 @@ impl HashWalk {
         }
     }
 
-    /// Calls `each` with every entry of this network namespace's table, or of all, until it says that it has enough.
+    /// Calls `each` with every entry of this network namespace's table, or of all.
     ///
     /// # Errors
     /// When the walk could not come to its end: what `each` got is not all then.
     pub(crate) fn walk(
         &mut self,
         only: Option<Inode>,
-        mut each: impl FnMut(&FoundEntry<'_>) -> bool,
+        mut each: impl FnMut(Inode, &CopiedFound<'_, CopiedPlace<'_>>),
     ) -> Result<HashWalked, NoHashWalk> {
         let mut walked = HashWalked::default();
         self.begin(only);
@@ -155,32 +146,30 @@ impl HashWalk {
             let held = walk.ended_ns.saturating_sub(walk.began_ns);
             walked.held_ns = walked.held_ns.max(held);
             walked.torn = walk.torn;
+            let clock = JiffyClock {
+                now: walk.jiffies,
+                hertz: self.hertz,
+            };
             let mut number = None;
-            for index in 0..usize::try_from(walk.copied)
-                .unwrap_or(0)
-                .min(self.program.entries.len())
-            {
-                let copied = self.program.entries.read(index);
-                if number.replace(copied.bucket) != Some(copied.bucket) {
+            let copied = usize::try_from(walk.copied).unwrap_or(0);
+            for index in 0..copied.min(self.program.entries.len()) {
+                let place = CopiedPlace {
+                    entries: &self.program.entries,
+                    index,
+                };
+                let (netns, of_bucket) = place.netns_and_bucket();
+                if number.replace(of_bucket) != Some(of_bucket) {
                     bucket.clear();
                 }
                 // An entry that went and came back to the same bucket leads to those behind it once more.
-                if bucket.contains(&copied.address) {
+                let address = place.address();
+                if bucket.contains(&address) {
                     continue;
                 }
-                bucket.push(copied.address);
-                let Some(entry) = self.layout.decode(&copied, walk.jiffies, self.hertz) else {
-                    walked.unreadable += 1;
-                    continue;
-                };
-                let found = FoundEntry {
-                    netns: copied.netns,
-                    entry: &entry,
-                    is_clash: entry.status.lost_clash(),
-                    has_expired: self.layout.has_expired(&copied, walk.jiffies),
-                };
-                if !each(&found) {
-                    return Ok(walked);
+                bucket.push(address);
+                match CopiedFound::new(place, &self.layout, clock) {
+                    Some(found) => each(netns, &found),
+                    None => walked.unreadable += 1,
                 }
             }
             if walk.bucket >= walk.buckets {

@@ -2,6 +2,7 @@
 //! (`hash`), or from ctnetlink ([`crate::kernel::entries`]), which every kernel has and which costs much more, and for each
 //! network namespace again.
 
+mod copied;
 mod decode;
 mod error;
 mod hash;
@@ -12,4 +13,4 @@ mod symbols;
 mod tables;
 
 pub(crate) use error::NoHashWalk;
-pub(crate) use tables::{HashWalkStats, TableWalker, WalkSource};
+pub(crate) use tables::{EntryCounter, HashWalkStats, TableWalker, WalkSource};

@@ -13,7 +13,7 @@ use crate::{
     kernel::{
         Root,
         entries::{
-            EntryWalk, HashFound, TableEntry, WalkOutcome, count_namespaces, walk_namespaces,
+            EntryWalk, FoundEntry, HashFound, WalkOutcome, count_namespaces, walk_namespaces,
         },
         tables::Namespace,
     },
@@ -84,22 +84,22 @@ impl TableWalker {
         self.stats
     }
 
-    /// Calls `each` with every entry of each namespace's table, until it breaks: in any order, from the hash table in one pass for
-    /// all. `make` makes what `each` keeps; it is made again when the kernel made another hash table meanwhile.
-    pub(crate) fn walk<S: Send>(
+    /// Counts every entry of each namespace's table: in any order, from the hash table in one pass for all. `make` makes the counter; it
+    /// is made again when the kernel made another hash table meanwhile.
+    pub(crate) fn walk<C: EntryCounter + Send>(
         &mut self,
         root: &Root,
         namespaces: &[Namespace],
-        mut make: impl FnMut() -> S,
-        mut each: impl FnMut(&mut S, Inode, &TableEntry) -> ControlFlow<()> + Send,
-    ) -> (S, Vec<(Inode, WalkOutcome)>) {
-        if let Some(walked) = self.walk_hash(root, namespaces, &mut make, &mut each) {
+        mut make: impl FnMut() -> C,
+    ) -> (C, Vec<(Inode, WalkOutcome)>) {
+        if let Some(walked) = self.walk_hash(root, namespaces, &mut make) {
             return walked;
         }
         let generation = self.generation();
-        let mut state = make();
+        let mut counter = make();
         let mut outcomes = walk_namespaces(root, namespaces, |inode, entry| {
-            each(&mut state, inode, entry)
+            counter.add(inode, entry);
+            ControlFlow::Continue(())
         });
         // A table that was made anew twice has as many buckets as before.
         if self.hash.is_ok() && (generation.is_none() || generation != self.generation()) {
@@ -109,7 +109,7 @@ impl TableWalker {
                 }
             }
         }
-        (state, outcomes)
+        (counter, outcomes)
     }
 
     fn generation(&mut self) -> Option<u64> {
@@ -117,20 +117,19 @@ impl TableWalker {
     }
 
     /// As [`Self::walk`], but over the hash table only; `None`: that can't be had now, as [`Self::no_hash_walk`] says.
-    pub(crate) fn walk_hash<S>(
+    pub(crate) fn walk_hash<C: EntryCounter>(
         &mut self,
         root: &Root,
         namespaces: &[Namespace],
-        mut make: impl FnMut() -> S,
-        mut each: impl FnMut(&mut S, Inode, &TableEntry) -> ControlFlow<()>,
-    ) -> Option<(S, Vec<(Inode, WalkOutcome)>)> {
+        mut make: impl FnMut() -> C,
+    ) -> Option<(C, Vec<(Inode, WalkOutcome)>)> {
         self.stats = None;
         self.failed = None;
         let hash = self.hash.as_mut().ok()?;
-        match over_hash(hash, root, namespaces, &mut make, &mut each) {
-            Ok((kept, outcomes, stats)) => {
+        match over_hash(hash, root, namespaces, &mut make) {
+            Ok((counter, outcomes, stats)) => {
                 self.stats = Some(stats);
-                Some((kept, outcomes))
+                Some((counter, outcomes))
             }
             Err(reason) => {
                 self.failed = Some(reason);
@@ -140,15 +139,20 @@ impl TableWalker {
     }
 }
 
-type OfHash<S> = (S, Vec<(Inode, WalkOutcome)>, HashWalkStats);
+/// What entries are counted by.
+pub(crate) trait EntryCounter {
+    /// Counts an entry of the table of this network namespace.
+    fn add(&mut self, netns: Inode, found: &impl FoundEntry);
+}
 
-fn over_hash<S>(
+type OfHash<C> = (C, Vec<(Inode, WalkOutcome)>, HashWalkStats);
+
+fn over_hash<C: EntryCounter>(
     hash: &mut HashWalk,
     root: &Root,
     namespaces: &[Namespace],
-    make: &mut impl FnMut() -> S,
-    each: &mut impl FnMut(&mut S, Inode, &TableEntry) -> ControlFlow<()>,
-) -> Result<OfHash<S>, NoHashWalk> {
+    make: &mut impl FnMut() -> C,
+) -> Result<OfHash<C>, NoHashWalk> {
     let only = match namespaces {
         [one] => Some(one.inode),
         _ => None,
@@ -156,31 +160,29 @@ fn over_hash<S>(
     let mut stats = HashWalkStats::default();
     let mut before = count_namespaces(root, namespaces);
     loop {
-        let mut kept = make();
-        let mut stopped = false;
+        let mut counter = make();
         let mut found: HashMap<Inode, Found> = before
             .iter()
             .filter(|(_, outcome)| matches!(outcome, WalkOutcome::Walked(_)))
             .map(|(inode, _)| (*inode, Found::default()))
             .collect();
-        let walked = hash.walk(only, |one| {
-            let Some(found) = found.get_mut(&one.netns) else {
-                return true;
+        let walked = hash.walk(only, |netns, entry| {
+            let Some(found) = found.get_mut(&netns) else {
+                return;
             };
-            if one.is_clash {
+            if entry.is_clash() {
                 found.hash.clashes += 1;
-                return true;
+                return;
             }
             found.entries += 1;
-            found.hash.expired += u64::from(one.has_expired);
-            stopped = each(&mut kept, one.netns, one.entry).is_break();
-            !stopped
+            found.hash.expired += u64::from(entry.has_expired());
+            counter.add(netns, entry);
         });
         match walked {
             Ok(walked) => {
                 stats.walked = walked;
                 let after = count_namespaces(root, namespaces);
-                return Ok((kept, outcomes(before, after, &found, stopped), stats));
+                return Ok((counter, outcomes(before, after, &found), stats));
             }
             Err(NoHashWalk::Changed) if stats.restarts < RESTARTS => {
                 thread::sleep(WAIT * (1 << stats.restarts));
@@ -197,7 +199,6 @@ fn outcomes(
     before: Vec<(Inode, WalkOutcome)>,
     after: Vec<(Inode, WalkOutcome)>,
     found: &HashMap<Inode, Found>,
-    stopped: bool,
 ) -> Vec<(Inode, WalkOutcome)> {
     let after: HashMap<Inode, WalkOutcome> = after.into_iter().collect();
     before
@@ -209,7 +210,6 @@ fn outcomes(
                     WalkOutcome::Walked(EntryWalk {
                         entries,
                         counts: [first.counts[0], last.counts[0]],
-                        stopped,
                         hash: Some(hash),
                         ..EntryWalk::default()
                     })

@@ -5,13 +5,19 @@ use ctpressure_model::verdict::{Composition, KNOWN, Tunnel, TunnelKind, Verdict}
 use super::*;
 use crate::kernel::entries::EntryWalk;
 
+fn gather(owners: &Charging, count: &mut CompositionCount<'_>, entries: &[TableEntry]) {
+    let mut alike = AlikeEntries::new(owners, NO_TAGS, count.tunnels());
+    for entry in entries {
+        alike.add(NETNS, entry, 0, |alike| count.add(alike));
+    }
+    alike.tell(|alike| count.add(alike));
+}
+
 /// Of these entries, where the kernel counts so many more.
 fn composition(entries: &[TableEntry], tunnels: &[Tunnel], held: u64) -> Composition {
     let owners = pods();
     let mut count = CompositionCount::new(&owners, tunnels);
-    for entry in entries {
-        count.add(NETNS, entry, None);
-    }
+    gather(&owners, &mut count, entries);
     let listed = entries.len() as u64;
     let walk = EntryWalk {
         entries: listed,
@@ -71,10 +77,10 @@ fn what_a_pod_sends_to_such_a_port_is_no_overlay() {
 fn a_part_of_a_table_stands_for_all_of_it() {
     let owners = pods();
     let mut count = CompositionCount::new(&owners, &[]);
-    for number in 0..100 {
-        let entry = udp(("10.42.0.2", 1_024 + number), ("203.0.113.9", 80));
-        count.add(NETNS, &entry, None);
-    }
+    let entries: Vec<_> = (0..100)
+        .map(|number| udp(("10.42.0.2", 1_024 + number), ("203.0.113.9", 80)))
+        .collect();
+    gather(&owners, &mut count, &entries);
     let walk = EntryWalk {
         entries: 100,
         stopped: true,

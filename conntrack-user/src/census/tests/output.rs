@@ -11,7 +11,7 @@ fn what_has_no_row_is_in_others() {
     let nobody = Charging::default();
     let mut census = Census::new(Filter::default(), vec![vec![By::Source]], &nobody, NOW);
     for entry in table() {
-        census.add(NETNS, &entry);
+        add(&mut census, &nobody, &entry);
     }
     let summary = census.summary(1);
     let group = &summary.groups[0];
@@ -43,7 +43,7 @@ fn what_is_held_has_a_row_of_its_own_and_shares_are_of_the_kernels_count() {
     let nobody = Charging::default();
     let mut census = Census::new(Filter::default(), vec![vec![By::Protocol]], &nobody, NOW);
     for entry in table() {
-        census.add(NETNS, &entry);
+        add(&mut census, &nobody, &entry);
     }
     let summary = census.summary(9);
     let text = text::group(&summary.groups[0], summary.totals, 990, &labels(&nobody));
@@ -68,7 +68,7 @@ fn too_many_keys_are_said() {
     for number in 0..many {
         let mut entry = udp(("10.0.0.1", 1), ("10.0.0.2", 2));
         entry.original.source = std::net::Ipv4Addr::from_bits(number).into();
-        census.add(NETNS, &entry);
+        add(&mut census, &nobody, &entry);
     }
     let summary = census.summary(2);
     let group = &summary.groups[0];
@@ -163,7 +163,7 @@ proptest! {
             &owners,
             NOW,
         );
-        census.add(NETNS, &ping());
+        add(&mut census, &owners, &ping());
         let summary = census.summary(1);
         let totals = Counts { entries: number, evictable: number };
         let text = text::group(&summary.groups[0], totals, 0, &labels);

@@ -23,7 +23,7 @@ use super::{
     strays::{Stray, Ways},
 };
 use crate::{
-    census::{Charging, CompositionCount},
+    census::{AlikeEntries, Charging, CompositionCount, NO_TAGS},
     kernel::{
         Root,
         confinement::Confinement,
@@ -283,17 +283,19 @@ fn list(
     mut each: impl FnMut(&TableEntry) + Send,
 ) -> (Option<WalkOutcome>, Option<Composition>) {
     let mut makeup = CompositionCount::new(owners, &overlays::of(root, namespace));
+    let mut alike = AlikeEntries::new(owners, NO_TAGS, makeup.tunnels());
     let end = Instant::now() + PATIENCE;
     let mut read: u64 = 0;
     let outcomes = walk_namespaces(root, std::slice::from_ref(namespace), |inode, entry| {
         each(entry);
-        makeup.add(inode, entry, None);
+        alike.add(inode, entry, 0, |alike| makeup.add(alike));
         read += 1;
         if read.is_multiple_of(LOOK) && Instant::now() >= end {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
     });
+    alike.tell(|alike| makeup.add(alike));
     let outcome = outcomes.into_iter().next().map(|(_, outcome)| outcome);
     let composition = match &outcome {
         Some(WalkOutcome::Walked(walk)) => {

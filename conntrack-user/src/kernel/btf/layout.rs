@@ -41,6 +41,24 @@ pub enum MemberError {
     Malformed(String, String),
 }
 
+/// A structure that was found by its name.
+#[derive(Clone, Copy, Debug)]
+pub struct NamedStructure<'a> {
+    btf: &'a Btf<'a>,
+    name: &'a str,
+    found: Type<'a>,
+}
+
+impl NamedStructure<'_> {
+    /// As [`Btf::member`].
+    ///
+    /// # Errors
+    /// As there, but for the structure.
+    pub fn member(&self, path: &[&str]) -> Result<NamedMember, MemberError> {
+        self.btf.member_of(self.found, self.name, path)
+    }
+}
+
 /// What went wrong, before it is known of which structure and member.
 type LayoutFailure = fn(String, String) -> MemberError;
 const MALFORMED: LayoutFailure = MemberError::Malformed;
@@ -55,9 +73,29 @@ impl Btf<'_> {
     /// # Errors
     /// When the structure or the member is not there, or the member is a bitfield.
     pub fn member(&self, structure: &str, path: &[&str]) -> Result<NamedMember, MemberError> {
-        let found = self
-            .structure(structure)
-            .ok_or_else(|| MemberError::NoStructure(structure.to_owned()))?;
+        self.named_structure(structure)?.member(path)
+    }
+
+    /// The structure itself: to ask for several members looks for it once.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn named_structure<'s>(&'s self, name: &'s str) -> Result<NamedStructure<'s>, MemberError> {
+        let found = self.structure(name);
+        let found = found.ok_or_else(|| MemberError::NoStructure(name.to_owned()))?;
+        Ok(NamedStructure {
+            btf: self,
+            name,
+            found,
+        })
+    }
+
+    fn member_of(
+        &self,
+        found: Type<'_>,
+        structure: &str,
+        path: &[&str],
+    ) -> Result<NamedMember, MemberError> {
         let mut budget = MEMBERS;
         let mut member = NamedMember {
             offset_bytes: 0,

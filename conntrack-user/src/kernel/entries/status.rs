@@ -5,6 +5,9 @@
 pub(crate) struct EntryStatus(pub u32);
 
 impl EntryStatus {
+    /// The bits by which entries are told apart where they are counted: seen reply, assured, offloaded.
+    pub(crate) const COUNTED: u32 = 1 << 1 | 1 << 2 | 1 << 14;
+
     const fn has(self, bit: u32) -> bool {
         self.0 & (1 << bit) != 0
     }
