@@ -24,3 +24,7 @@ pub use record::{
     EvictionRow, Fact, KernelGrowth, KernelPoint, Life, LimitChange, NetnsId, OwnerId, OwnerPoint,
     OwnerSum, Path, RecordedNetns, Run, TablePoint, TotalPoint,
 };
+
+/// How the name of a [`Fact`] begins that says how many packets the instance has dropped beyond an allowance, as the driver of an interface counts them:
+/// then comes the interface, a dot, and the allowance, such as `eth0.conntrack`.
+pub const ALLOWANCE_EXCEEDED: &str = "allowance_exceeded.";

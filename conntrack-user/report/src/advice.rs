@@ -10,7 +10,7 @@ use ctpressure_model::{
 use serde::Serialize;
 
 use super::{
-    cause::{Cause, CauseKind, foremost, in_state},
+    cause::{Cause, CauseKind, exceeded, foremost, in_state},
     evidence::{NamedDestination, OwnerEvidence},
     reading::{Reading, ratio},
 };
@@ -41,6 +41,7 @@ type AdviceRule = fn(&Reading<'_>, &Cause) -> Option<Advice>;
 /// All rules, in the order in which their advice is given.
 const RULES: &[AdviceRule] = &[
     look_elsewhere,
+    other_instance,
     be_liberal,
     nat_ports,
     dns_clash,
@@ -110,6 +111,32 @@ fn look_elsewhere(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
             ),
         )
     })
+}
+
+/// Where the kernel's table was full too it is said beside the rest: more room would not help against this.
+fn other_instance(reading: &Reading<'_>, _: &Cause) -> Option<Advice> {
+    let first = reading.evidence.node.allowances.first()?;
+    let of_connections = reading.evidence.node.allowances.iter();
+    let of_connections = of_connections
+        .filter(|one| one.allowance == "conntrack")
+        .count()
+        > 0;
+    let what = if of_connections {
+        "Take a larger instance, or fewer connections through it: security group rules that are not tracked (all \
+         traffic allowed both ways), connections that live longer, more nodes. A higher nf_conntrack_max does not help against this."
+    } else {
+        "Take a larger instance, or send less through it: the instance's own limits of bandwidth and packets are reached. A \
+         higher nf_conntrack_max does not help against this."
+    };
+    Some(Advice::new(
+        "other_instance",
+        what.to_owned(),
+        format!(
+            "the driver of {} says: {}",
+            first.interface,
+            exceeded(reading)
+        ),
+    ))
 }
 
 fn be_liberal(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {

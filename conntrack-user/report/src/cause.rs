@@ -4,7 +4,7 @@
 use conntrack_ebpf::record::DropReason;
 use ctpressure_model::{
     pressure::state::Pressure,
-    words::{figure, grouped, per_second, plural, seconds, share_f64},
+    words::{allowance_name, figure, grouped, per_second, plural, seconds, share_f64},
 };
 use serde::Serialize;
 
@@ -25,6 +25,8 @@ pub(crate) enum CauseKind {
     /// Nothing was lost, but packets could not be tracked.
     Invalid,
     NotConntrack,
+    /// The machine under the node dropped packets, beyond an allowance of its own.
+    InstanceAllowance,
     /// NAT found no free port.
     NatExhausted,
     /// Two packets raced for the same tuple.
@@ -90,6 +92,7 @@ const RULES: &[CauseRule] = &[
     dying,
     long_chains,
     requests,
+    instance_allowance,
     not_conntrack,
     filling::limit_lowered,
     filling::held_or_overlay,
@@ -133,6 +136,7 @@ impl CauseKind {
             Self::NotWatched
                 | Self::Invalid
                 | Self::NotConntrack
+                | Self::InstanceAllowance
                 | Self::NatExhausted
                 | Self::Clash
                 | Self::Dying
@@ -178,6 +182,47 @@ fn not_watched(reading: &Reading<'_>) -> Option<Cause> {
             "ctpressure did not run then, or could not write its journal".to_owned(),
         )
     })
+}
+
+fn instance_allowance(reading: &Reading<'_>) -> Option<Cause> {
+    let most = reading.evidence.node.allowances.iter();
+    let most =
+        most.max_by_key(|allowance| (allowance.allowance == "conntrack", allowance.packets))?;
+    if reading.lost + reading.evictions > 0 {
+        return None;
+    }
+    let table = match reading.limit {
+        0 => grouped(reading.entries),
+        limit => format!("{} of {} entries", grouped(reading.entries), grouped(limit)),
+    };
+    let allowance = allowance_name(&most.allowance);
+    Some(Cause::new(
+        CauseKind::InstanceAllowance,
+        format!(
+            "it was not this node's table, which held {table} at most, but the instance: it dropped {} beyond its {allowance}",
+            plural(most.packets, "packet", "packets"),
+        ),
+        format!(
+            "the driver of {} counted them: {}",
+            most.interface,
+            exceeded(reading)
+        ),
+    ))
+}
+
+/// All that the instance dropped, by statistic.
+pub(crate) fn exceeded(reading: &Reading<'_>) -> String {
+    let all = reading.evidence.node.allowances.iter();
+    let all: Vec<String> = all
+        .map(|one| {
+            let packets = grouped(one.packets);
+            format!(
+                "{}_allowance_exceeded {packets} on {}",
+                one.allowance, one.interface
+            )
+        })
+        .collect();
+    all.join(", ")
 }
 
 fn not_conntrack(reading: &Reading<'_>) -> Option<Cause> {

@@ -84,6 +84,20 @@ pub struct NodeFacts {
     pub all_entries: u64,
     /// Sysctls of conntrack and the like, as they were in the focus.
     pub facts: BTreeMap<String, String>,
+    /// What the instance dropped in the focus beyond its allowances: by interface and allowance, such as `eth0` and `conntrack`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowances: Vec<ExceededAllowance>,
+}
+
+/// Packets that the virtual machine's host dropped or held back, whatever the kernel's tables said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ExceededAllowance {
+    /// The interface whose driver counts them.
+    pub interface: String,
+    /// The allowance: `conntrack`, `bw_in`, `bw_out`, `pps`, `linklocal`.
+    pub allowance: String,
+    /// How many.
+    pub packets: u64,
 }
 
 /// Which table: that of one network namespace.

@@ -6,7 +6,8 @@ use std::{
 };
 
 use ctpressure_journal::{
-    JournalError, KernelGrowth, NetnsId, OwnerId, Reader, RecordedNetns, Recording, TablePoint,
+    ALLOWANCE_EXCEEDED, Fact, JournalError, KernelGrowth, NetnsId, OwnerId, Reader, RecordedNetns,
+    Recording, TablePoint,
 };
 use ctpressure_model::{
     pressure::as_count,
@@ -16,7 +17,8 @@ use ctpressure_model::{
 
 use super::{
     evidence::{
-        Evidence, EvidencePoint, NodeFacts, OtherTable, OwnerEvidence, SeenChange, Span, TableName,
+        Evidence, EvidencePoint, ExceededAllowance, NodeFacts, OtherTable, OwnerEvidence,
+        SeenChange, Span, TableName,
     },
     incidents::{Finder, Incident, IncidentStep},
 };
@@ -398,11 +400,13 @@ fn node(
             ..NodeFacts::default()
         };
     }
-    for fact in within.facts()? {
-        evidence
-            .node
-            .facts
-            .insert(clean(&fact.name), clean(&fact.value));
+    let facts = within.facts()?;
+    evidence.node.allowances = exceeded(&facts);
+    for fact in facts {
+        if !fact.name.starts_with(ALLOWANCE_EXCEEDED) {
+            let (name, value) = (clean(&fact.name), clean(&fact.value));
+            evidence.node.facts.insert(name, value);
+        }
     }
     let peak = evidence.at(evidence.peak());
     for point in tables {
@@ -413,6 +417,36 @@ fn node(
         }
     }
     Ok(())
+}
+
+/// What came to what the instance had dropped before; of what was first seen in this time it is not known since when.
+fn exceeded(facts: &[Fact]) -> Vec<ExceededAllowance> {
+    let mut found: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for fact in facts {
+        let (Some(of), Ok(value)) = (
+            fact.name.strip_prefix(ALLOWANCE_EXCEEDED),
+            fact.value.parse(),
+        ) else {
+            continue;
+        };
+        let (last, sum) = found.entry(of).or_insert((value, 0));
+        // A driver that was loaded anew begins at 0.
+        *sum = sane(sum.saturating_add(value.checked_sub(*last).unwrap_or(value)));
+        *last = value;
+    }
+    found
+        .into_iter()
+        .filter(|(_, (_, packets))| *packets > 0)
+        .filter_map(|(of, (_, packets))| {
+            // A VLAN's interface has a dot in its name.
+            let (interface, allowance) = of.rsplit_once('.')?;
+            Some(ExceededAllowance {
+                interface: clean(interface),
+                allowance: clean(allowance),
+                packets,
+            })
+        })
+        .collect()
 }
 
 fn table_name(netns: &RecordedNetns) -> TableName {

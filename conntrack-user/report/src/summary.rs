@@ -102,7 +102,10 @@ fn owner(reading: &Reading<'_>, cause: &Cause) -> String {
         CauseKind::NotWatched => {
             return "Who had entries then is not known".to_owned();
         }
-        CauseKind::NotConntrack | CauseKind::Invalid | CauseKind::Requests => {
+        CauseKind::NotConntrack
+        | CauseKind::InstanceAllowance
+        | CauseKind::Invalid
+        | CauseKind::Requests => {
             return reading.evidence.owners.first().map_or_else(
                 || "No owner had entries".to_owned(),
                 |first| {

@@ -115,6 +115,8 @@ incidents! {
     backends_doubled MoreDestinations,
     table_of_a_pod Burst,
     not_conntrack NotConntrack,
+    instance_allowance InstanceAllowance,
+    full_and_instance_allowance Burst,
     invalid_packets Invalid,
     time_wait TimeWait,
     retry_storm RetryStorm,

@@ -20,7 +20,7 @@ use crate::{
     owners::kube::Kube,
     recorder::Journal,
     serve::{
-        Companions,
+        AllowanceWatch, Companions,
         http::{self, Pages},
         metrics::Exporter,
         socket::LocalSocket,
@@ -133,6 +133,7 @@ impl Run {
             kubernetes_events: events.as_ref().map(KubeEvents::health),
             limit,
             http: Arc::default(),
+            allowances: AllowanceWatch::start()?,
         };
         let options = AgentOptions {
             probes: self.probes.options(true),

@@ -61,6 +61,7 @@ pub(super) fn healthy() -> Facts {
         },
         census: Some(census()),
         makeup: ["host", "4026532177"].map(makeup).into(),
+        allowances: Vec::new(),
         waiting: Waiting {
             programs: Some(Vec::new()),
             interfaces: Some(Vec::new()),

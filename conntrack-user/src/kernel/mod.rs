@@ -1,10 +1,11 @@
 //! What the running kernel is: its types ([`btf`]), functions (`kallsyms`), limits (`sysctl`),
 //! statistics (`stats`), tables (`tables`) and their entries (`entries`), the slab cache of entries (`slab`), the node's memory (`memory`),
-//! which network namespace is the host's (`host`), what holds this process back (`confinement`), and whether conntrack is there at all (`conntrack`).
+//! what the machine under it allows (`allowances`), which network namespace is the host's (`host`), what holds this process back (`confinement`), and whether conntrack is there at all (`conntrack`).
 //!
 //! Every reader takes a [`Root`], so that the state of a kernel that is not booted can be read
 //! from a folder of captured files.
 
+pub(crate) mod allowances;
 pub mod btf;
 pub(crate) mod confinement;
 pub(crate) mod conntrack;

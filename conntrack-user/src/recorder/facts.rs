@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fs};
 
-use crate::kernel::{Root, slab};
+use ctpressure_journal::ALLOWANCE_EXCEEDED;
+
+use crate::kernel::{Root, allowances, slab};
 
 /// Sysctls that change every second by themselves.
 const NOT_FACTS: [&str; 1] = ["nf_conntrack_count"];
@@ -12,7 +14,7 @@ const MOST: usize = 256;
 const LONGEST: usize = 128;
 
 /// What conntrack is set to now: `nf_conntrack_*` of the namespace that this runs in, the hash size
-/// that the module was given, and the slab cache of entries.
+/// that the module was given, the slab cache of entries, and what the instance dropped beyond its allowances.
 pub(crate) fn read(root: &Root) -> BTreeMap<String, String> {
     let mut facts = BTreeMap::new();
     let value = |path: &std::path::Path| {
@@ -40,6 +42,12 @@ pub(crate) fn read(root: &Root) -> BTreeMap<String, String> {
             ("entry_slab_objects", slab.objects),
         ] {
             facts.insert(name.to_owned(), value.to_string());
+        }
+    }
+    for interface in allowances::read(root) {
+        for (allowance, value) in &interface.exceeded {
+            let name = format!("{ALLOWANCE_EXCEEDED}{}.{allowance}", interface.interface);
+            facts.insert(name, value.to_string());
         }
     }
     facts

@@ -5,8 +5,12 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::http::{PortHealth, PortStatus};
+use super::{
+    allowances::AllowanceWatch,
+    http::{PortHealth, PortStatus},
+};
 use crate::{
+    kernel::allowances::InterfaceAllowances,
     kube_events::{self, EventsStatus},
     limit::{self, Control},
     owners::kube::{Kube, KubeStatus},
@@ -26,6 +30,8 @@ pub struct Companions {
     pub limit: Option<Control>,
     /// The port of the metrics.
     pub http: Arc<PortHealth>,
+    /// The watch of what the machine under the node allows.
+    pub allowances: Arc<AllowanceWatch>,
 }
 
 /// How they are now, as in `ctpressure status`; `None`: it is off.
@@ -45,6 +51,8 @@ pub struct CompanionStatus {
     pub limit: Option<Arc<limit::Report>>,
     /// Whether strangers crowd the port of the metrics.
     pub http: PortStatus,
+    /// What the machine under the node allows, of each network device whose driver counts something.
+    pub allowances: Vec<InterfaceAllowances>,
 }
 
 impl Companions {
@@ -59,6 +67,7 @@ impl Companions {
                 .map(|events| events.status()),
             limit: self.limit.as_ref().map(Control::report),
             http: self.http.status(),
+            allowances: self.allowances.seen(),
         }
     }
 }

@@ -24,6 +24,7 @@ use table_sums::TableSums;
 
 use crate::{
     agent::{Handle, Snapshot, Table},
+    kernel::allowances::InterfaceAllowances,
     probes::ArmedFor,
     sys::lock::locked,
 };
@@ -105,6 +106,7 @@ fn families(
         .chain(by_nobody(snapshot))
         .chain(of_no_use(snapshot))
         .chain(limit.into_iter().flat_map(limit::families))
+        .chain(allowances(&companions.allowances))
         .chain(own_state(snapshot, companions, exported.fell()))
         .filter_map(Family::finish)
         .collect();
@@ -248,6 +250,36 @@ fn labels(table: &Table) -> Vec<(&str, &str)> {
         labels.extend(of_owner.into_iter().filter(|(_, value)| !value.is_empty()));
     }
     labels
+}
+
+/// What the machine under the node allows.
+fn allowances(interfaces: &[InterfaceAllowances]) -> [Family; 2] {
+    fn series<'a>(
+        family: Family,
+        interface: &'a InterfaceAllowances,
+        values: &'a BTreeMap<String, u64>,
+    ) -> Family {
+        family.each(values, |family, (allowance, value)| {
+            let labels = [
+                ("interface", interface.interface.as_str()),
+                ("driver", &interface.driver),
+                ("allowance", allowance),
+            ];
+            family.with(&labels, f(*value))
+        })
+    }
+    [
+        Family::counter(
+            "ctpressure_interface_allowance_exceeded_total",
+            "Packets that the instance (the virtual machine's host) dropped or held back since an allowance was used up, whatever the kernel's tables say, as the driver of the interface counts them: conntrack (connections that the instance tracks), bw_in, bw_out, pps, linklocal. Absent where the driver has no such counters.",
+        )
+        .each(interfaces, |family, interface| series(family, interface, &interface.exceeded)),
+        Family::gauge(
+            "ctpressure_interface_allowance_available",
+            "What is left of an allowance of the instance, as the driver of the interface says: conntrack, connections that may still be opened. Absent where the driver does not tell.",
+        )
+        .each(interfaces, |family, interface| series(family, interface, &interface.available)),
+    ]
 }
 
 /// What only the kernel counts here, so that no owner can be charged.

@@ -1,6 +1,7 @@
 //! What the agent answers: HTTP for monitoring systems (`http`), where whoever asks may be a stranger, and the local socket for its own
 //! command line ([`socket`]), where only root asks.
 
+mod allowances;
 pub(crate) mod charged;
 mod companions;
 mod family;
@@ -13,6 +14,7 @@ pub mod socket;
 mod status;
 pub(crate) mod top;
 
+pub(crate) use allowances::AllowanceWatch;
 pub(crate) use companions::CompanionStatus;
 pub use companions::Companions;
 pub(crate) use status::StatusPage;

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "this is the room for it")]
 
 pub(crate) mod bpf;
+pub(crate) mod ethtool;
 pub(crate) mod lock;
 pub(crate) mod mapping;
 pub(crate) mod netlink;

@@ -11,6 +11,7 @@
 //! | a chance | [`chance`] | `12 %`, `one in 5,000` |
 //! | a length of time | [`span`], [`seconds`], [`seconds_f64`] | `0.4 s`, `45 s`, `4 min 10 s`, `2 d 4 h` |
 //! | how long an entry lives | [`lifetime`] | `30 s`, `>5 min`, `-` |
+//! | an allowance of an instance | [`allowance_name`] | `allowance of tracked connections` |
 //! | a time | [`time`] | `2026-03-01T03:12:07Z`, `03:12:07` |
 //! | words of others | [`clean`], [`clean_within`], [`shorten`] | `a\u{fffd}[2Jb`, `aggre…-1` |
 //!
@@ -21,6 +22,7 @@
 //!
 //! JSON has numbers where this has words (bytes, seconds, shares from 0 to 1); a time in it is RFC 3339 ([`time::json`]).
 
+mod allowance;
 mod bytes;
 pub mod column;
 mod duration;
@@ -30,6 +32,7 @@ mod number;
 mod share;
 pub mod time;
 
+pub use allowance::allowance_name;
 pub use bytes::bytes;
 pub use duration::{lifetime, seconds, seconds_f64, span};
 pub use foreign::{NAME_BYTES, clean, clean_lines, clean_within, shorten};

@@ -240,6 +240,31 @@ pub(super) fn not_conntrack() -> Scene {
     of(|_| 262_144, 300, vec![web()])
 }
 
+/// The instance drops packets, and then its driver is loaded anew; the table is all but empty.
+pub(super) fn instance_allowance() -> Scene {
+    let scene = not_conntrack();
+    for (second, conntrack, bandwidth) in [(0, 70, 5), (60, 90, 5), (120, 1_270, 9), (180, 20, 0)] {
+        let fact = |of: &str, value: u64| {
+            scene.fact_at(
+                second,
+                &format!("allowance_exceeded.{of}"),
+                &value.to_string(),
+            );
+        };
+        fact("eth0.conntrack", conntrack);
+        fact("eth0.7.bw_in", bandwidth);
+    }
+    scene
+}
+
+/// The same, while the table is full too: what is said of the table stays first.
+pub(super) fn full_and_instance_allowance() -> Scene {
+    let scene = burst();
+    scene.fact_at(0, "allowance_exceeded.eth0.pps", "5");
+    scene.fact_at(210, "allowance_exceeded.eth0.pps", "905");
+    scene
+}
+
 pub(super) fn invalid_packets() -> Scene {
     let mut scene = Scene::new(|_| 262_144, vec![web()]);
     scene.invalid = |at| if (100..200).contains(&at) { 40 } else { 0 };

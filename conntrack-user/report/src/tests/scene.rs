@@ -157,10 +157,14 @@ impl Scene {
     }
 
     pub(super) fn fact(&self, name: &str, value: &str) {
+        self.fact_at(0, name, value);
+    }
+
+    pub(super) fn fact_at(&self, second: u64, name: &str, value: &str) {
         self.connection
             .execute(
                 "INSERT INTO fact (run, at, name, value) VALUES (1, ?1, ?2, ?3)",
-                params![ms(START), name, value],
+                params![ms(START + second), name, value],
             )
             .expect("a fact");
     }

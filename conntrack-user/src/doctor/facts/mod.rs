@@ -22,6 +22,7 @@ use crate::{
     sys::netns,
 };
 
+mod allowances;
 mod bpf_tables;
 pub(crate) mod census;
 pub(crate) mod class;
@@ -37,6 +38,8 @@ pub(crate) mod settings;
 pub(crate) mod strays;
 pub(crate) mod waiting;
 
+use allowances::AllowanceReader;
+pub(crate) use allowances::Exceeded;
 pub(crate) use bpf_tables::{BpfTables, Plugin};
 pub(crate) use census::{CensusFacts, TableMakeup};
 pub(crate) use class::Class;
@@ -90,6 +93,8 @@ pub(crate) struct Facts {
     pub census: Option<CensusFacts>,
     /// What the host's table is made of, and those of others that are nearly full.
     pub makeup: Vec<TableMakeup>,
+    /// Allowances of the instance that were exceeded.
+    pub allowances: Vec<Exceeded>,
     /// Where packets wait, and with them their entries.
     pub waiting: Waiting,
     pub proxy: Option<KubeProxy>,
@@ -156,7 +161,9 @@ impl Facts {
         files::look(root, &mut facts);
         proxy::look(root, &mut facts);
         bpf_tables::look(root, &mut facts);
+        let allowances = AllowanceReader::new(root);
         if !facts.loaded {
+            allowances.second(&mut facts);
             return facts;
         }
         settings::look(root, &mut facts);
@@ -182,6 +189,7 @@ impl Facts {
             thread::sleep(APART.saturating_sub(begin.elapsed()));
         }
         reader.second(begin.elapsed(), &mut facts);
+        allowances.second(&mut facts);
         facts
     }
 

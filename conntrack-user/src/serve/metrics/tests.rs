@@ -314,6 +314,13 @@ fn controlled() -> CompanionStatus {
             lost: 3,
             ..EventsStatus::default()
         }),
+        allowances: vec![InterfaceAllowances {
+            interface: "eth0".to_owned(),
+            driver: "ena".to_owned(),
+            statistics: 80,
+            exceeded: [("conntrack".to_owned(), 4_711), ("pps".to_owned(), 0)].into(),
+            available: [("conntrack".to_owned(), 136_812)].into(),
+        }],
         ..CompanionStatus::default()
     }
 }
