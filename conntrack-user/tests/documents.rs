@@ -45,7 +45,7 @@ fn the_service_unit_starts_the_agent() {
     let unit = fs::read_to_string(repository().join("deploy/ctpressure.service")).expect("a unit");
     let starts: Vec<&str> = unit
         .lines()
-        .filter_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/ctpressure "))
+        .filter_map(|line| line.strip_prefix("ExecStart=ctpressure "))
         .collect();
     assert_eq!(starts.len(), 1, "{unit}");
     check("the unit", starts[0]).unwrap();

@@ -80,7 +80,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(status) => status,
         Err(error) => {
-            eprint!("{}", failure::explain(&error));
+            logging::print_error(&failure::explain(&error));
             if error.is::<limit::SettingsError>() {
                 ExitCode::from(USAGE)
             } else {

@@ -20,7 +20,7 @@ use crate::{
     owners::kube::Kube,
     recorder::Journal,
     serve::{
-        AllowanceWatch, Companions,
+        AllowanceWatch, Companions, ServiceManager,
         http::{self, Pages},
         metrics::Exporter,
         socket::LocalSocket,
@@ -160,6 +160,7 @@ impl Run {
         let tell = events.as_mut();
         let tell = tell.map(|events| events.follow(&handle, limit.as_ref()));
         let control = limit.as_ref().map(|limit| limit.follow(&handle));
+        let service = ServiceManager::of_this_process().map(|manager| manager.follow(&handle));
         let result = tokio::select! {
             // Not returned at once: the controller still has to put things back.
             never = agent::run(options, publisher) => match never {
@@ -171,11 +172,13 @@ impl Run {
             never = forever(record) => match never {},
             never = forever(tell) => match never {},
             never = forever(control) => match never {},
+            never = forever(service) => match never {},
             () = end => {
                 tracing::info!("ctpressure ends");
                 Ok(())
             }
         };
+        ServiceManager::ending();
         // Before journal and Events end: they are told what the controller saw since their last second, and what it puts back.
         let report = limit.map(|limit| {
             limit.end(END);
