@@ -15,7 +15,7 @@ use super::{
     logging, owners, thread,
 };
 use crate::{
-    doctor::{DoctorReport, Facts, RefusedRequests},
+    doctor::{DoctorReport, Facts, PluginAnswer, RefusedRequests},
     kernel::Root,
     serve::socket::Remote,
 };
@@ -25,9 +25,12 @@ use crate::{
 /// Looks once, for about a second, and changes nothing. Each finding has what was seen, what follows from it,
 /// command lines that put it right, and what they cost. Works without root as far as it can, and says what it
 /// could not look at. A running agent is asked only for what the kernel does not count. Exit status: 0 if there is nothing worse than a risk, 1 if there is a problem or
-/// something critical, 2 after wrong usage.
+/// something critical, 2 after wrong usage, and with --npd if it can't be told.
 #[derive(Args, Debug)]
 pub(super) struct Doctor {
+    /// Answer as a custom plugin of node-problem-detector: one line, exit status 0 without a problem, 1 with one, 2 if it can't be told
+    #[arg(long, conflicts_with = "output")]
+    npd: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -59,13 +62,27 @@ fn refused(socket: &Path) -> Option<RefusedRequests> {
     })
 }
 
+/// What is so on this node, and what follows from it.
+fn look(socket: &Path) -> DoctorReport {
+    let root = Root::system();
+    let mut facts = Facts::gather(&root, &|| owners::addresses(&root, socket));
+    facts.refused = refused(socket);
+    DoctorReport::new(&facts)
+}
+
 impl Doctor {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::ERROR);
-        let root = Root::system();
-        let mut facts = Facts::gather(&root, &|| owners::addresses(&root, &self.socket.socket));
-        facts.refused = refused(&self.socket.socket);
-        let report = DoctorReport::new(&facts);
+        let report = look(&self.socket.socket);
+        if self.npd {
+            let answer = PluginAnswer::new(&report);
+            // What failed must not be taken for a problem of the node.
+            let printed = command_line::print(&(answer.line + "\n")).inspect_err(|error| {
+                tracing::error!(%error, "no answer");
+            });
+            let status = printed.map_or(PluginAnswer::UNKNOWN, |()| answer.status);
+            return Ok(ExitCode::from(status));
+        }
         let text = match self.output.output {
             Output::Text => {
                 let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();

@@ -10,6 +10,7 @@
 pub(crate) mod facts;
 mod finding;
 pub(crate) mod findings;
+mod npd;
 mod report;
 pub(crate) mod thresholds;
 
@@ -18,4 +19,5 @@ mod tests;
 
 pub(crate) use facts::{Facts, RefusedRequests};
 pub(crate) use finding::{Finding, Severity, Unseen};
+pub(crate) use npd::PluginAnswer;
 pub(crate) use report::DoctorReport;
