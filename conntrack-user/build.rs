@@ -16,6 +16,10 @@ const OBJECTS: [&str; 2] = ["conntrack", "walk"];
 const TARGET: &str = "bpfel-unknown-none";
 const SKIP: &str = "CTPRESSURE_SKIP_EBPF";
 const CACHE: &str = "CTPRESSURE_CACHE";
+/// Says of which commit a source is that is in no repository of git.
+const COMMIT: &str = "CTPRESSURE_COMMIT";
+/// What the program is made of, as git takes it.
+const SOURCE: [&str; 3] = ["Cargo.lock", "Cargo.toml", "conntrack-*"];
 
 fn main() -> Result<()> {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
@@ -23,6 +27,7 @@ fn main() -> Result<()> {
     println!("cargo:rerun-if-env-changed={CACHE}");
     println!("cargo:rerun-if-env-changed=PATH");
     println!("cargo:rerun-if-changed=build.rs");
+    name_source()?;
 
     if let Some(reason) = skip_reason() {
         println!("cargo:warning=the eBPF objects are left out: {reason}");
@@ -33,6 +38,64 @@ fn main() -> Result<()> {
     }
 
     build_objects(&out_dir)
+}
+
+/// Tells the program what it is made of, for `ctpressure --version`: features, target, and in a release the commit.
+///
+/// Other builds are of no commit: they are made between commits, and would have to be made again after each.
+fn name_source() -> Result<()> {
+    println!("cargo:rerun-if-env-changed={COMMIT}");
+    let features = if env::var_os("CARGO_FEATURE_KUBE").is_some() {
+        "kube"
+    } else {
+        "none"
+    };
+    println!("cargo:rustc-env=CTPRESSURE_BUILT_FEATURES={features}");
+    let target = env::var("TARGET").context("TARGET is not set")?;
+    println!("cargo:rustc-env=CTPRESSURE_BUILT_TARGET={target}");
+    let commit = if let Ok(commit) = env::var(COMMIT) {
+        commit
+    } else if env::var("PROFILE").is_ok_and(|profile| profile == "release") {
+        commit().unwrap_or_else(|| "unknown: git does not say".to_owned())
+    } else {
+        "none: a build for development".to_owned()
+    };
+    println!("cargo:rustc-env=CTPRESSURE_BUILT_COMMIT={commit}");
+    Ok(())
+}
+
+/// The commit that is checked out, and whether files differ from it; `None` without git or its repository.
+fn commit() -> Option<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .arg("-C")
+            .arg(&root)
+            .args(arguments)
+            .output()
+            .ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "HEAD"])?;
+    // Whatever changes a tracked file, the index or the commit makes this run again.
+    for name in ["HEAD", "logs/HEAD", "index"] {
+        let path = root.join(git(&["rev-parse", "--git-path", name])?);
+        if path.exists() {
+            println!("cargo:rerun-if-changed={}", path.display());
+        }
+    }
+    let list = ["ls-files", "--"];
+    for file in git(&[&list[..], &SOURCE].concat())?.lines() {
+        println!("cargo:rerun-if-changed={}", root.join(file).display());
+    }
+    let status = ["status", "--porcelain", "--untracked-files=no", "--"];
+    let changes = git(&[&status[..], &SOURCE].concat())?;
+    Some(if changes.is_empty() {
+        commit
+    } else {
+        format!("{commit}, with changes")
+    })
 }
 
 /// Builds the objects into the folder that the library embeds it from.

@@ -28,11 +28,23 @@ use ctpressure_model::command_line::{self, Failure, USAGE};
 /// What to do about wrong usage.
 const HELP: &str = "`ctpressure --help` and `ctpressure <COMMAND> --help` say what there is";
 
+/// What `--version` says; `-V` has the first line only.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit    ",
+    env!("CTPRESSURE_BUILT_COMMIT"),
+    "\nfeatures  ",
+    env!("CTPRESSURE_BUILT_FEATURES"),
+    "\ntarget    ",
+    env!("CTPRESSURE_BUILT_TARGET"),
+);
+
 /// See who fills the conntrack table, and whom it costs packets
 #[derive(Debug, Parser)]
 #[command(
     name = "ctpressure",
     version,
+    long_version = LONG_VERSION,
     max_term_width = 100,
     disable_help_subcommand = true
 )]
