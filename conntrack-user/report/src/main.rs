@@ -8,13 +8,19 @@ use ctpressure_model::command_line::{self, Failure};
 use ctpressure_report::ReportCommand;
 
 #[derive(Debug, Parser)]
-#[command(name = NAME, version, max_term_width = 100)]
+#[command(name = NAME, version, max_term_width = 100, after_help = EXAMPLES)]
 struct Program {
     #[command(flatten)]
     report: ReportCommand,
 }
 
 const NAME: &str = "ctpressure-report";
+
+const EXAMPLES: &str = "\
+Examples:
+  ctpressure-report --journal journal.db                                # the incidents in it
+  ctpressure-report --journal journal.db --incident 1 --html page.html
+  ctpressure-report --journal journal.db --since 03:00 --until 03:30 -o json";
 
 fn main() -> ExitCode {
     let program = match Program::try_parse() {

@@ -8,6 +8,7 @@ use ctpressure_model::command_line::{self, Output, OutputArgs};
 use super::{
     Failure,
     args::{LogArgs, SocketArgs},
+    examples,
     limit_args::LimitArgs,
     logging, thread,
 };
@@ -51,6 +52,7 @@ pub(super) struct Limit {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(after_help = examples::SET)]
     Set(Set),
 }
 

@@ -3,6 +3,7 @@
 mod access_args;
 mod args;
 mod doctor;
+mod examples;
 mod failure;
 mod health;
 mod kubernetes;
@@ -45,6 +46,7 @@ const LONG_VERSION: &str = concat!(
     name = "ctpressure",
     version,
     long_version = LONG_VERSION,
+    after_help = examples::ALL,
     max_term_width = 100,
     disable_help_subcommand = true
 )]
@@ -55,14 +57,23 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(after_help = examples::RUN)]
     Run(run::Run),
+    #[command(after_help = examples::TOP)]
     Top(top::Top),
+    #[command(after_help = examples::WATCH)]
     Watch(watch::Watch),
+    #[command(after_help = examples::TABLE)]
     Table(table::Table),
+    #[command(after_help = examples::REPORT)]
     Report(report::Report),
+    #[command(after_help = examples::DOCTOR)]
     Doctor(doctor::Doctor),
+    #[command(after_help = examples::LIMIT)]
     Limit(limit::Limit),
+    #[command(after_help = examples::STATUS)]
     Status(status::Status),
+    #[command(after_help = examples::HEALTH)]
     Health(health::Health),
 }
 
