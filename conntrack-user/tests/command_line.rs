@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ctpressure_tests::schemas;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -280,6 +281,7 @@ fn watch_prints_json_lines_and_ends_after_count() {
         .lines()
         .map(|line| {
             let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            schemas::assert_passes("watch", &event);
             assert_eq!(event["kind"], "drop");
             assert_eq!(event["reason"], "table_full");
             event["original"]["source_port"].as_u64().expect("a port")
@@ -475,6 +477,7 @@ fn top_prints_what_the_agent_knows() {
     let json = top(&["--once", "-o", "json"]);
     assert_eq!(json.lines().count(), 1, "{json}");
     let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    schemas::assert_passes("top", &value);
     assert_eq!(value["limit"], 2_000);
     assert_eq!(value["tables"][0]["name"], "host");
     assert_eq!(value["tables"][0]["occupancy"], 0.5);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use ctpressure_journal::{APPLICATION_ID, FILE_NAME, VERSION};
+use ctpressure_tests::schemas;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -167,6 +168,7 @@ fn the_list_and_the_reports() {
     let list = of(&[]);
     assert!(list.contains("   1 2026-03-01T03:04:59Z"), "{list}");
     let json: serde_json::Value = serde_json::from_str(&of(&["-o", "json"])).expect("JSON");
+    schemas::assert_passes("incidents", &json);
     assert_eq!(json["incidents"][0]["drops"], 180, "{json}");
     assert_eq!(json["incidents"][0]["table_name"], "host");
     // Lines are at most 80 columns.
@@ -179,6 +181,7 @@ fn the_list_and_the_reports() {
     ] {
         let json: serde_json::Value =
             serde_json::from_str(&of(&[span, &["-o", "json"]].concat())).expect("JSON");
+        schemas::assert_passes("report", &json);
         assert_eq!(json["losses"]["packets"], 180, "{json}");
         assert_eq!(json["time"][0], "2026-03-01T03:04:59Z");
     }

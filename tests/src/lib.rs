@@ -3,6 +3,7 @@
 //! * [`traffic`]: what `ctgen` does: new flows of chosen tuples, counted to the entry;
 //! * [`guest`]: the handles of a scenario on the machine that it runs on: the agent, the kernel's
 //!   own counts, network namespaces, metrics, the event stream;
+//! * [`schemas`]: the JSON of each `-o json`, and what it may be;
 //! * [`documents`]: the documents of the project, and the command lines in them;
 //! * [`containers`]: pods by a real container runtime;
 //! * [`scenarios`]: what has to hold, one function for each;
@@ -19,5 +20,6 @@ pub mod containers;
 pub mod documents;
 pub mod guest;
 pub mod scenarios;
+pub mod schemas;
 pub mod torture;
 pub mod traffic;

@@ -17,6 +17,7 @@ const TEXT_BYTES: usize = 400;
 
 /// Who changed the limit, as far as the controller can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum By {
     /// The controller, by itself.
@@ -29,6 +30,7 @@ pub enum By {
 
 /// Why it was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
     /// More room, since it was needed.
@@ -51,6 +53,7 @@ pub enum Purpose {
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeOutcome {
     /// It was written, and read back.
@@ -65,6 +68,7 @@ pub enum ChangeOutcome {
 
 /// The numbers that the controller writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Size {
     /// Entries that each table may hold (`nf_conntrack_max`).
     pub limit: u64,
@@ -78,6 +82,7 @@ pub struct Size {
 
 /// One change, made or found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Change {
     /// Numbered without gaps since the state on disk was made; a lost state begins anew with 1.
     pub sequence: u64,
@@ -204,6 +209,7 @@ fn shortened(mut text: String) -> String {
 
 /// The last `KEPT` changes, and how many there were of each kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct History {
     /// The oldest first.
     changes: Vec<Change>,

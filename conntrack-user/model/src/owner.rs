@@ -13,6 +13,7 @@ use crate::words::{NAME_BYTES, clean_within};
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum OwnerKind {
     /// A pod of Kubernetes.
@@ -47,6 +48,7 @@ impl fmt::Display for OwnerKind {
 
 /// What made a pod; only the Kubernetes API tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Workload {
     /// `Deployment`, `StatefulSet`, `DaemonSet`, `Job`, ...
     pub kind: String,
@@ -56,6 +58,7 @@ pub struct Workload {
 
 /// What is known about an owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Details {
     /// What sort it is.
@@ -290,6 +293,17 @@ impl fmt::Display for Owner {
             OwnerKind::Cgroup => formatter.write_str(&self.unit),
             OwnerKind::Host | OwnerKind::Unknown => formatter.write_str(self.kind.label()),
         }
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl schemars::JsonSchema for Owner {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Owner".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        Details::json_schema(generator)
     }
 }
 

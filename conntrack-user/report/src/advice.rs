@@ -26,6 +26,7 @@ use limit::{dont_raise, raise, who_lowers};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Advice {
     /// Which rule gave it.
     pub(crate) rule: &'static str,

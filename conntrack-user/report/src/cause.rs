@@ -18,6 +18,7 @@ mod filling;
 pub(super) use filling::foremost;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum CauseKind {
     /// The journal has nothing of most of the time.
@@ -73,6 +74,7 @@ pub(crate) enum CauseKind {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Cause {
     /// What kind it is.
     pub(crate) kind: CauseKind,

@@ -56,6 +56,7 @@ pub struct ReportCommand {
 
 /// The list as JSON.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct List<'a> {
     since: String,
     until: String,
@@ -64,6 +65,7 @@ struct List<'a> {
 
 /// An incident with its number and names.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct IncidentRow<'a> {
     number: usize,
     table_name: &'a str,
@@ -259,4 +261,25 @@ fn write_whole(path: &Path, contents: &str) -> anyhow::Result<()> {
             "give a file in a folder that exists and that you may write to, with room on its disk",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use ctpressure_tests::schemas;
+    use schemars::generate::SchemaSettings;
+
+    use super::*;
+
+    #[test]
+    fn the_schemas_are_those_of_the_output() {
+        let generator = || {
+            SchemaSettings::draft2020_12()
+                .for_serialize()
+                .into_generator()
+        };
+        let report = generator().into_root_schema_for::<Report>();
+        schemas::hold("report", report.to_value());
+        let list = generator().into_root_schema_for::<List<'_>>();
+        schemas::hold("incidents", list.to_value());
+    }
 }

@@ -38,9 +38,11 @@ const SURE: f64 = 1.3;
 
 /// What a table needs at its fullest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Demand {
     /// When, seconds since 1970.
     #[serde(serialize_with = "serialize_seconds")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) at: u64,
     /// Entries that there were then.
     pub(crate) entries: u64,

@@ -34,6 +34,7 @@ const DETAILS: usize = 5;
 
 /// A report of one span of time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Report {
     pub(crate) node: NodeFacts,
     pub(crate) table: TableName,
@@ -81,6 +82,7 @@ pub struct Report {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ReportedLosses {
     pub(crate) packets: u64,
     /// By reason: name, packets, what it means.
@@ -89,14 +91,17 @@ pub(crate) struct ReportedLosses {
     pub(crate) evictions: u64,
     /// When the first packet was lost, seconds since 1970.
     #[serde(serialize_with = "serialize_known_seconds")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) first_drop: Option<u64>,
     /// When the first packet was lost or the first entry evicted, seconds since 1970.
     #[serde(serialize_with = "serialize_known_seconds")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     first_loss: Option<u64>,
 }
 
 /// Packets lost for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ReportedReason {
     /// Its name in metrics.
     pub(crate) reason: &'static str,
@@ -107,9 +112,11 @@ pub(crate) struct ReportedReason {
 
 /// When the table was fullest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Peak {
     /// Seconds since 1970.
     #[serde(serialize_with = "serialize_seconds")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) time: u64,
     pub(crate) entries: u64,
     /// The limit then; 0: none or not known.
@@ -119,6 +126,7 @@ pub(crate) struct Peak {
 
 /// Somebody who had entries.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Filler {
     pub(crate) owner: String,
     /// What sort it is.
@@ -142,6 +150,7 @@ pub(crate) struct Filler {
 
 /// Somebody who lost something.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Sufferer {
     pub(crate) owner: String,
     /// What sort it is.
@@ -152,6 +161,7 @@ pub(crate) struct Sufferer {
     pub(crate) from_others: u64,
     /// Its first packet lost, seconds since 1970.
     #[serde(serialize_with = "serialize_known_seconds")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) first_drop: Option<u64>,
     /// Its live entries that were removed to make room.
     pub(crate) evicted: u64,

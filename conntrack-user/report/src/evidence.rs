@@ -56,17 +56,21 @@ pub struct Evidence {
 
 /// Seconds since 1970: from the first to the one after the last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Span {
     /// The first second, of Unix time.
     #[serde(serialize_with = "serialize_seconds")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub from: u64,
     /// The one after the last.
     #[serde(serialize_with = "serialize_seconds")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub until: u64,
 }
 
 /// The node that kept the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NodeFacts {
     /// Its name; empty: not known.
     pub name: String,
@@ -91,6 +95,7 @@ pub struct NodeFacts {
 
 /// Packets that the virtual machine's host dropped or held back, whatever the kernel's tables said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ExceededAllowance {
     /// The interface whose driver counts them.
     pub interface: String,
@@ -102,6 +107,7 @@ pub struct ExceededAllowance {
 
 /// Which table: that of one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TableName {
     /// Inode number of its network namespace.
     pub(crate) netns: u32,
@@ -196,6 +202,7 @@ pub struct OwnerEvidence {
 
 /// One destination of an owner.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct NamedDestination {
     /// As it is shown: `10.96.0.10:53/udp`.
     pub(crate) name: String,
@@ -240,19 +247,23 @@ pub(crate) struct LostFlows {
 
 /// A change of the limit or of the buckets, or what somebody wanted to change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SeenChange {
     /// In seconds of Unix time.
     #[serde(serialize_with = "serialize_seconds")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) at: u64,
     /// The limit before and after; `None`: not known, 0: none.
     pub(crate) limit: [Option<u64>; 2],
     /// Buckets before and after.
     pub(crate) buckets: [Option<u64>; 2],
     /// `controller` (ctpressure by itself), `hand` (`ctpressure limit`) or `other`.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) by: ChangedBy,
     /// Process, unit or person; empty: not known.
     pub(crate) who: String,
     /// `applied`, `seen` and so on; see the journal's schema.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) result: ChangeResult,
     /// Why, as far as it is known.
     pub(crate) reason: String,
@@ -260,6 +271,7 @@ pub struct SeenChange {
 
 /// A table that this is not about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OtherTable {
     /// Whose table it is.
     pub(crate) name: TableName,

@@ -57,6 +57,7 @@ impl IncidentStep {
 
 /// An incident of one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Incident {
     /// Inode number of the table's namespace.
     pub(crate) table: u32,
@@ -64,9 +65,11 @@ pub(crate) struct Incident {
     pub(crate) netns: NetnsId,
     /// Its first second, since 1970.
     #[serde(serialize_with = "serialize_seconds")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) from: u64,
     /// The second after its last one.
     #[serde(serialize_with = "serialize_seconds")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) until: u64,
     pub(crate) pressure: Pressure,
     pub(crate) entries: u64,
@@ -77,6 +80,7 @@ pub(crate) struct Incident {
     pub(crate) evictions: u64,
     /// The first second with a packet lost.
     #[serde(serialize_with = "serialize_known_seconds")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     first_drop: Option<u64>,
     /// The journal ends, or has a gap, before it was calm again.
     pub(crate) open: bool,

@@ -10,9 +10,11 @@ pub(crate) const OWNERS: usize = 5;
 
 /// What there was, step by step. All lists are of the same length.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ReportTimeline {
     /// Begin of the first step, seconds since 1970.
     #[serde(serialize_with = "serialize_seconds")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) from: u64,
     /// Seconds of a step.
     pub(crate) step: u64,
@@ -30,6 +32,7 @@ pub(crate) struct ReportTimeline {
 
 /// What one owner did, step by step.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct OwnerSeries {
     /// Who; `others` for the rest.
     pub(crate) name: String,

@@ -74,6 +74,7 @@ pub(super) struct CensusResult {
 
 /// Where the entries of a census came from, for `ctpressure status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum CensusSource {
     /// The kernel's hash table, which a program walked over.

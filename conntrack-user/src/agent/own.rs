@@ -5,6 +5,7 @@ use serde::Serialize;
 
 /// The agent's own use of the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Own {
     /// Resident memory of the process.
     pub rss_bytes: u64,

@@ -11,6 +11,7 @@ use crate::owners::Owner;
 
 /// Counts of one owner in one direction, from when it was first seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OwnerTotals {
     /// Entries that entered a table.
     pub inserts: u64,
@@ -32,11 +33,13 @@ pub struct OwnerTotals {
     pub causes: u64,
     /// Packets lost, by [`DropReason`] less 1; and requests that were refused, for which none was lost ([`DropReason::loses_packet`]).
     #[serde(serialize_with = "drops_by_name")]
+    #[cfg_attr(test, schemars(with = "std::collections::BTreeMap<String, u64>"))]
     pub drops: [u64; DropReason::ALL.len()],
 }
 
 /// What an owner does now, over both directions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Activity {
     /// Entries that enter, a second.
     pub inserts_per_second: Rates,
@@ -60,6 +63,7 @@ pub struct Activity {
 
 /// The most frequent destinations of one owner.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Tops {
     /// By connections opened, after DNAT.
     pub inserts: Top,
@@ -71,6 +75,7 @@ pub struct Tops {
 
 /// One owner in one second: totals, rates, destinations.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OwnerSample {
     /// The slot that the kernel side knows it by.
     pub slot: u32,

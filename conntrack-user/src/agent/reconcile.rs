@@ -22,6 +22,7 @@ const FORGET: u32 = 60;
 /// What was lost and only the kernel counted, though probes count such losses; such as a drop for a failed
 /// allocation. It never goes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LossCounts {
     /// Packets dropped for a full table or an unresolved clash.
     pub drops: u64,
@@ -32,6 +33,7 @@ pub struct LossCounts {
 /// What the kernel counted since the agent began, over all network namespaces, of what no probe counts on this kernel.
 /// It never goes back; `None`: probes count it, or the kernel does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NodeLosses {
     /// Of the statistic `drop` (full tables, unresolved clashes, no memory) what no probe told.
     pub drops: Option<u64>,

@@ -50,6 +50,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The last census, for `ctpressure status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Recount {
     /// How many there were.
     pub times: u64,

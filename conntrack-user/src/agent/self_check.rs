@@ -10,6 +10,7 @@ use super::LossCounts;
 
 /// By how much numbers were wrong so far, for each check; 0: they never were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SelfCheck {
     /// Inserts and deletes of all owners against those of all.
     pub owners: u64,

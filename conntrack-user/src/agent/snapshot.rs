@@ -14,6 +14,7 @@ use crate::{
 
 /// What the agent can see now; the number is that in a journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AgentState {
     /// Conntrack is not loaded: nothing to see yet.
@@ -27,6 +28,7 @@ pub enum AgentState {
 
 /// The table of one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Table {
     /// Inode number of the namespace.
     pub netns: u32,
@@ -69,6 +71,7 @@ impl Table {
 
 /// Entries that there are against those that there should be by the probes' counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Drift {
     /// Entries of all tables. Includes those that are not confirmed yet or already dying.
     pub entries: u64,
@@ -80,6 +83,7 @@ pub struct Drift {
 
 /// What is said of the running kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KernelInfo {
     /// As `uname -r` says.
     pub release: String,
@@ -87,6 +91,7 @@ pub struct KernelInfo {
 
 /// The tables, and what they share.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Tables {
     /// Entries that each table may hold (0: unlimited); `None`: not known.
     pub limit: Option<u64>,
@@ -103,6 +108,7 @@ pub struct Tables {
 
 /// The probes: what is attached, and what was counted since the agent began.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Probed {
     /// What is attached; empty while nothing is.
     #[serde(flatten)]
@@ -123,6 +129,7 @@ pub struct Probed {
 
 /// The owners of this node.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Owners {
     /// Each owner, by slot: the first two are what is nobody's and the host's. Too many for `ctpressure status`, which shows the foremost.
     #[serde(skip)]
@@ -141,6 +148,7 @@ pub struct Owners {
 
 /// Capabilities of the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Capabilities {
     /// Those that it did not give up.
     pub kept: Vec<String>,
@@ -148,6 +156,7 @@ pub struct Capabilities {
 
 /// Everything that is known at one second. As JSON it is most of `ctpressure status`.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Snapshot {
     /// When it was made.
     #[serde(skip)]

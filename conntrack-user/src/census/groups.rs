@@ -10,6 +10,7 @@ pub(crate) const MOST_KEYS: usize = 1 << 16;
 
 /// Entries with something in common.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Counts {
     pub entries: u64,
     /// Those that `early_drop` may remove: not assured.

@@ -16,6 +16,7 @@ use crate::sys::netns::Inode;
 
 /// A property to group by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ValueEnum)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum By {
     /// Pod, cgroup or host that the entry is charged to

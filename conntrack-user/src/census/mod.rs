@@ -28,7 +28,7 @@ pub(crate) use composition::CompositionCount;
 pub(crate) use filter::{Filter, parse_state};
 pub(crate) use groups::{Counts, MOST_KEYS};
 pub(crate) use key::By;
-pub(crate) use summary::{Group, StateCount, Summary, line_json};
+pub(crate) use summary::{EntryLine, Group, StateCount, Summary, SummaryRows};
 #[cfg(test)]
 pub(crate) use vacant::WasHolder;
 pub(crate) use vacant::{Vacant, VacantAddresses};

@@ -1,17 +1,19 @@
 //! What a census came to, and its JSON.
 
-use serde_json::{Map, Value, json};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 use ctpressure_model::{
     events::{Tuple, direction_name},
     protocol::protocol_name,
     words::time,
 };
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use super::Labels;
 use super::groups::{Counts, Groups};
 use super::key::{By, Endpoint, Nat, Part, Span};
-use super::vacant::translated;
+use super::vacant::{VacantRow, translated};
 use crate::kernel::entries::{EntryState, EntryTuple, TableEntry};
 use crate::sys::netns::Inode;
 
@@ -96,29 +98,91 @@ impl Group {
         }
     }
 
-    fn json(&self, labels: &Labels<'_>) -> Value {
-        let rows = self.rows.iter().map(|row| {
-            let key: Map<String, Value> = self
+    fn rows(&self, labels: &Labels<'_>) -> GroupRows {
+        let rows = self.rows.iter().map(|row| KeyRow {
+            key: self
                 .by
                 .iter()
                 .zip(&row.key)
                 .flat_map(|(by, part)| part_json(*by, *part, labels))
-                .collect();
-            json!({"key": key, "entries": row.counts.entries, "evictable": row.counts.evictable})
+                .collect(),
+            counts: row.counts,
         });
-        json!({
-            "by": self.by,
-            "keys": self.keys,
-            "rows": rows.collect::<Vec<_>>(),
-            "others": {
-                "keys": self.others.keys,
-                "entries": self.others.counts.entries,
-                "evictable": self.others.counts.evictable,
+        GroupRows {
+            by: self.by.clone(),
+            keys: self.keys,
+            rows: rows.collect(),
+            others: OtherKeys {
+                keys: self.others.keys,
+                counts: self.others.counts,
             },
-            "untold_entries": self.untold,
-            "too_low_by": self.too_low_by,
-        })
+            untold_entries: self.untold,
+            too_low_by: self.too_low_by,
+        }
     }
+}
+
+/// A [`Summary`] as JSON.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct SummaryRows {
+    /// Entries that were looked at.
+    seen: u64,
+    /// Those of them that were asked for; every other number is about these.
+    #[serde(flatten)]
+    totals: Counts,
+    /// Those with NAT.
+    nat: u64,
+    /// By state, the most frequent first.
+    states: Vec<StateRow>,
+    /// By whatever was asked for.
+    groups: Vec<GroupRows>,
+}
+
+/// A [`StateCount`] as JSON.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct StateRow {
+    state: String,
+    /// Whose state it is; null: any protocol's.
+    protocol: Option<&'static str>,
+    entries: u64,
+}
+
+/// A [`Group`] as JSON.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct GroupRows {
+    /// What the keys are made of.
+    by: Vec<By>,
+    /// Different keys; where `untold_entries` is not 0 there are more.
+    keys: u64,
+    rows: Vec<KeyRow>,
+    /// What is not in the rows. Rows and others are the total.
+    others: OtherKeys,
+    /// Entries of keys that could not be counted one by one.
+    untold_entries: u64,
+    /// By how many entries a row may be too low.
+    too_low_by: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct KeyRow {
+    /// A member for each of `by`.
+    #[cfg_attr(test, schemars(with = "tests::Key"))]
+    key: Map<String, Value>,
+    #[serde(flatten)]
+    counts: Counts,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct OtherKeys {
+    /// How many different ones, as far as they were counted.
+    keys: u64,
+    #[serde(flatten)]
+    counts: Counts,
 }
 
 /// The parts of a key.
@@ -136,25 +200,20 @@ fn read(by: &[By], mut key: &[u64]) -> Vec<Part> {
 }
 
 impl Summary {
-    /// As an object: `seen`, `entries`, `evictable`, `nat`, `states`, `groups`.
-    pub(crate) fn json(&self, labels: &Labels<'_>) -> Map<String, Value> {
-        let states: Vec<Value> = self
-            .states
-            .iter()
-            .map(|count| {
-                json!({"state": count.state.label(), "protocol": count.state.protocol(),
-                    "entries": count.entries})
-            })
-            .collect();
-        let groups: Vec<Value> = self.groups.iter().map(|group| group.json(labels)).collect();
-        let mut object = Map::new();
-        object.insert("seen".into(), self.seen.into());
-        object.insert("entries".into(), self.totals.entries.into());
-        object.insert("evictable".into(), self.totals.evictable.into());
-        object.insert("nat".into(), self.translated.into());
-        object.insert("states".into(), states.into());
-        object.insert("groups".into(), groups.into());
-        object
+    /// For JSON.
+    pub(crate) fn rows(&self, labels: &Labels<'_>) -> SummaryRows {
+        let states = self.states.iter().map(|count| StateRow {
+            state: count.state.label(),
+            protocol: count.state.protocol(),
+            entries: count.entries,
+        });
+        SummaryRows {
+            seen: self.seen,
+            totals: self.totals,
+            nat: self.translated,
+            states: states.collect(),
+            groups: self.groups.iter().map(|group| group.rows(labels)).collect(),
+        }
     }
 }
 
@@ -180,7 +239,7 @@ fn part_json(by: By, part: Part, labels: &Labels<'_>) -> Vec<(String, Value)> {
         Part::Destination(endpoint) => {
             let mut object = endpoint_json(endpoint);
             if let Some(vacant) = labels.owners.vacant(endpoint.address) {
-                object["vacant"] = vacant.json();
+                object["vacant"] = json!(vacant.row());
             }
             object
         }
@@ -224,38 +283,136 @@ pub(super) fn event_tuple(tuple: &EntryTuple) -> Tuple {
     }
 }
 
-/// One entry as one object.
-pub(crate) fn line_json(netns: Inode, entry: &TableEntry, now: u64, labels: &Labels<'_>) -> Value {
-    let start = entry.start.map(|start| {
-        let start = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(start);
-        time::json::text(start)
-    });
-    let age = entry
-        .start
-        .map(|start| now.saturating_sub(start) / 1_000_000_000);
-    let vacant = translated(entry).filter_map(|address| {
-        let vacant = labels.owners.vacant(address)?;
-        Some((address.to_string(), vacant.json()))
-    });
-    json!({
-        "netns": netns,
-        "netns_name": labels.netns(netns),
-        "vacant": vacant.collect::<Map<String, Value>>(),
-        "protocol": protocol_name(entry.original.protocol),
-        "state": entry.state.label(),
-        "assured": entry.status.assured(),
-        "seen_reply": entry.status.seen_reply(),
-        "snat": entry.source_translated(),
-        "dnat": entry.destination_translated(),
-        "offloaded": entry.status.offloaded(),
-        "dying": entry.status.dying(),
-        "timeout": entry.timeout,
-        "start": start,
-        "age": age,
-        "zone": entry.zone,
-        "mark": entry.mark,
-        "id": entry.id,
-        "original": event_tuple(&entry.original),
-        "reply": event_tuple(&entry.reply),
-    })
+/// One entry, as `--list -o json` prints it.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[expect(clippy::struct_excessive_bools, reason = "an entry has as many")]
+pub(crate) struct EntryLine {
+    /// Inode number of the network namespace.
+    netns: Inode,
+    netns_name: String,
+    /// By address: those that nobody on this node has.
+    vacant: BTreeMap<IpAddr, VacantRow>,
+    protocol: Cow<'static, str>,
+    state: String,
+    /// The kernel does not remove it early.
+    assured: bool,
+    seen_reply: bool,
+    snat: bool,
+    dnat: bool,
+    offloaded: bool,
+    dying: bool,
+    /// Seconds until it expires; null: the kernel does not say.
+    timeout: Option<u32>,
+    /// When it began, RFC 3339; null: the kernel keeps no times.
+    start: Option<String>,
+    /// Seconds since it began.
+    age: Option<u64>,
+    zone: u16,
+    mark: u32,
+    /// As ctnetlink knows it.
+    id: u32,
+    /// As the opener sent it.
+    original: Tuple,
+    /// The direction that answers come in, after NAT.
+    reply: Tuple,
+}
+
+impl EntryLine {
+    /// What is known of it at `now`, nanoseconds since 1970.
+    pub(crate) fn new(netns: Inode, entry: &TableEntry, now: u64, labels: &Labels<'_>) -> Self {
+        let start = entry.start.map(|start| {
+            let start = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(start);
+            time::json::text(start)
+        });
+        let age = entry
+            .start
+            .map(|start| now.saturating_sub(start) / 1_000_000_000);
+        let vacant = translated(entry).filter_map(|address| {
+            let vacant = labels.owners.vacant(address)?;
+            Some((address, vacant.row()))
+        });
+        Self {
+            netns,
+            netns_name: labels.netns(netns),
+            vacant: vacant.collect(),
+            protocol: protocol_name(entry.original.protocol),
+            state: entry.state.label(),
+            assured: entry.status.assured(),
+            seen_reply: entry.status.seen_reply(),
+            snat: entry.source_translated(),
+            dnat: entry.destination_translated(),
+            offloaded: entry.status.offloaded(),
+            dying: entry.status.dying(),
+            timeout: entry.timeout,
+            start,
+            age,
+            zone: entry.zone,
+            mark: entry.mark,
+            id: entry.id,
+            original: event_tuple(&entry.original),
+            reply: event_tuple(&entry.reply),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a key may have: a member for each property that was asked for.
+    #[derive(schemars::JsonSchema)]
+    #[expect(dead_code, reason = "a shape for the schema")]
+    pub(super) struct Key {
+        #[schemars(skip_serializing_if = "absent")]
+        netns: Inode,
+        #[schemars(skip_serializing_if = "absent")]
+        netns_name: String,
+        #[schemars(skip_serializing_if = "absent")]
+        owner: String,
+        #[schemars(skip_serializing_if = "absent")]
+        workload: String,
+        #[schemars(skip_serializing_if = "absent")]
+        direction: String,
+        #[schemars(skip_serializing_if = "absent")]
+        destination: KeyEndpoint,
+        #[schemars(skip_serializing_if = "absent")]
+        service: Option<KeyEndpoint>,
+        #[schemars(skip_serializing_if = "absent")]
+        source: IpAddr,
+        #[schemars(skip_serializing_if = "absent")]
+        protocol: String,
+        #[schemars(skip_serializing_if = "absent")]
+        state: String,
+        #[schemars(skip_serializing_if = "absent")]
+        age: Option<KeyAge>,
+        #[schemars(skip_serializing_if = "absent")]
+        evictable: bool,
+        #[schemars(skip_serializing_if = "absent")]
+        nat: String,
+        #[schemars(skip_serializing_if = "absent")]
+        zone: u16,
+    }
+
+    #[derive(schemars::JsonSchema)]
+    #[expect(dead_code, reason = "a shape for the schema")]
+    struct KeyEndpoint {
+        address: IpAddr,
+        /// Null: the protocol has none.
+        port: Option<u16>,
+        protocol: String,
+        #[schemars(skip_serializing_if = "absent")]
+        vacant: VacantRow,
+    }
+
+    #[derive(schemars::JsonSchema)]
+    #[expect(dead_code, reason = "a shape for the schema")]
+    struct KeyAge {
+        /// Since it began.
+        #[schemars(skip_serializing_if = "absent")]
+        age: String,
+        /// Until it expires.
+        #[schemars(skip_serializing_if = "absent")]
+        expires: String,
+    }
 }

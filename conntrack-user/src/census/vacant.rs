@@ -11,7 +11,7 @@ use std::{
 };
 
 use ctpressure_model::words::{clean, seconds};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::{
     kernel::{Root, entries::TableEntry, host},
@@ -50,10 +50,23 @@ impl fmt::Display for Vacant {
     }
 }
 
+/// The same as JSON.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct VacantRow {
+    /// Who had the address; null: not known.
+    was: Option<String>,
+    /// For how long nobody on this node has had it.
+    seconds: Option<u64>,
+}
+
 impl Vacant {
-    pub(super) fn json(&self) -> Value {
+    pub(super) fn row(&self) -> VacantRow {
         let was = self.was.as_ref();
-        json!({"was": was.map(|was| &was.name), "seconds": was.map(|was| was.since.as_secs())})
+        VacantRow {
+            was: was.map(|was| was.name.clone()),
+            seconds: was.map(|was| was.since.as_secs()),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ctpressure_model::command_line::{self, Failure, Output, OutputArgs};
-use serde_json::json;
+use serde::Serialize;
 
 use super::{
     args::{LogArgs, SocketArgs},
@@ -29,6 +29,20 @@ pub(super) struct Health {
     log: LogArgs,
 }
 
+/// What `-o json` prints.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct HealthDocument {
+    /// With --ready absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alive: Option<bool>,
+    /// With --ready only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ready: Option<bool>,
+    /// Why it is not.
+    problem: Option<String>,
+}
+
 impl Health {
     pub(super) fn run(self) -> anyhow::Result<()> {
         logging::start(self.log.log, self.log.verbose, tracing::Level::ERROR);
@@ -38,8 +52,12 @@ impl Health {
         let health = thread::block_on(Duration::ZERO, ask)?;
         let as_json = self.output.output == Output::Json;
         if let Some(health) = health.as_ref().filter(|_| as_json) {
-            let json = json!({ wanted: health.well, "problem": health.problem });
-            command_line::print(&format!("{json}\n"))?;
+            let answer = HealthDocument {
+                alive: (!self.ready).then_some(health.well),
+                ready: self.ready.then_some(health.well),
+                problem: health.problem.clone(),
+            };
+            command_line::print(&(serde_json::to_string(&answer)? + "\n"))?;
         }
         match health {
             Some(health) if health.well && as_json => Ok(()),

@@ -14,6 +14,8 @@ mod output;
 mod owners;
 mod report;
 mod run;
+#[cfg(test)]
+mod schemas;
 mod signals;
 mod status;
 mod table;

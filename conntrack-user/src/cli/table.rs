@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     census::{
-        Alike, AlikeEntries, By, Census, Charging, CompositionCount, Filter, Labels, MOST_KEYS,
-        line_json, parse_state, text,
+        Alike, AlikeEntries, By, Census, Charging, CompositionCount, EntryLine, Filter, Labels,
+        MOST_KEYS, parse_state, text,
     },
     kernel::{
         Root,
@@ -41,6 +41,8 @@ use crate::{
 mod report;
 mod targets;
 
+#[cfg(test)]
+pub(super) use report::CensusDocument;
 use report::CensusReport;
 use targets::WalkedTable;
 
@@ -149,7 +151,7 @@ impl Table {
         };
         let printed = match self.output.output {
             Output::Text => report.text(&labels),
-            Output::Json => format!("{}\n", report.json(&labels)),
+            Output::Json => serde_json::to_string(&report.document(&labels))? + "\n",
         };
         Ok(command_line::print(&printed)?)
     }
@@ -296,7 +298,12 @@ impl Table {
                     let netns = several.then_some(inode);
                     writeln!(out, "{}", text::line(netns, entry, labels))
                 }
-                Output::Json => writeln!(out, "{}", line_json(inode, entry, time, labels)),
+                Output::Json => {
+                    let line = EntryLine::new(inode, entry, time, labels);
+                    serde_json::to_writer(&mut out, &line)
+                        .map_err(io::Error::from)
+                        .and_then(|()| out.write_all(b"\n"))
+                }
             };
             match written {
                 Ok(()) => ControlFlow::Continue(()),

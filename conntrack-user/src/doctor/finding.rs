@@ -7,6 +7,7 @@ use serde::Serialize;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Severity {
     /// Nothing is lost now; under load, after a restart or in time something may be.
@@ -38,6 +39,7 @@ impl fmt::Display for Severity {
 
 /// Something that is wrong, or may go wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Finding {
     /// Stays the same from version to version.
     pub id: &'static str,
@@ -59,6 +61,7 @@ pub(crate) struct Finding {
 
 /// Something that could not be looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Unseen {
     pub what: &'static str,
     pub because: String,

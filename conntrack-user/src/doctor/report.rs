@@ -25,6 +25,7 @@ const INDENT: usize = 10;
 /// As JSON: what is not known is null; fields are added, and none changes its meaning, within a version of
 /// [`Report::format`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct DoctorReport {
     /// Version of this form: 1.
     pub format: u32,
@@ -40,6 +41,7 @@ pub(crate) struct DoctorReport {
 
 /// What is so, whether or not it is good.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct DoctorNode {
     pub kernel: Option<String>,
     /// CPUs that are online.
@@ -78,6 +80,7 @@ pub(crate) struct DoctorNode {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct TableLine {
     /// What it is called.
     pub netns: String,

@@ -22,6 +22,7 @@ const AVAILABLE: &str = "_allowance_available";
 
 /// What an instance allows an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InterfaceAllowances {
     /// Its name, such as `eth0`.
     pub interface: String,

@@ -8,6 +8,7 @@ use super::{Root, root::read_text};
 
 /// The node's memory, in bytes (`/proc/meminfo`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct NodeMemory {
     pub total: u64,
     pub available: u64,

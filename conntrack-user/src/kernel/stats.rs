@@ -82,6 +82,7 @@ pub struct StatsReading {
 /// The statistics of one table, summed over the CPUs. `None`: this kernel, or the way to read it,
 /// has no such number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KernelStats {
     /// Tuples that NAT tried and found taken: rises with port shortage.
     pub found: u64,

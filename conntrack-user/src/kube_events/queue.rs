@@ -20,6 +20,7 @@ const WAITING: usize = 64;
 
 /// How the writing of Events goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventsStatus {
     /// Written since the agent began; one that was counted up counts too.
     pub written: u64,

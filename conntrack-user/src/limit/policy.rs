@@ -42,6 +42,7 @@ const SAY_AGAIN: Duration = Duration::from_hours(1);
 const AFTER_FAILURE: Duration = Duration::from_mins(1);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Action {
     pub purpose: Purpose,
     pub before: Size,

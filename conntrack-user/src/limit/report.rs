@@ -12,6 +12,7 @@ use super::{
 
 /// What it can do now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case", tag = "state", content = "why")]
 pub enum Standing {
     /// It has not seen a sample yet.
@@ -27,6 +28,7 @@ pub enum Standing {
 
 /// A struggle with somebody who lowers the limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Fight {
     /// How often the limit was lowered below what the traffic needs, and put back.
     pub rounds: u32,
@@ -39,6 +41,7 @@ pub struct Fight {
 
 /// A timeout that is shortened for a while.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ShortenedTimeout {
     /// The name of the sysctl.
     pub name: String,
@@ -60,6 +63,7 @@ impl From<Shortened> for ShortenedTimeout {
 
 /// How often something was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ChangeTally {
     /// Who made these changes.
     pub by: By,
@@ -71,6 +75,7 @@ pub struct ChangeTally {
 
 /// What the controller says.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Report {
     /// What it may do.
     pub mode: Mode,

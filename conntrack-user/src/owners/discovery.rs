@@ -54,6 +54,7 @@ pub struct Discovery {
 
 /// What looking around has cost, for `ctpressure status`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Looks {
     /// How often it was looked.
     pub times: u64,

@@ -26,6 +26,7 @@ pub fn name_of_this_host() -> Result<NodeName, NameError> {
 
 /// How the watch goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KubeStatus {
     /// The node whose pods are asked for; empty: not known.
     pub node: String,

@@ -78,6 +78,7 @@ const fn has_ports(protocol: u8) -> bool {
 
 /// How many Services there are, for the agent's own state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ServiceCounts {
     /// Addresses that were seen to lead elsewhere.
     pub seen: usize,

@@ -35,6 +35,7 @@ pub enum ArmMode {
 
 /// Why the programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ArmedFor {
     /// The agent was told to.
@@ -76,6 +77,7 @@ impl ArmedFor {
 
 /// Whether the programs are attached that are needed only while a table fills.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ArmingStatus {
     /// They are.
     pub(crate) armed: bool,

@@ -10,6 +10,7 @@ use crate::kernel::{Root, release};
 
 /// How a program is hung into a kernel function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Mechanism {
     /// fentry and fexit: BPF trampolines, cheap, need BTF of the function.

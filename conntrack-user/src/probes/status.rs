@@ -6,6 +6,7 @@ use super::{Mechanism, arming::ArmingStatus};
 
 /// One hook, or an event for which there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HookStatus {
     /// Which event the hook sees.
     pub event: &'static str,
@@ -28,6 +29,7 @@ pub struct HookStatus {
 
 /// One kernel field that the programs read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FieldStatus {
     /// The structure and its members, `nf_conn.status`.
     pub field: String,
@@ -41,6 +43,7 @@ pub struct FieldStatus {
 
 /// The probes, for `ctpressure status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProbeStatus {
     /// Attached hooks and missing events, in the order of the plan.
     pub hooks: Vec<HookStatus>,
@@ -61,6 +64,7 @@ impl ProbeStatus {
 
 /// What a program has cost; known only while `kernel.bpf_stats_enabled` is 1.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProgramTime {
     /// The program's name in the eBPF object.
     pub program: &'static str,

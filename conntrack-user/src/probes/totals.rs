@@ -6,6 +6,7 @@ use serde::Serialize;
 /// Exact counts. They never go back while the probes are attached. `None`: nothing that is attached counts it
 /// ([`super::counted`]), so how many there were is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Totals {
     /// Entries that entered the table.
     pub inserts: Option<u64>,
@@ -27,6 +28,7 @@ pub struct Totals {
 
 /// Packets lost because of conntrack, by reason; `None` as in [`Totals`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DropTotals {
     /// Table full, nothing could be evicted.
     pub table_full: Option<u64>,
@@ -41,6 +43,7 @@ pub struct DropTotals {
 /// Detail that did not reach user space, by kind. The counts above are exact all the same, but
 /// for `missed_runs`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Lost {
     /// Insert records that did not fit the ring.
     pub insert_records: u64,

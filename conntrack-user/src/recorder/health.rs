@@ -8,6 +8,7 @@ use crate::sys::lock::locked;
 
 /// The journal at one second.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JournalStatus {
     /// The file that is written.
     pub path: PathBuf,

@@ -36,6 +36,7 @@ pub struct Companions {
 
 /// How they are now, as in `ctpressure status`; `None`: it is off.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CompanionStatus {
     /// Whether the journal is written, and its size.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,6 +49,7 @@ pub struct CompanionStatus {
     pub kubernetes_events: Option<EventsStatus>,
     /// What the limit controller says, with the last changes of the limit.
     #[serde(rename = "limit_control", serialize_with = "shared")]
+    #[cfg_attr(test, schemars(with = "Option<limit::Report>"))]
     pub limit: Option<Arc<limit::Report>>,
     /// Whether strangers crowd the port of the metrics.
     pub http: PortStatus,

@@ -23,6 +23,7 @@ pub(crate) const LINE_BYTES: u64 = 512 << 10;
 
 /// The table with the most entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Fullest {
     /// Inode number of its network namespace.
     #[serde(default)]
@@ -33,6 +34,7 @@ pub(crate) struct Fullest {
 
 /// What is shown. See the [module](self).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct LimitView {
     /// Entries that each table may hold; 0: unlimited. `None`: not known.
     pub limit: Option<u64>,

@@ -41,11 +41,13 @@ impl ShortStatus {
 
 /// All of it.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct StatusPage<'a> {
     version: &'static str,
     #[serde(flatten)]
     snapshot: &'a Snapshot,
     /// Owners that hold, open or lose most.
+    #[cfg_attr(test, schemars(with = "Vec<OwnerSample>"))]
     owners: Vec<Value>,
     /// Owners that are not among them.
     owners_not_shown: usize,
@@ -120,6 +122,29 @@ impl<'a> StatusPage<'a> {
                 .collect(),
             companions,
             problems: problems.chain(companions.problems()).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ctpressure_tests::schemas;
+    use serde_json::json;
+
+    use super::*;
+    use crate::serve::metrics::tests::full;
+
+    #[test]
+    fn the_page_is_as_its_schema_has_it() {
+        let companions = CompanionStatus::default();
+        let seen = full();
+        let blind = Snapshot {
+            owners: seen.owners.clone(),
+            ..Snapshot::default()
+        };
+        for snapshot in [seen, blind, Snapshot::default()] {
+            let page = json!(StatusPage::new(&snapshot, &companions));
+            schemas::assert_passes("status", &page);
         }
     }
 }

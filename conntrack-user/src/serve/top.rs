@@ -79,6 +79,7 @@ const FIRST: Duration = Duration::from_secs(8);
 
 /// What is shown at one second. See the [module](self).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct TopSample {
     /// When it was made: RFC 3339, as in `watch`.
     pub time: JsonTime,
@@ -114,6 +115,7 @@ pub(crate) struct TopSample {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct TopTable {
     /// Inode number of its network namespace.
     pub netns: u32,
@@ -140,6 +142,7 @@ impl TopTable {
 
 /// Tables that are not shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct OtherTables {
     pub number: u64,
     pub entries: u64,
@@ -150,6 +153,7 @@ pub(crate) struct OtherTables {
 
 /// What all tables together did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct TotalsRow {
     /// Entries that entered, since the agent began; `None`, as everywhere below: nothing counts them.
     pub inserts: Option<u64>,
@@ -175,6 +179,7 @@ pub(crate) struct TotalsRow {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct OwnerRow {
     pub slot: u32,
     /// What sort it is.
@@ -246,6 +251,7 @@ pub(crate) struct OwnerRow {
 
 /// Owners that are not shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct OtherOwners {
     pub number: u64,
     pub live: Option<u64>,

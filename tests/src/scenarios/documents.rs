@@ -1,5 +1,5 @@
 //! Each `ctpressure` command line in the documents, as it is written there: beside the agent that the
-//! documents start, while a table is full.
+//! documents start, while a table is full. What is JSON is held against its schema.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -26,6 +26,7 @@ use crate::{
         command::{self, HANG, wait_for},
         generator, kernel, net,
     },
+    schemas,
 };
 
 /// The agent that the others ask: with the journal that `report` reads unless told otherwise.
@@ -92,11 +93,18 @@ impl Running {
     fn check_output(&self) -> Result<()> {
         let said = self.said("out");
         let lines = said.lines().filter(|line| !line.trim().is_empty());
-        if self.line.contains("-o json") && serde_json::from_str::<Value>(&said).is_err() {
-            for line in lines {
-                serde_json::from_str::<Value>(line)
-                    .with_context(|| format!("no JSON: {}", command::one_line(line)))?;
+        let words: Vec<&str> = self.line.split_whitespace().collect();
+        if let Some(form) = schemas::form(&words) {
+            let mut printed = 0;
+            for value in serde_json::Deserializer::from_str(&said).into_iter::<Value>() {
+                let value =
+                    value.with_context(|| format!("no JSON: {}", command::one_line(&said)))?;
+                if let Some(fault) = schemas::fault(form, &value)? {
+                    bail!("not as deploy/schemas/{form}.json has it: {fault}");
+                }
+                printed += 1;
             }
+            ensure!(printed > 0, "it printed no JSON");
         } else if !self.line.starts_with("watch") {
             ensure!(lines.count() > 0, "it printed nothing");
         }
@@ -134,11 +142,28 @@ const STANDS_FOR: &[(&str, &str)] = &[
     ("03:30", "-1s"),
 ];
 
+/// Of each form of JSON one line at least, whatever the documents have.
+const OF_EACH_FORM: &[&str] = &[
+    "doctor -o json",
+    "health -o json",
+    "health --ready -o json",
+    "limit -o json",
+    "report -o json",
+    "report --incident 1 -o json",
+    "status",
+    "table --by owner,destination,state,age,nat,zone,netns -o json",
+    "table --census ctnetlink -o json",
+    "table --list -o json",
+    "top --once -o json",
+    "watch --inserts --count 500 -o json",
+];
+
 /// All lines of the documents, once each. What asks the API of Kubernetes is left to the clusters.
 fn lines() -> BTreeSet<String> {
-    DOCUMENTS
-        .iter()
+    let of_documents = DOCUMENTS.iter();
+    of_documents
         .flat_map(|(_, text)| command_lines(text, "ctpressure"))
+        .chain(OF_EACH_FORM.iter().map(|line| (*line).to_owned()))
         .filter(|line| !line.contains("--kube"))
         .map(|line| {
             let replace = |line: String, (from, to): &(&str, &str)| line.replace(from, to);
@@ -222,4 +247,18 @@ pub(super) fn command_lines_run(_: Option<Mechanism>) -> Result<()> {
     checks.at_least("watches that had enough", counted as u64, 2);
     drop(fs::remove_dir_all(JOURNAL));
     checks.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_form_of_json_is_printed() {
+        let printed: BTreeSet<&str> = OF_EACH_FORM
+            .iter()
+            .filter_map(|line| schemas::form(&line.split_whitespace().collect::<Vec<_>>()))
+            .collect();
+        assert_eq!(printed, schemas::forms().collect());
+    }
 }

@@ -69,6 +69,7 @@ pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
 
 /// Bytes of one entry on one kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct EntryCost {
     /// The least that it takes in all: as `slab`, and the extension if each entry has one.
     pub least: f64,

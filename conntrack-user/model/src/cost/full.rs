@@ -63,6 +63,7 @@ impl Sharing {
 
 /// The tables when those that may fill up are full.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct WhenFull {
     /// Entries of all tables.
     pub entries: u64,

@@ -6,6 +6,7 @@ use crate::words::{bytes, share};
 
 /// Bytes: at least, and at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct MemoryRange {
     /// If no entry has an extension but those that must.
     pub least: u64,

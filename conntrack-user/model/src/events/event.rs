@@ -34,6 +34,7 @@ const AF_INET6: u16 = 10;
 
 /// Something that happened in a conntrack table, or that was lost on the way here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Event {
     /// A confirmed entry entered the table.
@@ -50,9 +51,11 @@ pub enum Event {
 
 /// What a full table is full of: see [`Event::Verdict`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct VerdictEvent {
     /// Time of day, RFC 3339 in JSON.
     #[serde(with = "time::json")]
+    #[cfg_attr(any(test, feature = "testing"), schemars(with = "String"))]
     pub time: SystemTime,
     /// Inode number of the network namespace.
     pub netns: u32,
@@ -66,9 +69,11 @@ pub struct VerdictEvent {
 
 /// When and where something was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Occurrence {
     /// Time of day, RFC 3339 in JSON.
     #[serde(with = "time::json")]
+    #[cfg_attr(any(test, feature = "testing"), schemars(with = "String"))]
     pub time: SystemTime,
     /// Inode number of the network namespace.
     pub netns: u32,
@@ -84,6 +89,7 @@ pub struct Occurrence {
 
 /// Where the packet came from, as far as it could be told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Origin {
     /// The conntrack zone's id, 0 by default.
     pub zone: u16,
@@ -95,6 +101,7 @@ pub struct Origin {
 
 /// One direction of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Tuple {
     /// Who sends in this direction.
     pub source: IpAddr,
@@ -119,6 +126,7 @@ pub struct Tuple {
 
 /// An entry entered a table: see [`Event::Insert`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct InsertEvent {
     /// When and where it was seen.
     #[serde(flatten)]
@@ -136,6 +144,7 @@ pub struct InsertEvent {
 
 /// A packet was lost: see [`Event::Drop`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct DropEvent {
     /// Why; in JSON its name.
     pub reason: Reason,
@@ -155,6 +164,7 @@ pub struct DropEvent {
 
 /// An entry was removed to make room: see [`Event::Eviction`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct EvictionEvent {
     /// When and where; the protocol is the victim's.
     #[serde(flatten)]
@@ -182,9 +192,11 @@ pub struct EvictionEvent {
 
 /// See [`Event::Lost`]. `records` is the sum of the other counts; all of them are missing lines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct LostEvent {
     /// When it was noticed.
     #[serde(with = "time::json")]
+    #[cfg_attr(any(test, feature = "testing"), schemars(with = "String"))]
     pub time: SystemTime,
     /// Lines that are missing.
     pub records: u64,

@@ -9,6 +9,7 @@ use crate::owner::Owner;
 
 /// The owner that an event is charged to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Who {
     /// `pod`, `cgroup`, `host` or `unknown`.
     pub kind: String,

@@ -42,6 +42,7 @@ const NOTHING: f64 = 0.5;
 
 /// What is counted, and by which address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[repr(usize)]
 pub enum What {
@@ -106,6 +107,7 @@ impl Key {
 
 /// One of the top destinations.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Destination {
     /// Address of the real server or of the service.
     pub address: IpAddr,
@@ -126,6 +128,7 @@ pub struct Destination {
 
 /// The top destinations of one owner in one direction.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Top {
     /// Length of the window: counts are those of about as many seconds. They fade, so nothing falls
     /// out of it at once; less for an owner that is younger.

@@ -73,6 +73,7 @@ const STAYS_FULL: Duration = Duration::from_secs(10);
 
 /// What is ahead of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Outlook {
     /// Seconds until it is full, 0: it is; `None`: it is not filling, or will not be full.
     pub seconds_to_full: Option<f64>,

@@ -43,6 +43,7 @@ pub struct FlowCounts {
 
 /// What a number of seconds says of the mean lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
     /// It is that, within [`Lifetime::error`].
@@ -55,6 +56,7 @@ pub enum Bound {
 
 /// The mean lifetime of entries.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Lifetime {
     /// What the number says.
     pub is: Bound,

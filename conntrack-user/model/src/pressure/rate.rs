@@ -48,6 +48,7 @@ impl Window {
 
 /// Events a second over each window. `None` with the first sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Rates {
     /// Over the last second.
     #[serde(rename = "1s")]

@@ -18,6 +18,7 @@ const TOGETHER: Duration = Duration::from_millis(2500);
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Pressure {
     /// Below half of the limit.

@@ -20,6 +20,7 @@ pub use tunnel::{KNOWN, Tunnel, TunnelKind};
 
 /// Entries with something in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Part {
     /// What it is: an owner, an address, an address with a port.
     pub name: String,
@@ -72,6 +73,7 @@ pub struct Composition {
 
 /// Something that more room would only hold more of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Verdict {
     /// Which of the three, and what is known of it.
     #[serde(flatten)]
@@ -84,6 +86,7 @@ pub struct Verdict {
 
 /// What was said of a table, as a journal keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct TableVerdicts {
     /// Inode number of its network namespace.
     pub netns: u32,
@@ -93,6 +96,7 @@ pub struct TableVerdicts {
 
 /// What more room would only hold more of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum VerdictKind {
     /// Entries that are counted and in no list.

@@ -8,6 +8,7 @@ const UDP: u8 = 17;
 
 /// What an overlay is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TunnelKind {
     /// RFC 7348: flannel, Cilium, Calico, Docker Swarm, OVN.
@@ -51,6 +52,7 @@ impl TunnelKind {
 
 /// A tunnel, by what tells its packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Tunnel {
     /// What the packets are put into.
     pub kind: TunnelKind,

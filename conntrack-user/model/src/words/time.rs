@@ -31,8 +31,13 @@ pub fn serialize_known_seconds<S: Serializer>(
 
 /// A time that is [`json`] wherever it is written; 1970 by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 #[serde(transparent)]
-pub struct JsonTime(#[serde(with = "json")] pub SystemTime);
+pub struct JsonTime(
+    #[serde(with = "json")]
+    #[cfg_attr(any(test, feature = "testing"), schemars(with = "String"))]
+    pub SystemTime,
+);
 
 impl Default for JsonTime {
     fn default() -> Self {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Entries that there are, or were: not fewer than `lower`, not more than `upper`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Bounds {
     /// It is at least this.
     pub lower: u64,

@@ -84,7 +84,7 @@ fn too_many_keys_are_said() {
 fn json_of_a_census() {
     let pods = pods();
     let labels = labels(&pods);
-    let value = serde_json::Value::from(
+    let value = json!(
         summary(
             Filter {
                 protocols: vec![6],
@@ -92,7 +92,7 @@ fn json_of_a_census() {
             },
             &[By::Service, By::Owner],
         )
-        .json(&labels),
+        .rows(&labels)
     );
     let service = json!({"address": "10.96.0.1", "port": 443, "protocol": "tcp"});
     assert_eq!(
@@ -133,7 +133,7 @@ fn one_line_for_each_entry() {
         text::line(Some(NETNS), &ping(), &labels),
         "host       icmpv6 REPLIED     fd00::1 > fd00::2 type 128/0 id 7 expires 29s zone 3"
     );
-    let value = line_json(NETNS, &ping(), NOW, &labels);
+    let value = json!(EntryLine::new(NETNS, &ping(), NOW, &labels));
     assert_eq!(value["age"], 45);
     assert_eq!(value["start"], "2025-12-31T23:59:15.000000000Z");
     assert_eq!(value["original"]["icmp_id"], 7);
@@ -141,7 +141,12 @@ fn one_line_for_each_entry() {
         (&value["netns_name"], &value["snat"]),
         (&json!("host"), &json!(false))
     );
-    let value = line_json(NETNS, &service("10.42.0.4", 5000), NOW, &labels);
+    let value = json!(EntryLine::new(
+        NETNS,
+        &service("10.42.0.4", 5000),
+        NOW,
+        &labels
+    ));
     assert_eq!(
         (&value["snat"], &value["dnat"]),
         (&json!(true), &json!(true))

@@ -6,11 +6,11 @@ use ctpressure_model::{
     verdict::Verdict,
     words::{grouped, share},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::targets::WalkedTable;
 use crate::{
-    census::{Labels, Summary, text},
+    census::{Labels, Summary, SummaryRows, text},
     sys::netns::Inode,
     walk::{HashWalkStats, NoHashWalk},
 };
@@ -142,50 +142,121 @@ impl CensusReport {
     }
 
     /// Where the entries came from, and what that was like.
-    fn source(&self) -> Value {
+    fn source(&self) -> Source {
         match self.hash_walk {
-            Some(stats) => json!({
-                "kind": "hash",
-                "restarts": stats.restarts,
-                "torn_buckets": stats.walked.torn,
-                "unreadable": stats.walked.unreadable,
-                "cpu_held_ns": stats.walked.held_ns,
-            }),
-            None => json!({
-                "kind": "ctnetlink",
-                "reason": self.no_hash_walk.as_ref().map(ToString::to_string),
-            }),
+            Some(stats) => Source::Hash {
+                restarts: stats.restarts,
+                torn_buckets: stats.walked.torn,
+                unreadable: stats.walked.unreadable,
+                cpu_held_ns: stats.walked.held_ns,
+            },
+            None => Source::Ctnetlink {
+                reason: self.no_hash_walk.as_ref().map(ToString::to_string),
+            },
         }
     }
 
-    pub(super) fn json(&self, labels: &Labels<'_>) -> Value {
-        let tables = self.tables.iter().map(|table| {
-            json!({
-                "netns": table.netns,
-                "netns_name": labels.netns(table.netns),
-                "entries": table.walk.entries,
-                "count_before": table.walk.counts[0],
-                "count_after": table.walk.counts[1],
-                "held": table.walk.unlisted(),
-                "unconfirmed": table.unlisted.map(|unlisted| unlisted.unconfirmed),
-                "dying": table.unlisted.map(|unlisted| unlisted.dying),
-                "clashes": table.walk.hash.map(|hash| hash.clashes),
-                "expired": table.walk.hash.map(|hash| hash.expired),
-                "verdicts": self.verdicts.get(&table.netns),
-                "interrupted": table.walk.changed,
-                "unreadable": table.walk.unreadable,
-            })
+    pub(super) fn document(&self, labels: &Labels<'_>) -> CensusDocument {
+        let tables = self.tables.iter().map(|table| TableRow {
+            netns: table.netns,
+            netns_name: labels.netns(table.netns),
+            entries: table.walk.entries,
+            count_before: table.walk.counts[0],
+            count_after: table.walk.counts[1],
+            held: table.walk.unlisted(),
+            unconfirmed: table.unlisted.map(|unlisted| unlisted.unconfirmed),
+            dying: table.unlisted.map(|unlisted| unlisted.dying),
+            clashes: table.walk.hash.map(|hash| hash.clashes),
+            expired: table.walk.hash.map(|hash| hash.expired),
+            verdicts: self.verdicts.get(&table.netns).cloned(),
+            interrupted: table.walk.changed,
+            unreadable: table.walk.unreadable,
         });
-        let mut object = self.summary.json(labels);
-        object.insert("limit".into(), self.limit.into());
-        object.insert("buckets".into(), self.buckets.into());
-        object.insert("tables".into(), tables.collect::<Vec<_>>().into());
-        object.insert("interrupted".into(), self.changed().into());
-        object.insert("unreadable".into(), self.unreadable().into());
-        object.insert("source".into(), self.source());
-        object.insert("problems".into(), self.problems.clone().into());
-        object.into()
+        CensusDocument {
+            summary: self.summary.rows(labels),
+            limit: self.limit,
+            buckets: self.buckets,
+            tables: tables.collect(),
+            interrupted: self.changed(),
+            unreadable: self.unreadable(),
+            source: self.source(),
+            problems: self.problems.clone(),
+        }
     }
+}
+
+/// A census as `-o json` prints it.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(in crate::cli) struct CensusDocument {
+    #[serde(flatten)]
+    summary: SummaryRows,
+    /// Entries that each table may hold; 0: any number.
+    limit: u64,
+    /// Buckets of the hash table that all share.
+    buckets: u64,
+    tables: Vec<TableRow>,
+    /// The kernel rebuilt the hash table meanwhile.
+    interrupted: bool,
+    /// Entries that could not be read.
+    unreadable: u64,
+    /// Where the entries came from.
+    source: Source,
+    /// Tables that could not be read, and why.
+    problems: Vec<String>,
+}
+
+/// One table.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct TableRow {
+    /// Inode number of the network namespace.
+    netns: Inode,
+    netns_name: String,
+    /// Those that are listed.
+    entries: u64,
+    /// What the kernel counted before.
+    count_before: u64,
+    /// And after.
+    count_after: u64,
+    /// Counted and not listed, as packets hold them.
+    held: Option<u64>,
+    /// Of those: entries that are not confirmed yet; null: none is held, or the kernel does not say (5.19 and later).
+    unconfirmed: Option<u64>,
+    /// Of those: entries that have left the table; null as above.
+    dying: Option<u64>,
+    /// Losers of a clash, in the hash in one direction only; null: not read there.
+    clashes: Option<u64>,
+    /// Entries whose time is over; null: not read there.
+    expired: Option<u64>,
+    /// What it is full of that more room would only hold more of; null: nothing of that sort.
+    verdicts: Option<Vec<Verdict>>,
+    /// The kernel rebuilt the hash table meanwhile.
+    interrupted: bool,
+    /// Entries that could not be read.
+    unreadable: u64,
+}
+
+/// Where entries came from.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Source {
+    /// The kernel's hash table.
+    Hash {
+        /// How often a pass began anew.
+        restarts: u32,
+        /// Buckets that changed while they were read.
+        torn_buckets: u64,
+        unreadable: u64,
+        /// For how long a CPU was held at most, nanoseconds.
+        cpu_held_ns: u64,
+    },
+    /// A listing by netlink.
+    Ctnetlink {
+        /// Why not the hash table; null: it was asked for.
+        reason: Option<String>,
+    },
 }
 
 /// What is at least one in a hundred of the table.

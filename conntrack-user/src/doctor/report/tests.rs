@@ -1,5 +1,7 @@
 //! Reports of a healthy node and of others.
 
+use ctpressure_tests::schemas;
+
 use super::*;
 use crate::doctor::{facts::Standpoint, tests::healthy};
 
@@ -104,6 +106,7 @@ fn findings_in_words() {
 fn nothing_known() {
     let report = DoctorReport::new(&Facts::default());
     let text = report.text(false);
+    schemas::assert_passes("doctor", &serde_json::json!(report));
     assert!(text.contains("conntrack is not loaded"), "{text}");
     assert!(!report.is_bad());
 }
@@ -113,6 +116,7 @@ fn json_has_its_form() {
     let mut facts = healthy();
     facts.settings.limit = Some(31_000);
     let value = serde_json::to_value(DoctorReport::new(&facts)).expect("JSON");
+    schemas::assert_passes("doctor", &value);
     assert_eq!(value["format"], 1);
     assert_eq!(value["severity"], "critical");
     let finding = &value["findings"][0];

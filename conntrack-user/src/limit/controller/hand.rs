@@ -44,6 +44,7 @@ pub(super) fn guards(policy: &Policy, seen: &Observation, to: u64) -> Vec<String
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LimitSet {
     /// What was done: the limit, and more buckets if it needs them.
     pub changes: Vec<Change>,
@@ -53,6 +54,7 @@ pub struct LimitSet {
 
 /// Why a limit was not set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case", tag = "error", content = "why")]
 pub enum SetError {
     /// Not a limit, whatever is forced.
@@ -71,6 +73,7 @@ pub enum SetError {
 
 /// A limit that a person wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SetRequest {
     /// The limit to set, in entries.
     pub limit: u64,

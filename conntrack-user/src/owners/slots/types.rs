@@ -68,6 +68,7 @@ pub struct Occupant {
 
 /// How many there are, for the agent's own metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Occupancy {
     /// Slots of owners that are there.
     pub present: usize,

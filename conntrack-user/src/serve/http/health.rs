@@ -31,6 +31,7 @@ pub struct PortHealth {
 
 /// The same at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PortStatus {
     /// Connections that were closed for another one of the same peer.
     pub closed_peer_full: u64,

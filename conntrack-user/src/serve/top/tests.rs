@@ -2,6 +2,7 @@ use std::{net::IpAddr, time::UNIX_EPOCH};
 
 use conntrack_ebpf::record::DropReason;
 use ctpressure_model::pressure::destinations::{Destination, Top};
+use ctpressure_tests::schemas;
 
 use super::*;
 use crate::{
@@ -56,6 +57,7 @@ fn json_there_and_back() {
     let back: TopSample = serde_json::from_str(&json).expect("the same type");
     assert_eq!(back, sample);
     let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    schemas::assert_passes("top", &value);
     assert_eq!(value["state"], "attached");
     assert_eq!(value["tables"][0]["pressure"], "full");
     let owner = &value["owners"][0];
@@ -73,6 +75,7 @@ fn before_there_is_anything() {
     let json = serde_json::to_string(&sample).expect("JSON");
     let back: TopSample = serde_json::from_str(&json).expect("the same type");
     assert_eq!(back, sample);
+    schemas::assert_passes("top", &serde_json::json!(sample));
     assert!(!sample.is_settled());
     assert_eq!(sample.reason.as_deref(), Some("not attached yet"));
 }
