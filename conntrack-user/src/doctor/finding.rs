@@ -69,6 +69,27 @@ pub(crate) struct Unseen {
     pub help: Cow<'static, str>,
 }
 
+impl Unseen {
+    /// Whether there is a table at all.
+    pub(crate) const LOADED: &str = "whether conntrack is loaded";
+    /// Which network namespace is the node's.
+    pub(crate) const NODE: &str = "the node's network namespace";
+    /// What all tables share.
+    pub(crate) const LIMIT: &str = "the limit and the buckets";
+    /// Any table.
+    pub(crate) const TABLES: &str = "the tables";
+    /// Some of them.
+    pub(crate) const SOME_TABLES: &str = "some tables";
+    /// Without these nothing can be said of whether the node is well; all else adds detail.
+    pub(crate) const VITAL: [&str; 5] = [
+        Self::LOADED,
+        Self::NODE,
+        Self::LIMIT,
+        Self::TABLES,
+        Self::SOME_TABLES,
+    ];
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 
 use ctpressure_model::words::{clean, clean_within};
 
-use super::{DoctorReport, Finding, Severity};
+use super::{DoctorReport, Finding, Severity, Unseen};
 
 /// Bytes of the line at most: `max_output_length` in deploy/node-problem-detector/ctpressure.json is no less.
 const LINE_BYTES: usize = 500;
@@ -21,7 +21,8 @@ impl PluginAnswer {
     /// The exit status where it can't be told.
     pub(crate) const UNKNOWN: u8 = 2;
 
-    /// A risk is no problem yet. What could not be looked at may hide one.
+    /// A risk is no problem yet. Where what matters most could not be looked at, nothing can be told; a detail that was not seen is no
+    /// reason for that, and is left to `ctpressure doctor`.
     pub(crate) fn new(report: &DoctorReport) -> Self {
         let problems = report.findings.iter();
         let problems: Vec<&Finding> = problems
@@ -29,27 +30,22 @@ impl PluginAnswer {
             .collect();
         if let Some((first, others)) = problems.split_first() {
             let mut line = format!("{} ({})", first.title, first.id);
-            if !others.is_empty() {
-                let others: Vec<&str> = others.iter().map(|finding| finding.id).collect();
-                line += &format!(", also {}", others.join(", "));
+            for (number, other) in others.iter().enumerate() {
+                line.extend([if number == 0 { ", also " } else { ", " }, other.id]);
             }
-            return Self::of(
-                1,
-                &(line + "; `ctpressure doctor` on the node says what to do"),
-            );
+            line += "; `ctpressure doctor` on the node says what to do";
+            return Self::of(1, &line);
         }
-        if report.could_not_look.is_empty() {
-            return Self::of(0, "no problem found");
-        }
-        let unseen: Vec<String> = report
-            .could_not_look
-            .iter()
+        let unseen = report.could_not_look.iter();
+        let unseen: Vec<String> = unseen
+            .filter(|unseen| Unseen::VITAL.contains(&unseen.what))
             .map(|unseen| format!("{}: {}", unseen.what, unseen.because))
             .collect();
-        Self::of(
-            Self::UNKNOWN,
-            &format!("could not look at {}", unseen.join("; ")),
-        )
+        if unseen.is_empty() {
+            return Self::of(0, "no problem found");
+        }
+        let line = format!("could not look at {}", unseen.join("; "));
+        Self::of(Self::UNKNOWN, &line)
     }
 
     fn of(status: u8, line: &str) -> Self {
@@ -65,7 +61,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::doctor::{Facts, Unseen, tests::healthy};
+    use crate::doctor::{Facts, tests::healthy};
 
     fn answer(change: impl FnOnce(&mut Facts)) -> PluginAnswer {
         let mut facts = healthy();
@@ -87,7 +83,7 @@ mod tests {
         );
         let unseen = |facts: &mut Facts| {
             facts.unseen.push(Unseen {
-                what: "who listens",
+                what: Unseen::TABLES,
                 because: "no \u{1b}[31m\nrights".to_owned(),
                 help: "run as root".into(),
             });
@@ -96,8 +92,16 @@ mod tests {
         assert_eq!(unknown.status, 2);
         assert_eq!(
             unknown.line,
-            "could not look at who listens: no \u{fffd}[31m\u{fffd}rights"
+            "could not look at the tables: no \u{fffd}[31m\u{fffd}rights"
         );
+        let detail = answer(|facts| {
+            facts.unseen.push(Unseen {
+                what: "who listens",
+                because: "no rights".to_owned(),
+                help: "run as root".into(),
+            });
+        });
+        assert_eq!(detail, fine);
         let both = answer(|facts| {
             unseen(facts);
             facts.settings.buckets = Some(12_000);
@@ -120,7 +124,7 @@ mod tests {
         assert!(most >= Some(LINE_BYTES as u64), "{most:?}");
         let long = answer(|facts| {
             facts.unseen.push(Unseen {
-                what: "who listens",
+                what: Unseen::TABLES,
                 because: "\u{e9}".repeat(1_000),
                 help: "run as root".into(),
             });

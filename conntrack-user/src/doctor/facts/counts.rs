@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::Facts;
+use super::{Facts, Unseen};
 use crate::{
     census::Charging,
     doctor::thresholds::TABLE_RISK,
@@ -137,12 +137,12 @@ impl CountReader {
             Ok(sample) => {
                 for problem in &sample.problems {
                     let (because, help) = problem.parts();
-                    facts.could_not("some tables", &because, help.to_owned());
+                    facts.could_not(Unseen::SOME_TABLES, &because, help.to_owned());
                 }
                 Some(sample)
             }
             Err(error) => {
-                facts.could_not("the tables", &error, "run as root");
+                facts.could_not(Unseen::TABLES, &error, "run as root");
                 None
             }
         }

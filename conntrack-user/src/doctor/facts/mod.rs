@@ -133,7 +133,7 @@ impl Facts {
             Err(error) => {
                 let mut facts = Self::gather_here(root, false, owners);
                 facts.could_not(
-                    "the node's network namespace",
+                    Unseen::NODE,
                     &error,
                     "run as root, in the host's network namespace (of a pod: hostNetwork: true)",
                 );
@@ -154,7 +154,7 @@ impl Facts {
         match Presence::read(root) {
             Ok(presence) => facts.loaded = presence.is_loaded(),
             Err(error) => {
-                facts.could_not("whether conntrack is loaded", &error, "mount sysfs at /sys");
+                facts.could_not(Unseen::LOADED, &error, "mount sysfs at /sys");
             }
         }
         place::look(root, entered, &mut facts);

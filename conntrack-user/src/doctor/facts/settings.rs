@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Facts, read_if_there};
+use super::{Facts, Unseen, read_if_there};
 use crate::kernel::{Root, sysctl};
 
 const FOLDER: &str = "sys/net/netfilter";
@@ -61,7 +61,7 @@ pub(super) fn look(root: &Root, facts: &mut Facts) {
     facts.settings.buckets = number(sysctl::buckets(root));
     if let Some(because) = problem {
         facts.could_not(
-            "the limit and the buckets",
+            Unseen::LIMIT,
             &because,
             "mount procfs, and run in the host's network namespace",
         );
