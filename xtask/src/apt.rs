@@ -210,12 +210,7 @@ impl Apt {
         suite: &str,
         target: &Path,
     ) -> Result<()> {
-        self.fetch_and_unpack(target, |apt| {
-            let mut install = apt.command("apt-get");
-            install.args("install --download-only --no-install-recommends --yes".split(' '));
-            install.args(["-t", suite]).args(packages);
-            install
-        })
+        self.fetch_and_unpack(target, |apt| apt.download(packages, suite))
     }
 
     /// Downloads a source package, which apt checks, and unpacks it with Debian's patches into a new folder.
@@ -253,8 +248,59 @@ impl Apt {
         self.folder.join("cache/archives")
     }
 
+    /// As [`Self::unpack_with_dependencies`], and writes down for the dpkg in the folder that they are installed, though none of their scripts
+    /// ran. The folder of dpkg's records is there.
+    pub(crate) fn unpack_as_installed(
+        &self,
+        packages: &[impl AsRef<OsStr>],
+        suite: &str,
+        target: &Path,
+    ) -> Result<()> {
+        let mut status = String::new();
+        self.fetch(|apt| apt.download(packages, suite))?;
+        for package in packages_in(&self.archives())? {
+            let run = |words: &[&str], folder: Option<&Path>| {
+                let mut dpkg = Command::new("dpkg-deb");
+                command::output(dpkg.args(words).arg(&package).args(folder))
+            };
+            let control = run(&["--field"], None)?;
+            let field = |name: &str| {
+                let mut lines = control.lines();
+                lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+            };
+            let name = field("Package").context("a package has a name")?;
+            let same = field("Multi-Arch") == Some("same");
+            let qualifier = field("Architecture").filter(|_| same);
+            let name = qualifier.map_or_else(|| name.to_owned(), |arch| format!("{name}:{arch}"));
+            let listed = run(&["--vextract"], Some(target))?;
+            let list: String = listed
+                .lines()
+                .map(|line| line.trim_start_matches('.').trim_end_matches('/'))
+                .map(|path| if path.is_empty() { "/." } else { path }.to_owned() + "\n")
+                .collect();
+            files::write(&target.join(format!("var/lib/dpkg/info/{name}.list")), list)?;
+            let (first, rest) = control.split_once('\n').unwrap_or((&control, ""));
+            let installed = "\nStatus: install ok installed\n";
+            status.extend([first, installed, rest.trim_end(), "\n\n"]);
+            fs::remove_file(&package).with_context(|| format!("remove {}", package.display()))?;
+        }
+        files::write(&target.join("var/lib/dpkg/status"), status)
+    }
+
+    /// Downloads packages and all that they depend on and that counts as missing.
+    fn download(&self, packages: &[impl AsRef<OsStr>], suite: &str) -> Command {
+        let mut install = self.command("apt-get");
+        install.args("install --download-only --no-install-recommends --yes".split(' '));
+        install.args(["-t", suite]).args(packages);
+        install
+    }
+
+    fn fetch(&self, command: impl Fn(&Self) -> Command) -> Result<()> {
+        command::run(command(self).args(command::quiet("-qq")))
+    }
+
     fn fetch_and_unpack(&self, target: &Path, command: impl Fn(&Self) -> Command) -> Result<()> {
-        command::run(command(self).args(command::quiet("-qq")))?;
+        self.fetch(command)?;
         files::folder(target)?;
         for package in packages_in(&self.archives())? {
             command::output(Command::new("dpkg").arg("-x").arg(&package).arg(target))?;

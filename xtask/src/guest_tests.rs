@@ -86,6 +86,7 @@ fn of_guests(
         script: &[],
         init: &init,
         binaries: &binaries,
+        root: None,
         groups: &[],
         put: &put,
         fetch: &[],

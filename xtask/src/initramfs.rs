@@ -20,6 +20,8 @@ pub(crate) struct Content<'a> {
     pub(crate) script: &'a [u8],
     pub(crate) init: &'a Path,
     pub(crate) binaries: &'a [PathBuf],
+    /// The archive of a whole system that is booted; without one it is what every guest has.
+    pub(crate) root: Option<&'a Path>,
     /// Guest tools besides those that every guest has.
     pub(crate) groups: &'a [Group],
     /// Files of the host and where the guest has them.
@@ -36,8 +38,14 @@ pub(crate) fn write(
     target: &Path,
 ) -> Result<()> {
     let kernel_part = kernel_archive(cache, kernel)?;
-    let mut parts = vec![guest_tools::archive(cache, Group::BASE)?, kernel_part];
-    parts.push(guest_tools::archive(cache, Group::APPARMOR)?);
+    let mut parts = match content.root {
+        Some(root) => vec![root.to_owned(), kernel_part],
+        None => vec![
+            guest_tools::archive(cache, Group::BASE)?,
+            kernel_part,
+            guest_tools::archive(cache, Group::APPARMOR)?,
+        ],
+    };
     for group in content.groups {
         parts.push(guest_tools::archive(cache, *group)?);
     }

@@ -15,6 +15,7 @@ mod cache;
 mod command;
 mod cpio;
 mod cross;
+mod debian;
 mod demo;
 mod deploy;
 mod emulator_fault;
@@ -70,6 +71,8 @@ enum Task {
     Generate(deploy::generate::Arguments),
     /// Make the container image: an OCI archive with one static program
     Image(deploy::image::Arguments),
+    /// Make the packages for a host: .deb and .rpm, with unit, man pages and completions
+    Package(deploy::package::Arguments),
     /// Run the image in containerd in a guest, as the manifests have it, with Prometheus and Alertmanager
     Container(deploy::in_guest::Arguments),
     /// Apply the manifests to a cluster in a guest: API server, controllers, scheduler, kubelet, containerd, and the image
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Task::Container(arguments) => deploy::container::run(&arguments),
         Task::Cluster(arguments) => deploy::cluster::run(&arguments),
         Task::Image(arguments) => deploy::image::run(&arguments),
+        Task::Package(arguments) => deploy::package::run(&arguments),
         Task::Manifests(arguments) => deploy::manifests::run(&arguments),
         Task::ReportProgram(arguments) => report_command::run(&arguments),
         Task::Vm(arguments) => vm_command::run(&arguments),

@@ -31,8 +31,8 @@ pub(crate) struct Arguments {
     /// Boot nothing: format, lints, docs, unit tests, licences, the report program for other systems
     #[arg(long, conflicts_with_all = ["kernels", "quick"])]
     host: bool,
-    /// Only this: lints and tests of `--kube` against a real API server; manifests and chart; the image in clusters with a real kubelet, on
-    /// each kernel, in guests. Takes more than an hour; the programs of Kubernetes are built first, once
+    /// Only this: lints and tests of `--kube` against a real API server; manifests and chart; packages in a Debian 12 and 13; the image in
+    /// clusters with a real kubelet, on each kernel, in guests. Takes more than an hour; the programs of Kubernetes are built first, once
     #[arg(long, conflicts_with_all = ["filter", "kernels", "quick", "host"])]
     kubernetes: bool,
     /// Architecture of the guests; with arm64 only the scenarios that depend on the kernel, on 6.12 unless told otherwise
@@ -57,6 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         check("--kube against an API server", test, &mut tally);
         check("manifests and chart", own("manifests")?, &mut tally);
         check("image", own("image --check")?, &mut tally);
+        check("packages", own("package --check")?, &mut tally);
         for trial in cluster::TRIALS {
             let name = format!("cluster {trial}");
             check(&name, own(&name)?, &mut tally);

@@ -158,6 +158,7 @@ impl Prepared {
                 script,
                 init: &self.init,
                 binaries: &self.binaries,
+                root: None,
                 groups,
                 put: &[],
                 fetch: &[],

@@ -19,7 +19,7 @@ use crate::{command, cross, files};
 mod sbom;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-const PACKAGE: &str = "conntrack-user";
+pub(super) const PACKAGE: &str = "conntrack-user";
 /// Features that the program has in the image, if it has them at all: with `kube` it can ask the Kubernetes API.
 const FEATURES: &[&str] = &["kube"];
 /// The time of everything in the image.
@@ -67,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         Some(program) => program.clone(),
         None => build(&cache)?,
     };
-    let bill = sbom::of(PACKAGE, arch.target(), &features()?)?;
+    let bill = bill(arch)?;
     let pack = |target: &Path| pack(&umoci, arch, &program, &bill, &arguments.name, target);
     let default = || format!("target/image/ctpressure{}.tar", arch.suffix()).into();
     let named = arguments.output.clone().unwrap_or_else(default);
@@ -91,8 +91,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     Ok(0)
 }
 
+/// What the program is made of.
+pub(super) fn bill(arch: Arch) -> Result<String> {
+    sbom::of(PACKAGE, arch.target(), &features()?)
+}
+
 /// The arguments that switch on what the image is to have.
-fn features() -> Result<Vec<String>> {
+pub(super) fn features() -> Result<Vec<String>> {
     let metadata = command::metadata(&["--no-deps", "--locked"])?;
     let packages = metadata["packages"].as_array().context("packages")?;
     let package = packages.iter().find(|package| package["name"] == PACKAGE);
@@ -106,7 +111,7 @@ fn features() -> Result<Vec<String>> {
 
 /// Builds the program with the folders of this machine left out as far as the compiler can: not in the eBPF object, which another
 /// cargo builds.
-fn build(cache: &Cache) -> Result<PathBuf> {
+pub(super) fn build(cache: &Cache) -> Result<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
         PathBuf::from,

@@ -6,6 +6,7 @@
 //! * [`generate`]: `cargo xtask generate`;
 //! * [`kernels`]: the table of kernels, from the results of the scenarios;
 //! * [`image`]: `cargo xtask image`;
+//! * [`package`]: `cargo xtask package`;
 //! * [`container`]: `cargo xtask container`: the image in a container runtime, and Prometheus;
 //! * [`cluster`]: `cargo xtask cluster`: the manifests applied to a whole cluster in a guest;
 //! * [`in_guest`]: what both boot;
@@ -24,6 +25,7 @@ pub(crate) mod image;
 pub(crate) mod in_guest;
 pub(crate) mod kernels;
 pub(crate) mod manifests;
+pub(crate) mod package;
 #[cfg(test)]
 mod tests;
 
