@@ -129,7 +129,12 @@ struct Watch {
     held: bool,
     /// When looking at Jobs was refused.
     refused: Option<Instant>,
+    /// The kind of what was last said to be wrong: an outage is one line, in however many words it comes.
+    said: Option<Kind>,
 }
+
+/// What can be wrong, by what is to be done about it.
+type Kind = &'static str;
 
 impl Watch {
     fn new(node: NodeName, options: &KubeOptions, latest: watch::Sender<Latest>) -> Self {
@@ -141,6 +146,7 @@ impl Watch {
             failing: None,
             held: false,
             refused: None,
+            said: None,
         }
     }
 
@@ -156,10 +162,11 @@ impl Watch {
                 .send_if_modified(|latest| std::mem::take(&mut latest.watching));
             let since = *self.failing.get_or_insert_with(Instant::now);
             if !self.held || since.elapsed() >= self.pace.steady {
-                self.say(Some(format!(
+                let problem = format!(
                     "the Kubernetes API can't be watched: {what} (names and workloads known so far are kept, new ones come \
                      when it can; {help})"
-                )));
+                );
+                self.say(Some((help, problem)));
             }
             tokio::select! {
                 () = sleep(pauses.next().unwrap_or(self.pace.pause).min(self.pace.pause)) => {}
@@ -286,16 +293,21 @@ impl Watch {
             );
         }
         self.held = true;
+        let node = self.node.as_str();
         let problem = if self.index.is_full() {
-            Some(format!(
-                "the Kubernetes API knows more pods of node {} than are kept: some have no workload here",
-                self.node.as_str()
+            Some((
+                "too many pods",
+                format!(
+                    "the Kubernetes API knows more pods of node {node} than are kept: some have no workload here"
+                ),
             ))
         } else if self.index.pods().is_empty() {
-            Some(format!(
-                "the Kubernetes API knows no pod on a node called {}: give the node's name with --node, or NODE_NAME from \
-                 the downward API (spec.nodeName)",
-                self.node.as_str()
+            Some((
+                "no such node",
+                format!(
+                    "the Kubernetes API knows no pod on a node called {node}: give the node's name with --node, or NODE_NAME from \
+                     the downward API (spec.nodeName)"
+                ),
             ))
         } else {
             None
@@ -303,19 +315,49 @@ impl Watch {
         self.say(problem);
     }
 
-    /// Says what is wrong, or that nothing is any more, if that is new.
-    fn say(&self, problem: Option<String>) {
-        self.latest.send_if_modified(|latest| {
-            if latest.problem == problem {
-                return false;
-            }
+    /// Takes over what is wrong, or that nothing is any more, and logs it if it is of a new kind; whether it did.
+    fn say(&mut self, problem: Option<(Kind, String)>) -> bool {
+        let (kind, problem) = problem.unzip();
+        let is_new = self.said != kind;
+        if is_new {
             if let Some(problem) = &problem {
                 tracing::warn!("{problem}");
             } else {
                 tracing::info!("the Kubernetes API answers as it should again");
             }
+        }
+        self.said = kind;
+        self.latest.send_if_modified(|latest| {
+            let changed = latest.problem != problem;
             latest.problem = problem;
-            true
+            changed
         });
+        is_new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_said_once_in_however_many_words_it_comes() {
+        let (sender, latest) = watch::channel(Latest::default());
+        let node: NodeName = "n1".parse().unwrap();
+        let options = KubeOptions::new(Ok(node.clone()), &[]).unwrap();
+        let mut watch = Watch::new(node, &options, sender);
+        let wrong = |kind: Kind, words: &str| Some((kind, words.to_owned()));
+        assert!(!watch.say(None), "nothing was wrong");
+        assert!(watch.say(wrong(REACH, "connection refused")));
+        assert!(!watch.say(wrong(REACH, "no answer within 60 s")));
+        assert!(!watch.say(wrong(REACH, "connection refused")));
+        let known = latest.borrow().problem.clone();
+        assert_eq!(known.as_deref(), Some("connection refused"));
+        assert!(
+            watch.say(wrong(CONFIGURE, "no token")),
+            "this is another thing to do"
+        );
+        assert!(watch.say(None));
+        assert!(latest.borrow().problem.is_none());
     }
 }

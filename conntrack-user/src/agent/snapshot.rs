@@ -167,7 +167,8 @@ pub struct Snapshot {
     pub state: AgentState,
     /// Why not everything is seen.
     pub reason: Option<String>,
-    /// Whether the tables were read, by an agent that has tried to attach its probes.
+    /// Whether the agent sees what there is to see: it has tried to attach its probes, and the tables were read; or there are none, since
+    /// conntrack is not loaded.
     #[serde(skip)]
     pub ready: bool,
     /// Whether the agent does its work: it has attached what it can, and gave up the capabilities that it does not
@@ -197,6 +198,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether the agent has looked, and waits for conntrack to be loaded.
+    pub fn waits(&self) -> bool {
+        self.ready && self.state == AgentState::Waiting
+    }
+
     /// What was not seen or not delivered since the agent began, by the kinds of
     /// `ctpressure_events_lost_total`.
     pub const fn losses(&self) -> [(&'static str, u64); 13] {

@@ -18,7 +18,7 @@ use crate::serve::socket::Remote;
 /// change the answer. Exit status: 0 if it is, 1 if it isn't or does not answer.
 #[derive(Args, Debug)]
 pub(super) struct Health {
-    /// Whether it is attached and sampling, not only alive
+    /// Whether it is attached and sampling, or waits for conntrack to be loaded; not only alive
     #[arg(long)]
     ready: bool,
     #[command(flatten)]

@@ -11,7 +11,7 @@ use nix::sys::stat::fstat;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     Layer as _,
-    filter::Targets,
+    filter::{LevelFilter, Targets},
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
     layer::SubscriberExt as _,
     registry::LookupSpan,
@@ -33,10 +33,6 @@ pub(super) fn start(format: LogFormat, verbose: u8, base: Level) {
     let levels = [Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
     let first = levels.iter().position(|level| *level == base).unwrap_or(0);
     let level = levels[(first + usize::from(verbose)).min(levels.len() - 1)];
-    // Libraries speak up only when something is wrong.
-    let targets = Targets::new()
-        .with_default(Level::WARN)
-        .with_target("conntrack_user", level);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_target(false);
@@ -55,8 +51,24 @@ pub(super) fn start(format: LogFormat, verbose: u8, base: Level) {
         (LogFormat::Json, true) => layer.json().map_event_format(WithPriority).boxed(),
     };
     tracing_subscriber::registry()
-        .with(layer.with_filter(targets))
+        .with(layer.with_filter(targets(level, verbose)))
         .init();
+}
+
+/// Who is heard from which level on. Libraries speak up only when something is wrong; those that speak to the Kubernetes API only when asked
+/// to (`-v`): each request that fails is an error to them, and an outage has hundreds. That there is one, `ctpressure-kubernetes` says, once.
+fn targets(level: Level, verbose: u8) -> Targets {
+    let of_kubernetes = if verbose > 0 {
+        LevelFilter::WARN
+    } else {
+        LevelFilter::OFF
+    };
+    Targets::new()
+        .with_default(Level::WARN)
+        .with_target("conntrack_user", level)
+        .with_target("ctpressure_kubernetes", level)
+        .with_target("kube_client", of_kubernetes)
+        .with_target("kube_runtime", of_kubernetes)
 }
 
 /// Says why the program ends.
@@ -141,5 +153,19 @@ mod tests {
         for other in ["", "8", "8:1235", "9:1234", "8:1234:5", "a:b"] {
             assert!(!is_stream(other, 8, 1234), "{other}");
         }
+    }
+
+    #[test]
+    fn an_outage_of_the_api_is_not_told_by_every_request() {
+        let usual = targets(Level::INFO, 0);
+        for library in ["kube_client::client::builder", "kube_runtime::watcher"] {
+            assert!(!usual.would_enable(library, &Level::ERROR), "{library}");
+            let asked = targets(Level::DEBUG, 1);
+            assert!(asked.would_enable(library, &Level::ERROR), "{library}");
+        }
+        assert!(usual.would_enable("ctpressure_kubernetes::pods", &Level::WARN));
+        assert!(usual.would_enable("ctpressure_kubernetes::pods", &Level::INFO));
+        assert!(usual.would_enable("rustls", &Level::WARN));
+        assert!(!usual.would_enable("rustls", &Level::INFO));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::agent::{AgentState, Snapshot};
+use crate::agent::Snapshot;
 
 /// A snapshot older than this says that the sampler hangs.
 pub(super) const STALE: Duration = Duration::from_secs(30);
@@ -15,13 +15,16 @@ pub(super) fn alive(snapshot: &Snapshot) -> Result<(), String> {
     Err(format!("no sample for {} seconds", STALE.as_secs()))
 }
 
-/// Whether the agent can answer for its node; the reason if not.
-pub(super) fn ready(snapshot: &Snapshot) -> Result<(), String> {
-    if snapshot.ready && snapshot.state != AgentState::Waiting {
-        return Ok(());
-    }
+/// Whether the agent can answer for its node, and in which words; the reason if not.
+pub(super) fn ready(snapshot: &Snapshot) -> Result<String, String> {
     let reason = snapshot.reason.clone();
-    Err(reason.unwrap_or_else(|| "no sample yet".to_owned()))
+    if snapshot.waits() {
+        Ok(format!("ready, waiting: {}", reason.unwrap_or_default()))
+    } else if snapshot.ready {
+        Ok("ready".to_owned())
+    } else {
+        Err(reason.unwrap_or_else(|| "no sample yet".to_owned()))
+    }
 }
 
 #[cfg(test)]
@@ -29,6 +32,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::agent::AgentState;
     use crate::serve::metrics::tests::full;
 
     #[test]
@@ -45,17 +49,27 @@ mod tests {
     #[test]
     fn ready_only_with_a_sample() {
         assert!(ready(&Snapshot::default()).is_err());
-        assert!(ready(&full()).is_ok());
+        assert_eq!(ready(&full()), Ok("ready".to_owned()));
         let degraded = Snapshot {
             state: AgentState::Degraded,
             ..full()
         };
         assert!(ready(&degraded).is_ok(), "what is seen can be scraped");
+        let unseen = Snapshot {
+            ready: false,
+            reason: Some("no tables".to_owned()),
+            ..full()
+        };
+        assert_eq!(ready(&unseen), Err("no tables".to_owned()));
+    }
+
+    #[test]
+    fn who_waits_for_conntrack_is_ready_and_says_that_it_waits() {
         let waiting = Snapshot {
             state: AgentState::Waiting,
             reason: Some("no module".to_owned()),
             ..full()
         };
-        assert_eq!(ready(&waiting), Err("no module".to_owned()));
+        assert_eq!(ready(&waiting), Ok("ready, waiting: no module".to_owned()));
     }
 }

@@ -23,7 +23,7 @@ use exported::Exported;
 use table_sums::TableSums;
 
 use crate::{
-    agent::{Handle, Snapshot, Table},
+    agent::{AgentState, Handle, Snapshot, Table},
     kernel::allowances::InterfaceAllowances,
     probes::ArmedFor,
     sys::lock::locked,
@@ -108,6 +108,7 @@ fn families(
         .chain(limit.into_iter().flat_map(limit::families))
         .chain(allowances(&companions.allowances))
         .chain(own_state(snapshot, companions, exported.fell()))
+        .chain([conntrack_loaded(snapshot)])
         .filter_map(Family::finish)
         .collect();
     if node_exporter_names {
@@ -298,6 +299,16 @@ fn by_nobody(snapshot: &Snapshot) -> [Family; 2] {
         )
         .maybe(&[], node.evictions.map(f)),
     ]
+}
+
+/// Absent until the agent has looked.
+fn conntrack_loaded(snapshot: &Snapshot) -> Family {
+    let looked = snapshot.waits() || snapshot.state != AgentState::Waiting;
+    Family::gauge(
+        "ctpressure_conntrack_loaded",
+        "1 while conntrack is in the kernel; 0 while it is not loaded: the agent waits for it, and there is no table.",
+    )
+    .maybe(&[], looked.then(|| f64::from(u8::from(!snapshot.waits()))))
 }
 
 fn own_state(snapshot: &Snapshot, companions: &CompanionStatus, fell: u64) -> [Family; 14] {

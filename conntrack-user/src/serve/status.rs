@@ -20,6 +20,9 @@ pub(super) struct ShortStatus {
     state: AgentState,
     /// Whether the agent can answer for its node, as at `/readyz`.
     ready: bool,
+    /// What it waits for: `nf_conntrack`, to be loaded; absent unless it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_for: Option<&'static str>,
     /// Seconds since the agent began, at its last sample.
     uptime_seconds: f64,
     /// Where the rest is.
@@ -33,6 +36,7 @@ impl ShortStatus {
             version: env!("CARGO_PKG_VERSION"),
             state: snapshot.state,
             ready: life::ready(snapshot).is_ok(),
+            waiting_for: snapshot.waits().then_some("nf_conntrack"),
             uptime_seconds: snapshot.uptime_seconds,
             more: "ctpressure status, as root on the node or in the agent's container",
         }

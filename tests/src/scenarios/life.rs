@@ -83,6 +83,14 @@ fn unload_conntrack() -> Result<()> {
     Ok(())
 }
 
+/// Waits until the agent says by its metrics that conntrack is loaded (1) and it is attached, or that it is not (0).
+fn wait_until_loaded(agent: &Agent, loaded: f64) -> Result<()> {
+    wait_for("the agent to see conntrack come or go", HANG, || {
+        let found = agent.scrape()?.value("ctpressure_conntrack_loaded", &[]);
+        Ok((found == Some(loaded)).then_some(()))
+    })
+}
+
 pub(super) fn not_loaded(mechanism: Option<Mechanism>) -> Result<()> {
     const FLOWS: u64 = 300;
     unload_conntrack()?;
@@ -105,10 +113,21 @@ pub(super) fn not_loaded(mechanism: Option<Mechanism>) -> Result<()> {
         format!("the log is `{}`", agent.log())
     });
     let (ready, body) = agent.get("/readyz")?;
-    checks.equal("/readyz while waiting", ready, "expected", 503);
-    checks.holds(body.contains("nf_conntrack"), || {
+    // A rollout must not stop at a node that tracks no connections.
+    checks.equal("/readyz while waiting", ready, "expected", 200);
+    checks.holds(body.contains("waiting: nf_conntrack"), || {
         format!("/readyz says `{body}`")
     });
+    let (_, short) = agent.get("/status")?;
+    checks.holds(short.contains("\"waiting_for\": \"nf_conntrack\""), || {
+        format!("/status says `{short}`")
+    });
+    checks.equal(
+        "conntrack_loaded while waiting",
+        agent.scrape()?.value("ctpressure_conntrack_loaded", &[]),
+        "expected",
+        Some(0.0),
+    );
     checks.equal(
         "/healthz while waiting",
         agent.get("/healthz")?.0,
@@ -124,7 +143,8 @@ pub(super) fn not_loaded(mechanism: Option<Mechanism>) -> Result<()> {
 
     kernel::load_module("nf_conntrack")?;
     net::track_into_dead_end(None)?;
-    let setting = Setting::with_agent(agent.wait_until_ready()?)?;
+    wait_until_loaded(&agent, 1.0)?;
+    let setting = Setting::with_agent(agent)?;
     let tally = generator::send(None, &format!("--flows {FLOWS} --family 4,6"))?;
     let growth = setting.growth()?;
     growth.check_exact(&mut checks, &tally)?;
@@ -150,9 +170,13 @@ pub(super) fn module_reload(mechanism: Option<Mechanism>) -> Result<()> {
     flush_table()?;
     thread::sleep(Duration::from_secs(1));
     unload_conntrack()?;
-    wait_for("the agent to notice the unload", HANG, || {
-        Ok((setting.agent.get("/readyz")?.0 == 503).then_some(()))
-    })?;
+    wait_until_loaded(&setting.agent, 0.0)?;
+    checks.equal(
+        "/readyz while unloaded",
+        setting.agent.get("/readyz")?.0,
+        "expected",
+        200,
+    );
     // Counters don't go back, and don't go away either, while there is nothing to count.
     let away = setting
         .agent
@@ -160,9 +184,7 @@ pub(super) fn module_reload(mechanism: Option<Mechanism>) -> Result<()> {
         .count("ctpressure_inserts_total", &[])?;
     kernel::load_module("nf_conntrack")?;
     net::track_into_dead_end(None)?;
-    wait_for("the agent to attach again", HANG, || {
-        Ok((setting.agent.get("/readyz")?.0 == 200).then_some(()))
-    })?;
+    wait_until_loaded(&setting.agent, 1.0)?;
     generator::send(None, &format!("--first 5000 --flows {FLOWS}"))?;
     let metrics = setting.agent.settled()?;
     let inserts = metrics.count("ctpressure_inserts_total", &[])?;

@@ -204,7 +204,7 @@ scenarios! {
     // Of the kernel: it frees what a dead process had. Two CPUs: one may still run what the other frees.
     kill9 life::kill9, EachOnOneKernel, EachKernel, Real, 400 s, "kill -9 at ten moments (four on further kernels) leaves no program, map or link";
     // Of the kernel: how it tells that the module comes.
-    not_loaded life::not_loaded, Any, EachKernel, Counted, 90 s, "conntrack is not loaded: waits, says so, attaches when it appears";
+    not_loaded life::not_loaded, Any, EachKernel, Counted, 90 s, "conntrack is not loaded: waits, is ready and says so, attaches when it appears";
     // Of the kernel: it takes probes away with the module. Two CPUs, as above.
     module_reload life::module_reload, KprobeOnly, EachKernel, Real, 120 s, "the module is unloaded and loaded again: attaches again, counters go on";
     // Of the kernel: what it loads for a question.

@@ -146,6 +146,8 @@ impl Supervisor {
         match &self.life {
             ProbesLife::Waiting => {
                 snapshot.reason = Some(AttachError::NotLoaded.to_string());
+                // There is nothing that it does not see. A rollout must not stop at nodes that track no connections.
+                snapshot.ready = true;
             }
             ProbesLife::Without { reason, .. } => {
                 // Of what was counted before it is not known what came since.

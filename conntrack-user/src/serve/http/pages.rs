@@ -138,8 +138,8 @@ impl Pages {
                 Ok(metrics) => metrics,
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             },
-            "/healthz" => said(life::alive(&snapshot).map(|()| "alive")),
-            "/readyz" => said(life::ready(&snapshot).map(|()| "ready")),
+            "/healthz" => said(life::alive(&snapshot).map(|()| "alive".to_owned())),
+            "/readyz" => said(life::ready(&snapshot)),
             "/status" => match serde_json::to_vec_pretty(&ShortStatus::new(&snapshot)) {
                 Ok(mut json) => {
                     json.push(b'\n');
@@ -158,7 +158,7 @@ const PAGE: &str = "<!DOCTYPE html>
 <ul>
 <li><a href=\"/metrics\">/metrics</a>: for Prometheus</li>
 <li><a href=\"/status\">/status</a>: whether all is well; the rest is for who asks on the node, by `ctpressure status`</li>
-<li><a href=\"/readyz\">/readyz</a>: attached and sampling</li>
+<li><a href=\"/readyz\">/readyz</a>: attached and sampling, or waiting for conntrack to be loaded</li>
 <li><a href=\"/healthz\">/healthz</a>: alive</li>
 </ul>
 </body></html>
@@ -192,7 +192,7 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 }
 
 /// A word if all is well, else the reason.
-fn said(state: Result<&str, String>) -> Response<Full<Bytes>> {
+fn said(state: Result<String, String>) -> Response<Full<Bytes>> {
     match state {
         Ok(word) => text(StatusCode::OK, format!("{word}\n")),
         Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),

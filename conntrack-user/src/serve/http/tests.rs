@@ -20,7 +20,7 @@ use super::{
     *,
 };
 use crate::{
-    agent::{Publisher, Snapshot, channel},
+    agent::{AgentState, Publisher, Snapshot, channel},
     serve::{Companions, metrics::Exporter, metrics::tests::full},
 };
 
@@ -207,6 +207,37 @@ async fn not_ready_says_why_and_then_ready() {
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200 "));
         publisher.publish(full());
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200 "));
+    })
+    .await;
+}
+
+/// A rollout goes on at nodes that track no connections, and whoever looks sees that they don't.
+#[tokio::test]
+async fn ready_while_it_waits_for_conntrack() {
+    let waiting = Snapshot {
+        state: AgentState::Waiting,
+        reason: Some("nf_conntrack is not loaded".to_owned()),
+        ..full()
+    };
+    served(Some(waiting), |address, _publisher| async move {
+        let answer = get(address, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(
+            answer.contains("waiting: nf_conntrack is not loaded"),
+            "{answer}"
+        );
+        let status = get(address, "/status").await;
+        for said in [
+            "\"state\": \"waiting\"",
+            "\"waiting_for\": \"nf_conntrack\"",
+        ] {
+            assert!(status.contains(said), "{status}");
+        }
+        let metrics = get(address, "/metrics").await;
+        assert!(
+            metrics.contains("ctpressure_conntrack_loaded 0\n"),
+            "{metrics}"
+        );
     })
     .await;
 }

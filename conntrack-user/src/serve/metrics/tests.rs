@@ -458,7 +458,6 @@ fn what_only_the_kernel_counts_is_nobodys() {
 fn counters_stay_while_conntrack_is_unloaded() {
     let unloaded = Snapshot {
         state: AgentState::Waiting,
-        ready: false,
         tables: Tables::default(),
         ..full()
     };
@@ -468,6 +467,9 @@ fn counters_stay_while_conntrack_is_unloaded() {
         "{text}"
     );
     assert!(!text.contains("ctpressure_table_entries{"), "{text}");
+    assert!(text.contains("ctpressure_conntrack_loaded 0\n"), "{text}");
+    let before = exposition(&Snapshot::default(), &CompanionStatus::default(), false);
+    assert!(!before.contains("ctpressure_conntrack_loaded"), "{before}");
 }
 
 #[test]

@@ -212,7 +212,7 @@ async fn client(
         Request::Health { ready } => {
             let snapshot = agent.latest();
             let found = if ready {
-                life::ready(&snapshot)
+                life::ready(&snapshot).map(drop)
             } else {
                 life::alive(&snapshot)
             };
