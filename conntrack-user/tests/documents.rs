@@ -116,7 +116,7 @@ fn figures_of_memory_are_those_of_the_model() {
             ],
         ),
         (
-            "deploy/runbooks/CtpressureTableFillsSoon.md",
+            "deploy/runbooks/CtpressureTableFills.md",
             [
                 format!(
                     "an entry takes {} of kernel memory",

@@ -123,12 +123,13 @@ begin_prometheus /prometheus/prometheus.yaml
 step "shop/aggregator opens $flows flows at $rate a second; $limit fit"
 send web 2 3000 20 >/dev/null &
 send aggregator 1 "$flows" "$rate" >/dev/null &
-wait_for_alert CtpressureTableFillsNow pending '"netns":"host"'
-wait_for_alert CtpressureTableFillsNow firing '"netns":"host"'
+wait_for_alert CtpressureTableFills pending '"netns":"host"' '"severity":"critical"'
+wait_for_alert CtpressureTableFills firing '"netns":"host"' '"severity":"critical"'
 wait_for_alert CtpressureConnectionsEvicted firing '"pod":"aggregator"' '"culprit":"shop/aggregator"'
 wait_for_alert CtpressurePacketsDropped firing '"pod":"aggregator"' '"culprit":"shop/aggregator"'
 wait_for 120 'Alertmanager has it' alertmanager_has CtpressurePacketsDropped
 echo 'Alertmanager has it'
+one_page
 
 step 'each query of the dashboard'
 empty=0 total=0

@@ -38,14 +38,13 @@ pod() {
     sh -c "echo \$\$ >$cgroup/cgroup.procs && exec nsenter --net=/run/netns/$1 sleep 6000" &
 }
 # Prometheus and Alertmanager of the guest: `inside` runs a command where they are.
-# begin_prometheus FOLDER/CONFIGURATION: with the rules beside it, looking every 5 s
+# begin_prometheus FOLDER/CONFIGURATION: with the rules and the configuration of Alertmanager beside it, looking every 5 s
 begin_prometheus() {
     mkdir -p /tmp/prometheus /tmp/alertmanager
     own=${1%/*}/own.yaml
     sed 's/: 15s/: 5s/' "$1" >"$own"
     printf 'alerting:\n  alertmanagers:\n    - static_configs:\n        - targets: [127.0.0.1:9093]\n' >>"$own"
-    printf 'route:\n  receiver: none\nreceivers:\n  - name: none\n' >/tmp/alertmanager.yaml
-    inside prometheus-alertmanager --config.file=/tmp/alertmanager.yaml --storage.path=/tmp/alertmanager --cluster.listen-address= \
+    inside prometheus-alertmanager --config.file="${1%/*}/alertmanager.yaml" --storage.path=/tmp/alertmanager --cluster.listen-address= \
         --web.listen-address=127.0.0.1:9093 >/tmp/alertmanager.log 2>&1 &
     inside prometheus --config.file="$own" --storage.tsdb.path=/tmp/prometheus --web.listen-address=127.0.0.1:9090 >/tmp/prometheus.log 2>&1 &
     wait_for 180 'Prometheus scrapes the agent' has_target
@@ -68,3 +67,11 @@ wait_for_alert() {
     echo "$*"
 }
 alertmanager_has() { inside wget -q -O - http://127.0.0.1:9093/api/v2/alerts | grep -q "$1"; }
+# pages: how many pages whoever is on call has; Alertmanager makes one of a group of alerts
+pages() { inside wget -q -O - 'http://127.0.0.1:9093/api/v2/alerts/groups?receiver=Critical' | grep -o '"receiver":{"name":"Critical"}' | wc -l; }
+# one_page: all that fires is one page
+one_page() {
+    found=$(pages)
+    echo "pages for this incident: $found"
+    [ "$found" = 1 ] || fail 'one incident is not one page'
+}

@@ -28,6 +28,7 @@ mod guest_queue;
 mod guest_report;
 mod guest_tests;
 mod guest_tools;
+mod helm;
 mod initramfs;
 mod kernels;
 mod kubernetes;
@@ -67,7 +68,7 @@ enum Task {
     Test(test::Arguments),
     /// Do everything at once to a guest, by chance, and compare every count with the truth; what fails is made as short as it can be
     Torture(torture::Arguments),
-    /// Write the files in deploy/ that are made from others: dashboard, metrics reference
+    /// Write the files in deploy/ that are made from others: dashboard, metrics reference, manifests, the chart's README
     Generate(deploy::generate::Arguments),
     /// Make the container image: an OCI archive with one static program
     Image(deploy::image::Arguments),
@@ -77,6 +78,8 @@ enum Task {
     Container(deploy::in_guest::Arguments),
     /// Apply the manifests to a cluster in a guest: API server, controllers, scheduler, kubelet, containerd, and the image
     Cluster(deploy::cluster::Arguments),
+    /// Pack the chart, with rules and dashboard
+    Chart(deploy::chart::Arguments),
     /// Check the manifests and the chart with kubectl, Helm and a real API server
     Manifests(deploy::manifests::Arguments),
     /// Build the report program for Windows and macOS: a journal that was copied from a node is read there
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Task::Cluster(arguments) => deploy::cluster::run(&arguments),
         Task::Image(arguments) => deploy::image::run(&arguments),
         Task::Package(arguments) => deploy::package::run(&arguments),
+        Task::Chart(arguments) => deploy::chart::run(&arguments),
         Task::Manifests(arguments) => deploy::manifests::run(&arguments),
         Task::ReportProgram(arguments) => report_command::run(&arguments),
         Task::Vm(arguments) => vm_command::run(&arguments),

@@ -17,6 +17,7 @@ use crate::cross;
 use crate::files;
 use crate::groups::Group;
 use crate::guest_tools;
+use crate::helm;
 use crate::kernels;
 use crate::qemu::Qemu;
 use crate::report_program::{self, System};
@@ -54,6 +55,8 @@ pub(crate) enum SetupStep {
     Containers,
     /// Checks the metrics page.
     Promtool,
+    /// Renders and packs the chart.
+    Helm,
     /// Packs the container image.
     Umoci,
     /// Checks licences and sources of dependencies.
@@ -88,6 +91,7 @@ impl SetupStep {
                 "containerd, runc and CNI plugins for guests: scenarios with pods".into()
             }
             Self::Promtool => "promtool: checks the metrics page, and the rules".into(),
+            Self::Helm => "Helm: renders and packs the chart, from which manifests are made".into(),
             Self::Umoci => "umoci: packs the container image".into(),
             Self::CargoDeny => {
                 format!("cargo-deny {CARGO_DENY}: licences and sources of dependencies")
@@ -126,6 +130,7 @@ impl SetupStep {
             Self::Promtool => cache
                 .program("promtool")
                 .map(|path| path.display().to_string()),
+            Self::Helm => cache.program("helm").map(|path| path.display().to_string()),
             Self::Umoci => cache
                 .program("umoci")
                 .map(|path| path.display().to_string()),
@@ -157,6 +162,7 @@ impl SetupStep {
             Self::Bpftrace => guest_tools::fetch(cache, Group::BPFTRACE),
             Self::Containers => guest_tools::fetch(cache, Group::CONTAINERS),
             Self::Promtool => bring_program(cache, "prometheus", "promtool"),
+            Self::Helm => helm::bring(cache),
             Self::Umoci => bring_program(cache, "umoci", "umoci"),
             Self::Kernel(prefix) => kernels::fetch(cache, prefix).map(|_| ()),
         }
@@ -175,6 +181,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         SetupStep::Bpftrace,
         SetupStep::Containers,
         SetupStep::Promtool,
+        SetupStep::Helm,
         SetupStep::CargoDeny,
     ];
     steps.extend(steps_for_reports());
@@ -265,6 +272,7 @@ pub(crate) fn steps_for_tests(checks: bool) -> Vec<SetupStep> {
         SetupStep::RustSource,
         SetupStep::BpfLinker,
         SetupStep::Promtool,
+        SetupStep::Helm,
     ];
     if checks {
         steps.push(SetupStep::CargoDeny);

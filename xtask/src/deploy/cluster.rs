@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
+use super::image;
 use super::in_guest::{self, Trial};
-use super::{image, manifests};
 use crate::cache::Cache;
 use crate::groups::Group;
 use crate::kubernetes::{self, Programs};
-use crate::{command, files, project};
+use crate::{command, files, helm, project};
 
 const SCRIPT: &str = concat!(
     include_str!("../../guest/steps.sh"),
@@ -47,6 +47,7 @@ const OURS: &[&str] = &[
     "deploy/ctpressure.service",
     "deploy/helm",
     "deploy/kubernetes",
+    "deploy/prometheus/alertmanager.yaml",
     "deploy/prometheus/alerts.rules.yaml",
     "deploy/prometheus/records.rules.yaml",
     "deploy/prometheus/scrape-kubernetes.yaml",
@@ -79,7 +80,7 @@ enum CgroupDriver {
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
     let of_node = kubernetes::node_programs(&cache)?;
-    let others = [Programs::get(&cache)?.api_server, manifests::helm(&cache)?];
+    let others = [Programs::get(&cache)?.api_server, helm::get(&cache)?];
     let mut put = Vec::new();
     for program in of_node.into_iter().chain(others) {
         let to = format!("usr/local/bin/{}", project::name(&program)?);

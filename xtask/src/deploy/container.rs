@@ -38,6 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         (at("prometheus.yaml"), "prometheus/prometheus.yaml"),
         (at("records.rules.yaml"), "prometheus/records.rules.yaml"),
         (at("alerts.rules.yaml"), "prometheus/alerts.rules.yaml"),
+        (at("alertmanager.yaml"), "prometheus/alertmanager.yaml"),
         (queries, "prometheus/queries"),
     ]
     .map(|(from, to)| (from, to.to_owned()));
@@ -87,6 +88,7 @@ fn encoded_queries() -> Result<String> {
     for query in dashboard::queries()? {
         let query = query
             .replace("$__rate_interval", "1m")
+            .replace("$cluster", ".*")
             .replace("$node", ".*")
             .replace("$owner", ".*");
         for byte in query.bytes() {

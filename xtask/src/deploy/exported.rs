@@ -68,3 +68,5 @@ fn read_labels(mut text: &str, family: &mut ExportedFamily) -> Result<()> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(super) use tests::selectors;

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::exported::Exported;
-use super::{dashboard, folder, kernels};
+use super::{chart_readme, dashboard, folder, kernels, rendered, runbooks};
+use crate::cache::Cache;
 use crate::command;
 use crate::files;
 
@@ -71,20 +72,34 @@ fn all() -> Result<Vec<Made>> {
         content,
     };
     let read = |path: &str| files::text(&folder().join(path));
+    let helm = Cache::open()?.program("helm");
+    let helm = helm.context("helm is missing: run `cargo xtask setup`")?;
     let records = read("prometheus/records.rules.yaml")?;
-    let alerts = read("prometheus/alerts.rules.yaml")?;
-    Ok(vec![
+    let pages = runbooks::Base::read()?;
+    let alerts = pages.written_into(&read("prometheus/alerts.rules.yaml")?);
+    let chart = read("helm/ctpressure/Chart.yaml")?;
+    let values = read("helm/ctpressure/values.yaml")?;
+    let mut all = vec![
         made("grafana/ctpressure.json", dashboard::json()?),
-        // A chart can't read what is outside of it.
-        made("helm/ctpressure/files/ctpressure.json", dashboard::json()?),
+        made(
+            "helm/ctpressure/README.md",
+            chart_readme::readme(&chart, &values)?,
+        ),
         made(
             "kubernetes/monitoring/prometheusrule.yaml",
             rule_object(&records, &alerts),
         ),
-        made("helm/ctpressure/files/records.rules.yaml", records),
-        made("helm/ctpressure/files/alerts.rules.yaml", alerts),
+        made("prometheus/alerts.rules.yaml", alerts),
         made("docs/metrics.md", metrics(&Exported::read()?)?),
-    ])
+    ];
+    for (path, content) in rendered::files(&helm)? {
+        all.push(made(&path, content));
+    }
+    for path in runbooks::tests()? {
+        let content = pages.written_into(&files::text(&path)?);
+        all.push(Made { path, content });
+    }
+    Ok(all)
 }
 
 /// The rules as an object of the Prometheus Operator.

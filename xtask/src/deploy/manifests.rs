@@ -1,22 +1,23 @@
-//! `cargo xtask manifests`: what `kubectl kustomize` makes of the base and each overlay, and what Helm makes of the chart, is taken by a
-//! real API server (dry run); chart and overlays say the same, and grant the same rights.
+//! `cargo xtask manifests`: what `kubectl kustomize` makes of the base and each overlay, and what Helm makes of the chart, has no field that
+//! the newest types of Kubernetes do not know (`xtask/objects`), and as it is for old servers it is taken by a real one (dry run); chart and
+//! overlays say the same, and grant the same rights.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::folder;
+use super::{folder, kubernetes_versions};
 use crate::cache::Cache;
-use crate::command;
+use crate::{command, files};
 
 mod server;
 mod tools;
+mod values;
 
 use server::ApiServer;
 use tools::Tools;
-pub(super) use tools::helm;
 
 /// Each variant: where kustomize has it, and the values with which the chart is the same.
 const VARIANTS: &[(&str, &str)] = &[
@@ -49,15 +50,8 @@ const VARIANTS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Values that the chart's schema has to refuse.
-const REFUSED: &[&str] = &[
-    r#"{"limitControler":"on"}"#,
-    r#"{"security":"root"}"#,
-    r#"{"image":{"digest":"latest"}}"#,
-    r#"{"journal":"relative"}"#,
-    r#"{"httpAccess":{"clientCertificates":true}}"#,
-    r#"{"networkPolicy":{"from":[]}}"#,
-];
+/// What every variant has besides, for servers before 1.30.
+const FOR_OLD_SERVERS: &str = "components/before-kubernetes-1.30";
 
 /// What `cargo xtask manifests` takes.
 #[derive(Args, Debug)]
@@ -70,40 +64,61 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
     let tools = Tools::get(&cache)?;
-    let mut rendered = Vec::new();
+    let mut of_today = BTreeMap::new();
+    let mut for_old_servers = BTreeMap::new();
     for (variant, values) in VARIANTS {
         let ours = tools.kustomize(&folder().join("kubernetes").join(variant))?;
-        let charts = tools.helm(values)?;
-        same_pods(&ours, &charts).with_context(|| format!("{variant} and the chart differ"))?;
-        if rights(&ours) != rights(&charts) {
-            bail!("{variant} and the chart grant different rights");
-        }
-        if policies(&ours) != policies(&charts) {
-            bail!("{variant} and the chart have different network policies");
-        }
+        let charts = tools.chart.render(values, kubernetes_versions::NEWEST)?;
+        same(variant, &ours, &charts)?;
+        let old = tools.with_component(variant, FOR_OLD_SERVERS)?;
+        let old_charts = tools.chart.render(values, kubernetes_versions::OLDEST)?;
+        same(&format!("{variant} for old servers"), &old, &old_charts)?;
         command::say(&format!(
             "{variant}: the chart with {values} makes the same pods, with the same rights"
         ));
-        rendered.push((format!("kustomize {variant}"), ours));
-        rendered.push((format!("chart {values}"), charts));
-    }
-    for values in REFUSED {
-        if tools.helm(values).is_ok() {
-            bail!("the chart takes {values}");
+        for (rendered, ours, charts) in [
+            (&mut of_today, ours, charts),
+            (&mut for_old_servers, old, old_charts),
+        ] {
+            rendered.insert(format!("kustomize {variant}"), ours);
+            rendered.insert(format!("chart {values}"), charts);
         }
     }
-    tools.lint()?;
+    of_today.extend(values::check(&tools.chart)?);
+    tools.chart.lint()?;
     command::say("the chart refuses values that make no sense, and Helm's lint finds nothing");
-    monitoring(&tools)?;
+    monitoring(&tools, &mut of_today)?;
+    known(&of_today)?;
     if !arguments.no_server {
         let server = ApiServer::start(&cache)?;
-        for (name, objects) in &rendered {
+        for (name, objects) in &for_old_servers {
             let taken = server.dry_run(&tools.kubectl, objects);
             let taken = taken.with_context(|| format!("the API server refuses: {name}"))?;
             command::say(&format!("{name}: the API server takes {taken} objects"));
         }
     }
     Ok(0)
+}
+
+/// Whether kustomize and the chart make the same of a variant.
+fn same(variant: &str, ours: &[Value], charts: &[Value]) -> Result<()> {
+    same_pods(ours, charts).with_context(|| format!("{variant} and the chart differ"))?;
+    if rights(ours) != rights(charts) {
+        bail!("{variant} and the chart grant different rights");
+    }
+    if policies(ours) != policies(charts) {
+        bail!("{variant} and the chart have different network policies");
+    }
+    Ok(())
+}
+
+/// Whether the newest types of Kubernetes know every field.
+fn known(rendered: &BTreeMap<String, Vec<Value>>) -> Result<()> {
+    let folder = tempfile::tempdir().context("make a folder for objects")?;
+    let file = folder.path().join("objects.json");
+    files::write(&file, serde_json::to_string(rendered)?)?;
+    let mut objects = command::cargo("run --quiet --package ctpressure-objects --");
+    command::run(objects.arg(&file)).context("fields that Kubernetes does not know")
 }
 
 /// What the roles grant.
@@ -135,9 +150,9 @@ fn without_release(mut spec: Value, labels: &str) -> Value {
 }
 
 /// The objects of the Prometheus Operator: their rules are the files that promtool tests.
-fn monitoring(tools: &Tools) -> Result<()> {
+fn monitoring(tools: &Tools, rendered: &mut BTreeMap<String, Vec<Value>>) -> Result<()> {
     let values = r#"{"podMonitor":{"enabled":true},"prometheusRule":{"enabled":true},"dashboard":{"enabled":true}}"#;
-    let chart = tools.helm(values)?;
+    let chart = tools.chart.render(values, kubernetes_versions::NEWEST)?;
     let ours = tools.kustomize(&folder().join("kubernetes/monitoring"))?;
     for kind in ["PodMonitor", "PrometheusRule"] {
         let spec = |objects: &[Value]| {
@@ -151,6 +166,8 @@ fn monitoring(tools: &Tools) -> Result<()> {
         }
     }
     command::say("monitoring: the chart and kubernetes/monitoring say the same");
+    rendered.insert("kustomize monitoring".to_owned(), ours);
+    rendered.insert(format!("chart {values}"), chart);
     Ok(())
 }
 

