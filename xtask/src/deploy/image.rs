@@ -9,14 +9,18 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::setup::{self, SetupStep};
 use crate::{command, cross, files};
 
+mod attest;
+mod provenance;
 mod sbom;
+
+use attest::Predicate;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(super) const PACKAGE: &str = "conntrack-user";
@@ -67,8 +71,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         Some(program) => program.clone(),
         None => build(&cache)?,
     };
+    let features = features()?;
     let bill = bill(arch)?;
-    let pack = |target: &Path| pack(&umoci, arch, &program, &bill, &arguments.name, target);
+    let said = [
+        Predicate {
+            kind: "https://cyclonedx.org/bom",
+            content: serde_json::from_str(&bill).context("read the bill of materials")?,
+        },
+        Predicate {
+            kind: "https://slsa.dev/provenance/v1",
+            content: provenance::of(arch.target(), &features)?,
+        },
+    ];
+    let image = Image {
+        arch,
+        program: &program,
+        bill: &bill,
+        said: &said,
+        name: &arguments.name,
+    };
+    let pack = |target: &Path| pack(&umoci, &image, target);
     let default = || format!("target/image/ctpressure{}.tar", arch.suffix()).into();
     let named = arguments.output.clone().unwrap_or_else(default);
     let output = command::repository().join(&named);
@@ -136,15 +158,26 @@ pub(super) fn build(cache: &Cache) -> Result<PathBuf> {
     Ok(folder.join(target).join("release/ctpressure"))
 }
 
-/// Makes the archive; the result is the digest of the image.
-fn pack(
-    umoci: &Path,
+/// What an image is made of.
+struct Image<'a> {
     arch: Arch,
-    program: &Path,
-    bill: &str,
-    name: &str,
-    target: &Path,
-) -> Result<String> {
+    program: &'a Path,
+    /// The bill of materials, which is in the image too.
+    bill: &'a str,
+    /// What is attached to it.
+    said: &'a [Predicate],
+    name: &'a str,
+}
+
+/// Makes the archive; the result is the digest of the index that has the image and what is attached to it.
+fn pack(umoci: &Path, image: &Image<'_>, target: &Path) -> Result<String> {
+    let Image {
+        arch,
+        program,
+        bill,
+        said,
+        name,
+    } = *image;
     let (_, tag) = name
         .rsplit_once(':')
         .with_context(|| format!("{name} has no tag"))?;
@@ -172,6 +205,8 @@ fn pack(
     umoci(&[&["repack", "--image", &image], &by[..], &[&bundle_path]].concat())?;
     configure(&umoci, arch, &image)?;
     umoci(&["gc", "--layout", &layout_path])?;
+    let platform = json!({ "os": "linux", "architecture": arch.name() });
+    attest::attach(&layout, &platform, said)?;
     let digest = name_it(&layout, name)?;
     archive(&layout, target)?;
     Ok(digest)
