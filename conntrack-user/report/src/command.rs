@@ -2,9 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
-    process,
 };
 
 use clap::Args;
@@ -15,7 +13,7 @@ use ctpressure_model::{
 };
 use serde::Serialize;
 
-use crate::{document::Report, evidence::Span, gather, html, incidents::Incident, text};
+use crate::{document::Report, evidence::Span, file, gather, html, incidents::Incident, text};
 
 /// Where the agent keeps its journal in the deployments that come with it.
 const JOURNAL: &str = "/var/lib/ctpressure";
@@ -47,7 +45,7 @@ pub struct ReportCommand {
     /// The incident with this number in the list; 1 is the newest
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), group = "what")]
     incident: Option<u32>,
-    /// Write one HTML file that needs nothing else
+    /// Write one HTML file that needs nothing else; `-`: print it
     #[arg(long, value_name = "FILE", requires = "what")]
     html: Option<PathBuf>,
     #[command(flatten)]
@@ -96,6 +94,12 @@ impl ReportCommand {
                 return Ok(print(&self.list(&incidents, &names, covered)?)?);
             }
         };
+        let page = self.html.as_ref().map(|path| (path, html::page(&document)));
+        let page = match page {
+            // A container may have no place to write to, and no way to fetch a file.
+            Some((path, page)) if path == Path::new("-") => return Ok(print(&page)?),
+            page => page,
+        };
         let printed = match (self.output.output, &self.html) {
             (Output::Json, _) => format!("{}\n", serde_json::to_string(&document)?),
             (Output::Text, None) => text::report(&document),
@@ -107,8 +111,8 @@ impl ReportCommand {
                 )
             }
         };
-        if let Some(path) = &self.html {
-            write_whole(path, &html::page(&document))?;
+        if let Some((path, page)) = page {
+            file::write_whole(path, &page)?;
         }
         Ok(print(&printed)?)
     }
@@ -245,22 +249,6 @@ fn failure(what: String, help: &str) -> anyhow::Error {
         help: help.to_owned(),
     }
     .into()
-}
-
-/// Writes all of a file, or nothing: it gets its name when it is complete.
-fn write_whole(path: &Path, contents: &str) -> anyhow::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", process::id()));
-    let part = path.with_file_name(name);
-    let written = fs::write(&part, contents).and_then(|()| fs::rename(&part, path));
-    written.map_err(|error| {
-        // It may not be there.
-        drop(fs::remove_file(&part));
-        failure(
-            format!("{} could not be written: {error}", path.display()),
-            "give a file in a folder that exists and that you may write to, with room on its disk",
-        )
-    })
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ use super::{
     cause::Cause,
     demand::Demand,
     evidence::{
-        Evidence, NamedDestination, NodeFacts, OtherTable, OwnerEvidence, SeenChange, Span,
-        TableName,
+        Evidence, NamedDestination, NodeFacts, OtherTable, OwnerEvidence, OwnerWorkload,
+        SeenChange, Span, TableName,
     },
     reading::Reading,
     summary,
@@ -131,6 +131,8 @@ pub(crate) struct Filler {
     pub(crate) owner: String,
     /// What sort it is.
     pub(crate) kind: OwnerKind,
+    /// What made the pod; null: not known (only an agent with `--kube` knows), or no pod.
+    pub(crate) workload: Option<OwnerWorkload>,
     /// Its part of the entries at the peak, 0 to 1.
     pub(crate) share: f64,
     /// Its entries at the peak.
@@ -155,6 +157,8 @@ pub(crate) struct Sufferer {
     pub(crate) owner: String,
     /// What sort it is.
     pub(crate) kind: OwnerKind,
+    /// What made the pod; null: not known (only an agent with `--kube` knows), or no pod.
+    pub(crate) workload: Option<OwnerWorkload>,
     /// Packets lost, by reason.
     pub(crate) drops: BTreeMap<&'static str, u64>,
     /// Of those, packets that others sent to it.
@@ -277,6 +281,7 @@ fn filler(reading: &Reading<'_>, owner: &OwnerEvidence) -> Filler {
     Filler {
         owner: owner.name.clone(),
         kind: owner.kind,
+        workload: owner.workload.clone(),
         share: reading.share(owner),
         entries: owner.live_at_peak,
         entries_before: owner.live_before,
@@ -302,6 +307,7 @@ fn sufferer(owner: &OwnerEvidence) -> Sufferer {
     Sufferer {
         owner: owner.name.clone(),
         kind: owner.kind,
+        workload: owner.workload.clone(),
         drops,
         from_others: owner.drops_ingress,
         first_drop: owner.first_drop.filter(|_| owner.dropped() > 0),

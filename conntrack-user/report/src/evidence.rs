@@ -162,6 +162,8 @@ pub struct OwnerEvidence {
     pub(crate) name: String,
     /// What sort it is.
     pub(crate) kind: OwnerKind,
+    /// What made the pod; `None`: not known, or no pod.
+    pub(crate) workload: Option<OwnerWorkload>,
     /// Entries at the begin of what is shown.
     pub(crate) live_before: u64,
     /// Entries when the table had most.
@@ -198,6 +200,15 @@ pub struct OwnerEvidence {
     pub(crate) evicted: LostFlows,
     /// Step by step over what is shown.
     pub(crate) points: Vec<OwnerStep>,
+}
+
+/// What made a pod: the same on every node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct OwnerWorkload {
+    pub(crate) namespace: String,
+    /// `Deployment` and the like.
+    pub(crate) kind: String,
+    pub(crate) name: String,
 }
 
 /// One destination of an owner.

@@ -1,9 +1,6 @@
-//! The report as one HTML file that needs nothing else: no script, no font, no picture from anywhere.
-//!
-//! A content security policy in it forbids every request. All text is escaped: names of pods and units
-//! are somebody else's words.
+//! The report as one HTML file.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
 use ctpressure_model::{
     pressure::state::Pressure,
@@ -12,6 +9,7 @@ use ctpressure_model::{
 
 use super::{
     document::{Report, limit_in_words},
+    page::{self, Escaped},
     text::change_in_words,
     timeline::ReportTimeline,
 };
@@ -19,30 +17,10 @@ use super::{
 mod charts;
 mod owners;
 
-const STYLE: &str = include_str!("html/style.css");
 /// Rows of the table of the timeline.
 const ROWS: usize = 24;
 /// Changes of the limit that are listed.
 const CHANGES: usize = 20;
-
-/// Text that is shown as it is.
-pub(super) struct Escaped<'a>(pub(super) &'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for letter in self.0.chars() {
-            match letter {
-                '&' => formatter.write_str("&amp;")?,
-                '<' => formatter.write_str("&lt;")?,
-                '>' => formatter.write_str("&gt;")?,
-                '"' => formatter.write_str("&quot;")?,
-                '\'' => formatter.write_str("&#39;")?,
-                letter => formatter.write_char(letter)?,
-            }
-        }
-        Ok(())
-    }
-}
 
 pub(crate) fn page(report: &Report) -> String {
     let mut out = String::new();
@@ -51,17 +29,8 @@ pub(crate) fn page(report: &Report) -> String {
     } else {
         &report.node.name
     };
-    let _ = write!(
-        out,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-         img-src data:\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
-         <title>conntrack on {}, {}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n",
-        Escaped(node),
-        Escaped(&report.time[0])
-    );
+    let title = format!("conntrack on {node}, {}", report.time[0]);
+    page::begin(&mut out, &title, "");
     header(&mut out, report, node);
     figures(&mut out, report);
     section(&mut out, report, "timeline", "Timeline", timeline);
@@ -78,12 +47,7 @@ pub(crate) fn page(report: &Report) -> String {
     if !report.notes.is_empty() {
         section(&mut out, report, "notes", "Notes", notes);
     }
-    let _ = write!(
-        out,
-        "<footer>Made by ctpressure {} from the journal of {}. Times are UTC.</footer>\n</main>\n</body>\n</html>\n",
-        env!("CARGO_PKG_VERSION"),
-        Escaped(node)
-    );
+    page::end(&mut out, &format!("the journal of {node}"));
     out
 }
 

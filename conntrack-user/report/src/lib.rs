@@ -18,9 +18,11 @@ mod command;
 mod demand;
 mod document;
 pub mod evidence;
+mod file;
 mod gather;
 mod html;
 mod incidents;
+pub mod page;
 mod reading;
 mod summary;
 pub mod text;
@@ -28,6 +30,7 @@ mod timeline;
 
 pub use command::ReportCommand;
 pub use document::Report;
+pub use file::write_whole;
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use conntrack_ebpf::owner::Direction;
-use ctpressure_model::owner::{Details, Owner, OwnerKind};
+use ctpressure_model::owner::{Details, Owner, OwnerKind, Workload};
 
 use super::{recording::Recording, tables::LOOK_BACK};
 use crate::{JournalError, Loss, OwnerId, OwnerPoint, OwnerSum};
@@ -37,13 +37,20 @@ fn kind(label: &str) -> OwnerKind {
         .unwrap_or(OwnerKind::Unknown)
 }
 
+/// What made a pod, where the Kubernetes API was asked.
+fn workload(kind: Option<String>, name: Option<String>) -> Option<Workload> {
+    let (kind, name) = kind.zip(name)?;
+    Some(Workload { kind, name })
+}
+
 impl Recording<'_> {
     /// All owners that have rows in this journal, also outside the range.
     ///
     /// # Errors
     /// If it can't be read.
     pub fn owners(&self) -> Result<BTreeMap<OwnerId, Owner>, JournalError> {
-        let query = "SELECT id, kind, uid, namespace, pod, unit FROM owner";
+        let query =
+            "SELECT id, kind, uid, namespace, pod, unit, workload_kind, workload FROM owner";
         self.rows(query, [], |row| {
             let owner = Details {
                 kind: kind(&row.get::<_, String>(1)?),
@@ -51,6 +58,7 @@ impl Recording<'_> {
                 namespace: row.get(3)?,
                 pod: row.get(4)?,
                 unit: row.get(5)?,
+                workload: workload(row.get(6)?, row.get(7)?),
                 ..Details::default()
             };
             Ok((OwnerId(row.get(0)?), owner.into()))

@@ -14,7 +14,7 @@ use ctpressure_model::{
 
 use super::{
     super::{
-        evidence::{Evidence, NamedDestination, OwnerEvidence, OwnerStep, Span},
+        evidence::{Evidence, NamedDestination, OwnerEvidence, OwnerStep, OwnerWorkload, Span},
         reading::ratio,
     },
     clean, sane,
@@ -115,6 +115,11 @@ fn named(
             let mut owner =
                 OwnerEvidence::new(&clean(&known.name()), known.kind, evidence.points.len());
             owner.live_before = first;
+            owner.workload = known.workload.as_ref().map(|workload| OwnerWorkload {
+                namespace: clean(&known.namespace),
+                kind: clean(&workload.kind),
+                name: clean(&workload.name),
+            });
             Some((id, owner))
         })
         .collect())
