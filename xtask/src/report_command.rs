@@ -1,4 +1,4 @@
-//! `cargo xtask report-program`: the report program for other systems.
+//! `cargo xtask report-program`: the report program, and kubectl-ctpressure, for other systems.
 
 use std::fs;
 
@@ -26,9 +26,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     for system in System::value_variants() {
         if arguments.system.is_none_or(|wanted| wanted == *system) {
             setup::ensure(&cache, &setup::steps_for_report(*system))?;
-            let program = system.build(&cache, &arguments.profile)?;
-            let bytes = fs::metadata(command::repository().join(&program))?.len();
-            println!("{} {bytes} bytes", program.display());
+            for program in system.build(&cache, &arguments.profile)? {
+                let bytes = fs::metadata(command::repository().join(&program))?.len();
+                println!("{} {bytes} bytes", program.display());
+            }
         }
     }
     Ok(0)

@@ -1,5 +1,6 @@
-//! The report program for systems other than Linux: an engineer copies a journal from a node and reads it on a laptop. What compiles the
-//! C part of it (`SQLite`) and links is Debian's mingw for Windows, and for macOS zig, which has Apple's headers and stubs of its libraries.
+//! The programs for an engineer's laptop, for systems other than Linux: the report of a journal that was copied from a node, and the view
+//! over all nodes of a cluster. What compiles the C parts of them (`SQLite`, `ring`) and links is Debian's mingw for Windows, and for macOS
+//! zig, which has Apple's headers and stubs of its libraries.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,7 +13,11 @@ use crate::cache::{Cache, replace};
 use crate::command;
 use crate::files;
 
-const PACKAGE: &str = "ctpressure-report";
+/// Packages, and the program of each.
+const PROGRAMS: [(&str, &str); 2] = [
+    ("ctpressure-report", "ctpressure-report"),
+    ("ctpressure-cluster", "kubectl-ctpressure"),
+];
 /// What cargo calls for Windows, and the package that has it.
 const MINGW: &str = "x86_64-w64-mingw32-gcc";
 const MINGW_PACKAGE: &str = "gcc-mingw-w64-x86-64-win32";
@@ -20,7 +25,7 @@ const MINGW_PACKAGE: &str = "gcc-mingw-w64-x86-64-win32";
 pub(crate) const ZIG: &str = "ziglang==0.17.1";
 const ZIGBUILD: &str = "cargo-zigbuild==0.24.1";
 
-/// A system that the program is built for.
+/// A system that the programs are built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum System {
     /// Windows on x86-64
@@ -38,16 +43,18 @@ impl System {
         }
     }
 
-    /// Builds it; gives where it is, below the repository.
-    pub(crate) fn build(self, cache: &Cache, profile: &str) -> Result<PathBuf> {
+    /// Builds them; gives where they are, below the repository.
+    pub(crate) fn build(self, cache: &Cache, profile: &str) -> Result<Vec<PathBuf>> {
         let mut cargo = match self {
             Self::Windows => with_mingw(cache)?,
             Self::Macos => with_zig(cache)?,
         };
-        cargo.args(["--package", PACKAGE, "--profile", profile, "--target"]);
-        cargo.arg(self.target());
+        for (package, _) in PROGRAMS {
+            cargo.args(["--package", package]);
+        }
+        cargo.args(["--profile", profile, "--target", self.target()]);
         if profile == "dev" {
-            // It is built to see that it can be: SQLite takes a minute with optimisation.
+            // They are built to see that they can be: SQLite takes a minute with optimisation.
             cargo.args(["--config", "profile.dev.package.libsqlite3-sys.opt-level=0"]);
         }
         command::run(cargo.args(command::quiet("--quiet")))?;
@@ -56,17 +63,21 @@ impl System {
             Self::Windows => ".exe",
             Self::Macos => "",
         };
-        let program: PathBuf = ["target", self.target(), folder].iter().collect();
-        let program = program.join(format!("{PACKAGE}{ending}"));
-        let path = command::repository().join(&program);
-        let bytes = files::bytes(&path)?;
-        if !self.runs(&bytes) {
-            bail!("{} is no program for {}", path.display(), self.target());
+        let folder: PathBuf = ["target", self.target(), folder].iter().collect();
+        let mut programs = Vec::new();
+        for (_, name) in PROGRAMS {
+            let program = folder.join(format!("{name}{ending}"));
+            let path = command::repository().join(&program);
+            let bytes = files::bytes(&path)?;
+            if !self.runs(&bytes) {
+                bail!("{} is no program for {}", path.display(), self.target());
+            }
+            programs.push(program);
         }
-        Ok(program)
+        Ok(programs)
     }
 
-    /// Whether this is a program for it: PE32+ for x86-64, or Mach-O for arm64.
+    /// Whether this is a program for that system: PE32+ for x86-64, or Mach-O for arm64.
     fn runs(self, program: &[u8]) -> bool {
         let at = |from: usize, what: &[u8]| program.get(from..from + what.len()) == Some(what);
         match self {

@@ -44,7 +44,7 @@ pub(crate) struct TableAnswer {
 /// What a table is full of that more room would only hold more of.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct VerdictAnswer {
-    pub(crate) verdict: Option<String>,
+    pub(crate) kind: Option<String>,
 }
 
 /// Tables or owners that have no row.

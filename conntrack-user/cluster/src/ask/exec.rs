@@ -1,14 +1,18 @@
 //! One command in the container of one agent.
 
-use std::{error::Error, pin::pin};
+use std::{error::Error, future, time::Duration};
 
+use futures_util::{FutureExt as _, future::BoxFuture};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Status};
 use kube::{
     Api, Client,
     api::{AttachParams, AttachedProcess},
     client::UpgradeConnectionError,
 };
-use tokio::io::{self, AsyncRead, AsyncReadExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    time::{Instant, sleep_until},
+};
 
 use super::connection::causes;
 use crate::{
@@ -19,13 +23,41 @@ use crate::{
 
 /// Bytes that wait to be read here, of each stream.
 const BUFFER: usize = 64 << 10;
+/// Bytes that are read at a time.
+const PIECE: usize = 16 << 10;
+/// How long the rest of the output may take to come after the status, which a kubelet sends last.
+const REST: Duration = Duration::from_millis(500);
+
+/// A command that runs.
+///
+/// Whether it ended is told by its status: where a connection breaks, its streams come to no end by themselves.
+pub(super) struct Running {
+    // Ends the connection when it goes.
+    _process: AttachedProcess,
+    out: Option<Stream>,
+    error: Option<Stream>,
+    /// What it said of errors: the begin.
+    said: Vec<u8>,
+    status: BoxFuture<'static, Option<Status>>,
+    /// Its status, once there is one, and how long the rest of its output is waited for.
+    ended: Option<(Option<Status>, Instant)>,
+    buffers: [Vec<u8>; 2],
+}
+
+type Stream = Box<dyn AsyncRead + Send + Unpin>;
+
+/// What a command left behind, besides its output.
+pub(super) struct Ended {
+    pub(super) error: Vec<u8>,
+    pub(super) status: Option<Status>,
+}
 
 /// Begins a command.
 pub(super) async fn begin(
     client: &Client,
     agent: &Agent,
     command: &[String],
-) -> Result<AttachedProcess, Why> {
+) -> Result<Running, Why> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &agent.namespace);
     let how = AttachParams::default()
         .container(agent.container.clone())
@@ -35,67 +67,94 @@ pub(super) async fn begin(
         .max_stdout_buf_size(BUFFER)
         .max_stderr_buf_size(BUFFER);
     let begun = pods.exec(&agent.pod, command, &how).await;
-    begun.map_err(|error| why_not(&error))
+    let mut process = begun.map_err(|error| why_not(&error))?;
+    let status = process.take_status();
+    Ok(Running {
+        out: process.stdout().map(|stream| Box::new(stream) as Stream),
+        error: process.stderr().map(|stream| Box::new(stream) as Stream),
+        said: Vec::new(),
+        status: match status {
+            Some(status) => status.boxed(),
+            None => future::ready(None).boxed(),
+        },
+        ended: None,
+        buffers: [vec![0; PIECE], vec![0; PIECE]],
+        _process: process,
+    })
+}
+
+impl Running {
+    /// The next piece of its output; `None`: there is no more.
+    pub(super) async fn next(&mut self) -> Option<&[u8]> {
+        loop {
+            let until = match &self.ended {
+                Some(_) if self.out.is_none() && self.error.is_none() => return None,
+                // The connection broke.
+                Some((None, _)) => return None,
+                Some((Some(_), until)) => *until,
+                None => Instant::now(),
+            };
+            let [of_out, of_error] = &mut self.buffers;
+            tokio::select! {
+                bytes = read(&mut self.out, of_out) => match bytes {
+                    0 => self.out = None,
+                    bytes => return self.buffers[0].get(..bytes),
+                },
+                bytes = read(&mut self.error, of_error) => match bytes {
+                    0 => self.error = None,
+                    bytes => {
+                        let room = LONGEST_ERROR.saturating_sub(self.said.len());
+                        self.said.extend(of_error.iter().take(bytes.min(room)));
+                    }
+                },
+                status = &mut self.status, if self.ended.is_none() => {
+                    self.ended = Some((status, Instant::now() + REST));
+                }
+                () = sleep_until(until), if self.ended.is_some() => return None,
+            }
+        }
+    }
+
+    /// What else there is when there is no more output.
+    pub(super) fn end(self) -> Ended {
+        Ended {
+            error: self.said,
+            status: self.ended.and_then(|(status, _)| status),
+        }
+    }
+}
+
+/// Bytes of a stream; 0: its end. Never, if it has ended.
+async fn read(stream: &mut Option<Stream>, into: &mut [u8]) -> usize {
+    match stream {
+        Some(stream) => stream.read(into).await.unwrap_or(0),
+        None => future::pending().await,
+    }
 }
 
 /// Runs a command to its end.
 pub(super) async fn run(client: &Client, agent: &Agent, command: &[String]) -> Result<Ran, Why> {
-    let mut process = begin(client, agent, command).await?;
-    let (mut out, mut error) = (
-        pin!(read(process.stdout(), LONGEST)),
-        pin!(read_and_drain(process.stderr())),
-    );
-    let status = process.take_status();
-    let mut said = None;
-    let out = loop {
-        tokio::select! {
-            out = &mut out => break out,
-            error = &mut error, if said.is_none() => said = Some(error),
+    let mut running = begin(client, agent, command).await?;
+    let mut out = Vec::new();
+    while let Some(piece) = running.next().await {
+        if out.len() + piece.len() > LONGEST {
+            // The rest is not waited for.
+            return Ok(Ran {
+                too_long: true,
+                ..Ran::default()
+            });
         }
-    };
-    if out.len() > LONGEST {
-        // The rest is not waited for.
-        return Ok(Ran {
-            too_long: true,
-            ..Ran::default()
-        });
+        out.extend_from_slice(piece);
     }
-    let error = match said {
-        Some(error) => error,
-        None => error.await,
-    };
-    let mut ran = Ran {
+    let Ended { error, status } = running.end();
+    let (status, said) = outcome(status);
+    Ok(Ran {
         out,
         error,
-        ..Ran::default()
-    };
-    let status = match status {
-        Some(status) => status.await,
-        None => None,
-    };
-    (ran.status, ran.said) = outcome(status);
-    Ok(ran)
-}
-
-/// All of a stream, but no more than a byte beyond `most`.
-async fn read(stream: Option<impl AsyncRead + Unpin>, most: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Some(stream) = stream {
-        // What broke off is seen by the status, which is missing then.
-        let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
-        let _ended = stream.take(limit).read_to_end(&mut bytes).await;
-    }
-    bytes
-}
-
-/// The begin of what a command says of errors; the rest is read too, or the command would wait.
-async fn read_and_drain(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let Some(mut stream) = stream else {
-        return Vec::new();
-    };
-    let bytes = read(Some(&mut stream), LONGEST_ERROR).await;
-    let _rest = io::copy(&mut stream, &mut io::sink()).await;
-    bytes
+        status,
+        said,
+        too_long: false,
+    })
 }
 
 /// Exit status of a command, or what the runtime says instead.

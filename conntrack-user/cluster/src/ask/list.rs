@@ -69,7 +69,7 @@ async fn pods(client: &Client, args: &AgentArgs) -> Result<Vec<Pod>, Failure> {
                 place = format!(
                     "{place}, and others can't be looked at ({})",
                     causes(&error)
-                )
+                );
             }
         }
     }

@@ -4,24 +4,21 @@ use std::{collections::HashSet, time::Duration};
 
 use kube::Client;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader},
     sync::mpsc,
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 
-use super::{exec, list};
-use crate::{
-    answer::{LONGEST_ERROR, Ran},
-    coverage::Why,
-    fleet::Agent,
-    options::AgentArgs,
+use super::{
+    exec::{self, Ended, Running},
+    list,
 };
+use crate::{answer::Ran, coverage::Why, fleet::Agent, options::AgentArgs};
 
 /// Lines that wait to be printed; then whoever sends has to wait, and its agent counts what it loses meanwhile.
 const WAITING: usize = 1024;
 /// The longest line.
-const LINE: u64 = 64 << 10;
+const LINE: usize = 64 << 10;
 /// Before agents are looked for again: new ones, and those that fell silent.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -95,8 +92,8 @@ async fn one(
     patience: Duration,
 ) -> Why {
     let begun = timeout(patience, exec::begin(client, agent, command)).await;
-    let mut process = match begun {
-        Ok(Ok(process)) => process,
+    let mut running = match begun {
+        Ok(Ok(running)) => running,
         Ok(Err(why)) => return why,
         Err(_) => return Why::new("no answer in time", "--timeout gives it longer"),
     };
@@ -104,23 +101,8 @@ async fn one(
     if lines.send(Line::Begun { node }).await.is_err() {
         return Why::new("nobody listens", "");
     }
-    let (out, error) = (process.stdout(), process.stderr());
-    let status = process.take_status();
-    let said = async {
-        let mut said = Vec::new();
-        if let Some(error) = error {
-            let _ended = error
-                .take(LONGEST_ERROR as u64)
-                .read_to_end(&mut said)
-                .await;
-        }
-        said
-    };
-    let ((), error) = tokio::join!(hand_on(out, &agent.node, lines), said);
-    let status = match status {
-        Some(status) => status.await,
-        None => None,
-    };
+    hand_on(&mut running, &agent.node, lines).await;
+    let Ended { error, status } = running.end();
     let (status, said) = exec::outcome(status);
     let ran = Ran {
         error,
@@ -133,19 +115,23 @@ async fn one(
         .unwrap_or_else(|| Why::new("its stream ended", "it is asked again"))
 }
 
-async fn hand_on(out: Option<impl AsyncRead + Unpin>, node: &str, lines: &mpsc::Sender<Line>) {
-    let Some(out) = out else { return };
-    let mut out = BufReader::new(out);
-    loop {
-        let mut line = Vec::new();
-        let read = (&mut out).take(LINE).read_until(b'\n', &mut line).await;
-        if !matches!(read, Ok(bytes) if bytes > 0) {
-            return;
-        }
-        let line = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
-        let node = node.to_owned();
-        if lines.send(Line::Of { node, line }).await.is_err() {
-            return;
+/// Hands on its lines until there are no more, or nobody listens.
+async fn hand_on(running: &mut Running, node: &str, lines: &mpsc::Sender<Line>) {
+    let mut line = Vec::new();
+    while let Some(piece) = running.next().await {
+        let mut parts = piece.split(|byte| *byte == b'\n').peekable();
+        while let Some(part) = parts.next() {
+            // What is longer is cut, and then is no event.
+            let room = LINE.saturating_sub(line.len());
+            line.extend(part.iter().take(room));
+            if parts.peek().is_some() {
+                let whole = String::from_utf8_lossy(&line).into_owned();
+                line.clear();
+                let node = node.to_owned();
+                if lines.send(Line::Of { node, line: whole }).await.is_err() {
+                    return;
+                }
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ pub const NAME: &str = "kubectl-ctpressure";
 const INCOMPLETE: u8 = 3;
 
 /// How long a node may take for what its agent knows by heart.
-const SHORT: Duration = Duration::from_secs(4);
+const SHORT: Duration = Duration::from_millis(3500);
 /// For a look around the node.
 const LOOK: Duration = Duration::from_secs(10);
 /// For a report.

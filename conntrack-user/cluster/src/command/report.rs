@@ -91,7 +91,7 @@ impl ReportCommand {
             .answer
             .map_err(|why| failure(&format!("{node}: {}", why.why), &why.help))?;
         let Some(path) = &self.html else {
-            print(&printed)?;
+            print(&clean_lines(&printed))?;
             return Ok(ExitCode::SUCCESS);
         };
         let mut pages = reached.crowd.ask(ask(&["--html", "-"]), Ran::text).await;
@@ -106,7 +106,7 @@ impl ReportCommand {
             ));
         }
         write_whole(path, &made)?;
-        self.print_written(path, &printed)?;
+        self.print_written(path, &clean_lines(&printed))?;
         Ok(ExitCode::SUCCESS)
     }
 

@@ -171,7 +171,7 @@ fn node(of: &OfNode<TopAnswer>) -> NodeRow {
             verdicts: table
                 .verdicts
                 .iter()
-                .filter_map(|it| it.verdict.clone())
+                .filter_map(|it| it.kind.clone())
                 .collect(),
         }),
         inserts_per_second: answer.totals.inserts_per_second,
