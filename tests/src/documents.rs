@@ -19,6 +19,7 @@ documents! {
     "README.md",
     "conntrack-user/journal/README.md",
     "deploy/README.md",
+    "deploy/docs/cluster.md",
     "deploy/docs/events.md",
     "deploy/docs/kernels.md",
     "deploy/docs/losses.md",

@@ -176,6 +176,45 @@ full() {
     kubectl -n shop describe pod "$aggregator" | grep ConntrackTableHeld || fail 'kubectl describe does not show it'
     end_prometheus
 }
+# one_view: kubectl ctpressure, with the rights of its role and no more, sees what this node's agent saw
+one_view() {
+    step 'kubectl ctpressure'
+    kubectl apply -f deploy/kubernetes/operator/rbac.yaml || fail 'its role is not taken'
+    kubectl create clusterrolebinding operator-nodes --clusterrole=ctpressure-operator-nodes --user=operator
+    kubectl -n ctpressure create rolebinding operator --role=ctpressure-operator --user=operator
+    # said STATUS ARGUMENT...: what it prints
+    said() {
+        wanted=$1
+        shift
+        printf '$ kubectl ctpressure %s\n' "$*"
+        status=0
+        kubectl ctpressure "$@" --as operator >/tmp/said 2>/tmp/said.error </dev/null || status=$?
+        cat /tmp/said /tmp/said.error
+        case " $wanted " in *" $status "*) ;; *) fail "it ended with $status" ;; esac
+    }
+    # shown WORDS: it was in what it printed
+    shown() { grep -q "$1" /tmp/said || fail "not in it: $1"; }
+    said 0 top
+    shown "^1 node: "
+    shown "^$node "
+    shown "^Deployment shop/aggregator "
+    said 0 incidents --since 1h
+    shown "Deployment shop/aggregator"
+    shown "report --node $node --incident"
+    said 0 report --cluster --since 1h --html /tmp/cluster.html
+    grep -q '<b>.*nf_conntrack_max\|Change Deployment shop/aggregator' /tmp/cluster.html || fail 'no change is advised'
+    said 0 report --node "$node" --incident 1 --html /tmp/node.html
+    grep -q '</html>' /tmp/node.html || fail 'no page of the node'
+    said '0 1' doctor
+    shown "^1 node looked at: "
+    said 0 limit
+    shown "^$node "
+    said 0 watch --duration 2s -o json
+    # Who may not do it is told so.
+    kubectl -n ctpressure delete rolebinding operator
+    said 1 top
+    grep -q 'forbidden' /tmp/said.error || fail 'it does not say why'
+}
 # restart: and it goes on as before
 restart() {
     step 'a restart'
@@ -305,6 +344,7 @@ for path in $variants; do
     kube-names)
         grep -q "pod=\"$web\",workload=\"web\"" /tmp/metrics || fail 'the workload is not known'
         full
+        one_view
         restart
         ;;
     *limit-controller)

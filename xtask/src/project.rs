@@ -36,6 +36,17 @@ pub(crate) fn binaries(cache: &Cache, profile: &str) -> Result<Vec<PathBuf>> {
     Ok(binaries)
 }
 
+/// Builds kubectl-ctpressure, which is tried where there is a cluster, and says where it is.
+pub(crate) fn plugin(cache: &Cache, profile: &str) -> Result<PathBuf> {
+    let binaries = build(
+        cache,
+        profile,
+        &["--bins", "--package", "ctpressure-cluster"],
+    )?;
+    let mut binaries = binaries.into_iter();
+    binaries.next().context("cargo built no kubectl-ctpressure")
+}
+
 /// Keeps the figures of a benchmark in target/bench, and says where.
 pub(crate) fn keep_figures(name: &str, figures: &Value) -> Result<()> {
     let folder = command::repository().join("target/bench");

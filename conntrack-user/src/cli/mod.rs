@@ -2,6 +2,7 @@
 
 mod access_args;
 mod args;
+mod cluster;
 mod doctor;
 mod examples;
 mod failure;
@@ -77,6 +78,7 @@ enum Command {
     Status(status::Status),
     #[command(after_help = examples::HEALTH)]
     Health(health::Health),
+    Cluster(cluster::Cluster),
 }
 
 /// What the program takes: for checking command lines that are written down somewhere.
@@ -101,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Limit(limit) => limit.run().map(|()| ExitCode::SUCCESS),
         Command::Status(status) => status.run().map(|()| ExitCode::SUCCESS),
         Command::Health(health) => health.run().map(|()| ExitCode::SUCCESS),
+        Command::Cluster(cluster) => cluster.run(),
     };
     match result {
         Ok(status) => status,

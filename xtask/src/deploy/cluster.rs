@@ -81,8 +81,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let cache = Cache::open()?;
     let of_node = kubernetes::node_programs(&cache)?;
     let others = [Programs::get(&cache)?.api_server, helm::get(&cache)?];
+    let plugin = project::plugin(&cache, project::GUEST)?;
     let mut put = Vec::new();
-    for program in of_node.into_iter().chain(others) {
+    for program in of_node.into_iter().chain(others).chain([plugin]) {
         let to = format!("usr/local/bin/{}", project::name(&program)?);
         put.push((program, to));
     }
