@@ -36,10 +36,12 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(not(feature = "kube"))]
 #[test]
 fn what_was_left_out_of_the_build_is_said() {
-    let said = output(&["run", "--kube"]);
-    let error = text(&said.stderr);
-    assert_eq!(said.status.code(), Some(1), "{error}");
-    assert!(error.contains("--features kube"), "{error}");
+    for arguments in [&["run", "--kube"][..], &["cluster", "top", "-o", "json"]] {
+        let said = output(arguments);
+        let error = text(&said.stderr);
+        assert_eq!(said.status.code(), Some(1), "{error}");
+        assert!(error.contains("--features kube"), "{error}");
+    }
 }
 
 #[test]
@@ -54,13 +56,16 @@ fn help_lists_what_works() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(
-        commands,
-        [
-            "run", "top", "watch", "table", "report", "doctor", "limit", "status", "health"
-        ]
-    );
-    for command in commands {
+    let of_the_node = [
+        "run", "top", "watch", "table", "report", "doctor", "limit", "status", "health",
+    ];
+    let of_the_cluster: &[&str] = if cfg!(feature = "kube") {
+        &["cluster"]
+    } else {
+        &[]
+    };
+    assert_eq!(commands, [&of_the_node[..], of_the_cluster].concat());
+    for command in of_the_node {
         let said = output(&[command, "--help"]);
         assert!(said.status.success());
         let help = text(&said.stdout);

@@ -192,6 +192,7 @@ fn the_list_and_the_reports() {
     assert!(told.contains("The report is in "), "{told}");
     let html = fs::read_to_string(&page).expect("a page");
     assert!(html.starts_with("<!doctype html>") && html.ends_with("</html>\n"));
+    assert_eq!(of(&["--incident", "1", "--html", "-"]), html, "printed");
     let parts = fs::read_dir(folder.path()).expect("a folder");
     let names: Vec<_> = parts
         .map(|entry| entry.expect("an entry").file_name())

@@ -275,7 +275,11 @@ fn changes(out: &mut String, report: &ClusterReport) {
 fn head(out: &mut String, columns: &[&str]) {
     out.push_str("<div class=\"scroll\" tabindex=\"0\">\n<table>\n<thead><tr>");
     for column in columns {
-        let _ = write!(out, "<th scope=\"col\">{column}</th>");
+        let class = match *column {
+            "who" | "why" => " class=\"words\"",
+            _ => "",
+        };
+        let _ = write!(out, "<th scope=\"col\"{class}>{column}</th>");
     }
     out.push_str("</tr></thead>\n<tbody>\n");
 }

@@ -126,6 +126,22 @@ incidents! {
     not_watched NotWatched,
 }
 
+#[test]
+fn the_workload_of_an_owner_is_told_where_the_journal_has_it() {
+    let scene = incidents::burst();
+    let report = report_of(&scene);
+    let owner = report.filled_by[0].owner.clone();
+    assert_eq!(report.filled_by[0].workload, None);
+    let (namespace, pod) = owner.split_once('/').expect("a pod");
+    scene.execute(&format!(
+        "UPDATE owner SET workload_kind = 'Deployment', workload = 'cart' WHERE pod = '{pod}'"
+    ));
+    let told = serde_json::to_value(report_of(&scene)).expect("JSON");
+    let expected =
+        serde_json::json!({"namespace": namespace, "kind": "Deployment", "name": "cart"});
+    assert_eq!(told["filled_by"][0]["workload"], expected);
+}
+
 /// One file that asks nobody for anything, and whose tags are in order.
 fn check_page(page: &str) {
     assert!(page.len() < 1 << 20, "{} bytes", page.len());

@@ -78,6 +78,7 @@ enum Command {
     Status(status::Status),
     #[command(after_help = examples::HEALTH)]
     Health(health::Health),
+    #[cfg_attr(not(feature = "kube"), command(hide = true))]
     Cluster(cluster::Cluster),
 }
 

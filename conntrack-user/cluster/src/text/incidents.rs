@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use ctpressure_model::words::{column, grouped, plural, seconds, shorten, time};
+use ctpressure_model::words::{clean, column, grouped, plural, seconds, shorten, time};
 
 use super::{
-    Look, WIDTH, answered, ending,
+    Look, answered, ending,
     table::{Row, left, right, table},
     wrap,
 };
@@ -114,6 +114,6 @@ fn detail(out: &mut String, incident: &FoldedIncident, look: Look) {
         incident.on.iter().max_by_key(|it| it.gravity())
     {
         let line = format!("   more   kubectl ctpressure report --node {node} --incident {number}");
-        let _ = writeln!(out, "{}", shorten(&line, WIDTH.max(line.chars().count())));
+        let _ = writeln!(out, "{}", clean(&line));
     }
 }

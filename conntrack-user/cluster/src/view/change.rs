@@ -65,7 +65,7 @@ struct Given<'a> {
     rank: usize,
 }
 
-/// All of it, what would have spared most first.
+/// All of it: first what nodes put first, and what lost most.
 pub(crate) fn changes<'a>(incidents: impl IntoIterator<Item = &'a NodeIncident>) -> Vec<Change> {
     let mut places: BTreeMap<Place<'_>, Vec<Given<'_>>> = BTreeMap::new();
     for incident in incidents {
@@ -84,7 +84,11 @@ pub(crate) fn changes<'a>(incidents: impl IntoIterator<Item = &'a NodeIncident>)
         .iter()
         .filter_map(|(place, given)| change(place, given))
         .collect();
-    changes.sort_by_key(|(rank, change)| (Reverse(change.lost), *rank, change.rule.clone()));
+    changes.sort_by_key(|(rank, change)| {
+        // What a node's own report advises second is worth half as much there, and so on.
+        let weight = change.lost / (*rank as u64 + 1);
+        (Reverse(weight), *rank, change.rule.clone())
+    });
     changes.into_iter().map(|(_, change)| change).collect()
 }
 
