@@ -42,7 +42,6 @@ type AdviceRule = fn(&Reading<'_>, &Cause) -> Option<Advice>;
 /// All rules, in the order in which their advice is given.
 const RULES: &[AdviceRule] = &[
     look_elsewhere,
-    other_instance,
     be_liberal,
     nat_ports,
     dns_clash,
@@ -58,6 +57,7 @@ const RULES: &[AdviceRule] = &[
     retries,
     dns_cache,
     timeouts::advice,
+    other_instance,
     watch,
 ];
 

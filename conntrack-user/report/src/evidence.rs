@@ -204,6 +204,7 @@ pub struct OwnerEvidence {
 
 /// What made a pod: the same on every node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct OwnerWorkload {
     pub(crate) namespace: String,
     /// `Deployment` and the like.

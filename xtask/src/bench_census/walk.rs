@@ -10,8 +10,11 @@ use crate::command;
 use crate::qemu::Machine;
 use crate::vm_command::Prepared;
 
-/// The most that a walk over the hash table takes of what `conntrack -L` takes, with owners, destinations and states.
+/// The most that a walk over the hash table takes of what `conntrack -L` takes, with owners, destinations and states, where many entries are
+/// alike. Where no two are there is no most: it is shown.
 const MOST_SHARE: f64 = 1.0 / 15.0;
+/// See [`WalkCost::kind`].
+const ALIKE: &str = "alike";
 /// The most memory, KiB.
 const MOST_MEMORY: u64 = 32 << 10;
 /// The longest that a CPU is held, microseconds.
@@ -151,7 +154,7 @@ impl WalkCosts {
         }
         for cost in walks {
             let share = self.share(cost).unwrap_or(f64::NAN);
-            if share.is_nan() || share > MOST_SHARE {
+            if share.is_nan() || cost.kind == ALIKE && share > MOST_SHARE {
                 lines.push(format!(
                     "a walk over {} {} entries takes {share:.3} of what `conntrack -L` takes; the most is {MOST_SHARE:.3}",
                     cost.entries, cost.kind
