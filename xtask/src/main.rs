@@ -82,7 +82,7 @@ enum Task {
     Chart(deploy::chart::Arguments),
     /// Check the manifests and the chart with kubectl, Helm and a real API server
     Manifests(deploy::manifests::Arguments),
-    /// Build the report program and kubectl-ctpressure for Windows and macOS: a copied journal is read there, a cluster looked at
+    /// Build the report program for Windows and macOS, where a copied journal is read, and kubectl-ctpressure for Windows
     ReportProgram(report_command::Arguments),
     /// Boot a kernel and run a script in it
     Vm(vm_command::Arguments),

@@ -1,4 +1,4 @@
-//! `cargo xtask report-program`: the report program, and kubectl-ctpressure, for other systems.
+//! `cargo xtask report-program`: the report program for other systems, and kubectl-ctpressure for Windows.
 
 use std::fs;
 

@@ -13,11 +13,10 @@ use crate::cache::{Cache, replace};
 use crate::command;
 use crate::files;
 
-/// Packages, and the program of each.
-const PROGRAMS: [(&str, &str); 2] = [
-    ("ctpressure-report", "ctpressure-report"),
-    ("ctpressure-cluster", "kubectl-ctpressure"),
-];
+/// A package, and its program.
+type Built = (&'static str, &'static str);
+const REPORT: Built = ("ctpressure-report", "ctpressure-report");
+const PLUGIN: Built = ("ctpressure-cluster", "kubectl-ctpressure");
 /// What cargo calls for Windows, and the package that has it.
 const MINGW: &str = "x86_64-w64-mingw32-gcc";
 const MINGW_PACKAGE: &str = "gcc-mingw-w64-x86-64-win32";
@@ -43,13 +42,22 @@ impl System {
         }
     }
 
+    /// What is built for it. On macOS the plugin checks certificates by Apple's frameworks (Security, CoreFoundation), of which zig has no
+    /// stubs: it is built on a Mac, by `cargo build`.
+    const fn programs(self) -> &'static [Built] {
+        match self {
+            Self::Windows => &[REPORT, PLUGIN],
+            Self::Macos => &[REPORT],
+        }
+    }
+
     /// Builds them; gives where they are, below the repository.
     pub(crate) fn build(self, cache: &Cache, profile: &str) -> Result<Vec<PathBuf>> {
         let mut cargo = match self {
             Self::Windows => with_mingw(cache)?,
             Self::Macos => with_zig(cache)?,
         };
-        for (package, _) in PROGRAMS {
+        for (package, _) in self.programs() {
             cargo.args(["--package", package]);
         }
         cargo.args(["--profile", profile, "--target", self.target()]);
@@ -65,7 +73,7 @@ impl System {
         };
         let folder: PathBuf = ["target", self.target(), folder].iter().collect();
         let mut programs = Vec::new();
-        for (_, name) in PROGRAMS {
+        for (_, name) in self.programs() {
             let program = folder.join(format!("{name}{ending}"));
             let path = command::repository().join(&program);
             let bytes = files::bytes(&path)?;

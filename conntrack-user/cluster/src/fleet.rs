@@ -103,7 +103,7 @@ pub(crate) fn fleet(pods: &[Pod], nodes: Option<&[String]>, wanted: &Wanted) -> 
     }
     if homeless > 0 {
         fleet.notes.push(format!(
-            "{homeless} of the agents' pods are on no node yet: `kubectl describe pod` says what they wait for"
+            "The agents' pods that are on no node yet: {homeless}. `kubectl describe pod` says what they wait for."
         ));
     }
     fleet.agents.sort_by(|a, b| by_name(&a.node, &b.node));

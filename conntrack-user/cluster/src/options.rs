@@ -52,7 +52,7 @@ pub(crate) struct AgentArgs {
     /// Nodes that are asked at a time
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) concurrency: u16,
-    /// How long each node may take, such as 4s or 1m [default: 3.5s; of doctor 10s, of reports 30s]
+    /// How long each node may take, such as 4s or 1m [default: 3.5s; of doctor and incidents 10s, of reports 30s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
 }

@@ -34,7 +34,7 @@ const INCOMPLETE: u8 = 3;
 
 /// How long a node may take for what its agent knows by heart.
 const SHORT: Duration = Duration::from_millis(3500);
-/// For a look around the node.
+/// For a look around the node, or into its journal.
 const LOOK: Duration = Duration::from_secs(10);
 /// For a report.
 const REPORT: Duration = Duration::from_secs(30);
@@ -257,7 +257,7 @@ impl DoctorCommand {
 impl IncidentsCommand {
     async fn run(self) -> anyhow::Result<ExitCode> {
         let asked = self.time.asked()?;
-        let reached = self.common.reach(&self.nodes.node, SHORT).await?;
+        let reached = self.common.reach(&self.nodes.node, LOOK).await?;
         let (coverage, journals) = journals::read(&reached, asked).await?;
         let view = crate::view::incidents::IncidentsView::new(coverage, asked, journals);
         let rows = self.rows.rows();

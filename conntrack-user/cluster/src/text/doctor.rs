@@ -20,13 +20,13 @@ pub(crate) fn doctor(view: &DoctorView, look: Look) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "{} looked at: {}, {} of them without one",
+        "{} looked at: {}; {} without one",
         answered(&view.coverage),
         match view.findings.len() {
             0 => "no finding".to_owned(),
             many => plural(many as u64, "finding", "different findings"),
         },
-        view.healthy
+        plural(view.healthy as u64, "node", "nodes")
     );
     for finding in &view.findings {
         out.push('\n');

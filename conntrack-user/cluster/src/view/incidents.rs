@@ -1,6 +1,9 @@
 //! `incidents`: the journals of all nodes in one list.
 
-use ctpressure_model::words::time::{Moment, parse, serialize_known_seconds, serialize_seconds};
+use ctpressure_model::words::{
+    plural,
+    time::{Moment, parse, serialize_known_seconds, serialize_seconds},
+};
 use serde::Serialize;
 
 use super::{OfNode, fold::FoldedIncident};
@@ -226,8 +229,8 @@ pub(crate) fn notes(asked: Asked, journals: &[Journal]) -> Vec<String> {
         .collect();
     if !late.is_empty() {
         notes.push(format!(
-            "The journals of {} nodes begin after the time that was asked for: {}.",
-            late.len(),
+            "What was recorded of {} begins after the time that was asked for: {}.",
+            plural(late.len() as u64, "node", "nodes"),
             crate::coverage::names(late)
         ));
     }
@@ -239,7 +242,8 @@ pub(crate) fn notes(asked: Asked, journals: &[Journal]) -> Vec<String> {
             .find_map(|it| Some((&it.node, it.answer.untold.first()?)));
         let why = why.map_or_else(String::new, |(node, why)| format!(" ({node}: {why})"));
         notes.push(format!(
-            "The cause of {untold} incidents was not asked for or not told{why}: they are folded by time and table only."
+            "Without a cause, which was not asked for or not told{why}: {}. These are folded by time and table only.",
+            plural(untold as u64, "incident", "incidents")
         ));
     }
     let bare = journals.iter().filter(|it| {
@@ -251,7 +255,8 @@ pub(crate) fn notes(asked: Asked, journals: &[Journal]) -> Vec<String> {
     let bare = bare.count();
     if bare > 0 {
         notes.push(format!(
-            "Of {bare} nodes the journals know no workloads, so pods stand by themselves: `run --kube` tells them."
+            "The journals of {} know no workloads, so pods stand by themselves: `run --kube` tells them.",
+            plural(bare as u64, "node", "nodes")
         ));
     }
     notes

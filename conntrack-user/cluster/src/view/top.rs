@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
+use ctpressure_model::words::plural;
 use serde::Serialize;
 
 use super::OfNode;
@@ -338,7 +339,8 @@ fn notes(answers: &[OfNode<TopAnswer>]) -> Vec<String> {
     let blind = blind.count();
     if blind > 0 {
         notes.push(format!(
-            "Agents on {blind} nodes know no workloads, so pods stand by themselves: `run --kube` tells them."
+            "Agents on {} know no workloads, so pods stand by themselves: `run --kube` tells them.",
+            plural(blind as u64, "node", "nodes")
         ));
     }
     let hidden: u64 = answers.iter().map(|it| it.answer.other_owners.number).sum();
@@ -348,7 +350,8 @@ fn notes(answers: &[OfNode<TopAnswer>]) -> Vec<String> {
             .filter_map(|it| it.answer.other_owners.live)
             .sum();
         notes.push(format!(
-            "{hidden} owners, the smallest of their nodes, are in no row, with {live} entries."
+            "The smallest owners of their nodes are in no row: {hidden}, with {}.",
+            plural(live, "entry", "entries")
         ));
     }
     notes
