@@ -12,7 +12,7 @@ use crate::{
     coverage::Coverage,
     fleet::Agent,
     shapes::{ListAnswer, ReportAnswer},
-    view::incidents::{Asked, Journal, JournalAnswer, of_node},
+    view::journal::{Asked, Journal, JournalAnswer, of_node},
 };
 
 /// Incidents of a node whose causes are asked for: the gravest.

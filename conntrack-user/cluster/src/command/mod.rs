@@ -94,7 +94,7 @@ impl RowArgs {
     }
 }
 
-/// What `top` takes.
+/// Rows bound the text only: JSON has every owner of every node. Each node has 3.5 s.
 #[derive(Args, Debug)]
 pub struct TopCommand {
     #[command(flatten)]
@@ -105,7 +105,7 @@ pub struct TopCommand {
     common: Common,
 }
 
-/// What `incidents` takes.
+/// Incidents that were not over before `--since`, by this machine's clock, whose causes the nodes' own reports tell. Each node has 10 s.
 #[derive(Args, Debug)]
 pub struct IncidentsCommand {
     #[command(flatten)]
@@ -118,7 +118,7 @@ pub struct IncidentsCommand {
     common: Common,
 }
 
-/// What `doctor` takes.
+/// Each node looks around for about a second, and has 10 s.
 #[derive(Args, Debug)]
 pub struct DoctorCommand {
     #[command(flatten)]
@@ -127,7 +127,7 @@ pub struct DoctorCommand {
     common: Common,
 }
 
-/// What `limit` takes.
+/// Asks only: nothing sets a limit from here. Each node has 3.5 s.
 #[derive(Args, Debug)]
 pub struct LimitCommand {
     #[command(flatten)]

@@ -15,7 +15,7 @@ use ctpressure_report::write_whole;
 use super::{Common, REPORT, journals, since, status};
 use crate::{answer::Ran, coverage::Why, page::page, text, view::report::ClusterReport};
 
-/// What `report` takes.
+/// Either a node, whose agent makes the report, or the whole cluster, whose report is made here of the nodes' own. Each node has 30 s.
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("whose").required(true).args(["node", "cluster_wide"]))]
 pub struct ReportCommand {

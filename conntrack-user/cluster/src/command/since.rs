@@ -8,7 +8,7 @@ use ctpressure_model::{
     words::time::{self, Moment, NotATime},
 };
 
-use crate::view::incidents::Asked;
+use crate::view::journal::Asked;
 
 /// From when, and until when.
 #[derive(Args, Clone, Debug)]

@@ -14,7 +14,8 @@ use crate::{
     shapes::pressure,
     view::{
         fold::FoldedIncident,
-        incidents::{Asked, IncidentsView, NodeIncident},
+        incidents::IncidentsView,
+        journal::{Asked, NodeIncident},
     },
 };
 

@@ -8,7 +8,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use ctpressure_model::words::{grouped, plural};
 use serde::Serialize;
 
-use super::incidents::{AdviceOfNode, NodeIncident, Told};
+use super::journal::{AdviceOfNode, NodeIncident, Told};
 use crate::{
     coverage::{by_name, names},
     shapes::Who,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ctpressure_model::words::time::serialize_seconds;
 use serde::Serialize;
 
-use super::incidents::NodeIncident;
+use super::journal::NodeIncident;
 use crate::{
     coverage::by_name,
     shapes::{Who, pressure},
@@ -142,7 +142,7 @@ fn one(on: Vec<NodeIncident>) -> Option<FoldedIncident> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::view::incidents::{Details, Told};
+    use crate::view::journal::{Details, Told};
 
     /// An incident of the host's table that a workload made.
     pub(crate) fn incident(

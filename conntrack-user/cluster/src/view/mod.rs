@@ -4,6 +4,7 @@ pub(crate) mod change;
 pub(crate) mod doctor;
 pub(crate) mod fold;
 pub(crate) mod incidents;
+pub(crate) mod journal;
 pub(crate) mod limit;
 pub(crate) mod report;
 pub(crate) mod top;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{
     change::{Change, changes},
     fold::{FoldedIncident, fold},
-    incidents::{Asked, Journal, NodeIncident, notes},
+    journal::{Asked, Journal, NodeIncident, notes},
 };
 use crate::{
     coverage::{Coverage, by_name},
