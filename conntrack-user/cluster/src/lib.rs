@@ -25,7 +25,7 @@ mod shapes;
 mod text;
 mod view;
 
-pub use command::{ClusterCommand, NAME};
+pub use command::{ClusterCommand, NAME, for_kubectl};
 
 /// What the program `kubectl-ctpressure` takes: for checking command lines that are written down somewhere.
 pub fn definition() -> clap::Command {

@@ -101,7 +101,7 @@ pub struct ExceededAllowance {
     pub interface: String,
     /// The allowance: `conntrack`, `bw_in`, `bw_out`, `pps`, `linklocal`.
     pub allowance: String,
-    /// How many.
+    /// Packets that came to the count in the focus.
     pub packets: u64,
 }
 

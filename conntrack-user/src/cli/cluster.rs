@@ -6,6 +6,7 @@ use clap::Args;
 
 #[cfg(not(feature = "kube"))]
 use super::Failure;
+use super::examples;
 
 /// One view over the agents of all nodes: what `kubectl ctpressure` does
 ///
@@ -13,7 +14,7 @@ use super::Failure;
 /// 1 after an error, 2 after wrong usage, 3 if some nodes did not answer.
 #[cfg(feature = "kube")]
 #[derive(Args, Debug)]
-#[command(subcommand_required = true)]
+#[command(subcommand_required = true, after_help = examples::CLUSTER)]
 pub(super) struct Cluster {
     #[command(subcommand)]
     command: ctpressure_cluster::ClusterCommand,
@@ -29,7 +30,7 @@ impl Cluster {
 /// One view over the agents of all nodes (needs the cargo feature `kube`)
 #[cfg(not(feature = "kube"))]
 #[derive(Args, Debug)]
-#[command(disable_help_flag = true)]
+#[command(disable_help_flag = true, after_help = examples::CLUSTER)]
 pub(super) struct Cluster {
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,

@@ -61,6 +61,11 @@ Examples:
   ctpressure status
   ctpressure status --socket /run/ctpressure/ctpressure.sock";
 
+pub(super) const CLUSTER: &str = "\
+Examples:
+  ctpressure cluster top
+  ctpressure cluster report --cluster --since 24h --html page.html";
+
 pub(super) const HEALTH: &str = "\
 Examples:
   ctpressure health            # for a liveness probe
@@ -96,7 +101,7 @@ mod tests {
                 .map(str::trim)
                 .filter(|line| !line.is_empty())
             {
-                let words = line.split('#').next().unwrap_or_default();
+                let words = line.split(['#', '|']).next().unwrap_or_default();
                 let words: Vec<&str> = words.split_whitespace().collect();
                 Cli::try_parse_from(&words)
                     .unwrap_or_else(|error| panic!("{name}: {line}: {error}"));

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,6 +38,8 @@ pub(crate) fn unknown(object: &Value) -> Result<Vec<String>> {
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
             again::<ClusterRoleBinding>(object)
         }
+        ("rbac.authorization.k8s.io/v1", "Role") => again::<Role>(object),
+        ("rbac.authorization.k8s.io/v1", "RoleBinding") => again::<RoleBinding>(object),
         ("scheduling.k8s.io/v1", "PriorityClass") => again::<PriorityClass>(object),
         ("monitoring.coreos.com/v1", "PodMonitor") => again::<PodMonitor>(object),
         ("monitoring.coreos.com/v1", "PrometheusRule") => again::<PrometheusRule>(object),

@@ -22,10 +22,13 @@ use crate::{
 };
 
 mod answers;
+mod examples;
 mod journals;
 mod report;
 mod since;
 mod watch;
+
+pub use examples::for_kubectl;
 
 /// The program's name, by which kubectl finds it.
 pub const NAME: &str = "kubectl-ctpressure";
@@ -49,16 +52,22 @@ const END: Duration = Duration::from_millis(200);
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
     /// Who fills the tables of the whole cluster, and which node is full first
+    #[command(after_help = examples::TOP)]
     Top(TopCommand),
     /// All nodes' journals in one list; the same incident on many nodes is one
+    #[command(after_help = examples::INCIDENTS)]
     Incidents(IncidentsCommand),
     /// What happened: of one node, or of the whole cluster on one page
+    #[command(after_help = examples::REPORT)]
     Report(report::ReportCommand),
     /// What is wrong or risky, with the nodes that have it, the worst first
+    #[command(after_help = examples::DOCTOR)]
     Doctor(DoctorCommand),
     /// Drops and evictions of all nodes as they happen
+    #[command(after_help = examples::WATCH)]
     Watch(watch::WatchCommand),
     /// What limits the tables, and where that is not the same
+    #[command(after_help = examples::LIMIT)]
     Limit(LimitCommand),
 }
 

