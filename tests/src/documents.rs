@@ -37,6 +37,7 @@ documents! {
     "deploy/runbooks/CtpressureCountsDisagree.md",
     "deploy/runbooks/CtpressureEventsLost.md",
     "deploy/runbooks/CtpressureExpectationsFull.md",
+    "deploy/runbooks/CtpressureInstanceAllowanceExceeded.md",
     "deploy/runbooks/CtpressureLimitChanged.md",
     "deploy/runbooks/CtpressureLimitFight.md",
     "deploy/runbooks/CtpressureLossesWithoutOwner.md",
