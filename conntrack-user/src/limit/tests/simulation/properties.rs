@@ -154,7 +154,10 @@ proptest! {
                 let limit = as_count(as_f64(simulation.size.limit) * part).max(64);
                 simulation.set_by_somebody_else(limit);
             }
-            if let Some(seconds) = stretch.foreign_timeout {
+            // To set what is set already changes nothing that anybody could see.
+            if let Some(seconds) = stretch.foreign_timeout
+                && simulation.size.time_wait != Some(seconds)
+            {
                 simulation.time_wait_set_by_somebody_else(seconds);
             }
         }
