@@ -240,7 +240,7 @@ async fn the_text_fits_a_terminal_whoever_chose_the_names() {
 /// Where nothing hides that a machine has other things to do: the best of some runs counts.
 #[tokio::test]
 async fn two_hundred_nodes_take_less_than_five_seconds() {
-    const TRIES: usize = 3;
+    const TRIES: usize = 6;
     let more = if cfg!(debug_assertions) { 40 } else { 250 };
     // Made before: the stand-in is not what is measured.
     let answers: Vec<Vec<u8>> = (0..NODES)
