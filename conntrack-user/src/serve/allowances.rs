@@ -11,6 +11,7 @@ use crate::{
         Root,
         allowances::{self, AllowanceSums, InterfaceAllowances},
     },
+    probes::privileges,
     sys::{lock::locked, priority},
 };
 
@@ -42,6 +43,8 @@ impl AllowanceWatch {
 }
 
 fn look(watch: &Weak<AllowanceWatch>) {
+    // Drivers are asked without any.
+    privileges::drop_all("allowances");
     let root = Root::system();
     let mut sums = AllowanceSums::default();
     loop {

@@ -174,19 +174,19 @@ fn check_capabilities(checks: &mut Checks, agent: &Agent) -> Result<()> {
             .map(|bit| 1_u64 << bit)
             .iter()
             .sum();
-        // Whoever can reach the port talks to this one: it has none, and can get none by starting a program.
-        let talks = name == "http";
+        // Whoever can reach the port talks to one of these, the other asks drivers: they have none, and can get none by starting a program.
+        let is_bare = ["allowances", "http"].contains(&name.as_str());
         for set in ["CapPrm:", "CapEff:", "CapInh:", "CapBnd:", "CapAmb:"] {
             let has = u64::from_str_radix(&field(set), 16)
                 .with_context(|| format!("{set} of the thread {name}"))?;
             let expected = match set {
                 "CapInh:" | "CapAmb:" => 0,
-                _ if talks => 0,
+                _ if is_bare => 0,
                 _ => kept,
             };
             checks.equal(format!("{set} {name}"), has, "kept", expected);
         }
-        if talks {
+        if is_bare {
             let sealed = field("NoNewPrivs:");
             checks.holds(sealed == "1", || format!("NoNewPrivs: {sealed} of {name}"));
         }
