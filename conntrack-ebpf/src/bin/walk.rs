@@ -86,13 +86,13 @@ mod program {
             return None;
         }
         // SAFETY: a live element of the map; the helper checks the other address, and fills the place with zeroes if it fails.
-        unsafe {
+        let failed = unsafe {
             generated::bpf_probe_read_kernel(
                 (&raw mut (*entry).bytes).cast(),
                 ENTRY_BYTES as u32,
                 address as *const c_void,
-            );
-        }
+            )
+        };
         // SAFETY: as above; members of integers, each at a multiple of its size.
         let (next, net, status, direction) = unsafe {
             let bytes = (&raw const (*entry).bytes).cast::<u8>();
@@ -116,7 +116,7 @@ mod program {
         }
         Some(Copied {
             next,
-            is_original: direction == 0,
+            is_original: failed == 0 && direction == 0,
             // Another entry may be made in that memory now, which is in no table yet.
             counts: status & CONFIRMED != 0,
             is_wanted: walk.only == 0 || walk.only == walk.netns,
@@ -125,7 +125,7 @@ mod program {
 
     struct Copied {
         next: u64,
-        /// What should be its first node is one.
+        /// What should be its first node can be read, and is one.
         is_original: bool,
         counts: bool,
         is_wanted: bool,

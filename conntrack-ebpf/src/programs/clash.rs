@@ -12,7 +12,8 @@ use conntrack_ebpf::{counter::Counter, record::DropReason};
 use super::{
     emit, globals, insert,
     maps::{CLASHED, count_atomic, settle, state},
-    read::{self, ByHelper},
+    memory::ByHelper,
+    read,
     sender::At,
 };
 

@@ -12,8 +12,8 @@ use conntrack_ebpf::{
 use super::{
     emit, insert,
     maps::{CLASHED, count_atomic, state, take_settled},
-    owner,
-    read::{self, ByHelper, Memory as _, Typed},
+    memory::{ByHelper, Memory as _, Typed},
+    owner, read,
     sender::{self, At},
 };
 
@@ -75,7 +75,7 @@ fn arrived(state: *mut PerCpuState, pending: *mut Pending, skb: u64, verdict: u3
     if due & DUE_SOCKET != 0 {
         // No task sends it: see `insert.rs`.
         let mut head = MaybeUninit::uninit();
-        let entry = ByHelper::entry(ct, &mut head);
+        let entry = <ByHelper>::entry(ct, &mut head);
         let party = owner::entered_by_socket::<ByHelper>(state, origin.cgroup, &entry, false);
         record.origin.owner = party.slot() as u16;
         record.header.flags = owner::flags(party);

@@ -11,8 +11,8 @@ use conntrack_ebpf::{counter::Counter, frame::Frame, owner::Party, state::PerCpu
 use super::{
     emit, globals,
     maps::{FRAMES, count, count_atomic, early_drop_is_open, state},
-    owner,
-    read::{self, ByHelper, ByOneRead, Entry as _, Memory, Typed},
+    memory::{self, ByHelper, Entry as _, Memory, Typed},
+    owner, read,
 };
 
 /// `IPS_ASSURED`: `early_drop` spares these; one that goes inside it was expired.
@@ -92,8 +92,8 @@ fn delete_fentry(ctx: FEntryContext) -> u32 {
 #[kprobe]
 fn delete_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(ct) = ctx.arg(0) {
-        if read::is_entry_in_one_piece() {
-            left_the_table::<ByOneRead>(ct);
+        if memory::is_entry_in_one_piece() {
+            left_the_table::<ByHelper<true>>(ct);
         } else {
             left_the_table::<ByHelper>(ct);
         }

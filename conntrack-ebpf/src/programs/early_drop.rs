@@ -19,7 +19,7 @@ use conntrack_ebpf::{
 use super::{
     emit,
     maps::{FRAMES, count_atomic, early_drops_changed, is_armed, state},
-    owner, read,
+    memory, owner, read,
     sender::{self, At},
 };
 
@@ -55,7 +55,7 @@ fn describe(frame: &mut Frame, state: *mut PerCpuState, net: u64, hash: u32, id:
         return;
     }
     // SAFETY: the frame is a live map value.
-    unsafe { read::copy_tuple_at(flow.tuple, &raw mut frame.cause) };
+    unsafe { memory::copy_tuple_at(flow.tuple, &raw mut frame.cause) };
     frame.known = u8::from(frame.cause.l3num != 0);
     (frame.origin, frame.flags) = emit::origin(skb, 0, At::Begin);
     // What is made by request has no sender.

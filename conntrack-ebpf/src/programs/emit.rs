@@ -15,8 +15,8 @@ use conntrack_ebpf::{
 use super::{
     globals,
     maps::{EVENTS, count_atomic},
-    owner,
-    read::{self, ByHelper, Memory},
+    memory::{ByHelper, Memory},
+    owner, read,
     sender::{self, At},
 };
 

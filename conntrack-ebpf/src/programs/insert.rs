@@ -15,8 +15,8 @@ use conntrack_ebpf::{
 use super::{
     emit, globals,
     maps::{count, count_atomic, insert_budget, is_armed, state, wake_if_due},
-    new_flow, owner,
-    read::{self, ByHelper, Entry as _, Memory, Typed},
+    memory::{ByHelper, Entry as _, Memory, Typed},
+    new_flow, owner, read,
     sender::{self, At},
 };
 

@@ -12,6 +12,7 @@ mod emit;
 mod globals;
 mod insert;
 mod maps;
+mod memory;
 mod new_flow;
 mod owner;
 mod read;

@@ -14,8 +14,8 @@ use conntrack_ebpf::{
 
 use super::{
     maps::{is_armed, state},
-    owner,
-    read::{self, ByHelper},
+    memory::{self, ByHelper},
+    owner, read,
     sender::{self, At},
 };
 
@@ -47,7 +47,7 @@ fn remember_socket(net: u64, tuple: u64, skb: u64) {
         net,
     };
     // SAFETY: a local of the right type.
-    unsafe { read::copy_tuple_at(tuple, &raw mut key.tuple) };
+    unsafe { memory::copy_tuple_at(tuple, &raw mut key.tuple) };
     key.tuple.dir = 0;
     let _: Result<(), i32> = SOCKETS.insert(key, cgroup, 0);
 }

@@ -21,8 +21,8 @@ use conntrack_ebpf::{
 use super::{
     globals,
     maps::{self, add_one, count_atomic},
-    read::{self, ByHelper, Entry, Memory},
-    tags,
+    memory::{ByHelper, Entry, Memory},
+    read, tags,
 };
 
 /// Addresses of owners: two tables, of which each CPU's state says which is read. One element, whose address the code
@@ -271,7 +271,7 @@ pub(super) fn of_packet(state: *mut PerCpuState, tuple: &Tuple, net: u64, cgroup
 #[inline(always)]
 pub(super) fn of_lost_entry(state: *mut PerCpuState, ct: u64, cgroup: u64) -> Party {
     let mut head = MaybeUninit::uninit();
-    let entry = ByHelper::entry(ct, &mut head);
+    let entry = <ByHelper>::entry(ct, &mut head);
     let entering = of_entry::<ByHelper>(state, &entry);
     if entering.asks_socket() {
         charge::by_socket(slot_of_cgroup(state, cgroup)).party

@@ -12,7 +12,8 @@ use conntrack_ebpf::global::{MISSING, PREEMPT_VARIABLE};
 
 use super::{
     globals,
-    read::{self, Memory as _, Typed},
+    memory::{Memory as _, Typed},
+    read,
 };
 
 /// Bits of the preempt count that are set while softirqs are off or one is served, in a hard interrupt and in an NMI

@@ -17,7 +17,8 @@ use conntrack_ebpf::{
 use super::{
     globals,
     maps::add,
-    read::{self, Entry, Memory},
+    memory::{Entry, Memory},
+    read,
 };
 
 /// Maps `TagKey -> Tag`: user space makes this an array of maps (`conntrack-user/src/probes/tags.rs`), since aya's section of

@@ -134,13 +134,17 @@ impl HashWalk {
             RunEnd::Begun => {}
             end => return Err(no_walk(end)),
         }
+        // The first bucket of a run.
+        let mut first = 0;
         // Where the bucket of the entries that come next begins.
         let mut bucket: Vec<u64> = Vec::new();
         loop {
             self.make_ready();
             let walk = self.program.run()?;
             match RunEnd::of(walk.end) {
-                RunEnd::Copied => {}
+                // What makes no headway would go on for ever.
+                RunEnd::Copied if walk.bucket > first => first = walk.bucket,
+                RunEnd::Copied => return Err(NoHashWalk::Unreadable),
                 end => return Err(no_walk(end)),
             }
             let held = walk.ended_ns.saturating_sub(walk.began_ns);
