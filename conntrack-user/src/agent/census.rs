@@ -9,7 +9,6 @@ use std::{
 
 use conntrack_ebpf::owner::{Party, UNKNOWN};
 use ctpressure_model::{events::OwnersBySlot, verdict::Composition};
-use serde::Serialize;
 
 use crate::{
     census::{Alike, AlikeEntries, Charging, CompositionCount, TagSeen, sighting},
@@ -21,7 +20,7 @@ use crate::{
     },
     owners::Sighting,
     probes::TagReader,
-    walk::{EntryCounter, TableWalker},
+    walk::{CensusSource, EntryCounter, TableWalker},
 };
 
 /// How long the tables of other namespaces than the host's may be walked, if the host's takes less: each walk goes through the hash
@@ -70,55 +69,6 @@ pub(super) struct CensusResult {
     /// Where the entries came from.
     pub(super) source: Option<CensusSource>,
     pub(super) took: Duration,
-}
-
-/// Where the entries of a census came from, for `ctpressure status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum CensusSource {
-    /// The kernel's hash table, which a program walked over.
-    Hash {
-        /// How often it began anew, since the kernel made another hash table meanwhile.
-        restarts: u32,
-        /// Buckets that it went over again, since entries had moved meanwhile.
-        torn_buckets: u64,
-        /// Entries whose memory held none any more when it was copied.
-        unreadable: u64,
-        /// The longest time that a CPU was held, nanoseconds.
-        cpu_held_ns: u64,
-    },
-    /// The kernel's list of each network namespace.
-    Ctnetlink {
-        /// Why not the hash table.
-        reason: String,
-    },
-}
-
-impl CensusSource {
-    fn of(walker: &TableWalker) -> Self {
-        match walker.stats() {
-            Some(stats) => Self::Hash {
-                restarts: stats.restarts,
-                torn_buckets: stats.walked.torn,
-                unreadable: stats.walked.unreadable,
-                cpu_held_ns: stats.walked.held_ns,
-            },
-            None => Self::Ctnetlink {
-                reason: walker
-                    .no_hash_walk()
-                    .map_or_else(String::new, ToString::to_string),
-            },
-        }
-    }
-
-    /// Times that the walk began anew.
-    pub(super) const fn restarts(&self) -> u32 {
-        match self {
-            Self::Hash { restarts, .. } => *restarts,
-            Self::Ctnetlink { .. } => 0,
-        }
-    }
 }
 
 /// One that is under way.
@@ -274,7 +224,7 @@ impl Census {
         if !self.walk_hash(walker, &root, &all) {
             self.list(&root, namespaces, &held, first);
         }
-        self.found.source = Some(CensusSource::of(walker));
+        self.found.source = Some(walker.source());
         self.found.took = began.elapsed();
         self.found
     }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::census::{Census, CensusOrder, CensusResult, CensusSource};
+use super::census::{Census, CensusOrder, CensusResult};
 use crate::{
     kernel::Root,
     sys::priority,
-    walk::{TableWalker, WalkSource},
+    walk::{CensusSource, TableWalker, WalkSource},
 };
 
 /// How often there is a census.

@@ -271,8 +271,7 @@ impl Table {
             tables,
             filtered: self.filter() != Filter::default(),
             summary: census.summary(self.top as usize),
-            no_hash_walk: walker.no_hash_walk().cloned(),
-            hash_walk: walker.stats(),
+            source: walker.source(),
             problems,
         })
     }

@@ -8,9 +8,11 @@ mod error;
 mod hash;
 mod hertz;
 mod program;
+mod source;
 mod symbol_program;
 mod symbols;
 mod tables;
 
 pub(crate) use error::NoHashWalk;
-pub(crate) use tables::{EntryCounter, HashWalkStats, TableWalker, WalkSource};
+pub(crate) use source::CensusSource;
+pub(crate) use tables::{EntryCounter, TableWalker, WalkSource};

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use hashbrown::HashMap;
 
 use super::{
-    NoHashWalk,
+    CensusSource, NoHashWalk,
     hash::{HashWalk, HashWalked},
 };
 use crate::{
@@ -39,10 +39,10 @@ pub(crate) enum WalkSource {
 
 /// What the last walk over the hash table was like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HashWalkStats {
-    pub(crate) walked: HashWalked,
+struct HashWalkStats {
+    walked: HashWalked,
     /// How often it began anew.
-    pub(crate) restarts: u32,
+    restarts: u32,
 }
 
 /// Reads tables.
@@ -79,9 +79,21 @@ impl TableWalker {
         self.hash.as_ref().err().or(self.failed.as_ref())
     }
 
-    /// What the last walk over the hash table was like; `None`: the entries came from ctnetlink.
-    pub(crate) const fn stats(&self) -> Option<HashWalkStats> {
-        self.stats
+    /// Where the entries of the last walk came from.
+    pub(crate) fn source(&self) -> CensusSource {
+        match self.stats {
+            Some(stats) => CensusSource::Hash {
+                restarts: stats.restarts,
+                torn_buckets: stats.walked.torn,
+                unreadable: stats.walked.unreadable,
+                cpu_held_ns: stats.walked.held_ns,
+            },
+            None => CensusSource::Ctnetlink {
+                reason: self
+                    .no_hash_walk()
+                    .map_or_else(String::new, ToString::to_string),
+            },
+        }
     }
 
     /// Counts every entry of each namespace's table: in any order, from the hash table in one pass for all. `make` makes the counter; it

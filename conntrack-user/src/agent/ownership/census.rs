@@ -15,11 +15,12 @@ use super::{
 };
 use crate::{
     agent::{
-        census::{CensusOrder, CensusResult, CensusSource, states_by_slot},
+        census::{CensusOrder, CensusResult, states_by_slot},
         recount::Recount,
     },
     census::Charging,
     probes::Probes,
+    walk::CensusSource,
 };
 
 /// Censuses after attaching that come soon one after another to find out what was there before. Later ones narrow the bounds of an

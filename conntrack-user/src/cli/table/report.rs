@@ -12,7 +12,7 @@ use super::targets::WalkedTable;
 use crate::{
     census::{Labels, Summary, SummaryRows, text},
     sys::netns::Inode,
-    walk::{HashWalkStats, NoHashWalk},
+    walk::CensusSource,
 };
 
 /// What a changed hash table means.
@@ -32,10 +32,8 @@ pub(super) struct CensusReport {
     pub(super) summary: Summary,
     /// What tables are full of that more room would only hold more of.
     pub(super) verdicts: BTreeMap<Inode, Vec<Verdict>>,
-    /// Why the entries came from ctnetlink; `None`: they were read in the hash table.
-    pub(super) no_hash_walk: Option<NoHashWalk>,
-    /// What the walk over it was like.
-    pub(super) hash_walk: Option<HashWalkStats>,
+    /// Where the entries came from.
+    pub(super) source: CensusSource,
     /// Tables that could not be read, and why.
     pub(super) problems: Vec<String>,
 }
@@ -141,21 +139,6 @@ impl CensusReport {
         out
     }
 
-    /// Where the entries came from, and what that was like.
-    fn source(&self) -> Source {
-        match self.hash_walk {
-            Some(stats) => Source::Hash {
-                restarts: stats.restarts,
-                torn_buckets: stats.walked.torn,
-                unreadable: stats.walked.unreadable,
-                cpu_held_ns: stats.walked.held_ns,
-            },
-            None => Source::Ctnetlink {
-                reason: self.no_hash_walk.as_ref().map(ToString::to_string),
-            },
-        }
-    }
-
     pub(super) fn document(&self, labels: &Labels<'_>) -> CensusDocument {
         let tables = self.tables.iter().map(|table| TableRow {
             netns: table.netns,
@@ -179,7 +162,7 @@ impl CensusReport {
             tables: tables.collect(),
             interrupted: self.changed(),
             unreadable: self.unreadable(),
-            source: self.source(),
+            source: self.source.clone(),
             problems: self.problems.clone(),
         }
     }
@@ -201,7 +184,7 @@ pub(in crate::cli) struct CensusDocument {
     /// Entries that could not be read.
     unreadable: u64,
     /// Where the entries came from.
-    source: Source,
+    source: CensusSource,
     /// Tables that could not be read, and why.
     problems: Vec<String>,
 }
@@ -235,28 +218,6 @@ struct TableRow {
     interrupted: bool,
     /// Entries that could not be read.
     unreadable: u64,
-}
-
-/// Where entries came from.
-#[derive(Debug, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(tag = "kind", rename_all = "lowercase")]
-enum Source {
-    /// The kernel's hash table.
-    Hash {
-        /// How often a pass began anew.
-        restarts: u32,
-        /// Buckets that changed while they were read.
-        torn_buckets: u64,
-        unreadable: u64,
-        /// For how long a CPU was held at most, nanoseconds.
-        cpu_held_ns: u64,
-    },
-    /// A listing by netlink.
-    Ctnetlink {
-        /// Why not the hash table; null: it was asked for.
-        reason: Option<String>,
-    },
 }
 
 /// What is at least one in a hundred of the table.

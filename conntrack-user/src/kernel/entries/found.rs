@@ -18,7 +18,7 @@ pub(crate) trait FoundEntry {
 }
 
 /// UDP, whose source port may tell a tunnel.
-pub(crate) const UDP: u8 = 17;
+const UDP: u8 = 17;
 
 /// Ports, and others of which the lowest six bits are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
