@@ -116,12 +116,9 @@ fn look_elsewhere(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
 
 /// Where the kernel's table was full too it is said beside the rest: more room would not help against this.
 fn other_instance(reading: &Reading<'_>, _: &Cause) -> Option<Advice> {
-    let first = reading.evidence.node.allowances.first()?;
-    let of_connections = reading.evidence.node.allowances.iter();
-    let of_connections = of_connections
-        .filter(|one| one.allowance == "conntrack")
-        .count()
-        > 0;
+    let all = &reading.evidence.node.allowances;
+    let first = all.first()?;
+    let of_connections = all.iter().any(|one| one.allowance == "conntrack");
     let what = if of_connections {
         "Take a larger instance, or fewer connections through it: security group rules that are not tracked (all \
          traffic allowed both ways), connections that live longer, more nodes. A higher nf_conntrack_max does not help against this."

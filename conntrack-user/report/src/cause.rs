@@ -4,7 +4,9 @@
 use conntrack_ebpf::record::DropReason;
 use ctpressure_model::{
     pressure::state::Pressure,
-    words::{allowance_name, figure, grouped, per_second, plural, seconds, share_f64},
+    words::{
+        allowance_drops, allowance_name, figure, grouped, per_second, plural, seconds, share_f64,
+    },
 };
 use serde::Serialize;
 
@@ -186,10 +188,12 @@ fn not_watched(reading: &Reading<'_>) -> Option<Cause> {
     })
 }
 
+/// Only those beyond which packets are dropped: that bandwidth was used up for a moment says nothing about lost connections.
 fn instance_allowance(reading: &Reading<'_>) -> Option<Cause> {
-    let most = reading.evidence.node.allowances.iter();
+    let all = reading.evidence.node.allowances.iter();
+    let dropped = all.filter(|allowance| allowance_drops(&allowance.allowance));
     let most =
-        most.max_by_key(|allowance| (allowance.allowance == "conntrack", allowance.packets))?;
+        dropped.max_by_key(|allowance| (allowance.allowance == "conntrack", allowance.packets))?;
     if reading.lost + reading.evictions > 0 {
         return None;
     }

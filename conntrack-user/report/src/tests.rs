@@ -116,6 +116,7 @@ incidents! {
     table_of_a_pod Burst,
     not_conntrack NotConntrack,
     instance_allowance InstanceAllowance,
+    instance_bandwidth NotConntrack,
     full_and_instance_allowance Burst,
     invalid_packets Invalid,
     time_wait TimeWait,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Style};
 use ctpressure_model::{
     cost::{MemoryRange, chance::chain_too_long},
-    words::{bytes, chance, clean, figure, grouped, share},
+    words::{self, bytes, chance, figure, grouped, share},
 };
 use serde::Serialize;
 
@@ -369,26 +369,9 @@ fn write_finding(out: &mut String, finding: &Finding, colour: bool) {
     part("id", id);
 }
 
-/// Writes words into lines, of which all but the first are indented. A word that is longer than a line is
-/// not broken: it may be a command. What would move the cursor is replaced.
+/// Writes words into lines, see [`words::wrap`].
 fn wrapped(out: &mut String, first: &str, text: &str) {
-    let mut line = first.to_owned();
-    let mut empty = true;
-    for word in text.split(' ') {
-        let word = clean(word);
-        let needs = line.chars().count() + usize::from(!empty) + word.chars().count();
-        if !empty && needs > WIDTH {
-            let _ = writeln!(out, "{}", line.trim_end());
-            line = " ".repeat(INDENT);
-            empty = true;
-        }
-        if !empty {
-            line.push(' ');
-        }
-        line += &word;
-        empty = false;
-    }
-    let _ = writeln!(out, "{}", line.trim_end());
+    words::wrap(out, first, text, INDENT, WIDTH);
 }
 
 #[cfg(test)]

@@ -177,34 +177,40 @@ unsafe fn ask(socket: &OwnedFd, interface: &str, data: *mut libc::c_char) -> io:
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{collections::HashSet, thread};
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::{super::netlink::tests::ip, *};
 
     #[test]
     fn a_driver_without_statistics_and_no_interface_at_all() {
         assert!(statistics("no-such-device").is_err());
         assert!(statistics("a-name-that-is-too-long").is_err());
-        // The loopback device has no driver to ask, or one that counts nothing.
-        if let Ok(found) = statistics("lo") {
-            assert_eq!(found.values, []);
-        }
+        let found = statistics("lo").map(|found| found.values);
+        assert!(found.is_err() || found.is_ok_and(|values| values.is_empty()));
     }
 
     #[test]
-    fn a_veth_counts_what_passes() {
-        // Names of statistics are those of the driver (`veth_get_strings`); made by whoever may.
-        let Ok(interfaces) = std::fs::read_dir("/sys/class/net") else {
-            return;
-        };
-        for interface in interfaces.flatten() {
-            let name = interface.file_name().to_string_lossy().into_owned();
-            let Ok(found) = statistics(&name) else {
-                continue;
-            };
-            assert!(!found.driver.is_empty(), "{name}");
-            assert!(
-                found.values.iter().all(|(name, _)| !name.is_empty()),
+    fn a_veth_counts_what_passes_and_knows_its_peer() {
+        let of_its_own = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace (help: run as root)");
+            ip("link add ctp-a type veth peer name ctp-b");
+            let found = statistics("ctp-a").expect("a driver");
+            assert_eq!(found.driver, "veth");
+            // `veth_get_ethtool_stats`: the number of the interface at the other end.
+            // SAFETY: a string that ends.
+            let peer = unsafe { libc::if_nametoindex(c"ctp-b".as_ptr()) };
+            assert_ne!(peer, 0, "the peer has a number");
+            let told = found.values.iter().find(|(name, _)| name == "peer_ifindex");
+            assert_eq!(
+                told.map(|(_, value)| *value),
+                Some(peer.into()),
                 "{found:?}"
             );
-        }
+            let names: HashSet<&str> = found.values.iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!(names.len(), found.values.len(), "{found:?}");
+        });
+        of_its_own.join().unwrap();
     }
 }

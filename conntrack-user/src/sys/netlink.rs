@@ -23,7 +23,7 @@ pub(crate) mod interfaces;
 mod neighbours;
 pub(crate) mod queues;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 pub(crate) mod tunnels;
 
 pub(crate) use attributes::{Attributes, put_string};

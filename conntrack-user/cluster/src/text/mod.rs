@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
-use ctpressure_model::words::{clean, grouped, plural};
+use ctpressure_model::words::{self, clean, grouped, plural};
 
 use crate::coverage::{Coverage, named, names};
 
@@ -53,26 +53,9 @@ impl Look {
     }
 }
 
-/// Writes words into lines, of which all but the first are moved in. A word that is longer than a line is not broken: it may be a
-/// command.
+/// Writes words into lines, see [`words::wrap`].
 pub(crate) fn wrap(out: &mut String, first: &str, text: &str, indent: usize) {
-    let mut line = first.to_owned();
-    let mut empty = true;
-    for word in text.split_whitespace() {
-        let word = clean(word);
-        let needs = line.chars().count() + usize::from(!empty) + word.chars().count();
-        if !empty && needs > WIDTH {
-            let _ = writeln!(out, "{}", line.trim_end());
-            line = " ".repeat(indent);
-            empty = true;
-        }
-        if !empty {
-            line.push(' ');
-        }
-        line += &word;
-        empty = false;
-    }
-    let _ = writeln!(out, "{}", line.trim_end());
+    words::wrap(out, first, text, indent, WIDTH);
 }
 
 /// A command line, which is never broken.

@@ -13,3 +13,17 @@ pub fn allowance_name(allowance: &str) -> String {
         other => format!("allowance `{other}`"),
     }
 }
+
+/// Whether packets beyond an allowance are lost for certain: those of connections that the instance can't track. Others may only be held back.
+pub fn allowance_drops(allowance: &str) -> bool {
+    matches!(allowance, "conntrack" | "linklocal")
+}
+
+/// What an instance does with packets beyond an allowance, after "the instance".
+pub fn allowance_fate(allowance: &str) -> &'static str {
+    if allowance_drops(allowance) {
+        "drops"
+    } else {
+        "drops or holds back"
+    }
+}

@@ -11,8 +11,9 @@
 //! | a chance | [`chance`] | `12 %`, `one in 5,000` |
 //! | a length of time | [`span`], [`seconds`], [`seconds_f64`] | `0.4 s`, `45 s`, `4 min 10 s`, `2 d 4 h` |
 //! | how long an entry lives | [`lifetime`] | `30 s`, `>5 min`, `-` |
-//! | an allowance of an instance | [`allowance_name`] | `allowance of tracked connections` |
+//! | an allowance of an instance | [`allowance_name`], [`allowance_fate`] | `allowance of tracked connections`, `drops or holds back` |
 //! | a time | [`time`] | `2026-03-01T03:12:07Z`, `03:12:07` |
+//! | words in lines | [`wrap`] | |
 //! | words of others | [`clean`], [`clean_within`], [`shorten`] | `a\u{fffd}[2Jb`, `aggre…-1` |
 //!
 //! What has to fit a column of a screen is written by [`mod@column`]: the same figures in fewer letters.
@@ -27,14 +28,16 @@ mod bytes;
 pub mod column;
 mod duration;
 mod foreign;
+mod lines;
 mod moment;
 mod number;
 mod share;
 pub mod time;
 
-pub use allowance::allowance_name;
+pub use allowance::{allowance_drops, allowance_fate, allowance_name};
 pub use bytes::bytes;
 pub use duration::{lifetime, seconds, seconds_f64, span};
 pub use foreign::{NAME_BYTES, clean, clean_lines, clean_within, shorten};
+pub use lines::wrap;
 pub use number::{a_second, figure, grouped, list, per_second, plural};
 pub use share::{chance, share, share_f64};

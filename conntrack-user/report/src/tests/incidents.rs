@@ -257,6 +257,14 @@ pub(super) fn instance_allowance() -> Scene {
     scene
 }
 
+/// Somebody copied something: that is not why connections failed.
+pub(super) fn instance_bandwidth() -> Scene {
+    let scene = not_conntrack();
+    scene.fact_at(0, "allowance_exceeded.eth0.bw_in", "5");
+    scene.fact_at(120, "allowance_exceeded.eth0.bw_in", "905");
+    scene
+}
+
 /// The same, while the table is full too: what is said of the table stays first.
 pub(super) fn full_and_instance_allowance() -> Scene {
     let scene = burst();

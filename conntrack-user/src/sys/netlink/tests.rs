@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Runs `ip` with these words.
-pub(super) fn ip(words: &str) {
+pub(in crate::sys) fn ip(words: &str) {
     let status = Command::new("ip").args(words.split(' ')).status();
     assert!(
         status.as_ref().is_ok_and(ExitStatus::success),
