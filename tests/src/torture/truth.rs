@@ -48,6 +48,12 @@ impl Done {
         self.reloaded |= other.reloaded;
         self.clashed |= other.clashed;
     }
+
+    /// Whether somebody sent by the address of a pod that was removed meanwhile.
+    fn outlived_a_pod(&self) -> bool {
+        let mut owners = self.sent.iter().map(|flows| &flows.owner);
+        owners.any(|owner| self.unsure.contains(owner))
+    }
 }
 
 /// Counts at a moment at which everything rests.
@@ -58,7 +64,7 @@ pub(super) struct Counts {
     statistics: Statistics,
     /// Of all tables.
     entries: u64,
-    /// There are entries of pods that this agent has not seen: to it they are nobody's.
+    /// There are entries by addresses of pods that this agent did not see, or that were gone by then: to it they are nobody's.
     has_unseen: bool,
 }
 
@@ -113,7 +119,8 @@ pub(super) fn check(node: &Node, before: &Counts, done: &Done) -> Result<Counts>
     }
     let mut now = Counts::read(&agent)?;
     let began = done.begun_anew || done.reloaded;
-    now.has_unseen = now.entries > 0 && (before.has_unseen || began && node.has_lost_pods());
+    let unseen = began && node.has_lost_pods() || done.outlived_a_pod();
+    now.has_unseen = now.entries > 0 && (before.has_unseen || unseen);
     let mut checks = Checks::new();
     let [missed, sockets] = now.skipped()?;
     if !began {
