@@ -29,6 +29,11 @@ const OTHERS: Duration = Duration::from_millis(250);
 /// Different ones of what entries tell of Services that are kept.
 const MOST_SIGHTINGS: usize = 1 << 14;
 
+/// The class of entries that a list shows.
+const LISTED: u16 = 0;
+/// The class of those that lost a clash: they take room, and have nothing else to tell.
+const CLASH: u16 = 1;
+
 /// States of entries, by slot.
 pub(super) type States = BTreeMap<(u32, EntryState), u64>;
 
@@ -52,6 +57,8 @@ pub(super) struct CensusResult {
     pub(super) entries: HashMap<Party, u64>,
     /// Of those: the ones that should have a tag and have none.
     pub(super) untagged: HashMap<Party, u64>,
+    /// Entries of a list that could not be read.
+    pub(super) unreadable_listed: u64,
     /// Entries in tables that were not walked, by the slot of the table's owner.
     pub(super) elsewhere: HashMap<u32, u64>,
     /// Addresses with entries that have no tag, though they should, or one that says nobody.
@@ -79,7 +86,7 @@ pub(super) struct Census {
 
 /// What is seen in one table.
 struct TableSeen<'a> {
-    /// All but the entries.
+    /// All but the entries that a list shows.
     seen: CensusResult,
     unsettled: bool,
     /// Entries by who is charged and state.
@@ -93,14 +100,10 @@ impl TableSeen<'_> {
             netns,
             entry,
             charge,
+            class,
             entries,
-            ..
         } = *alike;
         let party = charge.party;
-        if let Some(makeup) = &mut self.makeup {
-            makeup.add(alike);
-        }
-        *self.counts.entry((party, entry.state)).or_default() += entries;
         let seen = &mut self.seen;
         if charge.tag == TagSeen::Missing {
             *seen.untagged.entry(party).or_default() += entries;
@@ -110,6 +113,14 @@ impl TableSeen<'_> {
             let ends = [entry.original.source, entry.reply.source];
             seen.unsettled
                 .extend(ends.into_iter().filter(|end| charging.claims(*end)));
+        }
+        if class == CLASH {
+            *seen.entries.entry(party).or_default() += entries;
+            return;
+        }
+        *self.counts.entry((party, entry.state)).or_default() += entries;
+        if let Some(makeup) = &mut self.makeup {
+            makeup.add(alike);
         }
         if entry.destination_translated()
             && let Some(sighting) = sighting(netns, entry, party)
@@ -163,7 +174,16 @@ impl EntryCounter for TablesSeen<'_> {
             tables,
             charging,
         } = self;
-        alike.add(netns, found, 0, |alike| tell(tables, charging, alike));
+        alike.add(netns, found, LISTED, |alike| tell(tables, charging, alike));
+    }
+
+    fn add_clash(&mut self, netns: u32, found: &impl FoundEntry) {
+        let Self {
+            alike,
+            tables,
+            charging,
+        } = self;
+        alike.add(netns, found, CLASH, |alike| tell(tables, charging, alike));
     }
 }
 
@@ -301,6 +321,12 @@ impl Census {
 }
 
 impl CensusResult {
+    /// Entries that were met and could not be read, in whichever table.
+    pub(super) fn unreadable(&self) -> u64 {
+        let met = self.source.as_ref().map_or(0, CensusSource::unreadable);
+        self.unreadable_listed + met
+    }
+
     /// Takes over what was seen in a table; `false`: what it holds is not known, and nothing of it is noted.
     fn take(
         &mut self,
@@ -314,6 +340,9 @@ impl CensusResult {
             WalkOutcome::Gone => true,
             WalkOutcome::NotEntered(_) | WalkOutcome::Failed(_) => false,
         };
+        if let WalkOutcome::Walked(walk) = outcome {
+            self.unreadable_listed += walk.unreadable;
+        }
         if let (Some(makeup), WalkOutcome::Walked(walk)) = (table.makeup, outcome) {
             let composition = makeup.finish(walk, |slot| order.names.name(slot));
             self.compositions.insert(netns, composition);
@@ -338,8 +367,11 @@ impl CensusResult {
         }
     }
 
-    /// Adds what is known of another table, but for its entries.
+    /// Adds what is known of another table.
     fn add(&mut self, other: Self) {
+        for (party, entries) in other.entries {
+            *self.entries.entry(party).or_default() += entries;
+        }
         for (party, entries) in other.untagged {
             *self.untagged.entry(party).or_default() += entries;
         }

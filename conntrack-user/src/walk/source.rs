@@ -26,6 +26,14 @@ pub enum CensusSource {
 }
 
 impl CensusSource {
+    /// Entries that a walk could not read.
+    pub(crate) const fn unreadable(&self) -> u64 {
+        match self {
+            Self::Hash { unreadable, .. } => *unreadable,
+            Self::Ctnetlink { .. } => 0,
+        }
+    }
+
     /// Times that the walk began anew.
     pub(crate) const fn restarts(&self) -> u32 {
         match self {

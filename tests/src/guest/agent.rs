@@ -253,6 +253,18 @@ impl Agent {
         })
     }
 
+    /// Waits for the end of a census.
+    pub fn wait_for_next_census(&self) -> Result<()> {
+        let times = || -> Result<u64> {
+            let times = self.status()?["census"]["times"].as_u64();
+            times.context("no census in /status")
+        };
+        let before = times()?;
+        wait_for("another census", HANG, || {
+            Ok((times()? > before).then_some(()))
+        })
+    }
+
     /// Waits until a census has told whose the entries from before its start are.
     pub fn wait_for_census(&self) -> Result<()> {
         wait_for("a census", HANG, || {

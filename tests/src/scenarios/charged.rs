@@ -373,8 +373,15 @@ fn resolved(mechanism: Option<Mechanism>, arguments: &str) -> Result<()> {
     checks.equal("inserts of all owners", by_owner, "all inserts", total);
     check_sum(&mut checks, &growth.metrics, "after clashes")?;
     drop(growth);
-    // What lost a clash expires after a second; a look at each bucket reaps it.
+    // What lost a clash expires after a second, and stays until somebody comes by: the census does not remove it.
     thread::sleep(Duration::from_secs(2));
+    setting.agent.wait_for_next_census()?;
+    let metrics = setting.agent.settled()?;
+    check_sum(&mut checks, &metrics, "at a census after clashes")?;
+    for check in metrics.select("ctpressure_self_check_failures_total", &[]) {
+        checks.equal(format!("{:?}", check.labels), check.value, "none", 0.0);
+    }
+    // A look at each bucket reaps it.
     flush_table()?;
     wait_for("the table to be empty", HANG, || {
         flush_table()?;

@@ -175,9 +175,13 @@ impl Ownership {
         let window = Window {
             inserts: now.inserts.unwrap_or(0) - before.inserts.unwrap_or(0),
             deletes: now.deletes.unwrap_or(0) - before.deletes.unwrap_or(0),
-            clashes: now.clash_inserts - began.clashes,
+            // A walk over the hash table meets them too.
+            clashes: match found.source {
+                Some(CensusSource::Hash { .. }) => 0,
+                _ => now.clash_inserts - began.clashes,
+            },
             claims_changed: self.changes != began.changes,
-            unsure: missed + began.waiting + self.waiting.waiting(),
+            unsure: missed + began.waiting + self.waiting.waiting() + found.unreadable(),
         };
         for (slot, tally) in &mut self.tallies {
             let elsewhere = found.elsewhere.get(slot).copied().unwrap_or(0);
