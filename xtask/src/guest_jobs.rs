@@ -34,6 +34,8 @@ pub(crate) const AGAIN: &str = "-again";
 /// Torture of every whole run: by a schedule that is the same each time, and by one that never was; so long each.
 const TORTURE_SEED: u64 = 1;
 const TORTURE_MINUTES: f64 = 2.5;
+/// Entries that every census meets besides.
+const TORTURE_CROWD: u64 = 20_000;
 const TORTURE: &str = "torture";
 
 /// What a guest's clock shows.
@@ -131,7 +133,7 @@ impl Job {
 
     pub(crate) fn script(&self, filter: Option<&str>) -> String {
         if let Some(seed) = self.torture {
-            return torture_seed::of_seed(seed, TORTURE_MINUTES);
+            return torture_seed::of_seed(seed, TORTURE_MINUTES, TORTURE_CROWD);
         }
         let clock = self.clock_flag();
         let of_kernel = if self.whole || filter.is_some() {

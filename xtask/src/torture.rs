@@ -43,6 +43,9 @@ pub(crate) struct Arguments {
     /// How long; a round that has begun is ended
     #[arg(long, value_name = "M", default_value_t = 5.0)]
     minutes: f64,
+    /// Entries of a table that no round touches, so that every census meets them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    crowd: u64,
     /// Kernel version or its beginning, e.g. 6.12 or 7; the newest that matches is taken
     #[arg(long, value_name = "PREFIX", default_value = QUICK)]
     kernel: String,
@@ -61,11 +64,14 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let prepared = Prepared::new(Cache::open()?, &arguments.kernel, Some(&arguments.profile))?;
     let (script, given) = if let Some(file) = &arguments.rounds {
-        (of_file(), read(file)?)
+        (of_file(arguments.crowd), read(file)?)
     } else {
         let seed = arguments.seed.map_or_else(new_seed, Ok)?;
         command::say(&format!("seed {seed} on {}", prepared.kernel.version));
-        (of_seed(seed, arguments.minutes), Vec::new())
+        (
+            of_seed(seed, arguments.minutes, arguments.crowd),
+            Vec::new(),
+        )
     };
     let limit = Duration::try_from_secs_f64(arguments.minutes * 60.0)
         .context("--minutes wants a number from 0 up")?
@@ -77,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
         return Ok(0);
     };
     println!("round {} failed: {why}", first.rounds.len());
-    let file = keep(&script, &arguments.kernel, &first.rounds)?;
+    let file = keep(&script, arguments, &first.rounds)?;
     if arguments.shrink == 0 {
         return Ok(1);
     }
@@ -85,7 +91,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let shrunk = shrink::shrink(&first.rounds, arguments.shrink, |rounds| {
         guest += 1;
         let steps: usize = rounds.iter().map(Vec::len).sum();
-        let again = guests.boot(&of_file(), rounds)?;
+        let again = guests.boot(&of_file(arguments.crowd), rounds)?;
         let how = if again.why.is_some() {
             "fails"
         } else {
@@ -110,8 +116,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     Ok(1)
 }
 
-fn of_file() -> String {
-    format!("exec ctpressure-scenario torture --rounds /{ROUNDS}\n")
+fn of_file(crowd: u64) -> String {
+    format!("exec ctpressure-scenario torture --rounds /{ROUNDS} --crowd {crowd}\n")
 }
 
 /// Guests of one kernel.
@@ -165,12 +171,13 @@ impl Guests {
 }
 
 /// Keeps the rounds that failed, and says how they are run again.
-fn keep(script: &str, kernel: &str, rounds: &[Round<Value>]) -> Result<PathBuf> {
+fn keep(script: &str, arguments: &Arguments, rounds: &[Round<Value>]) -> Result<PathBuf> {
     let name: String = script.chars().filter(char::is_ascii_digit).collect();
+    let Arguments { kernel, crowd, .. } = arguments;
     let file = Path::new(FOLDER).join(format!("failed-{kernel}-{name}.json"));
     write(&command::repository().join(&file), rounds)?;
     println!(
-        "once more: cargo xtask torture --kernel {kernel} --rounds {}",
+        "once more: cargo xtask torture --kernel {kernel} --crowd {crowd} --rounds {}",
         file.display()
     );
     Ok(command::repository().join(file))

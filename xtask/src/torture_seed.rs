@@ -13,6 +13,6 @@ pub(crate) fn new_seed() -> Result<u64> {
 }
 
 /// What a guest runs for a seed.
-pub(crate) fn of_seed(seed: u64, minutes: f64) -> String {
-    format!("exec ctpressure-scenario torture --seed {seed} --minutes {minutes}\n")
+pub(crate) fn of_seed(seed: u64, minutes: f64, crowd: u64) -> String {
+    format!("exec ctpressure-scenario torture --seed {seed} --minutes {minutes} --crowd {crowd}\n")
 }

@@ -105,6 +105,9 @@ enum What {
         /// These rounds instead: a JSON array.
         #[arg(long, conflicts_with_all = ["seed", "minutes"])]
         rounds: Option<PathBuf>,
+        /// Entries of a table that no round touches.
+        #[arg(long, default_value_t = 0)]
+        crowd: u64,
     },
     /// Measures censuses of 1, 50 and 250 network namespaces, and what is counted from a busy start on. Needs 4 GiB.
     BusyNode,
@@ -362,6 +365,7 @@ fn run(cli: Cli) -> Result<bool> {
             seed,
             minutes,
             rounds,
+            crowd,
         } => {
             let rounds: Box<dyn Iterator<Item = Round>> = match rounds {
                 Some(path) => {
@@ -376,7 +380,7 @@ fn run(cli: Cli) -> Result<bool> {
             let limit = Duration::try_from_secs_f64(minutes * 60.0)
                 .context("--minutes wants a number from 0 up")?;
             tortured(&format!("torture[{seed}]"), || {
-                torture::run(rounds, Some(limit)).map(drop)
+                torture::run(rounds, Some(limit), crowd).map(drop)
             })
         }
         What::BusyNode => measured(busy_node::run, "CENSUS DONE"),

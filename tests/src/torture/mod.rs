@@ -25,14 +25,19 @@ use node::{Node, locked};
 use schedule::{PODS, Round};
 use truth::{Counts, Done};
 
-/// Carries out the rounds, for at most so long; each is printed before it begins.
+/// Carries out the rounds, for at most so long, on a node with a table of `crowd` entries that no round touches; each is printed before
+/// it begins.
 ///
 /// # Errors
 ///
 /// What did not hold, and in which round.
-pub fn run(rounds: impl IntoIterator<Item = Round>, limit: Option<Duration>) -> Result<u32> {
+pub fn run(
+    rounds: impl IntoIterator<Item = Round>,
+    limit: Option<Duration>,
+    crowd: u64,
+) -> Result<u32> {
+    let node = Node::new(None, crowd)?;
     let began = Instant::now();
-    let node = Node::new(None)?;
     for pod in 0..PODS / 2 {
         node.make_pod(pod, pod)?;
     }
@@ -86,7 +91,9 @@ fn carry_out(node: &Node, round: &Round) -> Result<Done> {
                 scope.spawn(move || -> Result<()> {
                     thread::sleep(Duration::from_millis(step.after));
                     let done = steps::carry_out(node, &step.action)
-                        .with_context(|| format!("{:?}", step.action))?;
+                        .with_context(|| format!("{:?}", step.action))
+                        // One that fails makes others fail, which may be told first.
+                        .inspect_err(|error| println!("a step failed: {error:#}"))?;
                     locked(all).add(done);
                     Ok(())
                 })

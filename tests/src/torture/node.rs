@@ -27,6 +27,8 @@ use crate::{
 
 /// A network namespace without an owner: nobody's process is in it.
 pub(super) const FOREIGN: &str = "ctp-foreign";
+/// Another one, whose entries nothing touches: every census meets them.
+pub(super) const CROWD: &str = "ctp-crowd";
 /// Where a server answers.
 const SERVER: &str = "ctp-server";
 pub(super) const SERVER_ADDRESS: &str = "203.0.113.2:7000";
@@ -60,6 +62,8 @@ pub(super) struct Node {
     /// By source and kind of flows: how many were sent, so that no two are the same.
     numbers: Mutex<HashMap<(String, bool), u64>>,
     limit: Mutex<u64>,
+    /// Entries of [`CROWD`].
+    crowd: u64,
     server: Child,
     _units: [Unit; 2],
     inventory: Inventory,
@@ -72,7 +76,7 @@ pub(super) struct Flows {
 }
 
 impl Node {
-    pub(super) fn new(mechanism: Option<Mechanism>) -> Result<Self> {
+    pub(super) fn new(mechanism: Option<Mechanism>, crowd: u64) -> Result<Self> {
         kernel::write("/proc/sys/net/ipv4/ip_forward", "1")?;
         // What pods send goes through a queue of this length.
         kernel::write("/proc/sys/net/core/netdev_max_backlog", "200000")?;
@@ -80,8 +84,9 @@ impl Node {
         for retries in ["tcp_syn_retries", "tcp_retries2"] {
             kernel::write(&format!("/proc/sys/net/ipv4/{retries}"), "3")?;
         }
-        net::add_namespace(FOREIGN)?;
-        net::add_namespace(SERVER)?;
+        for namespace in [FOREIGN, CROWD, SERVER] {
+            net::add_namespace(namespace)?;
+        }
         net::batch(
             None,
             &format!(
@@ -95,8 +100,10 @@ impl Node {
             "link set lo up\naddr add 203.0.113.2/30 dev eth0\nlink set eth0 up\n",
         )?;
         net::dead_end(None)?;
-        net::dead_end(Some(FOREIGN))?;
-        track(LIMIT)?;
+        for namespace in [FOREIGN, CROWD] {
+            net::dead_end(Some(namespace))?;
+        }
+        track(LIMIT, crowd)?;
         let units = [Unit::start(UNIT)?, Unit::start(CONNECTING)?];
         let mut server = Command::new("ip");
         server.args(["netns", "exec", SERVER, "ctgen", "serve"]);
@@ -111,6 +118,7 @@ impl Node {
             made: Mutex::default(),
             numbers: Mutex::default(),
             limit: Mutex::new(LIMIT),
+            crowd,
             server,
             _units: units,
             inventory,
@@ -292,12 +300,12 @@ impl Node {
     pub(super) fn reload_modules(&self, mechanism: Option<Mechanism>) -> Result<()> {
         let limit = locked(&self.limit);
         let unload = || {
-            for namespace in [None, Some(FOREIGN)] {
+            for namespace in TRACKED {
                 net::nft(namespace, "flush ruleset\n")?;
             }
             kernel::unload_module("nf_conntrack")
         };
-        self.replace_agent(mechanism, false, unload, || track(*limit))
+        self.replace_agent(mechanism, false, unload, || track(*limit, self.crowd))
     }
 
     /// Ends all: nothing of the agent stays behind.
@@ -324,7 +332,12 @@ impl Node {
 /// Flushes the tables of the host and of the foreign network namespace.
 pub(super) fn flush() -> Result<()> {
     flush_table()?;
-    command::output("ip", &["netns", "exec", FOREIGN, "conntrack", "-F"]).map(drop)
+    flush_of(FOREIGN)
+}
+
+/// Flushes the table of a network namespace.
+pub(super) fn flush_of(namespace: &str) -> Result<()> {
+    command::output("ip", &["netns", "exec", namespace, "conntrack", "-F"]).map(drop)
 }
 
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -339,17 +352,44 @@ fn start(mechanism: Option<Mechanism>, controller: bool) -> Result<Agent> {
     Agent::launch(mechanism, &arguments)
 }
 
-/// Has conntrack look at everything in the host's network and in the foreign one; nothing expires by itself.
-fn track(limit: u64) -> Result<()> {
+/// Flows of the crowd that are sent in one go, which ends in time also beside all else.
+const PART: usize = 50_000;
+/// Room for what the kernel itself sends there.
+const SPARE: u64 = 100;
+
+/// Network namespaces whose connections are tracked.
+const TRACKED: [Option<&str>; 3] = [None, Some(FOREIGN), Some(CROWD)];
+
+/// Has conntrack look at everything in [`TRACKED`], where nothing expires by itself, and makes the crowd's entries.
+fn track(limit: u64, crowd: u64) -> Result<()> {
     for module in ["nf_conntrack", "nf_conntrack_netlink"] {
         kernel::load_module(module)?;
     }
-    for namespace in [None, Some(FOREIGN)] {
+    for namespace in TRACKED {
         // First: what comes before would expire in the middle of a comparison.
         kernel::nothing_expires(namespace)?;
         net::nft(namespace, net::TRACK)?;
     }
+    if crowd > 0 {
+        // The limit is for each table; what is beyond it stays when it is lowered.
+        kernel::set_limit(crowd + SPARE)?;
+        for first in (0..crowd).step_by(PART) {
+            let flows = (crowd - first).min(PART as u64);
+            let arguments = format!("--protocol udp,tcp,icmp,sctp --first {first} --flows {flows}");
+            generator::send(Some(CROWD), &format!("--family 4,6 {arguments}"))?;
+        }
+        let entries = kernel::entries_of(CROWD)?;
+        ensure!(
+            (crowd..=crowd + SPARE).contains(&entries),
+            "{entries} entries of {crowd}"
+        );
+    }
     kernel::set_limit(limit)
+}
+
+/// Entries of all tables.
+pub(super) fn all_entries() -> Result<u64> {
+    Ok(kernel::entries()? + kernel::entries_of(FOREIGN)? + kernel::entries_of(CROWD)?)
 }
 
 /// Runs `ctgen` in the control group of a unit.

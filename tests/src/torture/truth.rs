@@ -10,7 +10,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use super::node::{FOREIGN, Flows, HOST, HOST6, Node, TO_SERVER, flush, pod_address};
+use super::node::{
+    CROWD, FOREIGN, Flows, HOST, HOST6, Node, TO_SERVER, all_entries, flush, flush_of, pod_address,
+};
 use crate::guest::{
     agent::Agent,
     checks::Checks,
@@ -75,7 +77,7 @@ impl Counts {
             metrics,
             totals: agent.status()?["totals"].clone(),
             statistics: Statistics::read()?,
-            entries: kernel::entries()? + kernel::entries_of(FOREIGN)?,
+            entries: all_entries()?,
             has_unseen: false,
         };
         Ok(counts)
@@ -254,8 +256,8 @@ fn live(checks: &mut Checks, now: &Counts, skipped: u64) -> Result<()> {
     // What lost a clash is counted and in no list, until it is found expired.
     let unlisted = kernel::entries()?.saturating_sub(listed.iter().sum());
     let [pods, host, nobody] = listed;
-    // That namespace is an owner by its name.
-    let host = host + kernel::entries_of(FOREIGN)?;
+    // Those namespaces are owners by their names.
+    let host = host + kernel::entries_of(FOREIGN)? + kernel::entries_of(CROWD)?;
     let mut expected = vec![(&["host", "cgroup"][..], host)];
     if now.has_unseen {
         expected.push((&["pod", "unknown"][..], pods + nobody));
@@ -335,8 +337,8 @@ pub(super) fn emptied(node: &Node) -> Result<()> {
     agent.wait_for_census()?;
     wait_for("the tables to be empty", HANG, || {
         flush()?;
-        let left = kernel::entries()? + kernel::entries_of(FOREIGN)?;
-        Ok((left == 0).then_some(()))
+        flush_of(CROWD)?;
+        Ok((all_entries()? == 0).then_some(()))
     })?;
     let now = Counts::read(&agent)?;
     let [missed, _] = now.skipped()?;
