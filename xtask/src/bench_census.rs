@@ -19,6 +19,7 @@ use crate::vm_command::Prepared;
 use crate::{command, guest_tools, project};
 
 mod busy_node;
+mod latency;
 mod namespace;
 mod walk;
 
@@ -109,14 +110,18 @@ pub(crate) fn run(prepared: &Prepared) -> Result<bool> {
     }
     let costs = walk::run(prepared)?;
     print!("{}", costs.table(version));
+    let latency = latency::run(prepared)?;
+    print!("{}", latency::table(&latency, version));
     let times = busy_node::run(prepared)?;
     print!("{}", busy_node::table(&times, version));
     let mut figures = json(&results, &memory, version);
     figures["walk"] = costs.json();
+    figures["insert_times"] = latency::json(&latency);
     figures["first_census"] = busy_node::json(&times);
     project::keep_figures("census", &figures)?;
     let mut complaints = too_high(&results, &memory);
     complaints.extend(costs.too_much());
+    complaints.extend(latency::too_long(&latency));
     complaints.extend(busy_node::too_long(&times));
     Ok(command::complain(&complaints))
 }

@@ -154,6 +154,9 @@ struct Send {
     /// CPUs that the threads are pinned to, in turn.
     #[arg(long, value_delimiter = ',')]
     cpus: Vec<usize>,
+    /// Take the time of each `sendto`, and tell how long they took.
+    #[arg(long)]
+    times: bool,
 }
 
 #[derive(Args)]
@@ -253,6 +256,7 @@ impl Send {
             cpus: self.cpus,
             rate: self.rate,
             limit: limit.transpose()?,
+            times: self.times,
         };
         print(&send::send(&plan, &pace)?)
     }

@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 use super::{
     flow::{Family, Flow, Plan},
     packet::first_packet,
-    tally::Tally,
+    tally::{SendTimes, Tally},
 };
 
 /// How a plan is sent.
@@ -31,6 +31,8 @@ pub struct Pace {
     pub rate: Option<u32>,
     /// Stop after this time even if flows are left.
     pub limit: Option<Duration>,
+    /// Take the time of each `sendto`.
+    pub times: bool,
 }
 
 /// A raw socket of each family (`IPPROTO_RAW`: the sender writes the IP header).
@@ -103,9 +105,12 @@ pub fn send(plan: &Plan, pace: &Pace) -> Result<Tally> {
             .collect::<Result<Vec<_>>>()
     })?;
     let mut tally = Tally::default();
-    for part in &parts {
-        tally.add(part);
+    let mut times = Vec::new();
+    for (part, of_part) in parts {
+        tally.add(&part);
+        times.extend(of_part);
     }
+    tally.send_ns = SendTimes::of(times);
     Ok(tally)
 }
 
@@ -115,7 +120,7 @@ fn send_part(
     thread: u64,
     flows: std::ops::Range<u64>,
     start: Instant,
-) -> Result<Tally> {
+) -> Result<(Tally, Vec<u64>)> {
     if !pace.cpus.is_empty() {
         let turn = usize::try_from(thread).unwrap_or(0) % pace.cpus.len();
         pin_to_cpu(pace.cpus[turn])?;
@@ -128,7 +133,7 @@ fn send_part(
     let gap = pace.rate.map(|rate| {
         Duration::from_secs_f64(f64::from(pace.threads.max(1)) / f64::from(rate.max(1)))
     });
-    let mut tally = Tally::default();
+    let (mut tally, mut times) = (Tally::default(), Vec::new());
     let mut packet = Vec::with_capacity(128);
     for (turn, index) in (0u32..).zip(flows) {
         if let Some(gap) = gap {
@@ -139,11 +144,15 @@ fn send_part(
         }
         let flow = plan.flow(index);
         first_packet(&flow, &mut packet)?;
+        let began = pace.times.then(Instant::now);
         let result = sockets.send(&flow, &packet);
+        if let Some(began) = began {
+            times.push(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        }
         tally.count(class_name(&flow), result);
     }
     tally.seconds = start.elapsed().as_secs_f64();
-    Ok(tally)
+    Ok((tally, times))
 }
 
 /// Keeps the calling thread on one CPU.

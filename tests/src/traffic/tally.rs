@@ -18,6 +18,37 @@ pub struct Tally {
     pub accepted_by: BTreeMap<String, u64>,
     /// How long it took.
     pub seconds: f64,
+    /// How long the kernel had each packet, where that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send_ns: Option<SendTimes>,
+}
+
+/// How long the kernel had a packet from `sendto` to its return, nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendTimes {
+    /// Half of them took at most this.
+    pub p50: u64,
+    /// Of a hundred one took longer.
+    pub p99: u64,
+    /// Of a thousand one took longer.
+    pub p999: u64,
+    /// The longest.
+    pub most: u64,
+}
+
+impl SendTimes {
+    /// `None`: there were none.
+    pub fn of(mut times: Vec<u64>) -> Option<Self> {
+        times.sort_unstable();
+        let last = times.len().checked_sub(1)?;
+        let at = |share: usize| times.get(last * share / 1_000).copied();
+        Some(Self {
+            p50: at(500)?,
+            p99: at(990)?,
+            p999: at(999)?,
+            most: at(1_000)?,
+        })
+    }
 }
 
 impl Tally {
@@ -44,6 +75,7 @@ impl Tally {
             errors,
             accepted_by,
             seconds,
+            send_ns: _,
         } = other;
         self.sent += sent;
         self.accepted += accepted;
@@ -73,6 +105,19 @@ fn error_name(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_those_of_the_slowest() {
+        assert_eq!(SendTimes::of(Vec::new()), None);
+        let times = SendTimes::of((0..=1_000).rev().collect()).unwrap();
+        let SendTimes {
+            p50,
+            p99,
+            p999,
+            most,
+        } = times;
+        assert_eq!((p50, p99, p999, most), (500, 990, 999, 1_000));
+    }
 
     #[test]
     fn counts_add_up_and_survive_json() {
