@@ -14,6 +14,11 @@ const NAMES: [(&str, u8); 8] = [
     ("udplite", 136),
 ];
 
+/// Whether it has a name here.
+pub fn is_named(number: u8) -> bool {
+    NAMES.iter().any(|(_, known)| *known == number)
+}
+
 /// `tcp`, `udp`, ... or the number in digits.
 pub fn protocol_name(number: u8) -> Cow<'static, str> {
     NAMES

@@ -10,11 +10,12 @@ use std::{
 use conntrack_ebpf::owner::{Party, UNKNOWN};
 use ctpressure_model::{events::OwnersBySlot, verdict::Composition};
 
+use super::states::{StateKey, States};
 use crate::{
     census::{Alike, AlikeEntries, Charging, CompositionCount, TagSeen, sighting},
     kernel::{
         Root,
-        entries::{EntryState, FoundEntry, WalkOutcome, walk_namespaces},
+        entries::{FoundEntry, WalkOutcome, walk_namespaces},
         overlays,
         tables::{self, Namespace, TableReader},
     },
@@ -33,9 +34,6 @@ const MOST_SIGHTINGS: usize = 1 << 14;
 const LISTED: u16 = 0;
 /// The class of those that lost a clash: they take room, and have nothing else to tell.
 const CLASH: u16 = 1;
-
-/// States of entries, by slot.
-pub(super) type States = BTreeMap<(u32, EntryState), u64>;
 
 /// What a census is to know when it begins.
 pub(super) struct CensusOrder {
@@ -90,7 +88,7 @@ struct TableSeen<'a> {
     seen: CensusResult,
     unsettled: bool,
     /// Entries by who is charged and state.
-    counts: hashbrown::HashMap<(Party, EntryState), u64>,
+    counts: hashbrown::HashMap<(Party, StateKey), u64>,
     makeup: Option<CompositionCount<'a>>,
 }
 
@@ -118,7 +116,8 @@ impl TableSeen<'_> {
             *seen.entries.entry(party).or_default() += entries;
             return;
         }
-        *self.counts.entry((party, entry.state)).or_default() += entries;
+        let key = (party, StateKey::of(entry));
+        *self.counts.entry(key).or_default() += entries;
         if let Some(makeup) = &mut self.makeup {
             makeup.add(alike);
         }
@@ -350,8 +349,8 @@ impl CensusResult {
         if is_walked {
             self.walked.insert(netns, table.unsettled);
             let states = self.states.entry(netns).or_default();
-            for ((party, state), entries) in table.counts {
-                *states.entry((party.slot(), state)).or_default() += entries;
+            for ((party, key), entries) in table.counts {
+                *states.entry((party.slot(), key)).or_default() += entries;
                 *self.entries.entry(party).or_default() += entries;
             }
             self.add(table.seen);
@@ -380,23 +379,4 @@ impl CensusResult {
         }
         self.unsettled.extend(other.unsettled);
     }
-}
-
-/// Names of states and how many entries are in each, most frequent first, by slot.
-pub(super) fn states_by_slot<'a>(
-    tables: impl Iterator<Item = &'a States>,
-) -> BTreeMap<u32, Vec<(String, u64)>> {
-    let mut sums = States::new();
-    for ((slot, state), entries) in tables.flatten() {
-        *sums.entry((*slot, *state)).or_default() += entries;
-    }
-    let mut by_slot: BTreeMap<u32, Vec<(String, u64)>> = BTreeMap::new();
-    for ((slot, state), entries) in &sums {
-        let states = by_slot.entry(*slot).or_default();
-        states.push((state.label(), *entries));
-    }
-    for states in by_slot.values_mut() {
-        states.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    }
-    by_slot
 }

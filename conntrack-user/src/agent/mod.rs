@@ -19,6 +19,7 @@ mod recount;
 mod scans;
 mod self_check;
 mod snapshot;
+mod states;
 mod supervisor;
 mod verdicts;
 
@@ -34,4 +35,5 @@ pub(crate) use recount::Recount;
 pub use self_check::{Moved, SelfCheck};
 pub use snapshot::{AgentState, Owners, Snapshot, Table, Tables};
 pub(crate) use snapshot::{Capabilities, Drift, KernelInfo, Probed};
+pub(crate) use states::{NodeStates, StateEntries};
 pub(crate) use supervisor::{AgentOptions, run};

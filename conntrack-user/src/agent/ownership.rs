@@ -11,7 +11,9 @@ use std::{
 use conntrack_ebpf::owner::{Direction, FIRST, HOST, OwnerState, UNKNOWN};
 use ctpressure_model::kubernetes::Pods;
 
-use super::{Charged, Moved, Owners, census::States, recount::Recount, self_check::OwnersCheck};
+use super::{
+    Charged, Moved, NodeStates, Owners, recount::Recount, self_check::OwnersCheck, states::States,
+};
 use crate::{
     kernel::{Problem, tables::TablesSample},
     owners::{
@@ -108,6 +110,8 @@ pub(super) struct Ownership {
     found: Option<FoundEntries>,
     /// States of the entries in each table, when it was last walked.
     states: HashMap<u32, States>,
+    /// What they come to.
+    node_states: Option<Arc<NodeStates>>,
     looks: Looks,
     /// What the Kubernetes API says.
     pods: Arc<Pods>,
@@ -140,6 +144,7 @@ impl Ownership {
             census: None,
             found: None,
             states: HashMap::new(),
+            node_states: None,
             looks: Looks::default(),
             pods: Arc::default(),
             services,
@@ -409,5 +414,6 @@ impl Ownership {
         self.census = None;
         self.found = None;
         self.states.clear();
+        self.node_states = None;
     }
 }

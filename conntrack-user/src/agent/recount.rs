@@ -56,6 +56,9 @@ pub struct Recount {
     pub times: u64,
     /// Seconds that the last one took.
     pub seconds: f64,
+    /// When it ended.
+    #[serde(skip)]
+    pub ended: Option<Instant>,
     /// Entries that it found.
     pub entries: u64,
     /// Where they came from; `None`: there was none yet.

@@ -1,11 +1,11 @@
 //! What is known at one second. Made by the sampler, read by everyone, never changed.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use ctpressure_model::{pressure::state::Pressure, verdict::Verdict};
 use serde::{Deserialize, Serialize};
 
-use super::{LossCounts, NodeLosses, Own, OwnerSample, Recount, SelfCheck};
+use super::{LossCounts, NodeLosses, NodeStates, Own, OwnerSample, Recount, SelfCheck};
 use crate::{
     kernel::{stats::KernelStats, tables::HOST_NAME},
     owners::{Looks, Occupancy, Owner, ServiceCounts},
@@ -142,6 +142,9 @@ pub struct Owners {
     pub services: ServiceCounts,
     /// What the last census found.
     pub census: Recount,
+    /// What it found the tables to be made of; `None`: there was none yet.
+    #[serde(skip)]
+    pub(crate) states: Option<Arc<NodeStates>>,
     /// What looking for owners has cost.
     pub looks: Looks,
 }

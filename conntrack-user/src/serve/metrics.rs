@@ -17,6 +17,7 @@ use super::{
 mod exported;
 mod limit;
 mod owners;
+mod states;
 mod table_sums;
 
 use exported::Exported;
@@ -103,6 +104,7 @@ fn families(
     let mut families: Vec<_> = tables(snapshot, exported.tables())
         .into_iter()
         .chain(owners::families(snapshot))
+        .chain(states::families(snapshot))
         .chain(by_nobody(snapshot))
         .chain(of_no_use(snapshot))
         .chain(limit.into_iter().flat_map(limit::families))

@@ -41,7 +41,7 @@ table ip ctp_nat {
 ";
 
 /// A program that is ended with the scenario.
-struct Background(Child);
+pub(super) struct Background(pub(super) Child);
 
 impl Drop for Background {
     fn drop(&mut self) {

@@ -13,6 +13,7 @@ mod arming;
 mod boxes;
 mod census;
 mod charged;
+mod composition;
 mod conditions;
 mod counts;
 mod degraded;
@@ -162,6 +163,8 @@ scenarios! {
     walk walks::both_ways, Any, EachKernel, Counted, 120 s, "ctpressure table by the hash table and by ctnetlink: the same numbers of a quiet table, each way that they can be grouped";
     // Of the kernel, as above. Two CPUs: one walks while the other moves what it walks over.
     walk_moving walks::moving, Any, EachKernel, Real, 180 s, "the hash table is made anew again and again while it is walked over: as many entries as there are each time, none twice; flows come and go: no more than those are missing";
+    // One kernel: what a census finds is decided by the same code on each.
+    composition composition::exact, Any, OneKernel, Counted, 90 s, "what the metrics say that the tables are made of is what was sent: by protocol, state, and whether it is evictable, of the node and of a pod";
     // One kernel, these and the next: who is charged is decided by the same rules on each.
     busy_start charged::busy_start, Any, OneKernel, Counted, 120 s, "the agent starts on a node with entries while more come: no owner has a value before it is known, each is exact afterwards, and the sum is the tables'";
     foreign_namespace charged::foreign_namespace, Any, OneKernel, Counted, 90 s, "a network namespace that only a name keeps is an owner by it, a sandbox that was left behind is nobody's: flows from a pod's address and the host's in them, for the counts and for a census";

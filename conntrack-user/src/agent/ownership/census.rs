@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     sync::Arc,
+    time::Instant,
 };
 
 use conntrack_ebpf::owner::Party;
@@ -15,8 +16,9 @@ use super::{
 };
 use crate::{
     agent::{
-        census::{CensusOrder, CensusResult, states_by_slot},
+        census::{CensusOrder, CensusResult},
         recount::Recount,
+        states::{NodeStates, states_by_slot},
     },
     census::Charging,
     probes::Probes,
@@ -142,6 +144,7 @@ impl Ownership {
             self.services().found(sighting, *entries);
         }
         self.recount.times += 1;
+        self.recount.ended = Some(Instant::now());
         self.recount.seconds = found.took.as_secs_f64();
         self.recount.source.clone_from(&found.source);
         let restarts = found.source.as_ref().map_or(0, CensusSource::restarts);
@@ -160,6 +163,7 @@ impl Ownership {
             elsewhere: found.elsewhere.into_keys().collect(),
         });
         self.states.extend(found.states);
+        self.node_states = Some(Arc::new(NodeStates::of(self.states.values())));
         let states = states_by_slot(self.states.values());
         for (slot, tally) in &mut self.tallies {
             tally.at_census = None;

@@ -46,6 +46,7 @@ impl Ownership {
                 occupancy: self.slots.occupancy(),
                 services: self.services().counts(),
                 census: self.recount(),
+                states: self.node_states.clone(),
                 looks: self.looks,
             },
             names: self.names(),

@@ -129,7 +129,10 @@ fn add(family: Family, owner: &OwnerSample, more: &[(&str, &str)], value: u64) -
 }
 
 /// The owner's labels, without those that don't apply, and `more`.
-fn labels<'a>(owner: &'a OwnerSample, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+pub(super) fn labels<'a>(
+    owner: &'a OwnerSample,
+    more: &[(&'a str, &'a str)],
+) -> Vec<(&'a str, &'a str)> {
     let of_owner = owner.owner.labels();
     [
         ("owner_kind", of_owner.owner_kind),

@@ -1,4 +1,7 @@
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ctpressure_model::{
     pressure::state::Pressure,
@@ -8,8 +11,8 @@ use ctpressure_model::{
 use super::*;
 use crate::{
     agent::{
-        Activity, AgentState, Bounds, Drift, LossCounts, NodeLosses, Own, OwnerSample, OwnerTotals,
-        Owners, Probed, Table, Tables, Tops,
+        Activity, AgentState, Bounds, Drift, LossCounts, NodeLosses, NodeStates, Own, OwnerSample,
+        OwnerTotals, Owners, Probed, Recount, StateEntries, Table, Tables, Tops,
     },
     kernel::stats::KernelStats,
     kube_events::EventsStatus,
@@ -28,7 +31,9 @@ use crate::{
 
 /// Every family has a sample.
 pub(in crate::serve) fn full() -> Snapshot {
+    let now = Instant::now();
     Snapshot {
+        at: now,
         state: AgentState::Attached,
         reason: None,
         ready: true,
@@ -63,6 +68,11 @@ pub(in crate::serve) fn full() -> Snapshot {
         owners: Owners {
             list: owners(),
             held: Some(12),
+            census: Recount {
+                ended: now.checked_sub(Duration::from_secs(7)),
+                ..Recount::default()
+            },
+            states: Some(Arc::new(states())),
             ..Owners::default()
         },
         own: Own {
@@ -72,6 +82,24 @@ pub(in crate::serve) fn full() -> Snapshot {
             open_fds: 12,
         },
         ..Snapshot::default()
+    }
+}
+
+/// Slots 1 and 2 are in the list, the other owner is gone since.
+fn states() -> NodeStates {
+    let part = |protocol: &str, state: &str, evictable, entries| StateEntries {
+        protocol: protocol.to_owned(),
+        state: state.to_owned(),
+        evictable,
+        entries,
+    };
+    let of_one = vec![part("tcp", "ESTABLISHED", false, 7)];
+    NodeStates {
+        all: vec![
+            part("tcp", "ESTABLISHED", false, 12),
+            part("other", "UNREPLIED", true, 3),
+        ],
+        foremost: vec![(1, of_one.clone()), (4_000_000, of_one)],
     }
 }
 
