@@ -290,6 +290,11 @@ impl Node {
         Some(first)
     }
 
+    /// Makes the hash table anew; not with fewer buckets than the crowd needs.
+    pub(super) fn set_buckets(&self, buckets: u64) -> Result<()> {
+        set_buckets(buckets.max(self.crowd / CHAIN))
+    }
+
     pub(super) fn set_limit(&self, entries: u64) -> Result<()> {
         let mut limit = locked(&self.limit);
         *limit = entries;
@@ -354,6 +359,8 @@ fn start(mechanism: Option<Mechanism>, controller: bool) -> Result<Agent> {
 
 /// Flows of the crowd that are sent in one go, which ends in time also beside all else.
 const PART: usize = 50_000;
+/// Entries in each bucket, at most on average: with many more the kernel drops what comes to the longest chains.
+const CHAIN: u64 = 8;
 /// Room for what the kernel itself sends there.
 const SPARE: u64 = 100;
 
@@ -373,6 +380,7 @@ fn track(limit: u64, crowd: u64) -> Result<()> {
     if crowd > 0 {
         // The limit is for each table; what is beyond it stays when it is lowered.
         kernel::set_limit(crowd + SPARE)?;
+        set_buckets(crowd.next_power_of_two())?;
         for first in (0..crowd).step_by(PART) {
             let flows = (crowd - first).min(PART as u64);
             let arguments = format!("--protocol udp,tcp,icmp,sctp --first {first} --flows {flows}");
@@ -385,6 +393,11 @@ fn track(limit: u64, crowd: u64) -> Result<()> {
         );
     }
     kernel::set_limit(limit)
+}
+
+fn set_buckets(buckets: u64) -> Result<()> {
+    let path = "/sys/module/nf_conntrack/parameters/hashsize";
+    kernel::write(path, &buckets.to_string())
 }
 
 /// Entries of all tables.

@@ -20,7 +20,7 @@ use super::{
     schedule::{Action, Sender},
     truth::Done,
 };
-use crate::guest::{agent::Mechanism, entries, generator, kernel, owned::Owner};
+use crate::guest::{agent::Mechanism, entries, generator, owned::Owner};
 
 /// How long what is held is held.
 const HELD: Duration = Duration::from_secs(3);
@@ -54,10 +54,7 @@ pub(super) fn carry_out(node: &Node, action: &Action) -> Result<Done> {
             entries::list(None)?;
         }
         Action::Limit { entries } => node.set_limit(entries)?,
-        Action::Buckets { buckets } => kernel::write(
-            "/sys/module/nf_conntrack/parameters/hashsize",
-            &buckets.to_string(),
-        )?,
+        Action::Buckets { buckets } => node.set_buckets(buckets)?,
         Action::Flush => flush()?,
         Action::KillAgent { controller, kprobe } => {
             done.begun_anew = true;
