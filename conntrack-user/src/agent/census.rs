@@ -10,7 +10,10 @@ use std::{
 use conntrack_ebpf::owner::{Party, UNKNOWN};
 use ctpressure_model::{events::OwnersBySlot, verdict::Composition};
 
-use super::states::{StateKey, States};
+use super::{
+    nat::{NatFound, PortSpaces, stale_entries},
+    states::{StateKey, States},
+};
 use crate::{
     census::{Alike, AlikeEntries, Charging, CompositionCount, TagSeen, sighting},
     kernel::{
@@ -67,6 +70,8 @@ pub(super) struct CensusResult {
     pub(super) states: HashMap<u32, States>,
     /// What the tables are made of for which that was asked.
     pub(super) compositions: HashMap<u32, Composition>,
+    /// What NAT made of them.
+    pub(super) nat: NatFound,
     /// What entries tell of Services, and how many tell the same.
     pub(super) sightings: HashMap<Sighting, u32>,
     /// Nothing was left out but what is in `elsewhere`.
@@ -121,6 +126,7 @@ impl TableSeen<'_> {
         if let Some(makeup) = &mut self.makeup {
             makeup.add(alike);
         }
+        seen.nat.stale += stale_entries(entry, entries, charging);
         if entry.destination_translated()
             && let Some(sighting) = sighting(netns, entry, party)
         {
@@ -133,6 +139,7 @@ impl TableSeen<'_> {
 struct TablesSeen<'a> {
     alike: AlikeEntries<'a>,
     tables: hashbrown::HashMap<u32, TableSeen<'a>>,
+    spaces: PortSpaces,
     charging: &'a Charging,
 }
 
@@ -153,46 +160,56 @@ impl<'a> TablesSeen<'a> {
                 makeups.flat_map(CompositionCount::tunnels),
             ),
             tables,
+            spaces: PortSpaces::default(),
             charging: &order.charging,
         }
     }
 
     /// By network namespace.
-    fn finish(mut self) -> hashbrown::HashMap<u32, TableSeen<'a>> {
-        let tables = &mut self.tables;
-        self.alike.tell(|alike| tell(tables, self.charging, alike));
-        self.tables
+    fn finish(mut self) -> (hashbrown::HashMap<u32, TableSeen<'a>>, PortSpaces) {
+        let Self {
+            alike,
+            tables,
+            spaces,
+            charging,
+        } = &mut self;
+        alike.tell(|alike| tell(tables, spaces, charging, alike));
+        (self.tables, self.spaces)
+    }
+
+    fn add_of(&mut self, netns: u32, found: &impl FoundEntry, class: u16) {
+        let Self {
+            alike,
+            tables,
+            spaces,
+            charging,
+        } = self;
+        alike.add(netns, found, class, |alike| {
+            tell(tables, spaces, charging, alike);
+        });
     }
 }
 
 impl EntryCounter for TablesSeen<'_> {
     #[inline]
     fn add(&mut self, netns: u32, found: &impl FoundEntry) {
-        let Self {
-            alike,
-            tables,
-            charging,
-        } = self;
-        alike.add(netns, found, LISTED, |alike| tell(tables, charging, alike));
+        self.add_of(netns, found, LISTED);
     }
 
     fn add_clash(&mut self, netns: u32, found: &impl FoundEntry) {
-        let Self {
-            alike,
-            tables,
-            charging,
-        } = self;
-        alike.add(netns, found, CLASH, |alike| tell(tables, charging, alike));
+        self.add_of(netns, found, CLASH);
     }
 }
 
 /// Counts entries in their table.
 fn tell(
     tables: &mut hashbrown::HashMap<u32, TableSeen<'_>>,
+    spaces: &mut PortSpaces,
     charging: &Charging,
     alike: &Alike<'_>,
 ) {
     if let Some(table) = tables.get_mut(&alike.netns) {
+        spaces.add(alike.netns, alike.entry, alike.entries);
         table.add(charging, alike);
     }
 }
@@ -255,7 +272,7 @@ impl Census {
         let Some((tables, outcomes)) = walker.walk_hash(root, all, tables) else {
             return false;
         };
-        let mut tables = tables.finish();
+        let (mut tables, spaces) = tables.finish();
         found.whole = true;
         for (netns, outcome) in outcomes {
             if let Some(table) = tables.remove(&netns)
@@ -264,6 +281,7 @@ impl Census {
                 found.whole = false;
             }
         }
+        found.nat.add_spaces(&spaces, &found.walked);
         true
     }
 
@@ -285,11 +303,14 @@ impl Census {
                     seen.add(netns, entry);
                     ControlFlow::Continue(())
                 });
-            let table = seen.finish().remove(&namespace.inode);
+            let (mut tables, spaces) = seen.finish();
+            let table = tables.remove(&namespace.inode);
             let outcome = outcomes.into_iter().next();
-            outcome
+            let is_walked = outcome
                 .zip(table)
-                .is_some_and(|((netns, outcome), table)| found.take(order, netns, &outcome, table))
+                .is_some_and(|((netns, outcome), table)| found.take(order, netns, &outcome, table));
+            found.nat.add_spaces(&spaces, &found.walked);
+            is_walked
         };
         let Some(host) = namespaces.remove(&order.charging.host_netns) else {
             return;
@@ -378,5 +399,6 @@ impl CensusResult {
             self.see(sighting, entries);
         }
         self.unsettled.extend(other.unsettled);
+        self.nat.stale += other.nat.stale;
     }
 }

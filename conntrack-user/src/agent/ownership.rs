@@ -12,7 +12,8 @@ use conntrack_ebpf::owner::{Direction, FIRST, HOST, OwnerState, UNKNOWN};
 use ctpressure_model::kubernetes::Pods;
 
 use super::{
-    Charged, Moved, NodeStates, Owners, recount::Recount, self_check::OwnersCheck, states::States,
+    Charged, Moved, NatTold, NodeStates, Owners, recount::Recount, self_check::OwnersCheck,
+    states::States,
 };
 use crate::{
     kernel::{Problem, tables::TablesSample},
@@ -112,6 +113,8 @@ pub(super) struct Ownership {
     states: HashMap<u32, States>,
     /// What they come to.
     node_states: Option<Arc<NodeStates>>,
+    /// What the last census told of NAT.
+    nat: Option<Arc<NatTold>>,
     looks: Looks,
     /// What the Kubernetes API says.
     pods: Arc<Pods>,
@@ -145,6 +148,7 @@ impl Ownership {
             found: None,
             states: HashMap::new(),
             node_states: None,
+            nat: None,
             looks: Looks::default(),
             pods: Arc::default(),
             services,
@@ -415,5 +419,7 @@ impl Ownership {
         self.found = None;
         self.states.clear();
         self.node_states = None;
+        self.nat = None;
+        self.recount.ended = None;
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use ctpressure_model::{pressure::state::Pressure, verdict::Verdict};
 use serde::{Deserialize, Serialize};
 
-use super::{LossCounts, NodeLosses, NodeStates, Own, OwnerSample, Recount, SelfCheck};
+use super::{LossCounts, NatTold, NodeLosses, NodeStates, Own, OwnerSample, Recount, SelfCheck};
 use crate::{
     kernel::{stats::KernelStats, tables::HOST_NAME},
     owners::{Looks, Occupancy, Owner, ServiceCounts},
@@ -145,6 +145,9 @@ pub struct Owners {
     /// What it found the tables to be made of; `None`: there was none yet.
     #[serde(skip)]
     pub(crate) states: Option<Arc<NodeStates>>,
+    /// What it told of NAT; `None`: as above.
+    #[serde(skip)]
+    pub(crate) nat: Option<Arc<NatTold>>,
     /// What looking for owners has cost.
     pub looks: Looks,
 }

@@ -16,6 +16,7 @@ mod composition;
 mod filter;
 mod groups;
 mod key;
+mod ports;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub(crate) use composition::CompositionCount;
 pub(crate) use filter::{Filter, parse_state};
 pub(crate) use groups::{Counts, MOST_KEYS};
 pub(crate) use key::By;
+pub(crate) use ports::{NAT_PORTS, PortSpace};
 pub(crate) use summary::{EntryLine, Group, StateCount, Summary, SummaryRows};
 #[cfg(test)]
 pub(crate) use vacant::WasHolder;

@@ -69,8 +69,6 @@ pub(crate) const EXPECTATIONS_FULL: u64 = 100;
 pub(crate) const PORTS_RISK: u64 = 50;
 /// A look for a free port tries ten on average.
 pub(crate) const PORTS_PROBLEM: u64 = 90;
-/// Ports that masquerading chooses from, for a flow from port 1024 or above (`nf_nat_l4proto_unique_tuple`).
-pub(crate) const PORTS: u64 = 65_535 - 1_024 + 1;
 /// A look for a free port that fails has met at least this many taken ones, else it was no look for a port.
 pub(crate) const PORTS_TRIED: u64 = 8;
 

@@ -33,7 +33,9 @@ mod tests;
 mod unlisted;
 
 pub(crate) use entry::{EntryTuple, Layer4, TableEntry};
-pub(crate) use found::{FoundEntry, PortSet, Shape, address_words};
+pub(crate) use found::{
+    FIRST_NAT_PORT, FoundEntry, PortSet, Shape, address_words, is_chosen_by_nat,
+};
 pub(crate) use namespaces::{WalkOutcome, count_namespaces, walk_namespaces};
 pub(crate) use parse::parse;
 pub(crate) use state::{EntryState, state_names};

@@ -16,6 +16,7 @@ use super::{
 
 mod exported;
 mod limit;
+mod nat;
 mod owners;
 mod states;
 mod table_sums;
@@ -105,6 +106,7 @@ fn families(
         .into_iter()
         .chain(owners::families(snapshot))
         .chain(states::families(snapshot))
+        .chain(nat::families(snapshot))
         .chain(by_nobody(snapshot))
         .chain(of_no_use(snapshot))
         .chain(limit.into_iter().flat_map(limit::families))

@@ -6,7 +6,7 @@ use conntrack_ebpf::walk::{CopiedEntry, STATUS};
 
 use super::decode::{EntryWords, JiffyClock, Layout, TupleWords, halves};
 use crate::{
-    kernel::entries::{EntryStatus, FoundEntry, PortSet, Shape, TableEntry},
+    kernel::entries::{EntryStatus, FoundEntry, PortSet, Shape, TableEntry, is_chosen_by_nat},
     sys::{mapping::MappedArray, netns::Inode},
 };
 
@@ -99,7 +99,8 @@ impl<W: EntryWords> FoundEntry for CopiedFound<'_, W> {
             | u64::from(kept.keep(protocol, client)) << 32
             | u64::from(self.layout.zone(&self.words)) << 48;
         let state = self.layout.state_byte(&self.words, protocol).unwrap_or(0);
-        let is_translated = client != self.reply.client(protocol);
+        let answered = self.reply.client(protocol);
+        let is_translated = client != answered;
         let [first, second, third, fourth, fifth] = original;
         let [sixth, seventh, eighth, ninth, tenth] = reply;
         [
@@ -114,7 +115,9 @@ impl<W: EntryWords> FoundEntry for CopiedFound<'_, W> {
             ninth,
             tenth,
             about,
-            u64::from(state) | u64::from(is_translated) << 8,
+            u64::from(state)
+                | u64::from(is_translated) << 8
+                | u64::from(is_chosen_by_nat(answered)) << 9,
         ]
     }
 }

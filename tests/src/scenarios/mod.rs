@@ -225,6 +225,8 @@ scenarios! {
     addresses addresses::crowded_and_taken, Any, OneKernel, Counted, 240 s, "4,300 addresses of Services on a dummy crowd no own one out; a pod that gives itself another's address, the host's and 3,000 more takes nothing from anybody and is named, once";
     // One kernel, and the next: whose an entry was is the agent's to know, and what NAT did is in any listing.
     address_reused reused::address, Any, OneKernel, Counted, 120 s, "a pod's address goes to the next pod: the entries of the first stay its own in `table --by owner`, as in the metrics";
+    // One kernel: what a census finds is decided by the same code on each.
+    nat_ports nat::ports, Any, OneKernel, Counted, 120 s, "ports that source NAT uses towards one destination, as the metrics have them: as many as connections, and when none is left";
     led_astray reused::led_astray, Any, OneKernel, Counted, 180 s, "a published UDP port whose pod was made anew, and SNAT to an address that the node had: the doctor finds what still leads there, its commands mend it, and another node's pod is not judged";
     // Of the kernel: whether it tells by itself which namespace is the host's, and what it lets be seen.
     host_without_ptrace host::without_ptrace, Any, EachKernel, Counted, 120 s, "without CAP_SYS_PTRACE, in another network namespace than the host's: the host's table and flows are right, or said not to be seen; never the agent's own instead";

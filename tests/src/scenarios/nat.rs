@@ -8,6 +8,7 @@ use crate::guest::{
     checks::Checks,
     command::{HANG, wait_for},
     generator, kernel, net,
+    prom::Metrics,
 };
 
 /// Ten ports for whatever leaves by the dead end.
@@ -53,6 +54,61 @@ pub(super) fn exhausted(mechanism: Option<Mechanism>) -> Result<()> {
     );
     checks.finish()?;
     drop(growth);
+    setting.agent.stop()
+}
+
+pub(super) fn ports(mechanism: Option<Mechanism>) -> Result<()> {
+    const FIRST: u64 = 3_000;
+    const MORE: u64 = 600;
+    const ELSEWHERE: u64 = 40;
+    const SERVER: &str = "198.19.0.1";
+    let setting = Setting::new(mechanism, 60_000, "")?;
+    net::nft(None, &MASQUERADE.replace(" to :10000-10009", ""))?;
+    let send = |server: &str, first: u64, flows: u64| {
+        let flows = format!("--first {first} --flows {flows}");
+        let from = format!("--source 198.18.5.5/32 --destination {server}/32");
+        generator::send(None, &format!("{from} {flows}"))
+    };
+    let told = || -> Result<Metrics> {
+        // One may be under way that began before.
+        setting.agent.wait_for_next_census()?;
+        setting.agent.wait_for_next_census()?;
+        setting.agent.scrape()
+    };
+    let mut checks = Checks::new();
+    send(SERVER, 0, FIRST)?;
+    send("198.19.0.2", 0, ELSEWHERE)?;
+    let space = [
+        ("netns", "host"),
+        ("source", "192.0.2.1"),
+        ("destination", SERVER),
+        ("port", "7000"),
+        ("protocol", "udp"),
+    ];
+    let used = |metrics: &Metrics, labels: &[(&str, &str)]| {
+        metrics.count("ctpressure_nat_ports_used", labels)
+    };
+    let metrics = told()?;
+    checks.equal("ports used", used(&metrics, &space)?, "sent", FIRST);
+    let all = used(&metrics, &[])?;
+    checks.equal("of all spaces", all, "sent", FIRST + ELSEWHERE);
+    let ports = metrics.count("ctpressure_nat_ports", &[])?;
+    checks.equal("ports", ports, "those from 1,024 on", 64_512);
+    let fills = |metrics: &Metrics| metrics.value("ctpressure_nat_ports_seconds_to_full", &space);
+    checks.holds(fills(&metrics).is_none(), || "it fills".to_owned());
+    send(SERVER, FIRST, MORE)?;
+    setting.agent.wait_for_next_census()?;
+    let metrics = setting.agent.scrape()?;
+    let now = used(&metrics, &space)?;
+    checks.equal("ports used", now, "sent", FIRST + MORE);
+    // A census comes every ten seconds, or later where the machine is slow.
+    let seconds = fills(&metrics).unwrap_or(0.0);
+    let left = 64_512 - now;
+    let each = seconds * 600.0 / f64::from(u32::try_from(left)?);
+    checks.holds((5.0..60.0).contains(&each), || {
+        format!("full in {seconds} s: {each} s between two censuses")
+    });
+    checks.finish()?;
     setting.agent.stop()
 }
 

@@ -123,6 +123,14 @@ fn found(agent: &Agent) -> Result<Option<Value>> {
     Ok(finding.cloned())
 }
 
+/// What the next census says of them.
+fn stale(agent: &Agent) -> Result<u64> {
+    // One may be under way that began before.
+    agent.wait_for_next_census()?;
+    agent.wait_for_next_census()?;
+    agent.scrape()?.count("ctpressure_stale_nat_entries", &[])
+}
+
 pub(super) fn led_astray(mechanism: Option<Mechanism>) -> Result<()> {
     net::track_into_dead_end(None)?;
     net::nft(None, FORWARDED)?;
@@ -186,6 +194,8 @@ pub(super) fn led_astray(mechanism: Option<Mechanism>) -> Result<()> {
             text.contains(&PUBLISHED.to_string()) && text.contains(UPLINK)
         }))
     })?;
+    // What leads to the server that was, and what comes from the address that the node had.
+    checks.equal("stale_nat_entries", stale(&agent)?, "named", 2);
     let text = finding.to_string();
     checks.holds(text.contains("batch/job-3"), || {
         format!("who it was: {text}")
@@ -203,6 +213,7 @@ pub(super) fn led_astray(mechanism: Option<Mechanism>) -> Result<()> {
         command::output("sh", &["-c", line])?;
     }
     ask_all()?;
+    checks.equal("stale_nat_entries", stale(&agent)?, "none", 0);
     let after = found(&agent)?;
     checks.holds(after.is_none(), || format!("after its commands: {after:?}"));
     let list = command::output("ctpressure", &["table", "--list", "--port", "8125"])?;

@@ -17,10 +17,11 @@ use super::{
 use crate::{
     agent::{
         census::{CensusOrder, CensusResult},
+        nat::NatTold,
         recount::Recount,
         states::{NodeStates, states_by_slot},
     },
-    census::Charging,
+    census::{Charging, VacantAddresses},
     probes::Probes,
     walk::CensusSource,
 };
@@ -95,6 +96,7 @@ impl Ownership {
             wanted: wanted.map(|(netns, _)| *netns).collect(),
             charging: Charging {
                 maps,
+                vacant: self.vacant(),
                 host_netns,
                 ..Charging::default()
             },
@@ -108,6 +110,14 @@ impl Ownership {
             },
             judged,
         })
+    }
+
+    /// Addresses that somebody on this node had and nobody has now.
+    fn vacant(&self) -> VacantAddresses {
+        let former = self.slots.former().iter();
+        VacantAddresses::former(
+            former.map(|(address, holder)| (*address, holder.owner.name(), holder.since.elapsed())),
+        )
     }
 
     /// Keeps room for the tags of as many entries as the limit allows; not while a census reads them.
@@ -144,7 +154,11 @@ impl Ownership {
             self.services().found(sighting, *entries);
         }
         self.recount.times += 1;
-        self.recount.ended = Some(Instant::now());
+        let now = Instant::now();
+        let since = self.recount.ended.replace(now);
+        let since = since.map(|since| now.saturating_duration_since(since));
+        let before = self.nat.as_deref().zip(since);
+        self.nat = Some(Arc::new(NatTold::of(&found.nat, before)));
         self.recount.seconds = found.took.as_secs_f64();
         self.recount.source.clone_from(&found.source);
         let restarts = found.source.as_ref().map_or(0, CensusSource::restarts);

@@ -47,6 +47,7 @@ impl Ownership {
                 services: self.services().counts(),
                 census: self.recount(),
                 states: self.node_states.clone(),
+                nat: self.nat.clone(),
                 looks: self.looks,
             },
             names: self.names(),

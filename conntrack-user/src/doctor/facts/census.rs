@@ -5,15 +5,13 @@
 //! traffic can choose, so the part of a very large table that was read by then stands for the whole.
 
 use std::{
-    fmt::{self, Display},
-    net::IpAddr,
+    fmt::Display,
     ops::ControlFlow,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ctpressure_model::{
     pressure::{as_count, heavy::SpaceSaving},
-    protocol::protocol_name,
     verdict::Composition,
 };
 
@@ -23,7 +21,7 @@ use super::{
     strays::{Stray, Ways},
 };
 use crate::{
-    census::{AlikeEntries, Charging, CompositionCount, NO_TAGS},
+    census::{AlikeEntries, Charging, CompositionCount, NO_TAGS, PortSpace},
     kernel::{
         Root,
         confinement::Confinement,
@@ -52,43 +50,6 @@ pub(crate) struct ClassCount {
     pub entries: u64,
     /// Those that had no packet for longer than [`Class::enough`] for certain ([`idle`]).
     pub idle: u64,
-}
-
-/// The ports of one address towards one destination: each can be used once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct PortSpace {
-    /// The address that connections seem to come from.
-    pub address: IpAddr,
-    pub destination: IpAddr,
-    pub port: u16,
-    pub protocol: u8,
-}
-
-impl PortSpace {
-    /// The ports that this entry has one of; `None` if its port was not chosen by NAT or is not one of those
-    /// that it chooses from.
-    fn of(entry: &TableEntry) -> Option<Self> {
-        let (server, chosen) = entry.reply.layer4.ports()?;
-        (entry.source_translated() && chosen >= 1024).then_some(Self {
-            address: entry.reply.destination,
-            destination: entry.reply.source,
-            port: server,
-            protocol: entry.reply.protocol,
-        })
-    }
-}
-
-impl Display for PortSpace {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "from {} to {} port {} of {}",
-            self.address,
-            protocol_name(self.protocol),
-            self.port,
-            self.destination
-        )
-    }
 }
 
 /// What the listing said.

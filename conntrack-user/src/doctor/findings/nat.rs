@@ -3,9 +3,12 @@
 use ctpressure_model::words::{grouped, seconds_f64, share};
 
 use super::lost::{by_clash, worst};
-use crate::doctor::{
-    Facts, Finding, Severity,
-    thresholds::{PORTS, PORTS_PROBLEM, PORTS_RISK, PORTS_TRIED},
+use crate::{
+    census::NAT_PORTS,
+    doctor::{
+        Facts, Finding, Severity,
+        thresholds::{PORTS_PROBLEM, PORTS_RISK, PORTS_TRIED},
+    },
 };
 
 const ADVICE: &str = "Give clients that open many connections to one destination a pool of kept-open \
@@ -59,8 +62,8 @@ fn in_use(facts: &Facts) -> String {
 pub(super) fn ports_in_use(facts: &Facts) -> Option<Finding> {
     let census = facts.census.as_ref()?;
     let (space, ports) = census.ports?;
-    let ports = census.scaled(ports).min(PORTS);
-    let severity = Severity::of_share(ports, PORTS, PORTS_RISK, PORTS_PROBLEM)?;
+    let ports = census.scaled(ports).min(NAT_PORTS);
+    let severity = Severity::of_share(ports, NAT_PORTS, PORTS_RISK, PORTS_PROBLEM)?;
     Some(Finding {
         id: "nat_ports_in_use",
         severity,
@@ -68,8 +71,8 @@ pub(super) fn ports_in_use(facts: &Facts) -> Option<Finding> {
         evidence: format!(
             "{} of {} ports ({}) are in use {space}",
             grouped(ports),
-            grouped(PORTS),
-            share(ports, PORTS)
+            grouped(NAT_PORTS),
+            share(ports, NAT_PORTS)
         ),
         consequence: "when none is left, new connections to that destination are lost as clashes, \
                       though the table is far from full"
@@ -87,7 +90,7 @@ pub(super) fn ports_in_use(facts: &Facts) -> Option<Finding> {
 mod tests {
     use super::super::tests::{fine, made};
     use super::*;
-    use crate::{doctor::facts::census::PortSpace, kernel::stats::KernelStats};
+    use crate::{census::PortSpace, kernel::stats::KernelStats};
 
     fn now(facts: &mut Facts, found: u64, lost: u64) {
         facts.counts.tables[0].between = Some(KernelStats {

@@ -53,7 +53,7 @@ impl FoundEntry for TableEntry {
 
     fn shape(&self, kept: PortSet) -> Shape {
         let (original, reply) = (&self.original, &self.reply);
-        let ((client, asked), (server, _)) = (ports(original), ports(reply));
+        let ((client, asked), (server, chosen)) = (ports(original), ports(reply));
         let opener = address_words(original.source);
         let asked_address = address_words(original.destination);
         let server_address = address_words(reply.source);
@@ -80,11 +80,20 @@ impl FoundEntry for TableEntry {
                 | u64::from(reply.protocol) << 8
                 | u64::from(layer4(original)) << 16
                 | u64::from(layer4(reply)) << 24
-                | u64::from(self.source_translated()) << 32,
+                | u64::from(self.source_translated()) << 32
+                | u64::from(is_chosen_by_nat(chosen)) << 33,
             opener[2] | server_address[2] << 32,
         ]
     }
 }
+
+/// Whether it is one of the ports that source NAT chooses from for a connection whose own is not privileged (`nf_nat_l4proto_unique_tuple`).
+pub(crate) const fn is_chosen_by_nat(port: u16) -> bool {
+    port >= FIRST_NAT_PORT
+}
+
+/// The first of those ports; the last is the highest that there is.
+pub(crate) const FIRST_NAT_PORT: u16 = 1_024;
 
 /// Source and destination port; 0 where there are none.
 fn ports(tuple: &EntryTuple) -> (u16, u16) {

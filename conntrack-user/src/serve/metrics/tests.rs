@@ -11,9 +11,11 @@ use ctpressure_model::{
 use super::*;
 use crate::{
     agent::{
-        Activity, AgentState, Bounds, Drift, LossCounts, NodeLosses, NodeStates, Own, OwnerSample,
-        OwnerTotals, Owners, Probed, Recount, StateEntries, Table, Tables, Tops,
+        Activity, AgentState, Bounds, Drift, LossCounts, NatTold, NodeLosses, NodeStates, Own,
+        OwnerSample, OwnerTotals, Owners, PortsUsed, Probed, Recount, StateEntries, Table, Tables,
+        Tops,
     },
+    census::PortSpace,
     kernel::stats::KernelStats,
     kube_events::EventsStatus,
     limit::{
@@ -73,6 +75,7 @@ pub(in crate::serve) fn full() -> Snapshot {
                 ..Recount::default()
             },
             states: Some(Arc::new(states())),
+            nat: Some(Arc::new(nat())),
             ..Owners::default()
         },
         own: Own {
@@ -82,6 +85,26 @@ pub(in crate::serve) fn full() -> Snapshot {
             open_fds: 12,
         },
         ..Snapshot::default()
+    }
+}
+
+/// Of the host's table, and of one that is gone since.
+fn nat() -> NatTold {
+    let used = |netns, seconds_to_full| PortsUsed {
+        netns,
+        space: PortSpace {
+            address: [192, 0, 2, 1].into(),
+            destination: [198, 51, 100, 7].into(),
+            port: 443,
+            protocol: 6,
+        },
+        ports: 51_200,
+        seconds_to_full,
+    };
+    NatTold {
+        spaces: vec![used(1, Some(93.5)), used(4_000_000, None)],
+        stale: 3,
+        ..NatTold::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Counts of made-up entries.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
 use crate::kernel::entries::EntryState;
