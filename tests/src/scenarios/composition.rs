@@ -84,10 +84,11 @@ fn serve() -> Result<Background> {
 }
 
 pub(super) fn exact(mechanism: Option<Mechanism>) -> Result<()> {
+    // There when the agent begins, which then knows it.
+    let pod = Lookalike::make(1, Ipv4Addr::new(10, 90, 0, 11), 0.0, "send --flows 0")?;
     let setting = Setting::new(mechanism, 60_000, "")?;
     kernel::set_sysctl("nf_conntrack_sctp_timeout_closed", 3_600)?;
     let _server = serve()?;
-    let pod = Lookalike::make(1, Ipv4Addr::new(10, 90, 0, 11), 0.0, "send --flows 0")?;
     setting.agent.wait_for_census()?;
     let source = format!("--source {}/32", pod.address);
     generator::send(
