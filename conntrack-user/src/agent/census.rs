@@ -11,11 +11,11 @@ use conntrack_ebpf::owner::{Party, UNKNOWN};
 use ctpressure_model::{events::OwnersBySlot, verdict::Composition};
 
 use super::{
-    nat::{NatFound, PortSpaces, stale_entries},
+    nat::{NatFound, stale_entries},
     states::{StateKey, States},
 };
 use crate::{
-    census::{Alike, AlikeEntries, Charging, CompositionCount, TagSeen, sighting},
+    census::{Alike, AlikeEntries, Charging, CompositionCount, PortSpaces, TagSeen, sighting},
     kernel::{
         Root,
         entries::{FoundEntry, WalkOutcome, walk_namespaces},

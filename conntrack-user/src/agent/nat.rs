@@ -2,37 +2,16 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use ctpressure_model::pressure::{as_count, heavy::SpaceSaving};
-
 use crate::{
-    census::{Charging, NAT_PORTS, PortSpace},
+    census::{Charging, NAT_PORTS, PortSpace, PortSpaces},
     kernel::entries::TableEntry,
     sys::netns::Inode,
 };
 
-/// Port spaces that are counted; whatever has more than one in so many of all entries is among them.
-const SPACES: usize = 1 << 10;
 /// Those that are told: the fullest.
 const FOREMOST: usize = 10;
-
-/// Counts entries by the port space of their table.
-#[derive(Debug)]
-pub(super) struct PortSpaces(SpaceSaving<(Inode, PortSpace)>);
-
-impl Default for PortSpaces {
-    fn default() -> Self {
-        Self(SpaceSaving::new(SPACES))
-    }
-}
-
-impl PortSpaces {
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    pub(super) fn add(&mut self, netns: Inode, entry: &TableEntry, entries: u64) {
-        if let Some(space) = PortSpace::of(entry) {
-            self.0.add((netns, space), entries as f64);
-        }
-    }
-}
+/// Those that are remembered for the next census, of all tables.
+const MOST: usize = 1 << 10;
 
 /// How many of so many alike entries lead to an address that somebody on this node had and nobody has now, and are not answered: somebody
 /// elsewhere may have it.
@@ -60,15 +39,11 @@ pub(super) struct NatFound {
 impl NatFound {
     /// Takes over the spaces of the tables that were walked.
     pub(super) fn add_spaces(&mut self, spaces: &PortSpaces, walked: &HashMap<u32, bool>) {
-        let found = spaces.0.top(SPACES).into_iter();
-        let found = found.filter(|space| walked.contains_key(&space.key.0));
-        self.spaces.extend(found.map(|space| {
-            let (netns, of) = space.key;
-            (netns, of, as_count(space.at_least()))
-        }));
+        let of_walked = |(netns, ..): &(Inode, _, _)| walked.contains_key(netns);
+        self.spaces.extend(spaces.used().filter(of_walked));
         self.spaces
             .sort_by(|a, b| b.2.cmp(&a.2).then(a.1.cmp(&b.1)));
-        self.spaces.truncate(SPACES);
+        self.spaces.truncate(MOST);
     }
 }
 
@@ -147,10 +122,7 @@ mod tests {
         let mut counted = PortSpaces::default();
         for (port, ports) in spaces {
             for netns in [1, 2] {
-                counted.0.add(
-                    (netns, space(*port)),
-                    f64::from(u32::try_from(*ports).unwrap()),
-                );
+                counted.add_ports(netns, space(*port), *ports);
             }
         }
         let mut found = NatFound::default();

@@ -29,7 +29,7 @@ pub(crate) use composition::CompositionCount;
 pub(crate) use filter::{Filter, parse_state};
 pub(crate) use groups::{Counts, MOST_KEYS};
 pub(crate) use key::By;
-pub(crate) use ports::{NAT_PORTS, PortSpace};
+pub(crate) use ports::{NAT_PORTS, PortSpace, PortSpaces};
 pub(crate) use summary::{EntryLine, Group, StateCount, Summary, SummaryRows};
 #[cfg(test)]
 pub(crate) use vacant::WasHolder;

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     census::{
         Alike, AlikeEntries, By, Census, Charging, CompositionCount, EntryLine, Filter, Labels,
-        MOST_KEYS, parse_state, text,
+        MOST_KEYS, PortSpaces, parse_state, text,
     },
     kernel::{
         Root,
@@ -236,6 +236,7 @@ impl Table {
                 .iter()
                 .map(|(inode, tunnels)| (*inode, CompositionCount::new(labels.owners, tunnels)))
                 .collect(),
+            ports: PortSpaces::default(),
             table: None,
             met: BTreeSet::new(),
         };
@@ -252,10 +253,18 @@ impl Table {
             .into());
         }
         let TableTally {
-            census, mut makeup, ..
+            census,
+            mut makeup,
+            ports,
+            ..
         } = count.finish();
         let (mut tables, problems) = targets::sort_out(outcomes, &labels)?;
         tell_unlisted(root, namespaces, &mut tables);
+        for table in &mut tables {
+            let of_table = ports.used().filter(|(netns, ..)| *netns == table.netns);
+            let told = of_table.map(|(_, space, used)| (space, used));
+            table.ports = told.take(PORT_SPACES).collect();
+        }
         let limit = sysctl::limit(root)?;
         let name = |slot| labels.owners.names.get(&slot).cloned();
         let verdicts = tables.iter().filter_map(|table| {
@@ -343,6 +352,9 @@ fn tell_unlisted(root: &Root, namespaces: &[Namespace], tables: &mut [WalkedTabl
     }
 }
 
+/// Port spaces of a table that are told.
+const PORT_SPACES: usize = 10;
+
 /// What is counted while tables are read.
 struct TableCount<'a> {
     alike: AlikeEntries<'a>,
@@ -381,6 +393,7 @@ impl EntryCounter for TableCount<'_> {
 struct TableTally<'a> {
     census: Census<'a>,
     makeup: BTreeMap<Inode, CompositionCount<'a>>,
+    ports: PortSpaces,
     /// The table of the last entries.
     table: Option<Inode>,
     /// Tables of which there was an entry: in the hash table those of all namespaces are mixed.
@@ -397,6 +410,7 @@ impl TableTally<'_> {
             }
         }
         self.census.add(alike);
+        self.ports.add(inode, alike.entry, alike.entries);
         if let Some(makeup) = self.makeup.get_mut(&inode) {
             makeup.add(alike);
         }
@@ -475,6 +489,7 @@ mod tests {
         let tally = TableTally {
             census: Census::new(Filter::default(), vec![vec![By::Source]], &owners, 0),
             makeup: BTreeMap::new(),
+            ports: PortSpaces::default(),
             table: None,
             met: BTreeSet::new(),
         };

@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 
-use super::setting::Setting;
+use super::{census::table, setting::Setting};
 use crate::guest::{
     agent::Mechanism,
     checks::Checks,
-    command::{HANG, wait_for},
+    command::{self, HANG, wait_for},
     generator, kernel, net,
     prom::Metrics,
 };
@@ -101,6 +101,14 @@ pub(super) fn ports(mechanism: Option<Mechanism>) -> Result<()> {
     let metrics = setting.agent.scrape()?;
     let now = used(&metrics, &space)?;
     checks.equal("ports used", now, "sent", FIRST + MORE);
+    let told = table("")?;
+    let first = &told["tables"][0]["nat_ports"][0];
+    let in_table = (first["used"].as_u64(), first["destination"].as_str());
+    checks.equal("in table", in_table, "sent", (Some(now), Some(SERVER)));
+    let text = command::output("ctpressure", &["table"])?;
+    let line =
+        "3,600 of 64,512 NAT ports (5.6 %) in use from 192.0.2.1 to udp port 7000 of 198.19.0.1";
+    checks.holds(text.contains(line), || text.clone());
     // A census comes every ten seconds, or later where the machine is slow.
     let seconds = fills(&metrics).unwrap_or(0.0);
     let left = 64_512 - now;

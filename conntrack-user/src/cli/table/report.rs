@@ -1,8 +1,9 @@
 //! What a census says, as text and as JSON.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 use ctpressure_model::{
+    protocol::protocol_name,
     verdict::Verdict,
     words::{grouped, share},
 };
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 use super::targets::WalkedTable;
 use crate::{
-    census::{Labels, Summary, SummaryRows, text},
+    census::{Labels, NAT_PORTS, PortSpace, Summary, SummaryRows, text},
     sys::netns::Inode,
     walk::CensusSource,
 };
@@ -18,6 +19,9 @@ use crate::{
 /// What a changed hash table means.
 pub(super) const CHANGED: &str = "note: the kernel rebuilt the hash table meanwhile, so entries may be missing or counted\n      \
      twice; run it again for exact numbers";
+
+/// Port spaces of a table that people see: those of which at least one port in a hundred is in use.
+const PORT_SPACES: usize = 3;
 
 /// A census and where it comes from.
 #[derive(Debug)]
@@ -92,6 +96,17 @@ impl CensusReport {
                     );
                 }
             }
+            for (space, used) in table.ports.iter().take(PORT_SPACES) {
+                if used.saturating_mul(100) >= NAT_PORTS {
+                    let _ = writeln!(
+                        out,
+                        "  {} of {} NAT ports ({}) in use {space}",
+                        grouped(*used),
+                        grouped(NAT_PORTS),
+                        share(*used, NAT_PORTS)
+                    );
+                }
+            }
             for verdict in self.verdicts.get(&table.netns).into_iter().flatten() {
                 let _ = writeln!(out, "  {}", verdict.advice());
             }
@@ -152,6 +167,7 @@ impl CensusReport {
             clashes: table.walk.hash.map(|hash| hash.clashes),
             expired: table.walk.hash.map(|hash| hash.expired),
             verdicts: self.verdicts.get(&table.netns).cloned(),
+            nat_ports: table.ports.iter().map(PortsRow::of).collect(),
             interrupted: table.walk.changed,
             unreadable: table.walk.unreadable,
         });
@@ -214,10 +230,40 @@ struct TableRow {
     expired: Option<u64>,
     /// What it is full of that more room would only hold more of; null: nothing of that sort.
     verdicts: Option<Vec<Verdict>>,
+    /// Ports that source NAT has in use towards one destination: the ten such spaces with the most.
+    nat_ports: Vec<PortsRow>,
     /// The kernel rebuilt the hash table meanwhile.
     interrupted: bool,
     /// Entries that could not be read.
     unreadable: u64,
+}
+
+/// Ports of one address towards one destination.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct PortsRow {
+    /// The address that connections seem to come from.
+    source: IpAddr,
+    destination: IpAddr,
+    port: u16,
+    protocol: String,
+    /// Ports in use, at least.
+    used: u64,
+    /// Ports that NAT chooses from, unless a rule names others.
+    of: u64,
+}
+
+impl PortsRow {
+    fn of((space, used): &(PortSpace, u64)) -> Self {
+        Self {
+            source: space.address,
+            destination: space.destination,
+            port: space.port,
+            protocol: protocol_name(space.protocol).into_owned(),
+            used: *used,
+            of: NAT_PORTS,
+        }
+    }
 }
 
 /// What is at least one in a hundred of the table.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ctpressure_model::events::Netns;
 
 use crate::{
-    census::Labels,
+    census::{Labels, PortSpace},
     cli::Failure,
     kernel::{
         Problem, Root,
@@ -19,13 +19,15 @@ use crate::{
 };
 
 /// One table that was read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct WalkedTable {
     pub(super) netns: Inode,
     /// What the reading came to.
     pub(super) walk: EntryWalk,
     /// What those are that the kernel counts and that are in no table; `None`: it does not say, or was not asked since there are none.
     pub(super) unlisted: Option<Unlisted>,
+    /// Ports that source NAT has in use, of the fullest spaces.
+    pub(super) ports: Vec<(PortSpace, u64)>,
 }
 
 /// The namespaces that were asked for, the caller's own if none was; each by the name of whose table it has.
@@ -171,6 +173,7 @@ pub(super) fn sort_out(
                     netns,
                     walk,
                     unlisted: None,
+                    ports: Vec::new(),
                 });
                 continue;
             }

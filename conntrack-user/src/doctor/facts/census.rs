@@ -10,10 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ctpressure_model::{
-    pressure::{as_count, heavy::SpaceSaving},
-    verdict::Composition,
-};
+use ctpressure_model::{pressure::as_count, verdict::Composition};
 
 use super::{
     Addresses, Facts, KernelSettings,
@@ -21,7 +18,7 @@ use super::{
     strays::{Stray, Ways},
 };
 use crate::{
-    census::{AlikeEntries, Charging, CompositionCount, NO_TAGS, PortSpace},
+    census::{AlikeEntries, Charging, CompositionCount, NO_TAGS, PortSpace, PortSpaces},
     kernel::{
         Root,
         confinement::Confinement,
@@ -41,8 +38,8 @@ use idle::{IdleBounds, IdleCount};
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Entries between two looks at the clock.
 const LOOK: u64 = 1 << 10;
-/// Port spaces that are counted; whatever has more than 1/1024 of all entries is among them.
-const SPACES: usize = 1 << 10;
+/// Only one table is read.
+const HOST_TABLE: Inode = 0;
 
 /// What was counted of one [`Class`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,7 +104,7 @@ struct Counter<'a> {
     bounds: IdleBounds,
     idle: [IdleCount; CLASSES.len()],
     facts: CensusFacts,
-    ports: SpaceSaving<PortSpace>,
+    ports: PortSpaces,
     ways: Ways,
 }
 
@@ -118,7 +115,7 @@ impl<'a> Counter<'a> {
             bounds,
             idle: [IdleCount::default(); CLASSES.len()],
             facts: CensusFacts::default(),
-            ports: SpaceSaving::new(SPACES),
+            ports: PortSpaces::default(),
             ways: Ways::default(),
         }
     }
@@ -133,9 +130,7 @@ impl<'a> Counter<'a> {
                 idle.add(entry, &self.bounds, timeout, class.enough());
             }
         }
-        if let Some(space) = PortSpace::of(entry) {
-            self.ports.add(space, 1.0);
-        }
+        self.ports.add(HOST_TABLE, entry, 1);
         self.ways.add(entry, self.settings);
     }
 
@@ -152,11 +147,8 @@ impl<'a> Counter<'a> {
         for (class, idle) in self.facts.classes.iter_mut().zip(self.idle) {
             class.idle = idle.idle();
         }
-        self.facts.ports = self
-            .ports
-            .top(1)
-            .first()
-            .map(|space| (space.key, as_count(space.at_least())));
+        let fullest = self.ports.used().next();
+        self.facts.ports = fullest.map(|(_, space, ports)| (space, ports));
         self.facts.strays = self.ways.strays(owners);
         self.facts
     }
