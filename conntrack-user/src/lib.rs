@@ -5,6 +5,7 @@
 //! * [`probes`]: which function is probed how, the loader, exact totals, the ring reader;
 //! * `walk`: all entries of the tables, from the kernel's hash table or from ctnetlink;
 //! * `census`: what a table is full of;
+//! * `contain`: stopping one owner by hand: a limit on what it opens, its entries deleted;
 //! * `doctor`: what is wrong or risky on this node, and what to do about it;
 //! * [`owners`]: who is on this node, and which slot each has;
 //! * [`kube_events`]: what `kubectl describe` says of a pod or the node;
@@ -19,6 +20,7 @@
 pub mod agent;
 mod census;
 pub mod cli;
+mod contain;
 mod doctor;
 pub mod kernel;
 pub mod kube_events;

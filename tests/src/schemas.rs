@@ -11,6 +11,7 @@ const WRITE: &str = "CTPRESSURE_WRITE_SCHEMAS";
 
 /// Each form of output, and its schema.
 const SCHEMAS: &[(&str, &str)] = &[
+    ("contain", include_str!("../../deploy/schemas/contain.json")),
     ("doctor", include_str!("../../deploy/schemas/doctor.json")),
     ("health", include_str!("../../deploy/schemas/health.json")),
     (
@@ -68,6 +69,7 @@ pub fn form(words: &[&str]) -> Option<&'static str> {
     match *words.first()? {
         "status" => Some("status"),
         _ if !json => None,
+        "contain" => Some("contain"),
         "doctor" => Some("doctor"),
         "health" => Some("health"),
         "limit" => Some("limit"),

@@ -181,12 +181,12 @@ impl Charging {
     }
 
     /// The slot that stands for all owners of the same workload; one without a workload stands for itself.
-    pub(super) fn workload(&self, slot: u32) -> u32 {
+    pub(crate) fn workload(&self, slot: u32) -> u32 {
         self.workloads.slots.get(&slot).copied().unwrap_or(slot)
     }
 
     /// The name of the workload that a slot stands for, such as `Deployment default/web`.
-    pub(super) fn workload_name(&self, slot: u32) -> String {
+    pub(crate) fn workload_name(&self, slot: u32) -> String {
         let name = self.workloads.names.get(&slot).cloned();
         name.unwrap_or_else(|| self.name(slot))
     }

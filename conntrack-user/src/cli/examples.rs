@@ -56,6 +56,13 @@ Examples:
   ctpressure limit set 262144
   ctpressure limit set 1048576 --force    # whatever speaks against it";
 
+pub(super) const CONTAIN: &str = "\
+Examples:
+  ctpressure contain shop/aggregator                            # what it would do, and to whom
+  ctpressure contain shop/aggregator --rate 10/s --for 10m --delete-entries --yes
+  ctpressure contain --list
+  ctpressure contain shop/aggregator --lift";
+
 pub(super) const STATUS: &str = "\
 Examples:
   ctpressure status

@@ -3,6 +3,7 @@
 mod access_args;
 mod args;
 mod cluster;
+mod contain;
 mod doctor;
 mod examples;
 mod failure;
@@ -74,6 +75,8 @@ enum Command {
     Doctor(doctor::Doctor),
     #[command(after_help = examples::LIMIT)]
     Limit(limit::Limit),
+    #[command(after_help = examples::CONTAIN)]
+    Contain(contain::Contain),
     #[command(after_help = examples::STATUS)]
     Status(status::Status),
     #[command(after_help = examples::HEALTH)]
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Report(report) => report.run().map(|()| ExitCode::SUCCESS),
         Command::Doctor(doctor) => doctor.run(),
         Command::Limit(limit) => limit.run().map(|()| ExitCode::SUCCESS),
+        Command::Contain(contain) => contain.run().map(|()| ExitCode::SUCCESS),
         Command::Status(status) => status.run().map(|()| ExitCode::SUCCESS),
         Command::Health(health) => health.run().map(|()| ExitCode::SUCCESS),
         Command::Cluster(cluster) => cluster.run(),

@@ -5,7 +5,7 @@ use ctpressure_tests::schemas;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
-use super::{health::HealthDocument, table::CensusDocument};
+use super::{contain::ContainDocument, health::HealthDocument, table::CensusDocument};
 use crate::{
     census::EntryLine,
     doctor::DoctorReport,
@@ -56,6 +56,7 @@ fn the_schemas_are_those_of_the_output() {
     schemas::hold("table", schema::<CensusDocument>());
     schemas::hold("table-list", schema::<EntryLine>());
     schemas::hold("doctor", schema::<DoctorReport>());
+    schemas::hold("contain", schema::<ContainDocument>());
     schemas::hold("limit", schema::<LimitView>());
     schemas::hold("status", status());
     schemas::hold("health", schema::<HealthDocument>());

@@ -37,7 +37,7 @@ pub(crate) use found::{
     FIRST_NAT_PORT, FoundEntry, PortSet, Shape, address_words, is_chosen_by_nat,
 };
 pub(crate) use namespaces::{WalkOutcome, count_namespaces, walk_namespaces};
-pub(crate) use parse::parse;
+pub(crate) use parse::{name_of_entry, parse};
 pub(crate) use state::{EntryState, state_names};
 pub(crate) use status::EntryStatus;
 pub(crate) use unlisted::{Unlisted, count_unlisted};

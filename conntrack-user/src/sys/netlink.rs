@@ -1,7 +1,7 @@
 //! Questions to the kernel over netlink (`struct nlmsghdr`, `struct nlattr`): to netfilter here
-//! (`struct nfgenmsg`), about interfaces in [`interfaces`].
+//! (`struct nfgenmsg`), about interfaces in [`interfaces`]; and [`changes`], which only what a person asked for makes.
 //!
-//! Only questions: this socket joins no multicast group. A listener for conntrack events would
+//! No news: this socket joins no multicast group. A listener for conntrack events would
 //! make every new entry of every namespace larger (`nf_conntrack_events=2`).
 
 use std::io;
@@ -19,6 +19,7 @@ use nix::sys::time::TimeVal;
 
 pub(crate) mod addresses;
 mod attributes;
+pub(crate) mod changes;
 pub(crate) mod interfaces;
 mod neighbours;
 pub(crate) mod queues;
@@ -26,7 +27,7 @@ pub(crate) mod queues;
 pub(super) mod tests;
 pub(crate) mod tunnels;
 
-pub(crate) use attributes::{Attributes, put_string};
+pub(crate) use attributes::{Attributes, put, put_nested, put_string};
 
 /// Length of `struct nlmsghdr`, bytes.
 pub(crate) const HEADER: usize = 16;

@@ -31,6 +31,7 @@ const ROOMS: &[&str] = &[
     "probes",
     "walk",
     "census",
+    "contain",
     "agent",
     "limit",
     "recorder",

@@ -1,4 +1,4 @@
-//! One message of ctnetlink, read onto the stack (`ctnetlink_fill_info`, `nf_conntrack_netlink.c`).
+//! One message of ctnetlink, read onto the stack (`ctnetlink_fill_info`, `nf_conntrack_netlink.c`), and how one entry is named to it.
 //!
 //! Attributes that are not known, or not of the length that they should have, are passed over: an
 //! entry is what its other attributes say, and without both tuples it is none.
@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{EntryState, EntryStatus, EntryTuple, Layer4, TableEntry};
-use crate::sys::netlink::Attributes;
+use crate::sys::netlink::{Attributes, put, put_nested};
 
 mod cta {
     pub(super) const TUPLE_ORIG: u16 = 1;
@@ -41,6 +41,10 @@ mod cta {
     pub(super) const PROTOINFO_STATE: u16 = 1;
     pub(super) const TIMESTAMP_START: u16 = 1;
 }
+
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
 
 /// The entry that these attributes describe; `None` without both tuples.
 pub(crate) fn parse(attributes: Attributes<'_>) -> Option<TableEntry> {
@@ -82,6 +86,69 @@ pub(crate) fn parse(attributes: Attributes<'_>) -> Option<TableEntry> {
         id,
         start,
     })
+}
+
+/// The family of an entry (`nfgen_family`), and the attributes that name it and no other one: its original tuple, zone and number.
+pub(crate) fn name_of_entry(entry: &TableEntry) -> (u8, Vec<u8>) {
+    let mut attributes = Vec::new();
+    let tuple = &entry.original;
+    put_nested(&mut attributes, cta::TUPLE_ORIG, |own| {
+        put_nested(own, cta::TUPLE_IP, |ip| {
+            match (tuple.source, tuple.destination) {
+                (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                    put(ip, cta::IP_V4_SRC, &source.octets());
+                    put(ip, cta::IP_V4_DST, &destination.octets());
+                }
+                (source, destination) => {
+                    let octets = |address| match address {
+                        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                        IpAddr::V6(v6) => v6.octets(),
+                    };
+                    put(ip, cta::IP_V6_SRC, &octets(source));
+                    put(ip, cta::IP_V6_DST, &octets(destination));
+                }
+            }
+        });
+        put_nested(own, cta::TUPLE_PROTO, |protocol| {
+            put(protocol, cta::PROTO_NUM, &[tuple.protocol]);
+            put_layer4(protocol, tuple);
+        });
+    });
+    put(&mut attributes, cta::ZONE, &entry.zone.to_be_bytes());
+    put(&mut attributes, cta::ID, &entry.id.to_be_bytes());
+    let family = if tuple.source.is_ipv4() { IPV4 } else { IPV6 };
+    (family, attributes)
+}
+
+fn put_layer4(protocol: &mut Vec<u8>, tuple: &EntryTuple) {
+    match tuple.layer4 {
+        Layer4::Addresses => {}
+        Layer4::Ports {
+            source,
+            destination,
+        } => {
+            put(protocol, cta::PROTO_SRC_PORT, &source.to_be_bytes());
+            put(protocol, cta::PROTO_DST_PORT, &destination.to_be_bytes());
+        }
+        Layer4::Icmp { id, kind, code } => {
+            let [of_id, of_kind, of_code] = if tuple.source.is_ipv4() {
+                [
+                    cta::PROTO_ICMP_ID,
+                    cta::PROTO_ICMP_TYPE,
+                    cta::PROTO_ICMP_CODE,
+                ]
+            } else {
+                [
+                    cta::PROTO_ICMPV6_ID,
+                    cta::PROTO_ICMPV6_TYPE,
+                    cta::PROTO_ICMPV6_CODE,
+                ]
+            };
+            put(protocol, of_id, &id.to_be_bytes());
+            put(protocol, of_kind, &[kind]);
+            put(protocol, of_code, &[code]);
+        }
+    }
 }
 
 /// A tuple, if it is whole, and the zone of its direction.
