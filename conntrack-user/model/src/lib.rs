@@ -9,12 +9,14 @@
 //! * [`words`]: how numbers, sizes, shares, times and the words of others are written, one rule each;
 //! * [`cost`]: what an entry costs, and how many buckets a limit asks for;
 //! * [`command_line`]: what both programs do the same way at a terminal;
+//! * [`containment`]: the command line that stops an owner;
 //! * [`limit_change`]: the record of one change of the limit;
 //! * [`kubernetes`]: what the Kubernetes API is asked, what it says of pods, what its Events say.
 
 #![forbid(unsafe_code)]
 
 pub mod command_line;
+pub mod containment;
 pub mod cost;
 pub mod events;
 pub mod kubernetes;

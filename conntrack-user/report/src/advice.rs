@@ -3,6 +3,7 @@
 
 use conntrack_ebpf::record::DropReason;
 use ctpressure_model::{
+    containment,
     cost::{BUCKET_BYTES, buckets_for, chain},
     pressure::{as_count, as_f64, state::Pressure},
     words::{bytes, figure, grouped, per_second, plural, seconds, share_f64},
@@ -58,6 +59,8 @@ const RULES: &[AdviceRule] = &[
     dns_cache,
     timeouts::advice,
     other_instance,
+    // Behind what lasts: the first one is that of the summary.
+    contain,
     watch,
 ];
 
@@ -327,6 +330,42 @@ fn stop_flood(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
         }
         _ => None,
     }
+}
+
+/// While it lasts: of who opened what filled the table. Of one whom others flood nothing is said: it suffers.
+fn contain(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
+    let is_opener = |owner: &&OwnerEvidence| owner.inserts_ingress * 2 < owner.inserts;
+    let by_others = matches!(
+        cause.kind,
+        CauseKind::SynFlood
+            // Its own advice has the line.
+            | CauseKind::Flood
+            | CauseKind::Held
+            | CauseKind::Overlay
+            | CauseKind::ManyOwners
+            | CauseKind::LimitLowered
+    );
+    let lost = reading.dropped(DropReason::TableFull) + reading.evictions;
+    // The rule is in the host's table, through which a pod's own does not pass.
+    let of_host = matches!(reading.evidence.table.name.as_str(), "" | "host");
+    if by_others || !of_host || lost == 0 || !short_of_room(reading, cause) {
+        return None;
+    }
+    let owner = reading.culprit.filter(is_opener)?;
+    let line = containment::line(&owner.name)?;
+    Some(Advice::new(
+        "contain",
+        format!(
+            "If it goes on and others suffer: `{line}` says what it would take to limit what {} opens and to delete its entries; --yes \
+             does it, for ten minutes.",
+            owner.name
+        ),
+        format!(
+            "it took {} of all new entries, and held {} at the peak",
+            share_f64(reading.insert_share(owner)),
+            plural(owner.live_at_peak, "entry", "entries")
+        ),
+    ))
 }
 
 fn watch(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {

@@ -12,6 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::containment;
 use crate::words::{grouped, share};
 
 mod tunnel;
@@ -298,8 +299,10 @@ impl Verdict {
                  command lines",
                 tunnel.address()
             ),
-            VerdictKind::Flood { .. } => {
-                "Stop or rate-limit the sender, or exempt this traffic from tracking (notrack), if it needs no NAT".to_owned()
+            VerdictKind::Flood { who } => {
+                let sender = who.split(" towards ").next().and_then(containment::line);
+                let contain = sender.map_or_else(String::new, |line| format!(" (`{line}`)"));
+                format!("Stop or rate-limit the sender{contain}, or exempt this traffic from tracking (notrack), if it needs no NAT")
             }
         }
     }

@@ -125,6 +125,22 @@ fn set(advice: Option<&Advice>) -> Option<(&str, u64)> {
 }
 
 #[test]
+fn who_fills_the_table_can_be_contained_and_who_suffers_can_not() {
+    let mut evidence = evidence();
+    let advice = given(contain, &evidence, CauseKind::Burst);
+    let line = "`ctpressure contain shop/a --delete-entries`";
+    says(advice.as_ref(), "contain", line, "950 entries at the peak");
+    assert_eq!(given(contain, &evidence, CauseKind::SynFlood), None);
+    assert_eq!(given(contain, &calm(), CauseKind::Burst), None);
+    // Others opened them.
+    evidence.owners[0].inserts_ingress = 600;
+    assert_eq!(given(contain, &evidence, CauseKind::Burst), None);
+    evidence.owners[0].inserts_ingress = 0;
+    evidence.owners[0].name = "nginx.service".to_owned();
+    assert_eq!(given(contain, &evidence, CauseKind::Burst), None);
+}
+
+#[test]
 fn look_elsewhere_when_conntrack_lost_nothing() {
     let mut evidence = calm();
     let advice = given(look_elsewhere, &evidence, CauseKind::NotConntrack);
