@@ -15,6 +15,7 @@ mod census;
 mod charged;
 mod composition;
 mod conditions;
+mod contain;
 mod counts;
 mod degraded;
 mod detail;
@@ -187,6 +188,8 @@ scenarios! {
     limit_foreign limit::foreign, Any, OneKernel, Counted, 180 s, "somebody's own table, one-way ESTABLISHED entries, and entries that waiting packets hold raise nothing, and are named; a table that --raise-netns names does";
     limit_lock limit::lock, Any, OneKernel, Counted, 90 s, "somebody who is not root holds the name of the controller's lock: the controller acts, and a second one stands by";
     limit_timeout limit::timeout, Any, OneKernel, Counted, 120 s, "a table at its ceiling that is full of closed connections: their timeout is shortened, and restored at the end and after kill -9, also by one without the controller";
+    // Of the kernel: its `nf_tables`, and when it looks for an entry to evict. Two CPUs: one floods while the other opens a few.
+    contain contain::contained, EachOnOneKernel, EachKernel, Real, 240 s, "a pod floods a full table and is contained: the others' flows live, not one more eviction, nobody else's entry is touched, nothing is left after the time or after kill -9";
     // One kernel, these three: what is judged is a listing and counts that the scenarios above compare on each.
     verdict_queued verdicts::queued, Any, OneKernel, Counted, 240 s, "packets that a program was given to judge and did not hold the table: every command says so, and which queue";
     verdict_held verdicts::held, Any, OneKernel, Counted, 240 s, "packets that wait in a slow queue hold the table: every command says so and where they wait, the victim is not blamed, no raise is advised";
