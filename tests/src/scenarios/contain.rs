@@ -54,15 +54,15 @@ fn pod(number: u8) -> Result<Lookalike> {
     net::batch(
         None,
         &format!(
-            "-6 addr add fe80::1/64 dev ctpv{number} nodad\n\
-             -6 route replace {own}/128 dev ctpv{number}\n"
+            "addr add fe80::1/64 dev ctpv{number} nodad\n\
+             route replace {own}/128 dev ctpv{number}\n"
         ),
     )?;
     net::batch(
         Some(&pod.network()),
         &format!(
-            "-6 addr add {own}/128 dev eth0 nodad\n\
-             -6 route add default via fe80::1 dev eth0\n"
+            "addr add {own}/128 dev eth0 nodad\n\
+             route add default via fe80::1 dev eth0\n"
         ),
     )?;
     Ok(pod)
