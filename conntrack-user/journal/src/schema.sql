@@ -223,7 +223,7 @@ CREATE TABLE life (
     id INTEGER PRIMARY KEY,
     run INTEGER NOT NULL,
     at INTEGER NOT NULL,
-    kind TEXT NOT NULL,             -- start, stop, attached, waiting, degraded, hook, problem, clock, journal, verdict
+    kind TEXT NOT NULL,             -- start, stop, attached, waiting, degraded, hook, problem, clock, journal, verdict, contain
     detail TEXT NOT NULL            -- a sentence; of a hook JSON: event, function, mechanism, attached, reason; of a verdict
                                     -- JSON: netns, verdicts (what that table is full of that more room would not help)
 ) STRICT;

@@ -1,4 +1,6 @@
-//! The command line that stops an owner which fills a table: said of who is to blame, never of who suffers.
+//! Stopping an owner that fills a table: the command line, said of who is to blame and never of who suffers; and the record of what was done.
+
+use serde::{Deserialize, Serialize};
 
 /// `ctpressure contain` for this owner, as other commands call it: a look, which changes nothing. `None`: it can't be contained without a second
 /// thought (the host, a unit, what is in `kube-system`), or is no owner.
@@ -10,6 +12,41 @@ pub fn line(owner: &str) -> Option<String> {
     };
     let is_own = is_plain(namespace) && is_plain(pod) && namespace != "kube-system";
     is_own.then(|| format!("ctpressure contain {owner} --delete-entries"))
+}
+
+/// What a person did to an owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainAction {
+    /// What it opens is limited.
+    Limit,
+    /// Its entries were deleted.
+    Delete,
+    /// The limit was ended.
+    Lift,
+}
+
+impl ContainAction {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Limit, Self::Delete, Self::Lift];
+
+    /// The value of the label `action`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Delete => "delete",
+            Self::Lift => "lift",
+        }
+    }
+}
+
+/// One of these actions, for the record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainNote {
+    /// What was done.
+    pub action: ContainAction,
+    /// A sentence without its full stop: to whom, by how much, by whom.
+    pub text: String,
 }
 
 #[cfg(test)]

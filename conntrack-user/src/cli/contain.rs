@@ -3,18 +3,25 @@
 use std::time::Duration;
 
 use clap::Args;
-use ctpressure_model::command_line::{self, Output, OutputArgs};
+use ctpressure_model::{
+    command_line::{self, Output, OutputArgs},
+    containment::{ContainAction, ContainNote},
+    words::{grouped, seconds},
+};
 use serde::Serialize;
 
 use super::{
     Failure,
     args::{LogArgs, SocketArgs},
+    limit::user,
     logging,
     owners::KnownOwners,
+    thread,
 };
 use crate::{
     contain::{ContainPlan, Contained, Deletion, Wanted, delete_entries, lift, limit, list, plan},
     kernel::{Root, confinement::as_root, entries::EntriesError, host},
+    serve::{containments::ContainNoted, socket::Remote},
     sys::netlink::{NetlinkError, NetlinkSocket},
 };
 
@@ -76,6 +83,8 @@ pub(super) struct ContainDocument {
     lifted: Option<String>,
     /// Who is contained now.
     contained: Vec<Contained>,
+    /// Where what was done is noted; null: nothing was done, or no agent runs to note it.
+    noted: Option<ContainNoted>,
 }
 
 /// The most at a time: each has a hook of its own, which all packets pass.
@@ -108,8 +117,8 @@ impl Contain {
         logging::start(self.log.log, self.log.verbose, tracing::Level::WARN);
         let root = Root::system();
         let document = match &self.owner {
-            Some(owner) if self.lift => end(&root, owner)?,
-            Some(owner) => self.contain(&root, owner)?,
+            Some(owner) if self.lift => self.noted(end(&root, owner)?),
+            Some(owner) => self.noted(self.contain(&root, owner)?),
             None => ContainDocument::of(in_host(&root, || Ok(list(&mut socket()?)?))?),
         };
         let printed = match self.output.output {
@@ -117,6 +126,20 @@ impl Contain {
             Output::Text => text::of(&document),
         };
         Ok(command_line::print(&printed)?)
+    }
+
+    /// Tells the running agent what was done. That nobody notes it is said, and no error: it is done.
+    fn noted(&self, mut document: ContainDocument) -> ContainDocument {
+        for note in document.notes() {
+            let ask = async { Ok(Remote::contain(&self.socket.socket, note).await?) };
+            match thread::block_on(Duration::ZERO, ask) {
+                Ok(noted) => document.noted = noted,
+                Err(error) => {
+                    tracing::warn!(%error, "the running agent does not note what was done");
+                }
+            }
+        }
+        document
     }
 
     fn contain(&self, root: &Root, owner: &str) -> anyhow::Result<ContainDocument> {
@@ -182,6 +205,35 @@ fn end(root: &Root, owner: &str) -> anyhow::Result<ContainDocument> {
 }
 
 impl ContainDocument {
+    /// What was done, for the record.
+    fn notes(&self) -> Vec<ContainNote> {
+        let by = user().map_or_else(String::new, |who| format!(", by hand ({who})"));
+        let note = |action, text: String| ContainNote {
+            action,
+            text: format!("{text}{by}"),
+        };
+        let lifted = self.lifted.as_ref().map(|owner| {
+            let text = format!("the limit on new entries of {owner} was ended");
+            note(ContainAction::Lift, text)
+        });
+        let plan = self.plan.as_ref().filter(|_| self.done);
+        let limited = plan.filter(|plan| !plan.addresses.is_empty()).map(|plan| {
+            let text = format!(
+                "{} is limited to {} new entries a second for {}",
+                plan.owner,
+                grouped(plan.rate.into()),
+                seconds(plan.seconds)
+            );
+            note(ContainAction::Limit, text)
+        });
+        let deleted = plan.zip(self.entries.as_ref()).map(|(plan, entries)| {
+            let number = grouped(entries.deleted);
+            let text = format!("{number} entries of {} were deleted", plan.owner);
+            note(ContainAction::Delete, text)
+        });
+        limited.into_iter().chain(deleted).chain(lifted).collect()
+    }
+
     fn of(contained: Vec<Contained>) -> Self {
         Self {
             plan: None,
@@ -189,6 +241,7 @@ impl ContainDocument {
             entries: None,
             lifted: None,
             contained,
+            noted: None,
         }
     }
 }

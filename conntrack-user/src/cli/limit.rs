@@ -188,7 +188,7 @@ fn look(controller: &mut Controller, root: &Root) -> anyhow::Result<LimitView> {
 }
 
 /// Who asks: for the record, not for access.
-fn user() -> Option<String> {
+pub(super) fn user() -> Option<String> {
     ["SUDO_USER", "USER", "LOGNAME"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()))

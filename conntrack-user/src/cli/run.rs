@@ -21,6 +21,7 @@ use crate::{
     recorder::Journal,
     serve::{
         AllowanceWatch, Companions, ServiceManager,
+        containments::Containments,
         http::{self, Pages},
         metrics::Exporter,
         socket::LocalSocket,
@@ -134,6 +135,10 @@ impl Run {
             limit,
             http: Arc::default(),
             allowances: AllowanceWatch::start()?,
+            containments: Arc::new(Containments::new(
+                journal.as_ref().map(Journal::queue),
+                events.as_ref().map(KubeEvents::containments),
+            )),
         };
         let options = AgentOptions {
             probes: self.probes.options(true),

@@ -21,7 +21,7 @@ const EVERY: Duration = Duration::from_secs(30);
 /// Follows what the controller tells.
 #[derive(Debug)]
 pub(super) struct Limits {
-    node: String,
+    pub(super) node: String,
     following: Following,
     given_up: bool,
     bucket: Bucket,

@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod bucket;
+mod containments;
 mod limits;
 mod pods;
 mod queue;
@@ -39,6 +40,7 @@ mod tests;
 
 pub use queue::{EventsStatus, Health};
 
+pub(crate) use containments::ContainEvents;
 use limits::Limits;
 use pods::Pods;
 use queue::Queue;
@@ -104,6 +106,11 @@ impl KubeEvents {
                 None
             }
         }
+    }
+
+    /// By which it is said that somebody contains an owner.
+    pub(crate) fn containments(&self) -> ContainEvents {
+        ContainEvents::new(&self.rules.limits.node, self.queue.clone())
     }
 
     /// How the writing of Events goes.

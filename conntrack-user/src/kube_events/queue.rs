@@ -84,7 +84,7 @@ enum Message {
 }
 
 /// The agent's end of the queue.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Queue {
     messages: mpsc::Sender<Message>,
     health: Arc<Health>,

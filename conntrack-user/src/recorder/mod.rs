@@ -12,7 +12,7 @@ mod store;
 mod writer;
 
 pub(crate) use health::{Health, JournalStatus};
-pub(crate) use queue::Journal;
+pub(crate) use queue::{Journal, JournalQueue};
 pub(crate) use store::Bounds;
 pub(crate) use writer::JournalOptions;
 

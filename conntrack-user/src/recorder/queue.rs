@@ -41,6 +41,8 @@ pub(super) enum Message {
     Second(Observed, SystemTime),
     /// Somebody changed the limit.
     Limit(LimitChange),
+    /// Somebody contained an owner, or ended that.
+    Contain(String, SystemTime),
     End(SystemTime),
 }
 
@@ -139,6 +141,14 @@ impl JournalQueue {
     /// Notes a change of the limit. One that finds no room in the queue is counted as lost.
     pub(crate) fn limit_change(&self, change: LimitChange) {
         if self.sender.try_send(Message::Limit(change)).is_err() {
+            self.health.lose_events(1);
+        }
+    }
+
+    /// Notes that somebody contained an owner, or ended that. One that finds no room in the queue is counted as lost.
+    pub(crate) fn contain(&self, text: String) {
+        let message = Message::Contain(text, SystemTime::now());
+        if self.sender.try_send(message).is_err() {
             self.health.lose_events(1);
         }
     }
@@ -253,6 +263,7 @@ fn write(mut writer: JournalWriter, messages: &Receiver<Message>) {
         match messages.recv_timeout(TEND) {
             Ok(Message::Second(observed, at)) => writer.second(observed, at),
             Ok(Message::Limit(change)) => writer.limit_change(change),
+            Ok(Message::Contain(text, at)) => writer.contain(at, &text),
             Ok(Message::End(at)) => {
                 writer.end(Some(at));
                 return;

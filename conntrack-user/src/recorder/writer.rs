@@ -191,6 +191,18 @@ impl JournalWriter {
         self.write_changes();
     }
 
+    /// Notes that somebody contained an owner, or ended that; while the journal can't be written it is counted as lost.
+    pub(super) fn contain(&mut self, at: SystemTime, text: &str) {
+        let Some(open) = &self.open else {
+            self.health.lose_events(1);
+            return;
+        };
+        if let Err(error) = open.store.life(at, "contain", text) {
+            self.health.lose_events(1);
+            self.failed(&error);
+        }
+    }
+
     fn write_changes(&mut self) {
         while let (Some(open), Some(change)) = (&mut self.open, self.changes.front()) {
             if let Err(error) = open.store.limit_change(change) {

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     allowances::AllowanceWatch,
+    containments::{ContainCounts, Containments},
     http::{PortHealth, PortStatus},
 };
 use crate::{
@@ -32,6 +33,8 @@ pub struct Companions {
     pub http: Arc<PortHealth>,
     /// The watch of what the machine under the node allows.
     pub allowances: Arc<AllowanceWatch>,
+    /// What `ctpressure contain` tells.
+    pub containments: Arc<Containments>,
 }
 
 /// How they are now, as in `ctpressure status`; `None`: it is off.
@@ -55,6 +58,8 @@ pub struct CompanionStatus {
     pub http: PortStatus,
     /// What the machine under the node allows, of each network device whose driver counts something.
     pub allowances: Vec<InterfaceAllowances>,
+    /// How often somebody contained an owner by hand, as far as the agent was told.
+    pub contain_actions: ContainCounts,
 }
 
 impl Companions {
@@ -70,6 +75,7 @@ impl Companions {
             limit: self.limit.as_ref().map(Control::report),
             http: self.http.status(),
             allowances: self.allowances.seen(),
+            contain_actions: self.containments.counts(),
         }
     }
 }

@@ -111,6 +111,7 @@ fn families(
         .chain(of_no_use(snapshot))
         .chain(limit.into_iter().flat_map(limit::families))
         .chain(allowances(&companions.allowances))
+        .chain([companions.contain_actions.family()])
         .chain(own_state(snapshot, companions, exported.fell()))
         .chain([conntrack_loaded(snapshot)])
         .filter_map(Family::finish)

@@ -4,6 +4,7 @@
 mod allowances;
 pub(crate) mod charged;
 mod companions;
+pub(crate) mod containments;
 mod family;
 pub(crate) mod http;
 mod life;

@@ -10,6 +10,7 @@
 //! * `{"status":{}}`: one line, all that the agent says of itself (see `crate::serve::status`);
 //! * `{"health":{}}`: one line, `{"well":true}` if it is alive, else `{"well":false,"problem":"..."}`; `{"health":{"ready":true}}`: whether it is ready. It is answered
 //!   however many other clients there are;
+//! * `{"contain":{"note":{...}}}`: what `ctpressure contain` did is counted and noted (see `crate::serve::containments`); nothing else is done;
 //! * `{"limit":{}}`: one line, what limits the tables and what the controller does (see `crate::serve::limit`);
 //!   `{"limit":{"set":{"limit":N}}}`: the controller sets it, if nothing speaks against it.
 //!
@@ -23,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use ctpressure_model::events::Filter;
+use ctpressure_model::{containment::ContainNote, events::Filter};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::{
@@ -84,6 +85,11 @@ pub enum Request {
         /// Whether it is ready, instead.
         #[serde(default)]
         ready: bool,
+    },
+    /// Note what `ctpressure contain` did, and send where.
+    Contain {
+        /// What that was.
+        note: ContainNote,
     },
     /// Send what `ctpressure limit` shows.
     Limit {

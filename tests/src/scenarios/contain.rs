@@ -1,7 +1,9 @@
 //! `ctpressure contain`: what it does for the others while a pod floods the table, and that it touches nobody else and leaves nothing behind.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr},
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -231,7 +233,10 @@ fn only_its_own(agent: &Agent, pods: [&Lookalike; 3], checks: &mut Checks) -> Re
         agent,
         &format!("{CULPRIT} --rate 0/s --for 60s --delete-entries --yes"),
     )?;
-    checks.holds(done["entries"]["deleted"] == 300, || done.to_string());
+    let noted = &done["noted"]["journal"];
+    checks.holds(done["entries"]["deleted"] == 300 && *noted == true, || {
+        done.to_string()
+    });
     let after = entries::list(None)?;
     checks.equal("entries of the culprit", count(&of(1, &after))?, "none", 0);
     for number in [2, 3] {
@@ -250,6 +255,25 @@ fn only_its_own(agent: &Agent, pods: [&Lookalike; 3], checks: &mut Checks) -> Re
     let counts = [1, 2, 3].map(|number| of(number, &all).len());
     checks.equal("entries of the three", counts, "expected", [0, 400, 400]);
     contain(agent, &format!("{CULPRIT} --lift")).map(drop)
+}
+
+/// What was done until now is counted, and in the journal.
+fn noted(agent: &Agent, journal: &Path, checks: &mut Checks) -> Result<()> {
+    let metrics = agent.sample()?;
+    for (action, times) in [("limit", 3), ("delete", 2), ("lift", 3)] {
+        let labels = [("action", action)];
+        let counted = metrics.count("ctpressure_contain_actions_total", &labels)?;
+        checks.equal(action, counted, "done", times);
+    }
+    let line = b"300 entries of batch/job-1 were deleted";
+    let has_it = |file: &Path| {
+        let bytes = fs::read(file).unwrap_or_default();
+        bytes.windows(line.len()).any(|part| part == line)
+    };
+    let files = fs::read_dir(journal)?.collect::<Result<Vec<_>, _>>()?;
+    let is_there = files.iter().any(|file| has_it(&file.path()));
+    checks.holds(is_there, || "it is not in the journal".to_owned());
+    Ok(())
 }
 
 /// Who is killed leaves nothing that lasts.
@@ -302,7 +326,9 @@ fn killed(agent: &Agent, culprit: &Lookalike, checks: &mut Checks) -> Result<()>
 }
 
 pub(super) fn contained(mechanism: Option<Mechanism>) -> Result<()> {
-    let setting = Setting::new(mechanism, LIMIT, "")?;
+    let journal = tempfile::Builder::new().prefix("ctp-contain-").tempdir()?;
+    let arguments = format!("--journal {}", journal.path().display());
+    let setting = Setting::new(mechanism, LIMIT, &arguments)?;
     let agent = &setting.agent;
     for file in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         kernel::write(&format!("/proc/sys/net/{file}"), "1")?;
@@ -322,6 +348,7 @@ pub(super) fn contained(mechanism: Option<Mechanism>) -> Result<()> {
     let mut checks = Checks::new();
     only_its_own(agent, three, &mut checks)?;
     flooded(agent, three, &mut checks)?;
+    noted(agent, journal.path(), &mut checks)?;
     killed(agent, three[0], &mut checks)?;
     for (who, why) in [
         ("host", "the node itself"),

@@ -5,7 +5,10 @@ use std::{fmt::Write as _, net::IpAddr};
 use ctpressure_model::words::{clean, grouped, seconds};
 
 use super::ContainDocument;
-use crate::contain::{ContainPlan, Contained, Deletion};
+use crate::{
+    contain::{ContainPlan, Contained, Deletion},
+    serve::containments::ContainNoted,
+};
 
 /// The whole text.
 pub(super) fn of(document: &ContainDocument) -> String {
@@ -22,6 +25,7 @@ fn write(text: &mut String, document: &ContainDocument) -> std::fmt::Result {
         entries,
         lifted,
         contained,
+        noted,
     } = document;
     if let Some(plan) = plan {
         writeln!(text, "owner       {}", clean(&plan.owner))?;
@@ -39,6 +43,9 @@ fn write(text: &mut String, document: &ContainDocument) -> std::fmt::Result {
     if let Some(lifted) = lifted {
         writeln!(text, "lifted      {}", clean(lifted))?;
     }
+    if *done {
+        writeln!(text, "noted       {}", where_noted(*noted))?;
+    }
     if contained.is_empty() && plan.is_none() {
         writeln!(text, "contained   nobody")?;
     }
@@ -46,6 +53,28 @@ fn write(text: &mut String, document: &ContainDocument) -> std::fmt::Result {
         writeln!(text, "contained   {}", line(owner))?;
     }
     Ok(())
+}
+
+fn where_noted(noted: Option<ContainNoted>) -> &'static str {
+    match noted {
+        None => "nowhere: no agent runs here that would",
+        Some(ContainNoted {
+            journal: false,
+            events: false,
+        }) => "in the agent's log and metrics; it has no journal",
+        Some(ContainNoted {
+            journal: true,
+            events: false,
+        }) => "in the agent's journal",
+        Some(ContainNoted {
+            journal: false,
+            events: true,
+        }) => "as a Kubernetes Event",
+        Some(ContainNoted {
+            journal: true,
+            events: true,
+        }) => "in the agent's journal, and as a Kubernetes Event",
+    }
 }
 
 fn limit(plan: &ContainPlan) -> String {

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use ctpressure_model::events::{Event, Filter};
+use ctpressure_model::{
+    containment::ContainNote,
+    events::{Event, Filter},
+};
 use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
@@ -21,6 +24,7 @@ use super::{
 };
 use crate::serve::{
     charged::ChargedAnswer,
+    containments::ContainNoted,
     limit::{self, LimitView},
     top::{self, TopSample},
 };
@@ -121,6 +125,19 @@ impl Remote<HealthAnswer> {
         ready: bool,
     ) -> Result<Option<HealthAnswer>, SocketError> {
         Self::sure_answer(path, &Request::Health { ready }, LINE_BYTES).await
+    }
+}
+
+impl Remote<ContainNoted> {
+    /// Tells the agent what was done; `None`: nobody listens there.
+    ///
+    /// # Errors
+    /// When what listens is no agent of this version.
+    pub(crate) async fn contain(
+        path: &Path,
+        note: ContainNote,
+    ) -> Result<Option<ContainNoted>, SocketError> {
+        Self::sure_answer(path, &Request::Contain { note }, LINE_BYTES).await
     }
 }
 

@@ -201,6 +201,9 @@ async fn client(
             let answer = ChargedAnswer::from(&*agent.charged());
             write_line(&mut writer, &answer).await
         }
+        Request::Contain { note } => {
+            write_line(&mut writer, &companions.containments.note(&note)).await
+        }
         Request::Limit { set } => {
             let view = limit::answer(set, agent, companions.limit.as_ref()).await;
             write_line(&mut writer, &view).await
