@@ -135,10 +135,7 @@ impl Run {
             limit,
             http: Arc::default(),
             allowances: AllowanceWatch::start()?,
-            containments: Arc::new(Containments::new(
-                journal.as_ref().map(Journal::queue),
-                events.as_ref().map(KubeEvents::containments),
-            )),
+            containments: containments(journal.as_ref(), events.as_ref()),
         };
         let options = AgentOptions {
             probes: self.probes.options(true),
@@ -200,6 +197,15 @@ impl Run {
         }
         result
     }
+}
+
+/// What `ctpressure contain` tells is noted there.
+fn containments(journal: Option<&Journal>, events: Option<&KubeEvents>) -> Arc<Containments> {
+    let (journal, events) = (
+        journal.map(Journal::queue),
+        events.map(KubeEvents::containments),
+    );
+    Arc::new(Containments::new(journal, events))
 }
 
 /// Follows the agent; when that is gone, or there is nobody to follow it, waits for ever.

@@ -37,22 +37,22 @@ impl ContainEvents {
     }
 
     /// One Event on the node, if there may be one.
-    pub(crate) fn say(&self, note: &ContainNote) {
+    pub(crate) fn say(&self, done: &ContainNote) {
         let at = self.begin.elapsed();
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         if bucket.take(at) {
-            self.queue.push(notice(&self.node, note));
+            self.queue.push(notice(&self.node, done));
         }
     }
 }
 
-fn notice(node: &str, note: &ContainNote) -> Notice {
-    let (reason, action) = match note.action {
+fn notice(node: &str, done: &ContainNote) -> Notice {
+    let (reason, action) = match done.action {
         ContainAction::Limit => ("ConntrackOwnerContained", "Contain"),
         ContainAction::Delete => ("ConntrackEntriesDeleted", "Delete"),
         ContainAction::Lift => ("ConntrackContainmentLifted", "Lift"),
     };
-    let text = format!("Node {node}: {}.", note.text);
+    let text = format!("Node {node}: {}.", done.text);
     Notice::new(About::Node, Severity::Normal, reason, action, &text)
 }
 
