@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::rules::{
     COMMENT, DATA_VALUE, ELEMENT_KEY, ELEMENTS, ELEMENTS_OF, EXPRESSION_DATA, EXPRESSION_NAME,
     IN_TABLE, INET, LIMIT_RATE, LIST_ELEMENT, NFTABLES, RULE_CHAIN, RULE_EXPRESSIONS,
-    RULE_USERDATA, TABLE, remove, remove_table, sets_of,
+    RULE_USERDATA, TABLE, name_of, remove, remove_table, sets_of,
 };
 use crate::sys::netlink::{Attributes, NetlinkError, NetlinkSocket, put_string};
 
@@ -75,6 +75,18 @@ pub(crate) fn list(socket: &mut NetlinkSocket) -> Result<Vec<Contained>, Netlink
     Ok(live)
 }
 
+/// Ends the limit of an owner; `false`: there was none.
+pub(crate) fn lift(socket: &mut NetlinkSocket, owner: &str) -> Result<bool, NetlinkError> {
+    let contained = chains(socket)?;
+    let chain = name_of(owner);
+    let others = contained.iter().any(|known| *known != chain);
+    if !contained.contains(&chain) {
+        return Ok(false);
+    }
+    remove(socket, &chain, !others)?;
+    Ok(true)
+}
+
 /// Somebody else may have removed it.
 fn unless_gone(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     match result {
@@ -102,7 +114,7 @@ fn has_table(socket: &mut NetlinkSocket) -> Result<bool, NetlinkError> {
 }
 
 /// The chains of owners.
-pub(super) fn chains(socket: &mut NetlinkSocket) -> Result<BTreeSet<String>, NetlinkError> {
+fn chains(socket: &mut NetlinkSocket) -> Result<BTreeSet<String>, NetlinkError> {
     let mut found = BTreeSet::new();
     let listing = socket.dump(NFTABLES, GET_CHAIN, INET, &[], |part| {
         if text(part.attributes.clone(), IN_TABLE).as_deref() == Some(TABLE)
@@ -232,7 +244,7 @@ mod tests {
     use nix::sched::{CloneFlags, unshare};
 
     use super::*;
-    use crate::contain::{ContainPlan, lift, limit};
+    use crate::contain::{ContainPlan, limit};
 
     fn plan(owner: &str, addresses: &[&str], rate: u32, seconds: u64) -> ContainPlan {
         ContainPlan {

@@ -17,6 +17,6 @@ mod plan;
 mod rules;
 
 pub(crate) use deletion::{Deletion, delete_entries};
-pub(crate) use listing::{Contained, list};
+pub(crate) use listing::{Contained, lift, list};
 pub(crate) use plan::{ContainPlan, Wanted, plan};
-pub(crate) use rules::{lift, limit};
+pub(crate) use rules::limit;

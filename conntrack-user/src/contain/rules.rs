@@ -156,18 +156,6 @@ pub(super) fn remove_table(socket: &mut NetlinkSocket) -> Result<(), NetlinkErro
     socket.change_all(NFTABLES, &[table(DELETE_TABLE)])
 }
 
-/// Ends the limit of an owner; `false`: there was none.
-pub(crate) fn lift(socket: &mut NetlinkSocket, owner: &str) -> Result<bool, NetlinkError> {
-    let contained = super::listing::chains(socket)?;
-    let chain = name_of(owner);
-    let others = contained.iter().any(|known| *known != chain);
-    if !contained.contains(&chain) {
-        return Ok(false);
-    }
-    remove(socket, &chain, !others)?;
-    Ok(true)
-}
-
 fn of_chain(message: u8, kind: u16, name: &str) -> ChangeRequest {
     change(message, 0, |own| put_string(own, kind, name))
 }
