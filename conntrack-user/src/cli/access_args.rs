@@ -10,7 +10,7 @@ use crate::serve::http::AccessFiles;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Access by HTTP")]
 pub(super) struct AccessArgs {
-    /// Speak TLS, with the certificate and its chain in this file (PEM), which may be replaced while the agent runs
+    /// Serve TLS with the certificate chain in this file (PEM); reloaded when it changes
     #[arg(
         long,
         env = "CTPRESSURE_TLS_CERT",
@@ -18,7 +18,7 @@ pub(super) struct AccessArgs {
         requires = "tls_key"
     )]
     tls_cert: Option<PathBuf>,
-    /// The private key of that certificate (PEM)
+    /// Private key of that certificate (PEM)
     #[arg(
         long,
         env = "CTPRESSURE_TLS_KEY",
@@ -26,7 +26,7 @@ pub(super) struct AccessArgs {
         requires = "tls_cert"
     )]
     tls_key: Option<PathBuf>,
-    /// Only for clients with a certificate that an authority in this file (PEM) has signed
+    /// Require a client certificate signed by an authority in this file (PEM)
     #[arg(
         long,
         env = "CTPRESSURE_TLS_CLIENT_CA",
@@ -34,7 +34,7 @@ pub(super) struct AccessArgs {
         requires = "tls_cert"
     )]
     tls_client_ca: Option<PathBuf>,
-    /// /metrics and /status only for clients that send a token of this file (one a line) as `Authorization: Bearer TOKEN`
+    /// Require a token from this file (one per line) for /metrics and /status, as `Authorization: Bearer TOKEN`
     #[arg(long, env = "CTPRESSURE_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 }

@@ -13,10 +13,10 @@ use crate::{
     serve::socket,
 };
 
-/// Where the agent is.
+/// The agent's socket.
 #[derive(Args, Debug)]
 pub(super) struct SocketArgs {
-    /// Unix socket by which commands ask the running agent
+    /// Unix socket of the running agent
     #[arg(long, env = "CTPRESSURE_SOCKET", value_name = "PATH", default_value = socket::DEFAULT_PATH)]
     pub(super) socket: PathBuf,
 }
@@ -37,7 +37,7 @@ pub(super) struct FlowArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct LogArgs {
-    /// How messages on stderr look
+    /// Format of the messages on stderr
     #[arg(
         long,
         env = "CTPRESSURE_LOG",
@@ -46,7 +46,7 @@ pub(super) struct LogArgs {
         default_value_t
     )]
     pub(super) log: LogFormat,
-    /// Say more; twice: still more
+    /// Log more; give it twice for still more
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
 }
@@ -54,10 +54,10 @@ pub(super) struct LogArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Journal")]
 pub(super) struct JournalArgs {
-    /// Record everything in a database in this folder, which is made if it is missing, for `ctpressure report` [default: don't]
+    /// Record to a database in this folder, for `ctpressure report`; the folder is created if missing [default: no journal]
     #[arg(long, env = "CTPRESSURE_JOURNAL", value_name = "DIR")]
     journal: Option<PathBuf>,
-    /// What it may take, e.g. 64MiB: what is older is thinned, at last dropped
+    /// Maximum size, e.g. 64MiB. Older data is downsampled, then deleted
     #[arg(
         long,
         env = "CTPRESSURE_JOURNAL_SIZE",
@@ -66,7 +66,7 @@ pub(super) struct JournalArgs {
         value_parser = bytes
     )]
     journal_size: u64,
-    /// How long it goes back at most, e.g. 24h or 3days
+    /// Maximum age of the data, e.g. 24h or 3days
     #[arg(
         long,
         env = "CTPRESSURE_JOURNAL_KEEP",
@@ -120,7 +120,7 @@ fn bytes(text: &str) -> Result<u64, String> {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Probes")]
 pub(super) struct ProbeArgs {
-    /// Use only this mechanism [default: for each event the first that the kernel offers]
+    /// Use only this mechanism [default: for each event the first that the kernel supports]
     #[arg(
         long,
         env = "CTPRESSURE_MECHANISM",
@@ -131,22 +131,22 @@ pub(super) struct ProbeArgs {
             })
     )]
     mechanism: Option<Mechanism>,
-    /// Insert records for each second and CPU before sampling begins [default: 10, and 500 while somebody watches inserts]
+    /// Insert records per second and CPU before sampling begins [default: 10; 500 while `watch --inserts` runs]
     #[arg(long, env = "CTPRESSURE_INSERT_BUDGET", value_name = "N")]
     insert_budget: Option<u32>,
-    /// Beyond the budget, one insert in N has a record; 0: none
+    /// Beyond the budget, record one insert in N; 0: none
     #[arg(long, env = "CTPRESSURE_INSERT_ONE_IN", value_name = "N")]
     insert_one_in: Option<u32>,
-    /// Drop records for each second and CPU
+    /// Drop records per second and CPU
     #[arg(long, env = "CTPRESSURE_DROP_BUDGET", value_name = "N")]
     drop_budget: Option<u32>,
-    /// Eviction records for each second and CPU
+    /// Eviction records per second and CPU
     #[arg(long, env = "CTPRESSURE_EVICTION_BUDGET", value_name = "N")]
     eviction_budget: Option<u32>,
     /// Size of the ring buffer in bytes
     #[arg(long, env = "CTPRESSURE_RING_SIZE", value_name = "BYTES")]
     ring_size: Option<u32>,
-    /// Pods and other owners that can be told apart at a time
+    /// Maximum number of owners (pods, units) at a time
     #[arg(
         long,
         env = "CTPRESSURE_OWNER_SLOTS",
@@ -154,7 +154,7 @@ pub(super) struct ProbeArgs {
         value_parser = clap::value_parser!(u32).range(2..=65_536)
     )]
     owner_slots: Option<u32>,
-    /// When probes are attached that only matter while a table fills, and that each new connection pays for
+    /// When to attach the probes that are needed only while a table fills; each costs time per new connection
     #[arg(
         long,
         env = "CTPRESSURE_ARM",

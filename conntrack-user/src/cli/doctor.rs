@@ -22,13 +22,13 @@ use crate::{
 
 /// Say what is wrong or risky on this node, and what to do about it
 ///
-/// Looks once, for about a second, and changes nothing. Each finding has what was seen, what follows from it,
-/// command lines that put it right, and what they cost. Works without root as far as it can, and says what it
-/// could not look at. A running agent is asked only for what the kernel does not count. Exit status: 0 if there is nothing worse than a risk, 1 if there is a problem or
-/// something critical, 2 after wrong usage, and with --npd if it can't be told.
+/// Checks once, for about a second; changes nothing. Each finding has the evidence, the consequence, the
+/// commands that fix it, and what they cost. Works without root as far as possible, and lists what it could not
+/// check. Asks a running agent only for what the kernel does not count. Exit status: 0 if there is nothing worse
+/// than a risk, 1 for a problem or something critical, 2 for wrong usage, and with --npd for unknown.
 #[derive(Args, Debug)]
 pub(super) struct Doctor {
-    /// Answer as a custom plugin of node-problem-detector: one line, exit status 0 without a problem, 1 with one, 2 if it can't be told
+    /// Answer as a custom plugin of node-problem-detector: one line; exit status 0 no problem, 1 problem, 2 unknown
     #[arg(long, conflicts_with = "output")]
     npd: bool,
     #[command(flatten)]

@@ -2,16 +2,16 @@
 
 pub(super) const ALL: &str = "\
 Examples:
-  ctpressure run --journal /var/lib/ctpressure    # the agent, which the other commands ask
+  ctpressure run --journal /var/lib/ctpressure    # the agent; the other commands ask it
   ctpressure top                                  # live: tables, and who fills them
   ctpressure watch                                # drops and evictions as they happen
-  ctpressure doctor                               # what is wrong here, and what to do";
+  ctpressure doctor                               # what is wrong on this node, and how to fix it";
 
 pub(super) const RUN: &str = "\
 Examples:
   ctpressure run
   ctpressure run --listen 127.0.0.1:9743 --journal /var/lib/ctpressure
-  ctpressure run --limit-controller dry-run    # says what it would do about the limit
+  ctpressure run --limit-controller dry-run    # only says what it would do
   ctpressure run -v --log json";
 
 pub(super) const TOP: &str = "\
@@ -54,7 +54,7 @@ Examples:
 pub(super) const SET: &str = "\
 Examples:
   ctpressure limit set 262144
-  ctpressure limit set 1048576 --force    # whatever speaks against it";
+  ctpressure limit set 1048576 --force    # against the guard rails";
 
 pub(super) const CONTAIN: &str = "\
 Examples:

@@ -12,13 +12,13 @@ use super::{
 };
 use crate::serve::socket::Remote;
 
-/// Say whether the running agent is alive, or ready: for probes
+/// Check whether the running agent is alive or ready, for probes
 ///
-/// Asks by the local socket, which nobody but root can reach: strangers who crowd the port of the metrics don't
-/// change the answer. Exit status: 0 if it is, 1 if it isn't or does not answer.
+/// Asks over the local socket, which only root can reach, so clients that crowd the metrics port cannot change the
+/// answer. Exit status: 0 yes, 1 no or no answer.
 #[derive(Args, Debug)]
 pub(super) struct Health {
-    /// Whether it is attached and sampling, or waits for conntrack to be loaded; not only alive
+    /// Check that it is ready (sampling, or waiting for conntrack to be loaded), not only alive
     #[arg(long)]
     ready: bool,
     #[command(flatten)]

@@ -46,15 +46,15 @@ pub(super) const fn events(_: &KubeOptions) -> Option<KubeEvents> {
 pub(super) struct KubeArgs {
     /// Ask the Kubernetes API for the workloads and labels of this node's pods
     ///
-    /// With the service account of the pod that it runs in, or KUBECONFIG. It needs list and watch on pods;
-    /// with get on jobs, pods of a `CronJob` are told by it. Everything else works without.
+    /// Uses the pod's service account, or KUBECONFIG. Needs list and watch on pods, and get on jobs to tell which
+    /// `CronJob` a pod belongs to. Nothing else depends on it.
     #[arg(long, env = "CTPRESSURE_KUBE")]
     kube: bool,
     /// This node's name in Kubernetes [default: the host's name]
     // Not checked here: it means nothing without --kube, and a wrong one is no reason not to count.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node: Option<String>,
-    /// A label of pods to show, such as app.kubernetes.io/name; may be given several times
+    /// A pod label to show, such as app.kubernetes.io/name. Repeatable
     #[arg(
         long,
         env = "CTPRESSURE_KUBE_LABELS",
@@ -64,8 +64,8 @@ pub(super) struct KubeArgs {
     kube_label: Vec<LabelKey>,
     /// Write no Kubernetes Events on pods and on this node
     ///
-    /// Without this, --kube writes one on the pod that holds most of a full table, on pods that lose packets, and on the
-    /// node for what the limit controller does. That needs create and patch on events of the API group events.k8s.io.
+    /// By default --kube writes Events on the pod that holds most of a full table, on pods that lose packets, and on
+    /// the node for each action of the limit controller. That needs create and patch on events.k8s.io.
     #[arg(long, env = "CTPRESSURE_NO_KUBE_EVENTS")]
     no_kube_events: bool,
 }

@@ -40,7 +40,7 @@ mod text;
 
 /// Show what limits the tables, and what the limit controller did or would do
 ///
-/// Asks the running agent; looks by itself while none runs. Changes nothing, but for `set`.
+/// Asks the running agent; without one it samples for a second. Only `set` changes anything.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Limit {
@@ -56,13 +56,13 @@ enum Command {
     Set(Set),
 }
 
-/// Set the limit by hand, unless a guard rail speaks against it
+/// Set the limit by hand, if the guard rails allow it
 #[derive(Args, Debug)]
 struct Set {
-    /// Entries that each table may hold (`nf_conntrack_max`)
+    /// Maximum entries per table (`nf_conntrack_max`)
     #[arg(value_name = "N")]
     limit: u64,
-    /// Set it anyway; says what is overridden
+    /// Override the guard rails, and say which
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -139,7 +139,7 @@ impl Common {
     }
 }
 
-/// What there is, by a look of our own.
+/// What there is, sampled by this command itself.
 fn look(controller: &mut Controller, root: &Root) -> anyhow::Result<LimitView> {
     let tables = TableReader::new(root.clone())
         .read()

@@ -12,33 +12,33 @@ use crate::limit::{
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Limit controller")]
 pub(super) struct LimitArgs {
-    /// Occupancy of a table that is pressure, such as 0.8 or 80% [default: 0.8]
+    /// Raise when a table is this full, e.g. 0.8 or 80% [default: 0.8]
     #[arg(long, env = "CTPRESSURE_RAISE_AT", value_name = "SHARE", value_parser = parse_share)]
     raise_at: Option<f64>,
-    /// How long the pressure has to last; dropped packets and forecasts don't wait for it [default: 30s]
+    /// How long it must stay that full; drops and forecasts raise at once [default: 30s]
     #[arg(long, env = "CTPRESSURE_RAISE_FOR", value_name = "TIME", value_parser = humantime::parse_duration)]
     raise_for: Option<Duration>,
-    /// Shortest time between two raises [default: 2m]
+    /// Minimum time between two raises [default: 2m]
     #[arg(long, env = "CTPRESSURE_RAISE_COOLDOWN", value_name = "TIME", value_parser = humantime::parse_duration)]
     raise_cooldown: Option<Duration>,
-    /// Take a raise back after a calm of this length, at least an hour [default: never]
+    /// Lower a raised limit again after this much calm, at least 1h [default: never]
     #[arg(long, env = "CTPRESSURE_GIVE_BACK", value_name = "TIME", value_parser = humantime::parse_duration)]
     give_back: Option<Duration>,
-    /// Bring the limit to this at once where it is lower
+    /// Raise the limit to this at start if it is lower
     #[arg(long, env = "CTPRESSURE_MIN_LIMIT", value_name = "N")]
     min_limit: Option<u64>,
     /// Never raise the limit above this [default: 2097152]
     #[arg(long, env = "CTPRESSURE_MAX_LIMIT", value_name = "N")]
     max_limit: Option<u64>,
-    /// Share of the node's memory that the tables in use may take when they are full [default: 0.05]
+    /// Maximum share of the node's memory for the tables in use, all full [default: 0.05]
     #[arg(long, env = "CTPRESSURE_MAX_MEMORY_SHARE", value_name = "SHARE", value_parser = parse_share)]
     max_memory_share: Option<f64>,
-    /// Share of the node's memory that the tables of all network namespaces may take when they are full, also those that hold
-    /// nothing; above 1 they are overcommitted [default: 0.5]
+    /// Maximum share of the node's memory for the tables of all network namespaces, all full, including those
+    /// that hold nothing; above 1 overcommits [default: 0.5]
     #[arg(long, env = "CTPRESSURE_MAX_MEMORY_SHARE_ALL", value_name = "SHARE", value_parser = parse_share)]
     max_memory_share_all: Option<f64>,
-    /// Raise the limit for the table of this network namespace, too: that of a pod (`shop/router`), by its name in /run/netns, or by its inode
-    /// number; only the host's table has it raised otherwise. Repeatable
+    /// Raise the limit for this network namespace's table too, not only for the host's: a pod (`shop/router`), a name
+    /// in /run/netns, or an inode number. Repeatable
     #[arg(
         long,
         env = "CTPRESSURE_RAISE_NETNS",
@@ -46,11 +46,11 @@ pub(super) struct LimitArgs {
         value_delimiter = ','
     )]
     raise_netns: Vec<String>,
-    /// When a table that can't be given more room is full of closed TCP connections, keep these for
-    /// a shorter time for a while (`nf_conntrack_tcp_timeout_time_wait` of the host)
+    /// Lower the host's `nf_conntrack_tcp_timeout_time_wait` temporarily when closed TCP connections fill a table
+    /// whose limit can't be raised
     #[arg(long, env = "CTPRESSURE_SHORTEN_TIMEOUTS")]
     shorten_timeouts: bool,
-    /// Where the controller remembers what it did
+    /// State file of the controller
     #[arg(long, env = "CTPRESSURE_LIMIT_STATE", value_name = "PATH", default_value = STATE_PATH)]
     limit_state: PathBuf,
 }

@@ -34,10 +34,10 @@ const END: Duration = Duration::from_secs(1);
 /// How long the last Kubernetes Events may take.
 const EVENTS_END: Duration = Duration::from_millis(500);
 
-/// The agent: attach the probes, export metrics, answer the other commands
+/// Run the agent: attach probes, export metrics, answer the other commands
 ///
-/// Waits for conntrack if the kernel tracks no connections yet. Ends on SIGTERM or SIGINT, and
-/// leaves nothing in the kernel.
+/// Waits for conntrack if the kernel has not loaded it. Stops on SIGTERM or SIGINT; nothing stays in
+/// the kernel.
 #[derive(Args, Debug)]
 pub(super) struct Run {
     /// Address of /metrics, /healthz, /readyz and /status
@@ -48,7 +48,7 @@ pub(super) struct Run {
         default_value = "[::]:9743"
     )]
     listen: SocketAddr,
-    /// Export the host's table under the names of `node_exporter` too
+    /// Also export the host's table under the metric names of `node_exporter`
     #[arg(long, env = "CTPRESSURE_NODE_EXPORTER_NAMES")]
     node_exporter_names: bool,
     #[command(flatten)]
@@ -60,7 +60,7 @@ pub(super) struct Run {
     access: AccessArgs,
     #[command(flatten)]
     journal: JournalArgs,
-    /// What the agent may do about `nf_conntrack_max` when a table fills up
+    /// Whether the agent raises `nf_conntrack_max` when a table fills
     #[arg(
         long,
         env = "CTPRESSURE_LIMIT_CONTROLLER",
@@ -74,7 +74,7 @@ pub(super) struct Run {
     limit: LimitArgs,
     #[command(flatten)]
     probes: ProbeArgs,
-    /// Where the census of entries reads them from
+    /// How the census reads entries
     #[arg(
         long,
         env = "CTPRESSURE_CENSUS",

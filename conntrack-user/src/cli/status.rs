@@ -11,13 +11,13 @@ use super::{
 };
 use crate::serve::socket::Remote;
 
-/// Print all that the running agent says of itself and its node, as JSON
+/// Print the running agent's state, as JSON
 ///
-/// What is attached and why not more, tables, the foremost owners with their destinations, what runs beside the
-/// agent, and its problems.
+/// Attached probes and why others are not, tables, the top owners with their destinations, journal, limit
+/// controller, Kubernetes, and problems.
 #[derive(Args, Debug)]
 pub(super) struct Status {
-    /// The form of the output: there is this one only
+    /// Output format; JSON is the only one
     #[arg(
         short = 'o',
         long = "output",

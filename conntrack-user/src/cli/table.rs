@@ -51,14 +51,14 @@ const WRITE_BYTES: usize = 64 << 10;
 /// Entries between two words about the progress.
 const PROGRESS: u64 = 1 << 16;
 
-/// Say what a table is full of: by source, destination, state and so on
+/// Count a table's entries by owner, destination, state and so on
 ///
-/// Reads every entry once, and changes nothing. Without --by: the largest owners (sources where
-/// owners are not known) and destinations. JSON is one object, with --list one a line. Which entries are evictable: those that the kernel may
-/// remove early to make room (not assured).
+/// Reads every entry once; changes nothing. Without --by: the largest owners (sources where owners are
+/// unknown) and destinations. JSON is one object; with --list one per line. Evictable entries are those that
+/// the kernel may remove early to make room (not assured).
 #[derive(Args, Debug)]
 pub(super) struct Table {
-    /// Group by this; several make one combined key
+    /// Group by this; several make a combined key
     #[arg(
         long,
         env = "CTPRESSURE_BY",
@@ -67,7 +67,7 @@ pub(super) struct Table {
         value_delimiter = ','
     )]
     by: Vec<By>,
-    /// How many rows each grouping has
+    /// Rows per grouping
     #[arg(
         long,
         env = "CTPRESSURE_TOP",
@@ -76,13 +76,13 @@ pub(super) struct Table {
         value_parser = clap::value_parser!(u32).range(1..=MOST_KEYS as i64)
     )]
     top: u32,
-    /// Print the entries themselves, one a line, as they are read
+    /// Print the entries, one per line, as they are read
     #[arg(long, env = "CTPRESSURE_LIST", conflicts_with = "by")]
     list: bool,
     #[command(flatten)]
     output: OutputArgs,
-    /// These network namespaces: `host`, whose it is (`shop/web`), a name in /run/netns, an inode number, or `all`
-    /// [default: the one that this command runs in]
+    /// Network namespaces to read: `host`, the owner (`shop/web`), a name in /run/netns, an inode number, or `all`
+    /// [default: this command's own]
     #[arg(long, env = "CTPRESSURE_NETNS", value_delimiter = ',')]
     netns: Vec<Netns>,
     #[command(flatten)]
@@ -90,13 +90,13 @@ pub(super) struct Table {
     /// Only these states, such as `ESTABLISHED` or `UNREPLIED`
     #[arg(long, env = "CTPRESSURE_STATE", value_delimiter = ',', value_parser = parse_state)]
     state: Vec<&'static str>,
-    /// Only entries that the kernel does not remove early
+    /// Only entries that the kernel never evicts early
     #[arg(long, env = "CTPRESSURE_ASSURED", conflicts_with = "evictable")]
     assured: bool,
-    /// Only entries that the kernel may remove early to make room
+    /// Only entries that the kernel may evict early to make room
     #[arg(long, env = "CTPRESSURE_EVICTABLE")]
     evictable: bool,
-    /// Where entries are read from; --list always reads from ctnetlink
+    /// How entries are read; --list always uses ctnetlink
     #[arg(
         long,
         env = "CTPRESSURE_CENSUS",

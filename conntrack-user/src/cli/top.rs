@@ -55,18 +55,18 @@ const REDRAW: Duration = Duration::from_millis(250);
 
 /// Show who fills the conntrack tables and who loses packets, live
 ///
-/// Asks the running agent; loads the probes itself while none runs. Keys: `?` shows them. Without a
-/// terminal, or with --once, the view is printed once: tables, the owners that come first, where
-/// their connections go, who loses packets. JSON is one object a second (with --once one), with all
-/// owners. Rates are those of the last ten seconds.
+/// Asks the running agent; without one it loads the probes itself. Press `?` for the keys. Without a
+/// terminal, or with --once, it prints the view once: tables, top owners, where their connections go,
+/// and who loses packets. JSON is one object per second (one in all with --once), with all owners.
+/// Rates are averages over the last ten seconds.
 #[derive(Args, Debug)]
 pub(super) struct Top {
-    /// Print the view once, as soon as there are rates, and end
+    /// Print the view once, as soon as there are rates, and exit
     #[arg(long, env = "CTPRESSURE_ONCE")]
     once: bool,
     #[command(flatten)]
     output: OutputArgs,
-    /// Which owners come first
+    /// Sort owners by
     #[arg(
         long,
         env = "CTPRESSURE_SORT",
@@ -75,7 +75,7 @@ pub(super) struct Top {
         default_value_t
     )]
     sort: Sort,
-    /// Owners that the printed text shows
+    /// Number of owners in the printed text
     #[arg(
         long = "top",
         env = "CTPRESSURE_TOP",

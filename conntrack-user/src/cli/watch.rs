@@ -29,8 +29,9 @@ const END: Duration = Duration::from_millis(200);
 
 /// Print drops and evictions as they happen
 ///
-/// Asks the running agent; loads the probes itself while none runs. Text is one line of at most 100 columns
-/// for each event, JSON one object a line. A note says what a full table is full of, where more room would only hold more of that. Times are UTC.
+/// Asks the running agent; without one it loads the probes itself. Text is one line of at most 100 columns per
+/// event; JSON is one object per line. A note says what fills a full table where a higher limit would not help.
+/// Times are UTC.
 #[derive(Args, Debug)]
 pub(super) struct Watch {
     #[command(flatten)]
@@ -38,17 +39,17 @@ pub(super) struct Watch {
     /// Only these kinds [default: drop,eviction]
     #[arg(long, env = "CTPRESSURE_KIND", value_enum, value_delimiter = ',')]
     kind: Vec<Kind>,
-    /// Inserts too (sampled beyond the agent's budget: `weight` says how many one stands for)
+    /// Also inserts (sampled beyond the agent's budget: `weight` says how many each stands for)
     #[arg(long, env = "CTPRESSURE_INSERTS")]
     inserts: bool,
     #[command(flatten)]
     flows: FlowArgs,
-    /// Only these network namespaces: `host`, whose it is (`shop/web`), a name in /run/netns, or an inode number
+    /// Only these network namespaces: `host`, the owner (`shop/web`), a name in /run/netns, or an inode number
     #[arg(long, env = "CTPRESSURE_NETNS", value_delimiter = ',')]
     netns: Vec<Netns>,
-    /// Only these owners (of an eviction: its victim or its cause): `namespace/pod`, a pod's name,
+    /// Only these owners (victim or cause of an eviction): `namespace/pod`, a pod's name,
     /// `namespace/` for all its pods, a systemd unit, `host` or `unknown`; also `namespace/workload`
-    /// or a workload's name if an agent with --kube runs
+    /// or a workload's name if the agent runs with --kube
     #[arg(
         long,
         env = "CTPRESSURE_OWNER",
@@ -56,10 +57,10 @@ pub(super) struct Watch {
         value_name = "NAME"
     )]
     owner: Vec<String>,
-    /// End after this many events
+    /// Exit after this many events
     #[arg(long, env = "CTPRESSURE_COUNT", value_name = "N")]
     count: Option<u64>,
-    /// End after this time, such as 10, 10s or 5m
+    /// Exit after this time, e.g. 10, 10s or 5m
     #[arg(long, env = "CTPRESSURE_DURATION", value_name = "TIME", value_parser = parse_duration)]
     duration: Option<Duration>,
     #[command(flatten)]

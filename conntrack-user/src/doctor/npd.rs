@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(bad.status, 1);
         assert!(
             bad.line
-                .starts_with("hash chains get so long that the kernel refuses new connections ("),
+                .starts_with("hash chains are so long that the kernel refuses new connections ("),
             "{}",
             bad.line
         );

@@ -232,7 +232,7 @@ impl DoctorNode {
                 format!("; full tables take {}", bytes.of_memory(self.memory_bytes))
             });
             let text = format!(
-                "{} buckets, {} nodes in each; chains too long: {}{takes}",
+                "{} buckets, {} entries per chain; an insert hits the chain limit {}{takes}",
                 self.buckets.map_or_else(unknown, grouped),
                 figure(lambda),
                 chance(chain),

@@ -35,7 +35,7 @@ const AGAIN: Duration = Duration::from_millis(10);
 enum Job {
     Sample(Arc<Snapshot>),
     Set(SetRequest, oneshot::Sender<Result<LimitSet, SetError>>),
-    /// Put back what is only for a while, and end; it is answered when that is in the report.
+    /// Revert temporary settings, and end; answered when the report says so.
     End(SyncSender<()>),
 }
 
@@ -150,7 +150,7 @@ impl Control {
         }
     }
 
-    /// Ends the thread: what is only for a while (a shortened timeout) is put back. Waits for that, at most so long; then
+    /// Ends the thread: reverts temporary settings (a shortened timeout). Waits for that, at most so long; then
     /// [`Control::report`] has all that was changed.
     pub fn end(&self, most: Duration) {
         if locked(&self.0.waiting).is_some() {

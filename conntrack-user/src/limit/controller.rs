@@ -123,7 +123,7 @@ impl Controller {
         self.tell(now);
     }
 
-    /// Ends in order, at this time: what is only for a while is put back. A raised limit stays.
+    /// Ends in order, at this time: reverts temporary settings. A raised limit stays.
     /// Gives the changes that this took.
     pub(crate) fn end(&mut self, at: Duration) -> Vec<Change> {
         // Without the lock it is another controller's.
@@ -133,8 +133,8 @@ impl Controller {
         self.restore(at)
     }
 
-    /// For a node whose controller is off now: puts back what an earlier one was killed with that was
-    /// only for a while, unless another one is there to do it. Gives the changes that this took.
+    /// Reverts temporary settings left by a controller that was killed, on a node whose controller is off now. Does nothing
+    /// where another controller holds the lock. Returns the changes that it made.
     pub(crate) fn put_back(mut self, at: Duration) -> Vec<Change> {
         if self.state.pending.is_none() && self.state.ledger.timeout.shortened.is_none() {
             return Vec::new();
@@ -149,7 +149,7 @@ impl Controller {
         }
     }
 
-    /// Puts back what is only for a while; the change, if there was one to make.
+    /// Reverts temporary settings; returns the change, if there was one to make.
     fn restore(&mut self, at: Duration) -> Vec<Change> {
         let now = self.knobs.read().ok();
         let action = now.and_then(|now| self.policy.at_end(now));

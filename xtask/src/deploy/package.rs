@@ -24,8 +24,8 @@ const MOST_BYTES: u64 = 20 << 20;
 /// One line about it, for both.
 const SUMMARY: &str = "watches the conntrack tables of a node with eBPF";
 /// More about it, for both.
-const DESCRIPTION: &str = "ctpressure tells which conntrack table fills and when it will be full, who fills it, whose packets were dropped and why, and \
-     whose live connections were evicted for whose sake.";
+const DESCRIPTION: &str = "ctpressure tells which conntrack table fills and when it will be full, who fills it, whose packets were dropped and why, \
+     whose live connections were evicted, and who caused it.";
 /// Who is asked about it.
 const VENDOR: &str = "The ctpressure authors";
 

@@ -8,7 +8,7 @@
 //! | a rate | [`per_second`], [`a_second`] | `0.4`, `27`, `1,500`, `1 connection a second` |
 //! | bytes | [`bytes()`] | `512 bytes`, `1.5 MiB`, `23 GiB` |
 //! | a share | [`share()`], [`share_f64`] | `0 %`, `<0.1 %`, `9.9 %`, `98 %`, `100 %` |
-//! | a chance | [`chance`] | `12 %`, `one in 5,000` |
+//! | how often something happens by chance | [`chance`] | `12 % of the time`, `once in 5,000` |
 //! | a length of time | [`span`], [`seconds`], [`seconds_f64`] | `0.4 s`, `45 s`, `4 min 10 s`, `2 d 4 h` |
 //! | how long an entry lives | [`lifetime`] | `30 s`, `>5 min`, `-` |
 //! | an allowance of an instance | [`allowance_name`], [`allowance_fate`] | `allowance of tracked connections`, `drops or holds back` |

@@ -35,15 +35,18 @@ fn per_cent(tenths: u64, some: bool) -> String {
     }
 }
 
-/// A chance: a [`share_f64`] from 0.1 % on; a smaller one as `one in 5,000`, of which three digits are told, and at last
-/// `less than one in 1,000,000`.
+/// How often something happens, by its chance: `12 % of the time` from 0.1 % on ([`share_f64`]); below that `once in 5,000`, of which
+/// three digits are told; below one in a million `less than once in 1,000,000`.
 pub fn chance(chance: f64) -> String {
-    if chance > 0.0 && chance < 1e-6 {
-        format!("less than one in {}", grouped(1_000_000))
-    } else if chance > 0.0 && chance < 1e-3 {
-        format!("one in {}", grouped(three_digits(as_count(chance.recip()))))
+    if (0.0..1e-6).contains(&chance) {
+        format!("less than once in {}", grouped(1_000_000))
+    } else if (0.0..1e-3).contains(&chance) {
+        format!(
+            "once in {}",
+            grouped(three_digits(as_count(chance.recip())))
+        )
     } else {
-        share_f64(chance)
+        format!("{} of the time", share_f64(chance))
     }
 }
 
@@ -94,15 +97,15 @@ mod tests {
     #[test]
     fn chances() {
         for (number, words) in [
-            (0.0, "0 %"),
-            (1e-9, "less than one in 1,000,000"),
-            (1e-6, "one in 1,000,000"),
-            (0.000_2, "one in 5,000"),
-            (0.000_23, "one in 4,350"),
-            (0.001, "0.1 %"),
-            (0.023, "2.3 %"),
-            (0.5, "50 %"),
-            (1.0, "100 %"),
+            (0.0, "less than once in 1,000,000"),
+            (1e-9, "less than once in 1,000,000"),
+            (1e-6, "once in 1,000,000"),
+            (0.000_2, "once in 5,000"),
+            (0.000_23, "once in 4,350"),
+            (0.001, "0.1 % of the time"),
+            (0.023, "2.3 % of the time"),
+            (0.5, "50 % of the time"),
+            (1.0, "100 % of the time"),
         ] {
             assert_eq!(chance(number), words, "{number}");
         }

@@ -153,7 +153,7 @@ fn tables(text: &mut String, report: &Report) -> std::fmt::Result {
 
 fn controller(report: &Report, runs: bool) -> String {
     let mode = match (runs, report.mode) {
-        (false, _) => "no agent runs here; a look of one second".to_owned(),
+        (false, _) => "no agent running; sampled for one second".to_owned(),
         (true, Mode::Off) => "off".to_owned(),
         (true, Mode::DryRun) => "dry run: says what it would do".to_owned(),
         (true, Mode::On) => "on".to_owned(),

@@ -69,10 +69,10 @@ pub(super) fn chain_too_long(facts: &Facts) -> Option<Finding> {
         } else {
             severity
         },
-        title: "hash chains get so long that the kernel refuses new connections".to_owned(),
+        title: "hash chains are so long that the kernel refuses new connections".to_owned(),
         evidence: format!(
-            "{} buckets for {} entries when full: {} nodes a bucket, a chance of {} for \
-             each new connection; refused so far {}, just now {}",
+            "{} buckets for {} entries when full: {} entries per chain; an insert hits the chain limit {}; \
+             refused so far {}, just now {}",
             grouped(buckets),
             grouped(entries),
             figure(chain),
@@ -113,9 +113,9 @@ pub(super) fn long_chains(facts: &Facts) -> Option<Finding> {
     Some(Finding {
         id: "long_chains",
         severity: Severity::Risk,
-        title: "hash chains get long, and each packet's look-up slow".to_owned(),
+        title: "long hash chains make each packet's lookup slow".to_owned(),
         evidence: format!(
-            "{} buckets for {} entries when full: {} nodes a bucket",
+            "{} buckets for {} entries when full: {} entries per chain",
             grouped(buckets),
             grouped(entries),
             figure(chain)
@@ -142,8 +142,7 @@ pub(super) fn nothing_to_evict(facts: &Facts) -> Option<Finding> {
         severity: Severity::Risk,
         title: "when the table is full, the kernel mostly finds nothing to evict".to_owned(),
         evidence: format!(
-            "{} buckets for a limit of {}: in the 8 buckets that it looks at there is no entry at \
-             all with a chance of {}",
+            "{} buckets for a limit of {}: the 8 buckets that it searches are all empty {}",
             grouped(buckets),
             grouped(limit),
             words::chance(fails)

@@ -64,9 +64,9 @@ pub(super) fn not_dropped(facts: &Facts) -> Option<Finding> {
         ProxyMode::Ipvs | ProxyMode::Nftables => return None,
     };
     let kernel = if fixed {
-        "this kernel (6.1 or later) calls fewer packets so"
+        "this kernel (6.1 or later) marks fewer packets INVALID"
     } else {
-        "this kernel (before 6.1) calls late duplicates so"
+        "this kernel (before 6.1) also marks late duplicates INVALID"
     };
     Some(Finding {
         id: "invalid_not_dropped",
@@ -106,7 +106,8 @@ pub(super) fn stale_drop(facts: &Facts) -> Option<Finding> {
     Some(Finding {
         id: "invalid_drop_stale",
         severity: Severity::Risk,
-        title: "kube-proxy still drops INVALID packets, though conntrack is liberal".to_owned(),
+        title: "kube-proxy still drops INVALID packets, although nf_conntrack_tcp_be_liberal is on"
+            .to_owned(),
         evidence: format!(
             "nf_conntrack_tcp_be_liberal is on, and KUBE-FORWARD of {} drops INVALID packets{packets}",
             rule.program()
@@ -115,7 +116,7 @@ pub(super) fn stale_drop(facts: &Facts) -> Option<Finding> {
                       dropped without need"
             .to_owned(),
         fix: vec!["kubectl -n kube-system rollout restart daemonset kube-proxy".to_owned()],
-        advice: "It looks at the switch only when it starts.".to_owned(),
+        advice: "kube-proxy reads that setting only when it starts.".to_owned(),
         cost: "kube-proxy restarts on every node; connections are not touched".to_owned(),
     })
 }
@@ -142,10 +143,9 @@ pub(super) fn rising(facts: &Facts) -> Option<Finding> {
         consequence: "they pass without NAT, or a rule drops them: connections hang or are reset"
             .to_owned(),
         fix: vec![LIBERAL.to_owned()],
-        advice:
-            "Useful if they come of packet loss or of several ways through the network; not if \
-                 somebody scans. `nf_conntrack_log_invalid=6` for a moment logs what they are."
-                .to_owned(),
+        advice: "Helps if packet loss or asymmetric routing causes them; not against a port scan. \
+                 `nf_conntrack_log_invalid=6`, set briefly, logs these packets."
+            .to_owned(),
         cost: COST.to_owned(),
     })
 }

@@ -143,14 +143,14 @@ pub(super) fn below_default(facts: &Facts) -> Option<Finding> {
     Some(Finding {
         id: "limit_below_default",
         severity: Severity::Risk,
-        title: "the limit is lower than what the kernel itself would choose".to_owned(),
+        title: "the limit is lower than the kernel's default".to_owned(),
         evidence: format!(
             "{} entries{why}, {} for each MiB of RAM; the kernel's default for this RAM is {}",
             grouped(limit),
             grouped(per_mib(facts).unwrap_or_default()),
             grouped(default)
         ),
-        consequence: "the table is full earlier than on a node that nobody touched; then new \
+        consequence: "the table fills earlier than by default; then new \
                       connections are refused"
             .to_owned(),
         fix,
@@ -188,7 +188,7 @@ pub(super) fn not_applied(facts: &Facts) -> Option<Finding> {
     Some(Finding {
         id: "limit_file_not_in_force",
         severity: Severity::Risk,
-        title: "the limit in force is not the one that a file sets".to_owned(),
+        title: "the limit in force is not the one that a sysctl.d file sets".to_owned(),
         evidence: format!(
             "{} sets {}, in force is {}{why}",
             file.file.display(),
@@ -225,7 +225,7 @@ pub(super) fn unexplained(facts: &Facts) -> Option<Finding> {
     Some(Finding {
         id: "limit_unexplained",
         severity: Severity::Risk,
-        title: "nothing that lasts gives this limit".to_owned(),
+        title: "this limit will not survive a reboot".to_owned(),
         evidence: format!(
             "{} entries; the kernel's default is {}, hashsize= would give {}, {proxy}, no file of \
              sysctl.d sets it: none of these gives this number, so an init container, an agent or \
@@ -234,8 +234,9 @@ pub(super) fn unexplained(facts: &Facts) -> Option<Finding> {
             grouped(default),
             grouped(facts.settings.buckets.unwrap_or_default() * 8)
         ),
-        consequence: "after the next boot the limit is another one until somebody writes it again"
-            .to_owned(),
+        consequence:
+            "after the next boot the limit is a different one, until somebody sets it again"
+                .to_owned(),
         fix: Vec::new(),
         advice: lasting(facts.place, "nf_conntrack_max", limit),
         cost: "none: it is in force already".to_owned(),

@@ -14,7 +14,7 @@ use crate::{
 const ADVICE: &str = "Give clients that open many connections to one destination a pool of kept-open \
                       connections; or give NAT more source addresses (a range in `--to-source`), or \
                       let the traffic pass without NAT.";
-const COST: &str = "none for the node; the clients have to be changed, or addresses to be had";
+const COST: &str = "none for the node; change the clients or add source addresses";
 
 /// Ports are looked for in vain at this moment: every look that fails counts each taken port that it met
 /// (`found`), and its packet is lost as a clash.

@@ -38,8 +38,7 @@ pub(super) fn lowers_limit(facts: &Facts) -> Option<Finding> {
             grouped(current)
         ),
         consequence: format!(
-            "after its next restart or update the table holds {} entries instead of {}, without a \
-             word",
+            "after its next restart or update the table holds {} entries instead of {}, silently",
             grouped(wanted),
             grouped(current)
         ),

@@ -76,10 +76,10 @@ pub(super) fn more_room(facts: &Facts, table: &str, then: &str) -> Remedy {
             let netns = facts.counts.netns_of(table);
             let argument = as_argument(table, netns.unwrap_or_default());
             let look = format!(
-                "What it is full of was not looked at, and it may be a flood that fills whatever it is given: `ctpressure table --netns \
+                "Its content was not checked, and a flood fills any limit: `ctpressure table --netns \
                  {argument}` says so. Then, if it is not: {raise}."
             );
-            (look, "none: it is a look")
+            (look, "none: it only reads")
         }
     };
     Remedy {
@@ -139,7 +139,7 @@ pub(super) fn withhold_raise(facts: &Facts, finding: &mut Finding) {
     }
     finding.fix.retain(|line| !raises(line));
     let rest = if finding.fix.is_empty() {
-        "When that is mended, ask the doctor again."
+        "When that is fixed, run the doctor again."
     } else {
         &finding.advice
     };

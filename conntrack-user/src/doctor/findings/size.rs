@@ -30,7 +30,7 @@ pub(super) fn listeners(facts: &Facts) -> Option<Finding> {
     Some(Finding {
         id: "event_listeners",
         severity: Severity::Risk,
-        title: "programs listen for conntrack events, which makes every connection dearer"
+        title: "programs listen for conntrack events, which makes every connection more expensive"
             .to_owned(),
         evidence: format!("listening: {}", names.join(", ")),
         consequence: format!(
@@ -43,7 +43,7 @@ pub(super) fn listeners(facts: &Facts) -> Option<Finding> {
         advice: "If they are only there to count: counters need no events (`ctpressure run`). \
                  conntrackd and flow exporters need them."
             .to_owned(),
-        cost: "whoever listens gets no events any more".to_owned(),
+        cost: "the listeners get no more events".to_owned(),
     })
 }
 
@@ -62,7 +62,7 @@ pub(super) fn extensions(facts: &Facts) -> Option<Finding> {
     Some(Finding {
         id: "entry_extensions",
         severity: Severity::Risk,
-        title: "accounting of connections makes every entry half as large again".to_owned(),
+        title: "connection accounting makes every entry half as large again".to_owned(),
         evidence: format!(
             "on: {}; at the limit of {} entries that is {} ({} of RAM)",
             on.iter()

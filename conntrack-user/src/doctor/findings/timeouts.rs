@@ -17,33 +17,33 @@ fn words(class: Class) -> (&'static str, &'static str, &'static str) {
         Class::Established => (
             "timeout_established",
             "established connections",
-            "a connection that is idle for longer and sends no keepalives is forgotten; its next packet \
+            "a connection that is idle for longer and sends no keepalives is removed; its next packet \
              is let in anew (nf_conntrack_tcp_loose), but without its NAT",
         ),
         Class::TimeWait => (
             "timeout_time_wait",
             "connections that both sides have closed",
-            "a late packet of a closed connection is taken for a new one",
+            "a late packet of a closed connection opens a new entry",
         ),
         Class::CloseWait => (
             "timeout_close_wait",
             "connections that one side has closed",
-            "a half-closed connection that goes on for longer without a packet is forgotten",
+            "a half-closed connection without a packet for longer is removed",
         ),
         Class::SynSent => (
             "timeout_syn_sent",
             "connections that were never answered",
-            "a server that takes longer to answer the first packet is not reached",
+            "connecting fails to a server that takes longer to answer the first packet",
         ),
         Class::UdpStream => (
             "timeout_udp_stream",
             "UDP flows",
-            "a flow that pauses for longer is a new one afterwards",
+            "a flow that pauses for longer gets a new entry",
         ),
         Class::Udp => (
             "timeout_udp",
-            "UDP flows that were hardly answered",
-            "an answer that takes longer is not let in",
+            "UDP flows with few answers",
+            "a firewall drops an answer that takes longer",
         ),
     }
 }

@@ -15,8 +15,9 @@ fn a_healthy_node() {
 node      Linux 6.12.118+deb13-amd64, 4 CPUs, 7.7 GiB of RAM
 limit     262,144 entries: kube-proxy's 65,536 a core, at least 131,072; also
           the kernel's default for this RAM; 33 for each MiB of RAM
-when full 262,144 buckets, 2 nodes in each; chains too long: less than one in
-          1,000,000; full tables take 66 to 98 MiB (0.8 to 1.2 %)
+when full 262,144 buckets, 2 entries per chain; an insert hits the chain limit
+          less than once in 1,000,000; full tables take 66 to 98 MiB (0.8 to
+          1.2 %)
 tables    host 30,000 entries (11 %); 4026532177 50 entries (<0.1 %)
 proxy     kube-proxy v1.31.4, iptables mode
 
@@ -82,7 +83,7 @@ fn findings_in_words() {
     assert!(report.is_bad());
     let text = report.text(false);
     assert!(
-        text.contains("\nPROBLEM   hash chains get so long that the kernel refuses new connections\n  seen    12,000 buckets"),
+        text.contains("\nPROBLEM   hash chains are so long that the kernel refuses new connections\n  seen    12,000 buckets"),
         "{text}"
     );
     assert!(
