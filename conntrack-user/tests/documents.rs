@@ -104,9 +104,12 @@ fn figures_of_memory_are_those_of_the_model() {
     let room = |limit| new.bytes(limit, 65_536);
     for (path, figures) in [
         (
-            "README.md",
-            [
-                format!("full tables take {} (", table(&new)),
+            "docs/commands/doctor.md",
+            vec![format!("full tables take {} (", table(&new))],
+        ),
+        (
+            "docs/limit-controller.md",
+            vec![
                 format!("{} (0.1 %) when full", room(7_168).in_words()),
                 format!(
                     "; {} more when full",
@@ -117,7 +120,7 @@ fn figures_of_memory_are_those_of_the_model() {
         ),
         (
             "deploy/runbooks/CtpressureTableFills.md",
-            [
+            vec![
                 format!(
                     "an entry takes {} of kernel memory",
                     new.bytes(1, 0).in_words()

@@ -1,5 +1,5 @@
 # A whole cluster on one node: etcd, API server, controllers, scheduler, kubelet with containerd. The image is imported, the manifests are
-# applied as deploy/README.md says, and then it is looked at what the agent does for pods that the kubelet made, and what a Prometheus makes of
+# applied as docs/installation.md says, and then it is looked at what the agent does for pods that the kubelet made, and what a Prometheus makes of
 # it that scrapes it as deploy/prometheus says. Before this come, as variables: `variants` (folders in deploy/kubernetes), `image`, and `driver` (who
 # makes control groups: cgroupfs, or systemd). Ends with a failure as soon as something is not as it should be.
 set -eu
@@ -270,7 +270,7 @@ lowered() {
 documented() {
     step 'the command lines of the documents'
     agent=$(of ctpressure app.kubernetes.io/name=ctpressure metadata.name)
-    sed -n "s/POD/$agent/; s/NODE/$node/; s/ *#.*//; s/^    \(kubectl .*\)/\1/p" README.md deploy/README.md deploy/runbooks/README.md |
+    sed -n "s/POD/$agent/; s/NODE/$node/; s/ *#.*//; s/^    \(kubectl .*\)/\1/p" README.md docs/installation.md deploy/runbooks/README.md |
         grep -v ' apply ' | sort -u >/tmp/documented
     while read -r line; do
         printf '$ %s\n' "$line"
@@ -279,10 +279,10 @@ documented() {
     done </tmp/documented
     [ "$(wc -l </tmp/documented)" -ge 5 ] || fail 'there should be more of them'
 }
-# as_a_release: the chart, by the command line of helm that deploy/README.md has; in a cluster that has nothing of ours
+# as_a_release: the chart, by the command line of helm that docs/installation.md has; in a cluster that has nothing of ours
 as_a_release() {
-    line=$(sed -n 's,REGISTRY,docker.io/library,; s/^    \(helm install .*\)/\1/p' deploy/README.md)
-    step "${line:?deploy/README.md has no such line}"
+    line=$(sed -n 's,REGISTRY,docker.io/library,; s/^    \(helm install .*\)/\1/p' docs/installation.md)
+    step "${line:?docs/installation.md has no such line}"
     kubectl delete -k deploy/kubernetes/overlays/kube-names --ignore-not-found --timeout=180s || fail 'something of it stays'
     sh -c "$line" || fail 'it is not taken'
     kubectl -n ctpressure rollout status daemonset/ctpressure --timeout=240s || fail 'not ready'
@@ -291,7 +291,7 @@ as_a_release() {
     helm uninstall ctpressure --namespace ctpressure --wait --timeout=120s || fail 'it can not be taken away'
     wait_for 60 'nothing left in the kernel' none
 }
-# as_a_service: on a node without Kubernetes, as deploy/README.md says
+# as_a_service: on a node without Kubernetes, as docs/installation.md says
 as_a_service() {
     step 'systemctl enable --now ctpressure'
     cp deploy/ctpressure.service /etc/systemd/system/

@@ -18,6 +18,7 @@ mod cross;
 mod debian;
 mod demo;
 mod deploy;
+mod docs;
 mod emulator_fault;
 mod files;
 #[path = "../guest/src/frame.rs"]
@@ -68,8 +69,10 @@ enum Task {
     Test(test::Arguments),
     /// Do everything at once to a guest, by chance, and compare every count with the truth; what fails is made as short as it can be
     Torture(torture::Arguments),
-    /// Write the files in deploy/ that are made from others: dashboard, metrics reference, manifests, the chart's README
+    /// Write the files in deploy/ and docs/ that are made from others: dashboard, metrics reference, manifests, the chart's README
     Generate(deploy::generate::Arguments),
+    /// Build the documents as a site, and check its links
+    Docs(docs::Arguments),
     /// Make the container image: an OCI archive with one static program
     Image(deploy::image::Arguments),
     /// Make the packages for a host: .deb and .rpm, with unit, man pages and completions
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&arguments),
         Task::Torture(arguments) => torture::run(&arguments),
         Task::Generate(arguments) => deploy::generate::run(&arguments),
+        Task::Docs(arguments) => docs::run(&arguments),
         Task::Container(arguments) => deploy::container::run(&arguments),
         Task::Cluster(arguments) => deploy::cluster::run(&arguments),
         Task::Image(arguments) => deploy::image::run(&arguments),

@@ -25,6 +25,7 @@ use crate::report_program::{self, System};
 /// The linker is made for the LLVM of the pinned compiler: both move together.
 const BPF_LINKER: &str = "0.10.4";
 const CARGO_DENY: &str = "0.20.2";
+const MDBOOK: &str = "0.5.4";
 /// The compiler that rust-toolchain.toml names.
 const COMPILER: &str = env!("CARGO_PKG_RUST_VERSION");
 
@@ -61,6 +62,8 @@ pub(crate) enum SetupStep {
     Umoci,
     /// Checks licences and sources of dependencies.
     CargoDeny,
+    /// Makes a site of the documents.
+    Mdbook,
     /// Rust's library for the report program on another system.
     ReportTarget(System),
     /// Compiles and links for Windows.
@@ -96,6 +99,7 @@ impl SetupStep {
             Self::CargoDeny => {
                 format!("cargo-deny {CARGO_DENY}: licences and sources of dependencies")
             }
+            Self::Mdbook => format!("mdbook {MDBOOK}: makes a site of the documents"),
             Self::ReportTarget(system) => {
                 format!("{}: Rust's library for the report program", system.target())
             }
@@ -120,6 +124,7 @@ impl SetupStep {
             Self::Cross => cross::present(cache).map(|path| path.display().to_string()),
             Self::BpfLinker => program_of_version(cache, "bpf-linker", BPF_LINKER),
             Self::CargoDeny => program_of_version(cache, "cargo-deny", CARGO_DENY),
+            Self::Mdbook => program_of_version(cache, "mdbook", &format!("v{MDBOOK}")),
             Self::Qemu => Qemu::find(cache).map(|qemu| qemu.describe()),
             Self::GuestTools => match guest_tools::present(cache, Group::APPARMOR)? {
                 Some(_) => guest_tools::present(cache, Group::BASE)?,
@@ -154,6 +159,7 @@ impl SetupStep {
             }
             // It does little: optimised, it takes more than twice as long to build, the most of what a new machine waits for.
             Self::CargoDeny => cargo_install(cache, "cargo-deny", CARGO_DENY, "--debug"),
+            Self::Mdbook => cargo_install(cache, "mdbook", MDBOOK, "--no-default-features --debug"),
             Self::Qemu => bring_qemu(cache),
             Self::GuestTools => {
                 guest_tools::fetch(cache, Group::BASE)?;

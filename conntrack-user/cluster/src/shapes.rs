@@ -41,7 +41,7 @@ pub(crate) struct TableAnswer {
     pub(crate) verdicts: Vec<VerdictAnswer>,
 }
 
-/// What a table is full of that more room would only hold more of.
+/// What a table is full of that a higher limit would only hold more of.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct VerdictAnswer {
     pub(crate) kind: Option<String>,

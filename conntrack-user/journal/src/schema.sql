@@ -225,7 +225,7 @@ CREATE TABLE life (
     at INTEGER NOT NULL,
     kind TEXT NOT NULL,             -- start, stop, attached, waiting, degraded, hook, problem, clock, journal, verdict, contain
     detail TEXT NOT NULL            -- a sentence; of a hook JSON: event, function, mechanism, attached, reason; of a verdict
-                                    -- JSON: netns, verdicts (what that table is full of that more room would not help)
+                                    -- JSON: netns, verdicts (what that table is full of that a higher limit would not help)
 ) STRICT;
 
 -- Facts of the node: sysctls of conntrack and the like, at start and whenever one changed.

@@ -4,7 +4,7 @@
 //! * [`owner`]: who a count is attributed to;
 //! * [`events`]: what a record means to a person or a script, and filters;
 //! * [`pressure`]: how full, by whom, until when: pure functions over samples;
-//! * [`verdict`]: what a table is full of that more room would not help;
+//! * [`verdict`]: what a table is full of that a higher limit would not help;
 //! * [`protocol`]: names and numbers of transport protocols;
 //! * [`words`]: how numbers, sizes, shares, times and the words of others are written, one rule each;
 //! * [`cost`]: what an entry costs, and how many buckets a limit asks for;

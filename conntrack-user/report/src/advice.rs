@@ -117,7 +117,7 @@ fn look_elsewhere(reading: &Reading<'_>, cause: &Cause) -> Option<Advice> {
     })
 }
 
-/// Where the kernel's table was full too it is said beside the rest: more room would not help against this.
+/// Where the kernel's table was full too it is said beside the rest: a higher limit would not help against this.
 fn other_instance(reading: &Reading<'_>, _: &Cause) -> Option<Advice> {
     let all = &reading.evidence.node.allowances;
     let first = all.first()?;

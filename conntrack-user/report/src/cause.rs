@@ -154,7 +154,7 @@ impl CauseKind {
         matches!(self, Self::LimitLowered | Self::LimitLoweredAndGrowth)
     }
 
-    /// Whether more room would only be filled as well.
+    /// Whether a higher limit would only be filled as well.
     pub(crate) const fn is_flood(self) -> bool {
         matches!(
             self,

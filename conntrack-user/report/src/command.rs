@@ -18,7 +18,7 @@ use crate::{document::Report, evidence::Span, file, gather, html, incidents::Inc
 /// Where the agent keeps its journal in the deployments that come with it.
 const JOURNAL: &str = "/var/lib/ctpressure";
 
-/// Say what happened: who filled a table, who lost packets, why, and what to do
+/// Report what happened: who filled a table, who lost packets, why, and what to do
 ///
 /// Reads the journal of the running agent (`ctpressure run --journal`), or a file copied from another
 /// node, for which no privileges are needed. Without a time: lists the incidents, the newest first.
@@ -30,10 +30,10 @@ pub struct ReportCommand {
     /// Folder of the journal, or a file copied from there
     #[arg(long, env = "CTPRESSURE_JOURNAL", value_name = "PATH", default_value = JOURNAL)]
     journal: PathBuf,
-    /// From this time on
+    /// Start of the time to report
     #[arg(long, value_name = "TIME", value_parser = time::parse, allow_hyphen_values = true, group = "what")]
     since: Option<Moment>,
-    /// Up to this time [default: the journal's end]
+    /// End of the time to report [default: the journal's end]
     #[arg(
         long,
         value_name = "TIME",
@@ -45,7 +45,7 @@ pub struct ReportCommand {
     /// The incident with this number in the list; 1 is the newest
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), group = "what")]
     incident: Option<u32>,
-    /// Write one HTML file that needs nothing else; `-`: print it
+    /// Write one self-contained HTML file; `-` prints it
     #[arg(long, value_name = "FILE", requires = "what")]
     html: Option<PathBuf>,
     #[command(flatten)]

@@ -46,7 +46,7 @@ pub struct Evidence {
     pub gaps: Vec<Span>,
     /// Events without detail in the focus; their counts are exact all the same.
     pub lost: u64,
-    /// What the table was full of that more room would only have held more of, the most entries first.
+    /// What the table was full of that a higher limit would only have held more of, the most entries first.
     pub verdicts: Vec<Verdict>,
     /// What the agent could not see.
     pub problems: Vec<String>,

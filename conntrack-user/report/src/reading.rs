@@ -233,7 +233,7 @@ impl<'a> Reading<'a> {
         held.max(self.entries)
     }
 
-    /// What the table was full of that more room would only have held more of.
+    /// What the table was full of that a higher limit would only have held more of.
     pub(crate) fn verdict(&self) -> Option<&'a Verdict> {
         self.evidence.verdicts.first()
     }

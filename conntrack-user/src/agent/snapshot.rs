@@ -47,7 +47,7 @@ pub struct Table {
     pub pressure: Pressure,
     /// Seconds until it is full at the present slope; `None`: it is not filling.
     pub seconds_to_full: Option<f64>,
-    /// What it is full of that more room would only hold more of, as of the last census.
+    /// What it is full of that a higher limit would only hold more of, as of the last census.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub verdicts: Vec<Verdict>,
     /// It has held an entry while the agent watched it.

@@ -21,7 +21,7 @@ use crate::sys::netns::Inode;
 pub(crate) enum By {
     /// Pod, cgroup or host that the entry is charged to
     Owner,
-    /// What made that pod, if an agent with --kube runs that tells; else its owner
+    /// Workload of the pod, if the agent runs with --kube; else its owner
     Workload,
     /// Whether its owner opened it (egress) or serves it (ingress)
     Direction,

@@ -213,7 +213,7 @@ impl DoctorNode {
         let from = if limit == 0 {
             "no limit".to_owned()
         } else if self.limit_from.is_empty() {
-            "nothing that lasts gives this number".to_owned()
+            "nothing permanent sets it".to_owned()
         } else {
             self.limit_from.join("; also ")
         };

@@ -14,7 +14,7 @@ const FIRST_USERS: &str = "user:[4026531837]";
 
 /// What root is told who may not do something.
 const FOR_ROOT: &str = "being root is not enough here: in a container, give it the capabilities that \
-    deploy/docs/security.md names, in the host's user namespace; a security module such as AppArmor may forbid it too";
+    docs/security.md names, in the host's user namespace; a security module such as AppArmor may forbid it too";
 
 /// What to do about rights that are missing: `advice`, to run as root, unless this process does.
 pub(crate) fn as_root(advice: &'static str) -> &'static str {

@@ -167,8 +167,10 @@ impl Policy {
             return;
         }
         if let Some(wanted) = struggle.wanted {
-            decision.now =
-                format!("somebody else lowered the limit: it is put back to {wanted} soon");
+            decision.now = format!(
+                "somebody else lowered the limit: it is put back to {} soon",
+                grouped(wanted)
+            );
             return;
         }
         if let Some(action) = self.floor(seen) {

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Nothing
+    /// Never
     #[default]
     Off,
-    /// Say what it would do, and write nothing
+    /// Only say what it would do
     DryRun,
     /// Change the limit
     On,

@@ -10,7 +10,7 @@
 //! | LXC, Incus, Proxmox, machined, Nomad | by a name: `/lxc.payload.NAME`, `/lxc/NAME`, `/machine.slice/machine-NAME.scope` |
 //! | systemd | `/system.slice/sshd.service`, `/user.slice/user-0.slice/session-3.scope` |
 //!
-//! All that were found in public, each with its source, are in `deploy/docs/owners.md`, which a test
+//! All that were found in public, each with its source, are in `docs/owners.md`, which a test
 //! holds against this (`conntrack-user/src/owners/scanner/tests/layouts.rs`).
 //!
 //! The outermost pod counts, then the outermost container, then the outermost unit that is not a

@@ -26,7 +26,7 @@ pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 /// When the programs are attached that are needed only while a table fills.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ArmMode {
-    /// When one may fill, or its chains become long
+    /// When a table may fill, or its chains become long
     #[default]
     Auto,
     /// Always

@@ -217,7 +217,7 @@ fn tables(snapshot: &Snapshot, sums: &mut TableSums) -> [Family; 10] {
     ]
 }
 
-/// What more room would only hold more of.
+/// What a higher limit would only hold more of.
 fn of_no_use(snapshot: &Snapshot) -> [Family; 2] {
     [
         Family::gauge(
@@ -227,7 +227,7 @@ fn of_no_use(snapshot: &Snapshot) -> [Family; 2] {
         .maybe(&[], snapshot.owners.held.map(f)),
         Family::gauge(
             "ctpressure_table_verdict_entries",
-            "Entries of a table that is nearly full of which more room would only hold more, by what they are: flood (one-way connections with a sender or a destination in common), overlay (outer packets of a tunnel), held (in no list). Absent while there is no such verdict: then a higher limit can help.",
+            "Entries of a table that is nearly full of which a higher limit would only hold more, by what they are: flood (one-way connections with a sender or a destination in common), overlay (outer packets of a tunnel), held (in no list). Absent while there is no such verdict: then a higher limit can help.",
         )
         .each(&snapshot.tables.list, |family, table| {
             let mut sums = BTreeMap::new();

@@ -10,7 +10,7 @@
 //! | `state`, `reason` | `waiting`, `attached` or `degraded`, and why not everything is seen |
 //! | `kernel` | its release |
 //! | `limit`, `buckets`, `table_bytes` | what all tables share; null: not known; `limit` 0: none |
-//! | `tables` | `netns`, `name`, `entries`, `occupancy` (of the limit, 0 to 1), `pressure`, `seconds_to_full`, `verdicts` (what it is full of that more room would only hold more of); at most [`TABLES`], the host's first |
+//! | `tables` | `netns`, `name`, `entries`, `occupancy` (of the limit, 0 to 1), `pressure`, `seconds_to_full`, `verdicts` (what it is full of that a higher limit would only hold more of); at most [`TABLES`], the host's first |
 //! | `other_tables` | `number` and `entries` of those that are not shown, and how many of them are `empty` |
 //! | `totals` | `inserts`, `deletes`, `evictions`, `drops` by reason, `refused` (requests of ctnetlink or BPF, no packet lost), since the agent began; `inserts_per_second`, `deletes_per_second`, `drops_per_second`; `not_counted`: what no probe counts here; `lost`: events without detail |
 //! | `node_losses` | `drops`, `evictions`, `chain_too_long`: what only the kernel counts here, since the agent began; null: probes count it |
@@ -128,7 +128,7 @@ pub(crate) struct TopTable {
     pub pressure: Pressure,
     /// Seconds until it is full; `None`: it is not filling.
     pub seconds_to_full: Option<f64>,
-    /// What it is full of that more room would only hold more of.
+    /// What it is full of that a higher limit would only hold more of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verdicts: Vec<Verdict>,
 }

@@ -28,7 +28,7 @@ const WAIT: Duration = Duration::from_millis(20);
 /// Where entries are read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum WalkSource {
-    /// The hash table where that can be had, else ctnetlink
+    /// The hash table where possible, else ctnetlink
     #[default]
     Auto,
     /// The kernel's hash table, by an eBPF program

@@ -1,4 +1,4 @@
-//! Containers of many runtimes side by side, by the layouts that people pasted (the tables of `deploy/docs/owners.md` have
+//! Containers of many runtimes side by side, by the layouts that people pasted (the tables of `docs/owners.md` have
 //! the sources): a system in a container has the same units as the host, and two nodes of kind the same pods.
 
 use std::{fs, net::Ipv4Addr, process::Stdio};

@@ -1,4 +1,4 @@
-//! What a full table is full of that more room would not help: said by every command alike, and nobody else blamed.
+//! What a full table is full of that a higher limit would not help: said by every command alike, and nobody else blamed.
 
 use std::{
     net::Ipv4Addr,

@@ -50,6 +50,37 @@ fn every_path_and_link_leads_somewhere() {
     assert!(looked_at > 100, "only {looked_at} were found");
 }
 
+/// README is what a stranger reads first: short, with lines that fit a screen.
+#[test]
+fn the_first_page_is_short() {
+    let readme = document("README.md");
+    assert!(readme.lines().count() <= 120);
+    let wide: Vec<&str> = readme
+        .lines()
+        .filter(|line| line.chars().count() > 100)
+        .collect();
+    assert!(wide.is_empty(), "{}", wide.join("\n"));
+}
+
+/// Each cost that README shows is a row of the page that has all of them.
+#[test]
+fn costs_on_the_first_page_are_those_that_were_measured() {
+    let costs = document("docs/costs.md");
+    let readme = document("README.md");
+    let (_, shown) = readme.split_once("\n## What it costs\n").expect("costs");
+    let (shown, _) = shown.split_once("\n## ").expect("what follows");
+    let rows: Vec<&str> = shown.lines().filter(|line| line.contains("| ")).collect();
+    assert!(rows.len() >= 5, "{shown}");
+    for row in rows {
+        assert!(costs.lines().any(|line| line == row), "{row}");
+    }
+}
+
+fn document(wanted: &str) -> &'static str {
+    let found = DOCUMENTS.iter().find(|(path, _)| *path == wanted);
+    found.expect("a document of the list").1
+}
+
 #[test]
 fn what_leads_nowhere_is_noticed() {
     let here = here();
@@ -61,7 +92,7 @@ fn what_leads_nowhere_is_noticed() {
         ("README.md", "no-such-folder/plan.rs"),
         ("README.md", "plam.rs,"),
         ("deploy/README.md", "kubernetes/base/daemonsets.yaml"),
-        ("deploy/docs/events.md", "../../conntrack-user/src/nobody/"),
+        ("docs/events.md", "../conntrack-user/src/nobody/"),
     ] {
         assert!(
             matches!(here.path(document, word), Some(Err(_))),
@@ -69,8 +100,8 @@ fn what_leads_nowhere_is_noticed() {
         );
     }
     for link in [
-        "deploy/doc/events.md",
-        "deploy/docs/events.md#no-such-heading",
+        "doc/events.md",
+        "docs/events.md#no-such-heading",
         "#no-such-heading",
     ] {
         assert!(here.link("README.md", link).is_err(), "{link}");
@@ -88,13 +119,13 @@ fn what_is_there_is_found() {
         ("README.md", "tests/fixtures/<kernel>"),
         ("README.md", "plan.rs"),
         ("deploy/README.md", "kubernetes/base/daemonset.yaml"),
-        ("deploy/docs/events.md", "../README.md"),
+        ("docs/events.md", "../README.md"),
     ] {
         assert_eq!(here.path(document, word), Some(Ok(())), "{word}");
     }
     for link in [
-        "deploy/docs/events.md#kubernetes-events",
-        "#what-it-doesnt-do",
+        "docs/events.md#kubernetes-events",
+        "#limits",
         "https://example.org/no-such-page",
     ] {
         assert_eq!(here.link("README.md", link), Ok(()), "{link}");

@@ -1,4 +1,4 @@
-//! `cargo xtask cluster`: a whole cluster in a guest, in which the manifests are applied as deploy/README.md says, with the image that
+//! `cargo xtask cluster`: a whole cluster in a guest, in which the manifests are applied as docs/installation.md says, with the image that
 //! `cargo xtask image` made. With systemd as the first process the agent is tried as its service too, and with `base` the
 //! chart as Helm's release.
 
@@ -43,7 +43,7 @@ pub(crate) const TRIALS: &[&str] = &[
 /// documents whose command lines are run.
 const OURS: &[&str] = &[
     "README.md",
-    "deploy/README.md",
+    "docs/installation.md",
     "deploy/ctpressure.service",
     "deploy/helm",
     "deploy/kubernetes",

@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<i32> {
     let mut stale = 0;
     let mut made = all()?;
     if arguments.kernels {
-        let path = folder().join("docs/kernels.md");
+        let path = documents().join("kernels.md");
         let content = kernels::document(&files::text(&path)?)?;
         made.push(Made { path, content });
     }
@@ -90,7 +90,10 @@ fn all() -> Result<Vec<Made>> {
             rule_object(&records, &alerts),
         ),
         made("prometheus/alerts.rules.yaml", alerts),
-        made("docs/metrics.md", metrics(&Exported::read()?)?),
+        Made {
+            path: documents().join("metrics.md"),
+            content: metrics(&Exported::read()?)?,
+        },
     ];
     for (path, content) in rendered::files(&helm)? {
         all.push(made(&path, content));
@@ -100,6 +103,11 @@ fn all() -> Result<Vec<Made>> {
         all.push(Made { path, content });
     }
     Ok(all)
+}
+
+/// Where the documents are.
+fn documents() -> PathBuf {
+    command::repository().join("docs")
 }
 
 /// The rules as an object of the Prometheus Operator.

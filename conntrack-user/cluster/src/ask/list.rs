@@ -75,7 +75,7 @@ async fn pods(client: &Client, args: &AgentArgs) -> Result<Vec<Pod>, Failure> {
     }
     Err(Failure {
         what: format!("there is no agent: no pod with the label {} in {place}", args.selector),
-        help: "-n says where the agents are, -l how they are labelled; deploy/README.md how they get there".to_owned(),
+        help: "give their namespace with -n and their label with -l; docs/installation.md says how to install them".to_owned(),
     })
 }
 

@@ -92,7 +92,7 @@ struct NodeArgs {
 
 #[derive(Args, Clone, Copy, Debug)]
 struct RowArgs {
-    /// Rows of each table that the text has
+    /// Rows per table in the text
     #[arg(long = "top", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     rows: u16,
 }
@@ -148,7 +148,7 @@ pub struct LimitCommand {
 }
 
 impl ClusterCommand {
-    /// Asks, and prints what comes of it.
+    /// Asks, and prints the result.
     ///
     /// # Errors
     /// A [`Failure`](ctpressure_model::command_line::Failure), which says what to do.

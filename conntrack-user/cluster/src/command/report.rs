@@ -22,19 +22,19 @@ pub struct ReportCommand {
     /// Of this node; alone: the list of its incidents
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// Of the whole cluster: which nodes, in which order, whose doing, and what to change once instead of node by node
+    /// Of the whole cluster: which nodes, in which order, caused by which workload, and what to change once instead of node by node
     #[arg(long = "cluster")]
     cluster_wide: bool,
     /// The incident with this number in the node's list; 1 is the newest
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["cluster_wide", "since"])]
     incident: Option<u32>,
-    /// From this time on: 24h or -24h (ago), RFC 3339, or HH:MM (UTC) [default with --cluster: 24h]
+    /// Start: 24h or -24h (ago), RFC 3339, or HH:MM (UTC) [default with --cluster: 24h]
     #[arg(long, value_name = "TIME", value_parser = checked, allow_hyphen_values = true)]
     since: Option<String>,
-    /// Up to this time [default: now]
+    /// End [default: now]
     #[arg(long, value_name = "TIME", value_parser = checked, allow_hyphen_values = true, conflicts_with = "incident")]
     until: Option<String>,
-    /// Write one HTML file that needs nothing else
+    /// Write one self-contained HTML file
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     #[command(flatten)]

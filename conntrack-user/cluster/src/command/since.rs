@@ -13,10 +13,10 @@ use crate::view::journal::Asked;
 /// From when, and until when.
 #[derive(Args, Clone, Debug)]
 pub(super) struct TimeArgs {
-    /// From this time on: 24h or -24h (ago), RFC 3339, or HH:MM (UTC)
+    /// Start: 24h or -24h (ago), RFC 3339, or HH:MM (UTC)
     #[arg(long, value_name = "TIME", value_parser = parse, default_value = "24h", allow_hyphen_values = true)]
     since: Moment,
-    /// Up to this time [default: now]
+    /// End [default: now]
     #[arg(long, value_name = "TIME", value_parser = parse, allow_hyphen_values = true)]
     until: Option<Moment>,
 }

@@ -39,10 +39,10 @@ pub struct WatchCommand {
     /// Only these owners, such as `shop/` or `shop/cart`
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     owner: Vec<String>,
-    /// End after this many events
+    /// Exit after this many events
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// End after this time, such as 10s or 5m
+    /// Exit after this time, such as 10s or 5m
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
     #[command(flatten)]

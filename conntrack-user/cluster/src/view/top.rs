@@ -72,7 +72,7 @@ pub(crate) struct TableRow {
     pub(crate) pressure: Option<String>,
     /// Null: it is not filling.
     pub(crate) seconds_to_full: Option<f64>,
-    /// What it is full of that more room would only hold more of: `flood`, `overlay`, `held`.
+    /// What it is full of that a higher limit would only hold more of: `flood`, `overlay`, `held`.
     pub(crate) verdicts: Vec<String>,
 }
 

@@ -45,7 +45,7 @@ pub enum Event {
     Eviction(EvictionEvent),
     /// Events were lost since the last line.
     Lost(LostEvent),
-    /// It was found out what a full table is full of that more room would only hold more of.
+    /// It was found out what a full table is full of that a higher limit would only hold more of.
     Verdict(VerdictEvent),
 }
 
@@ -61,7 +61,7 @@ pub struct VerdictEvent {
     pub netns: u32,
     /// `host`, the name in /run/netns, or the inode number in digits.
     pub netns_name: String,
-    /// What more room would only hold more of.
+    /// What a higher limit would only hold more of.
     pub verdict: Verdict,
     /// The same in words, with what to do.
     pub advice: String,

@@ -1,4 +1,4 @@
-//! What a table is full of that more room would only hold more of: judged here and nowhere else. Whoever speaks of a full table (the
+//! What a table is full of that a higher limit would only hold more of: judged here and nowhere else. Whoever speaks of a full table (the
 //! limit controller, `doctor`, `top`, `table`, `watch`, a report) repeats these [`Verdict`]s, and advises no raise for what they are about.
 //!
 //! * Held: packets that wait (for a neighbour, in a queue) hold entries that are counted, but not confirmed yet or already removed, and so in
@@ -72,7 +72,7 @@ pub struct Composition {
     pub host: Option<Part>,
 }
 
-/// Something that more room would only hold more of.
+/// Something that a higher limit would only hold more of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 pub struct Verdict {
@@ -95,7 +95,7 @@ pub struct TableVerdicts {
     pub verdicts: Vec<Verdict>,
 }
 
-/// What more room would only hold more of.
+/// What a higher limit would only hold more of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(any(test, feature = "testing"), derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -310,7 +310,7 @@ impl Verdict {
     /// All of it in one line.
     pub fn advice(&self) -> String {
         format!(
-            "{}: more room would only hold more of them. {}",
+            "{}: a higher limit would only hold more of them. {}",
             self.seen(),
             self.remedy()
         )

@@ -12,7 +12,7 @@ use super::{
     Advice, short_of_room,
 };
 
-/// Whether more room would only be filled as well.
+/// Whether a higher limit would only be filled as well.
 fn more_of_the_same(reading: &Reading<'_>, cause: &Cause) -> bool {
     if cause.kind.is_lowered() {
         false

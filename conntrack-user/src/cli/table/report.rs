@@ -34,7 +34,7 @@ pub(super) struct CensusReport {
     /// Not everything was asked for.
     pub(super) filtered: bool,
     pub(super) summary: Summary,
-    /// What tables are full of that more room would only hold more of.
+    /// What tables are full of that a higher limit would only hold more of.
     pub(super) verdicts: BTreeMap<Inode, Vec<Verdict>>,
     /// Where the entries came from.
     pub(super) source: CensusSource,
@@ -228,7 +228,7 @@ struct TableRow {
     clashes: Option<u64>,
     /// Entries whose time is over; null: not read there.
     expired: Option<u64>,
-    /// What it is full of that more room would only hold more of; null: nothing of that sort.
+    /// What it is full of that a higher limit would only hold more of; null: nothing of that sort.
     verdicts: Option<Vec<Verdict>>,
     /// Ports that source NAT has in use towards one destination: the ten such spaces with the most.
     nat_ports: Vec<PortsRow>,

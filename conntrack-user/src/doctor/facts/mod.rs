@@ -216,7 +216,7 @@ impl Facts {
         Some(self.release.as_ref()?.version >= (major, minor))
     }
 
-    /// What the table of this name is full of that more room would only hold more of; `None`: it was not looked at.
+    /// What the table of this name is full of that a higher limit would only hold more of; `None`: it was not looked at.
     pub(crate) fn verdicts(&self, table: &str) -> Option<Vec<Verdict>> {
         let makeup = self.makeup.iter().find(|makeup| makeup.table == table)?;
         let counted = makeup.composition.counted();

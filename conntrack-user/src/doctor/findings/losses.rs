@@ -37,9 +37,10 @@ pub(super) fn full_now(facts: &Facts) -> Option<Finding> {
             grouped(table.entries),
             grouped(facts.settings.limit.unwrap_or_default())
         ),
-        consequence: "new connections fail (a local sender gets EPERM), and connections that were \
-                      not answered yet are forgotten"
-            .to_owned(),
+        consequence:
+            "new connections fail (a local sender gets EPERM), and connections without an \
+                      answer yet are evicted"
+                .to_owned(),
         fix,
         advice,
         cost,

@@ -117,12 +117,12 @@ fn findings_on(verdicts: &[Verdict]) -> String {
 /// Why there is to be no more room.
 fn only_more_of(verdicts: &[Verdict]) -> String {
     format!(
-        "More room would only hold more of {}.",
+        "A higher limit would only hold more of {}.",
         findings_on(verdicts)
     )
 }
 
-/// Takes a raise out of what a finding advises, while the host's table is full of what more room would only hold more of.
+/// Takes a raise out of what a finding advises, while the host's table is full of what a higher limit would only hold more of.
 pub(super) fn withhold_raise(facts: &Facts, finding: &mut Finding) {
     let verdicts = facts.verdicts(HOST_NAME).unwrap_or_default();
     let limit = facts.settings.limit.unwrap_or_default();

@@ -49,9 +49,8 @@ pub(super) fn near_limit(facts: &Facts) -> Vec<Finding> {
                 grouped(limit),
                 share(table.entries, limit)
             ),
-            consequence:
-                "when it is full, new connections are refused and unanswered ones forgotten"
-                    .to_owned(),
+            consequence: "when it is full, new connections are refused and unanswered ones evicted"
+                .to_owned(),
             fix,
             advice,
             cost,

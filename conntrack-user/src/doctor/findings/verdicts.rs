@@ -1,4 +1,4 @@
-//! What tables are full of that more room would only hold more of ([`ctpressure_model::verdict`]), and what else is to be done.
+//! What tables are full of that a higher limit would only hold more of ([`ctpressure_model::verdict`]), and what else is to be done.
 
 use ctpressure_model::{
     verdict::{Verdict, VerdictKind},
@@ -57,7 +57,7 @@ fn finding(facts: &Facts, table: &str, severity: Severity, verdict: &Verdict) ->
         ),
         VerdictKind::Flood { who } => (
             format!("a flood fills the table of {table}: one-way connections of {who}"),
-            "nobody answers or completes them; more room would only hold more of them, and while the table is full the connections of \
+            "nobody answers or completes them; a higher limit would only hold more of them, and while the table is full the connections of \
              others are refused",
         ),
     };

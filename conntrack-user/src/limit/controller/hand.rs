@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ctpressure_model::{cost::buckets_for, pressure::as_f64};
+use ctpressure_model::{cost::buckets_for, pressure::as_f64, words::grouped};
 use serde::{Deserialize, Serialize};
 
 use super::{Action, By, Change, ChangeOutcome, Controller, Mode, Purpose, Standing};
@@ -21,23 +21,25 @@ pub(super) fn guards(policy: &Policy, seen: &Observation, to: u64) -> Vec<String
     let mut guards = Vec::new();
     if to < entries {
         guards.push(format!(
-            "a table holds {entries} entries: every new connection would be dropped or cost another one its entry"
+            "a table holds {} entries: every new connection would be dropped or cost another one its entry",
+            grouped(entries)
         ));
     } else if as_f64(peak) >= policy.settings().raise_at * as_f64(to) && to < seen.size.limit {
         guards.push(format!(
-            "a table has held {peak} entries lately: it would be nearly full at once"
+            "a table has held {} entries lately: it would be nearly full at once",
+            grouped(peak)
         ));
     }
     let Ceiling { limit, by } = policy.ceiling(seen);
     if to > limit && to > seen.size.limit {
-        guards.push(format!("the ceiling is {limit}: {by}"));
+        guards.push(format!("the ceiling is {}: {by}", grouped(limit)));
     }
     let foreign = match ledger.ours {
         Some(_) => ledger.highest_foreign,
         None => seen.size.limit,
     };
     if to < foreign {
-        guards.push(format!("somebody else wanted {foreign}"));
+        guards.push(format!("somebody else wanted {}", grouped(foreign)));
     }
     guards
 }
@@ -123,7 +125,7 @@ impl Controller {
             .map_err(|error| SetError::Blocked(error.to_string()))?;
         (seen.size.limit, seen.size.buckets) = (now.limit, now.buckets);
         let guards = guards(&self.policy, &seen, limit);
-        let asked = "asked for by hand".to_owned();
+        let asked = "set by hand".to_owned();
         let mut action = Action::new(Purpose::Set, now, limit, asked);
         if !guards.is_empty() && !force {
             action.reason = format!("asked for by hand, but {}", guards.join("; and "));

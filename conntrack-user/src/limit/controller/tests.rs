@@ -340,7 +340,7 @@ fn by_hand_the_same_guards_hold_and_what_is_forced_is_named() {
     assert!(
         reasons
             .iter()
-            .any(|reason| reason.contains("somebody else wanted 1000"))
+            .any(|reason| reason.contains("somebody else wanted 1,000"))
     );
     let Err(SetError::Refused(reasons)) = set(50_000_000, false) else {
         panic!("it was set above the ceiling");

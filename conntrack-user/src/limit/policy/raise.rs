@@ -30,7 +30,7 @@ const CHAINS_TOO_LONG: f64 = 12.0;
 /// Why more room is wanted and not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// More room would only hold more of this.
+    /// A higher limit would only hold more of this.
     Verdict(&'static str),
     Ceiling,
 }
@@ -79,7 +79,7 @@ impl Policy {
                 format!(
                     "{}, but the ceiling is {}: {reason}",
                     why(pressure),
-                    ceiling.limit
+                    grouped(ceiling.limit)
                 ),
             ));
         }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use ctpressure_model::pressure::as_f64;
+use ctpressure_model::{pressure::as_f64, words::grouped};
 
 use super::{Action, Observation, Policy};
 use crate::limit::{
@@ -86,7 +86,8 @@ impl Policy {
             Some(wait) if !struggle.given_up => {
                 struggle.wanted = Some(wanted);
                 format!(
-                    "lowered below what the traffic needs (round {round}): put back to {wanted} in {} s",
+                    "lowered below what the traffic needs (round {round}): put back to {} in {} s",
+                    grouped(wanted),
                     wait.as_secs()
                 )
             }

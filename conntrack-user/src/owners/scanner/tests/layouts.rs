@@ -1,8 +1,8 @@
-//! The layouts of control groups that people have, with who they say is found: the tables of `deploy/docs/owners.md`.
+//! The layouts of control groups that people have, with who they say is found: the tables of `docs/owners.md`.
 
 use super::*;
 
-const DOCUMENT: &str = include_str!("../../../../../deploy/docs/owners.md");
+const DOCUMENT: &str = include_str!("../../../../../docs/owners.md");
 const UID: &str = "1f0c6f4e-2d0b-4a52-9c39-6a3e5d1c8b77";
 const HASH: &str = "7b1a6a3e5d1c8b771f0c6f4e2d0b4a52";
 
