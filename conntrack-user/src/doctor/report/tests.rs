@@ -16,8 +16,8 @@ node      Linux 6.12.118+deb13-amd64, 4 CPUs, 7.7 GiB of RAM
 limit     262,144 entries: kube-proxy's 65,536 a core, at least 131,072; also
           the kernel's default for this RAM; 33 for each MiB of RAM
 when full 262,144 buckets, 2 entries per chain; an insert hits the chain limit
-          less than once in 1,000,000; full tables take 66 to 98 MiB (0.8 to
-          1.2 %)
+          less than once in 1,000,000; full tables take 66 to 98 MiB (0.8 to 1.2
+          %)
 tables    host 30,000 entries (11 %); 4026532177 50 entries (<0.1 %)
 proxy     kube-proxy v1.31.4, iptables mode
 
