@@ -57,7 +57,7 @@ fn help_lists_what_works() {
         .filter_map(|line| line.split_whitespace().next())
         .collect();
     let of_the_node = [
-        "run", "top", "watch", "table", "report", "doctor", "limit", "status", "health",
+        "run", "top", "watch", "table", "report", "doctor", "limit", "contain", "status", "health",
     ];
     let of_the_cluster: &[&str] = if cfg!(feature = "kube") {
         &["cluster"]

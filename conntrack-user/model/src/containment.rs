@@ -27,7 +27,7 @@ pub enum ContainAction {
 }
 
 impl ContainAction {
-    /// All of them.
+    /// Each action once, in the order in which a command does them.
     pub const ALL: [Self; 3] = [Self::Limit, Self::Delete, Self::Lift];
 
     /// The value of the label `action`.
@@ -43,7 +43,7 @@ impl ContainAction {
 /// One of these actions, for the record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainNote {
-    /// What was done.
+    /// By which of its steps `ctpressure contain` changed something.
     pub action: ContainAction,
     /// A sentence without its full stop: to whom, by how much, by whom.
     pub text: String,

@@ -56,7 +56,7 @@ pub struct Recount {
     pub times: u64,
     /// Seconds that the last one took.
     pub seconds: f64,
-    /// When it ended.
+    /// The moment at which the last census was over; `None`: there was none yet.
     #[serde(skip)]
     pub ended: Option<Instant>,
     /// Entries that it found.

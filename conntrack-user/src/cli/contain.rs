@@ -27,7 +27,7 @@ use crate::{
 
 mod text;
 
-/// Stop one owner that fills the table: limit what it opens, for a while, and delete its entries
+/// Stop one owner that fills the table: limit what it opens, delete its entries
 ///
 /// Says what it would do; does it with --yes. The limit is on new entries that OWNER opens, of all its addresses together; flows that are in the table go on. It
 /// ends by itself in the kernel, whatever becomes of this program. Entries that others opened to OWNER are left alone.

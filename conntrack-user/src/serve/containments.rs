@@ -14,7 +14,7 @@ use crate::{kube_events::ContainEvents, recorder::JournalQueue};
 /// Bytes of a note that are kept.
 const NOTE_BYTES: usize = 800;
 
-/// Counts and notes.
+/// Counts what the command tells, and hands it on to the journal and to Kubernetes.
 #[derive(Debug, Default)]
 pub struct Containments {
     counts: [AtomicU64; ContainAction::ALL.len()],
@@ -92,7 +92,7 @@ impl ContainCounts {
         let counts = [self.limit, self.delete, self.lift];
         Family::counter(
             "ctpressure_contain_actions_total",
-            "What `ctpressure contain` did to owners by hand, by what it was (limit, delete, lift), as far as this agent was told.",
+            "What `ctpressure contain OWNER` did to owners by hand, by what it was (limit, delete, lift), as far as this agent was told.",
         )
         .each(ContainAction::ALL.into_iter().zip(counts), |family, (action, number)| {
             family.with(&[("action", action.name())], f(number))

@@ -88,7 +88,7 @@ pub enum Request {
     },
     /// Note what `ctpressure contain` did, and send where.
     Contain {
-        /// What that was.
+        /// One step of it.
         note: ContainNote,
     },
     /// Send what `ctpressure limit` shows.
