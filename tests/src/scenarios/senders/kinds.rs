@@ -16,7 +16,8 @@ use crate::{
     guest::{
         busy::BusyLoops,
         command::{HANG, output, spawn, wait_for},
-        generator, kernel, net,
+        entries::{self, Entry},
+        generator, net,
         nfqueue::SilentQueue,
         owned::{ByOwner, Owner},
         unit::{Inside, folder, in_unit},
@@ -34,6 +35,8 @@ pub(super) const CLIENT: &str = "ctp-client";
 pub(super) const TO_CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// Destination ports that rules look at.
 const REFUSED_PORT: u16 = 7_901;
+/// Of SYNs that are sent again.
+const AGAIN_PORT: u16 = 7_904;
 pub(super) const UNTRACKED_PORT: u16 = 7_902;
 pub(super) const QUEUE: u16 = 7;
 pub(super) const QUEUED_PORT: u16 = 7_903;
@@ -180,19 +183,23 @@ fn connects(_: &Ground) -> Result<ByOwner> {
     Ok(all_of(Owner::unit("ctp-client.service"), FEW))
 }
 
-/// Waits until each has sent its SYN again, while others use the CPUs.
-fn sent_again(there: u64) -> Result<()> {
+/// Waits until each has sent its SYN to this port again, while others use the CPUs. The kernel's count would have what was flushed and
+/// waits somewhere, too.
+fn sent_again(port: u16) -> Result<()> {
     let _busy = BusyLoops::start(Some("ctp-busy.service"))?;
     wait_for("SYNs to be sent again", HANG, || {
-        Ok((kernel::entries()? >= there + u64::from(FEW)).then_some(()))
+        let listed = entries::list(None)?;
+        let to_port = |entry: &&Entry| entry.original.destination_port == Some(port);
+        let again = listed.iter().filter(to_port).count();
+        Ok((again >= FEW.into()).then_some(()))
     })
 }
 
 fn again(ground: &Ground) -> Result<ByOwner> {
     const UNIT: &str = "ctp-again.service";
-    let _sockets = connecting(UNIT, 7_000)?;
+    let _sockets = connecting(UNIT, AGAIN_PORT)?;
     flush_table()?;
-    sent_again(0)?;
+    sent_again(AGAIN_PORT)?;
     let mut expected = all_of(Owner::unit(UNIT), FEW);
     expected.add(ground.of_socket(UNIT), "egress", FEW.into());
     Ok(expected)
@@ -205,10 +212,9 @@ fn refused(ground: &Ground) -> Result<ByOwner> {
         "table inet ctp_refused {{\nchain sent {{ {chain}\ntcp dport {REFUSED_PORT} drop\n}}\n}}\n"
     );
     net::nft(None, &rules)?;
-    let there = kernel::entries()?;
     let _sockets = connecting(UNIT, REFUSED_PORT)?;
     net::nft(None, "delete table inet ctp_refused\n")?;
-    sent_again(there)?;
+    sent_again(REFUSED_PORT)?;
     Ok(all_of(ground.of_socket(UNIT), FEW))
 }
 
